@@ -1,0 +1,383 @@
+"""WebSocket frames (RFC 6455), judged while they are relayed: what passes, passes unchanged.
+
+One `FrameRelay` stands in each direction of a connection. Payload bytes pass as they come, in any pieces;
+only what must be judged first is kept back: a frame's head until it is whole (14 bytes at most) and a
+control frame until it is whole (139 bytes at most). Whether text is valid UTF-8 is left to the peer that
+reads it: the gateway has no use for the answer, and a frame that lies about its text endangers nobody else.
+
+The gateway speaks on the connection too. Its pings carry a random prefix, by which the relay of the other
+direction knows the pongs that answer them and keeps them from the peer that never asked.
+"""
+
+import hashlib
+import os
+import re
+from base64 import b64encode
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+_OPCODES: Final = frozenset((CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG))
+
+NO_CODE = 1005
+"""Stands for a close frame without a code; never sent as one."""
+
+MAX_CONTROL_BYTES = 125
+_ACCEPT_SUFFIX = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_SCAN_OVERLAP_BYTES = 64
+
+
+class FrameRefused(Exception):  # noqa: N818 (says what happened)
+    """A peer broke the protocol or a rule of ours. Nothing from the offending frame on has passed.
+
+    `close_code` and `reason` are fit for a close frame. `passed` are the bytes of the refused `feed` that
+    came before the offence and should still be passed on.
+    """
+
+    def __init__(self, close_code: int, reason: str, passed: bytes = b"") -> None:
+        super().__init__(reason)
+        self.close_code = close_code
+        self.reason = reason
+        self.passed = passed
+
+
+@dataclass(frozen=True, slots=True)
+class _FrameHead:
+    final: bool
+    opcode: int
+    mask: bytes
+    payload_at: int
+    payload_bytes: int
+
+
+class FrameRelay:
+    """Decides, for one direction of a connection, which bytes pass. Memory is bounded by its arguments.
+
+    `watch_bytes`: complete text messages up to this size are kept for `take_texts`; larger ones are skipped.
+    `examine`: called with every complete data message (binary too: an upstream may read JSON out of either)
+    before any of it passes; returns None to let it pass or the reason for refusing it. A message of more
+    than `examine_bytes` cannot wait: it is refused with 1009, or, when `suspicious` is given, passes as it
+    comes and is refused before its end if the pattern (of at most 64 bytes) occurs anywhere in it.
+    """
+
+    def __init__(
+        self,
+        *,
+        from_client: bool,
+        max_message_bytes: int = 16 * 2**20,
+        own_prefix: bytes = b"",
+        watch_bytes: int = 0,
+        examine: Callable[[bytes], str | None] | None = None,
+        examine_bytes: int = 2**20,
+        suspicious: re.Pattern[bytes] | None = None,
+    ) -> None:
+        self.messages = 0
+        """Complete data messages seen."""
+        self.passed_bytes = 0
+        """Bytes of the peer's own frames that passed; ours are not counted."""
+        self.own_pongs = 0
+        """Answers to our pings, swallowed."""
+        self.close_code: int | None = None
+        """The code of the close frame that was seen, `NO_CODE` when it had none, None before."""
+        self.close_reason = ""
+
+        self._from_client = from_client
+        self._max_message_bytes = max_message_bytes
+        self._own_prefix = own_prefix
+        self._watch_bytes = watch_bytes
+        self._examine = examine
+        self._examine_bytes = examine_bytes
+        self._suspicious = suspicious
+
+        self._pending = b""
+        self._remaining = 0
+        self._final = True
+        self._mask = b""
+        self._in_message = False
+        self._message_bytes = 0
+        # The payload of the message under way, unmasked, when somebody wants to see it.
+        self._kept: bytearray | None = None
+        # The frames of a message under way that wait for a verdict.
+        self._held: bytearray | None = None
+        # The last bytes of a message that was too large to wait and is searched as it passes.
+        self._scanned: bytes | None = None
+        self._texts: list[bytes] = []
+        self._own_frames: list[bytes] = []
+        self._pings_sent = 0
+        self._silent = False
+        self._refused = False
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether what has passed so far ends with a whole frame, so that a frame of ours may follow."""
+        return not self._remaining or self._held is not None
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes from the peer; return what may be passed on now, frames of ours included.
+
+        Raises FrameRefused. After that, and after a close frame, whatever comes is dropped, as the RFC wants.
+        """
+        if self._refused or self.close_code is not None:
+            return b""
+        if self._pending:
+            data, self._pending = self._pending + data, b""
+        passed: list[bytes] = []
+        try:
+            self._advance(data, passed)
+        except FrameRefused as refused:
+            self._refused = True
+            refused.passed = b"".join(passed)
+            raise
+        return passed[0] if len(passed) == 1 else b"".join(passed)
+
+    def take_texts(self) -> list[bytes]:
+        """The text messages completed since the last call, unmasked, oldest first."""
+        texts, self._texts = self._texts, []
+        return texts
+
+    def insert(self, frame: bytes) -> bytes:
+        """Put a whole control frame of ours between the peer's frames; return what to write now.
+
+        Nothing is returned while the peer is in the middle of a frame: the next `feed` that reaches a
+        boundary returns it. Nothing ever follows a close frame, ours or the peer's.
+        """
+        if self._silent or self.close_code is not None:
+            return b""
+        if self.at_boundary:
+            self._silent = _is_close(frame)
+            return frame
+        self._own_frames.append(frame)
+        return b""
+
+    def ping(self) -> bytes:
+        """Ask the receiving peer for a sign of life, like `insert`; at most one ping waits for a boundary."""
+        if self._own_frames:
+            return b""
+        self._pings_sent += 1
+        payload = self._own_prefix + self._pings_sent.to_bytes(4, "big")
+        return self.insert(build_ping(payload, masked=self._from_client))
+
+    def _advance(self, data: bytes, passed: list[bytes]) -> None:
+        position = 0
+        while position < len(data):
+            start = position
+            if not self._remaining:
+                head = self._read_head(data, position)
+                if head is None:
+                    self._pending = data[start:]
+                    return
+                position = head.payload_at
+                if head.opcode >= CLOSE:
+                    end = position + head.payload_bytes
+                    if end > len(data):
+                        self._pending = data[start:]
+                        return
+                    if self._control(head.opcode, _unmask(data[position:end], head.mask)):
+                        self._pass(data[start:end], passed)
+                    if self.close_code is not None:
+                        return
+                    position = end
+                    continue
+                self._begin_frame(head)
+            end = min(len(data), position + self._remaining)
+            self._data(data[start:end], position - start, passed)
+            position = end
+
+    def _read_head(self, data: bytes, at: int) -> _FrameHead | None:
+        """Read and judge a frame's head; None when it is not whole yet."""
+        available = len(data) - at
+        if available < 2:
+            return None
+        first, second = data[at], data[at + 1]
+        final, opcode, length = bool(first & 0x80), first & 0x0F, second & 0x7F
+        if first & 0x70:
+            raise FrameRefused(1002, "reserved bits are set")
+        if opcode not in _OPCODES:
+            raise FrameRefused(1002, f"unknown opcode {opcode}")
+        if bool(second & 0x80) != self._from_client:
+            raise FrameRefused(1002, "client frames must be masked, server frames must not")
+        if opcode >= CLOSE:
+            if not final:
+                raise FrameRefused(1002, "a control frame is fragmented")
+            if length > MAX_CONTROL_BYTES:
+                raise FrameRefused(1002, "a control frame is longer than 125 bytes")
+            if opcode == CLOSE and length == 1:
+                raise FrameRefused(1002, "a close frame has half a code")
+        elif (opcode == CONTINUATION) != self._in_message:
+            raise FrameRefused(1002, "fragments are out of order")
+
+        extended = {126: 2, 127: 8}.get(length, 0)
+        mask_at = at + 2 + extended
+        payload_at = mask_at + (4 if self._from_client else 0)
+        if len(data) < payload_at:
+            return None
+        if extended:
+            length = int.from_bytes(data[at + 2 : mask_at], "big")
+            if length >> 63 or length < (126 if extended == 2 else 2**16):
+                raise FrameRefused(1002, "a length is not in its shortest form")
+        return _FrameHead(final, opcode, data[mask_at:payload_at], payload_at, length)
+
+    def _control(self, opcode: int, payload: bytes) -> bool:
+        """Act on a whole control frame; tell whether it passes."""
+        if opcode == CLOSE:
+            self.close_code, self.close_reason = _read_close(payload)
+        elif opcode == PONG and self._is_own(payload):
+            self.own_pongs += 1
+            return False
+        return True
+
+    def _is_own(self, payload: bytes) -> bool:
+        prefix = self._own_prefix
+        return bool(prefix) and len(payload) == len(prefix) + 4 and payload.startswith(prefix)
+
+    def _begin_frame(self, head: _FrameHead) -> None:
+        size = head.payload_bytes if head.opcode != CONTINUATION else self._message_bytes + head.payload_bytes
+        if size > self._max_message_bytes:
+            raise FrameRefused(1009, f"a message is longer than {self._max_message_bytes} bytes")
+        if head.opcode != CONTINUATION:
+            watched = self._watch_bytes > 0 and head.opcode == TEXT
+            self._kept = bytearray() if watched or self._examine else None
+            self._held = bytearray() if self._examine else None
+            self._scanned = None
+        self._in_message = True
+        self._message_bytes = size
+        self._remaining = head.payload_bytes
+        self._mask = head.mask
+        self._final = head.final
+
+    def _data(self, frame_bytes: bytes, head_bytes: int, passed: list[bytes]) -> None:
+        """Take bytes of one data frame: its head, if it is in this piece, and payload up to its end."""
+        payload_bytes = len(frame_bytes) - head_bytes
+        if self._kept is not None or self._scanned is not None:
+            payload = _unmask(frame_bytes[head_bytes:], self._mask)
+            if self._mask:
+                turn = payload_bytes % 4
+                self._mask = self._mask[turn:] + self._mask[:turn]
+            self._look(payload, len(frame_bytes), passed)
+        if self._held is not None:
+            self._held += frame_bytes
+        else:
+            self._pass(frame_bytes, passed)
+        self._remaining -= payload_bytes
+        if self._remaining:
+            return
+        if self._final:
+            self._end_message(passed)
+        if self._own_frames:
+            self._pass_own(passed)
+
+    def _look(self, payload: bytes, raw_bytes: int, passed: list[bytes]) -> None:
+        """Keep payload for whoever wants the whole message, or search it when that has become too large."""
+        if self._kept is not None:
+            if self._held is None:
+                fits = len(self._kept) + len(payload) <= self._watch_bytes
+            else:
+                # The frames count, not the payload: a million empty fragments fill memory as well.
+                fits = len(self._held) + raw_bytes <= self._examine_bytes
+            if fits:
+                self._kept += payload
+                return
+            kept, self._kept = bytes(self._kept), None
+            if self._held is None:
+                return
+            if self._suspicious is None:
+                raise FrameRefused(1009, "a message is too large to be examined")
+            self._scanned = kept
+        if self._scanned is not None and self._suspicious is not None:
+            searched = self._scanned + payload
+            if self._suspicious.search(searched):
+                raise FrameRefused(1008, "a message of this kind is too large to be examined")
+            self._scanned = searched[-_SCAN_OVERLAP_BYTES:]
+        if self._held is not None:
+            held, self._held = bytes(self._held), None
+            self._pass(held, passed)
+
+    def _end_message(self, passed: list[bytes]) -> None:
+        self._in_message = False
+        self.messages += 1
+        kept, self._kept = self._kept, None
+        held, self._held = self._held, None
+        self._scanned = None
+        if kept is None:
+            return
+        if held is None or self._examine is None:
+            self._texts.append(bytes(kept))
+            return
+        reason = self._examine(bytes(kept))
+        if reason is not None:
+            raise FrameRefused(1008, reason)
+        self._pass(bytes(held), passed)
+
+    def _pass(self, frame_bytes: bytes, passed: list[bytes]) -> None:
+        if self._silent or not frame_bytes:
+            return
+        self.passed_bytes += len(frame_bytes)
+        passed.append(frame_bytes)
+
+    def _pass_own(self, passed: list[bytes]) -> None:
+        for frame in self._own_frames:
+            if not self._silent:
+                passed.append(frame)
+                self._silent = _is_close(frame)
+        self._own_frames.clear()
+
+
+def build_close(code: int, reason: str = "", *, masked: bool) -> bytes:
+    """A close frame; the reason is cut at a character so that it fits into 123 bytes.
+
+    Raises ValueError for a code that must not be sent. `masked` for frames that go to the upstream.
+    """
+    if not _sendable(code):
+        raise ValueError(f"close code {code} must not be sent")
+    text = reason.encode("utf-8", "replace")[: MAX_CONTROL_BYTES - 2].decode("utf-8", "ignore").encode()
+    return _build(CLOSE, code.to_bytes(2, "big") + text, masked)
+
+
+def build_ping(payload: bytes = b"", *, masked: bool) -> bytes:
+    """A ping frame with at most 125 bytes of payload. `masked` for frames that go to the upstream."""
+    return _build(PING, payload, masked)
+
+
+def accept_key(sec_websocket_key: str) -> str:
+    """The `Sec-WebSocket-Accept` that answers a `Sec-WebSocket-Key`."""
+    digest = hashlib.sha1(sec_websocket_key.encode("ascii") + _ACCEPT_SUFFIX, usedforsecurity=False)
+    return b64encode(digest.digest()).decode("ascii")
+
+
+def _build(opcode: int, payload: bytes, masked: bool) -> bytes:
+    if len(payload) > MAX_CONTROL_BYTES:
+        raise ValueError("a control frame holds at most 125 bytes")
+    if not masked:
+        return bytes((0x80 | opcode, len(payload))) + payload
+    mask = os.urandom(4)
+    return bytes((0x80 | opcode, 0x80 | len(payload))) + mask + _unmask(payload, mask)
+
+
+def _unmask(payload: bytes, mask: bytes) -> bytes:
+    """Apply a mask, which is its own inverse; as one long integer, Python's fastest XOR of bytes."""
+    size = len(payload)
+    if not mask or not size:
+        return payload
+    key = (mask * (size // 4 + 1))[:size]
+    return (int.from_bytes(payload, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")
+
+
+def _sendable(code: int) -> bool:
+    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
+
+
+def _read_close(payload: bytes) -> tuple[int, str]:
+    if not payload:
+        return NO_CODE, ""
+    code = int.from_bytes(payload[:2], "big")
+    if not _sendable(code):
+        raise FrameRefused(1002, f"close code {code} must not be sent")
+    try:
+        return code, payload[2:].decode("utf-8")
+    except UnicodeDecodeError:
+        raise FrameRefused(1007, "a close reason is not UTF-8") from None
+
+
+def _is_close(frame: bytes) -> bool:
+    return frame[0] & 0x0F == CLOSE

@@ -1,0 +1,340 @@
+"""A multipart/form-data body watched while it streams by: small fields are read, files are not kept.
+
+Policy must see `model`, and clients (curl among them) may send it behind the file. So the body flows on as
+it comes, but for its end: what may be the beginning of a delimiter waits until the next bytes tell, and the
+closing delimiter waits for `finish`. Who refuses the request never calls that, and the upstream is left
+with a body that visibly has no end.
+
+The upstream's parser is unknown, and a body that two parsers read differently could show policy one model
+and the upstream another. Hence strictness wherever parsers are known to differ:
+
+- the body begins with its first delimiter and ends with the closing one, and line ends are CRLF;
+- the boundary's spelling occurs in delimiters only: not behind a bare LF, not with anything behind it;
+- every part has one Content-Disposition `form-data` with exactly one `name`, quoted or bare, without
+  backslashes, never as `name*` or as an RFC 2047 word; no quoted parameter can be taken for its own end;
+- no Content-Transfer-Encoding that changes bytes, no `_charset_`;
+- a field that policy reads occurs once, has no filename (a file to some, a field to others), no charset in
+  which the letters of a model's name are other bytes, and is not larger than `max_field_bytes`.
+
+Sources: RFC 7578 (form-data), RFC 2046 §5.1 (delimiters).
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import assert_never
+
+MAX_BOUNDARY_BYTES = 70
+MAX_FIELD_BYTES = 64 * 1024
+MAX_HEAD_BYTES = 8 * 1024
+MAX_PARTS = 100
+_MAX_EPILOGUE_BYTES = 8
+
+_BARE = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + _BARE + rb')=(?:"([^"]*)"|(' + _BARE + rb"))")
+_HEADER_NAME = re.compile(_BARE)
+_MEDIA_TYPE = re.compile(rb"(" + _BARE + rb")/" + _BARE)
+_FORM_DATA = re.compile(rb"form-data", re.IGNORECASE)
+_MULTIPART_FORM_DATA = re.compile(rb"multipart/form-data", re.IGNORECASE)
+_BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]*[0-9A-Za-z'()+_,./:=?-]")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+# A parser that splits at semicolons without looking at quotes would find a name of its own in there.
+_NAME_IN_VALUE = re.compile(rb";[ \t]*(?:file)?name\*?[ \t]*=", re.IGNORECASE)
+_PLAIN_ENCODINGS = frozenset((b"7bit", b"8bit", b"binary"))
+_PLAIN_CHARSETS = frozenset((b"utf-8", b"us-ascii", b"iso-8859-1"))
+
+
+class MultipartRefused(ValueError):  # noqa: N818 (says what happened)
+    """The body could be read in two ways, or exceeds a cap; `param` names the field that is at fault."""
+
+    def __init__(self, reason: str, *, param: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.param = param
+
+
+@dataclass(slots=True)
+class Part:
+    """One part of the body; its size grows while it streams by."""
+
+    name: str
+    is_file: bool
+    size_bytes: int = 0
+
+
+class _State(Enum):
+    START = auto()
+    HEAD = auto()
+    CONTENT = auto()
+    EPILOGUE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """More bytes are needed: those from `hold_from` on must wait, those from `keep_from` on are context."""
+
+    keep_from: int
+    hold_from: int
+
+
+class MultipartScanner:
+    """Watches one body. Holds a part's head or a delimiter and the fields asked for, never a file."""
+
+    def __init__(
+        self,
+        boundary: bytes,
+        *,
+        fields: Collection[str] = ("model",),
+        max_field_bytes: int = MAX_FIELD_BYTES,
+        max_parts: int = MAX_PARTS,
+    ) -> None:
+        self.fields: dict[str, str] = {}
+        """The values of the fields asked for; each appears when its part has ended."""
+        self.parts: list[Part] = []
+        self.closed = False
+        """Whether the closing delimiter has been seen; it is held back."""
+
+        self._dash_boundary = b"--" + boundary
+        self._wanted = frozenset(fields)
+        self._max_field_bytes = max_field_bytes
+        self._max_parts = max_parts
+        self._state = _State.START
+        # The last bytes seen. The first `_passed` of them went on already and stay for their context.
+        self._tail = b""
+        self._passed = 0
+        self._value: bytearray | None = None
+        self._closing_bytes = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """How many of the bytes seen wait here."""
+        return len(self._tail) - self._passed
+
+    @property
+    def file_bytes(self) -> int:
+        """The size of all files so far."""
+        return sum(part.size_bytes for part in self.parts if part.is_file)
+
+    def feed(self, piece: bytes) -> bytes:
+        """Take the next bytes of the body; return those that may go on now.
+
+        What stays is only what may turn out to be a delimiter, and from the closing one on everything. Raises
+        MultipartRefused, after which nothing may go on.
+        """
+        seen = self._tail + piece
+        at = 0
+        while True:
+            match self._state:
+                case _State.START | _State.CONTENT:
+                    step = self._find_delimiter(seen, at)
+                case _State.HEAD:
+                    step = self._read_head(seen, at)
+                case _State.EPILOGUE:
+                    step = self._read_epilogue(seen, at)
+                case _ as never:
+                    assert_never(never)
+            if isinstance(step, _Wait):
+                break
+            at = step
+        going = seen[self._passed : step.hold_from]
+        self._tail = seen[step.keep_from :]
+        self._passed = step.hold_from - step.keep_from
+        return going
+
+    def finish(self) -> bytes:
+        """The body has ended and policy is satisfied: return the rest, closing delimiter included.
+
+        Raises MultipartRefused if the body has no end of its own.
+        """
+        if not self.closed:
+            raise MultipartRefused("the body ends before its closing boundary")
+        return self._tail[self._passed :]
+
+    def _find_delimiter(self, seen: bytes, at: int) -> int | _Wait:
+        """Take content up to the next delimiter; return where the bytes behind it begin."""
+        fresh = max(at, self._passed)
+        found = seen.find(self._dash_boundary, at)
+        if self._state is _State.START:
+            if found != 0 and not self._dash_boundary.startswith(seen):
+                raise MultipartRefused("the body does not begin with its boundary")
+            begin = 0
+        elif found < 0:
+            begin = self._maybe_delimiter(seen, fresh)
+        else:
+            begin = found - 2
+            if begin < fresh or seen[begin:found] != b"\r\n":
+                raise MultipartRefused("the boundary occurs where no part ends")
+        self._take_content(seen, fresh, begin)
+        behind = found + len(self._dash_boundary)
+        ending = seen[behind : behind + 2] if found >= 0 else b""
+        match ending:
+            case b"\r\n":
+                self._end_part()
+                self._state = _State.HEAD
+                return behind + 2
+            case b"--":
+                self._end_part()
+                self._state = _State.EPILOGUE
+                self._closing_bytes = behind + 2 - begin
+                self.closed = True
+                return behind + 2
+            case b"" | b"\r" | b"-":
+                # As much context as a boundary that began before `begin` and ends behind it would need.
+                return _Wait(keep_from=max(0, begin - len(self._dash_boundary) + 1), hold_from=begin)
+            case _:
+                raise MultipartRefused("a boundary is followed by something else than its line end")
+
+    def _maybe_delimiter(self, seen: bytes, fresh: int) -> int:
+        """Where a delimiter begins that may be complete with the next bytes; the end if there is none."""
+        # Boundaries hold no CR, so only the last one can begin an unfinished delimiter.
+        last = seen.rfind(b"\r", max(fresh, len(seen) - len(self._dash_boundary) - 2))
+        unfinished = last >= 0 and (b"\r\n" + self._dash_boundary).startswith(seen[last:])
+        return last if unfinished else len(seen)
+
+    def _read_head(self, seen: bytes, at: int) -> int | _Wait:
+        """Begin the part whose head is complete; return where its content begins."""
+        end = seen.find(b"\r\n\r\n", at)
+        if (end if end >= 0 else len(seen) - 3) - at > MAX_HEAD_BYTES:
+            raise MultipartRefused(f"a part's head is longer than {MAX_HEAD_BYTES} bytes")
+        if end < 0:
+            return _Wait(keep_from=at, hold_from=len(seen))
+        if len(self.parts) == self._max_parts:
+            raise MultipartRefused(f"the body has more than {self._max_parts} parts")
+        head = seen[at:end]
+        if self._dash_boundary in head:
+            raise MultipartRefused("the boundary occurs in a part's head")
+        part = _read_part_head(head, self._wanted)
+        if part.name in self._wanted:
+            if any(part.name == earlier.name for earlier in self.parts):
+                raise MultipartRefused("the field occurs twice", param=part.name)
+            self._value = bytearray()
+        self.parts.append(part)
+        self._state = _State.CONTENT
+        return end + 4
+
+    def _read_epilogue(self, seen: bytes, at: int) -> _Wait:
+        begin = max(0, at - self._closing_bytes)
+        epilogue = seen[begin + self._closing_bytes :]
+        if len(epilogue) > _MAX_EPILOGUE_BYTES or epilogue.strip(b"\r\n"):
+            raise MultipartRefused("something follows the closing boundary")
+        return _Wait(keep_from=begin, hold_from=begin)
+
+    def _take_content(self, seen: bytes, begin: int, end: int) -> None:
+        if self._state is _State.START:
+            return
+        part = self.parts[-1]
+        part.size_bytes += end - begin
+        if self._value is None:
+            return
+        if part.size_bytes > self._max_field_bytes:
+            raise MultipartRefused(f"the field is longer than {self._max_field_bytes} bytes", param=part.name)
+        self._value += seen[begin:end]
+
+    def _end_part(self) -> None:
+        if self._value is None:
+            return
+        name = self.parts[-1].name
+        try:
+            self.fields[name] = self._value.decode("utf-8")
+        except UnicodeDecodeError:
+            raise MultipartRefused("the field is not UTF-8", param=name) from None
+        self._value = None
+
+
+def boundary_of(content_type: str) -> bytes:
+    """The boundary that a `multipart/form-data` Content-Type declares.
+
+    Raises MultipartRefused for another type, for a boundary that is missing, repeated, encoded, too long or
+    written with characters that RFC 2046 does not allow, and for a charset that could change how names read.
+    """
+    try:
+        value = content_type.encode("ascii").strip(b" \t")
+    except UnicodeEncodeError:
+        raise MultipartRefused("the Content-Type is not ASCII") from None
+    media_type = _MULTIPART_FORM_DATA.match(value)
+    if media_type is None:
+        raise MultipartRefused("the Content-Type is not multipart/form-data")
+    parameters = _read_parameters(value[media_type.end() :])
+    if any(b"*" in name for name in parameters):
+        raise MultipartRefused("the Content-Type has an encoded parameter")
+    if parameters.get(b"charset", b"utf-8").lower() not in _PLAIN_CHARSETS:
+        raise MultipartRefused("the Content-Type names a charset in which the body could read differently")
+    boundary = parameters.get(b"boundary", b"")
+    if len(boundary) > MAX_BOUNDARY_BYTES or not _BOUNDARY.fullmatch(boundary):
+        raise MultipartRefused("the boundary is missing, too long or has characters that are not allowed")
+    return boundary
+
+
+def _read_part_head(head: bytes, wanted: Collection[str]) -> Part:
+    """Read and judge the header fields of a part."""
+    headers = _read_headers(head)
+    form_data = _FORM_DATA.match(headers.get(b"content-disposition", b""))
+    if form_data is None:
+        raise MultipartRefused("a part has no Content-Disposition of form-data")
+    if headers.get(b"content-transfer-encoding", b"binary").lower() not in _PLAIN_ENCODINGS:
+        raise MultipartRefused("a part has a Content-Transfer-Encoding")
+    parameters = _read_parameters(headers[b"content-disposition"][form_data.end() :])
+    if any(b"*" in name and name != b"filename*" for name in parameters):
+        raise MultipartRefused("a part's name is encoded")
+    name = _read_name(parameters.get(b"name", b""))
+    is_file = b"filename" in parameters or b"filename*" in parameters
+    if name in wanted:
+        if is_file:
+            raise MultipartRefused("the field has a filename", param=name)
+        if not _is_plain_text(headers.get(b"content-type", b"text/plain")):
+            raise MultipartRefused("the field is not plain text", param=name)
+    return Part(name, is_file)
+
+
+def _read_headers(head: bytes) -> dict[bytes, bytes]:
+    headers: dict[bytes, bytes] = {}
+    for line in head.split(b"\r\n"):
+        name, colon, value = line.partition(b":")
+        name = name.lower()
+        if not colon or not _HEADER_NAME.fullmatch(name) or _CONTROL.search(value):
+            raise MultipartRefused("a part's head is malformed")
+        if name in headers:
+            raise MultipartRefused("a part's head has a header twice")
+        headers[name] = value.strip(b" \t")
+    return headers
+
+
+def _read_parameters(text: bytes) -> dict[bytes, bytes]:
+    """Read `; name=value; name="value"` to its end, names in lower case."""
+    parameters: dict[bytes, bytes] = {}
+    at = 0
+    while at < len(text):
+        found = _PARAMETER.match(text, at)
+        if found is None:
+            raise MultipartRefused("a header's parameters are malformed")
+        name, quoted, bare = found[1].lower(), found[2], found[3]
+        if name in parameters:
+            raise MultipartRefused("a header has a parameter twice")
+        if quoted is not None and (quoted.endswith(b"\\") or _NAME_IN_VALUE.search(quoted)):
+            # Some take a backslash for an escape of the quote behind it, some do not.
+            raise MultipartRefused("a header has a parameter whose end is in doubt")
+        parameters[name] = bare if quoted is None else quoted
+        at = found.end()
+    return parameters
+
+
+def _read_name(raw: bytes) -> str:
+    try:
+        name = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise MultipartRefused("a part's name is not UTF-8") from None
+    if not name or name != name.strip() or "\\" in name:
+        raise MultipartRefused("a part's name is missing, or could be read in two ways")
+    if name.startswith("=?") or name == "_charset_":
+        raise MultipartRefused("a part's name is encoded, or would change how others are")
+    return name
+
+
+def _is_plain_text(content_type: bytes) -> bool:
+    """Whether a field of this type is what its bytes say."""
+    media_type = _MEDIA_TYPE.match(content_type)
+    if media_type is None or media_type[1].lower() in (b"multipart", b"message"):
+        return False
+    charset = _read_parameters(content_type[media_type.end() :]).get(b"charset", b"utf-8")
+    return charset.lower() in _PLAIN_CHARSETS

@@ -1,0 +1,114 @@
+"""Server-sent events split out of a stream of bytes, each with the bytes it was written with.
+
+Lines may end with CR, LF or CRLF, cut anywhere between two pieces. What a reader of the stream gets does not
+depend on how it was cut, and the raw bytes of all events together are the stream. An event is handed over as
+soon as its blank line is there; only where a CRLF stream shows a CR is its LF awaited.
+
+Source: the HTML standard, "Parsing an event stream".
+"""
+
+import re
+from dataclasses import dataclass
+
+MAX_EVENT_BYTES = 2**20
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LINE_ENDS = b"\r\n"
+_FIRST_LINE = re.compile(rb"[^\r\n]")
+# A CR before an LF ends one line with it; a CR by itself ends one alone, so that CR CR need not wait.
+_BLANK_LINE = re.compile(rb"\r\n(?>\r\n|\r|\n)|\n[\r\n]|\r\r")
+
+
+@dataclass(frozen=True, slots=True)
+class SseEvent:
+    """One event as it stood in the stream, its blank line included. Comments and blank lines are events too."""
+
+    raw: bytes
+    whole: bool = True
+    """False for a fragment of an event that was too large to hold, and for an event that the stream broke off."""
+    prefix_bytes: int = 0
+    """The size of a byte order mark."""
+
+    @property
+    def name(self) -> str:
+        """The value of the last `event:` line; empty when there is none."""
+        names = [value for field, value in self._lines() if field == b"event"]
+        return names[-1].decode("utf-8", "replace") if names else ""
+
+    @property
+    def data(self) -> bytes:
+        """The values of all `data:` lines, joined by LF."""
+        return b"\n".join([value for field, value in self._lines() if field == b"data"])
+
+    def _lines(self) -> list[tuple[bytes, bytes]]:
+        lines = []
+        for line in self.raw[self.prefix_bytes :].splitlines():
+            field, _, value = line.partition(b":")
+            lines.append((field, value.removeprefix(b" ")))
+        return lines
+
+
+class SseSplitter:
+    """Splits one stream. Holds at most `max_event_bytes` and a piece; an event beyond goes on in fragments."""
+
+    def __init__(self, *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max_event_bytes = max_event_bytes
+        self._buffer = bytearray()
+        self._searched = 0
+        self._in_fragments = False
+        self._started = False
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether everything fed so far has been handed over, the last event with its blank line."""
+        return not self._buffer and not self._in_fragments
+
+    def feed(self, piece: bytes) -> list[SseEvent]:
+        """Take the next bytes of the stream; return the events they complete."""
+        buffer = self._buffer
+        buffer += piece
+        events: list[SseEvent] = []
+        begin = 0
+        while begin < len(buffer) and (end := self._find_end(begin)):
+            fits = not self._in_fragments and end - begin <= self._max_event_bytes
+            events.append(self._event(bytes(buffer[begin:end]), whole=fits))
+            self._in_fragments = False
+            begin = end
+        if begin:
+            del buffer[:begin]
+        if self._in_fragments or len(buffer) > self._max_event_bytes:
+            kept = buffer[-3:]
+            end = len(buffer) - (len(kept) - len(kept.rstrip(_LINE_ENDS)))
+            if end:
+                events.append(self._event(bytes(buffer[:end]), whole=False))
+                del buffer[:end]
+            self._in_fragments = True
+        # The last three bytes may be the beginning of what ends the event.
+        self._searched = max(0, len(buffer) - 3)
+        return events
+
+    def finish(self) -> SseEvent | None:
+        """The stream has ended: return what follows its last blank line, if anything does."""
+        if not self._buffer:
+            return None
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return self._event(rest, whole=rest.endswith(b"\r\n\r") and not self._in_fragments)
+
+    def _find_end(self, begin: int) -> int:
+        """Where the event that begins there ends; 0 while that is not known."""
+        buffer = self._buffer
+        if not self._in_fragments and buffer[begin] in _LINE_ENDS:
+            line = _FIRST_LINE.search(buffer, begin)
+            return line.start() if line else len(buffer)
+        found = _BLANK_LINE.search(buffer, max(begin, self._searched))
+        if found is None or (found.end() == len(buffer) and found[0] == b"\r\n\r"):
+            return 0
+        return found.end()
+
+    def _event(self, raw: bytes, *, whole: bool) -> SseEvent:
+        prefix_bytes = 0
+        if not self._started:
+            self._started = True
+            prefix_bytes = 3 if raw.startswith(_BYTE_ORDER_MARK) else 0
+        return SseEvent(raw, whole, prefix_bytes)
