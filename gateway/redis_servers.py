@@ -1,0 +1,185 @@
+"""Where Redis is: what a URL says, and connections to the server that a key belongs to.
+
+    redis://[user:password@]host[:6379][/db]          one server; rediss:// with TLS
+    unix://[user:password@]/path/to.sock[?db=0]       one server on this host
+    redis+sentinel://[user:password@]host[:26379],host.../service[/db]   the master that Sentinels name
+    redis+cluster://[user:password@]host[:6379],host...                  a Redis Cluster
+
+`valkey` may stand for `redis`, and `rediss+sentinel`, `rediss+cluster` speak TLS. Query options are those of
+redis-py (`ssl_ca_certs=`, `ssl_certfile=`, `ssl_keyfile=`, `ssl_check_hostname=`, …); `sentinel_username=`
+and `sentinel_password=` log in to Sentinels, which otherwise get no login.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis.asyncio.connection import AbstractConnection, Connection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+SENTINEL_SECONDS = 0.3
+"""How long one Sentinel may take before the next is asked."""
+
+Address = tuple[str, int]
+Connect = Callable[[], Awaitable[AbstractConnection]]
+"""Returns a connection that is ready for commands; raises RedisError or OSError."""
+
+
+class Topology(Enum):
+    SINGLE = "single"
+    SENTINEL = "sentinel"
+    CLUSTER = "cluster"
+
+
+_SCHEMES = {
+    "redis": ("redis", Topology.SINGLE),
+    "rediss": ("rediss", Topology.SINGLE),
+    "unix": ("unix", Topology.SINGLE),
+    "redis+sentinel": ("redis", Topology.SENTINEL),
+    "rediss+sentinel": ("rediss", Topology.SENTINEL),
+    "redis+cluster": ("redis", Topology.CLUSTER),
+    "rediss+cluster": ("rediss", Topology.CLUSTER),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RedisServers:
+    """What a Redis URL says. Its repr holds no password."""
+
+    topology: Topology
+    addresses: tuple[Address, ...]
+    """The server, the Sentinels, or the nodes to start from; empty for a Unix socket."""
+    name: str
+    """For logs and metrics: hosts, or path, or Sentinel service; never a login."""
+    service: str
+    _kind: type[AbstractConnection]
+    _options: _Options
+    _sentinel_login: _Options
+
+    @classmethod
+    def parse(cls, url: str) -> RedisServers:
+        """Read a URL as this module describes it; ValueError says what is wrong without quoting the URL."""
+        scheme, separator, rest = url.partition("://")
+        known = _SCHEMES.get(scheme.replace("valkey", "redis"))
+        if known is None or not separator:
+            raise ValueError(f"a Redis URL begins with one of {', '.join(f'{s}://' for s in _SCHEMES)}")
+        plain_scheme, topology = known
+        if topology is Topology.SINGLE:
+            return cls._single(f"{plain_scheme}://{rest}")
+        return cls._several(plain_scheme, topology, rest)
+
+    @classmethod
+    def _single(cls, url: str) -> RedisServers:
+        options = dict(parse_url(url))
+        kind: Any = options.pop("connection_class", Connection)
+        if "path" in options:
+            return cls(Topology.SINGLE, (), str(options["path"]), "", kind, _Options(options), _Options({}))
+        host, port = str(options.pop("host", "localhost")), int(str(options.pop("port", 6379)))
+        address = (host, port)
+        return cls(Topology.SINGLE, (address,), f"{host}:{port}", "", kind, _Options(options), _Options({}))
+
+    @classmethod
+    def _several(cls, scheme: str, topology: Topology, rest: str) -> RedisServers:
+        split = urlsplit(f"//{rest}")
+        login, at, hosts = split.netloc.rpartition("@")
+        default_port = 26379 if topology is Topology.SENTINEL else 6379
+        addresses = tuple(_address(host, default_port) for host in hosts.split(",") if host)
+        if not addresses:
+            raise ValueError("the Redis URL names no host")
+        service, _, database = split.path.strip("/").partition("/")
+        if topology is Topology.SENTINEL and not service:
+            raise ValueError(
+                "a Sentinel URL names the service after the hosts: redis+sentinel://host:26379/name"
+            )
+        if topology is Topology.CLUSTER and service not in ("", "0"):
+            raise ValueError("a Redis Cluster has no databases")
+        options = dict(parse_url(f"{scheme}://{login}{at}host/{database}?{split.query}"))
+        kind: Any = options.pop("connection_class", Connection)
+        del options["host"]
+        logins = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+        name = service or ",".join(f"{host}:{port}" for host, port in addresses)
+        return cls(topology, addresses, name, service, kind, _Options(options), _Options(logins))
+
+    def connector(self, address: Address | None = None) -> Connect:
+        """How to reach the one server, the master that Sentinels name now, or the node at `address`."""
+        if self.topology is Topology.SENTINEL and address is None:
+            return self._connect_to_master
+        if address is None and self.addresses:
+            address = self.addresses[0]
+        return lambda: self._connect(address)
+
+    async def _connect_to_master(self) -> AbstractConnection:
+        return await self._connect(await self._find_master())
+
+    async def _connect(self, address: Address | None) -> AbstractConnection:
+        options = dict(self._options.values)
+        if address is not None:
+            options["host"], options["port"] = address
+        return await _connected(self._kind, options)
+
+    async def _find_master(self) -> Address:
+        login = dict(self._sentinel_login.values)
+        tls = {name: value for name, value in self._options.values.items() if name.startswith("ssl")}
+        for host, port in self.addresses:
+            try:
+                async with asyncio.timeout(SENTINEL_SECONDS):
+                    sentinel = await _connected(self._kind, {"host": host, "port": port, **login, **tls})
+                    try:
+                        await sentinel.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
+                        reply = await sentinel.read_response()
+                    finally:
+                        await sentinel.disconnect(nowait=True)
+            except (RedisError, OSError, TimeoutError):
+                continue
+            if reply:
+                return reply[0].decode(), int(reply[1])
+        raise ConnectionError(f"no Sentinel names a master for {self.service}")
+
+
+class _Options:
+    """Keyword arguments that may hold passwords: never shown, never compared."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = values
+
+    def __repr__(self) -> str:
+        return "…"
+
+
+async def _connected(kind: type[AbstractConnection], options: dict[str, Any]) -> AbstractConnection:
+    # No retries: a repeated script could charge twice. No timeouts: who connects or calls sets the deadline.
+    # RESP2, and no introduction: the handshake needs no round trip of its own.
+    connection = kind(
+        **{
+            **options,
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),
+            "socket_timeout": None,
+            "socket_connect_timeout": None,
+            "driver_info": None,
+        }
+    )
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call]
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return connection
+
+
+def _address(text: str, default_port: int) -> Address:
+    """Split `host`, `host:port` or `[v6]:port`."""
+    try:
+        split = urlsplit(f"//{text}")
+        return split.hostname or "", split.port or default_port
+    except ValueError:
+        raise ValueError("a port in the Redis URL is not a number") from None
