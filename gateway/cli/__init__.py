@@ -1,0 +1,43 @@
+"""The `gateway` command: one module per group of verbs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from gateway import __version__
+from gateway.cli import check, credential, demo, keys, routes, serve
+from gateway.keys import KeyProblem
+from gateway.scopes import ScopeProblem
+from gateway.settings import SettingsInvalid
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="gateway", description="An OpenAI-compatible streaming gateway.", allow_abbrev=False
+    )
+    top.add_argument("--version", action="version", version=f"gateway {__version__}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    for module in (serve, demo, check, credential, keys, routes):
+        module.register(verbs)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 could not be done, 2 wrong usage."""
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except SettingsInvalid as invalid:
+        for problem in invalid.problems:
+            print(f"gateway: {problem}", file=sys.stderr)
+    except (KeyProblem, ScopeProblem) as problem:
+        for text in problem.problems:
+            print(f"gateway: {text}", file=sys.stderr)
+    except BrokenPipeError:
+        pass
+    except (OSError, ValueError) as error:
+        print(f"gateway: {error}", file=sys.stderr)
+    return 1

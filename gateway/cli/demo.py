@@ -1,0 +1,114 @@
+"""`gateway demo`: the gateway in front of an embedded upstream; no key, no Redis, nothing on disk."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+from typing import Any
+
+from aiohttp import web
+
+from gateway.app import build_app, known_scopes
+from gateway.cli.serve import run_loop, serve
+from gateway.credentials import issue
+from gateway.key_ring import KeyRing
+from gateway.operations import OperationTable
+from gateway.scopes import expand
+from gateway.settings import Settings, load
+from gateway.simulator import build_simulator
+
+_TENANT = "demo"
+
+_GREETING = """\
+A gateway is running, in front of a simulator of the API: its answers are canned, no model is behind them.
+
+  gateway   {base}
+  metrics   http://{admin}/metrics
+  tenant    {tenant} (600 requests a minute)
+
+A credential for 24 hours:
+
+export OPENAI_BASE_URL={base}
+export OPENAI_API_KEY={credential}
+
+Then, in that shell:
+
+curl {base}/models -H "Authorization: Bearer $OPENAI_API_KEY"
+curl -N {base}/chat/completions -H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json" \\
+  -d '{{"model": "gpt-4o-mini", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
+curl {base}/audio/speech -H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json" \\
+  -d '{{"model": "tts-1", "voice": "alloy", "input": "Hello", "response_format": "wav"}}' -o hello.wav
+
+or with the official SDK (pip install openai):
+
+python3 -c 'from openai import OpenAI
+for chunk in OpenAI().chat.completions.create(model="gpt-4o-mini", stream=True,
+        messages=[{{"role": "user", "content": "Hello"}}]):
+    print(chunk.choices[0].delta.content or "", end="", flush=True)'
+
+Below, one line per exchange. Ctrl-C ends it.
+"""
+
+
+def register(verbs: Any) -> None:
+    """Add the command."""
+    command = verbs.add_parser(
+        "demo", help="run the gateway in front of an embedded simulator of the API", allow_abbrev=False
+    )
+    command.add_argument("--listen", default="127.0.0.1:8080", metavar="HOST:PORT")
+    command.add_argument("--admin-listen", default="127.0.0.1:9090", metavar="HOST:PORT")
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run until Ctrl-C."""
+    run_loop(_demo(options))
+    return 0
+
+
+async def _demo(options: argparse.Namespace) -> None:
+    upstream_key = f"sk-simulated-{secrets.token_hex(16)}"
+    simulator = web.AppRunner(
+        build_simulator(api_key=upstream_key), access_log=None, handler_cancellation=True
+    )
+    await simulator.setup()
+    try:
+        await web.TCPSite(simulator, "127.0.0.1", 0).start()
+        port = simulator.addresses[0][1]
+        settings = load(
+            flags={
+                "listen": options.listen,
+                "admin_listen": options.admin_listen,
+                "drain_notice_seconds": 0,
+                "drain_seconds": 5,
+                "upstream": {"base_url": f"http://127.0.0.1:{port}/v1", "api_key": upstream_key},
+                "tenants": {_TENANT: {"limits": {"max_requests_per_1_minute": 600}}},
+            },
+            environ={},
+        )
+        ring = KeyRing.ephemeral()
+        app = build_app(settings, ring=ring, environ={})
+        await serve(app, listening=lambda: _greet(settings, ring))
+    finally:
+        await simulator.cleanup()
+
+
+def _greet(settings: Settings, ring: KeyRing) -> None:
+    credential = issue(
+        ring,
+        tenant=_TENANT,
+        subject="you",
+        scopes=expand(["*"], known_scopes(OperationTable.load())),
+        ttl_seconds=86400,
+        issuer=settings.credentials.issuer,
+        audience=settings.credentials.audience,
+    )
+    print(
+        _GREETING.format(
+            base=f"http://{settings.listen}/v1",
+            admin=settings.admin_listen,
+            tenant=_TENANT,
+            credential=credential,
+        ),
+        flush=True,
+    )

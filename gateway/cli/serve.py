@@ -1,0 +1,155 @@
+"""`gateway serve`: run the gateway until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import uvloop
+from aiohttp import web
+
+from gateway.admin import AdminListener
+from gateway.app import App, build_app, known_scopes, make_runner
+from gateway.cli.options import add_settings, settings_from
+from gateway.credentials import issue
+from gateway.key_ring import KeyRing, ensure_ring
+from gateway.operations import OperationTable
+from gateway.scopes import expand
+from gateway.settings import DEFAULT_BASE_URL, Problem, Settings, SettingsInvalid, split_address
+
+FIRST_CREDENTIAL_SECONDS = 30 * 86400
+
+
+def register(verbs: Any) -> None:
+    """Add the command."""
+    command = verbs.add_parser("serve", help="run the gateway", allow_abbrev=False)
+    add_settings(command)
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT."""
+    settings = settings_from(options)
+    if settings.upstream.resolved_base_url(os.environ) == DEFAULT_BASE_URL and not (
+        settings.upstream.api_key or os.environ.get("OPENAI_API_KEY")
+    ):
+        raise SettingsInvalid(
+            [
+                Problem(
+                    "upstream.api_key",
+                    'is not set, and the public API needs one; set OPENAI_API_KEY, or api_key = "env:NAME" '
+                    'or "file:/path" under [upstream]. To look around without a key, run: gateway demo',
+                )
+            ]
+        )
+    ring, made = ensure_ring(settings.keys_dir)
+    for warning in ring.warnings:
+        print(f"gateway: {warning}", file=sys.stderr)
+    if made:
+        _print_first_credential(settings, ring)
+    app = build_app(settings, ring=ring)
+    run_loop(serve(app))
+    return 0
+
+
+def run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """Run to the end on uvloop."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main)
+
+
+async def serve(app: App, *, listening: Callable[[], None] | None = None) -> None:
+    """Serve an app on its configured addresses until a signal; the second signal ends it at once.
+
+    Raises OSError when an address cannot be listened on.
+    """
+    settings = app.services.settings
+    stop = _signals()
+    runner = make_runner(app)
+    await runner.setup()
+    admin_host, admin_port = split_address(settings.admin_listen)
+    admin = AdminListener(
+        admin_host, admin_port, registry=app.services.metrics.registry, lifecycle=app.services.lifecycle
+    )
+    try:
+        host, port = split_address(settings.listen)
+        site = web.TCPSite(runner, host, port, backlog=4096)
+        await _listen(site.start(), settings.listen, "listen")
+        try:
+            port = admin.start()
+        except OSError as error:
+            raise OSError(f"admin_listen {settings.admin_listen}: {error.strerror}") from None
+        print(
+            f"gateway: serving on http://{_shown(runner.addresses[0])}, "
+            f"metrics on http://{admin_host}:{port}/metrics",
+            file=sys.stderr,
+            flush=True,
+        )
+        if listening is not None:
+            listening()
+        received = await stop.get()
+        app.services.lifecycle.ready = False
+        print("gateway: stopping; signal again to stop at once", file=sys.stderr, flush=True)
+        impatient = asyncio.create_task(stop.get())
+        draining = asyncio.create_task(_drain(app, site, settings, notice=received == signal.SIGTERM))
+        await asyncio.wait({impatient, draining}, return_when=asyncio.FIRST_COMPLETED)
+        app.services.lifecycle.draining = True
+        for task in (impatient, draining):
+            task.cancel()
+        await asyncio.gather(impatient, draining, return_exceptions=True)
+    finally:
+        await runner.cleanup()
+        await asyncio.to_thread(admin.stop)
+
+
+async def _drain(app: App, site: web.TCPSite, settings: Settings, *, notice: bool) -> None:
+    if notice:  # Ctrl-C comes from a person; there is no load balancer to wait for
+        await asyncio.sleep(settings.drain_notice_seconds)
+    await site.stop()
+    await app.drain(settings.drain_seconds)
+
+
+def _signals() -> asyncio.Queue[int]:
+    received: asyncio.Queue[int] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, received.put_nowait, number)
+    return received
+
+
+async def _listen(starting: Coroutine[Any, Any, None], address: str, setting: str) -> None:
+    try:
+        await starting
+    except OSError as error:
+        raise OSError(f"{setting} {address}: {error.strerror}; choose another with --{setting}") from None
+
+
+def _shown(address: Any) -> str:
+    host, port = address[0], address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _print_first_credential(settings: Settings, ring: KeyRing) -> None:
+    tenant = "default" if "default" in settings.tenants else next(iter(settings.tenants))
+    credential = issue(
+        ring,
+        tenant=tenant,
+        subject="first-run",
+        scopes=expand(settings.tenants[tenant].scopes, known_scopes(OperationTable.load())),
+        ttl_seconds=min(FIRST_CREDENTIAL_SECONDS, int(settings.credentials.max_lifetime_seconds)),
+        issuer=settings.credentials.issuer,
+        audience=settings.credentials.audience,
+        max_lifetime_seconds=settings.credentials.max_lifetime_seconds,
+        max_bytes=settings.credentials.max_bytes,
+    )
+    print(
+        f"gateway: made a signing key in {settings.keys_dir}\n"
+        f"gateway: a first credential, for the tenant {tenant}, shown this once:\n\n{credential}\n",
+        file=sys.stderr,
+        flush=True,
+    )

@@ -1,0 +1,374 @@
+"""Every way in which the gateway itself can refuse or fail an exchange.
+
+    GatewayError                      status  type                   code
+    ├─ ClientFault
+    │  ├─ CredentialMissing           401     invalid_request_error  missing_api_key
+    │  ├─ CredentialRefused           401     invalid_request_error  invalid_api_key
+    │  ├─ CredentialLapsed            401     invalid_request_error  expired_api_key
+    │  ├─ CredentialWithdrawn         401     invalid_request_error  revoked_api_key
+    │  ├─ ScopeMissing                403     permission_error       missing_scope
+    │  ├─ ModelNotAllowed             403     permission_error       model_not_allowed
+    │  ├─ TenantUnknown               403     permission_error       unknown_tenant
+    │  ├─ TenantDisabled              403     permission_error       tenant_disabled
+    │  ├─ SharedUpstream              403     permission_error       shared_upstream
+    │  ├─ OperationClosed             403     permission_error       operation_closed
+    │  ├─ BadRequest                  400     invalid_request_error  bad_request, …
+    │  ├─ TargetAmbiguous             400     invalid_request_error  ambiguous_target
+    │  ├─ NeverFits                   400     invalid_request_error  request_too_large_for_limit
+    │  ├─ NotFound                    404     invalid_request_error  not_found
+    │  ├─ MethodRefused               405     invalid_request_error  method_not_allowed
+    │  ├─ RequestTimeout              408     invalid_request_error  request_timeout
+    │  ├─ BodyTooLarge                413     invalid_request_error  request_too_large
+    │  ├─ MediaTypeRefused            415     invalid_request_error  unsupported_media_type
+    │  ├─ ExpectationRefused          417     invalid_request_error  expectation_failed
+    │  ├─ UpgradeRequired             426     invalid_request_error  websocket_version
+    │  ├─ HeadersTooLarge             431     invalid_request_error  headers_too_large
+    │  ├─ LimitExceeded               429     requests, tokens, …    rate_limit_exceeded
+    │  ├─ ClientLeft                  —       never sent: nobody is there to read it
+    │  └─ ClientStalled               —       never sent: the client stopped reading
+    ├─ UpstreamFault
+    │  ├─ UpstreamUnreachable         502     upstream_error         upstream_unreachable
+    │  ├─ UpstreamBroken              502     upstream_error         upstream_broken
+    │  ├─ UpstreamRefusedKey          502     upstream_error         upstream_refused_key
+    │  └─ UpstreamTimeout             504     upstream_error         upstream_timeout
+    └─ GatewayFault
+       ├─ VersionRefused              505     invalid_request_error  http_version_not_supported
+       ├─ StoreUnavailable            503     server_error           limits_unavailable
+       ├─ Draining                    503     server_error           draining
+       ├─ Overloaded                  503     server_error           overloaded
+       └─ Internal                    500     server_error           internal_error
+
+Types and codes are API: changing one is a breaking change. An error is rendered once, by
+`middleware/answer.py` or, for what the application never sees, by `edge.py`. An upstream's own
+4xx or 5xx is not an error of the gateway: it is relayed as it came.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, ClassVar
+
+import orjson
+
+from gateway.exchange import Ending
+
+if TYPE_CHECKING:
+    from gateway.limits import Decision
+
+
+class GatewayError(Exception):
+    """An exchange that the gateway refuses or cannot finish.
+
+    `message` is for the caller and says what to do next; `detail` is for the log only.
+    """
+
+    status: ClassVar[int] = 500
+    type: str = "server_error"
+    code: str = "internal_error"
+    ending: ClassVar[Ending] = Ending.REFUSED
+
+    def __init__(self, message: str, *, param: str | None = None, detail: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.detail = detail
+
+    def body(self) -> bytes:
+        """The error in the API's own shape."""
+        return orjson.dumps(
+            {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        )
+
+    def headers(self) -> list[tuple[str, str]]:
+        """Headers that belong to this error, beside content type and length."""
+        return []
+
+
+class ClientFault(GatewayError):
+    """The request cannot be served as it was sent."""
+
+    type = "invalid_request_error"
+
+
+class CredentialMissing(ClientFault):
+    """No credential was sent."""
+
+    status = 401
+    code = "missing_api_key"
+
+    def headers(self) -> list[tuple[str, str]]:
+        return [("WWW-Authenticate", "Bearer")]
+
+
+class CredentialRefused(ClientFault):
+    """The credential is malformed or not accepted; `detail` says which check failed."""
+
+    status = 401
+    code = "invalid_api_key"
+
+    def headers(self) -> list[tuple[str, str]]:
+        return [("WWW-Authenticate", 'Bearer error="invalid_token"')]
+
+
+class CredentialLapsed(CredentialRefused):
+    """The credential was ours and has expired."""
+
+    code = "expired_api_key"
+
+
+class CredentialWithdrawn(CredentialRefused):
+    """The credential was ours and has been revoked."""
+
+    code = "revoked_api_key"
+
+
+class PermissionFault(ClientFault):
+    """Known caller, but not allowed."""
+
+    status = 403
+    type = "permission_error"
+
+
+class ScopeMissing(PermissionFault):
+    """The credential lacks the one scope that the operation needs."""
+
+    code = "missing_scope"
+
+
+class ModelNotAllowed(PermissionFault):
+    """The tenant or the credential may not use this model."""
+
+    code = "model_not_allowed"
+
+
+class TenantUnknown(PermissionFault):
+    """A verified credential names a tenant that is not configured here."""
+
+    code = "unknown_tenant"
+
+
+class TenantDisabled(PermissionFault):
+    """The tenant is switched off."""
+
+    code = "tenant_disabled"
+
+
+class SharedUpstream(PermissionFault):
+    """Stored objects are not safe behind an upstream key that several tenants share."""
+
+    code = "shared_upstream"
+
+
+class OperationClosed(PermissionFault):
+    """The operator has not opened this operation to anybody."""
+
+    code = "operation_closed"
+
+
+class BadRequest(ClientFault):
+    """The request is not well-formed; `code` may be narrowed per instance."""
+
+    status = 400
+    code = "bad_request"
+
+    def __init__(
+        self, message: str, *, code: str | None = None, param: str | None = None, detail: str | None = None
+    ) -> None:
+        super().__init__(message, param=param, detail=detail)
+        if code is not None:
+            self.code = code
+
+
+class TargetAmbiguous(ClientFault):
+    """The gateway and the upstream could read this request target differently."""
+
+    status = 400
+    code = "ambiguous_target"
+
+
+class NeverFits(ClientFault):
+    """What the request is known to cost exceeds the whole limit: waiting cannot help."""
+
+    status = 400
+    code = "request_too_large_for_limit"
+
+
+class NotFound(ClientFault):
+    """The gateway serves nothing under this path."""
+
+    status = 404
+    code = "not_found"
+
+
+class MethodRefused(ClientFault):
+    """A method that the gateway never forwards."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class RequestTimeout(ClientFault):
+    """The client took too long to send its request."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class BodyTooLarge(ClientFault):
+    """The request body exceeds a configured cap."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class MediaTypeRefused(ClientFault):
+    """An encoded or otherwise unreadable body where policy must read it."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class ExpectationRefused(ClientFault):
+    """An `Expect` other than `100-continue`."""
+
+    status = 417
+    code = "expectation_failed"
+
+
+class UpgradeRequired(ClientFault):
+    """A foreign version of the WebSocket protocol."""
+
+    status = 426
+    code = "websocket_version"
+
+    def headers(self) -> list[tuple[str, str]]:
+        return [("Sec-WebSocket-Version", "13")]
+
+
+class HeadersTooLarge(ClientFault):
+    """The request head exceeds the cap."""
+
+    status = 431
+    code = "headers_too_large"
+
+
+class LimitExceeded(ClientFault):
+    """A limit refused the request; nothing was taken from any bucket."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, type: str, decision: Decision) -> None:  # noqa: A002 (the API's word)
+        super().__init__(message)
+        self.type = type
+        self.decision = decision
+
+    def headers(self) -> list[tuple[str, str]]:
+        seconds = self.decision.retry_after_seconds
+        if seconds is None:
+            return [("x-should-retry", "false")]
+        fields = [
+            ("retry-after", str(max(1, math.ceil(seconds)))),
+            ("retry-after-ms", str(max(1, math.ceil(seconds * 1000)))),
+        ]
+        # The SDKs would sleep through this: past two minutes the caller should decide, not the client library.
+        if seconds > 120:
+            fields.append(("x-should-retry", "false"))
+        return fields
+
+
+class ClientLeft(ClientFault):
+    """The client closed its connection; there is nobody to answer."""
+
+    ending = Ending.CLIENT_LEFT
+
+
+class ClientStalled(ClientFault):
+    """The client stopped reading its answer for longer than the write idle deadline."""
+
+    ending = Ending.CLIENT_LEFT
+
+
+class UpstreamFault(GatewayError):
+    """The upstream could not be reached or did not answer properly."""
+
+    type = "upstream_error"
+    ending = Ending.UPSTREAM_LOST
+
+
+class UpstreamUnreachable(UpstreamFault):
+    """No connection to the upstream could be made; nothing was sent."""
+
+    status = 502
+    code = "upstream_unreachable"
+
+
+class UpstreamBroken(UpstreamFault):
+    """The upstream broke off, or answered something that is not HTTP."""
+
+    status = 502
+    code = "upstream_broken"
+
+
+class UpstreamRefusedKey(UpstreamFault):
+    """The upstream refused the gateway's own key: an operator must act, the tenant cannot."""
+
+    status = 502
+    code = "upstream_refused_key"
+
+
+class UpstreamTimeout(UpstreamFault):
+    """A connect, first-byte, idle or total limit ran out."""
+
+    status = 504
+    code = "upstream_timeout"
+    ending = Ending.TIMED_OUT
+
+
+class GatewayFault(GatewayError):
+    """The gateway itself cannot serve now."""
+
+
+class VersionRefused(GatewayFault):
+    """A protocol version other than HTTP/1.0 and HTTP/1.1."""
+
+    status = 505
+    type = "invalid_request_error"
+    code = "http_version_not_supported"
+
+
+class StoreUnavailable(GatewayFault):
+    """The limit store is down and the operator chose to refuse rather than guess."""
+
+    status = 503
+    code = "limits_unavailable"
+
+    def headers(self) -> list[tuple[str, str]]:
+        return [("retry-after", "1")]
+
+
+class Draining(GatewayFault):
+    """This process is about to stop."""
+
+    status = 503
+    code = "draining"
+    ending = Ending.DRAINED
+
+    def headers(self) -> list[tuple[str, str]]:
+        return [("retry-after", "1")]
+
+
+class Overloaded(GatewayFault):
+    """A cap of this process is reached."""
+
+    status = 503
+    code = "overloaded"
+
+    def headers(self) -> list[tuple[str, str]]:
+        return [("retry-after", "1")]
+
+
+class Internal(GatewayFault):
+    """A defect of the gateway; `detail` goes to the log."""
+
+    ending = Ending.FAILED

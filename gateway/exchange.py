@@ -1,0 +1,178 @@
+"""The record of one request and its answer, and who may watch it go by.
+
+One mutable `Exchange` per request; everything else that travels with it is frozen. Nothing in here
+performs I/O, and nothing in here may change a byte that it is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from gateway.credentials import Principal
+    from gateway.errors import GatewayError
+    from gateway.headers import RequestHead
+    from gateway.limits import Decision
+    from gateway.operations import Operation
+    from gateway.request_fields import RequestFields
+    from gateway.services import TenantPolicy
+    from gateway.usage import Usage
+
+
+class Ending(StrEnum):
+    """How an exchange ended; a metric label, so a closed set."""
+
+    COMPLETE = "complete"
+    REFUSED = "refused"
+    CLIENT_LEFT = "client_left"
+    UPSTREAM_LOST = "upstream_lost"
+    TIMED_OUT = "timed_out"
+    DRAINED = "drained"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """An answer's head as the upstream sent it: raw header names and values, order and duplicates kept."""
+
+    status: int
+    reason: str
+    fields: Sequence[tuple[bytes, bytes]]
+
+    def get(self, name: bytes) -> bytes | None:
+        """The first value of a header, `name` in lower case; None when it is absent."""
+        for key, value in self.fields:
+            if key.lower() == name:
+                return value
+        return None
+
+
+class StreamObserver(Protocol):
+    """Watches a stream without touching it: told after the bytes were forwarded, returns nothing.
+
+    An observer that raises is dropped for the rest of its exchange and counted; the stream never notices.
+    """
+
+    def opened(self, head: Head) -> None:
+        """The answer's head has been received."""
+
+    def request_piece(self, piece: bytes) -> None:
+        """Bytes of the request body (or of the client's WebSocket frames) went up."""
+
+    def answer_piece(self, piece: bytes) -> None:
+        """Bytes of the answer body (or of the upstream's WebSocket frames) went down."""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """What is known of one exchange so far. Sizes are body bytes.
+
+    Times are seconds of `time.monotonic`: uvloop's own clock is cached and counts whole milliseconds.
+    """
+
+    id: str
+    method: str
+    operation: Operation
+    started_at: float
+    started_time: float
+    """Unix seconds, for the log."""
+
+    params: Mapping[str, str] = field(default_factory=dict)
+    head: RequestHead | None = None
+    """The request's header fields, once they have been read and found sound."""
+
+    body: bytes | None = None
+    """The request's body where policy had to read it whole; None where it streams."""
+
+    fields: RequestFields | None = None
+    """What policy has read in that body."""
+
+    principal: Principal | None = None
+    upstream_secret: str | None = None
+    """What opens the upstream for this exchange instead of the gateway's own key."""
+
+    rewrite_answer: Callable[[bytes], bytes] | None = None
+    """Changes the whole body of a successful answer; one of the closed list in README."""
+
+    tenant: TenantPolicy | None = None
+    decision: Decision | None = None
+    model: str | None = None
+    upstream_request_id: str | None = None
+    status: int | None = None
+    """The status that went to the client; None while nothing was sent."""
+
+    head_at: float | None = None
+    """When the upstream's head arrived."""
+
+    first_byte_at: float | None = None
+    """When the first byte of the answer's body went to the client."""
+
+    forwarded_at: float | None = None
+    """When the upstream was asked: everything before is the gateway's own time, or the client's."""
+
+    upstream_ended_at: float | None = None
+    """When the upstream's part was over."""
+
+    held_seconds: float = 0.0
+    """Time spent waiting for the client's body before the upstream was asked: not the gateway's own."""
+
+    bytes_in: int = 0
+    bytes_out: int = 0
+    usage: Usage | None = None
+    ending: Ending | None = None
+    error: GatewayError | None = None
+    detail: str | None = None
+    """Why it ended as it did, for the log, where no error says so."""
+
+    observers: list[StreamObserver] = field(default_factory=list)
+    observer_failed: Callable[[], None] | None = None
+
+    @property
+    def head_upgrades(self) -> bool:
+        """Whether the client asks for a WebSocket."""
+        return self.head is not None and self.head.upgrade == b"websocket"
+
+    def overhead_seconds(self, now: float) -> float:
+        """What the gateway itself added before the upstream was asked, or in all when it was not."""
+        until = now if self.forwarded_at is None else self.forwarded_at
+        return max(0.0, until - self.started_at - self.held_seconds)
+
+    def upstream_seconds(self, now: float) -> float | None:
+        """How long the upstream took, connecting included; None when it was not asked."""
+        if self.forwarded_at is None:
+            return None
+        return (now if self.upstream_ended_at is None else self.upstream_ended_at) - self.forwarded_at
+
+    def opened(self, head: Head) -> None:
+        """Tell the observers that the answer has begun."""
+        for observer in tuple(self.observers):
+            try:
+                observer.opened(head)
+            except Exception:  # noqa: BLE001 (whatever an observer does, the stream goes on)
+                self._drop(observer)
+
+    def request_piece(self, piece: bytes) -> None:
+        """Count and show a piece of the request that went up."""
+        self.bytes_in += len(piece)
+        for observer in tuple(self.observers):
+            try:
+                observer.request_piece(piece)
+            except Exception:  # noqa: BLE001
+                self._drop(observer)
+
+    def answer_piece(self, piece: bytes) -> None:
+        """Count and show a piece of the answer that went down."""
+        self.bytes_out += len(piece)
+        for observer in tuple(self.observers):
+            try:
+                observer.answer_piece(piece)
+            except Exception:  # noqa: BLE001
+                self._drop(observer)
+
+    def _drop(self, observer: StreamObserver) -> None:
+        self.observers.remove(observer)
+        if self.observer_failed is not None:
+            self.observer_failed()

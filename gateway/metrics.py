@@ -1,0 +1,190 @@
+"""Every instrument of the gateway, declared once, on its own registry.
+
+`tenant` is a label of counters only; histograms have the operation and no tenant. All labels come
+from closed sets: tenants are those of the configuration or `other`, operations those of the table,
+a status is its class. Series appear on first use, and bound children are kept for the hot path.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from gateway import __version__
+from gateway.exchange import Ending, Exchange
+
+OTHER = "other"
+USAGE_KINDS = (
+    "input",
+    "cached_input",
+    "output",
+    "reasoning",
+    "input_audio",
+    "output_audio",
+    "images",
+    "audio_seconds",
+)
+
+# From a cached embedding to a ten-minute reasoning answer.
+_DURATION_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+# What the gateway itself costs: tens of microseconds to a stalled store.
+_OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
+
+
+class _PerExchange:
+    """The bound children of one (tenant, operation, status class, ending)."""
+
+    __slots__ = ("bytes_in", "bytes_out", "count", "duration", "first_byte", "overhead", "seconds")
+
+    def __init__(self, metrics: Metrics, tenant: str, operation: str, status: str, ending: str) -> None:
+        self.count = metrics.exchanges.labels(tenant, operation, status, ending)
+        self.seconds = metrics.exchange_seconds.labels(tenant, operation)
+        self.bytes_in = metrics.bytes.labels(tenant, operation, "in")
+        self.bytes_out = metrics.bytes.labels(tenant, operation, "out")
+        self.duration = metrics.duration.labels(operation)
+        self.first_byte = metrics.first_byte.labels(operation)
+        self.overhead = metrics.overhead.labels(operation)
+
+
+class Metrics:
+    """All instruments of one gateway process."""
+
+    def __init__(self) -> None:
+        # A switch of the whole library: `_created` series would double what a scrape costs, and nobody reads them.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        registry = self.registry = CollectorRegistry(auto_describe=True)
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        Gauge("gateway_build_info", "Version of the gateway.", ["version"], registry=registry).labels(
+            __version__
+        ).set(1)
+        self.exchanges = Counter(
+            "gateway_exchanges",
+            "Exchanges ended, by status class (none: no answer was sent) and by how they ended.",
+            ["tenant", "operation", "status", "ending"],
+            registry=registry,
+        )
+        self.exchange_seconds = Counter(
+            "gateway_exchange_seconds",
+            "Seconds that exchanges took in all.",
+            ["tenant", "operation"],
+            registry=registry,
+        )
+        self.bytes = Counter(
+            "gateway_body_bytes",
+            "Body bytes relayed, in from clients and out to clients.",
+            ["tenant", "operation", "direction"],
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "gateway_exchanges_in_flight", "Exchanges being served now.", registry=registry
+        )
+        self.duration = Histogram(
+            "gateway_exchange_duration_seconds",
+            "From the request's head to the last byte of its answer.",
+            ["operation"],
+            buckets=_DURATION_SECONDS,
+            registry=registry,
+        )
+        self.first_byte = Histogram(
+            "gateway_first_byte_seconds",
+            "From the request's head to the first byte of the answer's body.",
+            ["operation"],
+            buckets=_DURATION_SECONDS,
+            registry=registry,
+        )
+        self.overhead = Histogram(
+            "gateway_overhead_seconds",
+            "What the gateway itself added before the upstream was asked.",
+            ["operation"],
+            buckets=_OVERHEAD_SECONDS,
+            registry=registry,
+        )
+        self.decisions = Counter(
+            "gateway_limiter_decisions",
+            "Decisions of the limiter; dimension names the limit that refused.",
+            ["tenant", "decision", "dimension"],
+            registry=registry,
+        )
+        self.usage = Counter(
+            "gateway_usage",
+            "Usage that upstreams reported: LLM tokens (cached_input is part of input, and so on), images, seconds.",
+            ["tenant", "operation", "kind"],
+            registry=registry,
+        )
+        self.connections = Gauge(
+            "gateway_client_connections", "Client connections open now.", registry=registry
+        )
+        self.upstream_connections = Gauge(
+            "gateway_upstream_connections",
+            "Connections to the upstream, busy, idle, or waited for.",
+            ["state"],
+            registry=registry,
+        )
+        self.upstream_connects = Counter(
+            "gateway_upstream_connects",
+            "Attempts to connect to the upstream, by result.",
+            ["result"],
+            registry=registry,
+        )
+        self.refused_connections = Counter(
+            "gateway_refused_requests",
+            "Requests answered before they could be understood, by status.",
+            ["status"],
+            registry=registry,
+        )
+        self.observer_failures = Counter(
+            "gateway_observer_failures",
+            "Stream observers dropped because they raised.",
+            registry=registry,
+        )
+        self.unreadable_headers = Counter(
+            "gateway_unreadable_answer_headers",
+            "Answer headers dropped because they were not valid UTF-8.",
+            registry=registry,
+        )
+        self.log_lines_dropped = Counter(
+            "gateway_log_lines_dropped",
+            "Access log lines dropped because standard output did not keep up.",
+            registry=registry,
+        )
+        self._children = lru_cache(maxsize=8192)(self._bind)
+        self._decided = lru_cache(maxsize=4096)(self.decisions.labels)
+
+    def _bind(self, tenant: str, operation: str, status: str, ending: str) -> _PerExchange:
+        return _PerExchange(self, tenant, operation, status, ending)
+
+    def ended(self, exchange: Exchange, *, now: float) -> None:
+        """Record one exchange that has ended; `now` in monotonic seconds."""
+        tenant = OTHER if exchange.tenant is None else exchange.tenant.id
+        operation = exchange.operation.id
+        ending = exchange.ending or Ending.FAILED
+        bound = self._children(tenant, operation, status_class(exchange.status), ending.value)
+        seconds = now - exchange.started_at
+        bound.count.inc()
+        bound.seconds.inc(seconds)
+        bound.duration.observe(seconds)
+        if exchange.bytes_in:
+            bound.bytes_in.inc(exchange.bytes_in)
+        if exchange.bytes_out:
+            bound.bytes_out.inc(exchange.bytes_out)
+        if exchange.first_byte_at is not None:
+            bound.first_byte.observe(exchange.first_byte_at - exchange.started_at)
+        bound.overhead.observe(exchange.overhead_seconds(now))
+        if exchange.usage is not None:
+            for kind in USAGE_KINDS:
+                amount = getattr(exchange.usage, kind)
+                if amount:
+                    self.usage.labels(tenant, operation, kind).inc(amount)
+
+    def decided(self, tenant: str, decision: str, dimension: str = "none") -> None:
+        """Count one decision of the limiter."""
+        self._decided(tenant, decision, dimension).inc()
+
+
+def status_class(status: int | None) -> str:
+    """`2xx` for 200, and so on; `none` where no answer was sent."""
+    return "none" if status is None else f"{status // 100}xx"

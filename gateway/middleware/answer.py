@@ -1,0 +1,69 @@
+"""The only place where an error becomes an answer."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from gateway import headers
+from gateway.edge import EXCHANGE, Answer, Handler, Middleware, abort, error_fields, own_answer
+from gateway.errors import ClientFault, GatewayError, Internal
+from gateway.exchange import Ending
+from gateway.services import Services
+
+# After these the connection is not to be trusted: what follows on it may be part of the refused request.
+_CLOSING = frozenset({400, 405, 408, 413, 417, 431, 500, 505})
+
+
+def answer(services: Services) -> Middleware:
+    """Render errors in the API's shape; cut the connection when the head is out already."""
+    write_idle_seconds = services.settings.edge.write_idle_timeout_seconds
+
+    async def middleware(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
+        exchange = request[EXCHANGE]
+        try:
+            if exchange.error is not None:
+                raise exchange.error
+            return await handler(request)
+        except asyncio.CancelledError:
+            exchange.ending = Ending.DRAINED if services.lifecycle.draining else Ending.CLIENT_LEFT
+            raise
+        except GatewayError as error:
+            refusal = error
+        except Exception as defect:  # noqa: BLE001 (a defect of ours must end as an answer, a line and a metric)
+            refusal = Internal(
+                "The gateway failed. Quote this request's id to its operator.", detail=repr(defect)
+            )
+            refusal.__cause__ = defect
+        exchange.error = refusal
+        exchange.ending = refusal.ending
+        if request.writer.output_size > 0:
+            # A second answer would corrupt the first: the client must see a broken end, never a clean one.
+            if request.version == (1, 0):
+                abort(request.protocol)  # to HTTP/1.0 a closed connection is the end of the body
+            raise refusal
+        if isinstance(refusal, ClientFault) and refusal.ending is Ending.CLIENT_LEFT:
+            raise refusal
+        exchange.status = refusal.status
+        own = own_answer(
+            refusal.status, refusal.body(), fields=[*error_fields(refusal), *headers.own(exchange)]
+        )
+        if refusal.status in _CLOSING:
+            own.force_close()
+        return await send(request, own, write_idle_seconds)
+
+    return middleware
+
+
+async def send(request: web.BaseRequest, own: Answer, write_idle_seconds: float) -> Answer:
+    """Send a complete answer of the gateway itself. Raises ClientLeft."""
+    own.begin(request, write_idle_seconds=write_idle_seconds)
+    exchange = request[EXCHANGE]
+    exchange.status = own.status
+    await own.write_eof(own.content)
+    if request.method != "HEAD":
+        exchange.bytes_out += len(own.content)
+    if exchange.ending is None:
+        exchange.ending = Ending.COMPLETE
+    return own

@@ -1,0 +1,104 @@
+"""Who calls: the credential becomes a principal, and the principal a tenant."""
+
+from __future__ import annotations
+
+import time
+from typing import NoReturn
+
+from aiohttp import web
+
+from gateway import credentials, minting
+from gateway.credentials import Principal
+from gateway.edge import EXCHANGE, Handler, Middleware
+from gateway.errors import (
+    CredentialLapsed,
+    CredentialMissing,
+    CredentialRefused,
+    CredentialWithdrawn,
+    TenantDisabled,
+    TenantUnknown,
+)
+from gateway.exchange import Exchange
+from gateway.headers import SUBPROTOCOL_CREDENTIAL, RequestHead
+from gateway.services import Services
+
+
+def authenticate(services: Services) -> Middleware:
+    """Verify the credential and look its tenant up."""
+    verifier, tenants = services.verifier, services.tenants
+
+    async def middleware(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
+        exchange = request[EXCHANGE]
+        assert exchange.head is not None
+        try:
+            presented = _presented(exchange.head)
+            if presented.startswith(minting.PREFIX):
+                principal = _unsealed(exchange, presented)
+            else:
+                principal = verifier.verify(presented)
+        except credentials.CredentialError as error:
+            _refuse(exchange, error)
+        exchange.principal = principal
+        policy = tenants.get(principal.tenant)
+        if policy is None:
+            raise TenantUnknown(
+                "This credential is genuine, but its tenant is not known here. "
+                "Ask the gateway's operator to add it, or for a credential of another tenant."
+            )
+        exchange.tenant = policy
+        if not policy.tenant.enabled:
+            raise TenantDisabled("This tenant is switched off. Ask the gateway's operator.")
+        return await handler(request)
+
+    def _unsealed(exchange: Exchange, presented: str) -> Principal:
+        if exchange.operation.id != minting.OPENS:
+            raise credentials.CredentialNotAccepted("a realtime secret, and this is no realtime WebSocket")
+        minted = minting.unseal(presented, services.keys.ring, now=time.time())
+        exchange.upstream_secret = minted.upstream_secret
+        return minted.principal
+
+    return middleware
+
+
+def _presented(head: RequestHead) -> str:
+    """The credential as it was sent. Raises a CredentialError when there is none, or more than one."""
+    values = [value.decode("latin-1") for value in head.authorization]
+    if head.upgrade == b"websocket" and head.subprotocols:
+        values += [
+            "Bearer " + offered.removeprefix(SUBPROTOCOL_CREDENTIAL).decode("latin-1")
+            for offered in head.subprotocols
+            if offered.startswith(SUBPROTOCOL_CREDENTIAL)
+        ]
+    return credentials.bearer_from(values)
+
+
+def _refuse(exchange: Exchange, error: credentials.CredentialError) -> NoReturn:
+    """Say one of four things; which check failed stands in the log only."""
+    match error:
+        case credentials.CredentialMissing():
+            raise CredentialMissing(
+                "No credential was sent. Send one as 'Authorization: Bearer …'; "
+                "with an official SDK, set it as the API key.",
+                detail=error.reason,
+            )
+        case credentials.CredentialMalformed():
+            raise CredentialRefused(
+                "The credential is malformed. Send exactly one Authorization header, 'Bearer' and a credential "
+                "issued for this gateway; keys of the API behind it are not accepted here.",
+                detail=error.reason,
+            )
+        case credentials.CredentialExpired():
+            raise CredentialLapsed(
+                "The credential has expired. Ask the gateway's operator for a new one.", detail=error.reason
+            )
+        case credentials.CredentialRevoked():
+            raise CredentialWithdrawn(
+                "The credential has been revoked. Ask the gateway's operator for a new one.",
+                detail=error.reason,
+            )
+        case _:
+            raise CredentialRefused(
+                f"The credential is not accepted. Quote the request id {exchange.id} to the gateway's operator, "
+                "who can see why.",
+                detail=error.reason,
+            )

@@ -1,0 +1,111 @@
+"""Opens the exchange; writes its one line and its metrics, whatever happened."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from time import monotonic
+
+from aiohttp import web
+
+from gateway import headers
+from gateway.edge import EXCHANGE, EdgeProtocol, Handler, Middleware, Unseen
+from gateway.errors import GatewayError, MethodRefused, NotFound, OperationClosed, TargetAmbiguous
+from gateway.exchange import Ending, Exchange
+from gateway.operations import UNLISTED_READ, Match, NeverUnlisted, NotUnderV1, OperationTable, TargetRefused
+from gateway.services import Services
+
+UNMATCHED = replace(UNLISTED_READ, id="none", scope="", path="")
+"""Stands for the operation where a request names none."""
+
+_REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
+
+
+def request_ids() -> Callable[[], str]:
+    """Ids that are unique across processes and cost next to nothing: a random prefix and a count."""
+    prefix = f"req_gw_{secrets.token_hex(6)}"
+    count = itertools.count(1)
+    return lambda: f"{prefix}{next(count):08x}"
+
+
+def record(services: Services) -> Middleware:
+    """The outermost middleware: from here on everything has a record."""
+    metrics, log, table, lifecycle = services.metrics, services.log, services.table, services.lifecycle
+    max_header_bytes = services.settings.edge.max_header_bytes
+    next_id = request_ids()
+
+    async def middleware(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
+        exchange = Exchange(
+            id=next_id(),
+            method=request.method,
+            operation=UNMATCHED,
+            started_at=monotonic(),
+            started_time=time.time(),
+            observer_failed=metrics.observer_failures.inc,
+        )
+        request[EXCHANGE] = exchange
+        try:
+            match = _match(table, request)
+            exchange.operation, exchange.params = match.operation, match.params
+            exchange.head = headers.read(
+                request._message.raw_headers,
+                http10=request.version == (1, 0),
+                max_bytes=max_header_bytes,
+            )
+        except GatewayError as refusal:
+            exchange.error = refusal
+        lifecycle.in_flight += 1
+        try:
+            return await handler(request)
+        finally:
+            # Nothing is awaited here: a second cancellation at shutdown would lose the record.
+            lifecycle.in_flight -= 1
+            now = monotonic()
+            if exchange.ending is None:
+                exchange.ending = Ending.FAILED
+            metrics.ended(exchange, now=now)
+            log(exchange, now)
+
+    return middleware
+
+
+def unseen(services: Services) -> Unseen:
+    """Record what was answered before it became a request: the same line, the same metrics."""
+    next_id = request_ids()
+
+    def refused(protocol: EdgeProtocol, error: GatewayError) -> list[tuple[bytes, bytes]]:  # noqa: ARG001
+        now = monotonic()
+        exchange = Exchange(
+            id=next_id(),
+            method="",
+            operation=UNMATCHED,
+            started_at=now,
+            started_time=time.time(),
+            status=error.status,
+            error=error,
+            ending=error.ending,
+        )
+        services.metrics.ended(exchange, now=now)
+        services.log(exchange, now)
+        return headers.own(exchange)
+
+    return refused
+
+
+def _match(table: OperationTable, request: web.BaseRequest) -> Match:
+    """The operation that the request names. Raises the gateway's error when it names none."""
+    if request.method in _REFUSED_METHODS:
+        raise MethodRefused(f"{request.method} is not forwarded.")
+    try:
+        return table.match(request.method, request._message.path)
+    except TargetRefused as refused:
+        raise TargetAmbiguous(f"The request target is ambiguous: {refused.reason}.") from None
+    except NotUnderV1:
+        raise NotFound("Only paths under /v1 are served here. Does the base URL end in /v1?") from None
+    except NeverUnlisted:
+        raise OperationClosed(
+            "This path belongs to organization administration and is no operation that the gateway knows."
+        ) from None
