@@ -36,13 +36,13 @@ class AdminListener:
 
     def stop(self) -> None:
         """Stop listening and wait for the thread."""
-        if self._loop is not None and self._stop is not None and self._thread is not None:
+        if self._loop is not None and self._stop is not None:
             self._loop.call_soon_threadsafe(self._stop.set)
+        if self._thread is not None:
             self._thread.join()
 
     async def _serve(self, listening: Future[int]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
+        stop = asyncio.Event()
         app = web.Application()
         app.add_routes(
             [
@@ -59,8 +59,9 @@ class AdminListener:
             await runner.cleanup()
             listening.set_exception(error)
             return
+        self._loop, self._stop = asyncio.get_running_loop(), stop
         listening.set_result(int(runner.addresses[0][1]))
-        await self._stop.wait()
+        await stop.wait()
         await runner.cleanup()
 
     async def _livez(self, _: web.Request) -> web.Response:

@@ -3,80 +3,75 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import resource
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from aiohttp import web
 
-from gateway.credentials import Verifier
 from gateway.edge import EXCHANGE, EdgeServer, Handler
 from gateway.exchange import Exchange
 from gateway.key_ring import KeyRing
 from gateway.limiter import Limiter
-from gateway.limits import BucketStore, Dimension, OnStoreFailure, Quota, account_key
+from gateway.limits import BucketStore
 from gateway.logs import LogWriter, access_record, encode
 from gateway.memory_buckets import MemoryBuckets
 from gateway.metrics import Metrics
 from gateway.middleware import build_middlewares, compose
 from gateway.middleware.record import unseen
-from gateway.operations import UNLISTED_READ, UNLISTED_WRITE, OperationTable
+from gateway.operations import OperationTable
+from gateway.own_paths import GROUP, own_paths
 from gateway.proxy import forward, relay_answer
 from gateway.redis_buckets import RedisBuckets
-from gateway.scopes import ScopeProblem, expand
-from gateway.services import Keys, Lifecycle, Services, TenantPolicy
-from gateway.settings import Problem, Settings, SettingsInvalid, Tenant, resolve_secret
+from gateway.reloading import Configuration
+from gateway.services import Lifecycle, Services
+from gateway.settings import Settings, resolve_secret
 from gateway.sockets import forward_socket
-from gateway.upstream import UpstreamPool
+from gateway.tenants import TenantBook, tenant_policies
+from gateway.trust import Trust
+from gateway.upstream import Upstreams
 
 _POLL_SECONDS = 0.05
-_DIMENSIONS = {dimension.value: dimension for dimension in Dimension}
-
-
-def known_scopes(table: OperationTable) -> frozenset[str]:
-    """Every scope that an operation can need."""
-    return frozenset(operation.scope for operation in table) | {UNLISTED_READ.scope, UNLISTED_WRITE.scope}
-
-
-def tenant_policies(settings: Settings, table: OperationTable) -> dict[str, TenantPolicy]:
-    """The tenants made ready for the hot path. Raises SettingsInvalid with every problem."""
-    scopes = known_scopes(table)
-    policies = {}
-    problems = []
-    for tenant_id, tenant in settings.tenants.items():
-        try:
-            granted = expand(tenant.scopes, scopes)
-        except ScopeProblem as problem:
-            problems += [Problem(f"tenants.{tenant_id}.scopes", text) for text in problem.problems]
-            continue
-        policies[tenant_id] = TenantPolicy(tenant_id, tenant, granted, _quotas(settings, tenant_id, tenant))
-    if problems:
-        raise SettingsInvalid(problems)
-    return policies
-
-
-def _quotas(settings: Settings, tenant_id: str, tenant: Tenant) -> tuple[Quota, ...]:
-    limits = settings.limits_of(tenant).model_dump(exclude_none=True)
-    key = account_key(tenant_id)
-    return tuple(
-        Quota(_DIMENSIONS[name], capacity, key, OnStoreFailure(settings.on_store_failure))
-        for name, capacity in limits.items()
-    )
+_FOLLOWED = frozenset(
+    {"credentials", "issuers", "tenants", "tenants_path", "limits", "shared_objects", "on_store_failure"}
+)
+"""Settings that take effect while running."""
 
 
 class App:
     """One gateway process: what handles an exchange, and what must be started and closed around it."""
 
-    def __init__(self, services: Services, pool: UpstreamPool, close_log: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        services: Services,
+        upstreams: Upstreams,
+        *,
+        environ: Mapping[str, str],
+        close_log: Callable[[], None],
+        read_settings: Callable[[], Settings] | None = None,
+        settings_file: Path | None = None,
+    ) -> None:
         self.services = services
-        self.pool = pool
+        self._environ = environ
+        self.configuration: Configuration | None = None
+        if read_settings is not None:
+            self.configuration = Configuration(
+                read=read_settings, file=settings_file, take=self._take, loaded=self._settings_loaded
+            )
+        self.upstreams = upstreams
         self.server: EdgeServer | None = None
         self._close_log = close_log
         answer = relay_answer(services.settings, services.metrics)
-        http = forward(pool, services.settings, answer)
-        socket = forward_socket(pool, services, answer)
+        http = forward(upstreams, services.settings, answer)
+        socket = forward_socket(upstreams, services, answer)
+
+        own = own_paths(services)
 
         async def dispatch(request: web.BaseRequest) -> web.StreamResponse:
+            if request[EXCHANGE].operation.group == GROUP:
+                return await own(request)
             if request[EXCHANGE].head_upgrades:
                 return await socket(request)
             return await http(request)
@@ -84,14 +79,22 @@ class App:
         self.handler: Handler = compose(build_middlewares(services), dispatch)
         services.metrics.in_flight.set_function(lambda: services.lifecycle.in_flight)
         services.metrics.connections.set_function(lambda: self.server.open_connections if self.server else 0)
+        trust = services.trust
+        services.metrics.revocations_age.set_function(trust.revocations_age_seconds)
+        services.metrics.revocations.set_function(lambda: len(trust.revocations))
+        for name, issuer in services.settings.issuers.items():
+            if issuer.jwks_url is not None:
+                services.metrics.jwks_age.labels(name).set_function(_age(trust, name))
         for state in ("busy", "idle", "waiting"):
-            services.metrics.upstream_connections.labels(state).set_function(_count(pool, state))
+            services.metrics.upstream_connections.labels(state).set_function(_count(upstreams, state))
 
     async def start(self) -> EdgeServer:
         """Open the pool and make the server that connections are handed to."""
-        await self.pool.start()
         services = self.services
+        for policy in services.tenants.policies.values():
+            await self.upstreams.open(policy.access.base_url)
         await services.limiter.start()
+        await services.trust.start()
         edge = services.settings.edge
         self.server = EdgeServer(
             self.handler,
@@ -102,8 +105,27 @@ class App:
             write_idle_seconds=edge.write_idle_timeout_seconds,
             keepalive_seconds=edge.keepalive_seconds,
         )
+        if self.configuration is not None:
+            await self.configuration.start(services.settings)
         services.lifecycle.ready = True
         return self.server
+
+    def _take(self, settings: Settings) -> list[str]:
+        """Put the tenants of new settings in force; name what else has changed. Raises SettingsInvalid."""
+        services = self.services
+        policies = tenant_policies(settings, services.table, self._environ)
+        services.trust.reload(settings.credentials, settings.issuers)
+        services.tenants.policies = policies
+        return [
+            name
+            for name in type(settings).model_fields
+            if name not in _FOLLOWED and getattr(settings, name) != getattr(services.settings, name)
+        ]
+
+    def _settings_loaded(self, well: bool) -> None:
+        metrics = self.services.metrics
+        metrics.configuration_loads.labels("loaded" if well else "failed").inc()
+        metrics.configuration_valid.set(int(well))
 
     async def drain(self, seconds: float) -> None:
         """Let what runs finish, for at most `seconds`; nothing new is accepted any more.
@@ -124,8 +146,11 @@ class App:
 
     async def close(self) -> None:
         """Close what `start` opened, and write the last lines."""
+        if self.configuration is not None:
+            await self.configuration.close()
         await self.services.limiter.close()
-        await self.pool.close()
+        await self.services.trust.close()
+        await self.upstreams.close()
         await asyncio.to_thread(self._close_log)
 
 
@@ -133,48 +158,58 @@ def build_app(
     settings: Settings,
     *,
     ring: KeyRing,
+    keys_dir: Path | None = None,
     environ: Mapping[str, str] | None = None,
     log_descriptor: int = 1,
     store: BucketStore | None = None,
+    read_settings: Callable[[], Settings] | None = None,
+    settings_file: Path | None = None,
 ) -> App:
-    """Wire one gateway process. Raises SettingsInvalid for what only shows when things are put together."""
+    """Wire one gateway process. Raises SettingsInvalid for what only shows when things are put together.
+
+    With `read_settings` tenants and issuers follow the configuration while the process runs; with
+    `keys_dir`, where `ring` came from, keys and revocations follow that folder.
+    """
     environ = os.environ if environ is None else environ
     table = OperationTable.load()
     metrics = Metrics()
     writer = LogWriter(log_descriptor, dropped=metrics.log_lines_dropped.inc)
-    upstream = settings.upstream
-    api_key = resolve_secret(upstream.api_key, environ) or environ.get("OPENAI_API_KEY") or None
-    pool = UpstreamPool(
-        upstream,
-        base_url=upstream.resolved_base_url(environ),
-        api_key=api_key,
-        admin_api_key=resolve_secret(upstream.admin_api_key, environ),
+    upstreams = Upstreams(
+        settings.upstream,
+        admin_api_key=resolve_secret(settings.upstream.admin_api_key, environ),
         connected=lambda result: metrics.upstream_connects.labels(result).inc(),
     )
+    redis_url = resolve_secret(settings.redis_url, environ)
     if store is None:
-        redis_url = resolve_secret(settings.redis_url, environ)
         store = RedisBuckets(redis_url) if redis_url else MemoryBuckets()
-    accepted = settings.credentials
+    trust = Trust(
+        settings.credentials,
+        settings.issuers,
+        ring=ring,
+        known_scopes=table.scopes,
+        keys_dir=keys_dir,
+        redis_url=redis_url,
+        jwks_fetched=lambda issuer, result: metrics.jwks_fetches.labels(issuer, result).inc(),
+        ring_loaded=lambda result: metrics.key_ring_loads.labels(result).inc(),
+    )
     services = Services(
         settings=settings,
         table=table,
-        keys=Keys(ring),
-        verifier=Verifier(
-            ring,
-            issuer=accepted.issuer,
-            audience=accepted.audience,
-            leeway_seconds=accepted.leeway_seconds,
-            max_lifetime_seconds=accepted.max_lifetime_seconds,
-            max_bytes=accepted.max_bytes,
-            cache_size=accepted.cache_size,
-        ),
-        tenants=tenant_policies(settings, table),
+        trust=trust,
+        tenants=TenantBook(tenant_policies(settings, table, environ)),
         limiter=Limiter(store),
         metrics=metrics,
         log=_log(writer),
         lifecycle=Lifecycle(),
     )
-    return App(services, pool, writer.close)
+    return App(
+        services,
+        upstreams,
+        environ=environ,
+        close_log=writer.close,
+        read_settings=read_settings,
+        settings_file=settings_file,
+    )
 
 
 def _log(writer: LogWriter) -> Callable[[Exchange, float], None]:
@@ -184,8 +219,12 @@ def _log(writer: LogWriter) -> Callable[[Exchange, float], None]:
     return log
 
 
-def _count(pool: UpstreamPool, state: str) -> Callable[[], float]:
-    return lambda: pool.counts()[state]
+def _age(trust: Trust, name: str) -> Callable[[], float]:
+    return lambda: trust.jwks_ages().get(name, math.inf)
+
+
+def _count(upstreams: Upstreams, state: str) -> Callable[[], float]:
+    return lambda: upstreams.counts()[state]
 
 
 class GatewayRunner(web.BaseRunner):

@@ -70,7 +70,7 @@ class Breaker:
         self.state = BreakerState.OPEN
 
     def withdrawn(self) -> None:
-        """The call was never sent: its caller left."""
+        """The call proved nothing either way, or was never sent."""
         if self.state is BreakerState.TRIAL:
             self.state = BreakerState.HALF_OPEN
 

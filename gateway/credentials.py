@@ -1,85 +1,49 @@
 """Credentials: who calls, proved by a signed JWT; issued, verified and explained by one set of rules.
 
-    CredentialError
-    ├── CredentialMissing       none was sent
-    ├── CredentialMalformed     it does not have the form of a credential
-    ├── CredentialNotAccepted   it has, but we do not accept it
-    ├── CredentialExpired       accepted once; said only when signature and all other claims are right
-    └── CredentialRevoked       withdrawn by the operator; said under the same condition
-
-Before the signature has verified, what is wrong is malformed (the form, see jws.py) or not accepted (the
-header); claims are read only afterwards. The rules are those of RFC 8725. `aud` must be our audience alone,
-as a string or a list of one: a credential that also opens another door could be replayed here by whoever
-stands behind it.
+What is wrong with the form (see jws.py) makes a credential malformed. Its unproved `iss` then picks the issuer,
+and with it the keys and the rules that it is held to (see issuers.py); no issuer's key counts for another.
 """
 
-import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import orjson
 
 from gateway import jws
+from gateway.issuers import LEEWAY_SECONDS, MAX_LIFETIME_SECONDS, Issuer, Keys
 from gateway.key_ring import KeyRing
-from gateway.keys import KID, Key, KeyProblem
-from gateway.scopes import ScopeProblem
-from gateway.scopes import parse as parse_scopes
+from gateway.keys import KeyProblem
+from gateway.principal import (
+    CredentialError,
+    CredentialExpired,
+    CredentialMalformed,
+    CredentialMissing,
+    CredentialNotAccepted,
+    CredentialRevoked,
+    Principal,
+)
 from gateway.strict_json import strict_object
 
+__all__ = [
+    "CredentialError",
+    "CredentialExpired",
+    "CredentialMalformed",
+    "CredentialMissing",
+    "CredentialNotAccepted",
+    "CredentialRevoked",
+    "Inspection",
+    "Principal",
+    "Verifier",
+    "bearer_from",
+    "inspect",
+    "issue",
+]
+
 MAX_CREDENTIAL_BYTES = 8192
-MAX_LIFETIME_SECONDS = 90 * 86400
-LEEWAY_SECONDS = 30
-MAX_NAME_CHARACTERS = 256
-
-_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_TYPES = frozenset({"jwt", "at+jwt"})
-# `crit` and `b64` change what a signature means; the others bring a key along.
-_REFUSED_HEADER_MEMBERS = frozenset({"crit", "b64", "jku", "jwk", "x5u", "x5c"})
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who calls and what they may do, as a verified credential says it. Times in unix seconds."""
-
-    tenant: str
-    subject: str
-    scopes: frozenset[str]
-    credential_id: str
-    issued_at: float
-    expires_at: float
-    models: tuple[str, ...] | None = None
-
-
-class CredentialError(Exception):
-    """A request without a credential that counts. `reason` is for the log, never for the answer."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class CredentialMissing(CredentialError):  # noqa: N818 (says what happened)
-    pass
-
-
-class CredentialMalformed(CredentialError):  # noqa: N818
-    pass
-
-
-class CredentialNotAccepted(CredentialError):  # noqa: N818
-    pass
-
-
-class CredentialExpired(CredentialError):  # noqa: N818
-    pass
-
-
-class CredentialRevoked(CredentialError):  # noqa: N818
-    pass
 
 
 def bearer_from(authorization_values: Sequence[str]) -> str:
@@ -106,19 +70,21 @@ def bearer_from(authorization_values: Sequence[str]) -> str:
 
 
 class Verifier:
-    """Turns credentials into principals, by the keys of one ring, for one issuer and one audience.
+    """Turns credentials into principals: those of our own issuer by the keys of a ring, others' by theirs.
 
     What has been verified is remembered until it expires, at most `cache_size` of them, the least recently
     used going first; only their SHA-256 is kept. `revoked` is asked every time, remembered or not, so a
-    revocation needs no clearing; a change of keys does, and `use` does it. Not for use by several threads.
+    revocation needs no clearing; a change of keys does: `use` and `trust` do it, and whoever changes the keys
+    of another issuer calls `forget`. Not for use by several threads.
     """
 
     def __init__(
         self,
-        ring: KeyRing,
+        keys: Keys,
         *,
         issuer: str,
         audience: str,
+        others: Iterable[Issuer] = (),
         leeway_seconds: float = LEEWAY_SECONDS,
         max_lifetime_seconds: float = MAX_LIFETIME_SECONDS,
         max_bytes: int = MAX_CREDENTIAL_BYTES,
@@ -126,20 +92,35 @@ class Verifier:
         revoked: Callable[[Principal], bool] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._ring = ring
-        self._issuer = issuer
-        self._audience = audience
-        self._leeway_seconds = leeway_seconds
-        self._max_lifetime_seconds = max_lifetime_seconds
-        self._max_bytes = max_bytes
-        self._cache_size = cache_size
+        own = Issuer(name=issuer, audience=audience, keys=keys, max_lifetime_seconds=max_lifetime_seconds)
         self._revoked = revoked
         self._clock = clock
         self._verified: OrderedDict[bytes, Principal] = OrderedDict()
+        self.trust(own, others, leeway_seconds=leeway_seconds, max_bytes=max_bytes, cache_size=cache_size)
 
-    def use(self, ring: KeyRing) -> None:
-        """Verify by these keys from now on, also what has been verified before."""
-        self._ring = ring
+    def trust(
+        self,
+        own: Issuer,
+        others: Iterable[Issuer],
+        *,
+        leeway_seconds: float,
+        max_bytes: int,
+        cache_size: int,
+    ) -> None:
+        """Believe these issuers from now on, and no other; ValueError when two have one name."""
+        issuers = (own, *others)
+        by_name = {issuer.name: issuer for issuer in issuers}
+        if len(by_name) != len(issuers):
+            raise ValueError("two issuers have the same name")
+        self._own, self._issuers = own, by_name
+        self._leeway_seconds = leeway_seconds
+        self._max_bytes = max_bytes
+        self._cache_size = cache_size
+        self.forget()
+
+    def use(self, keys: Keys) -> None:
+        """Verify our own credentials by these keys from now on, also those verified before."""
+        self._own = self._issuers[self._own.name] = replace(self._own, keys=keys)
         self.forget()
 
     def forget(self) -> None:
@@ -175,40 +156,15 @@ class Verifier:
             message = jws.split(compact)
         except ValueError as error:
             raise CredentialMalformed(str(error)) from None
-        key = _key_for(message.header, self._ring)
-        if not key.verifies(message.signed, message.signature):
-            raise CredentialNotAccepted(f"the signature is not that of key {key.kid}")
         try:
             claims = strict_object(message.payload)
         except ValueError:
             raise CredentialNotAccepted("the payload is no JSON object with distinct members") from None
-        return self._principal(claims)
-
-    def _principal(self, claims: Mapping[str, object]) -> Principal:
-        """Check every claim. Expiry comes last: it is said of a credential that is otherwise right."""
-        if claims.get("iss") != self._issuer:
-            raise CredentialNotAccepted("iss is not the issuer expected")
-        if claims.get("aud") not in (self._audience, [self._audience]):
-            raise CredentialNotAccepted("aud is not this audience alone")
-        principal = Principal(
-            tenant=_tenant(claims),
-            subject=_name(claims, "sub"),
-            scopes=_scopes(claims),
-            credential_id=_name(claims, "jti"),
-            issued_at=(issued_at := _seconds(claims, "iat")),
-            expires_at=(expires_at := _seconds(claims, "exp")),
-            models=_models(claims),
-        )
-        now = self._clock()
-        if not 0 < expires_at - issued_at <= self._max_lifetime_seconds:
-            raise CredentialNotAccepted(f"exp is not within {self._max_lifetime_seconds} seconds after iat")
-        if issued_at > now + self._leeway_seconds:
-            raise CredentialNotAccepted("iat is in the future")
-        if "nbf" in claims and _seconds(claims, "nbf") > now + self._leeway_seconds:
-            raise CredentialNotAccepted("nbf is in the future")
-        if now >= expires_at + self._leeway_seconds:
-            raise CredentialExpired("expired")
-        return principal
+        name = claims.get("iss")
+        issuer = self._issuers.get(name) if isinstance(name, str) else None
+        if issuer is None:
+            raise CredentialNotAccepted("iss is no issuer that is trusted here")
+        return issuer.principal(message, claims, now=self._clock(), leeway_seconds=self._leeway_seconds)
 
 
 def issue(
@@ -221,6 +177,7 @@ def issue(
     issuer: str,
     audience: str,
     models: Sequence[str] | None = None,
+    limits: Mapping[str, int] | None = None,
     max_lifetime_seconds: float = MAX_LIFETIME_SECONDS,
     max_bytes: int = MAX_CREDENTIAL_BYTES,
     clock: Callable[[], float] = time.time,
@@ -246,6 +203,8 @@ def issue(
     }
     if models is not None:
         claims["models"] = list(models)
+    if limits:
+        claims["limits"] = dict(limits)
     try:
         credential = jws.join(key, orjson.dumps(claims))
     except TypeError as error:  # orjson's way to refuse lone surrogates and huge numbers
@@ -289,63 +248,3 @@ def inspect(credential: str, verifier: Verifier) -> Inspection:
         return Inspection(header, claims, verifier.verify(credential), None)
     except CredentialError as refusal:
         return Inspection(header, claims, None, refusal)
-
-
-def _key_for(header: Mapping[str, object], ring: KeyRing) -> Key:
-    """Return the one key that a header may be verified by; raises CredentialNotAccepted."""
-    refused = _REFUSED_HEADER_MEMBERS.intersection(header)
-    if refused:
-        raise CredentialNotAccepted(f"the header has {' '.join(sorted(refused))}")
-    media_type = header.get("typ")
-    if not isinstance(media_type, str) or media_type.lower().removeprefix("application/") not in _TYPES:
-        raise CredentialNotAccepted("typ is not JWT or at+jwt")
-    kid = header.get("kid")
-    if not isinstance(kid, str) or not KID.fullmatch(kid):
-        raise CredentialNotAccepted("kid is not the name of a key")
-    key = ring.get(kid)
-    if key is None:
-        raise CredentialNotAccepted(f"kid {kid} is no key of the ring")
-    if header.get("alg") != key.algorithm:
-        raise CredentialNotAccepted(f"alg is not {key.algorithm}, the algorithm of key {kid}")
-    return key
-
-
-def _seconds(claims: Mapping[str, object], claim: str) -> int:
-    value = claims.get(claim)
-    if type(value) is not int:  # True is an int to isinstance
-        raise CredentialNotAccepted(f"{claim} is not whole unix seconds")
-    return value
-
-
-def _name(claims: Mapping[str, object], claim: str) -> str:
-    """Read a name that is safe in a log line: printable, so no control, direction or line characters."""
-    value = claims.get(claim)
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_CHARACTERS or not value.isprintable():
-        raise CredentialNotAccepted(f"{claim} is not 1 to {MAX_NAME_CHARACTERS} printable characters")
-    return value
-
-
-def _tenant(claims: Mapping[str, object]) -> str:
-    value = claims.get("tenant")
-    if not isinstance(value, str) or not _TENANT.fullmatch(value):
-        raise CredentialNotAccepted("tenant is not a tenant id")
-    return value
-
-
-def _scopes(claims: Mapping[str, object]) -> frozenset[str]:
-    value = claims.get("scope")
-    if not isinstance(value, str):
-        raise CredentialNotAccepted("scope is not a string")
-    try:
-        return parse_scopes(value)
-    except ScopeProblem as problem:
-        raise CredentialNotAccepted(str(problem)) from None
-
-
-def _models(claims: Mapping[str, object]) -> tuple[str, ...] | None:
-    if "models" not in claims:
-        return None
-    value = claims["models"]
-    if not isinstance(value, list):
-        raise CredentialNotAccepted("models is not a list")
-    return tuple(_name({"models": model}, "models") for model in value)

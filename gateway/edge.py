@@ -20,9 +20,9 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import HttpRequestParserC  # absent without the C parser
-from aiohttp.http_writer import HttpVersion10, StreamWriter
+from aiohttp.http_writer import HttpVersion10, HttpVersion11, StreamWriter
 from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 from gateway.errors import (
     BadRequest,
@@ -35,11 +35,12 @@ from gateway.errors import (
     RequestTimeout,
     VersionRefused,
 )
-from gateway.exchange import Exchange
+from gateway.exchange import Ending, Exchange
 
 assert HttpRequestParserC is not None
 
 LINGER_SECONDS = 2.0
+_VERSIONS = "Only HTTP/1.1 and HTTP/1.0 are spoken here."
 NO_LINGER = struct.pack("ii", 1, 0)
 _TCP_CLOSE = 7
 _EMPTY_STATUS = frozenset({101, 204, 304})
@@ -96,9 +97,9 @@ class Answer(web.StreamResponse):
         if self.status == 101:
             lines.append(b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
             keep_alive = False
-        elif not keep_alive and not http10:
+        elif not keep_alive:
             lines.append(b"Connection: close\r\n")
-        elif keep_alive and http10:
+        elif http10:
             lines.append(b"Connection: keep-alive\r\n")
         lines.append(b"\r\n")
         self._keep_alive = keep_alive
@@ -190,6 +191,12 @@ def connection_reset(protocol: RequestHandler) -> bool:
         return True
 
 
+def check_version(request: web.BaseRequest) -> None:
+    """Raise VersionRefused for what the parser lets through: HTTP/0.9 and HTTP/2.0 request lines."""
+    if request.version not in (HttpVersion10, HttpVersion11):
+        raise VersionRefused(_VERSIONS)
+
+
 def own_answer(
     status: int,
     body: bytes,
@@ -207,6 +214,19 @@ def own_answer(
     answer = Answer(status, _reason(status), head)
     answer.content = body
     return answer
+
+
+async def send_own(request: web.BaseRequest, own: Answer, write_idle_seconds: float) -> Answer:
+    """Send a complete answer of the gateway itself. Raises ClientLeft."""
+    own.begin(request, write_idle_seconds=write_idle_seconds)
+    exchange = request[EXCHANGE]
+    exchange.status = own.status
+    await own.write_eof(own.content)
+    if request.method != "HEAD":
+        exchange.bytes_out += len(own.content)
+    if exchange.ending is None:
+        exchange.ending = Ending.COMPLETE
+    return own
 
 
 def error_fields(error: GatewayError) -> list[tuple[bytes, bytes]]:
@@ -265,7 +285,7 @@ class EdgeProtocol(RequestHandler):
             self._head_bytes = 0
             self._stop_head_timer()
             if self._messages:
-                self._last_payload = self._messages[-1][1]
+                self._note_message(payload)
         elif in_head and not self._force_close and not self._close:
             self._head_bytes += len(data)
             if self._head_bytes > self._edge.max_header_bytes:
@@ -279,6 +299,16 @@ class EdgeProtocol(RequestHandler):
                 self._head_timer = self._loop.call_later(
                     self._edge.header_timeout_seconds, self._head_overdue
                 )
+
+    def _note_message(self, payload: StreamReader | None) -> None:
+        """Remember whose body comes next; let a body that turned out broken fail the request it belongs to."""
+        message, following = self._messages[-1]
+        if isinstance(message, _ErrInfo) and payload is not None and not payload.is_eof():
+            # aiohttp would leave that request waiting for the rest, and answer a second one that nobody sent.
+            self._messages.pop()
+            payload.set_exception(RequestPayloadError("the body's framing is broken"))
+        else:
+            self._last_payload = following
 
     @property
     def idle(self) -> bool:
@@ -420,14 +450,16 @@ class EdgeServer(web.Server):
 
 
 def _parse_error(error: HttpProcessingError) -> GatewayError:
+    # aiohttp's text goes on to quote the line, which may hold a credential: only what was wrong is kept.
+    reason = " ".join((error.message or "").split("\n\n", 1)[0].split())[:100]
     if isinstance(error, LineTooLong):
-        return HeadersTooLarge("The request line or one header is too long.", detail=str(error)[:200])
-    if "version" in (error.message or "").lower():
-        return VersionRefused("Only HTTP/1.1 and HTTP/1.0 are spoken here.", detail=str(error)[:200])
+        return HeadersTooLarge("The request line or one header is too long.")
+    if "invalid http version" in reason.lower():
+        return VersionRefused(_VERSIONS, detail=reason)
     return BadRequest(
         "The request could not be read as HTTP/1.1. Check the request line, the headers and the body's framing.",
         code="bad_request_syntax",
-        detail=str(error)[:200],
+        detail=reason,
     )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gateway.limits import Decision
     from gateway.operations import Operation
     from gateway.request_fields import RequestFields
-    from gateway.services import TenantPolicy
+    from gateway.tenants import TenantPolicy
     from gateway.usage import Usage
 
 
@@ -64,6 +64,16 @@ class StreamObserver(Protocol):
 
     def answer_piece(self, piece: bytes) -> None:
         """Bytes of the answer body (or of the upstream's WebSocket frames) went down."""
+
+
+class FormGate(Protocol):
+    """Stands between a streaming form and the upstream. Both methods raise a GatewayError to refuse."""
+
+    def feed(self, piece: bytes) -> bytes:
+        """Take a piece; return what may go up now."""
+
+    def finish(self) -> bytes:
+        """The form has ended: return what was held back."""
 
 
 @dataclass(slots=True)
@@ -121,6 +131,9 @@ class Exchange:
 
     bytes_in: int = 0
     bytes_out: int = 0
+    form_gate: FormGate | None = None
+    """Judges a form that streams by, and holds its end back until it has."""
+
     usage: Usage | None = None
     ending: Ending | None = None
     error: GatewayError | None = None

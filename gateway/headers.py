@@ -193,6 +193,10 @@ def read(fields: RawFields, *, http10: bool, max_bytes: int) -> RequestHead:
                     f"The header {_show(name)} is refused: send the method that is meant.",
                     code="method_override",
                 )
+    if len(head.authorization) > 1 or b"," in b"".join(head.authorization):
+        raise BadRequest(
+            "Send exactly one Authorization header with one credential.", code="duplicate_authorization"
+        )
     if size > max_bytes:
         raise HeadersTooLarge(
             f"The request's headers exceed {max_bytes} bytes. Send fewer or shorter headers."
@@ -216,13 +220,19 @@ def read(fields: RawFields, *, http10: bool, max_bytes: int) -> RequestHead:
 
 
 def for_upstream(
-    head: RequestHead, *, host: bytes, authorization: bytes | None, length: int | None, identity: bool = False
+    head: RequestHead,
+    *,
+    host: bytes,
+    authorization: bytes | None,
+    length: int | None,
+    account: RawFields = (),
+    identity: bool = False,
 ) -> bytes:
     """The header block that goes up, in the order and spelling in which the client sent it.
 
     `authorization` replaces the client's, `host` its Host; `length` is the body's size in bytes
-    where it is known; with `identity` the answer is asked for unencoded. Names that repeat in
-    another spelling go up in their first spelling.
+    where it is known; `account` picks the upstream's account; with `identity` the answer is asked for
+    unencoded. Names that repeat in another spelling go up in their first spelling.
     """
     lines: list[bytes] = []
     dropped = head.dropped
@@ -256,6 +266,7 @@ def for_upstream(
         lines.append(b"Host: %b\r\n" % host)
     if authorization is not None and not authorized:
         lines.append(b"Authorization: %b\r\n" % authorization)
+    lines += [b"%b: %b\r\n" % field for field in account]
     if identity:
         lines.append(b"Accept-Encoding: identity\r\n")
     return b"".join(lines)

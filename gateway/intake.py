@@ -7,20 +7,23 @@ comes; a form's fields are read as they go by. Nothing is decoded, nothing is re
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 
-from gateway import request_fields
+from gateway import policy, request_fields
 from gateway.edge import send_continue
-from gateway.errors import BadRequest, BodyTooLarge, ClientLeft, RequestTimeout
+from gateway.errors import BadRequest, BodyTooLarge, ClientLeft, MediaTypeRefused, RequestTimeout
 from gateway.exchange import Exchange, Head
 from gateway.headers import RequestHead, is_json, media_type
-from gateway.model_places import model_in_path, model_in_query, places
+from gateway.model_places import places
 from gateway.multipart import MultipartRefused, MultipartScanner, boundary_of
 from gateway.settings import Edge
+
+_CHARSET = re.compile(rb';\s*charset\s*=\s*"?([^\s;"]*)', re.IGNORECASE)
 
 
 def must_be_read(head: RequestHead, exchange: Exchange) -> bool:
@@ -32,10 +35,23 @@ def must_be_read(head: RequestHead, exchange: Exchange) -> bool:
     if not head.has_body:
         return False
     if is_json(head.content_type):
+        _refuse_encoded(head)
         return True
     if media_type(head.content_type) == b"multipart/form-data":
         return False
-    return exchange.operation.request_types == ("application/json",)
+    if exchange.operation.request_types != ("application/json",):
+        return False
+    _refuse_encoded(head)
+    return True
+
+
+def _refuse_encoded(head: RequestHead) -> None:
+    """Raise MediaTypeRefused for JSON that policy could not read as the upstream would."""
+    if head.content_encoding not in (b"", b"identity"):
+        raise MediaTypeRefused("JSON bodies are read by the gateway: send them without Content-Encoding.")
+    charset = _CHARSET.search(head.content_type)
+    if charset is not None and charset[1].lower() != b"utf-8":
+        raise MediaTypeRefused("JSON bodies must be UTF-8.")
 
 
 def check_length(head: RequestHead, *, whole: bool, edge: Edge) -> None:
@@ -98,15 +114,6 @@ def _too_large(cap: int) -> BodyTooLarge:
     return BodyTooLarge(f"The request body exceeds {cap} bytes. Large files go up in parts, by /v1/uploads.")
 
 
-def read_model(exchange: Exchange, target: str) -> None:
-    """Find the model where the head has it: in the path or the query. Raises BadRequest."""
-    where = places(exchange.operation)
-    if where.path is not None:
-        exchange.model = model_in_path(exchange.params[where.path])
-    elif where.query is not None:
-        exchange.model = model_in_query(target)
-
-
 def read_fields(exchange: Exchange) -> None:
     """Read what policy needs of a JSON body that has been taken in. Raises BadRequest."""
     where = places(exchange.operation).body
@@ -120,15 +127,62 @@ def read_fields(exchange: Exchange) -> None:
 
 
 def watch_form(exchange: Exchange, head: RequestHead) -> None:
-    """Read the model of a form as it goes by."""
+    """Read the model of a form as it goes by; where some models are closed, hold the form's end back for it.
+
+    Raises BadRequest, MediaTypeRefused or ModelNotAllowed for a body in which nobody can find the model.
+    """
     name = places(exchange.operation).form
-    if name is None or media_type(head.content_type) != b"multipart/form-data":
+    if name is None or not head.has_body:
         return
+    judged = policy.restricted(exchange)
     try:
         boundary = boundary_of(head.content_type.decode("latin-1"))
-    except MultipartRefused:
+    except MultipartRefused as refused:
+        if judged:
+            raise BadRequest(
+                f"You may use some models only, and the form cannot be read: {refused.reason}.",
+                code="bad_form",
+            ) from None
         return  # the upstream will say so
-    exchange.observers.append(_FormWatcher(exchange, MultipartScanner(boundary, fields=(name,)), name))
+    scanner = MultipartScanner(boundary, fields=(name,))
+    if judged:
+        exchange.form_gate = _FormGate(exchange, scanner, name)
+    else:
+        exchange.observers.append(_FormWatcher(exchange, scanner, name))
+
+
+class _FormGate:
+    """Lets a form pass whose model is allowed; its last boundary waits until that is known."""
+
+    def __init__(self, exchange: Exchange, scanner: MultipartScanner, name: str) -> None:
+        self._exchange = exchange
+        self._scanner = scanner
+        self._name = name
+
+    def feed(self, piece: bytes) -> bytes:
+        """Return what may go up. Raises BadRequest or ModelNotAllowed."""
+        try:
+            going = self._scanner.feed(piece)
+        except MultipartRefused as refused:
+            raise _bad_form(refused) from None
+        model = self._scanner.fields.get(self._name)
+        if model is not None and self._exchange.model is None:
+            self._exchange.model = model
+            policy.check_model(self._exchange, model)
+        return going
+
+    def finish(self) -> bytes:
+        """Return the form's end. Raises BadRequest or ModelNotAllowed."""
+        if self._exchange.model is None:
+            raise policy.unnamed("the form")
+        try:
+            return self._scanner.finish()
+        except MultipartRefused as refused:
+            raise _bad_form(refused) from None
+
+
+def _bad_form(refused: MultipartRefused) -> BadRequest:
+    return BadRequest(f"The form cannot be read: {refused.reason}.", code="bad_form", param=refused.param)
 
 
 class _FormWatcher:

@@ -4,20 +4,25 @@ One JWK file per key, named `<kid>.json`, mode 0600 in a 0700 directory. Among t
 that hold private material the newest signs; every key of the directory verifies.
 """
 
-import os
-import secrets
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import orjson
 
 from gateway.keys import Algorithm, Key, KeyProblem, KeyState
+from gateway.private_files import sync, write_private
 from gateway.strict_json import strict_object
 
 MAX_KEY_FILE_BYTES = 32 * 1024
+MAX_KEYS_IN_SET = 100
+
+REVOCATIONS_FILE = "revocations.json"
+"""Stands beside the keys and is none; see revocation_file.py."""
+
+Fingerprint = tuple[tuple[object, ...], ...]
 
 
 class KeyRing:
@@ -54,7 +59,7 @@ class KeyRing:
         warnings: list[str] = []
         try:
             warnings += _open_to_others(directory, secret=True)
-            for path in sorted(directory.glob("*.json")):
+            for path in _key_files(directory):
                 try:
                     key = _read(path)
                 except KeyProblem as problem:
@@ -67,6 +72,33 @@ class KeyRing:
         if problems:
             raise KeyProblem(*problems)
         return cls(keys, warnings=warnings)
+
+    @classmethod
+    def published(cls, jwk_set: Mapping[str, object], *, secrets_too: bool = False) -> "KeyRing":
+        """Take the keys of another issuer's JWK Set that can be used here; `warnings` says why others cannot.
+
+        Raises KeyProblem when none can. A private part never belongs there, an HMAC secret only with
+        `secrets_too`. Of two different keys under one kid neither counts: nobody could say which was meant.
+        """
+        members = jwk_set.get("keys")
+        if not isinstance(members, list) or len(members) > MAX_KEYS_IN_SET:
+            raise KeyProblem(f'not a JWK Set: "keys" must be a list of at most {MAX_KEYS_IN_SET}')
+        found: dict[str, Key] = {}
+        ambiguous: set[str] = set()
+        warnings: list[str] = []
+        for position, jwk in enumerate(members):
+            try:
+                key = _published_key(jwk, secrets_too=secrets_too)
+            except KeyProblem as problem:
+                warnings.append(f"keys[{position}]: {problem}")
+                continue
+            if found.setdefault(key.kid, key).jwk() != key.jwk():
+                ambiguous.add(key.kid)
+        warnings += [f"key {kid}: there are different keys of this kid" for kid in sorted(ambiguous)]
+        usable = [key for kid, key in found.items() if kid not in ambiguous]
+        if not usable:
+            raise KeyProblem(*(warnings or ["the set has no keys"]))
+        return cls(usable, warnings=warnings)
 
     def __iter__(self) -> Iterator[Key]:
         """Walk the keys, oldest first."""
@@ -83,25 +115,25 @@ class KeyRing:
         return {"keys": [jwk for key in self if (jwk := key.public_jwk()) is not None]}
 
 
+def fingerprint(directory: Path) -> Fingerprint | None:
+    """Return what changes whenever a key file is added, replaced or removed; None when that cannot be seen."""
+    try:
+        seen = [(path.name, path.stat()) for path in _key_files(directory)]
+    except OSError:
+        return None
+    return tuple(
+        (name, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns) for name, found in seen
+    )
+
+
 def save(directory: Path, key: Key) -> Path:
     """Write the key's file, whole or not at all, mode 0600; makes the directory with mode 0700.
 
     Replaces an earlier file of the same kid. Raises KeyProblem when the place cannot be written.
     """
     path = directory / f"{key.kid}.json"
-    draft = directory / f".{key.kid}.{secrets.token_hex(8)}"
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(orjson.dumps(key.jwk(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-        _sync(directory)
+        write_private(path, orjson.dumps(key.jwk(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     except OSError as error:
         raise KeyProblem(f"{error.filename or path}: {error.strerror}") from None
     return path
@@ -109,6 +141,8 @@ def save(directory: Path, key: Key) -> Path:
 
 def add(directory: Path, key: Key) -> Path:
     """Save a key whose kid is not taken yet; raises KeyProblem when it is."""
+    if f"{key.kid}.json" == REVOCATIONS_FILE:
+        raise KeyProblem(f"no key can be called {key.kid}: that file holds something else")
     if (directory / f"{key.kid}.json").exists():
         raise KeyProblem(f"key {key.kid} exists already")
     return save(directory, key)
@@ -150,7 +184,7 @@ def retire(directory: Path, kid: str) -> None:
         raise KeyProblem(f"key {kid} signs; rotate first, then retire it")
     try:
         (directory / f"{kid}.json").unlink()
-        _sync(directory)
+        sync(directory)
     except OSError as error:
         raise KeyProblem(f"{error.filename or kid}: {error.strerror}") from None
 
@@ -166,6 +200,24 @@ def ensure_ring(directory: Path, algorithm: str = Algorithm.EDDSA) -> tuple[KeyR
             return ring, False
     add(directory, Key.generate(algorithm))
     return KeyRing.load(directory), True
+
+
+def _key_files(directory: Path) -> list[Path]:
+    """List the files that should hold keys; raises OSError, for a directory unseen is not an empty one."""
+    names = (path for path in directory.iterdir() if path.name.endswith(".json"))
+    return sorted(path for path in names if path.name != REVOCATIONS_FILE)
+
+
+def _published_key(jwk: object, *, secrets_too: bool) -> Key:
+    if not isinstance(jwk, dict):
+        raise KeyProblem("not an object")
+    key = Key.from_jwk(jwk, strict=False)
+    if key.algorithm is Algorithm.HS256:
+        if not secrets_too:
+            raise KeyProblem(f"key {key.kid}: an HMAC secret is not for publishing")
+    elif key.is_secret:
+        raise KeyProblem(f"key {key.kid}: its private part is known to others")
+    return key
 
 
 def _read(path: Path) -> Key:
@@ -191,12 +243,3 @@ def _open_to_others(path: Path, *, secret: bool) -> Iterator[str]:
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & (0o077 if secret else 0o022):
         yield f"{path} is open to other users (mode {mode:04o})"
-
-
-def _sync(directory: Path) -> None:
-    """Make a rename or removal in the directory last through a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

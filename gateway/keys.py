@@ -17,9 +17,15 @@ from jwt import algorithms as primitives
 from jwt.exceptions import PyJWTError
 
 KID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+FOREIGN_KID = re.compile(r"[A-Za-z0-9._+/=-]{1,128}")
+"""Kids of other issuers, who like base64: they are looked up in a dictionary and never name a file."""
+
 MIN_SECRET_BYTES = 32
 MIN_DISTINCT_BYTES = 8
 RSA_BITS = range(2048, 8193)
+MAX_RSA_EXPONENT = 2**32 - 1
+"""A huge public exponent makes every verification as slow as signing."""
+
 
 _SAMPLE_SECRETS = frozenset(
     {
@@ -34,7 +40,7 @@ _SAMPLE_SECRETS = frozenset(
 )
 
 
-class KeyProblem(ValueError):  # noqa: N818 (says what it is)
+class KeyProblem(ValueError):
     """A key or key directory that cannot be used. `problems` lists everything found; no key material."""
 
     def __init__(self, *problems: str) -> None:
@@ -62,6 +68,8 @@ _KIND = {
     Algorithm.ES256: ("EC", "P-256"),
     Algorithm.RS256: ("RSA", None),
 }
+# For a key that does not name its algorithm. A secret has to: nothing says what oct bytes are for.
+_ONLY_ALGORITHM = {kind: algorithm for algorithm, kind in _KIND.items() if algorithm is not Algorithm.HS256}
 _PRIMITIVE: Mapping[Algorithm, primitives.Algorithm] = {
     Algorithm.HS256: primitives.HMACAlgorithm(primitives.HMACAlgorithm.SHA256),
     Algorithm.EDDSA: primitives.OKPAlgorithm(),
@@ -107,11 +115,18 @@ class Key:
         return cls.from_jwk({**members, "kid": kid, "alg": chosen, "gw_created_at": created_at})
 
     @classmethod
-    def from_jwk(cls, jwk: Mapping[str, object]) -> "Key":
-        """Take a key from a JWK that names its `kid` and `alg`; raises KeyProblem."""
+    def from_jwk(cls, jwk: Mapping[str, object], *, strict: bool = True) -> "Key":
+        """Take a key from a JWK that names its `kid` and `alg`; raises KeyProblem.
+
+        With `strict=False`, for keys that others publish: `alg` may be left out where kty and crv leave one
+        choice (of the RSA algorithms there is RS256 only), and `kid` may be any FOREIGN_KID.
+        """
         kid, alg = jwk.get("kid"), jwk.get("alg")
-        if not isinstance(kid, str) or not KID.fullmatch(kid):
-            raise KeyProblem("kid must be 1 to 64 of A-Z a-z 0-9 . _ -")
+        if not isinstance(kid, str) or not (KID if strict else FOREIGN_KID).fullmatch(kid):
+            allowed = "64 of A-Z a-z 0-9 . _ -" if strict else "128 of A-Z a-z 0-9 . _ - + / ="
+            raise KeyProblem(f"kid must be 1 to {allowed}")
+        if not strict and "alg" not in jwk:
+            alg = _only_algorithm(jwk)
         if not isinstance(alg, str) or alg not in list(Algorithm):
             raise KeyProblem(f"key {kid}: alg must be one of {', '.join(Algorithm)}")
         algorithm = Algorithm(alg)
@@ -120,6 +135,8 @@ class Key:
             raise KeyProblem(f"key {kid}: {alg} needs kty {kty}{f' and crv {curve}' if curve else ''}")
         if jwk.get("use", "sig") != "sig":
             raise KeyProblem(f"key {kid}: use must be sig")
+        if not _may_verify(jwk):
+            raise KeyProblem(f"key {kid}: key_ops must include verify")
         state, created_at = jwk.get("gw_state", KeyState.SIGNING), jwk.get("gw_created_at", 0)
         if state not in list(KeyState):
             raise KeyProblem(f"key {kid}: gw_state must be one of {', '.join(KeyState)}")
@@ -167,6 +184,22 @@ class Key:
         return {"kid": self.kid, "alg": self.algorithm, "use": "sig"}
 
 
+def _only_algorithm(jwk: Mapping[str, object]) -> Algorithm | None:
+    """Return the one algorithm that a key of this kind can have here."""
+    kty, curve = jwk.get("kty"), jwk.get("crv")
+    return next((algorithm for kind, algorithm in _ONLY_ALGORITHM.items() if kind == (kty, curve)), None)
+
+
+def _may_verify(jwk: Mapping[str, object]) -> bool:
+    """Whether its `key_ops`, if any, let it verify; that a private part may sign says so of the public one."""
+    if "key_ops" not in jwk:
+        return True
+    operations = jwk["key_ops"]
+    if not isinstance(operations, list):
+        return False
+    return "verify" in operations or ("sign" in operations and ("d" in jwk or "k" in jwk))
+
+
 def _members(algorithm: Algorithm, material: object) -> dict[str, object]:
     """Return the members of a JWK that are the key itself."""
     members = _PRIMITIVE[algorithm].to_jwk(material, as_dict=True)
@@ -192,6 +225,8 @@ def _material(algorithm: Algorithm, jwk: Mapping[str, object]) -> tuple[object |
         raise KeyProblem(weakness)
     if algorithm is Algorithm.RS256 and public.key_size not in RSA_BITS:
         raise KeyProblem(f"RSA keys must have {RSA_BITS.start} to {RSA_BITS.stop - 1} bits")
+    if algorithm is Algorithm.RS256 and public.public_numbers().e > MAX_RSA_EXPONENT:
+        raise KeyProblem(f"the public exponent of an RSA key must be at most {MAX_RSA_EXPONENT}")
     return signing, public
 
 

@@ -75,6 +75,8 @@ class Limiter:
         self._shares = LocalShares(census)
         self._open: dict[str, list[_Held]] = {}
         self._late: list[_Settlement] = []
+        self._lost_touch = False
+        """Whether the store failed since leases were renewed last: it may have forgotten them."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._pulse: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
@@ -96,6 +98,7 @@ class Limiter:
         try:
             decision, taken, local = await self._store.admit(exchange_id, charges, hold=held), charges, False
         except StoreUnavailable as outage:
+            self._lost_touch = True
             decision, taken = await self._shares.admit(exchange_id, charges, outage, hold=held)
             local = True
         if held and decision.allowed and taken:
@@ -159,14 +162,12 @@ class Limiter:
     async def _keep_alive(self) -> None:
         """Once a second: announce, tell the store what it missed, renew leases when it is time."""
         loop = asyncio.get_running_loop()
-        renewed, answered = loop.time(), True
+        renewed = loop.time()
         while not await self._closing_within(self._announce_seconds):
             await self._announce()
-            answers = all(self._store.health().values())
-            if loop.time() - renewed >= self._store.lease_seconds / 3 or (answers and not answered):
+            if self._lost_touch or loop.time() - renewed >= self._store.lease_seconds / 3:
                 renewed = loop.time()
                 await self._renew()
-            answered = answers
             await self._catch_up()
 
     async def _closing_within(self, seconds: float) -> bool:
@@ -180,7 +181,7 @@ class Limiter:
         try:
             self._shares.census = await self._store.announce(self._worker)
         except StoreUnavailable:
-            pass  # the workers that were seen last still share the limits
+            self._lost_touch = True  # the workers that were seen last still share the limits
 
     async def _renew(self) -> None:
         """Renew what the store holds for open exchanges, and take again what it forgot."""
@@ -192,8 +193,10 @@ class Limiter:
             for charge in held.charges
         }
         try:
+            self._lost_touch = False
             missing = await self._store.renew(held)
         except StoreUnavailable:
+            self._lost_touch = True
             return
         await _together(
             self._restore(

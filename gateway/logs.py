@@ -111,6 +111,8 @@ def access_record(exchange: Exchange, *, now: float) -> dict[str, Any]:
         "bytes_in": exchange.bytes_in,
         "bytes_out": exchange.bytes_out,
     }
+    if exchange.tenant is not None and exchange.tenant.tenant.logging == "minimal":
+        del record["subject"], record["model"]
     if exchange.usage is not None:
         record["usage"] = {name: value for name, value in asdict(exchange.usage).items() if value}
     if exchange.error is not None:

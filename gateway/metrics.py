@@ -146,6 +146,42 @@ class Metrics:
             "Answer headers dropped because they were not valid UTF-8.",
             registry=registry,
         )
+        self.configuration_loads = Counter(
+            "gateway_configuration_loads",
+            "Attempts to reload the configuration, by result (loaded, failed).",
+            ["result"],
+            registry=registry,
+        )
+        self.configuration_valid = Gauge(
+            "gateway_configuration_valid",
+            "1: what the files say is in force; 0: they are wrong, and what was in force before still is.",
+            registry=registry,
+        )
+        self.configuration_valid.set(1)
+        self.jwks_fetches = Counter(
+            "gateway_jwks_fetches",
+            "Fetches of other issuers' key sets, by result (new, same, failed).",
+            ["issuer", "result"],
+            registry=registry,
+        )
+        self.jwks_age = Gauge(
+            "gateway_jwks_age_seconds",
+            "Since the key set of an issuer was last confirmed; +Inf: never.",
+            ["issuer"],
+            registry=registry,
+        )
+        self.key_ring_loads = Counter(
+            "gateway_key_ring_loads",
+            "Loads of the key directory, by result (loaded, failed).",
+            ["result"],
+            registry=registry,
+        )
+        self.revocations = Gauge("gateway_revocations", "Revocations in force.", registry=registry)
+        self.revocations_age = Gauge(
+            "gateway_revocations_age_seconds",
+            "Since the revocations were last confirmed by their store; +Inf: never.",
+            registry=registry,
+        )
         self.log_lines_dropped = Counter(
             "gateway_log_lines_dropped",
             "Access log lines dropped because standard output did not keep up.",

@@ -25,7 +25,7 @@ from gateway.errors import (
 from gateway.exchange import Ending, Exchange, Head
 from gateway.metrics import Metrics
 from gateway.settings import Settings
-from gateway.upstream import Reply, UpstreamPool, limits_for
+from gateway.upstream import Reply, UpstreamPool, Upstreams, limits_for
 
 Relay = Callable[[web.BaseRequest, Exchange, Reply, Head], Awaitable[Answer]]
 
@@ -36,15 +36,16 @@ CLIENT_WATCH_SECONDS = 1.0
 _ABOUT_A_KEY = re.compile(rb"api[ _-]?key", re.IGNORECASE)
 
 
-def forward(pool: UpstreamPool, settings: Settings, relay: Relay) -> Handler:
+def forward(upstreams: Upstreams, settings: Settings, relay: Relay) -> Handler:
     """The handler at the end of the middlewares: one exchange with the upstream."""
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         exchange = request[EXCHANGE]
         exchange.forwarded_at = monotonic()
+        pool = await upstreams.pool_for(exchange)
         reply = await pool.open()
         try:
-            head, upload = await _ask(request, exchange, reply)
+            head, upload = await _ask(request, exchange, pool, reply)
         except BaseException:
             reply.close()
             raise
@@ -64,7 +65,7 @@ def forward(pool: UpstreamPool, settings: Settings, relay: Relay) -> Handler:
         return answer
 
     async def _ask(
-        request: web.BaseRequest, exchange: Exchange, reply: Reply
+        request: web.BaseRequest, exchange: Exchange, pool: UpstreamPool, reply: Reply
     ) -> tuple[Head, asyncio.Task[None] | None]:
         """Send the request and wait for the answer's head."""
         upstream = settings.upstream
@@ -80,7 +81,8 @@ def forward(pool: UpstreamPool, settings: Settings, relay: Relay) -> Handler:
             headers.for_upstream(
                 request_head,
                 host=pool.host,
-                authorization=pool.authorization_for(exchange),
+                authorization=upstreams.authorization_for(exchange),
+                account=exchange.tenant.access.fields() if exchange.tenant is not None else (),
                 length=None if body is None else len(body),
                 identity=exchange.rewrite_answer is not None,
             ),
@@ -116,15 +118,20 @@ def forward(pool: UpstreamPool, settings: Settings, relay: Relay) -> Handler:
     async def _upload(request: web.BaseRequest, exchange: Exchange, reply: Reply) -> None:
         """Send the client's body up as it comes; an upstream that stops reading stops the client."""
         chunked = exchange.head is not None and exchange.head.chunked
-        protocol = reply.protocol
+        protocol, gate = reply.protocol, exchange.form_gate
         try:
             async for piece in intake.pieces(request, settings.edge):
-                reply.transport.write(_chunk(piece) if chunked else piece)
+                going = piece if gate is None else gate.feed(piece)
+                if going:
+                    reply.transport.write(_chunk(going) if chunked else going)
                 exchange.request_piece(piece)
                 if protocol.writing_paused:
                     await _drained(request, reply)
+            rest = b"" if gate is None else gate.finish()
             if chunked:
-                reply.transport.write(b"0\r\n\r\n")
+                rest = (_chunk(rest) if rest else b"") + b"0\r\n\r\n"
+            if rest:
+                reply.transport.write(rest)
         except (ConnectionError, UpstreamBroken):
             return  # it may have answered before it closed; whoever reads the head finds out
         reply.start_clock()

@@ -109,7 +109,7 @@ class RedisBuckets:
     ) -> Decision:
         keys, arguments, order = self._accounts(charges)
         head: list[Argument] = [mode, exchange_id, self._lease(), self._now()]
-        reply = await self._wire.run(self._admit, keys, head + arguments, abandoned)
+        reply = await self._wire.run(self._admit, keys, head + arguments, abandoned, writes=mode != "look")
         taken = [0] * len(charges)
         for position, missing in zip(order, reply[1:], strict=True):
             taken[position] = missing

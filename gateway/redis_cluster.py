@@ -49,18 +49,20 @@ class ClusterWire:
         keys: Sequence[Argument],
         arguments: Sequence[Argument],
         abandoned: Callable[[Reply], None] | None = None,
+        *,
+        writes: bool = True,
     ) -> Reply:
         deadline = asyncio.get_running_loop().time() + self._deadline_seconds
         wire = self._wire(await self._master_of(key_slot(str(keys[0]).encode()), deadline))
         try:
-            return await wire.run(script, keys, arguments, abandoned, deadline=deadline)
+            return await wire.run(script, keys, arguments, abandoned, writes=writes, deadline=deadline)
         except StoreUnavailable as unavailable:
             self._refresh_soon()
             moved = unavailable.__cause__
             if not isinstance(moved, MovedError):
                 raise
             wire = self._wire((moved.host or "", int(moved.port)))
-            return await wire.run(script, keys, arguments, abandoned, deadline=deadline)
+            return await wire.run(script, keys, arguments, abandoned, writes=writes, deadline=deadline)
 
     async def close(self) -> None:
         if self._refresh:

@@ -78,17 +78,20 @@ class Wire:
         arguments: Sequence[Argument],
         abandoned: Callable[[Reply], None] | None = None,
         *,
+        writes: bool = True,
         deadline: float | None = None,
     ) -> Reply:
         """Run one script. If the caller is cancelled once it was sent, `abandoned` gets the reply instead.
 
-        `deadline` (loop time) stands in for that of the wire.
+        A script that only reads proves nothing to the breaker: replicas answer it too. `deadline` (loop time)
+        stands in for that of the wire.
         """
         if not self.breaker.lets_through():
             raise StoreUnavailable(f"{self.breaker.server} failed a moment ago", sent=False)
         operands = (len(keys), *keys, *arguments)
         call = self._call(("EVALSHA", script.sha, *operands), abandoned, deadline)
         call.with_text = ("EVAL", script.text, *operands)
+        call.proves = writes
         try:
             return await call.reply
         except asyncio.CancelledError:
@@ -171,9 +174,13 @@ class _Call:
     """What to send to a server that does not know the script."""
     counts: bool = True
     """Whether the breaker hears of the outcome."""
+    proves: bool = True
+    """Whether a reply shows that the server is sound."""
 
     def succeed(self, reply: Reply) -> None:
-        if self.counts:
+        if not self.proves:
+            self.withdraw()
+        elif self.counts:
             self.wire.breaker.succeeded()
         if not self.reply.done():
             self.reply.set_result(reply)
@@ -274,7 +281,8 @@ class _Line:
         except NoScriptError as error:
             self._send_text(self._sent.popleft(), error)
         except ResponseError as error:
-            self._sent.popleft().fail(error, sent=True)
+            # Redis refuses a script before its first write, so nothing was done.
+            self._sent.popleft().fail(error, sent=False)
             if isinstance(error, ReadOnlyError):
                 # A master that was demoted: the next call should find the new one.
                 self.hang_up(error)
@@ -283,7 +291,7 @@ class _Line:
 
     def _send_text(self, call: _Call, error: NoScriptError) -> None:
         if call.with_text is None:
-            call.fail(error, sent=True)
+            call.fail(error, sent=False)
             return
         call.command, call.with_text = call.with_text, None
         self._to_send.append(call)

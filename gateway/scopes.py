@@ -36,7 +36,7 @@ _PATTERN = re.compile(rf"(?P<resource>\*|{_NAME}(?:\.{_NAME})*(?:\.\*)?)(?::(?P<
 MAX_SCOPE_CHARACTERS = 64
 
 
-class ScopeProblem(ValueError):  # noqa: N818 (says what it is)
+class ScopeProblem(ValueError):
     """Scopes that cannot be granted. `problems` lists every one of them."""
 
     def __init__(self, *problems: str) -> None:

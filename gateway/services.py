@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.credentials import Verifier
 from gateway.exchange import Exchange
-from gateway.key_ring import KeyRing
 from gateway.limiter import Limiter
-from gateway.limits import Quota
 from gateway.metrics import Metrics
 from gateway.operations import OperationTable
-from gateway.settings import Settings, Tenant
-
-
-@dataclass(frozen=True, slots=True)
-class TenantPolicy:
-    """A tenant's settings, made ready for the hot path."""
-
-    id: str
-    tenant: Tenant
-    scopes: frozenset[str]
-    """The most that a credential may use here, patterns expanded."""
-
-    quotas: tuple[Quota, ...]
+from gateway.settings import Settings
+from gateway.tenants import TenantBook
+from gateway.trust import Trust
 
 
 class EndsPolitely(Protocol):
@@ -33,13 +20,6 @@ class EndsPolitely(Protocol):
 
     def end_politely(self, code: int, reason: str) -> None:
         """Close both sides with this WebSocket close code and reason."""
-
-
-class Keys:
-    """The keys in force; replaced whole when the key directory changes."""
-
-    def __init__(self, ring: KeyRing) -> None:
-        self.ring = ring
 
 
 class Lifecycle:
@@ -62,9 +42,8 @@ class Services:
 
     settings: Settings
     table: OperationTable
-    keys: Keys
-    verifier: Verifier
-    tenants: Mapping[str, TenantPolicy]
+    trust: Trust
+    tenants: TenantBook
     limiter: Limiter
     metrics: Metrics
     log: Callable[[Exchange, float], None]

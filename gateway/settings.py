@@ -11,7 +11,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -20,6 +20,11 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from gateway.issuer_settings import IssuerSettings
+from gateway.operations import OperationTable
+from gateway.scopes import ScopeProblem, expand
+
+_SECRETS = frozenset({"admin_api_key", "api_key", "redis_url"})
 TENANT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 
@@ -35,6 +40,17 @@ def _address(value: str) -> str:
 
 
 Address = Annotated[str, AfterValidator(_address)]
+
+
+def _base_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("expected an absolute http or https URL without a query, such as https://host/v1")
+    return value.rstrip("/")
+
+
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+HeaderText = Annotated[str, Field(pattern=r"^[!-~]{1,256}$")]
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -53,11 +69,31 @@ class Limits(_Section):
     max_requests_per_1_minute: int | None = Field(default=None, gt=0, le=10**9)
 
 
+class TenantUpstream(_Section):
+    """A tenant's own way upstream; what is unset is the common one. The strongest isolation there is."""
+
+    base_url: BaseUrl | None = None
+    api_key: SecretStr | None = None
+    organization: HeaderText | None = None
+    project: HeaderText | None = None
+    """Sent as OpenAI-Organization and OpenAI-Project; what tenants send under these names never passes."""
+
+
 class Tenant(_Section):
     """Who pays, and what their credentials may do at most."""
 
     name: str | None = None
     enabled: bool = True
+    upstream: TenantUpstream = TenantUpstream()
+    models: tuple[str, ...] | None = None
+    """The models that may be used, exact names or globs such as `gpt-4o*`; unset: all."""
+
+    default_model: str | None = None
+    """Set in JSON bodies that name no model."""
+
+    logging: Literal["full", "minimal"] = "full"
+    """`minimal` leaves the subject and the model out of the tenant's log lines."""
+
     scopes: tuple[str, ...] = ("*",)
     """The most that a credential of this tenant may hold; `*` is everything but what must be granted by name."""
 
@@ -88,7 +124,7 @@ class KindTimeouts(_Section):
 class Upstream(_Section):
     """The API that stands behind the gateway."""
 
-    base_url: str | None = None
+    base_url: BaseUrl | None = None
     """Where `/v1` is; default: OPENAI_BASE_URL, else the public API."""
 
     api_key: SecretStr | None = None
@@ -96,6 +132,10 @@ class Upstream(_Section):
 
     admin_api_key: SecretStr | None = None
     """Opens organization administration, with this key only; unset, those operations are closed."""
+
+    organization: HeaderText | None = None
+    project: HeaderText | None = None
+    """Sent as OpenAI-Organization and OpenAI-Project for tenants that have none of their own."""
 
     ca_file: Path | None = None
     http_proxy: str | None = None
@@ -109,18 +149,6 @@ class Upstream(_Section):
     total_timeout_seconds: Seconds = 3600.0
     websocket_timeout_seconds: Seconds = 7200.0
     timeouts: KindTimeouts = KindTimeouts()
-
-    @field_validator("base_url")
-    @classmethod
-    def _absolute(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError(
-                "expected an absolute http or https URL without a query, such as https://host/v1"
-            )
-        return value.rstrip("/")
 
     def resolved_base_url(self, environ: Mapping[str, str]) -> str:
         """The base URL in force, without a trailing slash."""
@@ -178,6 +206,9 @@ class Settings(BaseSettings):
     )
     redis_url: SecretStr | None = None
     on_store_failure: StoreFailure = "local"
+    shared_objects: Literal["refuse", "allow"] = "refuse"
+    """Whether tenants that share an upstream key may use stored objects, each other's included."""
+
     allow_uncontained: bool = False
     """Open the operations whose sessions run past the gateway: /v1/chatkit/sessions and /v1/realtime/calls."""
 
@@ -190,6 +221,13 @@ class Settings(BaseSettings):
     edge: Edge = Edge()
     limits: Limits = Limits()
     """For every tenant that sets none of its own."""
+
+    issuers: dict[str, IssuerSettings] = Field(default_factory=dict)
+    """Other issuers whose credentials count, by a short name for logs and metrics."""
+
+    tenants_path: Path | None = None
+    """A file, or a folder of `*.toml` files, with further [tenants.ID] tables; followed while running.
+    Relative to the configuration file."""
 
     tenants: dict[str, Tenant] = Field(default_factory=lambda: {"default": Tenant()})
 
@@ -256,11 +294,18 @@ def load(
         raise SettingsInvalid(problems)
     from_environ = _Environ(Settings, environ)()
     merged = _merge(_merge(from_file, from_environ), dict(flags or {}))
+    if merged.get("tenants_path"):
+        place = Path(str(merged["tenants_path"])).expanduser()
+        merged["tenants_path"] = place = file.parent / place if file is not None else place
+        _read_tenants(place, merged, problems)
+        if problems:
+            raise SettingsInvalid(problems)
+    problems = [*_dangling(merged, environ), *_unknown_scopes(merged)]
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as invalid:
-        raise SettingsInvalid(_problems(invalid)) from None
-    problems = _contradictions(settings)
+        raise SettingsInvalid([*_problems(invalid), *problems]) from None
+    problems += _contradictions(settings)
     if problems:
         raise SettingsInvalid(problems)
     return settings
@@ -310,6 +355,30 @@ def _read(file: Path, problems: list[Problem]) -> dict[str, Any]:
     return {}
 
 
+def tenant_files(place: Path) -> list[Path]:
+    """The files that a `tenants_path` names. Raises OSError when it cannot be read."""
+    return sorted(place.glob("*.toml")) if place.is_dir() else [place]
+
+
+def _read_tenants(place: Path, merged: dict[str, Any], problems: list[Problem]) -> None:
+    """Add the tenants of further files; a tenant is described in one place only."""
+    tenants = merged.setdefault("tenants", {})
+    where = dict.fromkeys(tenants, "the configuration")
+    for path in tenant_files(place):
+        document = _read(path, problems)
+        problems += [
+            Problem(f"{path}: {key}", "only [tenants.ID] tables belong here")
+            for key in document
+            if key != "tenants"
+        ]
+        found = document.get("tenants", {})
+        for tenant_id in found if isinstance(found, dict) else ():
+            if tenant_id in where:
+                problems.append(Problem(f"tenants.{tenant_id}", f"is in {where[tenant_id]} and in {path}"))
+            where[tenant_id] = str(path)
+            tenants[tenant_id] = found[tenant_id]
+
+
 def _merge(weak: dict[str, Any], strong: dict[str, Any]) -> dict[str, Any]:
     merged = dict(weak)
     for key, value in strong.items():
@@ -335,6 +404,30 @@ def _problems(invalid: ValidationError) -> list[Problem]:
             )
             problems.append(Problem(key, error["msg"].removeprefix("Value error, ") + got))
     return problems
+
+
+def _dangling(values: Mapping[str, Any], environ: Mapping[str, str], parents: str = "") -> Iterator[Problem]:
+    """References to secrets that lead nowhere, at any depth; looked for even where the rest is not valid."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _dangling(value, environ, f"{parents}{key}.")
+        elif key in _SECRETS and isinstance(value, str):
+            try:
+                resolve_secret(SecretStr(value), environ)
+            except SettingsInvalid as invalid:
+                yield from (Problem(parents + key, str(problem)) for problem in invalid.problems)
+
+
+def _unknown_scopes(values: Mapping[str, Any]) -> Iterator[Problem]:
+    tenants = values.get("tenants")
+    for tenant_id, tenant in tenants.items() if isinstance(tenants, dict) else ():
+        scopes = tenant.get("scopes") if isinstance(tenant, dict) else None
+        if not isinstance(scopes, list | tuple) or not all(isinstance(scope, str) for scope in scopes):
+            continue
+        try:
+            expand(scopes, OperationTable.load().scopes)
+        except ScopeProblem as problem:
+            yield from (Problem(f"tenants.{tenant_id}.scopes", text) for text in problem.problems)
 
 
 def _keys_beside(location: tuple[int | str, ...]) -> list[str]:

@@ -13,21 +13,23 @@ import secrets
 import time
 from base64 import b64decode
 from collections.abc import Callable, Coroutine
+from functools import partial
 from time import monotonic
 from typing import Any
 
 from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
 
-from gateway import headers
+from gateway import headers, policy
 from gateway.edge import EXCHANGE, Answer, Handler, abort
 from gateway.errors import BadRequest, UpgradeRequired, UpstreamBroken
 from gateway.exchange import Ending, Exchange, Head
 from gateway.frames import FrameRefused, FrameRelay, accept_key, build_close
 from gateway.headers import SUBPROTOCOL_CREDENTIAL
 from gateway.proxy import Relay
+from gateway.request_fields import SESSION_SIGNS
 from gateway.services import Services
-from gateway.upstream import Reply, UpstreamPool, limits_for
+from gateway.upstream import Reply, UpstreamPool, Upstreams, limits_for
 from gateway.usage import from_realtime_event
 
 # How long the other side may take to answer a close frame, and the upstream to hang up after it.
@@ -39,7 +41,7 @@ WATCHED_BYTES = 2**20
 _NOT_UPGRADED = frozenset({b"sec-websocket-extensions", b"sec-websocket-protocol", b"connection", b"upgrade"})
 
 
-def forward_socket(pool: UpstreamPool, services: Services, relay_answer: Relay) -> Handler:
+def forward_socket(upstreams: Upstreams, services: Services, relay_answer: Relay) -> Handler:
     """The handler for upgrade requests; a refusal by the upstream goes down by `relay_answer`, as it came."""
     settings = services.settings
 
@@ -47,9 +49,10 @@ def forward_socket(pool: UpstreamPool, services: Services, relay_answer: Relay) 
         exchange = request[EXCHANGE]
         key = _checked_key(request)
         exchange.forwarded_at = monotonic()
+        pool = await upstreams.pool_for(exchange)
         reply = await pool.open()
         try:
-            head = await _ask(request, exchange, reply)
+            head = await _ask(request, exchange, pool, reply)
             if head.status != 101:
                 answer = await relay_answer(request, exchange, reply, head)
                 reply.release()
@@ -60,7 +63,7 @@ def forward_socket(pool: UpstreamPool, services: Services, relay_answer: Relay) 
             reply.close()
             raise
 
-    async def _ask(request: web.BaseRequest, exchange: Exchange, reply: Reply) -> Head:
+    async def _ask(request: web.BaseRequest, exchange: Exchange, pool: UpstreamPool, reply: Reply) -> Head:
         request_head = exchange.head
         assert request_head is not None
         reply.expect(limits_for(settings.upstream, exchange.operation))
@@ -69,7 +72,11 @@ def forward_socket(pool: UpstreamPool, services: Services, relay_answer: Relay) 
         block = b"GET %b HTTP/1.1\r\n%b%bConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n" % (
             pool.target(request._message.path.encode("utf-8", "surrogateescape")),
             headers.for_upstream(
-                request_head, host=pool.host, authorization=pool.authorization_for(exchange), length=None
+                request_head,
+                host=pool.host,
+                authorization=upstreams.authorization_for(exchange),
+                length=None,
+                account=exchange.tenant.access.fields() if exchange.tenant is not None else (),
             ),
             b"Sec-WebSocket-Protocol: %b\r\n" % b", ".join(offered) if offered else b"",
         )
@@ -129,7 +136,11 @@ class Session:
         self._up = _Direction(
             self,
             FrameRelay(
-                from_client=True, max_message_bytes=edge.max_websocket_message_bytes, own_prefix=prefix
+                from_client=True,
+                max_message_bytes=edge.max_websocket_message_bytes,
+                own_prefix=prefix,
+                examine=partial(policy.refuse_event, exchange) if policy.restricted(exchange) else None,
+                suspicious=SESSION_SIGNS,
             ),
             self._client,
             self._upstream,
@@ -334,7 +345,9 @@ def _checked_key(request: web.BaseRequest) -> str:
         raise UpgradeRequired("Only version 13 of the WebSocket protocol is spoken here.")
     keys = [value for name, value in fields if name.lower() == b"sec-websocket-key"]
     connection = b",".join(value for name, value in fields if name.lower() == b"connection").lower()
-    valid = request.method == "GET" and request.version == (1, 1) and len(keys) == 1
+    lengths = {name.lower() for name, _ in fields} & {b"content-length", b"transfer-encoding"}
+    # A length would make the upstream take the first frames for a body.
+    valid = request.method == "GET" and request.version == (1, 1) and len(keys) == 1 and not lengths
     if valid and b"upgrade" in (part.strip() for part in connection.split(b",")):
         try:
             if len(b64decode(keys[0], validate=True)) == 16:

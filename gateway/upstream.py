@@ -108,10 +108,6 @@ def kind_of(operation: Operation) -> Literal["generation", "transfer", "stored"]
     return "stored"
 
 
-def _bearer(key: str | None) -> bytes | None:
-    return None if key is None else b"Bearer " + key.encode("ascii")
-
-
 class Reply:
     """One exchange over one upstream connection; exactly one of `release` or `close` ends it."""
 
@@ -262,17 +258,61 @@ class Reply:
             self._total = None
 
 
+class Upstreams:
+    """The pools of one process, by base URL, and what opens each upstream."""
+
+    def __init__(
+        self, settings: UpstreamSettings, *, admin_api_key: str | None, connected: Callable[[str], None]
+    ) -> None:
+        self._settings = settings
+        self._admin_api_key = admin_api_key
+        self._connected = connected
+        self._pools: dict[str, UpstreamPool] = {}
+
+    async def open(self, base_url: str) -> UpstreamPool:
+        """The pool of an upstream, made on first use. Raises OSError for an unreadable CA file."""
+        pool = self._pools.get(base_url)
+        if pool is None:
+            pool = UpstreamPool(self._settings, base_url=base_url, connected=self._connected)
+            await pool.start()
+            pool = self._pools.setdefault(base_url, pool)
+        return pool
+
+    async def pool_for(self, exchange: Exchange) -> UpstreamPool:
+        """The pool to which an exchange's tenant is sent."""
+        assert exchange.tenant is not None
+        return await self.open(exchange.tenant.access.base_url)
+
+    def authorization_for(self, exchange: Exchange) -> bytes | None:
+        """What opens the upstream: the secret that this exchange brought, else the key for its operation."""
+        assert exchange.tenant is not None
+        if exchange.upstream_secret is not None:
+            key: str | None = exchange.upstream_secret
+        elif exchange.operation.scope.startswith("org."):
+            key = self._admin_api_key
+        else:
+            key = exchange.tenant.access.api_key
+        return None if key is None else b"Bearer " + key.encode("ascii")
+
+    def counts(self) -> dict[str, int]:
+        """Connections by state, for the gauge."""
+        counts = {"busy": 0, "idle": 0, "waiting": 0}
+        for pool in tuple(self._pools.values()):
+            for state, count in pool.counts().items():
+                counts[state] += count
+        return counts
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for pool in self._pools.values():
+            await pool.close()
+
+
 class UpstreamPool:
     """Connections to one upstream origin."""
 
     def __init__(
-        self,
-        settings: UpstreamSettings,
-        *,
-        base_url: str,
-        api_key: str | None,
-        admin_api_key: str | None,
-        connected: Callable[[str], None],
+        self, settings: UpstreamSettings, *, base_url: str, connected: Callable[[str], None]
     ) -> None:
         url = URL(base_url, encoded=True)
         self.settings = settings
@@ -281,8 +321,6 @@ class UpstreamPool:
 
         port = "" if url.port is None or url.is_default_port() else f":{url.port}"
         self.host = f"{url.host_subcomponent}{port}".encode("ascii")
-        self._authorization = _bearer(api_key)
-        self._admin_authorization = _bearer(admin_api_key)
         self._url = url
         self._connected = connected
         self._connector: aiohttp.TCPConnector | None = None
@@ -318,14 +356,6 @@ class UpstreamPool:
         """Close every connection."""
         if self._connector is not None:
             await self._connector.close()
-
-    def authorization_for(self, exchange: Exchange) -> bytes | None:
-        """What opens the upstream: the secret that this exchange brought, else the key for its operation."""
-        if exchange.upstream_secret is not None:
-            return b"Bearer " + exchange.upstream_secret.encode("ascii")
-        if exchange.operation.scope.startswith("org."):
-            return self._admin_authorization
-        return self._authorization
 
     def target(self, raw_target: bytes) -> bytes:
         """The request target upstream: the base URL's path in place of `/v1`, the rest byte for byte."""

@@ -65,7 +65,8 @@ class UsageReader:
     def estimate(self, prompt: int = 0) -> Usage:
         """What must have been used, judged by what went by and an estimate of the prompt, in LLM tokens.
 
-        For answers that reported nothing: abandoned, broken off, or from an upstream that never reports.
+        For answers that reported nothing when they were finished: abandoned, broken off, or from an upstream
+        that never reports.
         """
         output = self._reader.deltas.estimate() if self._reader is not None else 0
         return Usage(input=prompt, output=output, total=prompt + output, estimated=True)
@@ -200,6 +201,7 @@ class _ReportSearch:
                 continue
             end = _object_end(seen, named.end())
             if (len(seen) if end is None else end) - begin > MAX_REPORT_BYTES:
+                at = begin + MAX_REPORT_BYTES
                 continue
             if end is None:
                 self._carry = seen[begin:]

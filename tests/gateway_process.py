@@ -7,17 +7,18 @@ import os
 import threading
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 from aiohttp import web
 from prometheus_client import generate_latest
 
-from gateway.app import App, build_app, known_scopes, make_runner
+from gateway.app import App, build_app, make_runner
 from gateway.credentials import issue
 from gateway.key_ring import KeyRing
 from gateway.settings import load
+from gateway.tenants import known_scopes
 from tests.raw_client import RawClient
 
 BY_NAME = ("org.*", "realtime:mint", "unlisted:*")
@@ -32,6 +33,7 @@ class Gateway:
     host: str
     port: int
     lines: LogReader
+    clients: list[RawClient] = field(default_factory=list)
 
     @property
     def base_url(self) -> str:
@@ -60,8 +62,10 @@ class Gateway:
         )
 
     async def connect(self) -> RawClient:
-        """A raw connection to the public listener."""
-        return await RawClient.connect(self.host, self.port, self.credential())
+        """A raw connection to the public listener; closed with the gateway, if the test has not done it."""
+        client = await RawClient.connect(self.host, self.port, self.credential())
+        self.clients.append(client)
+        return client
 
     def metrics(self) -> str:
         """What /metrics would say now."""
@@ -117,11 +121,14 @@ async def running_gateway(*, ring: KeyRing | None = None, **settings: Any) -> As
     app = build_app(load(flags=settings, environ={}), ring=ring, environ={}, log_descriptor=lines.descriptor)
     runner = make_runner(app)
     await runner.setup()
+    clients: list[RawClient] = []
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         host, port = runner.addresses[0][:2]
-        yield Gateway(app, ring, host, port, lines)
+        yield Gateway(app, ring, host, port, lines, clients)
     finally:
+        for client in clients:
+            await client.close()
         await runner.cleanup()
         await asyncio.to_thread(lines.close)

@@ -209,6 +209,7 @@ def test_model_memory_and_redis_agree_on_every_history(redis: RedisServer) -> No
         OnThisServer,
         settings=settings(
             max_examples=100,
+            # Shrinking a history takes minutes; a failure prints its seed, and can be shrunk by hand.
             phases=(Phase.explicit, Phase.reuse, Phase.generate),
             stateful_step_count=40,
             deadline=None,

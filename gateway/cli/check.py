@@ -6,10 +6,10 @@ import argparse
 import os
 from typing import Any
 
-from gateway.app import tenant_policies
-from gateway.cli.options import add_settings, settings_from
+from gateway.cli.options import add_settings, keyless, settings_from
 from gateway.operations import OperationTable
-from gateway.settings import Problem, SettingsInvalid, resolve_secret
+from gateway.settings import SettingsInvalid
+from gateway.tenants import tenant_policies
 
 
 def register(verbs: Any) -> None:
@@ -24,22 +24,17 @@ def register(verbs: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the problems (exit code 1), or that there are none."""
     settings = settings_from(options)
-    problems: list[Problem] = []
-    try:
-        tenant_policies(settings, OperationTable.load())
-    except SettingsInvalid as invalid:
-        problems += invalid.problems
-    for key, reference in (
-        ("upstream.api_key", settings.upstream.api_key),
-        ("upstream.admin_api_key", settings.upstream.admin_api_key),
-        ("redis_url", settings.redis_url),
-    ):
-        try:
-            resolve_secret(reference, os.environ)
-        except SettingsInvalid as invalid:
-            problems += [Problem(key, str(problem)) for problem in invalid.problems]
+    problems = keyless(settings, os.environ)
     if problems:
         raise SettingsInvalid(problems)
+    policies = tenant_policies(settings, OperationTable.load(), os.environ)
+    shared = sorted(policy.id for policy in policies.values() if policy.shared)
+    if shared:
+        print(
+            f"Stored objects (files, threads, batches …) are closed to {', '.join(shared)}: "
+            "they share an upstream key. "
+            'Give each its own key or project under [tenants.ID.upstream], or set shared_objects = "allow".'
+        )
     tenants = ", ".join(sorted(settings.tenants))
     print(
         f"The configuration is valid. Upstream: {settings.upstream.resolved_base_url(os.environ)}. Tenants: {tenants}."

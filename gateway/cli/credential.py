@@ -1,24 +1,56 @@
-"""`gateway credential`: issue the credentials that tenants call with."""
+"""`gateway credential`: issue the credentials that tenants call with, explain, list and withdraw them."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import getpass
+import math
 import sys
+import time
+from collections.abc import Iterable
 from typing import Any
 
-from gateway.app import known_scopes
-from gateway.cli.options import add_settings, duration_seconds, settings_from
-from gateway.credentials import issue
-from gateway.key_ring import ensure_ring
+from gateway.cli import inspection
+from gateway.cli.options import (
+    add_settings,
+    date,
+    duration_seconds,
+    settings_from,
+)
+from gateway.cli.stores import shared_credentials
+from gateway.credentials import Verifier, issue
+from gateway.issuers import MAX_NAME_CHARACTERS
+from gateway.key_ring import KeyRing, ensure_ring
+from gateway.limits import Dimension, Quota
 from gateway.operations import OperationTable
+from gateway.principal import Principal
+from gateway.redis_credentials import IssuedCredential
+from gateway.revocation_file import RevocationFile
+from gateway.revocations import Revocation, RevocationList, RevocationsUnavailable
 from gateway.scopes import expand
+from gateway.settings import Settings
+from gateway.tenants import known_scopes
 
 
 def register(verbs: Any) -> None:
     """Add the commands."""
-    group = verbs.add_parser("credential", help="issue credentials", allow_abbrev=False)
+    group = verbs.add_parser(
+        "credential", help="issue, explain, list and revoke credentials", allow_abbrev=False
+    )
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_issue(actions)
+    inspection.register(actions)
+    _add_revoke(actions)
+    command = actions.add_parser(
+        "list", help="print what was issued and has not expired (needs Redis)", allow_abbrev=False
+    )
+    add_settings(command)
+    command.add_argument("--tenant", help="only those of this tenant")
+    command.set_defaults(run=_list)
+
+
+def _add_issue(actions: Any) -> None:
     command = actions.add_parser("issue", help="print a new credential, this once", allow_abbrev=False)
     add_settings(command)
     command.add_argument("--tenant", required=True, help="who pays")
@@ -30,33 +62,209 @@ def register(verbs: Any) -> None:
         metavar="SCOPE",
         help="a scope, a pattern such as 'files:*', or a group such as inference; may be repeated",
     )
+    command.add_argument(
+        "--model",
+        action="append",
+        metavar="MODEL",
+        help="a model, or a pattern such as 'gpt-4o*'; may be repeated (default: all that the tenant may use)",
+    )
+    command.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        type=_limit,
+        metavar="NAME=VALUE",
+        help="a limit of its own below the tenant's, such as max_requests_per_1_minute=10; may be repeated",
+    )
     command.add_argument("--ttl", type=duration_seconds, default=30 * 86400, metavar="30d", help="lifetime")
     command.set_defaults(run=_issue)
+
+
+def _add_revoke(actions: Any) -> None:
+    command = actions.add_parser(
+        "revoke", help="withdraw one credential, or all issued before now", allow_abbrev=False
+    )
+    add_settings(command)
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("--jti", metavar="ID", help="the credential of this id")
+    which.add_argument("--tenant", help="everything of this tenant that was issued before now")
+    command.add_argument("--subject", help="with --tenant: only what this subject has")
+    command.set_defaults(run=_revoke)
 
 
 def _issue(options: argparse.Namespace) -> int:
     settings = settings_from(options)
     ring, made = ensure_ring(settings.keys_dir)
     if made:
-        print(f"gateway: made a signing key in {settings.keys_dir}", file=sys.stderr)
-    if options.tenant not in settings.tenants:
-        print(
-            f"gateway: the tenant {options.tenant} is not in this configuration; "
-            "a gateway that does not know it answers 403",
-            file=sys.stderr,
-        )
-    wanted = [scope for argument in options.scope for scope in argument.replace(",", " ").split()]
+        _say(f"made a signing key in {settings.keys_dir}")
     accepted = settings.credentials
     credential = issue(
         ring,
         tenant=options.tenant,
         subject=options.subject or getpass.getuser(),
-        scopes=expand(wanted, known_scopes(OperationTable.load())),
+        scopes=_scopes(settings, options.tenant, options.scope),
         ttl_seconds=options.ttl,
+        issuer=accepted.issuer,
+        audience=accepted.audience,
+        models=options.model,
+        limits=dict(options.limit),
+        max_lifetime_seconds=accepted.max_lifetime_seconds,
+        max_bytes=accepted.max_bytes,
+    )
+    verifier = Verifier(
+        ring,
         issuer=accepted.issuer,
         audience=accepted.audience,
         max_lifetime_seconds=accepted.max_lifetime_seconds,
         max_bytes=accepted.max_bytes,
     )
+    principal = verifier.verify(credential)
+    asyncio.run(_enter(settings, principal, ring))
+    _say(
+        f"credential {principal.credential_id} of {principal.subject} (tenant {principal.tenant}) "
+        f"until {date(principal.expires_at)}; it is shown this once"
+    )
     print(credential)
     return 0
+
+
+def _scopes(settings: Settings, tenant_id: str, wanted: Iterable[str]) -> frozenset[str]:
+    """The scopes asked for, expanded. Says what of them the gateway would refuse all the same."""
+    known = known_scopes(OperationTable.load())
+    scopes = expand([scope for argument in wanted for scope in argument.replace(",", " ").split()], known)
+    tenant = settings.tenants.get(tenant_id)
+    if tenant is None:
+        _say(
+            f"the tenant {tenant_id} is not in this configuration; a gateway that does not know it answers 403"
+        )
+        return scopes
+    beyond = sorted(scopes - expand(tenant.scopes, known))
+    if beyond:
+        _say(f"the tenant {tenant_id} may not use {', '.join(beyond)}: these will be refused")
+    return scopes
+
+
+async def _enter(settings: Settings, principal: Principal, ring: KeyRing) -> None:
+    """Enter a new credential in the register, where there is one."""
+    assert ring.signing_key is not None
+    async with shared_credentials(settings) as shared:
+        if shared is None:
+            return
+        issued = IssuedCredential(
+            id=principal.credential_id,
+            tenant=principal.tenant,
+            subject=principal.subject,
+            scopes=tuple(sorted(principal.scopes)),
+            models=principal.models,
+            key=ring.signing_key.kid,
+            issued_at=int(principal.issued_at),
+            expires_at=int(principal.expires_at),
+        )
+        try:
+            await shared.register(issued)
+        except RevocationsUnavailable as unavailable:
+            _say(f"`gateway credential list` will not show this credential: {unavailable}")
+
+
+def _revoke(options: argparse.Namespace) -> int:
+    if options.subject is not None and options.tenant is None:
+        raise ValueError("--subject needs --tenant: subjects belong to a tenant")
+    if options.jti is not None and not (
+        options.jti.isprintable() and 0 < len(options.jti) <= MAX_NAME_CHARACTERS
+    ):
+        raise ValueError("--jti takes the id of a credential, as `gateway credential inspect` shows it")
+    settings = settings_from(options)
+    if options.tenant is not None and options.tenant not in settings.tenants:
+        _say(f"the tenant {options.tenant} is not in this configuration; revoking what it has all the same")
+    try:
+        print(asyncio.run(_withdraw(settings, options)))
+    except RevocationsUnavailable as unavailable:
+        raise ValueError(f"nothing was revoked: {unavailable}") from None
+    return 0
+
+
+async def _withdraw(settings: Settings, options: argparse.Namespace) -> str:
+    """Revoke what the options name, and return what was done when it is safe to issue anew."""
+    leeway_seconds = settings.credentials.leeway_seconds
+    longest = [issuer.max_lifetime_seconds for issuer in settings.issuers.values()]
+    now = time.time()
+    until = math.ceil(now + max(settings.credentials.max_lifetime_seconds, *longest) + leeway_seconds)
+    async with shared_credentials(settings) as shared:
+        store = shared or RevocationFile(settings.keys_dir)
+        place = f"Redis {shared.server}" if shared else str(settings.keys_dir)
+        notice = f"gateways that share {place} refuse it within two seconds"
+        if options.jti is not None:
+            known = [] if shared is None else [one for one in await shared.issued() if one.id == options.jti]
+            if known:
+                until = math.ceil(known[0].expires_at + leeway_seconds)
+            await store.add(Revocation(credential=options.jti, until=until))
+            whose = "".join(f" of {one.subject} (tenant {one.tenant})" for one in known)
+            return f"revoked credential {options.jti}{whose}; {notice}"
+        before = int(now) + 1
+        await store.add(
+            Revocation(tenant=options.tenant, subject=options.subject, before=before, until=until)
+        )
+    # What is issued from here on belongs to a later second, and so is not revoked.
+    await asyncio.sleep(before - time.time())
+    whose = (
+        f"tenant {options.tenant}" if options.subject is None else f"{options.subject} of {options.tenant}"
+    )
+    return f"revoked everything of {whose} issued until {date(before - 1)}; {notice}"
+
+
+def _list(options: argparse.Namespace) -> int:
+    settings = settings_from(options)
+    try:
+        issued, revocations = asyncio.run(_issued(settings))
+    except RevocationsUnavailable as unavailable:
+        raise ValueError(str(unavailable)) from None
+    rows = [("ID", "TENANT", "SUBJECT", "ISSUED", "EXPIRES", "KEY", "STATE", "SCOPES")]
+    for one in issued:
+        if options.tenant in (None, one.tenant):
+            scopes = " ".join(one.scopes)
+            state = "revoked" if revocations.check(_principal(one)) else "valid"
+            times = date(one.issued_at), date(one.expires_at)
+            rows.append((one.id, one.tenant, one.subject, *times, one.key, state, scopes))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+async def _issued(settings: Settings) -> tuple[list[IssuedCredential], RevocationList]:
+    async with shared_credentials(settings) as shared:
+        if shared is None:
+            raise ValueError(
+                "there is no register of issued credentials without Redis; set redis_url to have one"
+            )
+        revocations = RevocationList()
+        revocations.replace(await shared.changed() or (), time.time())
+        return await shared.issued(), revocations
+
+
+def _principal(issued: IssuedCredential) -> Principal:
+    return Principal(
+        tenant=issued.tenant,
+        subject=issued.subject,
+        scopes=frozenset(issued.scopes),
+        credential_id=issued.id,
+        issued_at=issued.issued_at,
+        expires_at=issued.expires_at,
+    )
+
+
+def _limit(text: str) -> tuple[str, int]:
+    """`NAME=VALUE` as the limit of a dimension."""
+    name, _, value = text.partition("=")
+    names = ", ".join(Dimension)
+    if name not in list(Dimension):
+        raise argparse.ArgumentTypeError(f"{name!r} is no limit; there are {names}")
+    try:
+        Quota(Dimension(name), int(value), key="")
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} needs a positive whole number after '='") from None
+    return name, int(value)
+
+
+def _say(text: str) -> None:
+    print(f"gateway: {text}", file=sys.stderr)

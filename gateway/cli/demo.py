@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from gateway.app import build_app, known_scopes
+from gateway.app import build_app
 from gateway.cli.serve import run_loop, serve
 from gateway.credentials import issue
 from gateway.key_ring import KeyRing
@@ -16,6 +16,7 @@ from gateway.operations import OperationTable
 from gateway.scopes import expand
 from gateway.settings import Settings, load
 from gateway.simulator import build_simulator
+from gateway.tenants import known_scopes
 
 _TENANT = "demo"
 
@@ -88,12 +89,12 @@ async def _demo(options: argparse.Namespace) -> None:
         )
         ring = KeyRing.ephemeral()
         app = build_app(settings, ring=ring, environ={})
-        await serve(app, listening=lambda: _greet(settings, ring))
+        await serve(app, listening=lambda public, private: _greet(settings, ring, public, private))
     finally:
         await simulator.cleanup()
 
 
-def _greet(settings: Settings, ring: KeyRing) -> None:
+def _greet(settings: Settings, ring: KeyRing, public: str, private: str) -> None:
     credential = issue(
         ring,
         tenant=_TENANT,
@@ -105,8 +106,8 @@ def _greet(settings: Settings, ring: KeyRing) -> None:
     )
     print(
         _GREETING.format(
-            base=f"http://{settings.listen}/v1",
-            admin=settings.admin_listen,
+            base=f"http://{public}/v1",
+            admin=private,
             tenant=_TENANT,
             credential=credential,
         ),

@@ -3,24 +3,52 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import sys
+import time
 from typing import Any
 
-from gateway.cli.options import add_settings, settings_from
-from gateway.key_ring import add
+from gateway.cli.options import add_settings, date, settings_from
+from gateway.cli.stores import shared_credentials
+from gateway.key_ring import KeyRing, add, retire, rotate
 from gateway.keys import Algorithm, Key
+from gateway.redis_credentials import IssuedCredential
+from gateway.revocations import RevocationsUnavailable
+from gateway.settings import Settings
 
 
 def register(verbs: Any) -> None:
     """Add the commands."""
-    group = verbs.add_parser("keys", help="make signing keys", allow_abbrev=False)
+    group = verbs.add_parser("keys", help="make, list, rotate and retire signing keys", allow_abbrev=False)
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
     generate = actions.add_parser("generate", help="make a new key; the newest key signs", allow_abbrev=False)
-    add_settings(generate)
-    generate.add_argument(
-        "--algorithm", default=Algorithm.EDDSA.value, choices=[algorithm.value for algorithm in Algorithm]
-    )
-    generate.add_argument("--kid", help="name of the key (default: a random one)")
+    _add_new_key(generate, default=Algorithm.EDDSA)
     generate.set_defaults(run=_generate)
+    listing = actions.add_parser("list", help="print the keys of the ring", allow_abbrev=False)
+    add_settings(listing)
+    listing.set_defaults(run=_list)
+    rotation = actions.add_parser(
+        "rotate", help="let a new key sign; those before it go on verifying", allow_abbrev=False
+    )
+    _add_new_key(rotation, default=None)
+    rotation.set_defaults(run=_rotate)
+    retirement = actions.add_parser(
+        "retire", help="delete a key: what it signed is refused from then on", allow_abbrev=False
+    )
+    add_settings(retirement)
+    retirement.add_argument("kid", metavar="KID")
+    retirement.set_defaults(run=_retire)
+
+
+def _add_new_key(command: argparse.ArgumentParser, *, default: Algorithm | None) -> None:
+    add_settings(command)
+    command.add_argument(
+        "--algorithm",
+        default=default,
+        choices=[algorithm.value for algorithm in Algorithm],
+        help=f"default: {default or 'that of the key that signs now'}",
+    )
+    command.add_argument("--kid", help="name of the key (default: a random one)")
 
 
 def _generate(options: argparse.Namespace) -> int:
@@ -29,3 +57,61 @@ def _generate(options: argparse.Namespace) -> int:
     path = add(settings.keys_dir, key)
     print(f"{key.kid} ({key.algorithm}) in {path}")
     return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    ring = KeyRing.load(settings_from(options).keys_dir)
+    for warning in ring.warnings:
+        print(f"gateway: {warning}", file=sys.stderr)
+    rows = [("KID", "ALGORITHM", "CREATED", "USE")]
+    for key in ring:
+        created = date(key.created_at) if key.created_at else "unknown"
+        rows.append((key.kid, key.algorithm.value, created, _use(key, ring)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+def _use(key: Key, ring: KeyRing) -> str:
+    if key is ring.signing_key:
+        return "signs"
+    return "verifies" if key.is_secret else "verifies (public part only)"
+
+
+def _rotate(options: argparse.Namespace) -> int:
+    settings = settings_from(options)
+    key = rotate(settings.keys_dir, options.algorithm, kid=options.kid)
+    print(f"{key.kid} ({key.algorithm}) signs from now on; running gateways accept it within two seconds")
+    older = [other.kid for other in KeyRing.load(settings.keys_dir) if other.kid != key.kid]
+    if older:
+        last = date(time.time() + settings.credentials.max_lifetime_seconds)
+        print(f"still verifying: {', '.join(older)}; what they signed has expired by {last} at the latest")
+    return 0
+
+
+def _retire(options: argparse.Namespace) -> int:
+    settings = settings_from(options)
+    retire(settings.keys_dir, options.kid)
+    print(
+        f"{options.kid} is deleted; running gateways refuse what it signed within two seconds, "
+        "and nothing can bring it back"
+    )
+    try:
+        cut_off = asyncio.run(_signed_by(settings, options.kid))
+    except RevocationsUnavailable as unavailable:
+        print(f"gateway: which credentials that cuts off is not known: {unavailable}", file=sys.stderr)
+        return 0
+    if cut_off is None:
+        print("gateway: which credentials that cuts off is not known without Redis", file=sys.stderr)
+        return 0
+    print(f"{len(cut_off)} credentials that had not expired are cut off")
+    for one in cut_off:
+        print(f"  {one.id}  {one.subject} (tenant {one.tenant}), was valid until {date(one.expires_at)}")
+    return 0
+
+
+async def _signed_by(settings: Settings, kid: str) -> list[IssuedCredential] | None:
+    """The unexpired credentials that a key signed, as far as they were entered in the register."""
+    async with shared_credentials(settings) as shared:
+        return None if shared is None else [one for one in await shared.issued() if one.key == kid]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import tomllib
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gateway.settings import Problem, Settings, SettingsInvalid, load
+from gateway.settings import DEFAULT_BASE_URL, Problem, Settings, SettingsInvalid, load
 
 _DURATION = re.compile(r"([1-9][0-9]*)([smhdw])")
+_MOST_CREDENTIAL_BYTES = 2**20
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -49,12 +53,80 @@ def settings_from(options: argparse.Namespace) -> Settings:
     return load(options.config, flags=flags)
 
 
+def keyless(settings: Settings, environ: Mapping[str, str]) -> list[Problem]:
+    """The problem of a gateway that would ask the public API without a key."""
+    upstream = settings.upstream
+    if (
+        upstream.resolved_base_url(environ) != DEFAULT_BASE_URL
+        or upstream.api_key
+        or environ.get("OPENAI_API_KEY")
+    ):
+        return []
+    if settings.tenants and all(tenant.upstream.api_key for tenant in settings.tenants.values()):
+        return []
+    return [
+        Problem(
+            "upstream.api_key",
+            'is not set, and the public API needs one; set OPENAI_API_KEY, or api_key = "env:NAME" or '
+            '"file:/path" under [upstream]. To look around without a key, run: gateway demo',
+        )
+    ]
+
+
 def duration_seconds(text: str) -> int:
     """`45s`, `15m`, `12h`, `30d` or `2w` in seconds."""
     match = _DURATION.fullmatch(text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 45s, 15m, 12h, 30d or 2w")
     return int(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def date(unix_seconds: float) -> str:
+    """A moment as people read it, in UTC."""
+    try:
+        return f"{datetime.fromtimestamp(unix_seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (ValueError, OverflowError, OSError):
+        return "no date"
+
+
+def add_credential(command: argparse.ArgumentParser) -> None:
+    """The argument that says where a credential is; never the credential itself."""
+    command.add_argument(
+        "credential",
+        nargs="*",
+        metavar="@FILE",
+        help="file that holds the credential; without it, the environment variable GATEWAY_CREDENTIAL, "
+        "else standard input",
+    )
+
+
+def credential_from(options: argparse.Namespace, environ: Mapping[str, str]) -> str:
+    """The credential that a command is about, not yet verified. ValueError says why there is none."""
+    if any(source != "-" and not source.startswith("@") for source in options.credential):
+        raise ValueError(
+            "a credential on the command line can be read in the process list and stays in the shell's history; "
+            "give @FILE, standard input or GATEWAY_CREDENTIAL instead (and revoke it, if it was a real one)"
+        )
+    match options.credential:
+        case []:
+            text = environ.get("GATEWAY_CREDENTIAL") or _standard_input()
+        case ["-"]:
+            text = _standard_input()
+        case [source]:
+            with Path(source[1:]).expanduser().open("rb") as file:
+                text = file.read(_MOST_CREDENTIAL_BYTES).decode()
+        case _:
+            raise ValueError("one credential at a time")
+    credential = text.strip().removeprefix("Bearer ").strip()
+    if not credential:
+        raise ValueError("no credential was given: expected @FILE, standard input or GATEWAY_CREDENTIAL")
+    return credential
+
+
+def _standard_input() -> str:
+    if sys.stdin.isatty():
+        print("Paste the credential, then Ctrl-D:", file=sys.stderr)
+    return sys.stdin.read(_MOST_CREDENTIAL_BYTES)
 
 
 def _put(flags: dict[str, Any], key: str, value: Any) -> None:

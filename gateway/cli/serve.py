@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -14,13 +15,14 @@ import uvloop
 from aiohttp import web
 
 from gateway.admin import AdminListener
-from gateway.app import App, build_app, known_scopes, make_runner
-from gateway.cli.options import add_settings, settings_from
+from gateway.app import App, build_app, make_runner
+from gateway.cli.options import add_settings, keyless, settings_from
 from gateway.credentials import issue
 from gateway.key_ring import KeyRing, ensure_ring
 from gateway.operations import OperationTable
 from gateway.scopes import expand
-from gateway.settings import DEFAULT_BASE_URL, Problem, Settings, SettingsInvalid, split_address
+from gateway.settings import Settings, SettingsInvalid, split_address
+from gateway.tenants import known_scopes
 
 FIRST_CREDENTIAL_SECONDS = 30 * 86400
 
@@ -35,24 +37,22 @@ def register(verbs: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
     settings = settings_from(options)
-    if settings.upstream.resolved_base_url(os.environ) == DEFAULT_BASE_URL and not (
-        settings.upstream.api_key or os.environ.get("OPENAI_API_KEY")
-    ):
-        raise SettingsInvalid(
-            [
-                Problem(
-                    "upstream.api_key",
-                    'is not set, and the public API needs one; set OPENAI_API_KEY, or api_key = "env:NAME" '
-                    'or "file:/path" under [upstream]. To look around without a key, run: gateway demo',
-                )
-            ]
-        )
+    problems = keyless(settings, os.environ)
+    if problems:
+        raise SettingsInvalid(problems)
     ring, made = ensure_ring(settings.keys_dir)
     for warning in ring.warnings:
         print(f"gateway: {warning}", file=sys.stderr)
     if made:
         _print_first_credential(settings, ring)
-    app = build_app(settings, ring=ring)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="gateway: %(message)s")
+    app = build_app(
+        settings,
+        ring=ring,
+        keys_dir=settings.keys_dir,
+        read_settings=lambda: settings_from(options),
+        settings_file=options.config,
+    )
     run_loop(serve(app))
     return 0
 
@@ -63,13 +63,15 @@ def run_loop(main: Coroutine[Any, Any, None]) -> None:
         runner.run(main)
 
 
-async def serve(app: App, *, listening: Callable[[], None] | None = None) -> None:
+async def serve(app: App, *, listening: Callable[[str, str], None] | None = None) -> None:
     """Serve an app on its configured addresses until a signal; the second signal ends it at once.
+
+    `listening` is told the public and the private address once connections are accepted.
 
     Raises OSError when an address cannot be listened on.
     """
     settings = app.services.settings
-    stop = _signals()
+    stop = _signals(app)
     runner = make_runner(app)
     await runner.setup()
     admin_host, admin_port = split_address(settings.admin_listen)
@@ -84,14 +86,14 @@ async def serve(app: App, *, listening: Callable[[], None] | None = None) -> Non
             port = admin.start()
         except OSError as error:
             raise OSError(f"admin_listen {settings.admin_listen}: {error.strerror}") from None
+        public, private = _shown(runner.addresses[0]), _shown((admin_host, port))
         print(
-            f"gateway: serving on http://{_shown(runner.addresses[0])}, "
-            f"metrics on http://{admin_host}:{port}/metrics",
+            f"gateway: serving on http://{public}, metrics on http://{private}/metrics",
             file=sys.stderr,
             flush=True,
         )
         if listening is not None:
-            listening()
+            listening(public, private)
         received = await stop.get()
         app.services.lifecycle.ready = False
         print("gateway: stopping; signal again to stop at once", file=sys.stderr, flush=True)
@@ -114,11 +116,13 @@ async def _drain(app: App, site: web.TCPSite, settings: Settings, *, notice: boo
     await app.drain(settings.drain_seconds)
 
 
-def _signals() -> asyncio.Queue[int]:
+def _signals(app: App) -> asyncio.Queue[int]:
     received: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, received.put_nowait, number)
+    if app.configuration is not None:
+        loop.add_signal_handler(signal.SIGHUP, app.configuration.reload)
     return received
 
 

@@ -7,13 +7,13 @@ import asyncio
 from aiohttp import web
 
 from gateway import headers
-from gateway.edge import EXCHANGE, Answer, Handler, Middleware, abort, error_fields, own_answer
+from gateway.edge import EXCHANGE, Handler, Middleware, abort, error_fields, own_answer, send_own
 from gateway.errors import ClientFault, GatewayError, Internal
 from gateway.exchange import Ending
 from gateway.services import Services
 
 # After these the connection is not to be trusted: what follows on it may be part of the refused request.
-_CLOSING = frozenset({400, 405, 408, 413, 417, 431, 500, 505})
+_CLOSING = frozenset({400, 405, 408, 413, 417, 426, 431, 500, 505})
 
 
 def answer(services: Services) -> Middleware:
@@ -51,19 +51,6 @@ def answer(services: Services) -> Middleware:
         )
         if refusal.status in _CLOSING:
             own.force_close()
-        return await send(request, own, write_idle_seconds)
+        return await send_own(request, own, write_idle_seconds)
 
     return middleware
-
-
-async def send(request: web.BaseRequest, own: Answer, write_idle_seconds: float) -> Answer:
-    """Send a complete answer of the gateway itself. Raises ClientLeft."""
-    own.begin(request, write_idle_seconds=write_idle_seconds)
-    exchange = request[EXCHANGE]
-    exchange.status = own.status
-    await own.write_eof(own.content)
-    if request.method != "HEAD":
-        exchange.bytes_out += len(own.content)
-    if exchange.ending is None:
-        exchange.ending = Ending.COMPLETE
-    return own

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import NoReturn
 
 from aiohttp import web
 
@@ -15,21 +14,26 @@ from gateway.errors import (
     CredentialMissing,
     CredentialRefused,
     CredentialWithdrawn,
+    GatewayError,
     TenantDisabled,
     TenantUnknown,
 )
 from gateway.exchange import Exchange
 from gateway.headers import SUBPROTOCOL_CREDENTIAL, RequestHead
+from gateway.own_paths import JWKS
 from gateway.services import Services
+from gateway.tenants import TenantPolicy
 
 
 def authenticate(services: Services) -> Middleware:
     """Verify the credential and look its tenant up."""
-    verifier, tenants = services.verifier, services.tenants
+    verifier, tenants = services.trust.verifier, services.tenants
 
     async def middleware(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
         exchange = request[EXCHANGE]
         assert exchange.head is not None
+        if exchange.operation.id == JWKS.id:
+            return await handler(request)  # public keys are for everybody
         try:
             presented = _presented(exchange.head)
             if presented.startswith(minting.PREFIX):
@@ -37,23 +41,18 @@ def authenticate(services: Services) -> Middleware:
             else:
                 principal = verifier.verify(presented)
         except credentials.CredentialError as error:
-            _refuse(exchange, error)
+            raise credential_refusal(error, exchange.id) from None
         exchange.principal = principal
-        policy = tenants.get(principal.tenant)
-        if policy is None:
-            raise TenantUnknown(
-                "This credential is genuine, but its tenant is not known here. "
-                "Ask the gateway's operator to add it, or for a credential of another tenant."
-            )
-        exchange.tenant = policy
-        if not policy.tenant.enabled:
-            raise TenantDisabled("This tenant is switched off. Ask the gateway's operator.")
+        exchange.tenant = tenants.get(principal.tenant)
+        tenant_of(exchange.tenant)
         return await handler(request)
 
     def _unsealed(exchange: Exchange, presented: str) -> Principal:
         if exchange.operation.id != minting.OPENS:
             raise credentials.CredentialNotAccepted("a realtime secret, and this is no realtime WebSocket")
-        minted = minting.unseal(presented, services.keys.ring, now=time.time())
+        minted = minting.unseal(presented, services.trust.ring, now=time.time())
+        if services.trust.revocations.check(minted.principal):
+            raise credentials.CredentialRevoked("a realtime secret of a revoked credential")
         exchange.upstream_secret = minted.upstream_secret
         return minted.principal
 
@@ -72,33 +71,45 @@ def _presented(head: RequestHead) -> str:
     return credentials.bearer_from(values)
 
 
-def _refuse(exchange: Exchange, error: credentials.CredentialError) -> NoReturn:
-    """Say one of four things; which check failed stands in the log only."""
+def tenant_of(policy: TenantPolicy | None) -> TenantPolicy:
+    """The tenant that a credential names. Raises TenantUnknown or TenantDisabled."""
+    if policy is None:
+        raise TenantUnknown(
+            "This credential is genuine, but its tenant is not known here. "
+            "Ask the gateway's operator to add it, or for a credential of another tenant."
+        )
+    if not policy.tenant.enabled:
+        raise TenantDisabled("This tenant is switched off. Ask the gateway's operator.")
+    return policy
+
+
+def credential_refusal(error: credentials.CredentialError, request_id: str) -> GatewayError:
+    """One of four things is said; which check failed stands in the log only."""
     match error:
         case credentials.CredentialMissing():
-            raise CredentialMissing(
+            return CredentialMissing(
                 "No credential was sent. Send one as 'Authorization: Bearer …'; "
                 "with an official SDK, set it as the API key.",
                 detail=error.reason,
             )
         case credentials.CredentialMalformed():
-            raise CredentialRefused(
+            return CredentialRefused(
                 "The credential is malformed. Send exactly one Authorization header, 'Bearer' and a credential "
                 "issued for this gateway; keys of the API behind it are not accepted here.",
                 detail=error.reason,
             )
         case credentials.CredentialExpired():
-            raise CredentialLapsed(
+            return CredentialLapsed(
                 "The credential has expired. Ask the gateway's operator for a new one.", detail=error.reason
             )
         case credentials.CredentialRevoked():
-            raise CredentialWithdrawn(
+            return CredentialWithdrawn(
                 "The credential has been revoked. Ask the gateway's operator for a new one.",
                 detail=error.reason,
             )
         case _:
-            raise CredentialRefused(
-                f"The credential is not accepted. Quote the request id {exchange.id} to the gateway's operator, "
+            return CredentialRefused(
+                f"The credential is not accepted. Quote the request id {request_id} to the gateway's operator, "
                 "who can see why.",
                 detail=error.reason,
             )

@@ -16,19 +16,22 @@ from gateway.errors import LimitExceeded, NeverFits, StoreUnavailable
 from gateway.exchange import Exchange
 from gateway.limits import Charge, Decision
 from gateway.limits import StoreUnavailable as StoreDown
+from gateway.own_paths import GROUP
+from gateway.policy import check_body
 from gateway.services import Services
 
 
 def limit(services: Services) -> Middleware:
     """Admit the exchange, or refuse it naming the limit."""
-    limiter, edge = services.limiter, services.settings.edge
+    limiter, edge, table = services.limiter, services.settings.edge, services.table
 
     async def middleware(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
         exchange = request[EXCHANGE]
+        if exchange.operation.group == GROUP:
+            return await handler(request)  # asking what is left takes nothing away
         head, policy = exchange.head, exchange.tenant
         assert head is not None
         assert policy is not None
-        intake.read_model(exchange, request._message.path)
         whole = intake.must_be_read(head, exchange)
         intake.check_length(head, whole=whole, edge=edge)
         charges = tuple(Charge(quota) for quota in policy.quotas)
@@ -41,13 +44,14 @@ def limit(services: Services) -> Middleware:
             exchange.body = await intake.whole(request, edge)
             exchange.held_seconds = monotonic() - started
             intake.read_fields(exchange)
+            check_body(exchange, table)
             if charges:
                 await _decide(exchange, charges)
         else:
+            intake.watch_form(exchange, head)
             if charges:
                 await _decide(exchange, charges)
             intake.invite(request, head)
-            intake.watch_form(exchange, head)
         return await handler(request)
 
     async def _decide(exchange: Exchange, charges: tuple[Charge, ...], *, look: bool = False) -> None:

@@ -12,10 +12,11 @@ from time import monotonic
 from aiohttp import web
 
 from gateway import headers
-from gateway.edge import EXCHANGE, EdgeProtocol, Handler, Middleware, Unseen
+from gateway.edge import EXCHANGE, EdgeProtocol, Handler, Middleware, Unseen, check_version
 from gateway.errors import GatewayError, MethodRefused, NotFound, OperationClosed, TargetAmbiguous
 from gateway.exchange import Ending, Exchange
 from gateway.operations import UNLISTED_READ, Match, NeverUnlisted, NotUnderV1, OperationTable, TargetRefused
+from gateway.own_paths import OWN
 from gateway.services import Services
 
 UNMATCHED = replace(UNLISTED_READ, id="none", scope="", path="")
@@ -48,7 +49,8 @@ def record(services: Services) -> Middleware:
         )
         request[EXCHANGE] = exchange
         try:
-            match = _match(table, request)
+            check_version(request)
+            match = matched(table, request.method, request._message.path)
             exchange.operation, exchange.params = match.operation, match.params
             exchange.head = headers.read(
                 request._message.raw_headers,
@@ -95,12 +97,15 @@ def unseen(services: Services) -> Unseen:
     return refused
 
 
-def _match(table: OperationTable, request: web.BaseRequest) -> Match:
-    """The operation that the request names. Raises the gateway's error when it names none."""
-    if request.method in _REFUSED_METHODS:
-        raise MethodRefused(f"{request.method} is not forwarded.")
+def matched(table: OperationTable, method: str, target: str) -> Match:
+    """The operation that a request names. Raises the gateway's error when it names none."""
+    if method in _REFUSED_METHODS:
+        raise MethodRefused(f"{method} is not forwarded.")
+    own = OWN.get((method, target.partition("?")[0]))
+    if own is not None:
+        return Match(own, {})
     try:
-        return table.match(request.method, request._message.path)
+        return table.match(method, target)
     except TargetRefused as refused:
         raise TargetAmbiguous(f"The request target is ambiguous: {refused.reason}.") from None
     except NotUnderV1:

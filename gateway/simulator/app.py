@@ -45,7 +45,7 @@ _CLIENT_FAULT: Final = "invalid_request_error"
 def build_simulator(*, api_key: str | None = None, pace_seconds: float = 0.02) -> web.Application:
     """An upstream with an empty store of its own; see the package for what it speaks.
 
-    With `api_key`, exactly that key is accepted and everything else is 401; without, anything is. Streamed
+    With `api_key`, exactly that key is accepted (and `ek_…` on the socket) and everything else is 401; without, anything is. Streamed
     answers have `pace_seconds` between their pieces. Serve it with `handler_cancellation=True`, so that a
     stream ends when its reader leaves.
     """
@@ -91,7 +91,9 @@ class _Simulator:
 
     async def _answer(self, call: Call) -> Reply | web.WebSocketResponse:
         request = call.request
-        if self._authorization not in (None, request.headers.get("Authorization")):
+        presented = request.headers.get("Authorization", "")
+        opens_socket = presented.startswith("Bearer ek_") and request.path == "/v1/realtime"
+        if self._authorization not in (None, presented) and not opens_socket:
             message = "Incorrect API key provided. This simulator accepts exactly one."
             raise ApiError(401, message, code="invalid_api_key")
         try:

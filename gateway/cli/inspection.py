@@ -1,0 +1,169 @@
+"""`gateway credential inspect`: what a credential says, what it may do, and why it would be refused."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from gateway.cli.options import add_credential, add_settings, credential_from, date, settings_from
+from gateway.credentials import Inspection, inspect
+from gateway.key_ring import KeyRing
+from gateway.keys import KeyProblem
+from gateway.operations import OperationTable
+from gateway.principal import (
+    CredentialExpired,
+    CredentialMalformed,
+    CredentialMissing,
+    CredentialRevoked,
+    Principal,
+)
+from gateway.scopes import expand
+from gateway.settings import Settings, resolve_secret
+from gateway.strict_json import strict_object
+from gateway.tenants import known_scopes
+from gateway.trust import Trust
+
+_TIMES = ("iat", "nbf", "exp")
+
+
+def register(actions: Any) -> None:
+    """Add the command."""
+    command = actions.add_parser(
+        "inspect", help="explain a credential: claims, key, what it may do", allow_abbrev=False
+    )
+    add_settings(command)
+    add_credential(command)
+    command.add_argument(
+        "--jwks",
+        type=Path,
+        metavar="FILE",
+        help="verify by this key set, saved from /.well-known/jwks.json, instead of --keys-dir",
+    )
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Explain; exit code 0 when a gateway with this configuration would accept the credential, else 1."""
+    credential = credential_from(options, os.environ)
+    settings = settings_from(options)
+    ring = _ring(settings) if options.jwks is None else _public_ring(options.jwks)
+    found = asyncio.run(_inspect(settings, ring, credential))
+    table = OperationTable.load()
+    for name, text in (*_said(found, ring, settings), *_allowed(found.principal, settings, table)):
+        print(f"{name:<10}{text if text.isprintable() else ascii(text)}")
+    print(f"{'verdict':<10}{_verdict(found)}")
+    return 0 if found.refusal is None else 1
+
+
+def _ring(settings: Settings) -> KeyRing:
+    """The keys at hand; none is no error here, the claims can be shown all the same."""
+    try:
+        return KeyRing.load(settings.keys_dir)
+    except KeyProblem as problem:
+        for text in problem.problems:
+            print(f"gateway: {text}", file=sys.stderr)
+        return KeyRing([])
+
+
+def _public_ring(path: Path) -> KeyRing:
+    try:
+        return KeyRing.published(strict_object(path.read_bytes()))
+    except KeyProblem:
+        raise
+    except ValueError:
+        raise ValueError(f"{path} is no JSON object with distinct members") from None
+
+
+async def _inspect(settings: Settings, ring: KeyRing, credential: str) -> Inspection:
+    """Look at a credential as a gateway would that has just started."""
+    trust = Trust(
+        settings.credentials,
+        settings.issuers,
+        ring=ring,
+        known_scopes=known_scopes(OperationTable.load()),
+        keys_dir=settings.keys_dir,
+        redis_url=resolve_secret(settings.redis_url, os.environ),
+    )
+    await trust.start()
+    try:
+        return inspect(credential, trust.verifier)
+    finally:
+        await trust.close()
+
+
+def _said(found: Inspection, ring: KeyRing, settings: Settings) -> Iterator[tuple[str, str]]:
+    """The credential's own words, and whether they are proved."""
+    if found.header is not None:
+        yield "header", _json(found.header)
+    if found.claims is None:
+        return
+    proved = found.principal is not None or isinstance(found.refusal, CredentialExpired | CredentialRevoked)
+    yield "claims", "proved by the signature" if proved else "NOT PROVED: anybody can write this"
+    for name, value in found.claims.items():
+        seconds = f" ({date(value)})" if name in _TIMES and type(value) is int else ""
+        yield f"  {name}", f"{_json(value)}{seconds}"
+    kid = None if found.header is None else found.header.get("kid")
+    if found.claims.get("iss") != settings.credentials.issuer:
+        short = [name for name, other in settings.issuers.items() if other.issuer == found.claims.get("iss")]
+        yield "issuer", f"issuers.{short[0]}" if short else "none that this configuration trusts"
+    elif isinstance(kid, str) and (key := ring.get(kid)) is not None:
+        yield "key", f"{key.kid} ({key.algorithm})"
+    else:
+        yield "key", "none of the ring"
+
+
+def _allowed(
+    principal: Principal | None, settings: Settings, table: OperationTable
+) -> Iterator[tuple[str, str]]:
+    """What a credential that is accepted may do."""
+    if principal is None:
+        return
+    tenant = settings.tenants.get(principal.tenant)
+    if tenant is None:
+        yield "tenant", f"{principal.tenant} is not in this configuration: everything is answered 403"
+        return
+    yield (
+        "tenant",
+        principal.tenant + ("" if tenant.enabled else ", which is disabled: everything is answered 403"),
+    )
+    of_tenant = expand(tenant.scopes, known_scopes(table))
+    usable = principal.scopes & of_tenant
+    yield "scopes", " ".join(sorted(usable)) or "none"
+    if principal.scopes - of_tenant:
+        yield "  not", f"{' '.join(sorted(principal.scopes - of_tenant))} (beyond what the tenant may use)"
+    operations = [operation.id for operation in table if operation.scope in usable]
+    yield "may do", f"{len(operations)} of {len(table.operations)} operations: {' '.join(operations)}"
+    models = "all" if tenant.models is None else " ".join(tenant.models) or "none"
+    if principal.models is not None:
+        models = f"{' '.join(principal.models) or 'none'}, of those of the tenant ({models})"
+    yield "models", models
+    for name, capacity in (principal.limits or {}).items():
+        yield "limit", f"{name} {capacity}, unless that of the tenant is lower"
+
+
+def _verdict(found: Inspection) -> str:
+    match found.refusal:
+        case None:
+            return "accepted"
+        case CredentialMalformed() | CredentialMissing():
+            answer = "malformed"
+        case CredentialExpired():
+            answer = "expired"
+        case CredentialRevoked():
+            answer = "revoked"
+        case _:
+            answer = "not accepted"
+    return f"refused with 401, as {answer}: {found.refusal.reason}"
+
+
+def _json(value: object) -> str:
+    if isinstance(value, Mapping):
+        value = dict(value)
+    return orjson.dumps(value).decode()

@@ -1,0 +1,30 @@
+"""What commands and running gateways share: the register and the revocations in Redis."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from gateway.redis_credentials import RedisCredentials
+from gateway.settings import Settings, resolve_secret
+
+_PATIENCE_SECONDS = 3.0
+"""A person waits; Redis may be far away from their machine."""
+
+
+@asynccontextmanager
+async def shared_credentials(settings: Settings) -> AsyncIterator[RedisCredentials | None]:
+    """What Redis holds about credentials; None when no Redis is configured."""
+    redis_url = resolve_secret(settings.redis_url, os.environ)
+    if redis_url is None:
+        yield None
+        return
+    # The command says itself what could not be done.
+    logging.getLogger("gateway.breaker").disabled = True
+    shared = RedisCredentials(redis_url, deadline_seconds=_PATIENCE_SECONDS)
+    try:
+        yield shared
+    finally:
+        await shared.close()

@@ -1,0 +1,59 @@
+"""Who calls, and the ways in which a credential fails to say so.
+
+CredentialError
+├── CredentialMissing       none was sent
+├── CredentialMalformed     it does not have the form of a credential
+├── CredentialNotAccepted   it has, but we do not accept it
+├── CredentialExpired       accepted once; said only when signature and all other claims are right
+└── CredentialRevoked       withdrawn by the operator; said under the same condition
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls and what they may do, as a verified credential says it. Times in unix seconds."""
+
+    tenant: str
+    subject: str
+    scopes: frozenset[str]
+    credential_id: str
+    """Its `jti`; for a credential without one `sha256:` and a digest of what was signed."""
+
+    issued_at: float
+    expires_at: float
+    models: tuple[str, ...] | None = None
+    """Names and patterns as of model_patterns.py; None: whatever the tenant may use."""
+
+    limits: Mapping[str, int] | None = field(default=None, hash=False)
+    """Limits of its own, by name of the dimension, below those of the tenant."""
+
+
+class CredentialError(Exception):
+    """A request without a credential that counts. `reason` is for the log, never for the answer."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class CredentialMissing(CredentialError):
+    pass
+
+
+class CredentialMalformed(CredentialError):
+    pass
+
+
+class CredentialNotAccepted(CredentialError):
+    pass
+
+
+class CredentialExpired(CredentialError):
+    pass
+
+
+class CredentialRevoked(CredentialError):
+    pass

@@ -1,0 +1,34 @@
+"""Files that only their owner may read, and that are there whole or not at all."""
+
+import os
+import secrets
+from pathlib import Path
+
+
+def write_private(path: Path, document: bytes) -> None:
+    """Write or replace a file, mode 0600, so that it lasts; makes its directory with mode 0700.
+
+    Who reads meanwhile sees the old file or the new one. Raises OSError.
+    """
+    directory = path.parent
+    draft = directory / f".{path.stem}.{secrets.token_hex(8)}"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(document)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    sync(directory)
+
+
+def sync(directory: Path) -> None:
+    """Make a rename or removal in the directory last through a power cut. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

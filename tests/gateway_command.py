@@ -1,0 +1,102 @@
+"""`python -m gateway` as a process of its own: what an operator runs and sees."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+_SERVING = re.compile(
+    r"serving on http://(?P<host>[^:/ ]+):(?P<port>\d+), metrics on http://[^:/ ]+:(?P<admin>\d+)/"
+)
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a command left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+async def run_command(*arguments: str, **environ: str) -> Completed:
+    """Run a command to its end, with nothing but `environ` in its environment."""
+    process = await _start(arguments, environ)
+    async with asyncio.timeout(20):
+        stdout, stderr = await process.communicate()
+    assert process.returncode is not None
+    return Completed(process.returncode, stdout.decode(), stderr.decode())
+
+
+@dataclass
+class RunningCommand:
+    """A command that serves."""
+
+    process: Process
+    stdout: list[str] = field(default_factory=list)
+    """Its lines so far, without their ends."""
+
+    stderr: list[str] = field(default_factory=list)
+    host: str = ""
+    port: int = 0
+    admin_port: int = 0
+
+    @property
+    def base_url(self) -> str:
+        """What an SDK takes as its base URL."""
+        return f"http://{self.host}:{self.port}/v1"
+
+    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Ask it to stop."""
+        self.process.send_signal(number)
+
+    async def exit_code(self, within_seconds: float = 10.0) -> int:
+        """Wait for its end."""
+        return await asyncio.wait_for(self.process.wait(), within_seconds)
+
+
+@asynccontextmanager
+async def running_command(*arguments: str, **environ: str) -> AsyncIterator[RunningCommand]:
+    """Start a command that serves, and wait until it says where; it is gone afterwards, whatever happened."""
+    process = await _start(arguments, environ)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    running = RunningCommand(process)
+    collecting = [
+        asyncio.create_task(_collect(process.stdout, running.stdout)),
+        asyncio.create_task(_collect(process.stderr, running.stderr)),
+    ]
+    try:
+        async with asyncio.timeout(20):
+            while not (said := _SERVING.search("\n".join(running.stderr))):
+                assert process.returncode is None, running.stderr
+                await asyncio.sleep(0.01)
+        running.host, running.port, running.admin_port = said["host"], int(said["port"]), int(said["admin"])
+        yield running
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await asyncio.gather(*collecting)
+
+
+async def _start(arguments: tuple[str, ...], environ: dict[str, str]) -> Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=PIPE,
+        stderr=PIPE,
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"} | environ,
+    )
+
+
+async def _collect(stream: asyncio.StreamReader, lines: list[str]) -> None:
+    while line := await stream.readline():
+        lines.append(line.decode().rstrip("\n"))
