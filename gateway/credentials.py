@@ -16,7 +16,7 @@ import orjson
 from gateway import jws
 from gateway.issuers import LEEWAY_SECONDS, MAX_LIFETIME_SECONDS, Issuer, Keys
 from gateway.key_ring import KeyRing
-from gateway.keys import KeyProblem
+from gateway.keys import Key, KeyProblem
 from gateway.principal import (
     CredentialError,
     CredentialExpired,
@@ -160,11 +160,16 @@ class Verifier:
             claims = strict_object(message.payload)
         except ValueError:
             raise CredentialNotAccepted("the payload is no JSON object with distinct members") from None
+        issuer = self.issuer_of(claims)
+        return issuer.principal(message, claims, now=self._clock(), leeway_seconds=self._leeway_seconds)
+
+    def issuer_of(self, claims: Mapping[str, object]) -> Issuer:
+        """Return the issuer that claims, proved or not, name; raises CredentialNotAccepted."""
         name = claims.get("iss")
         issuer = self._issuers.get(name) if isinstance(name, str) else None
         if issuer is None:
             raise CredentialNotAccepted("iss is no issuer that is trusted here")
-        return issuer.principal(message, claims, now=self._clock(), leeway_seconds=self._leeway_seconds)
+        return issuer
 
 
 def issue(
@@ -226,25 +231,32 @@ def issue(
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a credential says and what becomes of it. Header and claims are its own words, proved or not."""
+    """What a credential says and what becomes of it."""
 
     header: Mapping[str, object] | None
+    """Its own words, and so the claims; what they are worth, `signer` says."""
+
     claims: Mapping[str, object] | None
+    signer: Key | None
+    """The key of its issuer whose signature it carries; None: nothing proves what it says."""
+
     principal: Principal | None
     refusal: CredentialError | None
+    """Exactly what `Verifier.verify` raises; None when it accepts."""
 
 
 def inspect(credential: str, verifier: Verifier) -> Inspection:
-    """Explain a credential; `refusal` is exactly what `verifier.verify` raises, None when it accepts."""
-    header: Mapping[str, object] | None = None
-    claims: Mapping[str, object] | None = None
+    """Explain a credential."""
+    header = claims = signer = principal = refusal = None
     try:
         message = jws.split(credential.encode("ascii"))
         header = message.header
         claims = strict_object(message.payload)
-    except ValueError:
+        signer = verifier.issuer_of(claims).signer(message)
+    except (ValueError, CredentialError):
         pass
     try:
-        return Inspection(header, claims, verifier.verify(credential), None)
-    except CredentialError as refusal:
-        return Inspection(header, claims, None, refusal)
+        principal = verifier.verify(credential)
+    except CredentialError as error:
+        refusal = error
+    return Inspection(header, claims, signer, principal, refusal)

@@ -28,7 +28,7 @@ _ACCEPT_SUFFIX = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _SCAN_OVERLAP_BYTES = 64
 
 
-class FrameRefused(Exception):  # noqa: N818 (says what happened)
+class FrameRefused(Exception):
     """A peer broke the protocol or a rule of ours. Nothing from the offending frame on has passed.
 
     `close_code` and `reason` are fit for a close frame. `passed` are the bytes of the refused `feed` that

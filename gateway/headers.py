@@ -277,12 +277,13 @@ def for_client(fields: RawFields) -> tuple[list[tuple[bytes, bytes]], int]:
 
     The upstream's own limits are told apart by the prefix `x-upstream-ratelimit-`.
     """
-    listed = frozenset(
+    # What an answer is cannot be taken away by a header that speaks of the connection.
+    listed = {
         part.strip().lower()
         for name, value in fields
         if name.lower() == b"connection"
         for part in value.split(b",")
-    )
+    } - _NEVER_LISTED
     passed: list[tuple[bytes, bytes]] = []
     unreadable = 0
     for name, value in fields:

@@ -109,9 +109,7 @@ class Issuer:
 
         Raises CredentialNotAccepted, or CredentialExpired for one that is right in every other way.
         """
-        key = self._key(message.header)
-        if not key.verifies(message.signed, message.signature):
-            raise CredentialNotAccepted(f"the signature is not that of key {key.kid}")
+        self.signer(message)
         if claims.get("aud") not in (self.audience, [self.audience]):
             raise CredentialNotAccepted("aud is not this audience alone")
         principal = Principal(
@@ -133,6 +131,13 @@ class Issuer:
         if now >= expires_at + leeway_seconds:
             raise CredentialExpired("expired")
         return principal
+
+    def signer(self, message: SignedMessage) -> Key:
+        """Return the key of this issuer that signed a message; raises CredentialNotAccepted."""
+        key = self._key(message.header)
+        if not key.verifies(message.signed, message.signature):
+            raise CredentialNotAccepted(f"the signature is not that of key {key.kid}")
+        return key
 
     def _key(self, header: Mapping[str, object]) -> Key:
         """Return the one key that a header may be verified by."""

@@ -22,7 +22,7 @@ ESCAPED_LETTER = re.compile(rb"\\u00(?:5[Ff]|6[1-9A-Fa-f]|7[0-9Aa])")
 """A lower-case letter or underscore, of which the API's names are made, needlessly written as an escape."""
 
 
-class TooIntricate(ValueError):  # noqa: N818 (says what happened)
+class TooIntricate(ValueError):
     """The object has more strings and brackets than can be looked at in reasonable time."""
 
 

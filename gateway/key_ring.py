@@ -209,15 +209,14 @@ def _key_files(directory: Path) -> list[Path]:
 
 
 def _published_key(jwk: object, *, secrets_too: bool) -> Key:
+    """Take one key of a set. What is refused for being secret is not even looked at: checking it takes long."""
     if not isinstance(jwk, dict):
         raise KeyProblem("not an object")
-    key = Key.from_jwk(jwk, strict=False)
-    if key.algorithm is Algorithm.HS256:
-        if not secrets_too:
-            raise KeyProblem(f"key {key.kid}: an HMAC secret is not for publishing")
-    elif key.is_secret:
-        raise KeyProblem(f"key {key.kid}: its private part is known to others")
-    return key
+    if "d" in jwk:
+        raise KeyProblem("its private part is known to others")
+    if "k" in jwk and not secrets_too:
+        raise KeyProblem("an HMAC secret is not for publishing")
+    return Key.from_jwk(jwk, strict=False)
 
 
 def _read(path: Path) -> Key:

@@ -11,7 +11,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import fields
 from datetime import UTC, datetime
 from queue import SimpleQueue
 from typing import Any
@@ -19,9 +19,11 @@ from typing import Any
 import orjson
 
 from gateway.exchange import Exchange
+from gateway.usage import Usage
 
 FLUSH_SECONDS = 0.05
 _TEXT_LIMIT = 256
+_USAGE_FIELDS = tuple(field.name for field in fields(Usage))
 
 
 class LogWriter:
@@ -114,7 +116,7 @@ def access_record(exchange: Exchange, *, now: float) -> dict[str, Any]:
     if exchange.tenant is not None and exchange.tenant.tenant.logging == "minimal":
         del record["subject"], record["model"]
     if exchange.usage is not None:
-        record["usage"] = {name: value for name, value in asdict(exchange.usage).items() if value}
+        record["usage"] = {name: value for name in _USAGE_FIELDS if (value := getattr(exchange.usage, name))}
     if exchange.error is not None:
         record["error"] = exchange.error.code
     detail = exchange.error.detail if exchange.error is not None else exchange.detail

@@ -188,6 +188,7 @@ class Metrics:
             registry=registry,
         )
         self._children = lru_cache(maxsize=8192)(self._bind)
+        self._used = lru_cache(maxsize=8192)(self.usage.labels)
         self._decided = lru_cache(maxsize=4096)(self.decisions.labels)
 
     def _bind(self, tenant: str, operation: str, status: str, ending: str) -> _PerExchange:
@@ -214,7 +215,7 @@ class Metrics:
             for kind in USAGE_KINDS:
                 amount = getattr(exchange.usage, kind)
                 if amount:
-                    self.usage.labels(tenant, operation, kind).inc(amount)
+                    self._used(tenant, operation, kind).inc(amount)
 
     def decided(self, tenant: str, decision: str, dimension: str = "none") -> None:
         """Count one decision of the limiter."""

@@ -27,12 +27,17 @@ class ModelPlaces:
     """The operation cannot do without a model."""
 
 
-@lru_cache(maxsize=512)
 def places(operation: Operation) -> ModelPlaces:
-    """Read the `model_location` column: `form.model?; body.model?` and the like."""
+    """The places that an operation's `model_location` names."""
+    return read_places(operation.model_location)
+
+
+@lru_cache(maxsize=512)
+def read_places(model_location: str) -> ModelPlaces:
+    """Read the table's words: `form.model?; body.model?` and the like."""
     found: dict[str, str] = {}
     required = False
-    for kind, name, optional in _PLACE.findall(operation.model_location):
+    for kind, name, optional in _PLACE.findall(model_location):
         # Plural names are filters of a listing, not the model that answers.
         if name.rpartition(".")[2] in ("model", "fine_tuned_model_checkpoint"):
             found[kind] = name

@@ -45,7 +45,7 @@ _PLAIN_ENCODINGS = frozenset((b"7bit", b"8bit", b"binary"))
 _PLAIN_CHARSETS = frozenset((b"utf-8", b"us-ascii", b"iso-8859-1"))
 
 
-class MultipartRefused(ValueError):  # noqa: N818 (says what happened)
+class MultipartRefused(ValueError):
     """The body could be read in two ways, or exceeds a cap; `param` names the field that is at fault."""
 
     def __init__(self, reason: str, *, param: str | None = None) -> None:

@@ -25,7 +25,7 @@ from gateway.errors import (
 from gateway.exchange import Ending, Exchange, Head
 from gateway.metrics import Metrics
 from gateway.settings import Settings
-from gateway.upstream import Reply, UpstreamPool, Upstreams, limits_for
+from gateway.upstream import LimitTable, Reply, UpstreamPool, Upstreams
 
 Relay = Callable[[web.BaseRequest, Exchange, Reply, Head], Awaitable[Answer]]
 
@@ -38,6 +38,7 @@ _ABOUT_A_KEY = re.compile(rb"api[ _-]?key", re.IGNORECASE)
 
 def forward(upstreams: Upstreams, settings: Settings, relay: Relay) -> Handler:
     """The handler at the end of the middlewares: one exchange with the upstream."""
+    limits = LimitTable(settings.upstream)
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         exchange = request[EXCHANGE]
@@ -68,10 +69,9 @@ def forward(upstreams: Upstreams, settings: Settings, relay: Relay) -> Handler:
         request: web.BaseRequest, exchange: Exchange, pool: UpstreamPool, reply: Reply
     ) -> tuple[Head, asyncio.Task[None] | None]:
         """Send the request and wait for the answer's head."""
-        upstream = settings.upstream
         request_head = exchange.head
         assert request_head is not None
-        reply.expect(limits_for(upstream, exchange.operation), no_body=request.method == "HEAD")
+        reply.expect(limits.of(exchange.operation), no_body=request.method == "HEAD")
         body = exchange.body
         # aiohttp hands the target on as text in which every byte stands for itself.
         target = pool.target(request._message.path.encode("utf-8", "surrogateescape"))
@@ -126,7 +126,7 @@ def forward(upstreams: Upstreams, settings: Settings, relay: Relay) -> Handler:
                     reply.transport.write(_chunk(going) if chunked else going)
                 exchange.request_piece(piece)
                 if protocol.writing_paused:
-                    await _drained(request, reply)
+                    await _drained(request, reply, settings.edge.body_idle_timeout_seconds)
             rest = b"" if gate is None else gate.finish()
             if chunked:
                 rest = (_chunk(rest) if rest else b"") + b"0\r\n\r\n"
@@ -220,13 +220,14 @@ async def _rewritten(
     return [*kept, (b"Content-Length", b"%d" % len(body))]
 
 
-async def _drained(request: web.BaseRequest, reply: Reply) -> None:
+async def _drained(request: web.BaseRequest, reply: Reply, body_idle_seconds: float) -> None:
     """Wait until the upstream reads on. Raises UpstreamTimeout, or ClientLeft when the client is gone.
 
-    While we do not read from the client, aiohttp hears nothing of its leaving: the kernel is asked instead.
+    While we do not read from the client, aiohttp hears nothing of its leaving: the kernel is asked for a
+    reset, and a client that hung up behind bytes we have not read is found by the body idle deadline.
     """
     draining = asyncio.ensure_future(reply.protocol._drain_helper())
-    deadline = monotonic() + reply.limits.idle_seconds
+    deadline = monotonic() + min(reply.limits.idle_seconds, body_idle_seconds)
     try:
         while True:
             done, _ = await asyncio.wait({draining}, timeout=CLIENT_WATCH_SECONDS)

@@ -31,7 +31,7 @@ _NUMBERS = frozenset((*_COUNTS, *_MAXIMA))
 _MAX_EXACT = 2**53
 
 
-class BodyRefused(ValueError):  # noqa: N818 (says what happened)
+class BodyRefused(ValueError):
     """Policy cannot rely on this body. `code` and `message` are for the caller, `param` is at fault."""
 
     def __init__(self, code: str, message: str, *, param: str | None = None) -> None:

@@ -29,7 +29,7 @@ from gateway.headers import SUBPROTOCOL_CREDENTIAL
 from gateway.proxy import Relay
 from gateway.request_fields import SESSION_SIGNS
 from gateway.services import Services
-from gateway.upstream import Reply, UpstreamPool, Upstreams, limits_for
+from gateway.upstream import LimitTable, Reply, UpstreamPool, Upstreams
 from gateway.usage import from_realtime_event
 
 # How long the other side may take to answer a close frame, and the upstream to hang up after it.
@@ -44,6 +44,7 @@ _NOT_UPGRADED = frozenset({b"sec-websocket-extensions", b"sec-websocket-protocol
 def forward_socket(upstreams: Upstreams, services: Services, relay_answer: Relay) -> Handler:
     """The handler for upgrade requests; a refusal by the upstream goes down by `relay_answer`, as it came."""
     settings = services.settings
+    limits = LimitTable(settings.upstream)
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         exchange = request[EXCHANGE]
@@ -66,7 +67,7 @@ def forward_socket(upstreams: Upstreams, services: Services, relay_answer: Relay
     async def _ask(request: web.BaseRequest, exchange: Exchange, pool: UpstreamPool, reply: Reply) -> Head:
         request_head = exchange.head
         assert request_head is not None
-        reply.expect(limits_for(settings.upstream, exchange.operation))
+        reply.expect(limits.of(exchange.operation))
         request_head.dropped |= _NOT_UPGRADED
         offered = _offered(exchange)
         block = b"GET %b HTTP/1.1\r\n%b%bConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n" % (

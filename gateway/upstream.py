@@ -11,13 +11,15 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from typing import Any, Literal, assert_never
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
 from aiohttp.connector import Connection
+from aiohttp.helpers import _EXC_SENTINEL as _NO_CAUSE
+from aiohttp.helpers import set_exception
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from yarl import URL
@@ -31,6 +33,7 @@ READ_BUFFER_BYTES = 64 * 1024
 # One refused or reset connect may be a restart in progress; nothing was sent, so trying again is safe.
 CONNECT_ATTEMPTS = 3
 CONNECT_PAUSE_SECONDS = 0.05
+MOST_INTERIM_ANSWERS = 32
 # No reasoning takes its time where records are read and written.
 STORED_FIRST_BYTE_SECONDS = 120.0
 
@@ -78,25 +81,38 @@ class ReplyLimits:
     total_seconds: float
 
 
-@lru_cache(maxsize=1024)
-def limits_for(settings: UpstreamSettings, operation: Operation) -> ReplyLimits:
-    """The limits in force for an operation: those of its kind, else the general ones."""
-    first_byte = settings.first_byte_timeout_seconds
-    match kind_of(operation):
-        case "generation":
-            own = settings.timeouts.generation
-        case "transfer":
-            own = settings.timeouts.transfer
-        case "stored":
-            own = settings.timeouts.stored
-            first_byte = min(first_byte, STORED_FIRST_BYTE_SECONDS)
-        case _ as never:
-            assert_never(never)
-    return ReplyLimits(
-        own.first_byte_seconds or first_byte,
-        own.idle_seconds or settings.idle_timeout_seconds,
-        own.total_seconds or settings.total_timeout_seconds,
-    )
+class LimitTable:
+    """The limits in force by operation: those of its kind, else the general ones."""
+
+    def __init__(self, settings: UpstreamSettings) -> None:
+        self._settings = settings
+        self._by_id: dict[str, ReplyLimits] = {}
+
+    def of(self, operation: Operation) -> ReplyLimits:
+        """The limits of one operation."""
+        limits = self._by_id.get(operation.id)
+        if limits is None:
+            limits = self._by_id[operation.id] = self._resolved(operation)
+        return limits
+
+    def _resolved(self, operation: Operation) -> ReplyLimits:
+        settings = self._settings
+        first_byte = settings.first_byte_timeout_seconds
+        match kind_of(operation):
+            case "generation":
+                own = settings.timeouts.generation
+            case "transfer":
+                own = settings.timeouts.transfer
+            case "stored":
+                own = settings.timeouts.stored
+                first_byte = min(first_byte, STORED_FIRST_BYTE_SECONDS)
+            case _ as never:
+                assert_never(never)
+        return ReplyLimits(
+            own.first_byte_seconds or first_byte,
+            own.idle_seconds or settings.idle_timeout_seconds,
+            own.total_seconds or settings.total_timeout_seconds,
+        )
 
 
 def kind_of(operation: Operation) -> Literal["generation", "transfer", "stored"]:
@@ -108,11 +124,22 @@ def kind_of(operation: Operation) -> Literal["generation", "transfer", "stored"]
     return "stored"
 
 
+class _Protocol(ResponseHandler):
+    """aiohttp's client protocol, which forgets a body under way when the framing of what follows is broken."""
+
+    def set_exception(self, exc: BaseException, exc_cause: BaseException = _NO_CAUSE) -> None:
+        payload = self._payload
+        super().set_exception(exc, exc_cause)
+        if payload is not None and isinstance(exc, HttpProcessingError) and not payload.is_eof():
+            set_exception(payload, aiohttp.ClientPayloadError("the body's framing is broken"), exc)
+
+
 class Reply:
     """One exchange over one upstream connection; exactly one of `release` or `close` ends it."""
 
     __slots__ = (
         "_connection",
+        "_head_due_at",
         "_loop",
         "_payload",
         "_peeked",
@@ -130,6 +157,7 @@ class Reply:
         self._loop = loop
         self._payload: StreamReader = EMPTY_PAYLOAD
         self._peeked = b""
+        self._head_due_at: float | None = None
         self._total: asyncio.TimerHandle | None = None
         self.protocol: ResponseHandler = protocol
         self.head: Head | None = None
@@ -161,17 +189,22 @@ class Reply:
 
     def start_clock(self) -> None:
         """The request is out: from now on the first-byte limit runs."""
+        self._head_due_at = self._loop.time() + self.limits.first_byte_seconds
         self.protocol.start_timeout()
 
     async def read_head(self) -> Head:
         """The final head; interim ones (1xx) are skipped. Raises an UpstreamFault."""
         protocol = self.protocol
+        interim = 0
         try:
             while True:
                 message, payload = await protocol.read()
                 if message.code == 101 or message.code >= 200:
                     break
-                protocol.start_timeout()
+                interim += 1
+                if interim > MOST_INTERIM_ANSWERS:
+                    raise UpstreamBroken("The upstream sends interim answers without end.")
+                self._resume_clock()
         except FOREIGN as error:
             raise translated(error) from error
         self._payload = payload
@@ -180,6 +213,12 @@ class Reply:
         if not payload.is_eof():
             protocol.start_timeout()
         return self.head
+
+    def _resume_clock(self) -> None:
+        # aiohttp stops its timer at every head; an interim one is no first byte.
+        if self._head_due_at is not None:
+            self.protocol.read_timeout = max(0.001, self._head_due_at - self._loop.time())
+            self.protocol.start_timeout()
 
     @property
     def buffered(self) -> bool:
@@ -340,6 +379,7 @@ class UpstreamPool:
             ttl_dns_cache=30,
             ssl=context,
         )
+        self._connector._factory = partial[ResponseHandler](_Protocol, loop=loop)
         proxy = URL(self.settings.http_proxy) if self.settings.http_proxy else None
         if proxy is not None and self._url.scheme == "http":
             # Without a tunnel the proxy itself is asked, in absolute form.

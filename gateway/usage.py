@@ -13,8 +13,8 @@ import orjson
 from gateway.sse import SseEvent
 
 _MAX_EXACT = 2**53
-_IMAGE_EVENTS = frozenset(("image_generation.completed", "image_edit.completed"))
-_REALTIME_EVENTS = frozenset(("response.done", "conversation.item.input_audio_transcription.completed"))
+_IMAGE_EVENTS = ("image_generation.completed", "image_edit.completed")
+_REALTIME_EVENTS = ("response.done", "conversation.item.input_audio_transcription.completed")
 
 
 @dataclass(frozen=True, slots=True)

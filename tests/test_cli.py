@@ -186,6 +186,7 @@ class TestServe:
                 "load balancers have not noticed yet"
             )
             await refuses_connections(gateway)
+            await asyncio.sleep(1)  # longer than a server that only shuts down would wait
 
             upstream.gate("drain seen").set()
             assert await client.read_chunk() == b"data: 2\n\n"

@@ -196,23 +196,22 @@ async def test_each_limit_fails_the_way_it_was_told_to(redis: RedisServer, limit
     assert granted == {OnStoreFailure.OPEN: [True] * 3, OnStoreFailure.LOCAL: [True, True, False]}
 
 
-async def test_open_exchanges_are_counted_again_after_redis_lost_them(
-    redis: RedisServer, limiter: Limiter
-) -> None:
-    key = fresh_key()
-    slots, tokens = Quota(SLOTS, 10, key), Quota(TOKENS_PER_DAY, 1000, key)
-    before, during = fresh_id(), fresh_id()
-    await limiter.admit(before, [Charge(slots), Charge(tokens, 100)])
-    redis.stop()
-    assert not (await limiter.admit(during, [Charge(slots), Charge(tokens, 200)])).from_store
-    redis.start()
-    await seconds_until_from_store(limiter, slots)
-    await asyncio.sleep(0.6)
-    assert await remaining(limiter, slots, tokens) == [8, 700]
-    limiter.settle_soon(before, {TOKENS_PER_DAY: 50})
-    limiter.settle_soon(during, {TOKENS_PER_DAY: 60})
-    await asyncio.sleep(0.05)
-    assert await remaining(limiter, slots, tokens) == [10, 890]
+async def test_open_exchanges_are_counted_again_at_once_after_redis_lost_them(redis: RedisServer) -> None:
+    async with limiter_over(RedisBuckets(redis.url, lease_seconds=60)) as limiter:
+        key = fresh_key()
+        slots, tokens = Quota(SLOTS, 10, key), Quota(TOKENS_PER_DAY, 1000, key)
+        before, during = fresh_id(), fresh_id()
+        await limiter.admit(before, [Charge(slots), Charge(tokens, 100)])
+        redis.stop()
+        assert not (await limiter.admit(during, [Charge(slots), Charge(tokens, 200)])).from_store
+        redis.start()
+        await seconds_until_from_store(limiter, slots)
+        await asyncio.sleep(0.6)
+        assert await remaining(limiter, slots, tokens) == [8, 700]
+        limiter.settle_soon(before, {TOKENS_PER_DAY: 50})
+        limiter.settle_soon(during, {TOKENS_PER_DAY: 60})
+        await asyncio.sleep(0.05)
+        assert await remaining(limiter, slots, tokens) == [10, 890]
 
 
 async def test_settlement_that_met_an_outage_is_made_up_for(

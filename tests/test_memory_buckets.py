@@ -24,7 +24,7 @@ async def test_accounts_that_are_full_again_are_dropped() -> None:
     assert len(store) <= 130
 
 
-async def test_account_with_an_open_exchange_outlives_the_sweep() -> None:
+async def test_account_with_an_open_exchange_stays_and_keeps_no_idle_one_alive() -> None:
     clock = FakeClock()
     store = MemoryBuckets(clock=clock, lease_seconds=10_000)
     slots = quota(Dimension.CONCURRENT_REQUESTS, 1)
@@ -33,6 +33,7 @@ async def test_account_with_an_open_exchange_outlives_the_sweep() -> None:
         await store.admit(fresh_id(), [Charge(quota(capacity=1))])
         clock.advance(1)
     assert not (await store.look([Charge(slots)])).allowed
+    assert len(store) <= 130
 
 
 async def test_number_of_accounts_is_bounded() -> None:

@@ -101,12 +101,16 @@ def test_a_field_without_quotes_or_with_a_type_is_read_as_dotnet_and_java_send_i
             b"form-data; name=file; filename=a.wav; filename*=utf-8''a.wav", b"x", b"Content-Type: audio/wav"
         ),
         part(b'FORM-DATA; NAME="n"', b"1", b"Content-Transfer-Encoding: 8bit", b"content-length: 1"),
+        part(b'form-data; name="user"', b"u", b"Content-Type: text/plain; charset=ISO-8859-1"),
     )
-    assert scan(data, fields=("model", "n"))[0].fields == {"model": "whisper-1", "n": "1"}
+    fields = {"model": "whisper-1", "n": "1", "user": "u"}
+    assert scan(data, fields=fields.keys())[0].fields == fields
 
 
 def test_odd_but_unambiguous_bodies_are_accepted():
     assert scan(body())[0].parts == []
+    assert scan(body(field(b"model", b"m"), end=b"\r\n" * 4))[0].closed
+    assert scan(body(field(b"model", b"m" * 65_536)))[0].fields == {"model": "m" * 65_536}
     assert scan(body(field(b"model", b"m"), end=b""))[0].finish() == CLOSING
     assert scan(body(field(b"model", b"")))[0].fields == {"model": ""}
     content = b"\r\n--\r\n\r\r\n-" + BOUNDARY + b"--\r"

@@ -124,6 +124,7 @@ async def test_every_operation_is_logged_by_its_own_name(path: Path) -> None:
         answer, _ = await path.travel(operation.method, target, body, headers=headers)
         sent[answer.get("x-gateway-request-id")] = operation
 
+    assert len(sent) == len(OPERATIONS)
     for request_id, line in (await lines_of(path.gateway, sent.keys())).items():
         operation = sent[request_id]
         assert (line["operation"], line["method"]) == (operation.id, operation.method)

@@ -25,7 +25,7 @@ from gateway.metrics import USAGE_KINDS, Metrics
 from gateway.middleware.record import UNMATCHED
 from gateway.operations import OperationTable
 from gateway.scopes import expand
-from gateway.settings import Settings, Tenant, load
+from gateway.settings import Settings, load
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -109,7 +109,7 @@ def test_production_toml_states_the_defaults() -> None:
 
 def test_production_toml_mentions_every_key_once_with_a_value_that_is_valid(tmp_path: Path) -> None:
     text = PRODUCTION.read_text("utf-8")
-    uncommented = re.sub(r"^# (?=[a-z_0-9]+ = )", "", text, flags=re.MULTILINE)
+    uncommented = re.sub(r"^# (?=\[|[a-z_0-9]+ = )", "", text, flags=re.MULTILINE)
     assert set(flat(tomllib.loads(uncommented))) == set(keys(Settings))
     file = tmp_path / "production.toml"
     file.write_text(uncommented, encoding="utf-8")
@@ -125,16 +125,17 @@ def referred(text: str) -> dict[str, str]:
 def keys(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     """Every key that a file can hold, with its default; None for one that has none of its own.
 
-    A tenant is written `tenants.ID`; keys_dir depends on the user, so it counts as having none.
+    A tenant is written `tenants.ID`, of which there is one by default; another issuer is `issuers.ID`, of which
+    there is none. keys_dir depends on the user, so it counts as having no default.
     """
     found: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         nested = [kind for kind in (field.annotation, *get_args(field.annotation)) if is_section(kind)]
         if nested:
-            among = f"{prefix}{name}.ID." if nested[0] is Tenant else f"{prefix}{name}."
-            found |= keys(nested[0], among)
+            found |= keys(nested[0], f"{prefix}{name}.{'' if nested[0] is field.annotation else 'ID.'}")
         else:
-            found[prefix + name] = None if name == "keys_dir" else field.get_default()
+            stated = name != "keys_dir" and not prefix.startswith("issuers.") and not field.is_required()
+            found[prefix + name] = field.get_default() if stated else None
     return found
 
 
@@ -146,8 +147,7 @@ def flat(table: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """The keys of a parsed file, as `keys` spells them."""
     for name, value in table.items():
         if isinstance(value, dict):
-            inner = f"{prefix}ID." if prefix == "tenants." else f"{prefix}{name}."
-            yield from flat(value, inner)
+            yield from flat(value, prefix + ("ID." if prefix in ("tenants.", "issuers.") else f"{name}."))
         else:
             yield prefix + name
 

@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.json_members import members
-from gateway.request_fields import SESSION_SIGNS, BodyRefused, RequestFields, read, read_session_model
+from gateway.request_fields import (
+    POLICY_NAMES,
+    SESSION_SIGNS,
+    BodyRefused,
+    RequestFields,
+    read,
+    read_session_model,
+)
 
 
 def refusal(body: bytes, **how) -> BodyRefused:
@@ -28,8 +35,11 @@ def test_policy_fields_are_read():
     assert fields.document == orjson.loads(body)
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b'{"model":null,"stream":null,"n":null,"max_tokens":null}'])
-def test_an_empty_body_and_null_members_read_as_absent(body):
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{}", b'{"model":null,"stream":null,"n":null,"max_tokens":null}', b'{"n":0,"max_tokens":0}'],
+)
+def test_an_empty_body_null_and_zero_read_as_absent(body):
     fields = read(body)
     assert (fields.model, fields.stream, fields.choices, fields.max_output) == (None, False, 1, None)
 
@@ -99,6 +109,14 @@ def test_a_number_out_of_range_is_refused(number):
 )
 def test_a_policy_field_written_twice_is_refused_however_it_is_spelled(body):
     assert refusal(body).code == "duplicate_parameter"
+
+
+@pytest.mark.parametrize("name", sorted(POLICY_NAMES))
+def test_no_letter_of_a_policy_field_can_be_hidden_by_an_escape(name):
+    for at, letter in enumerate(name):
+        for escape in (f"\\u{ord(letter):04x}", f"\\u{ord(letter):04X}"):
+            body = f'{{"{name}":null,"{name[:at]}{escape}{name[at + 1 :]}":null}}'.encode()
+            assert (refusal(body).code, refusal(body).param) == ("duplicate_parameter", name)
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,7 @@ ADDED = event(b'{"id":"c","object":"chat.completion.chunk","choices":[],"usage":
 def test_events_that_were_not_added_are_told_from_the_one_that_was(data):
     assert not is_added_usage(event(data))
     assert is_added_usage(ADDED)
+    assert not is_added_usage(SseEvent(ADDED.raw, whole=False))
     assert is_added_usage(SseEvent(b'data: {"usage": {},\r\ndata: "choices" : [ ]}\r\n\r\n'))
 
 
@@ -129,3 +130,4 @@ def test_an_event_is_relayed_as_soon_as_it_is_complete():
     usage_filter = AddedUsageFilter()
     assert usage_filter.feed(b"data: one\n\ndata: tw") == b"data: one\n\n"
     assert usage_filter.feed(b"o\n\n") == b"data: two\n\n"
+    assert usage_filter.finish() == b""

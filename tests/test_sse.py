@@ -96,6 +96,13 @@ def test_an_event_too_large_to_hold_goes_on_in_fragments_and_the_next_is_whole()
     assert max(len(event.raw) for event in events) <= 1050
 
 
+def test_the_largest_event_that_is_held_is_whole_however_it_comes():
+    for size, whole in ((1000, True), (1001, False)):
+        stream = b"data: " + b"x" * (size - 8) + b"\n\n"
+        assert [e.whole for e in split(stream, max_event_bytes=1000)] == [whole]
+        assert all(e.whole is whole for e in split(stream, list(range(size)), max_event_bytes=1000))
+
+
 def test_memory_stays_bounded_by_one_event():
     splitter, held = SseSplitter(max_event_bytes=1000), 0
     for _ in range(1000):

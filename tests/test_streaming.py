@@ -16,7 +16,6 @@ from functools import partial
 import pytest
 
 from tests.buffering_proxy import BufferingProxy
-from tests.conftest import StartGateway
 from tests.gateway_process import Gateway
 from tests.raw_client import RawAnswer, RawClient
 from tests.scripted_upstream import OK, ScriptedUpstream, Turn
@@ -240,7 +239,10 @@ class TestSocket:
     async def test_subprotocol_is_the_one_that_the_upstream_selects(
         self, gateway: Gateway, upstream: ScriptedUpstream
     ) -> None:
-        upstream.plays(partial(accept, subprotocol="realtime"))
+        async def script(turn: Turn) -> None:
+            await turn.send(acceptance(turn, subprotocol="realtime"))
+
+        upstream.plays(script)
         credential = gateway.credential()
         async with await RawClient.connect(gateway.host, gateway.port) as client:
             offered = f"Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.{credential}, other\r\n"
@@ -255,6 +257,22 @@ class TestSocket:
         assert seen.all("sec-websocket-protocol") == ["realtime, other"]
         assert seen.all("authorization") == ["Bearer sk-upstream-key"]
         assert credential.encode() not in seen.raw_head
+
+    async def test_message_that_comes_with_the_handshake_is_not_lost(
+        self, gateway: Gateway, upstream: ScriptedUpstream
+    ) -> None:
+        async def script(turn: Turn) -> None:
+            await turn.send(acceptance(turn) + frame(TEXT, b"session.created"))
+            await turn.send(frame(*await read_frame(turn.reader)))
+            await turn.gone()
+
+        upstream.plays(script)
+        async with await gateway.connect() as client:
+            handshake = client.request_bytes("GET", "/v1/realtime?model=m", headers=HANDSHAKE)
+            await client.send(handshake + frame(TEXT, b"impatient", masked=True))
+            assert (await client.read_head()).status == 101
+            assert await read_frame(client.reader) == (TEXT, b"session.created")
+            assert await read_frame(client.reader) == (TEXT, b"impatient")
 
     async def test_close_code_and_reason_of_the_client_reach_the_upstream_and_are_answered(
         self, gateway: Gateway, upstream: ScriptedUpstream
@@ -338,6 +356,25 @@ class TestSocket:
 
         assert (opcode, payload[:2]) == (CLOSE, struct.pack("!H", 1011))
         assert (await gateway.lines.wait(1))[0]["ending"] == "upstream_lost"
+
+
+class TestUpload:
+    async def test_answer_amid_it_reaches_the_client_at_once_and_ends_the_upstream_connection(
+        self, gateway: Gateway, upstream: ScriptedUpstream
+    ) -> None:
+        async def script(turn: Turn) -> None:
+            await turn.reader.readexactly(1000)
+            await turn.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 3\r\n\r\nno!")
+            await turn.gone()
+
+        upstream.plays(script)
+        headers = f"Content-Type: multipart/form-data; boundary=edge\r\nContent-Length: {MIB}\r\n"
+        async with await gateway.connect() as client:
+            await client.send(client.request_bytes("POST", "/v1/files", headers=headers) + b"1" * 2000)
+            answer = await client.read_answer()
+
+            assert (answer.status, answer.body) == (400, b"no!")
+            assert await upstream.all_closed(within_seconds=1), "the rest must not meet another request"
 
 
 class TestClientThatLeaves:
@@ -517,10 +554,8 @@ class TestUpstreamThatDies:
         assert len(upstream.requests) == 1, "what was sent is not sent again"
 
     async def test_amid_the_upload_it_reads_is_a_502(
-        self, start_gateway: StartGateway, upstream: ScriptedUpstream
+        self, gateway: Gateway, upstream: ScriptedUpstream
     ) -> None:
-        gateway = await start_gateway()
-
         async def script(turn: Turn) -> None:
             await turn.reader.readexactly(1000)
             turn.reset()
@@ -608,15 +643,20 @@ def accept_key(key: str) -> str:
     return b64encode(hashlib.sha1((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest()).decode()
 
 
-async def accept(turn: Turn, *, subprotocol: str | None = None) -> None:
-    """The upstream's side of a handshake."""
+def acceptance(turn: Turn, *, subprotocol: str | None = None) -> bytes:
+    """The head with which an upstream accepts a handshake."""
     key = turn.seen.get("sec-websocket-key")
     assert key is not None
     chosen = "" if subprotocol is None else f"Sec-WebSocket-Protocol: {subprotocol}\r\n"
-    await turn.send(
-        f"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        f"Sec-WebSocket-Accept: {accept_key(key)}\r\n{chosen}\r\n".encode()
-    )
+    return (
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        f"Sec-WebSocket-Accept: {accept_key(key)}\r\n{chosen}\r\n"
+    ).encode()
+
+
+async def accept(turn: Turn) -> None:
+    """The upstream's side of a handshake."""
+    await turn.send(acceptance(turn))
 
 
 async def open_socket(client: RawClient) -> RawAnswer:

@@ -186,9 +186,10 @@ def _revoke(options: argparse.Namespace) -> int:
 async def _withdraw(settings: Settings, options: argparse.Namespace) -> str:
     """Revoke what the options name, and return what was done when it is safe to issue anew."""
     leeway_seconds = settings.credentials.leeway_seconds
-    longest = [issuer.max_lifetime_seconds for issuer in settings.issuers.values()]
     now = time.time()
-    until = math.ceil(now + max(settings.credentials.max_lifetime_seconds, *longest) + leeway_seconds)
+    lifetimes = [issuer.max_lifetime_seconds for issuer in settings.issuers.values()]
+    longest_seconds = max([settings.credentials.max_lifetime_seconds, *lifetimes])
+    until = math.ceil(now + longest_seconds + leeway_seconds)
     async with shared_credentials(settings) as shared:
         store = shared or RevocationFile(settings.keys_dir)
         place = f"Redis {shared.server}" if shared else str(settings.keys_dir)

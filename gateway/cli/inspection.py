@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     ring = _ring(settings) if options.jwks is None else _public_ring(options.jwks)
     found = asyncio.run(_inspect(settings, ring, credential))
     table = OperationTable.load()
-    for name, text in (*_said(found, ring, settings), *_allowed(found.principal, settings, table)):
+    for name, text in (*_said(found, settings), *_allowed(found.principal, settings, table)):
         print(f"{name:<10}{text if text.isprintable() else ascii(text)}")
     print(f"{'verdict':<10}{_verdict(found)}")
     return 0 if found.refusal is None else 1
@@ -98,25 +98,24 @@ async def _inspect(settings: Settings, ring: KeyRing, credential: str) -> Inspec
         await trust.close()
 
 
-def _said(found: Inspection, ring: KeyRing, settings: Settings) -> Iterator[tuple[str, str]]:
+def _said(found: Inspection, settings: Settings) -> Iterator[tuple[str, str]]:
     """The credential's own words, and whether they are proved."""
     if found.header is not None:
         yield "header", _json(found.header)
     if found.claims is None:
         return
-    proved = found.principal is not None or isinstance(found.refusal, CredentialExpired | CredentialRevoked)
-    yield "claims", "proved by the signature" if proved else "NOT PROVED: anybody can write this"
+    signer = found.signer
+    yield "claims", "NOT PROVED: anybody can write this" if signer is None else "proved by the signature"
     for name, value in found.claims.items():
         seconds = f" ({date(value)})" if name in _TIMES and type(value) is int else ""
         yield f"  {name}", f"{_json(value)}{seconds}"
-    kid = None if found.header is None else found.header.get("kid")
-    if found.claims.get("iss") != settings.credentials.issuer:
-        short = [name for name, other in settings.issuers.items() if other.issuer == found.claims.get("iss")]
-        yield "issuer", f"issuers.{short[0]}" if short else "none that this configuration trusts"
-    elif isinstance(kid, str) and (key := ring.get(kid)) is not None:
-        yield "key", f"{key.kid} ({key.algorithm})"
-    else:
-        yield "key", "none of the ring"
+    named = found.claims.get("iss")
+    others = {
+        other.issuer: f"issuers.{short} of the configuration" for short, other in settings.issuers.items()
+    }
+    issuers = {settings.credentials.issuer: "this gateway", **others}
+    yield "issuer", issuers.get(named, "unknown") if isinstance(named, str) else "unknown"
+    yield "key", "none that is known" if signer is None else f"{signer.kid} ({signer.algorithm})"
 
 
 def _allowed(

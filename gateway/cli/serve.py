@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -59,8 +60,19 @@ def run(options: argparse.Namespace) -> int:
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
     """Run to the end on uvloop."""
+    _spare_the_collector()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main)
+
+
+def _spare_the_collector() -> None:
+    """Look for cyclic garbage less often, and never among what lives as long as the process.
+
+    An exchange leaves hardly any cycles; walking all modules for them costs about a tenth of its time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 async def serve(app: App, *, listening: Callable[[str, str], None] | None = None) -> None:
