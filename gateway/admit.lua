@@ -21,7 +21,7 @@ for n = 1, #KEYS, 2 do
   end
   position = position + 4 * #fields + 1
   fields[#fields + 1] = '@' .. exchange
-  local values = redis.call('HMGET', account, unpack(fields))
+  local values = call('HMGET', account, unpack(fields))
   if exchange ~= '' and values[#fields] then known = true end
   for c = 1, #fields - 1 do
     local charge = charges[first + c]
@@ -43,20 +43,20 @@ if granted and not known and mode ~= 'look' then
         writes[#writes + 1] = charge.dimension
         writes[#writes + 1] = bucket_text(after, charge.tick, now)
       end
-      record[#record + 1] = charge.dimension .. ' ' .. text(after - charge.taken)
+      record[#record + 1] = format('%s %.0f', charge.dimension, after - charge.taken)
       charge.taken = after
-      alive = math.max(alive, milliseconds_to_full(after, charge.capacity, charge.tick))
+      alive = max(alive, milliseconds_to_full(after, charge.capacity, charge.tick))
       next_charge = next_charge + 1
     end
     if exchange ~= '' then
       writes[#writes + 1] = '@' .. exchange
       writes[#writes + 1] = table.concat(record, ' ')
-      redis.call('ZADD', KEYS[n + 1], text(now + lease), exchange)
-      alive = math.max(alive, math.ceil(lease / 1000))
+      call('ZADD', KEYS[n + 1], text(now + lease), exchange)
+      alive = max(alive, ceil(lease / 1000))
     end
     if #writes > 0 then
-      redis.call('HSET', KEYS[n], unpack(writes))
-      keep(KEYS[n], KEYS[n + 1], alive)
+      call('HSET', KEYS[n], unpack(writes))
+      keep(KEYS[n], KEYS[n + 1], alive, exchange ~= '')
     end
   end
 end

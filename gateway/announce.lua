@@ -4,15 +4,15 @@
 
 local now, worker = microseconds(''), ARGV[1]
 if ARGV[2] == 'leaves' then
-  redis.call('ZREM', KEYS[1], worker)
+  call('ZREM', KEYS[1], worker)
   return { 0, 0 }
 end
 
-redis.call('ZADD', KEYS[1], text(now), worker)
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', text(now - tonumber(ARGV[3])))
-redis.call('PEXPIRE', KEYS[1], MARGIN_MS)
+call('ZADD', KEYS[1], text(now), worker)
+call('ZREMRANGEBYSCORE', KEYS[1], '-inf', text(now - tonumber(ARGV[3])))
+call('PEXPIRE', KEYS[1], MARGIN_MS)
 
-local living, place = redis.call('ZRANGE', KEYS[1], 0, -1), 0
+local living, place = call('ZRANGE', KEYS[1], 0, -1), 0
 for _, other in ipairs(living) do
   if other < worker then place = place + 1 end
 end

@@ -25,13 +25,16 @@ from gateway.operations import OperationTable
 from gateway.own_paths import GROUP, own_paths
 from gateway.proxy import forward, relay_answer
 from gateway.redis_buckets import RedisBuckets
+from gateway.redis_usage import RedisUsage
 from gateway.reloading import Configuration
 from gateway.services import Lifecycle, Services
 from gateway.settings import Settings, resolve_secret
 from gateway.sockets import forward_socket
-from gateway.tenants import TenantBook, tenant_policies
+from gateway.stored_files import file_bytes
+from gateway.tenants import TenantBook, UpstreamAccess, tenant_policies
 from gateway.trust import Trust
 from gateway.upstream import Upstreams
+from gateway.usage_ledger import MemoryUsage, UsageLedger
 
 _POLL_SECONDS = 0.05
 _FOLLOWED = frozenset(
@@ -94,6 +97,7 @@ class App:
         for policy in services.tenants.policies.values():
             await self.upstreams.open(policy.access.base_url)
         await services.limiter.start()
+        await services.ledger.start()
         await services.trust.start()
         edge = services.settings.edge
         self.server = EdgeServer(
@@ -135,6 +139,8 @@ class App:
         lifecycle = self.services.lifecycle
         lifecycle.ready = False
         lifecycle.draining = True
+        if self.server is not None:
+            self.server.draining = True
         for session in tuple(lifecycle.sessions):
             session.end_politely(1001, "the gateway is restarting")
         loop = asyncio.get_running_loop()
@@ -149,6 +155,7 @@ class App:
         if self.configuration is not None:
             await self.configuration.close()
         await self.services.limiter.close()
+        await self.services.ledger.close()
         await self.services.trust.close()
         await self.upstreams.close()
         await asyncio.to_thread(self._close_log)
@@ -176,7 +183,11 @@ def build_app(
     writer = LogWriter(log_descriptor, dropped=metrics.log_lines_dropped.inc)
     upstreams = Upstreams(
         settings.upstream,
-        admin_api_key=resolve_secret(settings.upstream.admin_api_key, environ),
+        administration=UpstreamAccess(
+            settings.upstream.resolved_base_url(environ),
+            resolve_secret(settings.upstream.admin_api_key, environ),
+        ),
+        http_proxy=resolve_secret(settings.upstream.http_proxy, environ),
         connected=lambda result: metrics.upstream_connects.labels(result).inc(),
     )
     redis_url = resolve_secret(settings.redis_url, environ)
@@ -197,10 +208,14 @@ def build_app(
         table=table,
         trust=trust,
         tenants=TenantBook(tenant_policies(settings, table, environ)),
-        limiter=Limiter(store),
+        limiter=Limiter(store, expected_replicas=settings.expected_replicas),
+        ledger=UsageLedger(
+            RedisUsage(redis_url) if redis_url else MemoryUsage(), lost=metrics.usage_lost.inc
+        ),
         metrics=metrics,
         log=_log(writer),
         lifecycle=Lifecycle(),
+        file_bytes=partial(file_bytes, upstreams),
     )
     return App(
         services,

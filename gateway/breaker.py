@@ -53,7 +53,7 @@ class Breaker:
             return
         self.state = BreakerState.CLOSED
         now = self._clock()
-        _log.warning("limit store %s answers again after %.1f s", self.server, now - self._changed_at)
+        _log.warning("Redis %s answers again after %.1f s", self.server, now - self._changed_at)
         self._changed_at = now
 
     def failed(self, reason: BaseException) -> None:
@@ -64,7 +64,7 @@ class Breaker:
             if now - self._changed_at >= STEADY_SECONDS:
                 self.hold_seconds = FIRST_HOLD_SECONDS
             self._changed_at = now
-            _log.warning("limit store %s fails: %s: %s", self.server, type(reason).__name__, reason)
+            _log.warning("Redis %s fails: %s: %s", self.server, type(reason).__name__, reason)
         else:
             self._hold_longer()
         self.state = BreakerState.OPEN

@@ -81,6 +81,8 @@ class Answer(web.StreamResponse):
         version = request.version
         http10 = version == HttpVersion10
         keep_alive = request.keep_alive if self._keep_alive is None else self._keep_alive
+        if isinstance(self._protocol, EdgeProtocol) and self._protocol.draining:
+            keep_alive = False  # the client's next request belongs to another process
         writer.chunked = False
         self._no_body = request.method == "HEAD" or self.status in _EMPTY_STATUS
         has_length = any(name.lower() == b"content-length" for name, _ in self.fields)
@@ -311,6 +313,11 @@ class EdgeProtocol(RequestHandler):
             self._last_payload = following
 
     @property
+    def draining(self) -> bool:
+        """Whether this connection ends with the answer that is being written."""
+        return self._edge.draining
+
+    @property
     def idle(self) -> bool:
         """Whether no request is being read or answered."""
         return self._waiter is not None and not self._messages and not self._head_bytes
@@ -436,6 +443,7 @@ class EdgeServer(web.Server):
         self.header_timeout_seconds = header_timeout_seconds
         self.write_idle_seconds = write_idle_seconds
         self.open_connections = 0
+        self.draining = False
 
     def close_idle(self) -> None:
         """Close connections that wait for a next request; those that serve one go on."""

@@ -34,7 +34,6 @@
     └─ GatewayFault
        ├─ VersionRefused              505     invalid_request_error  http_version_not_supported
        ├─ StoreUnavailable            503     server_error           limits_unavailable
-       ├─ Draining                    503     server_error           draining
        ├─ Overloaded                  503     server_error           overloaded
        └─ Internal                    500     server_error           internal_error
 
@@ -342,17 +341,6 @@ class StoreUnavailable(GatewayFault):
 
     status = 503
     code = "limits_unavailable"
-
-    def headers(self) -> list[tuple[str, str]]:
-        return [("retry-after", "1")]
-
-
-class Draining(GatewayFault):
-    """This process is about to stop."""
-
-    status = 503
-    code = "draining"
-    ending = Ending.DRAINED
 
     def headers(self) -> list[tuple[str, str]]:
         return [("retry-after", "1")]

@@ -6,7 +6,7 @@ performs I/O, and nothing in here may change a byte that it is shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gateway.limits import Decision
     from gateway.operations import Operation
     from gateway.request_fields import RequestFields
+    from gateway.reservations import Cost
     from gateway.tenants import TenantPolicy
     from gateway.usage import Usage
 
@@ -76,6 +77,16 @@ class FormGate(Protocol):
         """The form has ended: return what was held back."""
 
 
+class AnswerFilter(Protocol):
+    """Stands between an upstream's stream of events and the client: rewrite (a)."""
+
+    def feed(self, piece: bytes) -> bytes:
+        """Take a piece; return what goes to the client now."""
+
+    def finish(self) -> bytes:
+        """The stream has ended: return what was held back."""
+
+
 @dataclass(slots=True)
 class Exchange:
     """What is known of one exchange so far. Sizes are body bytes.
@@ -107,7 +118,16 @@ class Exchange:
     rewrite_answer: Callable[[bytes], bytes] | None = None
     """Changes the whole body of a successful answer; one of the closed list in README."""
 
+    answer_filter: AnswerFilter | None = None
+    """Changes a successful answer that is a stream of events; None once the head says that it is none."""
+
+    plain_answer: bool = False
+    """Ask for an answer without content encoding, because it has to be read."""
+
     tenant: TenantPolicy | None = None
+    cost: Cost | None = None
+    """What the request says that it will use, where somebody counts that."""
+
     decision: Decision | None = None
     model: str | None = None
     upstream_request_id: str | None = None
@@ -134,7 +154,16 @@ class Exchange:
     form_gate: FormGate | None = None
     """Judges a form that streams by, and holds its end back until it has."""
 
+    before_form_end: Callable[[], Awaitable[None]] | None = None
+    """To be awaited when the form gate has seen everything but its end; raises to refuse."""
+
     usage: Usage | None = None
+    usage_heard: list[Callable[[Usage], None]] = field(default_factory=list)
+    """Who is told what a session has used, response by response."""
+
+    spent: bool = False
+    """The upstream took the work on: something was used, known or not."""
+
     ending: Ending | None = None
     error: GatewayError | None = None
     detail: str | None = None
@@ -158,6 +187,12 @@ class Exchange:
         if self.forwarded_at is None:
             return None
         return (now if self.upstream_ended_at is None else self.upstream_ended_at) - self.forwarded_at
+
+    def heard_usage(self, usage: Usage) -> None:
+        """Add what one response of a session has used."""
+        self.usage = usage if self.usage is None else self.usage + usage
+        for tell in self.usage_heard:
+            tell(usage)
 
     def opened(self, head: Head) -> None:
         """Tell the observers that the answer has begun."""

@@ -126,27 +126,29 @@ def read_fields(exchange: Exchange) -> None:
     exchange.model = exchange.fields.model
 
 
-def watch_form(exchange: Exchange, head: RequestHead) -> None:
-    """Read the model of a form as it goes by; where some models are closed, hold the form's end back for it.
+def watch_form(exchange: Exchange, head: RequestHead, *, limited: bool = False) -> None:
+    """Read the model of a form as it goes by; where it matters, hold the form's end back for it.
 
+    It matters where some models are closed, and where some have limits of their own (`limited`).
     Raises BadRequest, MediaTypeRefused or ModelNotAllowed for a body in which nobody can find the model.
     """
     name = places(exchange.operation).form
     if name is None or not head.has_body:
         return
-    judged = policy.restricted(exchange)
+    restricted = policy.restricted(exchange)
+    judged = restricted or limited
     try:
         boundary = boundary_of(head.content_type.decode("latin-1"))
     except MultipartRefused as refused:
         if judged:
             raise BadRequest(
-                f"You may use some models only, and the form cannot be read: {refused.reason}.",
+                f"It matters which model you use, and the form cannot be read: {refused.reason}.",
                 code="bad_form",
             ) from None
         return  # the upstream will say so
     scanner = MultipartScanner(boundary, fields=(name,))
     if judged:
-        exchange.form_gate = _FormGate(exchange, scanner, name)
+        exchange.form_gate = _FormGate(exchange, scanner, name, required=restricted)
     else:
         exchange.observers.append(_FormWatcher(exchange, scanner, name))
 
@@ -154,10 +156,11 @@ def watch_form(exchange: Exchange, head: RequestHead) -> None:
 class _FormGate:
     """Lets a form pass whose model is allowed; its last boundary waits until that is known."""
 
-    def __init__(self, exchange: Exchange, scanner: MultipartScanner, name: str) -> None:
+    def __init__(self, exchange: Exchange, scanner: MultipartScanner, name: str, *, required: bool) -> None:
         self._exchange = exchange
         self._scanner = scanner
         self._name = name
+        self._required = required
 
     def feed(self, piece: bytes) -> bytes:
         """Return what may go up. Raises BadRequest or ModelNotAllowed."""
@@ -173,7 +176,7 @@ class _FormGate:
 
     def finish(self) -> bytes:
         """Return the form's end. Raises BadRequest or ModelNotAllowed."""
-        if self._exchange.model is None:
+        if self._required and self._exchange.model is None:
             raise policy.unnamed("the form")
         try:
             return self._scanner.finish()

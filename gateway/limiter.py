@@ -124,6 +124,13 @@ class Limiter:
         """Give everything back that the exchange holds: it never went upstream."""
         self._close(exchange_id, lambda _: 0)
 
+    def charge_soon(self, charges: Sequence[Charge]) -> None:
+        """Take these whatever the levels, into debt no deeper than one capacity; never raises, never waits.
+
+        For what a running exchange used that nobody could reserve, as each answer of a realtime session.
+        """
+        self._later(self._charge(charges))
+
     def state(self) -> LimiterState:
         census = self._shares.census
         return LimiterState(self._store.health(), census.workers, len(self._open), len(self._late))
@@ -145,9 +152,19 @@ class Limiter:
                 step: Coroutine[Any, Any, None] = self._shares.settle(exchange_id, actual)
             else:
                 step = self._settle(_Settlement(exchange_id, actual))
-            task = asyncio.create_task(step)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._later(step)
+
+    def _later(self, step: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(step)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _charge(self, charges: Sequence[Charge]) -> None:
+        try:
+            await self._store.debit("", charges)
+        except StoreUnavailable as outage:
+            self._lost_touch = True
+            await self._shares.debit(charges, report=not outage.sent)
 
     async def _settle(self, settlement: _Settlement) -> None:
         try:

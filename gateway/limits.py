@@ -39,7 +39,9 @@ class Dimension(StrEnum):
     permits_per_unit: int
     """Permits to one unit of the configured capacity: audio is limited in megabytes and charged in bytes."""
 
-    def __new__(cls, value: str, period_seconds: int = 0, unit: str = "", permits_per_unit: int = 1) -> Dimension:
+    def __new__(
+        cls, value: str, period_seconds: int = 0, unit: str = "", permits_per_unit: int = 1
+    ) -> Dimension:
         member = str.__new__(cls, value)
         member._value_ = value
         member.period_seconds = period_seconds
@@ -80,7 +82,9 @@ class Quota:
     """The account that the bucket belongs to, from `account_key`."""
     on_store_failure: OnStoreFailure = OnStoreFailure.LOCAL
     permits: int = field(init=False, repr=False, compare=False)
+    grains: int = field(init=False, repr=False, compare=False)
     tick_microseconds: int = field(init=False, repr=False, compare=False)
+    """Time that gives back one grain per permit; 0 for slots."""
 
     def __post_init__(self) -> None:
         permits = self.capacity * self.dimension.permits_per_unit
@@ -88,16 +92,13 @@ class Quota:
             most = MOST_PERMITS // self.dimension.permits_per_unit
             raise ValueError(f"{self.dimension} must be between 1 and {most}, not {self.capacity}")
         object.__setattr__(self, "permits", permits)
+        object.__setattr__(self, "grains", permits * TICKS_PER_PERIOD)
         tick = self.dimension.period_seconds * 1_000_000 // TICKS_PER_PERIOD
         object.__setattr__(self, "tick_microseconds", tick)
 
     @property
     def period_seconds(self) -> int:
         return self.dimension.period_seconds
-
-    @property
-    def grains(self) -> int:
-        return self.permits * TICKS_PER_PERIOD
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,13 +216,15 @@ class BucketStore(Protocol):
         """Withdraw the worker and let go of connections; nothing else may be called afterwards."""
 
 
-def account_key(tenant: str, *, model: str | None = None, subject: str | None = None) -> str:
+def account_key(
+    tenant: str, *, model: str | None = None, subject: str | None = None, credential: str | None = None
+) -> str:
     """Name an account; the braces put all accounts of a tenant into one Redis Cluster slot.
 
     The tag is a digest because a tenant's own id could hold braces, and so choose its slot.
     """
     tag = hashlib.sha256(tenant.encode()).hexdigest()[:8]
-    parts = [("tenant", tenant), ("model", model), ("subject", subject)]
+    parts = [("tenant", tenant), ("model", model), ("subject", subject), ("credential", credential)]
     return f"{{{tag}}}:" + ":".join(
         f"{name}={quote(value, safe='')}" for name, value in parts if value is not None
     )
@@ -239,14 +242,15 @@ def share(quota: Quota, census: Census) -> Quota | None:
 
 
 def still_taken(quota: Quota, taken: int, tick: int, now_microseconds: int) -> int:
-    """Grains that are still taken now, of those that were taken at `tick`.
+    """Grains that are still taken now, of those that were taken at `tick`; never more than a capacity of debt.
 
     A clock that went back refills nothing: after a failover the new master's may be behind.
     """
     if not quota.tick_microseconds:
         return taken
-    elapsed = max(0, now_microseconds // quota.tick_microseconds - tick)
-    return max(0, bounded(quota, taken) - quota.permits * elapsed)
+    taken = min(taken, 2 * quota.grains)
+    elapsed = now_microseconds // quota.tick_microseconds - tick
+    return max(0, taken - quota.permits * elapsed) if elapsed > 0 else taken
 
 
 def fits(charge: Charge, taken: int) -> bool:
@@ -255,7 +259,7 @@ def fits(charge: Charge, taken: int) -> bool:
 
 
 def bounded(quota: Quota, taken: int) -> int:
-    """Keep a bucket between full and one capacity of debt, also when its limit was lowered; slots count."""
+    """Keep a bucket between full and one capacity of debt; slots are counted as they are."""
     return max(0, min(taken, 2 * quota.grains) if quota.tick_microseconds else taken)
 
 

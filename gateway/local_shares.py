@@ -81,6 +81,13 @@ class LocalShares:
         if report:
             self._count(used)
 
+    async def debit(self, charges: Sequence[Charge], *, report: bool) -> None:
+        """Take this from the shares whatever is left of them; `report=False`: the store may know it already."""
+        parts = [Charge(self._share(charge.quota) or charge.quota, charge.permits) for charge in charges]
+        await self._buckets.debit("", parts)
+        if report:
+            self._count(charges)
+
     def unreported(self) -> Iterator[list[Charge]]:
         """What the store does not know yet, account by account; each is forgotten as it is handed out."""
         for key in list(self._unreported):

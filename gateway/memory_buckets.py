@@ -49,7 +49,7 @@ class _Account:
 
     def put(self, quota: Quota, taken: int, now_microseconds: int) -> None:
         tick = now_microseconds // quota.tick_microseconds if quota.tick_microseconds else 0
-        self.buckets[quota.dimension] = _Bucket(quota, bounded(quota, taken), tick)
+        self.buckets[quota.dimension] = _Bucket(quota, taken, tick)
 
     def reclaim(self, now_microseconds: int) -> None:
         """Give back what exchanges took whose lease has run out: their worker is gone."""
@@ -103,8 +103,8 @@ class MemoryBuckets:
             return decide(charges, taken, granted=True)
         if not all(map(fits, charges, taken)):
             return decide(charges, taken, granted=False)
-        self._take(exchange_id if held else "", accounts, charges, now)
-        return decide(charges, _taken(accounts, charges, now), granted=True)
+        after = self._take(exchange_id if held else "", accounts, charges, taken, now)
+        return decide(charges, after, granted=True)
 
     async def look(self, charges: Sequence[Charge]) -> Decision:
         now = self._now()
@@ -115,7 +115,8 @@ class MemoryBuckets:
         now = self._now()
         accounts = self._touch(charges, now)
         if not (hold and _is_open(exchange_id, accounts)):
-            self._take(exchange_id if hold else "", accounts, charges, now)
+            taken = _taken(accounts, charges, now)
+            self._take(exchange_id if hold else "", accounts, charges, taken, now)
 
     async def settle(self, exchange_id: str, charges: Sequence[Charge]) -> bool:
         now = self._now()
@@ -137,7 +138,7 @@ class MemoryBuckets:
                         account.buckets[dimension].taken -= reserved
                 elif charge is not None:
                     taken = account.taken(charge.quota, now) - reserved + charge.permits * TICKS_PER_PERIOD
-                    account.put(charge.quota, taken, now)
+                    account.put(charge.quota, bounded(charge.quota, taken), now)
         return found
 
     async def renew(self, leases: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -199,21 +200,32 @@ class MemoryBuckets:
             self._accounts.popitem(last=False)
 
     def _take(
-        self, exchange_id: str, accounts: dict[str, _Account], charges: Sequence[Charge], now: int
-    ) -> None:
+        self,
+        exchange_id: str,
+        accounts: dict[str, _Account],
+        charges: Sequence[Charge],
+        taken: Sequence[int],
+        now: int,
+    ) -> list[int]:
+        """Take every charge and hold it under the exchange, if one is named; what is missing afterwards."""
         expires = now + self._lease_microseconds()
-        for charge in charges:
-            quota, account = charge.quota, accounts[charge.quota.key]
-            before = account.taken(quota, now)
+        after = []
+        for charge, before in zip(charges, taken, strict=True):
+            quota, account, missing = charge.quota, accounts[charge.quota.key], before
             if charge.permits:
-                account.put(quota, before + charge.permits * TICKS_PER_PERIOD, now)
+                missing = bounded(quota, before + charge.permits * TICKS_PER_PERIOD)
+                account.put(quota, missing, now)
             if exchange_id:
-                exchange = account.open.setdefault(exchange_id, _Open(expires, {}))
-                exchange.grains[quota.dimension] = account.taken(quota, now) - before
+                exchange = account.open.get(exchange_id)
+                if exchange is None:
+                    exchange = account.open[exchange_id] = _Open(expires, {})
+                exchange.grains[quota.dimension] = missing - before
+            after.append(missing)
         for key, account in accounts.items():
             if key not in self._accounts:
                 self._make_room(now)
                 self._accounts[key] = account
+        return after
 
 
 def _is_open(exchange_id: str, accounts: dict[str, _Account]) -> bool:

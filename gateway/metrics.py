@@ -130,7 +130,7 @@ class Metrics:
             ["result"],
             registry=registry,
         )
-        self.refused_connections = Counter(
+        self.refused_requests = Counter(
             "gateway_refused_requests",
             "Requests answered before they could be understood, by status.",
             ["status"],

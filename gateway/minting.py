@@ -73,6 +73,7 @@ def seal(minted: MintedSecret, ring: KeyRing) -> str:
             # Only what it can open: the rest would make a subprotocol of it that is kilobytes long.
             "scopes": sorted(scope for scope in principal.scopes if scope.startswith("realtime:")),
             "models": principal.models,
+            "limits": None if principal.limits is None else dict(principal.limits),
             "jti": principal.credential_id,
             "iat": principal.issued_at,
             "exp": principal.expires_at,
@@ -112,6 +113,7 @@ def unseal(text: str, ring: KeyRing, *, now: float) -> MintedSecret:
             issued_at=held["iat"],
             expires_at=held["exp"],
             models=None if held["models"] is None else tuple(held["models"]),
+            limits=held.get("limits"),
         ),
         held["until"],
     )

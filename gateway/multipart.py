@@ -93,7 +93,7 @@ class MultipartScanner:
         """The values of the fields asked for; each appears when its part has ended."""
         self.parts: list[Part] = []
         self.closed = False
-        """Whether the closing delimiter has been seen; it is held back."""
+        """Whether the closing delimiter has been seen, and nothing behind it; it is held back."""
 
         self._dash_boundary = b"--" + boundary
         self._wanted = frozenset(fields)
@@ -217,6 +217,7 @@ class MultipartScanner:
         begin = max(0, at - self._closing_bytes)
         epilogue = seen[begin + self._closing_bytes :]
         if len(epilogue) > _MAX_EPILOGUE_BYTES or epilogue.strip(b"\r\n"):
+            self.closed = False
             raise MultipartRefused("something follows the closing boundary")
         return _Wait(keep_from=begin, hold_from=begin)
 

@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import resources
 from types import MappingProxyType
 from typing import Any, Final
@@ -52,7 +53,7 @@ class Match:
     params: Mapping[str, str]
 
 
-class TargetRefused(ValueError):  # noqa: N818 - says what happened
+class TargetRefused(ValueError):
     """The target could be read in two ways. `reason` is for the caller and quotes nothing of the target."""
 
     def __init__(self, reason: str) -> None:
@@ -60,11 +61,11 @@ class TargetRefused(ValueError):  # noqa: N818 - says what happened
         self.reason = reason
 
 
-class NotUnderV1(LookupError):  # noqa: N818
+class NotUnderV1(LookupError):
     """The target is unambiguous, but names nothing under /v1."""
 
 
-class NeverUnlisted(LookupError):  # noqa: N818
+class NeverUnlisted(LookupError):
     """The target is not in the table and lies under one of `NEVER_UNLISTED`."""
 
 
@@ -134,6 +135,11 @@ class OperationTable:
 
     @classmethod
     def load(cls) -> OperationTable:
+        """The table that the package carries, read once per process: it never changes."""
+        return _load()
+
+    @classmethod
+    def read(cls) -> OperationTable:
         """Read the table that the package carries. Raise ValueError, KeyError or TypeError if it is bad."""
         data = tomllib.loads(resources.files("gateway").joinpath("operations.toml").read_text("utf-8"))
         defaults = data["defaults"]
@@ -209,6 +215,11 @@ class OperationTable:
             if not places:
                 self._literal[method, operation.path] = Match(operation, _NO_PARAMS)
         self._parameters[operation.id] = tuple(places)
+
+
+@cache
+def _load() -> OperationTable:
+    return OperationTable.read()
 
 
 # A target that needs no second look: no escape, no segment that is empty or begins with a dot.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import zlib
 from collections.abc import Awaitable, Callable
 from time import monotonic
 
@@ -22,9 +23,10 @@ from gateway.errors import (
     UpstreamRefusedKey,
     UpstreamTimeout,
 )
-from gateway.exchange import Ending, Exchange, Head
+from gateway.exchange import AnswerFilter, Ending, Exchange, Head
 from gateway.metrics import Metrics
 from gateway.settings import Settings
+from gateway.tenants import UpstreamAccess
 from gateway.upstream import LimitTable, Reply, UpstreamPool, Upstreams
 
 Relay = Callable[[web.BaseRequest, Exchange, Reply, Head], Awaitable[Answer]]
@@ -33,7 +35,7 @@ Relay = Callable[[web.BaseRequest, Exchange, Reply, Head], Awaitable[Answer]]
 _REFUSAL_BYTES = 64 * 1024
 _REWRITE_BYTES = 8 * 2**20
 CLIENT_WATCH_SECONDS = 1.0
-_ABOUT_A_KEY = re.compile(rb"api[ _-]?key", re.IGNORECASE)
+_ABOUT_A_KEY = re.compile(rb"api[ _-]?key|secret|\bsk-", re.IGNORECASE)
 
 
 def forward(upstreams: Upstreams, settings: Settings, relay: Relay) -> Handler:
@@ -43,10 +45,11 @@ def forward(upstreams: Upstreams, settings: Settings, relay: Relay) -> Handler:
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         exchange = request[EXCHANGE]
         exchange.forwarded_at = monotonic()
-        pool = await upstreams.pool_for(exchange)
+        access = upstreams.access_for(exchange)
+        pool = await upstreams.open(access.base_url)
         reply = await pool.open()
         try:
-            head, upload = await _ask(request, exchange, pool, reply)
+            head, upload = await _ask(request, exchange, access, pool, reply)
         except BaseException:
             reply.close()
             raise
@@ -66,7 +69,11 @@ def forward(upstreams: Upstreams, settings: Settings, relay: Relay) -> Handler:
         return answer
 
     async def _ask(
-        request: web.BaseRequest, exchange: Exchange, pool: UpstreamPool, reply: Reply
+        request: web.BaseRequest,
+        exchange: Exchange,
+        access: UpstreamAccess,
+        pool: UpstreamPool,
+        reply: Reply,
     ) -> tuple[Head, asyncio.Task[None] | None]:
         """Send the request and wait for the answer's head."""
         request_head = exchange.head
@@ -81,10 +88,10 @@ def forward(upstreams: Upstreams, settings: Settings, relay: Relay) -> Handler:
             headers.for_upstream(
                 request_head,
                 host=pool.host,
-                authorization=upstreams.authorization_for(exchange),
-                account=exchange.tenant.access.fields() if exchange.tenant is not None else (),
+                authorization=access.authorization,
+                account=(*access.fields, *pool.proxy_fields),
                 length=None if body is None else len(body),
-                identity=exchange.rewrite_answer is not None,
+                identity=exchange.plain_answer or exchange.rewrite_answer is not None,
             ),
         )
         if body is None and request_head.has_body:
@@ -127,6 +134,8 @@ def forward(upstreams: Upstreams, settings: Settings, relay: Relay) -> Handler:
                 exchange.request_piece(piece)
                 if protocol.writing_paused:
                     await _drained(request, reply, settings.edge.body_idle_timeout_seconds)
+            if exchange.before_form_end is not None:
+                await exchange.before_form_end()
             rest = b"" if gate is None else gate.finish()
             if chunked:
                 rest = (_chunk(rest) if rest else b"") + b"0\r\n\r\n"
@@ -150,26 +159,31 @@ def relay_answer(settings: Settings, metrics: Metrics) -> Relay:
             exchange.upstream_request_id = request_id.decode("latin-1")
         if head.status == 101:
             raise UpstreamBroken("The upstream switched protocols although nobody asked it to.")
-        if head.status in (401, 403):
+        if head.status >= 400:
             await _refuse_about_our_key(exchange, reply, head)
         fields, unreadable = headers.for_client(head.fields)
         if unreadable:
             metrics.unreadable_headers.inc(unreadable)
         if exchange.rewrite_answer is not None and 200 <= head.status < 300 and request.method != "HEAD":
             fields = await _rewritten(reply, head, fields, exchange.rewrite_answer)
+        filtering = _filter_for(exchange, head)
+        if filtering is not None:
+            fields = [field for field in fields if field[0].lower() != b"content-length"]
         answer = Answer(head.status, head.reason, [*fields, *headers.own(exchange)])
         answer.begin(request, write_idle_seconds=settings.edge.write_idle_timeout_seconds)
         exchange.status = head.status
         exchange.opened(head)
-        if not reply.buffered:
-            answer.flush_head()
+        if not reply.buffered and head.status < 400:
+            answer.flush_head()  # an error's head waits for its first bytes: they may yet be withheld
         events = _EventEnds() if _ends_with_connection(head, reply) and is_event_stream(head) else None
         while piece := await reply.read():
             if events is not None:
                 events.saw(piece)
+            if filtering is not None and not (piece := filtering.feed(piece)):
+                continue
             if exchange.first_byte_at is None:
                 exchange.first_byte_at = monotonic()
-            if reply.finished and events is None:
+            if reply.finished and events is None and filtering is None:
                 await answer.write_eof(piece)
                 exchange.answer_piece(piece)
                 break
@@ -177,6 +191,9 @@ def relay_answer(settings: Settings, metrics: Metrics) -> Relay:
             exchange.answer_piece(piece)
         if events is not None and not events.between_events:
             raise UpstreamBroken("The upstream broke off in the middle of an event.")
+        if filtering is not None and (rest := filtering.finish()):
+            await answer.write(rest)
+            exchange.answer_piece(rest)
         await answer.write_eof()
         now = monotonic()
         exchange.upstream_ended_at = now
@@ -189,21 +206,44 @@ def relay_answer(settings: Settings, metrics: Metrics) -> Relay:
 
 
 async def _refuse_about_our_key(exchange: Exchange, reply: Reply, head: Head) -> None:
-    """Raise UpstreamRefusedKey when the refusal is about the gateway's key, which no tenant may read about."""
+    """Raise UpstreamRefusedKey for an error that is about the gateway's key, or quotes it."""
     if exchange.upstream_secret is not None and head.status == 401:
         raise CredentialRefused("This realtime secret is no longer accepted. Ask for a new one.")
-    if head.status == 403:
-        length = head.get(b"content-length")
-        if length is None or not length.isdigit() or int(length) > _REFUSAL_BYTES:
-            return
-        text = await reply.peek(_REFUSAL_BYTES)
-        if text is None or not _ABOUT_A_KEY.search(text):
-            return
+    if head.status != 401 and not await _tells_of_our_key(exchange, reply, head):
+        return
     raise UpstreamRefusedKey(
         "The upstream refused the gateway's own key. This is not your credential's fault; "
         "tell the gateway's operator.",
         detail=f"upstream answered {head.status}",
     )
+
+
+async def _tells_of_our_key(exchange: Exchange, reply: Reply, head: Head) -> bool:
+    """Whether a short error says something about the key; what is longer, or a stream, is none of that kind."""
+    if is_event_stream(head) or reply.finished:
+        return False
+    body = await reply.peek(_REFUSAL_BYTES)
+    text = None if body is None else _readable(body, head)
+    if text is None:
+        return False
+    key = exchange.tenant.access.api_key if exchange.tenant is not None else None
+    return (key is not None and key.encode() in text) or (
+        head.status == 403 and _ABOUT_A_KEY.search(text) is not None
+    )
+
+
+def _readable(body: bytes, head: Head) -> bytes | None:
+    """The text of an error, inflated to look at it; None for encodings that cannot be read here."""
+    match (head.get(b"content-encoding") or b"identity").strip().lower():
+        case b"identity":
+            return body
+        case b"gzip" | b"deflate":
+            try:
+                return zlib.decompressobj(wbits=47).decompress(body, _REFUSAL_BYTES)
+            except zlib.error:
+                return None
+        case _:
+            return None
 
 
 async def _rewritten(
@@ -218,6 +258,14 @@ async def _rewritten(
     reply.put_back(body)
     kept = [field for field in fields if field[0].lower() != b"content-length"]
     return [*kept, (b"Content-Length", b"%d" % len(body))]
+
+
+def _filter_for(exchange: Exchange, head: Head) -> AnswerFilter | None:
+    """The filter that stands between this answer and the client: only for a readable stream of events."""
+    encoding = head.get(b"content-encoding") or b"identity"
+    if head.status != 200 or encoding.lower() != b"identity" or not is_event_stream(head):
+        exchange.answer_filter = None
+    return exchange.answer_filter
 
 
 async def _drained(request: web.BaseRequest, reply: Reply, body_idle_seconds: float) -> None:

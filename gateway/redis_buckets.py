@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from itertools import groupby
 
-from gateway.breaker import Breaker
 from gateway.limits import Census, Charge, Decision, StoreUnavailable, decide, holds
-from gateway.redis_cluster import ClusterWire
-from gateway.redis_servers import RedisServers, Topology
-from gateway.redis_wire import Argument, Reply, Script, Wire
+from gateway.redis_cluster import open_wire
+from gateway.redis_servers import RedisServers
+from gateway.redis_wire import Argument, Reply, Script
 
 SILENT_SECONDS = 3.0
 """A worker that has not announced itself for so long no longer counts."""
@@ -38,7 +37,7 @@ class RedisBuckets:
         self.lease_seconds = lease_seconds
         self._prefix = prefix
         self._clock = clock
-        self._wire = _wire(RedisServers.parse(url), deadline_seconds)
+        self._wire = open_wire(RedisServers.parse(url), deadline_seconds=deadline_seconds)
         self._admit, self._settle, self._renew = _script("admit"), _script("settle"), _script("renew")
         self._reset, self._announce = _script("reset"), _script("announce")
         self._announced: str | None = None
@@ -150,13 +149,6 @@ class RedisBuckets:
 
     def _now(self) -> Argument:
         return int(self._clock() * 1_000_000) if self._clock else ""
-
-
-def _wire(servers: RedisServers, deadline_seconds: float) -> Wire | ClusterWire:
-    if servers.topology is Topology.CLUSTER:
-        return ClusterWire(servers, deadline_seconds=deadline_seconds)
-    breaker = Breaker(servers.name)
-    return Wire(servers.connector(), breaker, deadline_seconds=deadline_seconds)
 
 
 def _script(name: str) -> Script:

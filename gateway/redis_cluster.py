@@ -15,11 +15,18 @@ from redis.exceptions import MovedError
 
 from gateway.breaker import Breaker
 from gateway.limits import StoreUnavailable
-from gateway.redis_servers import Address, RedisServers
+from gateway.redis_servers import Address, RedisServers, Topology
 from gateway.redis_wire import Argument, Reply, Script, Wire
 
 REFRESH_SECONDS = 0.25
 """The pause between two questions about the slots."""
+
+
+def open_wire(servers: RedisServers, *, deadline_seconds: float) -> Wire | ClusterWire:
+    """What runs scripts on these servers; nothing is connected before the first call."""
+    if servers.topology is Topology.CLUSTER:
+        return ClusterWire(servers, deadline_seconds=deadline_seconds)
+    return Wire(servers.connector(), Breaker(servers.name), deadline_seconds=deadline_seconds)
 
 
 class ClusterWire:

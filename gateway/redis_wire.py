@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AskError, NoScriptError, ReadOnlyError, RedisError, ResponseError
 
@@ -260,7 +261,7 @@ class _Line:
                 batch = self._take_batch()
                 if batch:
                     self._sent.extend(batch)
-                    packed = connection.pack_commands([call.command for call in batch])
+                    packed = b"".join([hiredis.pack_command(call.command) for call in batch])  # type: ignore[arg-type]
                     await connection.send_packed_command(packed, check_health=False)
         except (RedisError, OSError) as error:
             self.hang_up(error)

@@ -37,6 +37,7 @@ class Configuration:
         self._loaded = loaded
         self._tenants_path: Path | None = None
         self._task: asyncio.Task[None] | None = None
+        self._reloads: set[asyncio.Task[bool]] = set()
 
     async def start(self, settings: Settings) -> None:
         """Follow the files from now on."""
@@ -48,14 +49,20 @@ class Configuration:
         """Stop following."""
         if self._task is not None:
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.gather(self._task, *self._reloads, return_exceptions=True)
 
-    def reload(self) -> bool:
+    def reload_soon(self) -> None:
+        """Reload without waiting for it; for a signal's handler."""
+        task = asyncio.create_task(self.reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def reload(self) -> bool:
         """Read everything again. What is wrong is said, counted, and changes nothing."""
         try:
-            settings = self._read()
+            settings = await asyncio.to_thread(self._read)
             needing_restart = sorted(self._take(settings))
-        except (SettingsInvalid, OSError) as invalid:
+        except Exception as invalid:  # noqa: BLE001 (whatever the files hold, what is in force stays in force)
             problems = invalid.problems if isinstance(invalid, SettingsInvalid) else [invalid]
             for problem in problems:
                 _log.error("configuration not reloaded: %s", problem)
@@ -74,7 +81,7 @@ class Configuration:
             seen = await asyncio.to_thread(self._fingerprint)
             if seen != self._seen:
                 self._seen = seen
-                self.reload()
+                await self.reload()
 
     def _fingerprint(self) -> _Fingerprint:
         files = [] if self._file is None else [self._file]

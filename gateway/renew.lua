@@ -8,7 +8,7 @@ local until_text, missing, scores = text(now + lease), {}, {}
 local exchanges = {}
 for n = 3, #ARGV do exchanges[n - 2] = ARGV[n] end
 
-for n, score in ipairs(redis.call('ZMSCORE', KEYS[2], unpack(exchanges))) do
+for n, score in ipairs(call('ZMSCORE', KEYS[2], unpack(exchanges))) do
   if score then
     scores[#scores + 1] = until_text
     scores[#scores + 1] = exchanges[n]
@@ -18,7 +18,7 @@ for n, score in ipairs(redis.call('ZMSCORE', KEYS[2], unpack(exchanges))) do
 end
 
 if #scores > 0 then
-  redis.call('ZADD', KEYS[2], unpack(scores))
-  keep(KEYS[1], KEYS[2], math.ceil(lease / 1000))
+  call('ZADD', KEYS[2], unpack(scores))
+  keep(KEYS[1], KEYS[2], ceil(lease / 1000), false)
 end
 return missing

@@ -3,8 +3,12 @@
     (a) `stream_options.include_usage` set in a chat or completions body, for tenants whose usage is metered,
         and the event that the upstream adds because of it taken out of the answer
     (b) a tenant's default `model` set in a body that names none
+    (c) the list of models without what a caller may not use: `policy.filtered_models`
+    (d) realtime secrets of the upstream replaced by sealed ones: `minting.replace_secret`
+    (e) the upstream's refusal of our own key turned into a 502: `proxy.py`
 
-Both set one member of a JSON object. All other bytes stay: order, blanks, spelling of names and numbers.
+Here are (a) and (b). Both set one member of a JSON object; all other bytes stay: order, blanks, spelling of
+names and numbers.
 """
 
 import re

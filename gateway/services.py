@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from gateway.operations import OperationTable
 from gateway.settings import Settings
 from gateway.tenants import TenantBook
 from gateway.trust import Trust
+from gateway.usage_ledger import UsageLedger
 
 
 class EndsPolitely(Protocol):
@@ -45,6 +46,9 @@ class Services:
     trust: Trust
     tenants: TenantBook
     limiter: Limiter
+    ledger: UsageLedger
     metrics: Metrics
     log: Callable[[Exchange, float], None]
     lifecycle: Lifecycle
+    file_bytes: Callable[[Exchange, str], Awaitable[int | None]]
+    """The size of a file that the upstream has stored, by its id; None when it does not say."""

@@ -21,10 +21,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.issuer_settings import IssuerSettings
+from gateway.limit_settings import Limits, Pattern, Permits
+from gateway.model_patterns import allows
 from gateway.operations import OperationTable
 from gateway.scopes import ScopeProblem, expand
 
-_SECRETS = frozenset({"admin_api_key", "api_key", "redis_url"})
+_SECRETS = frozenset({"admin_api_key", "api_key", "http_proxy", "redis_url"})
 TENANT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 
@@ -42,13 +44,21 @@ def _address(value: str) -> str:
 Address = Annotated[str, AfterValidator(_address)]
 
 
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
 def _base_url(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("expected an absolute http or https URL without a query, such as https://host/v1")
-    return value.rstrip("/")
+    if "@" in parts.netloc:
+        raise ValueError("expected no login in the URL; keys are given by api_key")
+    port = "" if parts.port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{parts.port}"
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
 
 
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 HeaderText = Annotated[str, Field(pattern=r"^[!-~]{1,256}$")]
 
@@ -61,12 +71,6 @@ def split_address(address: str) -> tuple[str, int]:
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Limits(_Section):
-    """Token buckets of a tenant; absent means unlimited. Named as the API's own ProjectRateLimit."""
-
-    max_requests_per_1_minute: int | None = Field(default=None, gt=0, le=10**9)
 
 
 class TenantUpstream(_Section):
@@ -97,7 +101,21 @@ class Tenant(_Section):
     scopes: tuple[str, ...] = ("*",)
     """The most that a credential of this tenant may hold; `*` is everything but what must be granted by name."""
 
+    metering: bool = False
+    """Count what every answer used, also that of streams which do not say so by themselves; on in any case for
+    tenants with a limit on LLM tokens."""
+
     limits: Limits = Limits()
+
+
+def _from_environ(environ: Mapping[str, str]) -> str:
+    named = environ.get("OPENAI_BASE_URL")
+    if not named:
+        return DEFAULT_BASE_URL
+    try:
+        return _base_url(named)
+    except ValueError as error:
+        raise SettingsInvalid([Problem("OPENAI_BASE_URL", str(error))]) from None
 
 
 class Timeouts(_Section):
@@ -137,8 +155,10 @@ class Upstream(_Section):
     project: HeaderText | None = None
     """Sent as OpenAI-Organization and OpenAI-Project for tenants that have none of their own."""
 
-    ca_file: Path | None = None
-    http_proxy: str | None = None
+    ca_file: UserPath | None = None
+    http_proxy: SecretStr | None = None
+    """URL of a proxy on the way to the upstream; may hold a login, so by reference."""
+
     max_connections: int = Field(default=1000, ge=1)
     keepalive_seconds: Seconds = 15.0
     """How long an idle connection is kept; must stay below the upstream's own idle time."""
@@ -152,7 +172,7 @@ class Upstream(_Section):
 
     def resolved_base_url(self, environ: Mapping[str, str]) -> str:
         """The base URL in force, without a trailing slash."""
-        return self.base_url or (environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL).rstrip("/")
+        return self.base_url or _from_environ(environ)
 
 
 class Credentials(_Section):
@@ -161,7 +181,7 @@ class Credentials(_Section):
     issuer: str = "gateway"
     audience: str = "gateway"
     leeway_seconds: float = Field(default=30.0, ge=0, le=300)
-    max_lifetime_seconds: Seconds = 90 * 86400.0
+    max_lifetime_seconds: float = Field(default=90 * 86400.0, gt=0, le=366 * 86400)
     max_bytes: int = Field(default=8192, ge=512, le=65536)
     cache_size: int = Field(default=10_000, ge=0)
 
@@ -199,13 +219,20 @@ class Settings(BaseSettings):
     admin_listen: Address = "127.0.0.1:9090"
     """The private listener: metrics and health. Keep it off the public network."""
 
-    keys_dir: Path = Field(
+    keys_dir: UserPath = Field(
         default_factory=lambda: (
             Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "gateway/keys"
         )
     )
     redis_url: SecretStr | None = None
     on_store_failure: StoreFailure = "local"
+    expected_replicas: int = Field(default=1, ge=1, le=10_000)
+    """Gateways that share the limits, as long as Redis was never reached: each grants that part of them."""
+
+    expected_output: dict[Pattern, Permits] = Field(default_factory=dict)
+    """LLM tokens that one answer is expected to have where the request states no maximum, by model: exact name,
+    else the longest pattern that matches, else 1000. A guess, which is settled when usage is known."""
+
     shared_objects: Literal["refuse", "allow"] = "refuse"
     """Whether tenants that share an upstream key may use stored objects, each other's included."""
 
@@ -225,7 +252,7 @@ class Settings(BaseSettings):
     issuers: dict[str, IssuerSettings] = Field(default_factory=dict)
     """Other issuers whose credentials count, by a short name for logs and metrics."""
 
-    tenants_path: Path | None = None
+    tenants_path: UserPath | None = None
     """A file, or a folder of `*.toml` files, with further [tenants.ID] tables; followed while running.
     Relative to the configuration file."""
 
@@ -255,7 +282,7 @@ class Settings(BaseSettings):
 
     def limits_of(self, tenant: Tenant) -> Limits:
         """The limits in force for a tenant: its own where set, else the common ones."""
-        return self.limits.model_copy(update=tenant.limits.model_dump(exclude_none=True))
+        return tenant.limits.resolved(self.limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,9 +325,7 @@ def load(
         place = Path(str(merged["tenants_path"])).expanduser()
         merged["tenants_path"] = place = file.parent / place if file is not None else place
         _read_tenants(place, merged, problems)
-        if problems:
-            raise SettingsInvalid(problems)
-    problems = [*_dangling(merged, environ), *_unknown_scopes(merged)]
+    problems += [*_dangling(merged, environ), *_unknown_scopes(merged)]
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as invalid:
@@ -363,6 +388,8 @@ def tenant_files(place: Path) -> list[Path]:
 def _read_tenants(place: Path, merged: dict[str, Any], problems: list[Problem]) -> None:
     """Add the tenants of further files; a tenant is described in one place only."""
     tenants = merged.setdefault("tenants", {})
+    if not isinstance(tenants, dict):
+        return  # said when the whole is judged
     where = dict.fromkeys(tenants, "the configuration")
     for path in tenant_files(place):
         document = _read(path, problems)
@@ -372,7 +399,10 @@ def _read_tenants(place: Path, merged: dict[str, Any], problems: list[Problem]) 
             if key != "tenants"
         ]
         found = document.get("tenants", {})
-        for tenant_id in found if isinstance(found, dict) else ():
+        if not isinstance(found, dict):
+            problems.append(Problem(f"{path}: tenants", "expected [tenants.ID] tables"))
+            continue
+        for tenant_id in found:
             if tenant_id in where:
                 problems.append(Problem(f"tenants.{tenant_id}", f"is in {where[tenant_id]} and in {path}"))
             where[tenant_id] = str(path)
@@ -397,13 +427,15 @@ def _problems(invalid: ValidationError) -> list[Problem]:
             hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
             problems.append(Problem(key, f"is not a setting; {hint}"))
         else:
-            got = (
-                ""
-                if error["type"] == "missing" or "key" in key or "url" in key
-                else f" (got {error['input']!r})"
-            )
+            shown = isinstance(error["input"], int | float) or _is_harmless(error["loc"])
+            got = f" (got {error['input']!r})" if shown and error["type"] != "missing" else ""
             problems.append(Problem(key, error["msg"].removeprefix("Value error, ") + got))
     return problems
+
+
+def _is_harmless(location: tuple[int | str, ...]) -> bool:
+    """Whether what was written at a place can be shown: nothing near a key, a login or a secret can."""
+    return not {"upstream", "tenants", "issuers", *_SECRETS}.intersection(map(str, location))
 
 
 def _dangling(values: Mapping[str, Any], environ: Mapping[str, str], parents: str = "") -> Iterator[Problem]:
@@ -420,12 +452,13 @@ def _dangling(values: Mapping[str, Any], environ: Mapping[str, str], parents: st
 
 def _unknown_scopes(values: Mapping[str, Any]) -> Iterator[Problem]:
     tenants = values.get("tenants")
+    known = OperationTable.load().scopes
     for tenant_id, tenant in tenants.items() if isinstance(tenants, dict) else ():
         scopes = tenant.get("scopes") if isinstance(tenant, dict) else None
         if not isinstance(scopes, list | tuple) or not all(isinstance(scope, str) for scope in scopes):
             continue
         try:
-            expand(scopes, OperationTable.load().scopes)
+            expand(scopes, known)
         except ScopeProblem as problem:
             yield from (Problem(f"tenants.{tenant_id}.scopes", text) for text in problem.problems)
 
@@ -449,6 +482,16 @@ def _contradictions(settings: Settings) -> list[Problem]:
         problems.append(
             Problem("admin_listen", f"is the same address as listen ({settings.listen}); choose another port")
         )
+    for tenant_id, tenant in settings.tenants.items():
+        if tenant.default_model is None or tenant.models is None:
+            continue
+        if not allows(tenant.models, tenant.default_model):
+            problems.append(
+                Problem(
+                    f"tenants.{tenant_id}.default_model",
+                    f"{tenant.default_model!r} is not among the tenant's models; add it there or name another",
+                )
+            )
     if not settings.tenants:
         problems.append(Problem("tenants", "there is none; add at least one [tenants.ID] table"))
     return problems

@@ -3,39 +3,43 @@
 --   charge dimension, capacity in permits, tick in microseconds, permits that were used.
 -- Reply: the number of accounts in which the exchange was open.
 
-local exchange, now = ARGV[1], microseconds(ARGV[2])
+local record_name, now = '@' .. ARGV[1], microseconds(ARGV[2])
 local found, position = 0, 3
 
 for n = 1, #KEYS, 2 do
   local account, open = KEYS[n], KEYS[n + 1]
   reclaim(account, open, now)
-  local used = {}
   local count = tonumber(ARGV[position])
+  local fields, used = { record_name, SLOTS }, {}
   for c = 1, count do
     local at = position + 4 * c - 3
+    fields[c + 2] = ARGV[at]
     used[ARGV[at]] = {
       capacity = tonumber(ARGV[at + 1]), tick = tonumber(ARGV[at + 2]), grains = tonumber(ARGV[at + 3]) * GRAINS,
     }
   end
   position = position + 4 * count + 1
-  local record = redis.call('HGET', account, '@' .. exchange)
-  if record then
+  used[SLOTS] = { capacity = 1, tick = 0, grains = 0 }
+
+  local values = call('HMGET', account, unpack(fields))
+  if values[1] then
     found = found + 1
-    local alive = 0
-    for dimension, reserved in string.gmatch(record, '(%S+) (%d+)') do
-      reserved = tonumber(reserved)
+    local buckets, writes, alive = {}, {}, 0
+    for f = 2, #fields do buckets[fields[f]] = values[f] end
+    for dimension, reserved in string.gmatch(values[1], '(%S+) (%d+)') do
       local charge = used[dimension]
-      if dimension == SLOTS then charge = { capacity = 1, tick = 0, grains = 0 } end
       if charge then
-        local before = still_taken(redis.call('HGET', account, dimension), charge.capacity, charge.tick, now)
-        local after = bounded(before - reserved + charge.grains, charge.capacity, charge.tick)
-        redis.call('HSET', account, dimension, bucket_text(after, charge.tick, now))
-        alive = math.max(alive, milliseconds_to_full(after, charge.capacity, charge.tick))
+        local before = still_taken(buckets[dimension], charge.capacity, charge.tick, now)
+        local after = bounded(before - tonumber(reserved) + charge.grains, charge.capacity, charge.tick)
+        writes[#writes + 1] = dimension
+        writes[#writes + 1] = bucket_text(after, charge.tick, now)
+        alive = max(alive, milliseconds_to_full(after, charge.capacity, charge.tick))
       end
     end
-    redis.call('HDEL', account, '@' .. exchange)
-    redis.call('ZREM', open, exchange)
-    keep(account, open, alive)
+    if #writes > 0 then call('HSET', account, unpack(writes)) end
+    call('HDEL', account, record_name)
+    call('ZREM', open, ARGV[1])
+    keep(account, open, alive, false)
   end
 end
 

@@ -29,6 +29,7 @@ from gateway.headers import SUBPROTOCOL_CREDENTIAL
 from gateway.proxy import Relay
 from gateway.request_fields import SESSION_SIGNS
 from gateway.services import Services
+from gateway.tenants import UpstreamAccess
 from gateway.upstream import LimitTable, Reply, UpstreamPool, Upstreams
 from gateway.usage import from_realtime_event
 
@@ -36,6 +37,8 @@ from gateway.usage import from_realtime_event
 CLOSING_SECONDS = 5.0
 # Usage stands in short events; longer ones are not kept.
 WATCHED_BYTES = 2**20
+
+_NOT_OFFERED = (SUBPROTOCOL_CREDENTIAL, b"openai-organization.", b"openai-project.")
 
 # Extensions are negotiated per connection, and we relay frames: none is offered, none accepted.
 _NOT_UPGRADED = frozenset({b"sec-websocket-extensions", b"sec-websocket-protocol", b"connection", b"upgrade"})
@@ -50,10 +53,11 @@ def forward_socket(upstreams: Upstreams, services: Services, relay_answer: Relay
         exchange = request[EXCHANGE]
         key = _checked_key(request)
         exchange.forwarded_at = monotonic()
-        pool = await upstreams.pool_for(exchange)
+        access = upstreams.access_for(exchange)
+        pool = await upstreams.open(access.base_url)
         reply = await pool.open()
         try:
-            head = await _ask(request, exchange, pool, reply)
+            head = await _ask(request, exchange, access, pool, reply)
             if head.status != 101:
                 answer = await relay_answer(request, exchange, reply, head)
                 reply.release()
@@ -64,7 +68,13 @@ def forward_socket(upstreams: Upstreams, services: Services, relay_answer: Relay
             reply.close()
             raise
 
-    async def _ask(request: web.BaseRequest, exchange: Exchange, pool: UpstreamPool, reply: Reply) -> Head:
+    async def _ask(
+        request: web.BaseRequest,
+        exchange: Exchange,
+        access: UpstreamAccess,
+        pool: UpstreamPool,
+        reply: Reply,
+    ) -> Head:
         request_head = exchange.head
         assert request_head is not None
         reply.expect(limits.of(exchange.operation))
@@ -75,9 +85,9 @@ def forward_socket(upstreams: Upstreams, services: Services, relay_answer: Relay
             headers.for_upstream(
                 request_head,
                 host=pool.host,
-                authorization=upstreams.authorization_for(exchange),
+                authorization=access.authorization,
                 length=None,
-                account=exchange.tenant.access.fields() if exchange.tenant is not None else (),
+                account=(*access.fields, *pool.proxy_fields),
             ),
             b"Sec-WebSocket-Protocol: %b\r\n" % b", ".join(offered) if offered else b"",
         )
@@ -262,7 +272,7 @@ class Session:
         for text in self._down.relay.take_texts():
             used = from_realtime_event(text)
             if used is not None:
-                self._exchange.usage = used if self._exchange.usage is None else self._exchange.usage + used
+                self._exchange.heard_usage(used)
 
     def _end(self, ending: Ending) -> None:
         if not self._ended.done():
@@ -359,9 +369,9 @@ def _checked_key(request: web.BaseRequest) -> str:
 
 
 def _offered(exchange: Exchange) -> list[bytes]:
-    """The subprotocols that the client offers, without the one that carries its credential."""
+    """The subprotocols that the client offers, without those that stand for headers which do not go up."""
     assert exchange.head is not None
-    return [name for name in exchange.head.subprotocols if not name.startswith(SUBPROTOCOL_CREDENTIAL)]
+    return [name for name in exchange.head.subprotocols if not name.startswith(_NOT_OFFERED)]
 
 
 def _check_upgrade(head: Head, key: str, offered: list[bytes]) -> None:

@@ -10,12 +10,14 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from gateway.limits import Dimension, OnStoreFailure, Quota, account_key
+from gateway.limits import Dimension, OnStoreFailure, Quota
 from gateway.operations import UNLISTED_READ, UNLISTED_WRITE, Operation, OperationTable
+from gateway.principal import Principal
 from gateway.scopes import ScopeProblem, expand
 from gateway.settings import Problem, Settings, SettingsInvalid, Tenant, resolve_secret
+from gateway.tenant_limits import TenantLimits
 
-_DIMENSIONS = {dimension.value: dimension for dimension in Dimension}
+_ON_USAGE = frozenset({Dimension.TOKENS_PER_MINUTE, Dimension.TOKENS_PER_DAY})
 
 # Kinds that two tenants may share: models belong to nobody, and realtime secrets are sealed to their tenant.
 _NOT_SHARED_STATE = frozenset(
@@ -32,6 +34,12 @@ class UpstreamAccess:
     organization: str | None = None
     project: str | None = None
 
+    @property
+    def authorization(self) -> bytes | None:
+        """The Authorization that opens the upstream."""
+        return None if self.api_key is None else b"Bearer " + self.api_key.encode("ascii")
+
+    @property
     def fields(self) -> tuple[tuple[bytes, bytes], ...]:
         """The header fields that pick the account, where the operator has mapped one."""
         named = ((b"OpenAI-Organization", self.organization), (b"OpenAI-Project", self.project))
@@ -47,7 +55,7 @@ class TenantPolicy:
     scopes: frozenset[str]
     """The most that a credential may use here, patterns expanded."""
 
-    quotas: tuple[Quota, ...]
+    limits: TenantLimits
     access: UpstreamAccess
     shared: bool
     """Another enabled tenant has the same access, and the operator has not allowed that."""
@@ -56,6 +64,20 @@ class TenantPolicy:
     def models(self) -> tuple[str, ...] | None:
         """The models that the tenant may use, names and globs; None: all."""
         return self.tenant.models
+
+    @property
+    def quotas(self) -> tuple[Quota, ...]:
+        """The limits of all that the tenant does."""
+        return self.limits.tenant
+
+    @property
+    def metered(self) -> bool:
+        """Whether usage has to be known of every answer: there is a limit on it, or the operator wants it."""
+        return self.tenant.metering or self.limits.counts_usage
+
+    def meters(self, principal: Principal) -> bool:
+        """Whether usage has to be known of every answer to this caller."""
+        return self.metered or (principal.limits is not None and not _ON_USAGE.isdisjoint(principal.limits))
 
 
 class TenantBook:
@@ -97,7 +119,9 @@ def tenant_policies(
         tenant_id: _access(settings, tenant_id, tenant, environ, problems)
         for tenant_id, tenant in settings.tenants.items()
     }
-    users = Counter(accesses[tenant_id] for tenant_id, tenant in settings.tenants.items() if tenant.enabled)
+    users = Counter(
+        _account(accesses[tenant_id]) for tenant_id, tenant in settings.tenants.items() if tenant.enabled
+    )
     policies = {}
     for tenant_id, tenant in settings.tenants.items():
         access = accesses[tenant_id]
@@ -105,13 +129,19 @@ def tenant_policies(
             tenant_id,
             tenant,
             _expanded(tenant_id, tenant, scopes, problems),
-            _quotas(settings, tenant_id, tenant),
+            TenantLimits(tenant_id, settings.limits_of(tenant), OnStoreFailure(settings.on_store_failure)),
             access,
-            shared=users[access] > 1 and settings.shared_objects == "refuse",
+            shared=users[_account(access)] > 1 and settings.shared_objects == "refuse",
         )
     if problems:
         raise SettingsInvalid(problems)
     return policies
+
+
+def _account(access: UpstreamAccess) -> tuple[str | None, ...]:
+    """What makes two accesses one account: the same key is, by whatever name its API is called."""
+    where = access.base_url if access.api_key is None else None
+    return where, access.api_key, access.organization, access.project
 
 
 def _expanded(
@@ -148,13 +178,4 @@ def _access(
         api_key or environ.get("OPENAI_API_KEY") or None,
         own.organization or common.organization,
         own.project or common.project,
-    )
-
-
-def _quotas(settings: Settings, tenant_id: str, tenant: Tenant) -> tuple[Quota, ...]:
-    limits = settings.limits_of(tenant).model_dump(exclude_none=True)
-    key = account_key(tenant_id)
-    return tuple(
-        Quota(_DIMENSIONS[name], capacity, key, OnStoreFailure(settings.on_store_failure))
-        for name, capacity in limits.items()
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, assert_never
 
@@ -28,6 +28,7 @@ from gateway.errors import GatewayError, UpstreamBroken, UpstreamTimeout, Upstre
 from gateway.exchange import Exchange, Head
 from gateway.operations import Operation
 from gateway.settings import Upstream as UpstreamSettings
+from gateway.tenants import UpstreamAccess
 
 READ_BUFFER_BYTES = 64 * 1024
 # One refused or reset connect may be a restart in progress; nothing was sent, so trying again is safe.
@@ -40,16 +41,24 @@ STORED_FIRST_BYTE_SECONDS = 120.0
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 
 
+def cause(error: BaseException) -> str:
+    """What went wrong, for the log: never the bytes that aiohttp's texts go on to quote."""
+    said = error.strerror if isinstance(error, OSError) else None
+    if isinstance(error, HttpProcessingError):
+        said = " ".join((error.message or "").split("\n\n", 1)[0].split())[:100]
+    return type(error).__name__ + (f": {said}" if said else "")
+
+
 def _timed_out(error: BaseException) -> GatewayError:
-    return UpstreamTimeout("The upstream took too long to answer.", detail=repr(error))
+    return UpstreamTimeout("The upstream took too long to answer.", detail=cause(error))
 
 
 def _broken(error: BaseException) -> GatewayError:
-    return UpstreamBroken("The upstream broke off its answer.", detail=repr(error))
+    return UpstreamBroken("The upstream broke off its answer.", detail=cause(error))
 
 
 def _not_http(error: BaseException) -> GatewayError:
-    return UpstreamBroken("The upstream sent something that is not an HTTP answer.", detail=repr(error))
+    return UpstreamBroken("The upstream sent something that is not an HTTP answer.", detail=cause(error))
 
 
 # First match wins: aiohttp's timeouts are also connection errors.
@@ -301,10 +310,16 @@ class Upstreams:
     """The pools of one process, by base URL, and what opens each upstream."""
 
     def __init__(
-        self, settings: UpstreamSettings, *, admin_api_key: str | None, connected: Callable[[str], None]
+        self,
+        settings: UpstreamSettings,
+        *,
+        administration: UpstreamAccess,
+        http_proxy: str | None,
+        connected: Callable[[str], None],
     ) -> None:
         self._settings = settings
-        self._admin_api_key = admin_api_key
+        self._administration = administration
+        self._http_proxy = http_proxy
         self._connected = connected
         self._pools: dict[str, UpstreamPool] = {}
 
@@ -312,26 +327,22 @@ class Upstreams:
         """The pool of an upstream, made on first use. Raises OSError for an unreadable CA file."""
         pool = self._pools.get(base_url)
         if pool is None:
-            pool = UpstreamPool(self._settings, base_url=base_url, connected=self._connected)
+            pool = UpstreamPool(
+                self._settings, base_url=base_url, http_proxy=self._http_proxy, connected=self._connected
+            )
             await pool.start()
             pool = self._pools.setdefault(base_url, pool)
         return pool
 
-    async def pool_for(self, exchange: Exchange) -> UpstreamPool:
-        """The pool to which an exchange's tenant is sent."""
+    def access_for(self, exchange: Exchange) -> UpstreamAccess:
+        """Where an exchange goes, and as whom: administration has one place and one key for everybody."""
         assert exchange.tenant is not None
-        return await self.open(exchange.tenant.access.base_url)
-
-    def authorization_for(self, exchange: Exchange) -> bytes | None:
-        """What opens the upstream: the secret that this exchange brought, else the key for its operation."""
-        assert exchange.tenant is not None
+        if exchange.operation.scope.startswith("org."):
+            return self._administration
+        access = exchange.tenant.access
         if exchange.upstream_secret is not None:
-            key: str | None = exchange.upstream_secret
-        elif exchange.operation.scope.startswith("org."):
-            key = self._admin_api_key
-        else:
-            key = exchange.tenant.access.api_key
-        return None if key is None else b"Bearer " + key.encode("ascii")
+            return replace(access, api_key=exchange.upstream_secret)
+        return access
 
     def counts(self) -> dict[str, int]:
         """Connections by state, for the gauge."""
@@ -351,7 +362,12 @@ class UpstreamPool:
     """Connections to one upstream origin."""
 
     def __init__(
-        self, settings: UpstreamSettings, *, base_url: str, connected: Callable[[str], None]
+        self,
+        settings: UpstreamSettings,
+        *,
+        base_url: str,
+        http_proxy: str | None,
+        connected: Callable[[str], None],
     ) -> None:
         url = URL(base_url, encoded=True)
         self.settings = settings
@@ -361,6 +377,10 @@ class UpstreamPool:
         port = "" if url.port is None or url.is_default_port() else f":{url.port}"
         self.host = f"{url.host_subcomponent}{port}".encode("ascii")
         self._url = url
+        self.proxy_fields: tuple[tuple[bytes, bytes], ...] = ()
+        """What a proxy that is asked without a tunnel wants to see."""
+
+        self._http_proxy = http_proxy
         self._connected = connected
         self._connector: aiohttp.TCPConnector | None = None
         self._request: ClientRequest | None = None
@@ -379,11 +399,15 @@ class UpstreamPool:
             ttl_dns_cache=30,
             ssl=context,
         )
-        self._connector._factory = partial[ResponseHandler](_Protocol, loop=loop)
-        proxy = URL(self.settings.http_proxy) if self.settings.http_proxy else None
+        factory: Any = partial(_Protocol, loop=loop)
+        self._connector._factory = factory
+        proxy = URL(self._http_proxy) if self._http_proxy else None
         if proxy is not None and self._url.scheme == "http":
             # Without a tunnel the proxy itself is asked, in absolute form.
             self.base_path = b"http://" + self.host + self.base_path
+            if proxy.user is not None:
+                login = aiohttp.BasicAuth(proxy.user, proxy.password or "").encode()
+                self.proxy_fields = ((b"Proxy-Authorization", login.encode("latin-1")),)
         # A template: the connector reads from it where to connect, never what to send.
         self._request = ClientRequest("GET", self._url, loop=loop, ssl=context, proxy=proxy)
         self._timeout = aiohttp.ClientTimeout(
@@ -420,19 +444,19 @@ class UpstreamPool:
                 except (aiohttp.ServerTimeoutError, TimeoutError) as error:
                     self._connected("timeout")
                     raise UpstreamTimeout(
-                        "The upstream could not be reached in time. Try again later.", detail=repr(error)
+                        "The upstream could not be reached in time. Try again later.", detail=cause(error)
                     ) from error
                 except (aiohttp.ClientSSLError, aiohttp.ClientConnectorDNSError) as error:
                     self._connected("failed")
                     raise UpstreamUnreachable(
                         "The upstream could not be reached securely or by name. Tell the gateway's operator.",
-                        detail=repr(error),
+                        detail=cause(error),
                     ) from error
                 except (aiohttp.ClientError, OSError) as error:
                     self._connected("failed")
                     if attempt >= CONNECT_ATTEMPTS or loop.time() + CONNECT_PAUSE_SECONDS > deadline:
                         raise UpstreamUnreachable(
-                            "The upstream cannot be reached. Try again later.", detail=repr(error)
+                            "The upstream cannot be reached. Try again later.", detail=cause(error)
                         ) from error
                     await asyncio.sleep(CONNECT_PAUSE_SECONDS * attempt)
                     attempt += 1

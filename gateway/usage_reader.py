@@ -31,9 +31,14 @@ _DELTA = re.compile(rb'"(?:content|delta|text|value|refusal|arguments)": ?"((?:[
 
 
 class UsageReader:
-    """Reads the usage of one answer. What it finds does not depend on how the answer was cut into pieces."""
+    """Reads the usage of one answer. What it finds does not depend on how the answer was cut into pieces.
 
-    def __init__(self, content_type: bytes | None, content_encoding: bytes | None) -> None:
+    Without `estimates` what models wrote is not looked at: cheaper, and `estimate` then knows the prompt only.
+    """
+
+    def __init__(
+        self, content_type: bytes | None, content_encoding: bytes | None, *, estimates: bool = True
+    ) -> None:
         media_type = (content_type or b"").partition(b";")[0].strip().lower()
         encoding = (content_encoding or b"identity").strip().lower()
         self._reader: _Reader | None = None
@@ -41,6 +46,8 @@ class UsageReader:
             self._reader = _EventReader()
         elif media_type == b"application/json" or media_type.endswith(b"+json"):
             self._reader = _JsonReader()
+        if self._reader is not None and not estimates:
+            self._reader.deltas = _NoDeltas()
         self._inflater = _Inflater(encoding) if encoding in _Inflater.ENCODINGS else None
         self.readable = self._reader is not None and encoding in (b"identity", *_Inflater.ENCODINGS)
         """False when usage may stay unknown: neither JSON nor events, unknown encoding, broken compression."""
@@ -96,11 +103,18 @@ class _Deltas:
         return max(self._count, self._size_bytes // _BYTES_PER_LLM_TOKEN)
 
 
+class _NoDeltas(_Deltas):
+    """Stands in where nobody wants an estimate."""
+
+    def add(self, text: bytes) -> None:
+        pass
+
+
 class _EventReader:
     """Reads a stream of events: the latest report counts, but images come one by one."""
 
     def __init__(self) -> None:
-        self.deltas = _Deltas()
+        self.deltas: _Deltas = _Deltas()
         self._splitter = SseSplitter()
         self._fragments: _ReportSearch | None = None
         self._usage: Usage | None = None
@@ -151,7 +165,7 @@ class _JsonReader:
     """Reads one JSON document, whole when it is small."""
 
     def __init__(self) -> None:
-        self.deltas = _Deltas()
+        self.deltas: _Deltas = _Deltas()
         self._kept = bytearray()
         self._search: _ReportSearch | None = None
 
@@ -171,7 +185,7 @@ class _JsonReader:
         document = bytes(self._kept)
         usage = from_json(document)
         if usage is None:
-            self.deltas = _Deltas()
+            self.deltas = type(self.deltas)()
             self.deltas.add(document)
         return usage
 

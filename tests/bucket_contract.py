@@ -197,6 +197,12 @@ class BucketContract:
         assert await store.settle(exchange, [Charge(requests, 0)])
         assert await self.remaining(store, requests) == [10]
 
+    async def test_held_charge_of_zero_permits_may_be_settled_upwards(self, store: BucketStore) -> None:
+        tokens, exchange = quota(TOKENS, 100), fresh_id()
+        await store.admit(exchange, [Charge(tokens, 0)], hold=True)
+        assert await store.settle(exchange, [Charge(tokens, 30)])
+        assert await self.remaining(store, tokens) == [70]
+
     async def test_slots_are_free_again_when_settled_and_not_by_time(
         self, store: BucketStore, clock: FakeClock
     ) -> None:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 
 import pytest
+import uvloop
 
 from tests.gateway_process import Gateway, running_gateway
 from tests.scripted_upstream import ScriptedUpstream
+
+# What streams is tried on both loops; production runs uvloop.
+_ON_BOTH_LOOPS = frozenset({"test_streaming.py", "test_sockets.py"})
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run tests on production's loop."""
+    loops = {"uvloop": uvloop.new_event_loop}
+    if item.path.name in _ON_BOTH_LOOPS:
+        loops["asyncio"] = asyncio.new_event_loop
+    return loops
+
 
 StartGateway = Callable[..., Awaitable[Gateway]]
 

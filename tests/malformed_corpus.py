@@ -595,6 +595,21 @@ CONNECTION = _family(
         "connection-coding": _post(
             b"Transfer-Encoding: chunked", b"Connection: transfer-encoding", body=_JSON_CHUNKS
         ),
+        "upgrade-tcp-with-length": _post(
+            b"Connection: Upgrade", b"Upgrade: tcp", b"Content-Length: %d" % len(_SMUGGLED), body=_SMUGGLED
+        ),
+        "upgrade-tcp-with-chunks": _post(
+            b"Connection: Upgrade", b"Upgrade: tcp", b"Transfer-Encoding: chunked", body=_JSON_CHUNKS
+        ),
+        "upgrade-tcp-upload": _get(
+            b"/v1/files",
+            b"Connection: Upgrade",
+            b"Upgrade: tcp",
+            b"Content-Type: text/plain",
+            b"Content-Length: %d" % len(_SMUGGLED),
+            method=b"POST",
+            body=_SMUGGLED,
+        ),
         "connection-second-line": _get(b"/v1/models", b"Connection: close", b"Connection: authorization"),
     },
 )
@@ -818,6 +833,11 @@ ACCEPTED = [
             b"HTTP2-Settings: AAMAAABkAARAAAAA",
         ),
         "a server may ignore an upgrade that it does not offer (RFC 9110, 7.8)",
+    ),
+    Accepted(
+        "upgrade-tcp",
+        _get(b"/v1/models", b"Connection: Upgrade", b"Upgrade: tcp"),
+        "the same, although the parser below thinks highly of this one",
     ),
     Accepted("connection-custom", _get(b"/v1/models", b"Connection: X-Hop", b"X-Hop: 1"), "X-Hop stays here"),
     Accepted("query-odd", _get(b"/v1/models?a=%00&b=//../;"), "a query is data", "/v1/models?a=%00&b=//../;"),

@@ -159,7 +159,10 @@ def running_sentinel() -> Iterator[tuple[RedisServer, RedisServer, RedisServer]]
         master = _started(RedisServer(Path(directory) / "master", *quick), stack)
         replicating = ("--replicaof", f"127.0.0.1 {master.port}")
         replica = _started(RedisServer(Path(directory) / "replica", *quick, *replicating), stack)
+        # The link is up a second before what is written over it arrives.
         wait_until(lambda: "master_link_status:up" in replica.command("INFO", "replication"))
+        master.command("SET", "replicated", "yes")
+        wait_until(lambda: "yes" in replica.command("GET", "replicated"))
         config = f"""sentinel monitor limits 127.0.0.1 {master.port} 1
 sentinel down-after-milliseconds limits 500
 sentinel failover-timeout limits 2000

@@ -19,7 +19,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def breaker(clock: FakeClock) -> Breaker:
-    return Breaker("redis:6379", clock=clock)
+    return Breaker("h:6379", clock=clock)
 
 
 def test_first_failure_stops_all_calls(breaker: Breaker) -> None:
@@ -106,6 +106,6 @@ def test_one_line_is_logged_per_change(
     breaker.succeeded()
     breaker.succeeded()
     assert caplog.messages == [
-        "limit store redis:6379 fails: ConnectionError: refused",
-        "limit store redis:6379 answers again after 3.0 s",
+        "Redis h:6379 fails: ConnectionError: refused",
+        "Redis h:6379 answers again after 3.0 s",
     ]

@@ -516,6 +516,14 @@ HOSTILE = {
         )
         for algorithm, key in KEYS.items()
     },
+    **{
+        f"wide payload of good claims, wrong {algorithm} signature": forged(
+            key,
+            payload=orjson.dumps({**CLAIMS, **{f"{n}": 0 for n in range(640)}}),
+            sign=always(key.sign(b"something else")),
+        )
+        for algorithm, key in KEYS.items()
+    },
 }
 
 

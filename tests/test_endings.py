@@ -562,7 +562,7 @@ async def start_stalled_upload(
             while True:
                 client.writer.write(bytes(2**18))
                 await client.writer.drain()
-        except ConnectionError:
+        except (ConnectionError, RuntimeError):  # uvloop's word for writing to what was aborted
             pass
 
     pushing = asyncio.create_task(push())

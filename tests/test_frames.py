@@ -400,10 +400,10 @@ def test_time_is_linear_in_the_number_of_pieces():
     def seconds(size: int) -> float:
         stream = from_client(TEXT, b"x" * size)
         relay = FrameRelay(from_client=True, examine=lambda message: None, examine_bytes=2**30)
-        started = time.perf_counter()
+        started = time.process_time()
         for at in range(len(stream)):
             relay.feed(stream[at : at + 1])
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     small = min(seconds(20_000) for _ in range(3))
     assert min(seconds(80_000) for _ in range(2)) < 12 * small

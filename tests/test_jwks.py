@@ -122,6 +122,8 @@ async def test_unknown_kid_brings_the_new_key_for_the_next_one(server: JwksServe
         assert not watched.knows(NEW)
         await watched.results_are("new", "new")
         assert watched.knows(OLD, NEW)
+        await asyncio.sleep(3 * PAUSE)
+        assert len(server.requests) == 2, "it has been found: nothing is looked for any more"
 
 
 async def test_flood_of_unknown_kids_makes_one_fetch_a_pause(server: JwksServer) -> None:
@@ -309,18 +311,24 @@ async def test_set_too_old_no_longer_counts_and_comes_back(server: JwksServer) -
 
 
 async def test_trouble_is_logged_once_and_without_control_characters(
-    server: JwksServer, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def spell(_: web.Request) -> web.StreamResponse:
-        return web.Response(status=200, headers={"Content-Encoding": "x\x1b[2J"}, body=b"")
+    answers = [b"HTTP/1.1 200 OK\r\nx\x1b[2J\xe2\x80\xae: y\r\n\r\n"] * 3
+    good = key_set([OLD])
+    answers.append(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(good), good))
 
-    async with watching(server.url) as watched:
-        server.behaviour = spell
-        watched.knows(NEW)
-        await watched.results_are("new", "failed", "failed", "failed")
-        server.publish(OLD)
-        await watched.results_are("new", "failed", "failed", "failed", "same")
+    async def answer(stream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await stream.readuntil(b"\r\n\r\n")
+        writer.write(answers.pop(0))
+        writer.close()
+
+    listening = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with listening:
+        port = listening.sockets[0].getsockname()[1]
+        async with watching(f"http://127.0.0.1:{port}/keys") as watched:
+            await watched.results_are("failed", "failed", "failed", "new")
     lines = [record.getMessage() for record in caplog.records if record.name == "gateway.jwks"]
+    print(lines)
     assert len(lines) == 2 and all(line.isprintable() for line in lines)
 
 

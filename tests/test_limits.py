@@ -137,12 +137,13 @@ def test_account_keys_share_their_tenants_slot_and_nothing_else() -> None:
         account_key("acme", model="gpt-4o*"),
         account_key("acme", subject="model=gpt-4o*"),
         account_key("acme", model="a", subject="b"),
+        account_key("acme", credential="b"),
         account_key("acme:model=a"),
         account_key("a}b{c"),
     ]
     assert len(set(keys)) == len(keys)
     tags = [key[: key.index("}") + 1] for key in keys]
-    assert len(set(tags[:4])) == 1
+    assert len(set(tags[:5])) == 1
     assert len(set(tags)) == 3
     assert all(len(tag) == 10 and key.count("{") == 1 for tag, key in zip(tags, keys, strict=True))
 

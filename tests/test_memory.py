@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.tenants import known_scopes
 from gateway.credentials import issue
 from gateway.key_ring import KeyRing, ensure_ring
 from gateway.operations import OperationTable
+from gateway.tenants import known_scopes
 from tests.gateway_command import RunningCommand, running_command
 
 MIB = 2**20

@@ -197,6 +197,15 @@ def test_nothing_of_a_refused_end_has_passed():
     assert CLOSING not in passed
 
 
+def test_a_body_with_something_behind_its_end_cannot_be_finished():
+    scanner = MultipartScanner(BOUNDARY)
+    scanner.feed(body(M))
+    assert scanner.closed
+    for attempt in (lambda: scanner.feed(b"more"), scanner.finish):
+        with pytest.raises(MultipartRefused):
+            attempt()
+
+
 def test_heads_and_parts_are_capped():
     assert scan(body(part(FILE, b"x", b"X-Y: " + b"z" * 8000)))[0].closed
     assert "head" in refusal(body(part(FILE, b"x", b"X-Y: " + b"z" * 8200))).reason
@@ -309,7 +318,7 @@ def models_to_a_sloppy_parser(data: bytes) -> list[bytes]:
     return found
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(BODIES)
 def test_other_parsers_see_no_other_model_in_an_accepted_body(data):
     try:
@@ -326,10 +335,10 @@ def test_time_is_linear_in_the_number_of_pieces():
     def seconds(size: int) -> float:
         data = body(field(b"model", b"m" * (size // 2)), part(FILE, b"\r\n--" * (size // 8)))
         scanner = MultipartScanner(BOUNDARY, max_field_bytes=size)
-        started = time.perf_counter()
+        started = time.process_time()
         for at in range(len(data)):
             scanner.feed(data[at : at + 1])
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     small = min(seconds(20_000) for _ in range(3))
     assert min(seconds(80_000) for _ in range(2)) < 12 * small

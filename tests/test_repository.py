@@ -15,6 +15,8 @@ from typing import Any, get_args
 import orjson
 import pytest
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from gateway import __version__, errors, headers
 from gateway.cli import main, parser
@@ -84,10 +86,10 @@ def test_toml_in_readme_loads_and_its_scopes_exist(tmp_path: Path) -> None:
 
 
 def test_readme_names_settings_that_exist() -> None:
-    known = set(keys(Settings))
+    known = set(paths(Settings))
     for cell, *_ in rows("Configuration"):
         for key in quoted(cell):
-            assert any(re.fullmatch(key.replace(".…", r"\..+"), candidate) for candidate in known), key
+            assert any(re.fullmatch(key.replace(".…", r"\..+"), path) for path in known), key
 
 
 def test_gateway_toml_needs_nothing_but_a_key_in_the_environment(
@@ -101,16 +103,15 @@ def test_gateway_toml_needs_nothing_but_a_key_in_the_environment(
 
 
 def test_production_toml_states_the_defaults() -> None:
+    assert load(PRODUCTION, environ={}) == load(environ={})
     stated = tomllib.loads(PRODUCTION.read_text("utf-8"))
-    settings = load(PRODUCTION, environ={})
-    assert settings == load(environ={})
-    assert set(flat(stated)) == {key for key, default in keys(Settings).items() if default is not None}
+    assert set(mentioned(stated, Settings)) == set(fields(Settings, with_default=True))
 
 
-def test_production_toml_mentions_every_key_once_with_a_value_that_is_valid(tmp_path: Path) -> None:
+def test_production_toml_mentions_every_key_with_a_value_that_is_valid(tmp_path: Path) -> None:
     text = PRODUCTION.read_text("utf-8")
     uncommented = re.sub(r"^# (?=\[|[a-z_0-9]+ = )", "", text, flags=re.MULTILINE)
-    assert set(flat(tomllib.loads(uncommented))) == set(keys(Settings))
+    assert set(mentioned(tomllib.loads(uncommented), Settings)) == set(fields(Settings))
     file = tmp_path / "production.toml"
     file.write_text(uncommented, encoding="utf-8")
     (tmp_path / "tenants.d").mkdir()
@@ -122,34 +123,54 @@ def referred(text: str) -> dict[str, str]:
     return dict.fromkeys(re.findall(r'"env:(\w+)"', text), "redis://127.0.0.1:6379")
 
 
-def keys(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
-    """Every key that a file can hold, with its default; None for one that has none of its own.
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The table that a key opens, or that each of its members is; None for a plain value."""
+    for kind in (field.annotation, *get_args(field.annotation)):
+        if inspect.isclass(kind) and issubclass(kind, BaseModel):
+            return kind
+    return None
 
-    A tenant is written `tenants.ID`, of which there is one by default; another issuer is `issuers.ID`, of which
-    there is none. keys_dir depends on the user, so it counts as having no default.
-    """
-    found: dict[str, Any] = {}
+
+def is_there_by_default(name: str, field: FieldInfo) -> bool:
+    """Whether a table exists without being written: one by a fixed name, or the tenant `default`."""
+    return section_of(field) is field.annotation or name == "tenants"
+
+
+def fields(model: type[BaseModel], *, with_default: bool = False) -> Iterator[tuple[str, str]]:
+    """Every key that some table can hold, with the model that declares it; or those with a default in force."""
     for name, field in model.model_fields.items():
-        nested = [kind for kind in (field.annotation, *get_args(field.annotation)) if is_section(kind)]
-        if nested:
-            found |= keys(nested[0], f"{prefix}{name}.{'' if nested[0] is field.annotation else 'ID.'}")
-        else:
-            stated = name != "keys_dir" and not prefix.startswith("issuers.") and not field.is_required()
-            found[prefix + name] = field.get_default() if stated else None
-    return found
+        section = section_of(field)
+        if section is None:
+            if not with_default or field.default not in (None, PydanticUndefined):
+                yield declared(model, name)
+        elif not with_default or is_there_by_default(name, field):
+            yield from fields(section, with_default=with_default)
 
 
-def is_section(kind: Any) -> bool:
-    return inspect.isclass(kind) and issubclass(kind, BaseModel)
-
-
-def flat(table: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """The keys of a parsed file, as `keys` spells them."""
+def mentioned(table: dict[str, Any], model: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    """The keys of a parsed table, as `fields` gives them."""
     for name, value in table.items():
-        if isinstance(value, dict):
-            yield from flat(value, prefix + ("ID." if prefix in ("tenants.", "issuers.") else f"{name}."))
+        field = model.model_fields[name]
+        section = section_of(field)
+        if section is None:
+            yield declared(model, name)
         else:
+            for member in [value] if section is field.annotation else value.values():
+                yield from mentioned(member, section)
+
+
+def declared(model: type[BaseModel], name: str) -> tuple[str, str]:
+    return next(owner.__name__ for owner in model.__mro__ if name in owner.__annotations__), name
+
+
+def paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every key as README writes it: `tenants.ID.enabled`."""
+    for name, field in model.model_fields.items():
+        section = section_of(field)
+        if section is None:
             yield prefix + name
+        else:
+            yield from paths(section, f"{prefix}{name}.{'' if section is field.annotation else 'ID.'}")
 
 
 # Errors, headers, log

@@ -147,10 +147,10 @@ def test_time_is_linear_in_the_number_of_pieces(filling):
     def seconds(size: int) -> float:
         stream = b"data: " + filling * (size // len(filling))
         splitter = SseSplitter()
-        started = time.perf_counter()
+        started = time.process_time()
         for at in range(len(stream)):
             splitter.feed(stream[at : at + 1])
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     small = min(seconds(20_000) for _ in range(3))
     assert min(seconds(80_000) for _ in range(2)) < 12 * small

@@ -180,6 +180,7 @@ def test_any_split_of_a_large_answer_gives_the_same_result(answer, cuts, in_fron
     assert outcome(read(large, tail, JSON)) == outcome(read(large, [], JSON))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([EVENTS, JSON]), st.sampled_from([None, b"gzip", b"deflate"]))
 def test_garbage_never_raises(answer, kind, encoding):
     reader = read(answer, [3, 50], kind, encoding)
@@ -210,11 +211,11 @@ def test_time_is_linear_in_the_number_of_pieces(kind, filling):
     def seconds(size: int) -> float:
         reader = UsageReader(kind, None)
         reader.feed(b" " * (MAX_WHOLE_BYTES + 1 if kind == JSON else 1))
-        started = time.perf_counter()
+        started = time.process_time()
         for _ in range(size // len(filling)):
             reader.feed(filling)
         reader.finish()
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     small = min(seconds(8_000) for _ in range(3))
     assert min(seconds(32_000) for _ in range(2)) < 12 * small

@@ -134,7 +134,7 @@ def _signals(app: App) -> asyncio.Queue[int]:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, received.put_nowait, number)
     if app.configuration is not None:
-        loop.add_signal_handler(signal.SIGHUP, app.configuration.reload)
+        loop.add_signal_handler(signal.SIGHUP, app.configuration.reload_soon)
     return received
 
 

@@ -21,10 +21,11 @@ async def shared_credentials(settings: Settings) -> AsyncIterator[RedisCredentia
     if redis_url is None:
         yield None
         return
-    # The command says itself what could not be done.
-    logging.getLogger("gateway.breaker").disabled = True
     shared = RedisCredentials(redis_url, deadline_seconds=_PATIENCE_SECONDS)
+    breaker_log = logging.getLogger("gateway.breaker")
+    breaker_log.disabled = True  # the command says itself what could not be done
     try:
         yield shared
     finally:
         await shared.close()
+        breaker_log.disabled = False

@@ -1,93 +1,243 @@
-"""How much: takes permits before the upstream is asked, and holds what must be held to the last byte.
+"""How much: takes permits before the upstream is asked, holds what must be held to the last byte, then settles.
 
 Admission has two moments. At the door, with the head alone: what fails there costs the client no
-byte of its body. With the body: everything is taken in one step, all or nothing.
+byte of its body. With the body: everything is taken in one step, all or nothing. Only a form that
+streams is admitted at the door, by its stated size; if it then names a model that has limits of its
+own, those are a second step, and a form refused by it never reaches its end and costs nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from time import monotonic
 
+import orjson
 from aiohttp import web
 
 from gateway import intake
 from gateway.edge import EXCHANGE, Handler, Middleware
 from gateway.errors import LimitExceeded, NeverFits, StoreUnavailable
 from gateway.exchange import Exchange
-from gateway.limits import Charge, Decision
+from gateway.limiter import Limiter
+from gateway.limits import Charge, Decision, Dimension, Quota
 from gateway.limits import StoreUnavailable as StoreDown
 from gateway.own_paths import GROUP
 from gateway.policy import check_body
+from gateway.reservations import (
+    BYTES_PER_LLM_TOKEN,
+    Cost,
+    Guesses,
+    charges_for,
+    cost_of,
+    reports_usage,
+    settlement,
+)
 from gateway.services import Services
+from gateway.tenant_limits import binds
+from gateway.usage import Usage
+
+_BY_REQUEST = frozenset(
+    {Dimension.REQUESTS_PER_MINUTE, Dimension.REQUESTS_PER_DAY, Dimension.CONCURRENT_REQUESTS}
+)
+"""Limits for which it does not matter what is asked."""
+
+_NO_COST = Cost()
 
 
 def limit(services: Services) -> Middleware:
-    """Admit the exchange, or refuse it naming the limit."""
+    """Admit the exchange, or refuse it naming the limit; settle it when it has ended, however it ended."""
     limiter, edge, table = services.limiter, services.settings.edge, services.table
+    guesses = Guesses(services.settings.expected_output)
 
     async def middleware(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
         exchange = request[EXCHANGE]
         if exchange.operation.group == GROUP:
             return await handler(request)  # asking what is left takes nothing away
-        head, policy = exchange.head, exchange.tenant
+        head, policy, principal = exchange.head, exchange.tenant, exchange.principal
         assert head is not None
         assert policy is not None
+        assert principal is not None
         whole = intake.must_be_read(head, exchange)
         intake.check_length(head, whole=whole, edge=edge)
-        charges = tuple(Charge(quota) for quota in policy.quotas)
+        quotas = policy.limits.of_caller(principal)
         if whole:
-            if head.expect_continue and charges:
+            if head.expect_continue and quotas:
                 # The client waits for our word: look before it sends what would be refused.
-                await _decide(exchange, charges, look=True)
+                charges = charges_for(quotas, _NO_COST)
+                _heed(exchange, await _asked(exchange, limiter.look(charges)))
             intake.invite(request, head)
             started = monotonic()
             exchange.body = await intake.whole(request, edge)
             exchange.held_seconds = monotonic() - started
             intake.read_fields(exchange)
             check_body(exchange, table)
-            if charges:
-                await _decide(exchange, charges)
         else:
-            intake.watch_form(exchange, head)
-            if charges:
-                await _decide(exchange, charges)
-            intake.invite(request, head)
-        return await handler(request)
-
-    async def _decide(exchange: Exchange, charges: tuple[Charge, ...], *, look: bool = False) -> None:
-        policy = exchange.tenant
-        assert policy is not None
+            intake.watch_form(exchange, head, limited=bool(policy.limits.models))
+        quotas += policy.limits.of_model(exchange.model)
+        form_may_cost_more = bool(policy.limits.models) and exchange.form_gate is not None
+        if not quotas and not form_may_cost_more:
+            if not whole:
+                intake.invite(request, head)
+            return await handler(request)
+        admission = _Admission(exchange, limiter, quotas)
+        exchange.cost = await _cost(exchange, quotas, any_model=form_may_cost_more)
         try:
-            decision = await (limiter.look(charges) if look else limiter.admit(exchange.id, charges))
+            if quotas:
+                _heed(exchange, await _asked(exchange, admission.admit(hold=form_may_cost_more)), count=True)
+            if form_may_cost_more:
+                exchange.before_form_end = _second_step(admission)
+            if not whole:
+                intake.invite(request, head)
+            return await handler(request)
+        finally:
+            admission.settle()
+
+    async def _cost(exchange: Exchange, quotas: Iterable[Quota], *, any_model: bool) -> Cost:
+        """What the request says that it will use; not looked for where no limit asks for it."""
+        asked = {quota.dimension for quota in quotas} - _BY_REQUEST
+        if not asked and not any_model:
+            return _NO_COST
+        if exchange.operation.id == "createBatch":
+            return await _batch_cost(exchange) if Dimension.BATCH_INPUT_TOKENS_PER_DAY in asked else _NO_COST
+        assert exchange.head is not None
+        return cost_of(
+            exchange.operation,
+            model=exchange.model,
+            fields=exchange.fields,
+            body=exchange.body,
+            length_bytes=exchange.head.content_length,
+            most_bytes=edge.max_body_bytes,
+            guesses=guesses,
+        )
+
+    async def _batch_cost(exchange: Exchange) -> Cost:
+        """A batch costs what its input file has, and the upstream knows how much that is."""
+        file_id = orjson.loads(exchange.body or b"{}").get("input_file_id")
+        size_bytes = await services.file_bytes(exchange, file_id) if isinstance(file_id, str) else None
+        # Of a file that is not there the upstream will make no batch.
+        return Cost(batch_input=-(-(size_bytes or 0) // BYTES_PER_LLM_TOKEN))
+
+    def _second_step(admission: _Admission) -> Callable[[], Awaitable[None]]:
+        async def admit_model() -> None:
+            exchange = admission.exchange
+            assert exchange.tenant is not None
+            quotas = exchange.tenant.limits.of_model(exchange.model)
+            if quotas:
+                admission.refused = True
+                _heed(exchange, await _asked(exchange, admission.admit_more(quotas)), count=True)
+                admission.refused = False
+
+        return admit_model
+
+    async def _asked(exchange: Exchange, asking: Awaitable[Decision]) -> Decision:
+        try:
+            return await asking
         except StoreDown as error:
-            services.metrics.decided(policy.id, "unavailable")
+            assert exchange.tenant is not None
+            services.metrics.decided(exchange.tenant.id, "unavailable")
             raise StoreUnavailable(
                 "The limits cannot be checked at the moment. Try again shortly.", detail=str(error)
             ) from error
-        exchange.decision = decision
-        if decision.allowed:
-            if not look:
-                services.metrics.decided(policy.id, "granted")
-            return
-        assert decision.refused_by is not None
-        services.metrics.decided(policy.id, "refused", decision.refused_by.dimension.value)
-        _refuse(decision)
+
+    def _heed(exchange: Exchange, decision: Decision, *, count: bool = False) -> None:
+        """Go on, or raise what the decision says."""
+        assert exchange.tenant is not None
+        before = exchange.decision
+        exchange.decision = (
+            decision if before is None else replace(decision, levels=(*before.levels, *decision.levels))
+        )
+        if not decision.allowed:
+            assert decision.refused_by is not None
+            services.metrics.decided(exchange.tenant.id, "refused", decision.refused_by.dimension.value)
+            _refuse(decision)
+        if count:
+            services.metrics.decided(exchange.tenant.id, "granted")
+        else:
+            exchange.decision = None  # looked at only
 
     return middleware
+
+
+class _Admission:
+    """What one exchange takes from its quotas, until it is settled."""
+
+    def __init__(self, exchange: Exchange, limiter: Limiter, quotas: tuple[Quota, ...]) -> None:
+        self.exchange = exchange
+        self.refused = False
+        """A later step was not granted: everything goes back."""
+
+        self._limiter = limiter
+        self._quotas = quotas
+
+    def admit(self, *, hold: bool) -> Awaitable[Decision]:
+        """Ask for everything that is known to be needed."""
+        exchange, cost = self.exchange, self.exchange.cost or _NO_COST
+        charges = charges_for(self._quotas, cost)
+        on_usage = [charge.quota for charge in charges if charge.quota.dimension in _ON_USAGE]
+        if on_usage and exchange.head_upgrades:
+            exchange.usage_heard.append(_Session(exchange, self._limiter, on_usage).heard)
+        elif on_usage and reports_usage(exchange.operation):
+            hold = True  # even where nothing is reserved, something will be reported
+        return self._limiter.admit(exchange.id, charges, hold=hold or None)
+
+    def admit_more(self, quotas: tuple[Quota, ...]) -> Awaitable[Decision]:
+        """Ask for what the same exchange needs of other accounts."""
+        return self._limiter.admit(
+            self.exchange.id, charges_for(quotas, self.exchange.cost or _NO_COST), hold=True
+        )
+
+    def settle(self) -> None:
+        """Put what was used in place of what was taken. Never raises and never waits."""
+        exchange = self.exchange
+        if self.refused:
+            self._limiter.cancel_soon(exchange.id)
+            return
+        usage = None if exchange.head_upgrades else exchange.usage
+        used = settlement(
+            exchange.cost or _NO_COST, usage=usage, spent=exchange.spent, sent_bytes=exchange.bytes_in
+        )
+        self._limiter.settle_soon(exchange.id, used)
+
+
+_ON_USAGE = frozenset({Dimension.TOKENS_PER_MINUTE, Dimension.TOKENS_PER_DAY})
+
+
+class _Session:
+    """Charges what a realtime session uses, response by response: a session may last for hours."""
+
+    def __init__(self, exchange: Exchange, limiter: Limiter, quotas: list[Quota]) -> None:
+        self._id = exchange.id
+        self._limiter = limiter
+        self._quotas = quotas
+        self._responses = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def heard(self, usage: Usage) -> None:
+        """A response is done."""
+        self._responses += 1
+        task = asyncio.create_task(self._charge(f"{self._id}.{self._responses}", usage.total))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _charge(self, step_id: str, used: int) -> None:
+        await self._limiter.admit(step_id, [Charge(quota, 0) for quota in self._quotas], hold=True)
+        self._limiter.settle_soon(step_id, {quota.dimension: used for quota in self._quotas})
 
 
 def _refuse(decision: Decision) -> None:
     quota = decision.refused_by
     assert quota is not None
-    dimension = quota.dimension
+    whose = "".join(f" for {what} {name[:128]!r}" for what, name in binds(quota).items())
+    limit = f"{quota.dimension.value} = {quota.capacity}{whose}"
     if decision.never:
         raise NeverFits(
-            f"This request alone costs more than the whole limit {dimension.value} = {quota.capacity}. "
-            "Make it smaller; waiting cannot help."
+            f"This request alone costs more than the whole limit {limit}. Make it smaller; waiting cannot help."
         )
     seconds = decision.retry_after_seconds or 0.0
     raise LimitExceeded(
-        f"Rate limit reached: {dimension.value} = {quota.capacity}. Try again in {seconds:.3g} seconds.",
-        type=dimension.unit,
+        f"Rate limit reached: {limit}. Try again in {seconds:.3g} seconds.",
+        type=quota.dimension.unit,
         decision=decision,
     )

@@ -90,6 +90,7 @@ def unseen(services: Services) -> Unseen:
             error=error,
             ending=error.ending,
         )
+        services.metrics.refused_requests.labels(str(error.status)).inc()
         services.metrics.ended(exchange, now=now)
         services.log(exchange, now)
         return headers.own(exchange)

@@ -45,9 +45,9 @@ _CLIENT_FAULT: Final = "invalid_request_error"
 def build_simulator(*, api_key: str | None = None, pace_seconds: float = 0.02) -> web.Application:
     """An upstream with an empty store of its own; see the package for what it speaks.
 
-    With `api_key`, exactly that key is accepted (and `ek_…` on the socket) and everything else is 401; without, anything is. Streamed
-    answers have `pace_seconds` between their pieces. Serve it with `handler_cancellation=True`, so that a
-    stream ends when its reader leaves.
+    With `api_key`, exactly that key is accepted (and `ek_…` on the socket) and everything else is 401;
+    without, anything is. Streamed answers have `pace_seconds` between their pieces. Serve it with
+    `handler_cancellation=True`, so that a stream ends when its reader leaves.
     """
     # No limit: bodies are read part by part, or are the caller's business.
     app = web.Application(client_max_size=sys.maxsize)

@@ -88,7 +88,9 @@ def main() -> None:
     seconds = arguments.parse_args().seconds
     with running_redis() as redis, closing(uvloop.new_event_loop()) as loop:
         loop.run_until_complete(row("memory", MemoryBuckets(), None, seconds))
-        loop.run_until_complete(row("redis", RedisBuckets(redis.unix_url, deadline_seconds=5), redis, seconds))
+        loop.run_until_complete(
+            row("redis", RedisBuckets(redis.unix_url, deadline_seconds=5), redis, seconds)
+        )
 
 
 if __name__ == "__main__":
