@@ -7,6 +7,7 @@ import math
 import os
 import resource
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -90,6 +91,8 @@ class App:
                 services.metrics.jwks_age.labels(name).set_function(_age(trust, name))
         for state in ("busy", "idle", "waiting"):
             services.metrics.upstream_connections.labels(state).set_function(_count(upstreams, state))
+        services.metrics.watch_limiter(services.limiter.state)
+        services.metrics.usage_waiting.set_function(lambda: services.ledger.waiting)
 
     async def start(self) -> EdgeServer:
         """Open the pool and make the server that connections are handed to."""

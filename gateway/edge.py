@@ -87,7 +87,7 @@ class Answer(web.StreamResponse):
         self._no_body = request.method == "HEAD" or self.status in _EMPTY_STATUS
         has_length = any(name.lower() == b"content-length" for name, _ in self.fields)
         # Our own version, whatever the client's (RFC 9110, section 6.2); only the framing heeds its.
-        lines = [b"HTTP/1.1 %d %b\r\n" % (self.status, self.reason.encode("latin-1"))]
+        lines = [b"HTTP/1.1 %d %b\r\n" % (self.status, self.reason.encode("utf-8", "surrogateescape"))]
         lines += [b"%b: %b\r\n" % field for field in self.fields]
         if not self._no_body and not has_length:
             if http10:

@@ -72,7 +72,10 @@ async def whole(request: web.BaseRequest, edge: Edge) -> bytes:
     content = request.content
     if content.is_eof():
         # The common case: the body came with the head.
-        return content.read_nowait(-1)
+        body = content.read_nowait(-1)
+        if len(body) > edge.max_json_body_bytes:
+            raise _too_large(edge.max_json_body_bytes)
+        return body
     return b"".join([piece async for piece in pieces(request, edge, cap=edge.max_json_body_bytes)])
 
 

@@ -7,7 +7,9 @@ a status is its class. Series appear on first use, and bound children are kept f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.platform_collector import PlatformCollector
@@ -15,6 +17,9 @@ from prometheus_client.process_collector import ProcessCollector
 
 from gateway import __version__
 from gateway.exchange import Ending, Exchange
+
+if TYPE_CHECKING:
+    from gateway.limiter import LimiterState
 
 OTHER = "other"
 USAGE_KINDS = (
@@ -26,6 +31,7 @@ USAGE_KINDS = (
     "output_audio",
     "images",
     "audio_seconds",
+    "characters",
 )
 
 # From a cached embedding to a ten-minute reasoning answer.
@@ -111,8 +117,43 @@ class Metrics:
         )
         self.usage = Counter(
             "gateway_usage",
-            "Usage that upstreams reported: LLM tokens (cached_input is part of input, and so on), images, seconds.",
+            "Usage, reported or estimated: LLM tokens (cached_input is part of input, and so on), images, seconds.",
             ["tenant", "operation", "kind"],
+            registry=registry,
+        )
+        self.usage_estimated = Counter(
+            "gateway_usage_estimated",
+            "Exchanges whose usage nobody reported, so that it was estimated.",
+            ["tenant", "operation"],
+            registry=registry,
+        )
+        self.usage_waiting = Gauge(
+            "gateway_usage_waiting",
+            "Exchanges that the store of usage counters has not confirmed yet.",
+            registry=registry,
+        )
+        self.usage_lost = Counter(
+            "gateway_usage_lost",
+            "Exchanges that will be missing from the usage counters.",
+            registry=registry,
+        )
+        self.limit_stores = Gauge(
+            "gateway_limit_store_servers",
+            "Servers that count limits, by whether they answer (up, down); none where limits are in memory.",
+            ["state"],
+            registry=registry,
+        )
+        self.limit_workers = Gauge(
+            "gateway_limit_workers", "Workers that share the limits, as last heard.", registry=registry
+        )
+        self.limit_held = Gauge(
+            "gateway_limit_held_exchanges",
+            "Exchanges that hold slots or reservations now.",
+            registry=registry,
+        )
+        self.limit_late = Gauge(
+            "gateway_limit_late_settlements",
+            "Settlements that wait for the limit store to come back.",
             registry=registry,
         )
         self.connections = Gauge(
@@ -216,6 +257,18 @@ class Metrics:
                 amount = getattr(exchange.usage, kind)
                 if amount:
                     self._used(tenant, operation, kind).inc(amount)
+            if exchange.usage.estimated:
+                self.usage_estimated.labels(tenant, operation).inc()
+
+    def watch_limiter(self, state: Callable[[], LimiterState]) -> None:
+        """Show the state of a limiter whenever somebody looks."""
+        self.limit_stores.labels("up").set_function(lambda: sum(state().servers.values()))
+        self.limit_stores.labels("down").set_function(
+            lambda: sum(not answers for answers in state().servers.values())
+        )
+        self.limit_workers.set_function(lambda: state().workers)
+        self.limit_held.set_function(lambda: state().open_exchanges)
+        self.limit_late.set_function(lambda: state().late_settlements)
 
     def decided(self, tenant: str, decision: str, dimension: str = "none") -> None:
         """Count one decision of the limiter."""

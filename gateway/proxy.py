@@ -17,6 +17,7 @@ from aiohttp import web
 from gateway import headers, intake
 from gateway.edge import EXCHANGE, Answer, Handler, connection_reset
 from gateway.errors import (
+    BadRequest,
     ClientLeft,
     CredentialRefused,
     UpstreamBroken,
@@ -136,6 +137,9 @@ def forward(upstreams: Upstreams, settings: Settings, relay: Relay) -> Handler:
                     await _drained(request, reply, settings.edge.body_idle_timeout_seconds)
             if exchange.before_form_end is not None:
                 await exchange.before_form_end()
+            if exchange.head is not None and exchange.head.content_length not in (None, exchange.bytes_in):
+                # The rest would be looked for in whatever comes next on this connection.
+                raise BadRequest("The request body is not as long as it said.", code="bad_framing")
             rest = b"" if gate is None else gate.finish()
             if chunked:
                 rest = (_chunk(rest) if rest else b"") + b"0\r\n\r\n"

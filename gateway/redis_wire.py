@@ -284,7 +284,9 @@ class _Line:
         except ResponseError as error:
             # Redis refuses a script before its first write, so nothing was done.
             self._sent.popleft().fail(error, sent=False)
-            if isinstance(error, ReadOnlyError):
+            if isinstance(error, ReadOnlyError) or "READONLY" in str(
+                error
+            ):  # Redis 6.2 wraps it in its own words
                 # A master that was demoted: the next call should find the new one.
                 self.hang_up(error)
         else:

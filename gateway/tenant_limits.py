@@ -14,8 +14,6 @@ from gateway.principal import Principal
 _REMEMBERED = 1024
 """Subjects, credentials and models per tenant whose quotas are kept made; what they name is the client's choice."""
 
-_CREDENTIAL = "credential/"
-
 
 class TenantLimits:
     """Every quota of a tenant, by whom it binds. Made once per configuration."""
@@ -73,7 +71,7 @@ class TenantLimits:
         return self._quotas(self._limits.subjects[pattern], account_key(self._id, subject=subject))
 
     def _make_credential(self, credential_id: str, limits: tuple[tuple[str, int], ...]) -> tuple[Quota, ...]:
-        key = credential_account(self._id, credential_id)
+        key = account_key(self._id, credential=credential_id)
         return tuple(
             Quota(Dimension(name), capacity, key, self._on_store_failure) for name, capacity in limits
         )
@@ -87,11 +85,6 @@ class TenantLimits:
         )
 
 
-def credential_account(tenant_id: str, credential_id: str) -> str:
-    """The account of one credential that has limits of its own."""
-    return account_key(tenant_id, subject=_CREDENTIAL + credential_id)
-
-
 def closest(patterns: Iterable[str], text: str) -> str | None:
     """The pattern that speaks most closely of a text: the text itself, else the longest that matches."""
     matching = [pattern for pattern in patterns if allows((pattern,), text)]
@@ -102,11 +95,5 @@ def closest(patterns: Iterable[str], text: str) -> str | None:
 
 def binds(quota: Quota) -> dict[str, str]:
     """What a quota counts apart, for its owner: nothing, a model pattern, a subject or a credential."""
-    found = {}
-    for part in quota.key.split(":")[2:]:
-        name, _, value = part.partition("=")
-        value = unquote(value)
-        if name == "subject" and value.startswith(_CREDENTIAL):
-            name, value = "credential", value.removeprefix(_CREDENTIAL)
-        found[name] = value
-    return found
+    parts = (part.partition("=") for part in quota.key.split(":")[2:])
+    return {name: unquote(value) for name, _, value in parts}

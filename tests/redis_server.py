@@ -157,7 +157,7 @@ def running_sentinel() -> Iterator[tuple[RedisServer, RedisServer, RedisServer]]
     with tempfile.TemporaryDirectory(prefix="gw-redis-") as directory, contextlib.ExitStack() as stack:
         quick = ("--repl-diskless-sync-delay", "0")
         master = _started(RedisServer(Path(directory) / "master", *quick), stack)
-        replicating = ("--replicaof", f"127.0.0.1 {master.port}")
+        replicating = ("--replicaof", "127.0.0.1", str(master.port))
         replica = _started(RedisServer(Path(directory) / "replica", *quick, *replicating), stack)
         # The link is up a second before what is written over it arrives.
         wait_until(lambda: "master_link_status:up" in replica.command("INFO", "replication"))

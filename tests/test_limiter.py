@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from tests.bucket_contract import FakeClock, fresh_id, fresh_key
 from tests.faulty_link import FaultyLink, faulty_link
 from tests.limiter_load import Load, seconds_until_from_store
 from tests.redis_server import RedisServer, running_redis
+from tests.store_faults import FAULTS
 
 REQUESTS_PER_DAY = Dimension.REQUESTS_PER_DAY
 TOKENS_PER_DAY = Dimension.TOKENS_PER_DAY
@@ -57,29 +58,6 @@ async def remaining(limiter: Limiter, *quotas: Quota) -> list[int]:
     look = await limiter.look([Charge(quota, 0) for quota in quotas])
     assert look.from_store
     return [level.remaining for level in look.levels]
-
-
-Fault = Callable[[RedisServer, FaultyLink], Any]
-FAULTS: dict[str, tuple[Fault, Fault]] = {
-    "frozen": (lambda redis, _: redis.freeze(), lambda redis, _: redis.thaw()),
-    "killed": (lambda redis, _: redis.stop(), lambda redis, _: redis.start()),
-    "read-only": (
-        lambda redis, _: redis.command("REPLICAOF", "127.0.0.1", 1),
-        lambda redis, _: redis.command("REPLICAOF", "NO", "ONE"),
-    ),
-    "out of memory": (
-        lambda redis, _: redis.command("CONFIG", "SET", "maxmemory", 1),
-        lambda redis, _: redis.command("CONFIG", "SET", "maxmemory", 0),
-    ),
-    "replies dropped": (
-        lambda _, link: setattr(link, "drop_replies", True),
-        lambda _, link: setattr(link, "drop_replies", False),
-    ),
-    "200 ms slow": (
-        lambda _, link: setattr(link, "delay_seconds", 0.2),
-        lambda _, link: setattr(link, "delay_seconds", 0.0),
-    ),
-}
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -8,9 +8,9 @@ own, those are a second step, and a form refused by it never reaches its end and
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 
 import orjson
@@ -177,7 +177,8 @@ class _Admission:
         charges = charges_for(self._quotas, cost)
         on_usage = [charge.quota for charge in charges if charge.quota.dimension in _ON_USAGE]
         if on_usage and exchange.head_upgrades:
-            exchange.usage_heard.append(_Session(exchange, self._limiter, on_usage).heard)
+            # A session may last for hours: what it uses is charged response by response.
+            exchange.usage_heard.append(partial(_charge, self._limiter, on_usage))
         elif on_usage and reports_usage(exchange.operation):
             hold = True  # even where nothing is reserved, something will be reported
         return self._limiter.admit(exchange.id, charges, hold=hold or None)
@@ -204,26 +205,8 @@ class _Admission:
 _ON_USAGE = frozenset({Dimension.TOKENS_PER_MINUTE, Dimension.TOKENS_PER_DAY})
 
 
-class _Session:
-    """Charges what a realtime session uses, response by response: a session may last for hours."""
-
-    def __init__(self, exchange: Exchange, limiter: Limiter, quotas: list[Quota]) -> None:
-        self._id = exchange.id
-        self._limiter = limiter
-        self._quotas = quotas
-        self._responses = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def heard(self, usage: Usage) -> None:
-        """A response is done."""
-        self._responses += 1
-        task = asyncio.create_task(self._charge(f"{self._id}.{self._responses}", usage.total))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _charge(self, step_id: str, used: int) -> None:
-        await self._limiter.admit(step_id, [Charge(quota, 0) for quota in self._quotas], hold=True)
-        self._limiter.settle_soon(step_id, {quota.dimension: used for quota in self._quotas})
+def _charge(limiter: Limiter, quotas: Iterable[Quota], usage: Usage) -> None:
+    limiter.charge_soon([Charge(quota, usage.total) for quota in quotas])
 
 
 def _refuse(decision: Decision) -> None:

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from gateway import headers
 from gateway.edge import EXCHANGE, EdgeProtocol, Handler, Middleware, Unseen, check_version
-from gateway.errors import GatewayError, MethodRefused, NotFound, OperationClosed, TargetAmbiguous
+from gateway.errors import BadRequest, GatewayError, MethodRefused, NotFound, OperationClosed, TargetAmbiguous
 from gateway.exchange import Ending, Exchange
 from gateway.operations import UNLISTED_READ, Match, NeverUnlisted, NotUnderV1, OperationTable, TargetRefused
 from gateway.own_paths import OWN
@@ -57,6 +57,9 @@ def record(services: Services) -> Middleware:
                 http10=request.version == (1, 0),
                 max_bytes=max_header_bytes,
             )
+            if request._message.upgrade and exchange.head.has_body:
+                # aiohttp hands the body of such a request to whoever reads the connection next.
+                raise BadRequest("A request that asks for an upgrade cannot have a body.", code="bad_framing")
         except GatewayError as refusal:
             exchange.error = refusal
         lifecycle.in_flight += 1
