@@ -27,7 +27,6 @@ from gateway.exchange import Ending, Exchange, Head
 from gateway.frames import FrameRefused, FrameRelay, accept_key, build_close
 from gateway.headers import SUBPROTOCOL_CREDENTIAL
 from gateway.proxy import Relay
-from gateway.request_fields import SESSION_SIGNS
 from gateway.services import Services
 from gateway.tenants import UpstreamAccess
 from gateway.upstream import LimitTable, Reply, UpstreamPool, Upstreams
@@ -35,6 +34,9 @@ from gateway.usage import from_realtime_event
 
 # How long the other side may take to answer a close frame, and the upstream to hang up after it.
 CLOSING_SECONDS = 5.0
+HANGING_UP_SECONDS = 1.0
+# How long a close frame of our own gets before the connections go.
+GOODBYE_SECONDS = 0.2
 # Usage stands in short events; longer ones are not kept.
 WATCHED_BYTES = 2**20
 
@@ -134,6 +136,7 @@ class Session:
     ) -> None:
         edge = services.settings.edge
         prefix = secrets.token_bytes(8)
+        signs = policy.event_signs(exchange)
         self._loop = asyncio.get_running_loop()
         self._exchange = exchange
         self._lifecycle = services.lifecycle
@@ -141,6 +144,7 @@ class Session:
         self._write_idle_seconds = edge.write_idle_timeout_seconds
         self._client = request.protocol
         self._upstream = reply.protocol
+        self._verdict: Ending | None = None
         self._ended: asyncio.Future[Ending] = self._loop.create_future()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -150,8 +154,8 @@ class Session:
                 from_client=True,
                 max_message_bytes=edge.max_websocket_message_bytes,
                 own_prefix=prefix,
-                examine=partial(policy.refuse_event, exchange) if policy.restricted(exchange) else None,
-                suspicious=SESSION_SIGNS,
+                examine=None if signs is None else partial(policy.refuse_event, exchange),
+                suspicious=signs,
             ),
             self._client,
             self._upstream,
@@ -196,8 +200,7 @@ class Session:
         self._up.say(build_close(code, reason, masked=True))
         self._down.say(build_close(code, reason, masked=False))
         self._exchange.detail = reason
-        ending = Ending.DRAINED if self._lifecycle.draining else Ending.TIMED_OUT
-        self._timers["closing"] = self._loop.call_later(0.2, self._end, ending)
+        self._conclude(Ending.DRAINED if self._lifecycle.draining else Ending.TIMED_OUT, GOODBYE_SECONDS)
 
     def refused(self, direction: _Direction, refusal: FrameRefused) -> None:
         """A peer broke the rules: tell it so, and tell the other that it is over."""
@@ -209,19 +212,17 @@ class Session:
         else:
             self._up.say(build_close(refusal.close_code, refusal.reason, masked=True))
             self._down.say(build_close(1011, "the upstream broke the protocol", masked=False))
-        ending = Ending.REFUSED if from_client else Ending.UPSTREAM_LOST
-        self._timers["closing"] = self._loop.call_later(0.2, self._end, ending)
+        self._conclude(Ending.REFUSED if from_client else Ending.UPSTREAM_LOST, GOODBYE_SECONDS)
 
     def closing(self) -> None:
         """A close frame passed: the other side answers it and the upstream hangs up, or time does."""
-        if "closing" not in self._timers:
-            self._timers["closing"] = self._loop.call_later(CLOSING_SECONDS, self._end, Ending.COMPLETE)
+        answered = self._up.relay.close_code is not None and self._down.relay.close_code is not None
+        self._conclude(Ending.COMPLETE, HANGING_UP_SECONDS if answered else CLOSING_SECONDS)
 
     def lost(self, direction: _Direction) -> None:
         """A connection is gone."""
-        said_goodbye = self._up.relay.close_code is not None or self._down.relay.close_code is not None
-        if said_goodbye:
-            self._end(Ending.COMPLETE)
+        if self._verdict is not None:
+            self._end(self._verdict)
         elif direction is self._down:
             self._down.say(build_close(1011, "the upstream broke off", masked=False))
             self._end(Ending.UPSTREAM_LOST)
@@ -273,6 +274,14 @@ class Session:
             used = from_realtime_event(text)
             if used is not None:
                 self._exchange.heard_usage(used)
+
+    def _conclude(self, ending: Ending, within_seconds: float) -> None:
+        """How it ends is settled; when it does is up to the peers, for a while."""
+        if self._verdict is None:
+            self._verdict = self._exchange.ending = ending
+        if "closing" in self._timers:
+            self._timers["closing"].cancel()
+        self._timers["closing"] = self._loop.call_later(within_seconds, self._end, self._verdict)
 
     def _end(self, ending: Ending) -> None:
         if not self._ended.done():
@@ -377,8 +386,11 @@ def _offered(exchange: Exchange) -> list[bytes]:
 def _check_upgrade(head: Head, key: str, offered: list[bytes]) -> None:
     """Raise UpstreamBroken unless the upstream accepted exactly what it was offered."""
     chosen = head.get(b"sec-websocket-protocol")
+    names = [name.lower() for name, _ in head.fields]
     if (
-        (head.get(b"upgrade") or b"").lower() != b"websocket"
+        names.count(b"sec-websocket-accept") != 1
+        or names.count(b"sec-websocket-protocol") > 1
+        or (head.get(b"upgrade") or b"").lower() != b"websocket"
         or (head.get(b"sec-websocket-accept") or b"").decode("latin-1") != accept_key(key)
         or head.get(b"sec-websocket-extensions")
         or (chosen is not None and chosen not in offered)

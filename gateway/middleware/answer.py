@@ -27,7 +27,8 @@ def answer(services: Services) -> Middleware:
                 raise exchange.error
             return await handler(request)
         except asyncio.CancelledError:
-            exchange.ending = Ending.DRAINED if services.lifecycle.draining else Ending.CLIENT_LEFT
+            if exchange.ending is None:
+                exchange.ending = Ending.DRAINED if services.lifecycle.draining else Ending.CLIENT_LEFT
             raise
         except GatewayError as error:
             refusal = error
