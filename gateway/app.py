@@ -19,6 +19,7 @@ from gateway.limiter import Limiter
 from gateway.limits import BucketStore
 from gateway.logs import LogWriter, access_record, encode
 from gateway.memory_buckets import MemoryBuckets
+from gateway.memory_usage import MemoryUsage
 from gateway.metrics import Metrics
 from gateway.middleware import build_middlewares, compose
 from gateway.middleware.record import unseen
@@ -35,7 +36,7 @@ from gateway.stored_files import file_bytes
 from gateway.tenants import TenantBook, UpstreamAccess, tenant_policies
 from gateway.trust import Trust
 from gateway.upstream import Upstreams
-from gateway.usage_ledger import MemoryUsage, UsageLedger
+from gateway.usage_ledger import UsageLedger
 
 _POLL_SECONDS = 0.05
 _FOLLOWED = frozenset(
@@ -86,9 +87,7 @@ class App:
         trust = services.trust
         services.metrics.revocations_age.set_function(trust.revocations_age_seconds)
         services.metrics.revocations.set_function(lambda: len(trust.revocations))
-        for name, issuer in services.settings.issuers.items():
-            if issuer.jwks_url is not None:
-                services.metrics.jwks_age.labels(name).set_function(_age(trust, name))
+        self._bind_jwks_ages(services.settings)
         for state in ("busy", "idle", "waiting"):
             services.metrics.upstream_connections.labels(state).set_function(_count(upstreams, state))
         services.metrics.watch_limiter(services.limiter.state)
@@ -117,11 +116,17 @@ class App:
         services.lifecycle.ready = True
         return self.server
 
+    def _bind_jwks_ages(self, settings: Settings) -> None:
+        for name, issuer in settings.issuers.items():
+            if issuer.jwks_url is not None:
+                self.services.metrics.jwks_age.labels(name).set_function(_age(self.services.trust, name))
+
     def _take(self, settings: Settings) -> list[str]:
         """Put the tenants of new settings in force; name what else has changed. Raises SettingsInvalid."""
         services = self.services
         policies = tenant_policies(settings, services.table, self._environ)
         services.trust.reload(settings.credentials, settings.issuers)
+        self._bind_jwks_ages(settings)
         services.tenants.policies = policies
         return [
             name

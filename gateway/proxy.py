@@ -61,12 +61,12 @@ def forward(upstreams: Upstreams, settings: Settings, relay: Relay) -> Handler:
                 upload.cancel()
             reply.close()
             raise
-        if upload is not None and not upload.done():
+        if upload is None or _went_up_whole(upload):
+            reply.release()
+        else:
             # Answered before it had read everything: the rest of the request must not meet another one.
             upload.cancel()
             reply.close()
-        else:
-            reply.release()
         return answer
 
     async def _ask(
@@ -75,7 +75,7 @@ def forward(upstreams: Upstreams, settings: Settings, relay: Relay) -> Handler:
         access: UpstreamAccess,
         pool: UpstreamPool,
         reply: Reply,
-    ) -> tuple[Head, asyncio.Task[None] | None]:
+    ) -> tuple[Head, asyncio.Task[bool] | None]:
         """Send the request and wait for the answer's head."""
         request_head = exchange.head
         assert request_head is not None
@@ -109,7 +109,7 @@ def forward(upstreams: Upstreams, settings: Settings, relay: Relay) -> Handler:
 
     async def _ask_while_uploading(
         request: web.BaseRequest, exchange: Exchange, reply: Reply
-    ) -> tuple[Head, asyncio.Task[None]]:
+    ) -> tuple[Head, asyncio.Task[bool]]:
         upload = asyncio.create_task(_upload(request, exchange, reply))
         reading = asyncio.create_task(reply.read_head())
         try:
@@ -123,8 +123,11 @@ def forward(upstreams: Upstreams, settings: Settings, relay: Relay) -> Handler:
             await asyncio.gather(upload, reading, return_exceptions=True)
             raise
 
-    async def _upload(request: web.BaseRequest, exchange: Exchange, reply: Reply) -> None:
-        """Send the client's body up as it comes; an upstream that stops reading stops the client."""
+    async def _upload(request: web.BaseRequest, exchange: Exchange, reply: Reply) -> bool:
+        """Send the client's body up as it comes; an upstream that stops reading stops the client.
+
+        Returns whether all of it went up.
+        """
         chunked = exchange.head is not None and exchange.head.chunked
         protocol, gate = reply.protocol, exchange.form_gate
         try:
@@ -146,10 +149,15 @@ def forward(upstreams: Upstreams, settings: Settings, relay: Relay) -> Handler:
             if rest:
                 reply.transport.write(rest)
         except (ConnectionError, UpstreamBroken):
-            return  # it may have answered before it closed; whoever reads the head finds out
+            return False  # it may have answered before it closed; whoever reads the head finds out
         reply.start_clock()
+        return True
 
     return handle
+
+
+def _went_up_whole(upload: asyncio.Task[bool]) -> bool:
+    return upload.done() and not upload.cancelled() and upload.exception() is None and upload.result()
 
 
 def relay_answer(settings: Settings, metrics: Metrics) -> Relay:

@@ -34,6 +34,7 @@ from gateway.usage import from_realtime_event
 
 # How long the other side may take to answer a close frame, and the upstream to hang up after it.
 CLOSING_SECONDS = 5.0
+CREDENTIAL_SECONDS = 1.0
 HANGING_UP_SECONDS = 1.0
 # How long a close frame of our own gets before the connections go.
 GOODBYE_SECONDS = 0.2
@@ -174,6 +175,7 @@ class Session:
             self._answer_piece,
         )
         assert exchange.principal is not None
+        self._revoked = partial(services.trust.revocations.check, exchange.principal)
         self._limits = (
             (services.settings.upstream.websocket_timeout_seconds, "session time limit reached"),
             (exchange.principal.expires_at - time.time(), "credential expired"),
@@ -184,6 +186,7 @@ class Session:
         seconds, reason = min(self._limits)
         self._timers["limit"] = self._loop.call_later(max(0.0, seconds), self.end_politely, 1008, reason)
         self._beat()
+        self._check_credential()
         self._upstream.set_parser(self._down, None)
         self._client.set_parser(self._up)  # type: ignore[arg-type]  # any object that can be fed
         self._exchange.ending = await self._ended
@@ -265,6 +268,13 @@ class Session:
                 towards.say_ping()
             direction.heard = False
         self._timers["beat"] = self._loop.call_later(self._heartbeat_seconds, self._beat)
+
+    def _check_credential(self) -> None:
+        """End the session of a credential that has been revoked meanwhile."""
+        if self._revoked():
+            self.end_politely(1008, "credential revoked")
+            return
+        self._timers["credential"] = self._loop.call_later(CREDENTIAL_SECONDS, self._check_credential)
 
     def _answer_piece(self, piece: bytes) -> None:
         if self._exchange.first_byte_at is None:

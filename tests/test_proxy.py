@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from tests.conftest import StartGateway
 from tests.gateway_process import Gateway
-from tests.scripted_upstream import ScriptedUpstream, Turn
+from tests.scripted_upstream import OK, ScriptedUpstream, Turn, answer_ok
 
 CHAT = b'{"model":"gpt-4o-mini","messages":[]}'
 
@@ -62,3 +65,37 @@ async def test_second_event_is_not_sent_until_the_client_has_the_first(
 
     assert (answer.status, answer.body, answer.clean_end) == (200, b"data: 2\n\n", True)
     await client.close()
+
+
+async def test_connection_is_not_reused_when_the_upload_failed_behind_an_early_answer(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    async def early(turn: Turn) -> None:
+        if turn.seen.method == "POST":
+            await turn.send(OK[:-1])
+            await turn.wait_for("upload broken")
+            await turn.send(OK[-1:])
+            await turn.gone()
+        else:
+            await answer_ok(turn)
+
+    upstream.plays(early)
+    gateway = await start_gateway()
+    client = await gateway.connect()
+
+    await client.send(
+        client.request_bytes("POST", "/v1/files", headers="Transfer-Encoding: chunked\r\n")
+        + b"5\r\nhello\r\n"
+    )
+    head = await client.read_head()
+    await client.send(b"not a chunk\r\n")
+    await asyncio.sleep(0.05)  # until the gateway has seen it
+    upstream.gate("upload broken").set()
+    await client.read_body(head)
+    await client.close()
+    second = await gateway.connect()
+    answer = await second.request("GET", "/v1/models")
+
+    assert answer.status == 200
+    assert upstream.requests[1].connection != upstream.requests[0].connection
+    await second.close()

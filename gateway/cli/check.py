@@ -7,6 +7,8 @@ import os
 from typing import Any
 
 from gateway.cli.options import add_settings, keyless, settings_from
+from gateway.configured_issuers import other_issuers
+from gateway.key_ring import KeyRing
 from gateway.operations import OperationTable
 from gateway.settings import SettingsInvalid
 from gateway.tenants import tenant_policies
@@ -27,6 +29,12 @@ def run(options: argparse.Namespace) -> int:
     problems = keyless(settings, os.environ)
     if problems:
         raise SettingsInvalid(problems)
+    other_issuers(
+        settings.issuers,
+        own_name=settings.credentials.issuer,
+        known_scopes=OperationTable.load().scopes,
+        keys_from_url=lambda _name, _issuer: KeyRing([]),
+    )
     policies = tenant_policies(settings, OperationTable.load(), os.environ)
     shared = sorted(policy.id for policy in policies.values() if policy.shared)
     if shared:
