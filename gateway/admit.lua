@@ -5,7 +5,7 @@
 -- Reply: 1 if granted, else 0; then per charge the grains that are missing from its bucket.
 
 local mode, exchange, lease, now = ARGV[1], ARGV[2], tonumber(ARGV[3]), microseconds(ARGV[4])
-local charges, known, granted, position = {}, false, true, 5
+local charges, known, granted, position = {}, {}, true, 5
 
 for n = 1, #KEYS, 2 do
   local account, open = KEYS[n], KEYS[n + 1]
@@ -22,22 +22,23 @@ for n = 1, #KEYS, 2 do
   position = position + 4 * #fields + 1
   fields[#fields + 1] = '@' .. exchange
   local values = call('HMGET', account, unpack(fields))
-  if exchange ~= '' and values[#fields] then known = true end
+  -- An account in which the exchange is open already has been charged: this is a repetition.
+  known[n] = exchange ~= '' and values[#fields]
   for c = 1, #fields - 1 do
     local charge = charges[first + c]
     charge.taken = still_taken(values[c], charge.capacity, charge.tick, now)
-    if charge.grains > 0 and charge.taken + charge.grains > charge.capacity * GRAINS then granted = false end
+    local over = charge.grains > 0 and charge.taken + charge.grains > charge.capacity * GRAINS
+    if over and not known[n] and mode ~= 'debit' then granted = false end
   end
 end
 
-if known or mode == 'debit' then granted = true end
-
-if granted and not known and mode ~= 'look' then
+if granted and mode ~= 'look' then
   local next_charge = 1
   for n = 1, #KEYS, 2 do
     local writes, record, alive = {}, {}, 0
     while charges[next_charge] and charges[next_charge].account == n do
       local charge = charges[next_charge]
+      if known[n] then charge.grains = 0 end
       local after = bounded(charge.taken + charge.grains, charge.capacity, charge.tick)
       if charge.grains > 0 then
         writes[#writes + 1] = charge.dimension
@@ -48,7 +49,7 @@ if granted and not known and mode ~= 'look' then
       alive = max(alive, milliseconds_to_full(after, charge.capacity, charge.tick))
       next_charge = next_charge + 1
     end
-    if exchange ~= '' then
+    if exchange ~= '' and not known[n] then
       writes[#writes + 1] = '@' .. exchange
       writes[#writes + 1] = table.concat(record, ' ')
       call('ZADD', KEYS[n + 1], text(now + lease), exchange)

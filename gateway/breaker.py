@@ -10,7 +10,7 @@ from enum import StrEnum
 _log = logging.getLogger(__name__)
 
 FIRST_HOLD_SECONDS = 0.05
-LONGEST_HOLD_SECONDS = 1.0
+LONGEST_HOLD_SECONDS = 0.5
 STEADY_SECONDS = 5.0
 """A server that fails again sooner than this is still the same trouble: the hold goes on growing."""
 

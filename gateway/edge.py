@@ -143,11 +143,23 @@ class Answer(web.StreamResponse):
                 writer.send_headers()
                 writer._eof = True
             else:
-                await writer.write_eof(piece)
+                self._end_body(writer, piece)
+                if self._protocol.writing_paused:
+                    await self._drained()
         except ConnectionError:
             raise ClientLeft("The client left.") from None
         self._eof_sent = True
         self._writer = self._payload_writer = None
+
+    def _end_body(self, writer: StreamWriter, piece: bytes) -> None:
+        # aiohttp's own write_eof waits for the client without a limit.
+        if writer._headers_buf and not writer._headers_written:
+            writer._send_headers_with_payload(piece, True)
+        elif writer.chunked:
+            writer._write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(piece), piece) if piece else b"0\r\n\r\n")
+        elif piece:
+            writer._write(piece)
+        writer._eof = True
 
     async def _drained(self) -> None:
         try:
@@ -289,8 +301,14 @@ class EdgeProtocol(RequestHandler):
             if self._messages:
                 self._note_message(payload)
         elif in_head and not self._force_close and not self._close:
+            if not self._head_bytes and not data.strip(b"\r\n"):
+                return  # an empty line before a request line means nothing (RFC 9112, section 2.2)
             self._head_bytes += len(data)
-            if self._head_bytes > self._edge.max_header_bytes:
+            if self._current_request is not None or self._messages:
+                # Another request is being answered: its client has time, but not room without end.
+                if self._head_bytes > self._edge.max_header_bytes:
+                    self.close()
+            elif self._head_bytes > self._edge.max_header_bytes:
                 self._refuse(
                     HeadersTooLarge(
                         f"The request's headers exceed {self._edge.max_header_bytes} bytes. "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -19,39 +20,46 @@ from gateway.edge import send_continue
 from gateway.errors import BadRequest, BodyTooLarge, ClientLeft, MediaTypeRefused, RequestTimeout
 from gateway.exchange import Exchange, Head
 from gateway.headers import RequestHead, is_json, media_type
-from gateway.model_places import places
+from gateway.model_places import models_in, places
 from gateway.multipart import MultipartRefused, MultipartScanner, boundary_of
+from gateway.operations import UNLISTED_WRITE
 from gateway.settings import Edge
+from gateway.strict_json import strict_object
 
+_JSON, _FORM, _ANYTHING = "application/json", "multipart/form-data", "*/*"
 _CHARSET = re.compile(rb';\s*charset\s*=\s*"?([^\s;"]*)', re.IGNORECASE)
 
 
 def must_be_read(head: RequestHead, exchange: Exchange) -> bool:
     """Whether the body is read whole before anything goes up.
 
-    JSON always is. So is a body of any other kind where the operation takes JSON alone: an upstream
-    may well read it as JSON whatever it is called.
+    JSON always is. So is a body of any other kind where the operation takes JSON, but for the forms that it takes
+    as well: an upstream may well read it as JSON whatever it is called. On unlisted paths it matters only for
+    callers who may use some models only.
     """
     if not head.has_body:
         return False
-    if is_json(head.content_type):
-        _refuse_encoded(head)
-        return True
-    if media_type(head.content_type) == b"multipart/form-data":
-        return False
-    if exchange.operation.request_types != ("application/json",):
-        return False
-    _refuse_encoded(head)
-    return True
-
-
-def _refuse_encoded(head: RequestHead) -> None:
-    """Raise MediaTypeRefused for JSON that policy could not read as the upstream would."""
-    if head.content_encoding not in (b"", b"identity"):
-        raise MediaTypeRefused("JSON bodies are read by the gateway: send them without Content-Encoding.")
+    if not is_json(head.content_type):
+        takes = exchange.operation.request_types
+        if _is_form(head) and (_FORM in takes or _ANYTHING in takes):
+            return False
+        if _JSON not in takes and not (_ANYTHING in takes and policy.restricted(exchange)):
+            return False
+    _refuse_encoding(head)
     charset = _CHARSET.search(head.content_type)
     if charset is not None and charset[1].lower() != b"utf-8":
         raise MediaTypeRefused("JSON bodies must be UTF-8.")
+    return True
+
+
+def _is_form(head: RequestHead) -> bool:
+    return media_type(head.content_type) == _FORM.encode()
+
+
+def _refuse_encoding(head: RequestHead) -> None:
+    """Raise MediaTypeRefused for a body that policy could not read as the upstream would."""
+    if head.content_encoding not in (b"", b"identity"):
+        raise MediaTypeRefused("The gateway has to read this body: send it without Content-Encoding.")
 
 
 def check_length(head: RequestHead, *, whole: bool, edge: Edge) -> None:
@@ -118,13 +126,18 @@ def _too_large(cap: int) -> BodyTooLarge:
 
 
 def read_fields(exchange: Exchange) -> None:
-    """Read what policy needs of a JSON body that has been taken in. Raises BadRequest."""
+    """Read what policy needs of a JSON body that has been taken in. Raises BadRequest.
+
+    On unlisted paths a body that is no JSON object is nobody's business, unless only some models may be used.
+    """
     where = places(exchange.operation).body
     if where is None or exchange.body is None:
         return
     try:
         exchange.fields = request_fields.read(exchange.body, model_path=where)
     except request_fields.BodyRefused as refused:
+        if exchange.operation.id == UNLISTED_WRITE.id and not policy.restricted(exchange):
+            return
         raise BadRequest(refused.message, code=refused.code, param=refused.param) from None
     exchange.model = exchange.fields.model
 
@@ -132,49 +145,94 @@ def read_fields(exchange: Exchange) -> None:
 def watch_form(exchange: Exchange, head: RequestHead, *, limited: bool = False) -> None:
     """Read the model of a form as it goes by; where it matters, hold the form's end back for it.
 
-    It matters where some models are closed, and where some have limits of their own (`limited`).
-    Raises BadRequest, MediaTypeRefused or ModelNotAllowed for a body in which nobody can find the model.
+    It matters where some models are closed, where some have limits of their own (`limited`), and where the form
+    could name what other tenants have stored. Raises BadRequest, MediaTypeRefused or ModelNotAllowed for a body
+    in which nobody can find that.
     """
-    name = places(exchange.operation).form
-    if name is None or not head.has_body:
+    if not head.has_body:
         return
-    restricted = policy.restricted(exchange)
-    judged = restricted or limited
+    where, restricted = places(exchange.operation).form, policy.restricted(exchange)
+    if restricted and exchange.operation.id == UNLISTED_WRITE.id:
+        raise policy.unseen("of a form stand where only its own operation knows", "Send JSON")
+    if where is None and not policy.shares(exchange):
+        return
+    judged = restricted or limited or policy.shares(exchange)
+    if judged:
+        _refuse_encoding(head)
+        if (
+            not _is_form(head)
+            and media_type(head.content_type).decode("latin-1") in exchange.operation.request_types
+        ):
+            if restricted and exchange.model is None:
+                raise policy.unnamed("the query")
+            return
     try:
         boundary = boundary_of(head.content_type.decode("latin-1"))
     except MultipartRefused as refused:
         if judged:
             raise BadRequest(
-                f"It matters which model you use, and the form cannot be read: {refused.reason}.",
-                code="bad_form",
+                f"It matters what the form says, and it cannot be read: {refused.reason}.", code="bad_form"
             ) from None
         return  # the upstream will say so
-    scanner = MultipartScanner(boundary, fields=(name,))
+    field, _, path = (where or "").partition(".")
+    scanner = MultipartScanner(boundary, fields=(field,) if field else ())
     if judged:
-        exchange.form_gate = _FormGate(exchange, scanner, name, required=restricted)
-    else:
-        exchange.observers.append(_FormWatcher(exchange, scanner, name))
+        exchange.form_gate = _FormGate(exchange, scanner, _ModelField(field, path), required=restricted)
+    elif field:
+        exchange.observers.append(_FormWatcher(exchange, scanner, _ModelField(field, path)))
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelField:
+    """The field of a form that names the model: its text, or one member of the JSON object that it holds."""
+
+    name: str
+    member: str
+
+    def models(self, text: str) -> tuple[str, ...]:
+        """The models that the field names, the one that counts first. Raises BadRequest."""
+        if not self.member:
+            return (text,)
+        try:
+            document = strict_object(text.encode())
+        except ValueError:
+            raise BadRequest(
+                f"The field {self.name!r} must be a JSON object in which no member is named twice.",
+                code="bad_form",
+                param=self.name,
+            ) from None
+        first = document.get(self.member)
+        return (*((first,) if isinstance(first, str) else ()), *models_in(document))
 
 
 class _FormGate:
-    """Lets a form pass whose model is allowed; its last boundary waits until that is known."""
+    """Lets a form pass that names nothing but what the caller may use; its last boundary waits until then."""
 
-    def __init__(self, exchange: Exchange, scanner: MultipartScanner, name: str, *, required: bool) -> None:
+    def __init__(
+        self, exchange: Exchange, scanner: MultipartScanner, field: _ModelField, *, required: bool
+    ) -> None:
         self._exchange = exchange
         self._scanner = scanner
-        self._name = name
-        self._required = required
+        self._field = field
+        self._required = required and bool(field.name)
+        self._seen = 0
+        self._judged = False
 
     def feed(self, piece: bytes) -> bytes:
-        """Return what may go up. Raises BadRequest or ModelNotAllowed."""
+        """Return what may go up. Raises BadRequest, ModelNotAllowed or SharedUpstream."""
         try:
             going = self._scanner.feed(piece)
         except MultipartRefused as refused:
             raise _bad_form(refused) from None
-        model = self._scanner.fields.get(self._name)
-        if model is not None and self._exchange.model is None:
-            self._exchange.model = model
-            policy.check_model(self._exchange, model)
+        for part in self._scanner.parts[self._seen :]:
+            policy.check_field(self._exchange, part.name, self._field.name)
+        self._seen = len(self._scanner.parts)
+        text = self._scanner.fields.get(self._field.name)
+        if text is not None and not self._judged:
+            self._judged = True
+            for model in self._field.models(text):
+                policy.check_model(self._exchange, model)
+                self._exchange.model = self._exchange.model or model
         return going
 
     def finish(self) -> bytes:
@@ -194,10 +252,10 @@ def _bad_form(refused: MultipartRefused) -> BadRequest:
 class _FormWatcher:
     """A StreamObserver that notes the model which a form names."""
 
-    def __init__(self, exchange: Exchange, scanner: MultipartScanner, name: str) -> None:
+    def __init__(self, exchange: Exchange, scanner: MultipartScanner, field: _ModelField) -> None:
         self._exchange = exchange
         self._scanner: MultipartScanner | None = scanner
-        self._name = name
+        self._field = field
 
     def opened(self, head: Head) -> None:
         """Nothing: the answer is not watched."""
@@ -208,12 +266,13 @@ class _FormWatcher:
             return
         try:
             self._scanner.feed(piece)
-        except MultipartRefused:
+            text = self._scanner.fields.get(self._field.name)
+            models = None if text is None else self._field.models(text)
+        except (MultipartRefused, BadRequest):
             self._scanner = None
             return
-        model = self._scanner.fields.get(self._name)
-        if model is not None:
-            self._exchange.model = model
+        if models is not None:
+            self._exchange.model = next(iter(models), self._exchange.model)
             self._scanner = None
 
     def answer_piece(self, piece: bytes) -> None:

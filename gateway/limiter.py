@@ -246,14 +246,18 @@ class Limiter:
             await self._shares.settle(exchange_id, held.charges, report=False)
 
     async def _restore(self, exchange_id: str, held: _Held, charges: Sequence[Charge]) -> bool:
+        """Take again what the store does not hold for an exchange; whether it does now."""
+        done = True
         try:
             await self._store.debit(exchange_id, charges, hold=True)
-            if held in self._open.get(exchange_id, ()):
-                return True
-            # It ended meanwhile and was settled without this.
-            await self._store.settle(exchange_id, [Charge(charge.quota, 0) for charge in charges])
-        except StoreUnavailable:
-            pass
+        except StoreUnavailable as outage:
+            if not outage.sent:
+                return False
+            done = False
+        if held in self._open.get(exchange_id, ()):
+            return done
+        # It ended meanwhile and was settled without this.
+        await self._settle(_Settlement(exchange_id, [Charge(charge.quota, 0) for charge in charges]))
         return False
 
 

@@ -183,8 +183,8 @@ class BucketStore(Protocol):
         """Take every charge, or none.
 
         `hold=None` remembers the exchange if a charge needs it. A held admission may be repeated: while the
-        exchange is open in an account, that account is charged nothing further. So an account takes part in
-        one admission per exchange; a later step of the same exchange names other accounts.
+        exchange is open in an account, that account is charged nothing further. So a later step of the same
+        exchange charges other accounts; naming the first ones again costs nothing.
         """
 
     async def look(self, charges: Sequence[Charge]) -> Decision:

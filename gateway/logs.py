@@ -39,6 +39,7 @@ class LogWriter:
         self._dropped = dropped
         self._max_pending_bytes = max_pending_bytes
         self._lines: list[bytes] = []
+        self._collected_bytes = 0
         self._pending_bytes = 0
         self._scheduled = False
         self._batches: SimpleQueue[bytes | None] = SimpleQueue()
@@ -47,11 +48,10 @@ class LogWriter:
 
     def write(self, line: bytes) -> None:
         """Queue one complete line; called on the event loop's thread."""
-        if self._pending_bytes + len(line) > self._max_pending_bytes:
+        if self._pending_bytes + self._collected_bytes + len(line) > self._max_pending_bytes:
             self._dropped(1)
             return
-        with self._lock:
-            self._pending_bytes += len(line)
+        self._collected_bytes += len(line)
         self._lines.append(line)
         if not self._scheduled:
             self._scheduled = True
@@ -63,6 +63,9 @@ class LogWriter:
             return
         batch = b"".join(self._lines)
         self._lines.clear()
+        self._collected_bytes = 0
+        with self._lock:
+            self._pending_bytes += len(batch)
         if self._thread is None:
             self._thread = threading.Thread(target=self._drain, name="gateway-log", daemon=True)
             self._thread.start()

@@ -98,13 +98,12 @@ class MemoryBuckets:
         now = self._now()
         accounts = self._touch(charges, now)
         taken = _taken(accounts, charges, now)
-        held = bool(hold) or holds(charges)
-        if held and _is_open(exchange_id, accounts):
-            return decide(charges, taken, granted=True)
-        if not all(map(fits, charges, taken)):
+        held_id = exchange_id if hold or holds(charges) else ""
+        if not all(
+            fits(c, t) or held_id in accounts[c.quota.key].open for c, t in zip(charges, taken, strict=True)
+        ):
             return decide(charges, taken, granted=False)
-        after = self._take(exchange_id if held else "", accounts, charges, taken, now)
-        return decide(charges, after, granted=True)
+        return decide(charges, self._take(held_id, accounts, charges, taken, now), granted=True)
 
     async def look(self, charges: Sequence[Charge]) -> Decision:
         now = self._now()
@@ -114,9 +113,7 @@ class MemoryBuckets:
     async def debit(self, exchange_id: str, charges: Sequence[Charge], *, hold: bool = False) -> None:
         now = self._now()
         accounts = self._touch(charges, now)
-        if not (hold and _is_open(exchange_id, accounts)):
-            taken = _taken(accounts, charges, now)
-            self._take(exchange_id if hold else "", accounts, charges, taken, now)
+        self._take(exchange_id if hold else "", accounts, charges, _taken(accounts, charges, now), now)
 
     async def settle(self, exchange_id: str, charges: Sequence[Charge]) -> bool:
         now = self._now()
@@ -207,11 +204,18 @@ class MemoryBuckets:
         taken: Sequence[int],
         now: int,
     ) -> list[int]:
-        """Take every charge and hold it under the exchange, if one is named; what is missing afterwards."""
+        """Take every charge and hold it under the exchange, if one is named; what is missing afterwards.
+
+        Where the exchange is open already, this is a repetition and takes nothing.
+        """
         expires = now + self._lease_microseconds()
+        known = {key for key, account in accounts.items() if exchange_id in account.open}
         after = []
         for charge, before in zip(charges, taken, strict=True):
             quota, account, missing = charge.quota, accounts[charge.quota.key], before
+            if quota.key in known:
+                after.append(before)
+                continue
             if charge.permits:
                 missing = bounded(quota, before + charge.permits * TICKS_PER_PERIOD)
                 account.put(quota, missing, now)
@@ -226,10 +230,6 @@ class MemoryBuckets:
                 self._make_room(now)
                 self._accounts[key] = account
         return after
-
-
-def _is_open(exchange_id: str, accounts: dict[str, _Account]) -> bool:
-    return any(exchange_id in account.open for account in accounts.values())
 
 
 def _taken(accounts: dict[str, _Account], charges: Sequence[Charge], now: int) -> list[int]:

@@ -1,16 +1,25 @@
-"""Where a request names its model: the table's words, read once, and the places they lead to. Pure."""
+"""Where a request names its models: the one place that the table knows, and every other. Pure."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import parse_qsl, unquote
 
 from gateway.errors import BadRequest
 from gateway.operations import Operation
+from gateway.strict_json import DISGUISE, USER_NAMED, hides_names, objects
+
+SIGNS_IN_EVENTS = re.compile(rb'(?i:"models?")|' + DISGUISE)
+"""Occurs in every realtime event in which `models_in` could find a model."""
 
 _PLACE = re.compile(r"(body|form|path|query)\.([a-z_.]+)(\?)?(?=;|$| )")
+_NAMES = frozenset({"model", "models"})
+_WRITTEN = re.compile(rb'"(?i:models?)"')
+# Rows of data, and items of a conversation: what they hold chooses no model.
+_BESIDE = USER_NAMED | {"item", "sample"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +34,9 @@ class ModelPlaces:
     query: str | None = None
     required: bool = False
     """The operation cannot do without a model."""
+
+    may_lack: bool = False
+    """Without one the operation uses none, or one that was named when something was created."""
 
 
 def places(operation: Operation) -> ModelPlaces:
@@ -49,6 +61,7 @@ def read_places(model_location: str) -> ModelPlaces:
         found.get("path"),
         found.get("query"),
         required,
+        may_lack=" else " in model_location or "inherited" in model_location,
     )
 
 
@@ -57,14 +70,49 @@ def model_in_path(raw: str) -> str:
     return unquote(raw)
 
 
-def model_in_query(target: str) -> str | None:
-    """The `model` of a query. Raises BadRequest when it is given twice: readers would differ."""
+def model_in_query(target: str, *, strict: bool) -> str | None:
+    """The `model` of a query. Raises BadRequest when it is given twice: readers would differ.
+
+    `strict`: so they would at a `;`, which some split at, and over `model[]`.
+    """
     query = target.partition("?")[2]
     if "model" not in query and "%" not in query:
         return None
-    models = [value for name, value in parse_qsl(query, keep_blank_values=True) if name == "model"]
-    if len(models) > 1:
+    names = parse_qsl(query, keep_blank_values=True)
+    models = [value for name, value in names if name == "model"]
+    if len(models) > 1 or (strict and models and any(name.startswith("model[") for name, _ in names)):
         raise BadRequest(
             "The query names the model more than once.", code="duplicate_parameter", param="model"
         )
+    if strict and ";" in query:
+        raise BadRequest("A query that names a model must not have a ';': write '%3B'.", param="model")
     return models[0] if models else None
+
+
+def may_name_models(body: bytes, *, known: int) -> bool:
+    """Whether a body may name more models than the `known` ones; a search by bytes."""
+    return len(_WRITTEN.findall(body)) > known or hides_names(body)
+
+
+def models_in(document: object) -> Iterator[str]:
+    """Every model that a parsed body names, at any depth: the text, or texts, of members named so.
+
+    Raises BadRequest for a name that differs from these in nothing but case.
+    """
+    for _, members in objects(document, beside=_BESIDE):
+        for name, value in members.items():
+            if name.casefold() not in _NAMES:
+                continue
+            if name not in _NAMES:
+                raise BadRequest(
+                    f"{name!r} could be read as {name.casefold()!r}. Write it in lower case, once.",
+                    param=name,
+                )
+            yield from (
+                text for text in (value if isinstance(value, list) else (value,)) if isinstance(text, str)
+            )
+
+
+def field_may_name_model(name: str) -> bool:
+    """Whether a form's field of this name, `session[model]` say, could be read as one that names a model."""
+    return not _NAMES.isdisjoint(re.split(r"[\[\].]+", name.casefold()))

@@ -19,7 +19,7 @@ from gateway.limits import StoreUnavailable as StoreDown
 from gateway.operations import UNLISTED_READ, Operation
 from gateway.services import Services
 from gateway.tenant_limits import binds
-from gateway.usage_ledger import UsageUnavailable
+from gateway.usage_counters import UsageUnavailable
 from gateway.usage_report import Question, moment, report, total
 
 GROUP = "gateway"

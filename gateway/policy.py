@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 import orjson
 
+from gateway import model_places, stored_objects
 from gateway.errors import (
     BadRequest,
     ModelNotAllowed,
@@ -15,47 +16,37 @@ from gateway.errors import (
     ScopeMissing,
     SharedUpstream,
     TargetAmbiguous,
+    UpstreamBroken,
 )
 from gateway.exchange import Exchange
-from gateway.json_members import hides_letters
+from gateway.json_members import TooIntricate
 from gateway.model_patterns import allows
 from gateway.model_places import model_in_path, model_in_query, places
-from gateway.operations import NeverUnlisted, NotUnderV1, OperationTable, TargetRefused
-from gateway.request_fields import BodyRefused, read_session_model
+from gateway.operations import (
+    UNLISTED_READ,
+    UNLISTED_WRITE,
+    NeverUnlisted,
+    NotUnderV1,
+    OperationTable,
+    TargetRefused,
+)
 from gateway.rewrites import splice_member
 from gateway.settings import Settings
 from gateway.strict_json import strict_object
-from gateway.tenants import TenantPolicy, is_shared_state
+from gateway.tenants import is_shared_state
 
 UNCONTAINED = ("/v1/chatkit/sessions", "/v1/realtime/calls")
 """Where sessions begin whose media or events never pass the gateway."""
 
-# Members whose text names something that the upstream has stored.
-_NAMES_OBJECTS = frozenset(
-    {
-        "assistant_id",
-        "container",
-        "container_id",
-        "conversation",
-        "file_id",
-        "file_ids",
-        "input_file_id",
-        "previous_response_id",
-        "thread_id",
-        "training_file",
-        "validation_file",
-        "vector_store_id",
-        "vector_store_ids",
-    }
-)
-# Objects with an `id` that refers rather than describes.
-_REFERRING_PARENTS = frozenset({"audio", "container", "conversation", "prompt"})
-_SIGNS = re.compile(
-    b"|".join(
-        b'"%b"' % name.encode()
-        for name in sorted({*_NAMES_OBJECTS, *_REFERRING_PARENTS, "store", "item_reference"})
-    )
-)
+_SOCKET = "connectRealtime"
+_JOINS_CALL = "call_id"
+_EVENT_SIGNS = {
+    (True, False): model_places.SIGNS_IN_EVENTS,
+    (False, True): stored_objects.SIGNS_IN_EVENTS,
+    (True, True): re.compile(
+        b"%b|%b" % (model_places.SIGNS_IN_EVENTS.pattern, stored_objects.SIGNS_IN_EVENTS.pattern)
+    ),
+}
 
 
 def check_operation(exchange: Exchange, settings: Settings) -> None:
@@ -63,8 +54,7 @@ def check_operation(exchange: Exchange, settings: Settings) -> None:
     operation, principal, policy = exchange.operation, exchange.principal, exchange.tenant
     assert principal is not None
     assert policy is not None
-    scope = operation.scope
-    if scope.startswith("org.") and settings.upstream.admin_api_key is None:
+    if operation.scope.startswith("org.") and settings.upstream.admin_api_key is None:
         raise OperationClosed(
             "Organization administration is not offered by this gateway. Ask its operator if you need it."
         )
@@ -73,16 +63,30 @@ def check_operation(exchange: Exchange, settings: Settings) -> None:
             f"{operation.id} starts sessions that run past this gateway, so it is closed here. "
             "Ask its operator if you need it."
         )
-    if scope not in principal.scopes:
-        raise ScopeMissing(
-            f"This credential lacks the scope {scope}, which {operation.id} needs. "
-            "Ask the gateway's operator for a credential that has it."
-        )
-    if scope not in policy.scopes:
-        raise ScopeMissing(
-            f"The tenant {policy.id} may not use the scope {scope}, which {operation.id} needs. "
-            "Ask the gateway's operator."
-        )
+    for scope in _scopes_of(exchange):
+        if scope not in principal.scopes:
+            raise ScopeMissing(
+                f"This credential lacks the scope {scope}, which {operation.id} needs. "
+                "Ask the gateway's operator for a credential that has it."
+            )
+        if scope not in policy.scopes:
+            raise ScopeMissing(
+                f"The tenant {policy.id} may not use the scope {scope}, which {operation.id} needs. "
+                "Ask the gateway's operator."
+            )
+
+
+def _scopes_of(exchange: Exchange) -> tuple[str, ...]:
+    scope = exchange.operation.scope
+    if not _is_unknown_socket(exchange):
+        return (scope,)
+    writes = UNLISTED_WRITE.scope
+    return (writes,) if scope == UNLISTED_READ.scope else (scope, writes)
+
+
+def _is_unknown_socket(exchange: Exchange) -> bool:
+    """Whether a WebSocket is asked for where the API is not known to have one: its events may do anything."""
+    return exchange.head_upgrades and exchange.operation.id != _SOCKET
 
 
 def read_model(exchange: Exchange, target: str) -> None:
@@ -90,8 +94,8 @@ def read_model(exchange: Exchange, target: str) -> None:
     where = places(exchange.operation)
     if where.path is not None:
         exchange.model = model_in_path(exchange.params[where.path])
-    elif where.query is not None:
-        exchange.model = model_in_query(target)
+    elif where.query is not None or exchange.operation.id == UNLISTED_READ.id:
+        exchange.model = model_in_query(target, strict=restricted(exchange))
 
 
 def restricted(exchange: Exchange) -> bool:
@@ -100,6 +104,16 @@ def restricted(exchange: Exchange) -> bool:
     assert policy is not None
     assert principal is not None
     return policy.models is not None or principal.models is not None
+
+
+def shares(exchange: Exchange) -> bool:
+    """Whether what the upstream stores is open to other tenants as well, so that nothing stored may be named.
+
+    Administration is apart: it has a key of its own, and who holds that sees everything.
+    """
+    policy = exchange.tenant
+    assert policy is not None
+    return policy.shared and not exchange.operation.scope.startswith("org.")
 
 
 def check_model(exchange: Exchange, model: str) -> None:
@@ -123,23 +137,37 @@ def model_refusal(exchange: Exchange, model: str) -> str | None:
     return None
 
 
-def check_head(exchange: Exchange) -> None:
-    """What the head can decide. Raises SharedUpstream or ModelNotAllowed."""
-    policy = exchange.tenant
-    assert policy is not None
-    if policy.shared and is_shared_state(exchange.operation):
-        raise _shared(policy, f"{exchange.operation.id} works on stored objects")
-    where = places(exchange.operation)
+def check_head(exchange: Exchange, target: str) -> None:
+    """What the head can decide. Raises ModelNotAllowed or SharedUpstream."""
+    check_named_model(exchange)
+    check_sharing(exchange, target)
+
+
+def check_named_model(exchange: Exchange) -> None:
+    """Judge the model that the head names, and the operations that name theirs where nobody can look."""
     if exchange.model is not None:
         check_model(exchange, exchange.model)
-    elif where.query is not None and where.required and restricted(exchange):
+    if not restricted(exchange):
+        return
+    where = places(exchange.operation)
+    if exchange.model is None and where.query is not None and where.required:
         raise unnamed("the query")
-    if exchange.operation.model_location.startswith("input file") and restricted(exchange):
-        raise ModelNotAllowed(
-            "The models of a batch stand in its input file, where they cannot be checked, and you may use "
-            "some models only. Send the requests one by one, or ask the gateway's operator.",
-            param="model",
-        )
+    if exchange.operation.model_location.startswith("input file"):
+        raise unseen("of a batch stand in its input file", "Send the requests one by one")
+    if _is_unknown_socket(exchange):
+        raise unseen("of this WebSocket stand in events that the gateway does not know", "Use /v1/realtime")
+
+
+def check_sharing(exchange: Exchange, target: str) -> None:
+    """Refuse what works on stored objects that other tenants can reach. Raises SharedUpstream."""
+    if not shares(exchange):
+        return
+    if is_shared_state(exchange.operation) or _is_unknown_socket(exchange):
+        raise _shared(exchange, f"the operation {exchange.operation.id} works on stored objects")
+    if exchange.operation.id == _SOCKET:
+        names = parse_qsl(target.partition("?")[2].replace(";", "&"), keep_blank_values=True)
+        if any(name == _JOINS_CALL for name, _ in names):
+            raise _shared(exchange, "'call_id' joins a call that the upstream holds", _JOINS_CALL)
 
 
 def check_body(exchange: Exchange, table: OperationTable) -> None:
@@ -147,78 +175,136 @@ def check_body(exchange: Exchange, table: OperationTable) -> None:
 
     Raises ModelNotAllowed, SharedUpstream, ScopeMissing or BadRequest.
     """
-    policy, body = exchange.tenant, exchange.body
-    assert policy is not None
+    body = exchange.body
+    if body and (restricted(exchange) or shares(exchange)):
+        _check_names(exchange, body)
     where = places(exchange.operation)
     if where.body is not None:
         if exchange.model is None and body is not None:
-            _set_default_model(exchange, policy, where.body)
+            _set_default_model(exchange)
         if exchange.model is not None:
             check_model(exchange, exchange.model)
-        elif restricted(exchange) and "inherited" not in exchange.operation.model_location:
+        elif restricted(exchange) and not where.may_lack:
             raise unnamed("the body")
-    elif exchange.model is None and restricted(exchange) and _needs_form(exchange):
+    elif exchange.model is None and where.form is not None and body is not None and restricted(exchange):
         raise unnamed("the form")
     if exchange.operation.id == "createBatch" and body:
         _check_batch(exchange, body, table)
-    if policy.shared and body:
-        _refuse_stored_objects(policy, body)
+
+
+def _check_names(exchange: Exchange, body: bytes) -> None:
+    """Judge what a body names beside the one model that has been read. Most bodies are searched, not parsed."""
+    fields = exchange.fields
+    if fields is not None:
+        known = 0 if fields.model is None else 1
+        models = restricted(exchange) and model_places.may_name_models(body, known=known)
+        if not models and not (shares(exchange) and stored_objects.may_be_named_in(body)):
+            return
+    document = _document(body)
+    if restricted(exchange):
+        for model in model_places.models_in(document):
+            check_model(exchange, model)
+    named = stored_objects.named_in(document) if shares(exchange) else None
+    if named == "store":
+        raise _shared(exchange, "'store' keeps the answer where other tenants could reach it", named)
+    if named is not None:
+        raise _shared(exchange, f"{named!r} names a stored object", named)
+
+
+def check_field(exchange: Exchange, name: str, model_field: str | None) -> None:
+    """Judge the name of a form's field; `model_field` is the one whose value will be. Raises for the caller."""
+    if shares(exchange) and stored_objects.named_by_field(name):
+        raise _shared(exchange, f"{name[:64]!r} names a stored object", name)
+    if restricted(exchange) and name != model_field and model_places.field_may_name_model(name):
+        raise BadRequest(
+            f"The field {name[:64]!r} could be read as one that names a model.", code="bad_form", param=name
+        )
+
+
+def event_signs(exchange: Exchange) -> re.Pattern[bytes] | None:
+    """What occurs in every realtime event that `refuse_event` could refuse; None where it refuses none."""
+    return _EVENT_SIGNS.get((restricted(exchange), shares(exchange)))
 
 
 def refuse_event(exchange: Exchange, event: bytes) -> str | None:
     """Why a realtime client event may not pass: the reason for a close frame, or None."""
+    judged = restricted(exchange) and model_places.may_name_models(event, known=0)
+    shared = shares(exchange) and stored_objects.may_be_named_in(event, in_session=True)
+    if not judged and not shared:
+        return None
     try:
-        model = read_session_model(event)
-    except BodyRefused as refused:
-        return refused.message
-    return None if model is None else model_refusal(exchange, model)
+        document = _document(event)
+        models = list(model_places.models_in(document)) if judged else []
+    except BadRequest as refusal:
+        return refusal.message
+    for model in models:
+        refused = model_refusal(exchange, model)
+        if refused is not None:
+            return refused
+    named = stored_objects.named_in(document, in_session=True) if shared else None
+    return None if named is None else f"{named!r} names a stored object, and the upstream key is shared."
 
 
 def filtered_models(exchange: Exchange, body: bytes) -> bytes:
     """The answer to GET /v1/models without what the caller may not use: rewrite (c).
 
-    Entries that stay keep their members; an answer that is no list of models passes as it came.
+    Entries that stay keep their members, and other lists beside `data` (some servers repeat the models there)
+    are filtered alike. Raises UpstreamBroken for an answer in which the models are not found.
     """
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return body
-    entries = document.get("data") if isinstance(document, dict) else None
-    if not isinstance(entries, list):
-        return body
-    kept = [
-        entry
-        for entry in entries
-        if isinstance(entry, dict)
-        and isinstance(entry.get("id"), str)
-        and model_refusal(exchange, entry["id"]) is None
-    ]
-    document["data"] = kept
+        document = None
+    if not isinstance(document, dict) or not isinstance(document.get("data"), list):
+        raise UpstreamBroken("The upstream's list of models cannot be read, and may not pass unfiltered.")
+    for member, entries in document.items():
+        if isinstance(entries, list):
+            document[member] = [entry for entry in entries if _may_see(exchange, entry)]
+    kept = document["data"]
     for member, at in (("first_id", 0), ("last_id", -1)):
         if member in document:
             document[member] = kept[at]["id"] if kept else None
     return orjson.dumps(document)
 
 
-def _set_default_model(exchange: Exchange, policy: TenantPolicy, where: tuple[str, ...]) -> None:
-    default = policy.tenant.default_model
-    if default is None or len(where) > 1 or exchange.body is None:
+def _may_see(exchange: Exchange, entry: object) -> bool:
+    if not isinstance(entry, dict):
+        return False
+    named = entry.get("id", entry.get("model", entry.get("name")))
+    return isinstance(named, str) and model_refusal(exchange, named) is None
+
+
+def default_model(exchange: Exchange) -> str | None:
+    """The tenant's default, where the operation has one place for a model and needs it."""
+    where = places(exchange.operation)
+    if where.body != ("model",) or where.may_lack or exchange.operation.id == UNLISTED_WRITE.id:
+        return None  # whether an unlisted path takes one, nobody knows
+    assert exchange.tenant is not None
+    return exchange.tenant.tenant.default_model
+
+
+def _set_default_model(exchange: Exchange) -> None:
+    default = default_model(exchange)
+    if default is None:
         return
-    if "inherited" in exchange.operation.model_location:
-        return  # the stored assistant has one
-    exchange.body = splice_member(exchange.body or b"{}", "model", orjson.dumps(default))
+    try:
+        exchange.body = splice_member(exchange.body or b"{}", "model", orjson.dumps(default))
+    except TooIntricate:
+        raise BadRequest(
+            "The body is too intricate for the tenant's default model to be set in it. Set 'model'.",
+            code="invalid_json",
+        ) from None
     exchange.model = default
-
-
-def _needs_form(exchange: Exchange) -> bool:
-    return places(exchange.operation).form is not None and exchange.body is not None
 
 
 def _check_batch(exchange: Exchange, body: bytes, table: OperationTable) -> None:
     """A batch runs another operation for the caller, so the caller needs that one's scope as well."""
     assert exchange.principal is not None
     assert exchange.tenant is not None
-    endpoint = _document(body).get("endpoint")
+    document = _document(body)
+    if any(name != "endpoint" and name.casefold() == "endpoint" for name in document):
+        raise BadRequest("Write 'endpoint' in lower case, once.", param="endpoint")
+    endpoint = document.get("endpoint")
     if endpoint is None:
         return  # the upstream will ask for one
     if not isinstance(endpoint, str):
@@ -236,43 +322,6 @@ def _check_batch(exchange: Exchange, body: bytes, table: OperationTable) -> None
         )
 
 
-def _refuse_stored_objects(policy: TenantPolicy, body: bytes) -> None:
-    """Raise SharedUpstream for a JSON body that names what the upstream stores for everybody."""
-    if not _SIGNS.search(body) and not hides_letters(body):
-        return
-    document = _document(body)
-    if document.get("store") is True:
-        raise _shared(policy, "'store' keeps the answer where other tenants could reach it", "store")
-    pending: list[Any] = [document]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, list):
-            pending.extend(value)
-        elif isinstance(value, dict):
-            pending.extend(value.values())
-            named = _named_object(value)
-            if named is not None:
-                raise _shared(policy, f"{named!r} names a stored object", named)
-
-
-def _named_object(members: Mapping[str, Any]) -> str | None:
-    if members.get("type") == "item_reference" and isinstance(members.get("id"), str):
-        return "id"
-    for name, value in members.items():
-        if name in _NAMES_OBJECTS and _is_reference(value):
-            return name
-        if name in _REFERRING_PARENTS and isinstance(value, dict) and isinstance(value.get("id"), str):
-            return name
-    return None
-
-
-def _is_reference(value: object) -> bool:
-    """Text, or a list of texts; a schema that merely has a member of this name is an object."""
-    if isinstance(value, list):
-        return any(isinstance(item, str) for item in value)
-    return isinstance(value, str)
-
-
 def _document(body: bytes) -> dict[str, Any]:
     try:
         return strict_object(body)
@@ -282,11 +331,21 @@ def _document(body: bytes) -> dict[str, Any]:
         ) from None
 
 
-def _shared(policy: TenantPolicy, what: str, param: str | None = None) -> SharedUpstream:
+def _shared(exchange: Exchange, what: str, param: str | None = None) -> SharedUpstream:
+    assert exchange.tenant is not None
     return SharedUpstream(
-        f"{what[0].upper()}{what[1:]}, and the tenant {policy.id} shares its upstream key with other tenants. "
-        "Ask the gateway's operator for an upstream key or project of your own.",
+        f"{what[0].upper()}{what[1:]}, and the tenant {exchange.tenant.id} shares its upstream key with other "
+        "tenants. Ask the gateway's operator for an upstream key or project of your own.",
         param=param,
+    )
+
+
+def unseen(where: str, instead: str) -> ModelNotAllowed:
+    """The error for models that stand where the gateway cannot look, although it matters which they are."""
+    return ModelNotAllowed(
+        f"The models {where}, where they cannot be checked, and you may use some models only. "
+        f"{instead}, or ask the gateway's operator.",
+        param="model",
     )
 
 

@@ -36,6 +36,7 @@ class ClusterWire:
         self._servers = servers
         self._deadline_seconds = deadline_seconds
         self._wires: dict[Address, Wire] = {}
+        self._retired: list[Wire] = []
         self._masters: list[tuple[int, int, Address]] = []
         self._refresh: asyncio.Task[None] | None = None
         self._known = asyncio.Event()
@@ -75,7 +76,7 @@ class ClusterWire:
         if self._refresh:
             self._refresh.cancel()
             await asyncio.wait({self._refresh})
-        for wire in self._wires.values():
+        for wire in [*self._wires.values(), *self._retired]:
             await wire.close()
 
     async def _master_of(self, slot: int, deadline: float) -> Address:
@@ -119,16 +120,17 @@ class ClusterWire:
             if masters:
                 self._masters, self._lost = masters, False
                 self._known.set()
-                await self._forget_others()
+                self._retire_others()
                 break
         else:
             self._lost = True
         await asyncio.sleep(REFRESH_SECONDS)
 
-    async def _forget_others(self) -> None:
+    def _retire_others(self) -> None:
         masters = {address for _, _, address in self._masters}
         for address in self._wires.keys() - masters:
-            await self._wires.pop(address).close()
+            self._retired.append(self._wires.pop(address))
+            self._retired[-1].hang_up()
 
 
 def _address(node: Sequence[Reply], asked: Address) -> Address:

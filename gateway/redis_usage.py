@@ -14,7 +14,7 @@ from gateway.limits import StoreUnavailable, account_key
 from gateway.redis_cluster import open_wire
 from gateway.redis_servers import RedisServers
 from gateway.redis_wire import Argument, Reply, Script
-from gateway.usage_ledger import (
+from gateway.usage_counters import (
     COUNTERS,
     HOUR_SECONDS,
     MOST_ENTRIES,
@@ -29,6 +29,8 @@ from gateway.usage_ledger import (
 
 DEADLINE_SECONDS = 0.5
 _BATCH_KEPT_SECONDS = 120
+_MOST_FIELDS = 4 * MOST_ENTRIES
+"""Most entries have few counters that are not 0, and only those are fields."""
 
 # ARGV: seconds to keep the batch, the hour, the day; most fields; then per entry its name, the name that stands in
 # for it when there are too many, the number of its counters, and pairs of counter and amount.
@@ -75,7 +77,7 @@ class RedisUsage:
             _BATCH_KEPT_SECONDS,
             kept_seconds(batch.hour),
             kept_seconds(batch.day),
-            MOST_ENTRIES * len(COUNTERS),
+            _MOST_FIELDS,
         ]
         for entry, counts in batch.entries:
             # `requests` always: it marks the entry as known.

@@ -31,6 +31,9 @@ Reply = Any
 Keep = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 """Starts a task that somebody waits for in the end."""
 
+GRACE_SECONDS = 0.005
+"""How long a reply that is late may still be found to have arrived."""
+
 _ONE_CALLS_FAULT = ("WRONGTYPE", "attempt to", "bad argument")
 """Words of errors that come from what one key holds: other calls fare well on the same server."""
 
@@ -89,10 +92,8 @@ class Wire:
         """
         if not self.breaker.lets_through():
             raise StoreUnavailable(f"{self.breaker.server} failed a moment ago", sent=False)
-        operands = (len(keys), *keys, *arguments)
-        call = self._call(("EVALSHA", script.sha, *operands), abandoned, deadline)
-        call.with_text = ("EVAL", script.text, *operands)
-        call.proves = writes
+        call = self._call(("EVALSHA", script.sha, len(keys), *keys, *arguments), abandoned, deadline)
+        call.script, call.proves = script, writes
         try:
             return await call.reply
         except asyncio.CancelledError:
@@ -113,13 +114,17 @@ class Wire:
         return {self.breaker.server: self.breaker.state is BreakerState.CLOSED}
 
     async def close(self) -> None:
-        """Hang up; calls without a reply fail."""
+        """Hang up, and wait until nothing is left of the connection."""
+        self.hang_up()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def hang_up(self) -> None:
+        """Fail calls without a reply and stop looking after the server; `close` waits until that is done."""
         if self._recovery:
             self._recovery.cancel()
         if self._line:
             self._line.hang_up(ConnectionError("closed"))
-        if self._tasks:
-            await asyncio.wait(self._tasks)
 
     def _call(
         self,
@@ -171,8 +176,8 @@ class _Call:
     reply: asyncio.Future[Reply]
     wire: Wire
     abandoned: Callable[[Reply], None] | None
-    with_text: tuple[Argument, ...] | None = None
-    """What to send to a server that does not know the script."""
+    script: Script | None = None
+    """What the server may say it does not know; None once it was sent as text."""
     counts: bool = True
     """Whether the breaker hears of the outcome."""
     proves: bool = True
@@ -284,19 +289,18 @@ class _Line:
         except ResponseError as error:
             # Redis refuses a script before its first write, so nothing was done.
             self._sent.popleft().fail(error, sent=False)
-            if isinstance(error, ReadOnlyError) or "READONLY" in str(
-                error
-            ):  # Redis 6.2 wraps it in its own words
-                # A master that was demoted: the next call should find the new one.
+            # A master that was demoted (6.2 words it otherwise than 7): the next call should find the new one.
+            if isinstance(error, ReadOnlyError) or "READONLY" in str(error):
                 self.hang_up(error)
         else:
             self._sent.popleft().succeed(reply)
 
     def _send_text(self, call: _Call, error: NoScriptError) -> None:
-        if call.with_text is None:
+        if call.script is None:
             call.fail(error, sent=False)
             return
-        call.command, call.with_text = call.with_text, None
+        call.command = ("EVAL", call.script.text, *call.command[2:])
+        call.script = None
         self._to_send.append(call)
         self._wake.set()
 
@@ -304,22 +308,29 @@ class _Line:
         """One timer serves all calls: the oldest is always first in line."""
         self._watch = None
         now = asyncio.get_running_loop().time()
-        waiting = self._sent or self._to_send
-        if not waiting:
-            return
-        if waiting[0].deadline > now:
-            self._watch = asyncio.get_running_loop().call_at(waiting[0].deadline, self._check_deadlines)
-        elif self._connected:
-            self.hang_up(TimeoutError("no reply in time"))
-        else:
-            # Still connecting: who has waited long enough is told so, the attempt goes on.
+        if not self._connected:
+            # Who has waited long enough is told so, the attempt goes on.
             late = [call for call in self._to_send if call.deadline <= now]
             del self._to_send[: len(late)]
             _fail(late, TimeoutError("no connection in time"), sent=False)
-            if self._to_send and self._watch is None:
-                self._watch = asyncio.get_running_loop().call_at(
-                    self._to_send[0].deadline, self._check_deadlines
-                )
+        oldest = self._oldest()
+        if oldest is None:
+            return
+        if oldest.deadline > now:
+            self._watch = asyncio.get_running_loop().call_at(oldest.deadline, self._check_deadlines)
+        else:
+            # If it was this process that slept, the reply is here and only has to be read.
+            self._watch = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._give_up_on, oldest)
+
+    def _give_up_on(self, call: _Call) -> None:
+        if self._oldest() is call:
+            self.hang_up(TimeoutError("no reply in time"))
+        else:
+            self._check_deadlines()
+
+    def _oldest(self) -> _Call | None:
+        waiting = self._sent or self._to_send
+        return waiting[0] if waiting else None
 
 
 def _fail(calls: Iterable[_Call], error: BaseException, *, sent: bool) -> None:

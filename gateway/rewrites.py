@@ -18,6 +18,7 @@ import orjson
 from gateway.json_members import hides_letters, members
 from gateway.sse import SseEvent, SseSplitter
 
+_EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
 _NO_CHOICES = re.compile(rb'"choices"\s*+:\s*+\[\s*+\]')
 
 
@@ -85,6 +86,8 @@ class AddedUsageFilter:
 
     def feed(self, piece: bytes) -> bytes:
         """Take the next bytes of the answer; return those that go to the client now."""
+        if self._splitter.at_boundary and piece.endswith(_EVENT_ENDS) and not _NO_CHOICES.search(piece):
+            return piece  # the usual piece: one whole event, or several, and none of them is the added one
         return b"".join([event.raw for event in self._splitter.feed(piece) if not is_added_usage(event)])
 
     def finish(self) -> bytes:

@@ -1,10 +1,55 @@
 """JSON as a security decision needs it: one document, one meaning, whoever parses it."""
 
 import re
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import orjson
 
+USER_NAMED = frozenset(
+    {
+        *("parameters", "schema", "input_schema", "output_schema", "item_schema"),
+        *("arguments", "env", "headers", "metadata", "variables"),
+    }
+)
+"""Members under which callers choose the names themselves: no name below them means anything to the API."""
+
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
+
+_ESCAPE = re.compile(rb"\\u(?:00[4-7]|017[fF]|212[aA])")
+_STRANGERS = (b"\xc5\xbf", b"\xe2\x84\xaa", b"\0")
+
+DISGUISE = b"|".join((_ESCAPE.pattern, *map(re.escape, _STRANGERS)))
+"""A pattern for what lets a name be written without its plain letters: an escape of a letter, the two letters
+beyond ASCII that lose to case folding, another encoding."""
+
+
+def hides_names(document: bytes) -> bool:
+    """Whether a search for names, without regard to case, could miss one that some reader would see."""
+    plain = document.isascii() and b"\0" not in document
+    if not plain and any(stranger in document for stranger in _STRANGERS):
+        return True
+    return b"\\" in document and _ESCAPE.search(document) is not None
+
+
+def objects(root: object, *, beside: Collection[str] = USER_NAMED) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every object of a parsed document, with the folded name of the member under which it stands.
+
+    An object in a list stands where the list stands; the root under no name. What stands under one of `beside`
+    is left out. In no particular order, without recursion.
+    """
+    pending: list[tuple[str, Any]] = [("", root)]
+    while pending:
+        place, value = pending.pop()
+        if isinstance(value, list):
+            pending += [(place, inner) for inner in value if isinstance(inner, dict | list)]
+        elif isinstance(value, dict):
+            yield place, value
+            pending += [
+                (name.casefold(), inner)
+                for name, inner in value.items()
+                if name not in beside and isinstance(inner, dict | list)
+            ]
 
 
 def strict_object(document: bytes) -> dict[str, object]:

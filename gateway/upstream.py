@@ -134,7 +134,19 @@ def kind_of(operation: Operation) -> Literal["generation", "transfer", "stored"]
 
 
 class _Protocol(ResponseHandler):
-    """aiohttp's client protocol, which forgets a body under way when the framing of what follows is broken."""
+    """aiohttp's client protocol, without two habits that would let one exchange into another.
+
+    It takes what comes on an idle connection for the answer to the next request, whoever makes it; and it
+    forgets a body under way when the framing of what follows is broken.
+    """
+
+    idle = False
+
+    def data_received(self, data: bytes) -> None:
+        if self.idle and data:
+            self.abort()
+            return
+        super().data_received(data)
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException = _NO_CAUSE) -> None:
         payload = self._payload
@@ -159,16 +171,14 @@ class Reply:
         "protocol",
     )
 
-    def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
-        protocol = connection.protocol
-        assert protocol is not None
+    def __init__(self, connection: Connection, protocol: _Protocol, loop: asyncio.AbstractEventLoop) -> None:
         self._connection = connection
         self._loop = loop
         self._payload: StreamReader = EMPTY_PAYLOAD
         self._peeked = b""
         self._head_due_at: float | None = None
         self._total: asyncio.TimerHandle | None = None
-        self.protocol: ResponseHandler = protocol
+        self.protocol = protocol
         self.head: Head | None = None
         self.ended = False
 
@@ -289,6 +299,7 @@ class Reply:
     def release(self) -> None:
         """The exchange ended properly: the connection may serve another one."""
         self._end()
+        self.protocol.idle = True
         self._connection.release()
 
     def close(self) -> None:
@@ -299,6 +310,9 @@ class Reply:
     def _end(self) -> None:
         self.ended = True
         self._cancel_total()
+        # A limit of this exchange must not run out in the next one.
+        self.protocol.read_timeout = None
+        self.protocol._drop_timeout()
 
     def _cancel_total(self) -> None:
         if self._total is not None:
@@ -406,7 +420,7 @@ class UpstreamPool:
             # Without a tunnel the proxy itself is asked, in absolute form.
             self.base_path = b"http://" + self.host + self.base_path
             if proxy.user is not None:
-                login = aiohttp.BasicAuth(proxy.user, proxy.password or "").encode()
+                login = aiohttp.encode_basic_auth(proxy.user, proxy.password or "")
                 self.proxy_fields = ((b"Proxy-Authorization", login.encode("latin-1")),)
         # A template: the connector reads from it where to connect, never what to send.
         self._request = ClientRequest("GET", self._url, loop=loop, ssl=context, proxy=proxy)
@@ -461,7 +475,13 @@ class UpstreamPool:
                     await asyncio.sleep(CONNECT_PAUSE_SECONDS * attempt)
                     attempt += 1
                 else:
-                    return Reply(connection, loop)
+                    protocol = connection.protocol
+                    assert isinstance(protocol, _Protocol)
+                    if protocol.should_close or not protocol.is_connected():
+                        connection.close()  # something came, or went wrong, while it was idle
+                        continue
+                    protocol.idle = False
+                    return Reply(connection, protocol, loop)
         finally:
             self._waiting -= 1
 

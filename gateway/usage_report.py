@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from gateway.usage_ledger import COUNTERS, DAY_SECONDS, HOUR_SECONDS, Period, Row, periods_since
+from gateway.usage_counters import COUNTERS, DAY_SECONDS, HOUR_SECONDS, Period, Row, periods_since
 
 GROUPS = ("hour", "day", "subject", "model", "operation")
 """By what usage can be told apart; hours go back for eight days, days for four hundred."""

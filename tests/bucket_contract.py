@@ -148,6 +148,17 @@ class BucketContract:
             assert decision.allowed
             assert decision.levels[0].remaining == 40
 
+    async def test_second_step_charges_only_accounts_that_are_new_to_the_exchange(
+        self, store: BucketStore
+    ) -> None:
+        exchange, key = fresh_id(), fresh_key()
+        tenant, model = quota(TOKENS, 100, key=key), quota(TOKENS, 50, key=key + ":model=m")
+        assert (await store.admit(exchange, [Charge(tenant, 60)])).allowed
+        refused = await store.admit(exchange, [Charge(tenant, 60), Charge(model, 51)])
+        assert (refused.allowed, refused.refused_by) == (False, model)
+        assert (await store.admit(exchange, [Charge(tenant, 60), Charge(model, 50)])).allowed
+        assert await self.remaining(store, tenant, model) == [40, 0]
+
     @pytest.mark.parametrize(("used", "left"), [(0, 1000), (100, 900), (600, 400), (1000, 0)])
     async def test_settling_charges_what_was_used(self, store: BucketStore, used: int, left: int) -> None:
         tokens, exchange = quota(TOKENS, 1000), fresh_id()

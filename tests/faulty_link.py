@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 class FaultyLink:
     """Passes bytes both ways; the faults are attributes that may change at any time."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, port: int = 0) -> None:
         self.delay_seconds = 0.0
         """How long the server's bytes are kept back."""
         self.drop_replies = False
         """Whether the server's bytes disappear."""
-        self.port = 0
+        self.port = port
         self.connections = 0
         """Made so far."""
         self.writes: list[bytes] = []
@@ -69,8 +69,9 @@ class FaultyLink:
 
 
 @asynccontextmanager
-async def faulty_link(target_port: int) -> AsyncIterator[FaultyLink]:
-    link = FaultyLink(target_port)
+async def faulty_link(target_port: int, port: int = 0) -> AsyncIterator[FaultyLink]:
+    """A link to the target, on a free port unless one is named."""
+    link = FaultyLink(target_port, port)
     await link.open()
     try:
         yield link

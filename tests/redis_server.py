@@ -128,19 +128,18 @@ def running_redis(*options: str) -> Iterator[RedisServer]:
         yield _started(RedisServer(Path(directory), *options), stack)
 
 
+_SYNC_AT_ONCE = ("--repl-diskless-sync-delay", "0")
+_NODE = (
+    *("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no"),
+    *_SYNC_AT_ONCE,
+)
+
+
 @contextlib.contextmanager
 def running_cluster(masters: int = 3) -> Iterator[list[RedisServer]]:
     """A cluster of masters without replicas; what one of them loses does not stop the others."""
-    options = (
-        "--cluster-enabled",
-        "yes",
-        "--cluster-node-timeout",
-        "1000",
-        "--cluster-require-full-coverage",
-        "no",
-    )
     with tempfile.TemporaryDirectory(prefix="gw-redis-") as directory, contextlib.ExitStack() as stack:
-        nodes = [_started(RedisServer(Path(directory) / str(n), *options), stack) for n in range(masters)]
+        nodes = [_started(RedisServer(Path(directory) / str(n), *_NODE), stack) for n in range(masters)]
         for n, node in enumerate(nodes):
             node.command("CLUSTER", "ADDSLOTS", *range(16384 * n // masters, 16384 * (n + 1) // masters))
             node.command("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
@@ -152,13 +151,25 @@ def running_cluster(masters: int = 3) -> Iterator[list[RedisServer]]:
 
 
 @contextlib.contextmanager
+def running_replica(master: RedisServer) -> Iterator[RedisServer]:
+    """One more node of a cluster, which takes a master's place when that is lost."""
+    with tempfile.TemporaryDirectory(prefix="gw-redis-") as directory, contextlib.ExitStack() as stack:
+        replica = _started(RedisServer(Path(directory), *_NODE), stack)
+        replica.command("CLUSTER", "MEET", "127.0.0.1", master.port)
+        name = master.command("CLUSTER", "MYID").splitlines()[1]
+        wait_until(lambda: "OK" in replica.command("CLUSTER", "REPLICATE", name))
+        wait_until(lambda: "master_link_status:up" in replica.command("INFO", "replication"))
+        wait_until(lambda: name in replica.command("CLUSTER", "NODES") and _knows_all_slots(replica))
+        yield replica
+
+
+@contextlib.contextmanager
 def running_sentinel() -> Iterator[tuple[RedisServer, RedisServer, RedisServer]]:
     """A Sentinel that watches a master (service `limits`) with one replica, and fails over within seconds."""
     with tempfile.TemporaryDirectory(prefix="gw-redis-") as directory, contextlib.ExitStack() as stack:
-        quick = ("--repl-diskless-sync-delay", "0")
-        master = _started(RedisServer(Path(directory) / "master", *quick), stack)
+        master = _started(RedisServer(Path(directory) / "master", *_SYNC_AT_ONCE), stack)
         replicating = ("--replicaof", "127.0.0.1", str(master.port))
-        replica = _started(RedisServer(Path(directory) / "replica", *quick, *replicating), stack)
+        replica = _started(RedisServer(Path(directory) / "replica", *_SYNC_AT_ONCE, *replicating), stack)
         # The link is up a second before what is written over it arrives.
         wait_until(lambda: "master_link_status:up" in replica.command("INFO", "replication"))
         master.command("SET", "replicated", "yes")

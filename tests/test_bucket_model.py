@@ -55,8 +55,8 @@ class Model:
                     self._add(quota, taken)
 
     def take(self, exchange: str, charges: list[Charge], now: Fraction, *, force: bool, hold: bool) -> bool:
-        if hold and any((exchange, charge.quota.key) in self.holders for charge in charges):
-            return True
+        known = {key for holder, key in self.holders if hold and holder == exchange}
+        charges = [charge for charge in charges if charge.quota.key not in known]
         if not force and any(
             charge.permits and charge.permits > self.there[charge.quota] for charge in charges
         ):

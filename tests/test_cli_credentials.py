@@ -327,6 +327,8 @@ def test_list_shows_what_was_issued_and_never_a_credential(tmp_path: Path, redis
     assert heading[:3] == ["ID", "TENANT", "SUBJECT"]
     assert [row[0] for row in rows] == identities
     assert "revoked" in rows[0] and "valid" in rows[1]
+    _, err = operator.run("credential", "revoke", "--jti", "mistyped")
+    assert "no credential mistyped is in the register" in err
     out, _ = operator.run("credential", "list", "--tenant", "other")
     assert len(out.splitlines()) == 1
     kept = redis.command("ZRANGE", "gateway:{credentials}:issued", 0, -1)
@@ -368,6 +370,8 @@ def test_keys_are_listed_rotated_and_retired(tmp_path: Path, redis: RedisServer)
     out, _ = operator.run("keys", "retire", old.kid)
     assert "1 credentials that had not expired are cut off" in out and "alice" in out
     assert not operator.accepted(credential)
+    listed, _ = operator.run("credential", "list")
+    assert "key retired" in listed.splitlines()[1]
     for secret in (str(old.jwk()["d"]), str(KeyRing.load(operator.keys_dir).signing_key.jwk()["d"])):  # type: ignore[union-attr]
         assert secret not in out + err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ import aiohttp
 import pytest
 
 from tests.gateway_command import Completed, RunningCommand, run_command, running_command
+from tests.jwks_server import running_jwks_server
 from tests.redis_server import RedisServer, running_redis
+from tests.test_trust import LOGIN, NEXT, THEIRS, their_credential
 
 SOON_SECONDS = 2.0
 
@@ -106,3 +109,30 @@ async def test_revocation_reaches_both_gateways_and_outlives_redis(site: Site) -
         written = "\n".join(gateway.stdout + gateway.stderr)
         for credential in (alice, bob):
             assert not [part for part in credential.split(".")[1:] if part in written]
+
+
+async def test_credential_of_another_issuer_opens_a_running_gateway(tmp_path: Path) -> None:
+    async with running_jwks_server() as issuer:
+        issuer.publish(THEIRS)
+        config = tmp_path / "gateway.toml"
+        config.write_text(
+            "[tenants.acme]\n[issuers.login]\n"
+            f'issuer = "{LOGIN}"\naudience = "gateway"\njwks_url = "{issuer.url}"\n'
+            'tenant = "acme"\nscopes = ["models:read"]\n'
+        )
+        flags = ("--config", str(config), "--keys-dir", str(tmp_path / "keys"))
+        addresses = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
+        async with (
+            running_command("serve", *flags, *addresses, "--upstream", "http://127.0.0.1:9/v1") as gateway,
+            aiohttp.ClientSession() as session,
+        ):
+            url = f"http://127.0.0.1:{gateway.port}/gateway/me"
+            for key, status in ((THEIRS, 200), (NEXT, 401)):
+                headers = {"Authorization": f"Bearer {their_credential(key)}"}
+                async with session.get(url, headers=headers) as answer:
+                    assert answer.status == status
+            async with session.get(f"http://127.0.0.1:{gateway.admin_port}/metrics") as answer:
+                metrics = await answer.text()
+    assert 'gateway_jwks_fetches_total{issuer="login",result="new"} 1.0' in metrics
+    age = re.search(r'^gateway_jwks_age_seconds\{issuer="login"\} (\S+)$', metrics, re.MULTILINE)
+    assert age is not None and 0 <= float(age[1]) < 30

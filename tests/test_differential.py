@@ -450,6 +450,19 @@ async def test_an_answer_field_that_is_not_utf8_is_dropped_and_counted(
     assert gateway.metric("gateway_unreadable_answer_headers_total") == 1
 
 
+async def test_a_folded_answer_field_does_not_reach_the_client_folded(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    """A line that begins with white space is read in different ways (RFC 9112, 5.2)."""
+    answer = await through(gateway, upstream, answer_of("200 OK\r\nX-A: b\r\n c\r\nX-B: d", b"{}"))
+
+    if answer.status == 200:
+        assert [name for name, _ in answer.fields if name != name.strip() or not name] == []
+        assert answer.get("x-b") == "d"
+    else:
+        assert orjson.loads(answer.body)["error"]["code"] == "upstream_broken"
+
+
 async def test_the_upstreams_reason_and_odd_statuses_pass(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
@@ -457,6 +470,18 @@ async def test_the_upstreams_reason_and_odd_statuses_pass(
         answer = await through(gateway, upstream, answer_of(status, b"x"))
 
         assert f"{answer.status} {answer.reason}" == status
+
+
+async def test_the_gateways_own_request_id_is_the_only_one_of_its_name(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    """A gateway may stand behind a gateway: the id to quote is that of the one that was asked."""
+    answer = await through(
+        gateway, upstream, answer_of("200 OK\r\nX-Gateway-Request-Id: req_gw_other", b"{}")
+    )
+
+    [line] = await gateway.lines.wait(1)
+    assert answer.all("x-gateway-request-id") == [line["request_id"]]
 
 
 async def test_the_upstreams_own_errors_pass_unchanged(gateway: Gateway, upstream: ScriptedUpstream) -> None:

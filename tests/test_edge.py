@@ -62,11 +62,11 @@ INSIDE_AIOHTTP: dict[str, set[str]] = {
         "_request_count",
         "_waiter",
     },
-    "ResponseHandler": {"_on_read_timeout", "_payload"},
+    "ResponseHandler": {"_drop_timeout", "_on_read_timeout", "_payload"},
     "Server": {"_kwargs", "_loop"},
     "StreamReader": {"_read_nowait", "_size"},
     "StreamResponse": {"_eof_sent", "_keep_alive", "_payload_writer"},
-    "StreamWriter": {"_eof", "_headers_buf", "_headers_written"},
+    "StreamWriter": {"_eof", "_headers_buf", "_headers_written", "_send_headers_with_payload", "_write"},
     "TCPConnector": {"_acquired", "_conns", "_factory"},
 }
 PUBLIC_INSIDE_AIOHTTP: dict[str, set[str]] = {
@@ -325,6 +325,32 @@ async def test_a_client_that_stops_reading_is_reset_after_the_write_idle_deadlin
     assert line["ending"] == "client_left"
     assert await upstream.all_closed()
     assert client.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 7  # closed, by a reset
+
+
+async def test_a_client_that_never_reads_the_end_of_its_answer_is_let_go(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    """The upstream is long done; what waits to be read may not hold the connection for ever."""
+    gateway = await start_gateway(edge={"write_idle_timeout_seconds": 0.5, "keepalive_seconds": 0.5})
+
+    async def fills_every_buffer(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + bytes(100_000))
+
+    upstream.plays(fills_every_buffer)
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        deaf.connect((gateway.host, gateway.port))
+        client = await gateway.connect()
+        # Enough answers in a row that the kernel cannot take them all.
+        deaf.sendall(client.request_bytes("GET", "/v1/models") * 60)
+        await client.close()
+        deadline = monotonic() + 4
+        while gateway.metric("gateway_client_connections") and monotonic() < deadline:
+            await asyncio.sleep(0.05)
+
+        assert gateway.metric("gateway_client_connections") == 0
+    assert await upstream.all_closed() or gateway.metric('gateway_upstream_connections{state="busy"}') == 0
 
 
 async def test_an_idle_connection_is_closed_without_a_word(start_gateway: StartGateway) -> None:
@@ -600,6 +626,82 @@ async def test_pipelined_requests_are_answered_in_their_order(
     assert [answer.body for answer in answers] == [b"1", b"2", b"3"]
     assert [seen.target[-1] for seen in upstream.requests] == ["1", "2", "3"]
     assert upstream.requests[1].body == CHAT
+
+
+async def test_a_hundred_requests_in_one_piece_are_all_answered(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    client = await gateway.connect()
+
+    await client.send(b"".join(client.request_bytes("GET", f"/v1/models?{number}") for number in range(100)))
+    answers = [await client.read_answer() for _ in range(100)]
+
+    assert all((answer.status, answer.body) == (200, b"{}") for answer in answers)
+    assert [seen.target for seen in upstream.requests] == [f"/v1/models?{number}" for number in range(100)]
+
+
+async def test_nothing_is_served_behind_a_request_that_closes(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    client = await gateway.connect()
+
+    await client.send(
+        client.request_bytes("GET", "/v1/models?1", headers="Connection: close\r\n")
+        + client.request_bytes("POST", "/v1/chat/completions?2", CHAT, headers=JSON)
+    )
+
+    answer = await client.read_answer()
+
+    # The parser may refuse the whole piece; then nothing of it has been done.
+    assert [seen.target for seen in upstream.requests] == (["/v1/models?1"] if answer.status == 200 else [])
+    assert answer.status in (200, 400)
+    assert await client.closed()
+
+
+async def test_an_empty_line_behind_a_body_does_not_cut_the_answer_to_it(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    """Old clients send one, and a server ignores it (RFC 9112, 2.2)."""
+    gateway = await start_gateway(edge={"header_timeout_seconds": 0.3})
+
+    async def slow(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")
+        await asyncio.sleep(0.8)
+        await turn.send(b"later")
+
+    upstream.plays(slow)
+    client = await gateway.connect()
+    await client.send(client.request_bytes("POST", "/v1/chat/completions", CHAT, headers=JSON))
+    await asyncio.sleep(0.05)
+    await client.send(b"\r\n")
+
+    answer = await client.read_answer()
+
+    assert (answer.status, answer.body, answer.clean_end) == (200, b"firstlater", True)
+
+
+async def test_large_heads_within_the_cap_pass_both_ways(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    upward = "".join(f"X-Up-{number}: {'u' * 15_000}\r\n" for number in range(3))
+    downward = "".join(f"X-Down-{number}: {'d' * 30_000}\r\n" for number in range(3))
+    many = "".join(f"X-Many-{number}: m\r\n" for number in range(200))
+
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(f"HTTP/1.1 200 OK\r\n{downward}{many}Content-Length: 2\r\n\r\n{{}}".encode())
+
+    upstream.plays(script)
+    client = await gateway.connect()
+
+    answer = await client.request("GET", "/v1/models", headers=upward + many)
+
+    assert answer.status == 200
+    assert all(answer.get(f"x-down-{number}") == "d" * 30_000 for number in range(3))
+    assert all(upstream.requests[0].get(f"x-up-{number}") == "u" * 15_000 for number in range(3))
+    assert len([name for name, _ in answer.fields if name.startswith("X-Many")]) == 200
+    assert len([name for name, _ in upstream.requests[0].fields if name.startswith("X-Many")]) == 200
 
 
 async def test_a_refusal_of_what_was_asked_keeps_the_connection_for_the_next_request(

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import orjson
 import pytest
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
@@ -287,6 +294,43 @@ async def test_bytes_that_are_no_http_are_a_failure() -> None:
         port = listening.sockets[0].getsockname()[1]
         async with watching(f"http://127.0.0.1:{port}/keys") as watched:
             assert reader and watched.results == ["failed"]
+
+
+async def test_issuer_that_cannot_prove_who_it_is_is_not_believed(tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(Encoding.PEM)
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "pem").write_bytes(secret + pem)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "pem")
+    asked: list[web.BaseRequest] = []
+
+    async def serve(request: web.BaseRequest) -> web.StreamResponse:
+        asked.append(request)
+        return web.Response(body=key_set([OLD]))
+
+    runner = web.ServerRunner(web.Server(serve))
+    await runner.setup()
+    await web.TCPSite(runner, "localhost", 0, ssl_context=tls).start()
+    try:
+        async with watching(f"https://localhost:{runner.addresses[0][1]}/keys") as watched:
+            assert watched.results == ["failed"] and not watched.knows(OLD)
+    finally:
+        await runner.cleanup()
+    assert not asked
 
 
 async def test_server_that_is_not_there_is_a_failure_and_is_tried_again(server: JwksServer) -> None:

@@ -194,6 +194,25 @@ async def test_open_exchanges_are_counted_again_at_once_after_redis_lost_them(re
         assert await remaining(limiter, slots, tokens) == [10, 890]
 
 
+async def test_exchange_that_ends_while_it_is_handed_over_keeps_no_slot(
+    link: FaultyLink, limiter: Limiter
+) -> None:
+    key, exchange = fresh_key(), fresh_id()
+    slots, tokens = Quota(SLOTS, 10, key), Quota(TOKENS_PER_DAY, 1000, key)
+    await link.close()
+    await asyncio.sleep(0.3)
+    await limiter.admit(exchange, [Charge(slots), Charge(tokens, 500)])
+    link.delay_seconds = 0.02
+    link.writes.clear()
+    await link.open()
+    while not any(exchange.encode() in piece for piece in link.writes):
+        await asyncio.sleep(0.002)
+    limiter.settle_soon(exchange, {TOKENS_PER_DAY: 30})
+    await asyncio.sleep(0.6)
+    link.delay_seconds = 0
+    assert await remaining(limiter, slots, tokens) == [10, 970]
+
+
 async def test_settlement_that_met_an_outage_is_made_up_for(
     redis: RedisServer, link: FaultyLink, limiter: Limiter
 ) -> None:

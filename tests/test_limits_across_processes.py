@@ -93,18 +93,34 @@ async def test_slots_of_a_killed_worker_are_free_within_its_lease(redis: RedisSe
     await store.close()
 
 
-async def test_every_key_expires(redis: RedisServer) -> None:
+@pytest.mark.parametrize("first", ["held", "for good"])
+async def test_every_key_expires_and_leases_not_before_what_they_hold(redis: RedisServer, first: str) -> None:
     key = fresh_key()
     store = RedisBuckets(redis.url, deadline_seconds=1)
     requests, tokens, slots = quotas(key)
     await store.announce("worker")
-    await store.admit("one", [Charge(requests), Charge(tokens, tokens.capacity // 4), Charge(slots)])
-    await store.admit("two", [Charge(requests)])
+    if first == "held":
+        await store.admit("one", [Charge(requests), Charge(slots)])
+    await store.debit("", [Charge(tokens, tokens.capacity // 4)])
+    await store.admit("two", [Charge(requests), Charge(slots)])
     keys = [f"gateway:{key}", f"gateway:{key}:open", "gateway:workers"]
     lives = [int(redis.command("PTTL", name)[1:]) for name in keys]
     assert redis.command("DBSIZE") == ":3\r\n"
     to_full_ms = 86_400_000 / 4
     assert to_full_ms < lives[0] < to_full_ms + 120_000
-    assert lives[1] >= lives[0]
+    assert lives[0] <= lives[1] < to_full_ms + 120_000
     assert 0 < lives[2] < 120_000
+    await store.close()
+
+
+async def test_leases_live_as_long_as_an_account_that_is_charged_for_long(redis: RedisServer) -> None:
+    store = RedisBuckets(redis.url, deadline_seconds=1)
+    key = fresh_key()
+    _, tokens, slots = quotas(key)
+    await store.admit("one", [Charge(slots)])
+    await store.debit("", [Charge(tokens, tokens.capacity)])
+    account, leases = (
+        int(redis.command("PTTL", name)[1:]) for name in (f"gateway:{key}", f"gateway:{key}:open")
+    )
+    assert leases >= account > 80_000_000
     await store.close()

@@ -13,8 +13,9 @@ from gateway.limiter import Limiter
 from gateway.limits import Charge, Dimension, Quota, account_key
 from gateway.redis_buckets import RedisBuckets
 from tests.bucket_contract import BucketContract, FakeClock, fresh_id, fresh_key
+from tests.faulty_link import faulty_link
 from tests.limiter_load import Load, seconds_until_from_store
-from tests.redis_server import RedisServer, running_cluster, running_sentinel, wait_until
+from tests.redis_server import RedisServer, running_cluster, running_replica, running_sentinel, wait_until
 
 REQUESTS = Dimension.REQUESTS_PER_DAY
 
@@ -66,6 +67,28 @@ async def test_lost_master_takes_only_its_own_tenants_to_local_decisions() -> No
         assert sum(loads[1].from_store()) == 10
         assert max(load.seconds_at(1.0) - load.worst_lag_seconds for load in loads) <= 0.1
         assert sorted(limiter.state().servers.values()) == [False, True, True]
+        await limiter.close()
+
+
+async def test_replica_that_takes_over_is_found_and_the_dead_master_left_alone() -> None:
+    with running_cluster() as nodes, running_replica(nodes[1]):
+        limiter = Limiter(RedisBuckets(cluster_url(nodes)), announce_seconds=0.2)
+        await limiter.start()
+        quota = quota_on(1)
+        load = Load(limiter, [Charge(quota)], per_second=50)
+        await load.run(0.2)
+        nodes[1].stop()
+        began = time.monotonic()
+        while not (await limiter.admit(fresh_id(), [Charge(quota)])).from_store:
+            assert time.monotonic() - began < 6, "the store does not decide again"
+            await load.run(0.1)
+        await load.run(0.2)
+        assert load.granted == len(load.outcomes)
+        assert load.seconds_at(1.0) <= 0.1 + load.worst_lag_seconds
+        assert all(limiter.state().servers.values())
+        async with faulty_link(nodes[0].port, port=nodes[1].port) as revenant:
+            await asyncio.sleep(1.2)
+            assert revenant.connections == 0
         await limiter.close()
 
 

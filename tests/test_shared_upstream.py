@@ -12,6 +12,7 @@ import aiohttp
 import orjson
 import pytest
 import pytest_asyncio
+import websockets
 
 from gateway.operations import Operation, OperationTable
 from tests.asking import FORM, HANDSHAKE, JSON, Simulator, ask, error_of, form, running_simulator, verdict
@@ -334,10 +335,13 @@ async def test_reference_is_found_whatever_the_body_is_called(
 ) -> None:
     """An upstream may read JSON out of a body that is called something else."""
     body = situation.ids.body({"model": "m", "images": [{"file_id": "{file_id}"}]})
+    heard = len(situation.simulator.asked)
 
-    status, _ = await situation.refused_before_the_upstream("POST", path, body, headers)
+    answer = await ask(situation.closed, "POST", path, body, headers=headers, tenant="b")
 
-    assert 400 <= status < 500
+    assert 400 <= answer.status < 500
+    if path != "/v1/images/edits" or "form-data" not in headers:
+        assert situation.simulator.asked[heard:] == []  # a form is judged while it goes up
 
 
 @pytest.mark.parametrize("path", [RESPONSES, CHAT])
@@ -379,6 +383,11 @@ async def test_field_of_a_form_that_names_a_stored_object_is_refused(situation: 
                 ],
             },
         ),
+        (CHAT, {"model": "gpt-4o", "messages": [], "metadata": {"user_id": "u-1", "file_id": "f"}}),
+        (CHAT, {"model": "gpt-4o", "messages": [], "user": "u-1", "safety_identifier": "u-1", "prompt_cache_key": "k"}),
+        (RESPONSES, {"model": "gpt-4o", "input": "x", "metadata": {"customer_id": "c-1", "id": "7"}}),
+        (RESPONSES, {"model": "gpt-4o", "input": "x", "tools": [{"type": "mcp", "server_label": "s", "server_url": "u",
+                     "connector_id": "connector_gmail", "headers": {"x_tenant_id": "t"}}]}),
         ("/v1/embeddings", {"model": "text-embedding-3-small", "input": ["file_id", "store"]}),
         ("/v1/completions", {"model": "gpt-3.5-turbo-instruct", "prompt": "store the conversation"}),
         ("/v1/moderations", {"input": "conversation"}),
@@ -408,6 +417,62 @@ async def test_schema_of_a_tool_may_have_a_property_of_such_a_name(situation: Si
 
     for path, body in ((RESPONSES, asked), (CHAT, chat)):
         assert (await ask(situation.closed, "POST", path, body, tenant="b")).status == 200
+
+
+@pytest.mark.parametrize("keyword", ["default", "const", "examples", "enum"])
+async def test_schema_of_a_tool_may_give_examples_of_ids(situation: Situation, keyword: str) -> None:
+    example = {"order_id": "o-1", "file_id": "f-1"}
+    schema = {"type": "object", keyword: example if keyword in ("default", "const") else [example]}
+    tool = {"type": "function", "name": "open", "parameters": schema}
+
+    answer = await ask(
+        situation.closed, "POST", RESPONSES, {"model": "m", "input": "x", "tools": [tool]}, tenant="b"
+    )
+
+    assert answer.status == 200, answer.body
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        '{"type":"session.update","session":{"prompt":{"id":"pmpt_A"}}}',
+        '{"type":"session.update","session":{"type":"realtime","audio":{"output":{"voice":{"id":"voice_A"}}}}}',
+        r'{"type":"session.update","session":{"\u0070rompt":{"id":"pmpt_A"}}}',
+        '{"type":"conversation.item.create","item":{"content":[{"type":"input_image","file_id":"file-A"}]}}',
+    ],
+)
+async def test_realtime_event_names_nothing_stored(situation: Situation, event: str) -> None:
+    """What is refused in a body that opens a session is refused in the events that change it."""
+    gateway = situation.closed
+    async with websockets.connect(
+        f"ws://{gateway.host}:{gateway.port}/v1/realtime?model=gpt-realtime",
+        additional_headers={"Authorization": f"Bearer {gateway.credential(tenant='b')}"},
+        compression=None,
+    ) as client:
+        await client.recv()  # session.created
+        await client.send(event)
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            await asyncio.wait_for(client.recv(), 5)
+
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1008
+
+
+async def test_realtime_event_may_name_what_is_of_its_own_session(situation: Situation) -> None:
+    gateway = situation.closed
+    async with websockets.connect(
+        f"ws://{gateway.host}:{gateway.port}/v1/realtime?model=gpt-realtime",
+        additional_headers={"Authorization": f"Bearer {gateway.credential(tenant='b')}"},
+        compression=None,
+    ) as client:
+        await client.recv()
+        await client.send(
+            '{"type":"conversation.item.create","event_id":"e1","previous_item_id":"item_0",'
+            '"item":{"id":"item_1","type":"message","role":"user","content":[{"type":"input_text","text":"hi"}]}}'
+        )
+        heard = orjson.loads(await asyncio.wait_for(client.recv(), 5))
+
+    assert heard["type"].startswith("conversation.item.")
 
 
 async def test_forms_without_references_pass(situation: Situation) -> None:

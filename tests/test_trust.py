@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from gateway.credentials import CredentialError, CredentialNotAccepted, CredentialRevoked, issue
 from gateway.issuer_settings import IssuerSettings
+from gateway.jwks import JwksUrl
 from gateway.key_ring import REVOCATIONS_FILE, KeyRing, ensure_ring, fingerprint, retire, rotate, save
 from gateway.keys import Algorithm, Key, KeyProblem
 from gateway.redis_credentials import RedisCredentials
@@ -226,6 +228,20 @@ async def test_what_was_revoked_holds_while_redis_is_gone_and_when_it_comes_back
                 assert len(stranger.revocations) == 1, "and Redis knows it again"
 
 
+async def test_what_the_file_remembers_is_told_to_a_redis_that_has_lost_it(tmp_path: Path) -> None:
+    with running_redis() as server:
+        ring, _ = ensure_ring(tmp_path)
+        alice = credential(ring)
+        now = int(time.time())
+        await RevocationFile(tmp_path).add(Revocation(tenant="acme", before=now + 1, until=now + 600))
+        async with trusting(tmp_path, redis_url=server.url) as trust:
+            assert not accepts(trust, alice)
+            await asyncio.sleep(1.5)
+            assert not accepts(trust, alice)
+            async with trusting(redis_url=server.url) as stranger:
+                assert len(stranger.revocations) == 1
+
+
 async def test_frozen_redis_delays_nothing(tmp_path: Path) -> None:
     with running_redis() as server:
         async with trusting(tmp_path, redis_url=server.url) as trust:
@@ -270,6 +286,20 @@ async def test_credential_of_another_issuer_is_accepted_from_the_start(server: J
         assert trust.verifier.verify(their_credential()).tenant == "acme"
         assert fetches == [("login", "new")]
         assert 0 <= trust.jwks_ages()["login"] < 2
+
+
+async def test_rotation_at_another_issuer_is_followed_and_what_it_withdrew_is_refused(
+    server: JwksServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.trust.JwksUrl", partial(JwksUrl, pause_seconds=0.1, refresh_seconds=30))
+    async with trusting(issuers=login(server.url)) as trust:
+        before, after = their_credential(THEIRS), their_credential(NEXT)
+        assert accepts(trust, before)
+        server.publish(NEXT)
+        assert not accepts(trust, after), "this one is refused, and no request waits"
+        assert accepts(trust, before)
+        await soon(lambda: accepts(trust, after))
+        assert not accepts(trust, before), "though it was verified before"
 
 
 async def test_hanging_issuer_delays_neither_start_nor_requests(server: JwksServer) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from gateway import __version__
-from gateway.cli import check, credential, demo, explain, keys, routes, serve
+from gateway.cli import check, credential, demo, explain, keys, limits, routes, serve, usage
 from gateway.keys import KeyProblem
 from gateway.scopes import ScopeProblem
 from gateway.settings import SettingsInvalid
@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"gateway {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    for module in (serve, demo, check, explain, credential, keys, routes):
+    for module in (serve, demo, check, explain, credential, keys, routes, limits, usage):
         module.register(verbs)
     return top
 

@@ -22,6 +22,7 @@ from gateway.cli.stores import shared_credentials
 from gateway.credentials import Verifier, issue
 from gateway.issuers import MAX_NAME_CHARACTERS
 from gateway.key_ring import KeyRing, ensure_ring
+from gateway.keys import KeyProblem
 from gateway.limits import Dimension, Quota
 from gateway.operations import OperationTable
 from gateway.principal import Principal
@@ -198,6 +199,8 @@ async def _withdraw(settings: Settings, options: argparse.Namespace) -> str:
             known = [] if shared is None else [one for one in await shared.issued() if one.id == options.jti]
             if known:
                 until = math.ceil(known[0].expires_at + leeway_seconds)
+            elif shared is not None:
+                _say(f"no credential {options.jti} is in the register; revoking it all the same")
             await store.add(Revocation(credential=options.jti, until=until))
             whose = "".join(f" of {one.subject} (tenant {one.tenant})" for one in known)
             return f"revoked credential {options.jti}{whose}; {notice}"
@@ -219,17 +222,28 @@ def _list(options: argparse.Namespace) -> int:
         issued, revocations = asyncio.run(_issued(settings))
     except RevocationsUnavailable as unavailable:
         raise ValueError(str(unavailable)) from None
+    retired = _retired_keys(settings, issued)
     rows = [("ID", "TENANT", "SUBJECT", "ISSUED", "EXPIRES", "KEY", "STATE", "SCOPES")]
     for one in issued:
         if options.tenant in (None, one.tenant):
             scopes = " ".join(one.scopes)
-            state = "revoked" if revocations.check(_principal(one)) else "valid"
+            state = "key retired" if one.key in retired else "valid"
+            state = "revoked" if revocations.check(_principal(one)) else state
             times = date(one.issued_at), date(one.expires_at)
             rows.append((one.id, one.tenant, one.subject, *times, one.key, state, scopes))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
     return 0
+
+
+def _retired_keys(settings: Settings, issued: Iterable[IssuedCredential]) -> set[str]:
+    """The keys that signed and are no longer in the ring, where the ring is at hand."""
+    try:
+        ring = KeyRing.load(settings.keys_dir)
+    except KeyProblem:
+        return set()
+    return {one.key for one in issued if ring.get(one.key) is None}
 
 
 async def _issued(settings: Settings) -> tuple[list[IssuedCredential], RevocationList]:

@@ -21,6 +21,7 @@ from gateway.middleware.authenticate import credential_refusal, tenant_of
 from gateway.middleware.record import matched
 from gateway.model_places import places
 from gateway.operations import UNLISTED_READ, OperationTable
+from gateway.own_paths import GROUP
 from gateway.settings import Settings, resolve_secret
 from gateway.tenants import tenant_policies
 from gateway.trust import Trust
@@ -59,7 +60,8 @@ def run(options: argparse.Namespace) -> int:
             f"{'✗' if refused else '✓'} {step.name:<11}{step.finding}{'   ← this decides' if refused else ''}"
         )
     if refused is None:
-        print("  the request would be forwarded")
+        forwarded = step.name == "upstream"
+        print(f"  the request would be {'forwarded' if forwarded else 'answered by the gateway itself'}")
         return 0
     print(f"  answered {refused.status} {refused.code}: {refused.message}")
     return 1
@@ -77,12 +79,15 @@ def explain(
         ("scope", partial(_scope, settings, exchange)),
         ("model", partial(_model, exchange, target, model)),
         ("limits", partial(_limits, exchange)),
-        ("upstream", partial(_upstream, exchange)),
+        ("upstream", partial(_upstream, exchange, target)),
     ):
         try:
             yield Step(name, look())
         except GatewayError as refusal:
             yield Step(name, refusal.detail or "refused", refusal)
+            return
+        if name == "operation" and exchange.operation.group == GROUP:
+            yield Step("scope", "none is needed: every tenant may ask")
             return
 
 
@@ -137,27 +142,33 @@ def _model(exchange: Exchange, target: str, model: str | None) -> str:
     policy.read_model(exchange, target)
     if model is not None:
         exchange.model = model
-    policy.check_head(exchange)
+    policy.check_named_model(exchange)
     where = places(exchange.operation)
     if exchange.model is not None:
         return f"{exchange.model}, which is allowed"
     if where.body is None and where.form is None:
         return "the operation names none"
-    if exchange.tenant.tenant.default_model is not None and where.body is not None:
-        return f"none given: the tenant's default {exchange.tenant.tenant.default_model} would be set"
-    if policy.restricted(exchange):
-        raise policy.unnamed("the request")
-    return "none given, and every model is allowed"
+    default = policy.default_model(exchange)
+    if default is not None:
+        return f"none given: the tenant's default {default} would be set"
+    if where.may_lack or not policy.restricted(exchange):
+        return (
+            "none given, and none is needed" if where.may_lack else "none given, and every model is allowed"
+        )
+    raise policy.unnamed("the request")
 
 
 def _limits(exchange: Exchange) -> str:
     assert exchange.tenant is not None
-    limits = [f"{quota.dimension.value} = {quota.capacity}" for quota in exchange.tenant.quotas]
-    return ", ".join(limits) or "none"
+    assert exchange.principal is not None
+    limits = exchange.tenant.limits
+    quotas = (*limits.of_caller(exchange.principal), *limits.of_model(exchange.model))
+    return ", ".join(f"{quota.dimension.value} = {quota.capacity}" for quota in quotas) or "none"
 
 
-def _upstream(exchange: Exchange) -> str:
+def _upstream(exchange: Exchange, target: str) -> str:
     assert exchange.tenant is not None
+    policy.check_sharing(exchange, target)
     access = exchange.tenant.access
     key = "with a key" if access.api_key is not None else "without a key"
     project = "" if access.project is None else f", project {access.project}"

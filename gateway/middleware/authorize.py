@@ -27,8 +27,9 @@ def authorize(services: Services) -> Middleware:
             return await handler(request)  # every tenant may ask who it is
         assert principal is not None
         rules.check_operation(exchange, services.settings)
-        rules.read_model(exchange, request._message.path)
-        rules.check_head(exchange)
+        target = request._message.path
+        rules.read_model(exchange, target)
+        rules.check_head(exchange, target)
         if operation.id == "listModels" and rules.restricted(exchange):
             exchange.rewrite_answer = partial(rules.filtered_models, exchange)
         if operation.id in minting.OPERATIONS:

@@ -8,7 +8,7 @@ own, those are a second step, and a form refused by it never reaches its end and
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from time import monotonic
@@ -43,6 +43,7 @@ _BY_REQUEST = frozenset(
 )
 """Limits for which it does not matter what is asked."""
 
+_ON_USAGE = frozenset({Dimension.TOKENS_PER_MINUTE, Dimension.TOKENS_PER_DAY})
 _NO_COST = Cost()
 
 
@@ -65,8 +66,7 @@ def limit(services: Services) -> Middleware:
         if whole:
             if head.expect_continue and quotas:
                 # The client waits for our word: look before it sends what would be refused.
-                charges = charges_for(quotas, _NO_COST)
-                _heed(exchange, await _asked(exchange, limiter.look(charges)))
+                await _look(exchange, quotas)
             intake.invite(request, head)
             started = monotonic()
             exchange.body = await intake.whole(request, edge)
@@ -82,10 +82,11 @@ def limit(services: Services) -> Middleware:
                 intake.invite(request, head)
             return await handler(request)
         admission = _Admission(exchange, limiter, quotas)
-        exchange.cost = await _cost(exchange, quotas, any_model=form_may_cost_more)
+        exchange.cost = await _cost(exchange, quotas, form_may_cost_more=form_may_cost_more)
         try:
             if quotas:
-                _heed(exchange, await _asked(exchange, admission.admit(hold=form_may_cost_more)), count=True)
+                _heed(exchange, await _asked(exchange, admission.admit(hold=form_may_cost_more)))
+                services.metrics.decided(policy.id, "granted")
             if form_may_cost_more:
                 exchange.before_form_end = _second_step(admission)
             if not whole:
@@ -94,13 +95,21 @@ def limit(services: Services) -> Middleware:
         finally:
             admission.settle()
 
-    async def _cost(exchange: Exchange, quotas: Iterable[Quota], *, any_model: bool) -> Cost:
+    async def _look(exchange: Exchange, quotas: Iterable[Quota]) -> None:
+        """Refuse what could not be admitted even if it used nothing."""
+        _heed(exchange, await _asked(exchange, limiter.look(charges_for(quotas, _NO_COST))))
+        exchange.decision = None
+
+    async def _cost(exchange: Exchange, quotas: Sequence[Quota], *, form_may_cost_more: bool) -> Cost:
         """What the request says that it will use; not looked for where no limit asks for it."""
         asked = {quota.dimension for quota in quotas} - _BY_REQUEST
-        if not asked and not any_model:
+        if not asked and not form_may_cost_more:
             return _NO_COST
         if exchange.operation.id == "createBatch":
-            return await _batch_cost(exchange) if Dimension.BATCH_INPUT_TOKENS_PER_DAY in asked else _NO_COST
+            if Dimension.BATCH_INPUT_TOKENS_PER_DAY not in asked:
+                return _NO_COST
+            await _look(exchange, quotas)  # a request that is refused anyway asks the upstream nothing
+            return await _batch_cost(exchange)
         assert exchange.head is not None
         return cost_of(
             exchange.operation,
@@ -126,7 +135,7 @@ def limit(services: Services) -> Middleware:
             quotas = exchange.tenant.limits.of_model(exchange.model)
             if quotas:
                 admission.refused = True
-                _heed(exchange, await _asked(exchange, admission.admit_more(quotas)), count=True)
+                _heed(exchange, await _asked(exchange, admission.admit_more(quotas)))
                 admission.refused = False
 
         return admit_model
@@ -141,8 +150,8 @@ def limit(services: Services) -> Middleware:
                 "The limits cannot be checked at the moment. Try again shortly.", detail=str(error)
             ) from error
 
-    def _heed(exchange: Exchange, decision: Decision, *, count: bool = False) -> None:
-        """Go on, or raise what the decision says."""
+    def _heed(exchange: Exchange, decision: Decision) -> None:
+        """Note the levels for the answer; raise what the decision says."""
         assert exchange.tenant is not None
         before = exchange.decision
         exchange.decision = (
@@ -152,10 +161,6 @@ def limit(services: Services) -> Middleware:
             assert decision.refused_by is not None
             services.metrics.decided(exchange.tenant.id, "refused", decision.refused_by.dimension.value)
             _refuse(decision)
-        if count:
-            services.metrics.decided(exchange.tenant.id, "granted")
-        else:
-            exchange.decision = None  # looked at only
 
     return middleware
 
@@ -202,9 +207,6 @@ class _Admission:
         self._limiter.settle_soon(exchange.id, used)
 
 
-_ON_USAGE = frozenset({Dimension.TOKENS_PER_MINUTE, Dimension.TOKENS_PER_DAY})
-
-
 def _charge(limiter: Limiter, quotas: Iterable[Quota], usage: Usage) -> None:
     limiter.charge_soon([Charge(quota, usage.total) for quota in quotas])
 
@@ -212,15 +214,19 @@ def _charge(limiter: Limiter, quotas: Iterable[Quota], usage: Usage) -> None:
 def _refuse(decision: Decision) -> None:
     quota = decision.refused_by
     assert quota is not None
+    limit = f"{quota.dimension.value} = {quota.capacity}"
     whose = "".join(f" for {what} {name[:128]!r}" for what, name in binds(quota).items())
-    limit = f"{quota.dimension.value} = {quota.capacity}{whose}"
     if decision.never:
         raise NeverFits(
-            f"This request alone costs more than the whole limit {limit}. Make it smaller; waiting cannot help."
+            f"This request alone costs more than the whole limit {limit}{whose}. "
+            "Make it smaller; waiting cannot help.",
+            detail=limit,
         )
     seconds = decision.retry_after_seconds or 0.0
-    raise LimitExceeded(
-        f"Rate limit reached: {limit}. Try again in {seconds:.3g} seconds.",
+    refusal = LimitExceeded(
+        f"Rate limit reached: {limit}{whose}. Try again in {seconds:.3g} seconds.",
         type=quota.dimension.unit,
         decision=decision,
     )
+    refusal.detail = limit  # whose it is stays out of the log, which may be a minimal one
+    raise refusal

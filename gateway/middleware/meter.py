@@ -15,19 +15,20 @@ from aiohttp import web
 from gateway.edge import EXCHANGE, Handler, Middleware
 from gateway.errors import BadRequest, ClientLeft, ClientStalled, UpstreamTimeout
 from gateway.exchange import Exchange, Head
-from gateway.headers import RequestHead
+from gateway.headers import RequestHead, media_type
 from gateway.json_members import TooIntricate
 from gateway.own_paths import GROUP
 from gateway.reservations import prompt_estimate, reports_usage
 from gateway.rewrites import AddedUsageFilter, with_included_usage
 from gateway.services import Services
 from gateway.usage import Usage
-from gateway.usage_ledger import Entry, named
+from gateway.usage_counters import Entry, named
 from gateway.usage_reader import UsageReader
 
 _SILENT_STREAMS = frozenset({"createChatCompletion", "createCompletion"})
 """Operations whose streams report usage only when they are asked to."""
 
+_RUNS = frozenset({"createRun", "createThreadAndRun", "submitToolOuputsToRun"})
 _READABLE = frozenset({b"", b"identity", b"gzip", b"x-gzip", b"deflate"})
 
 
@@ -90,6 +91,7 @@ class _Reading:
         self._exchange = exchange
         self._metered = metered
         self._reader: UsageReader | None = None
+        self._streams = False
         if metered:
             assert exchange.head is not None
             exchange.plain_answer = not _readable(exchange.head)
@@ -98,9 +100,9 @@ class _Reading:
     def opened(self, head: Head) -> None:
         """The head says whether there is anything to read, and how."""
         if 200 <= head.status < 300:
-            self._reader = UsageReader(
-                head.get(b"content-type"), head.get(b"content-encoding"), estimates=self._metered
-            )
+            content_type = head.get(b"content-type")
+            self._streams = media_type(content_type or b"") == b"text/event-stream"
+            self._reader = UsageReader(content_type, head.get(b"content-encoding"), estimates=self._metered)
 
     def request_piece(self, piece: bytes) -> None:
         """Nothing: what was asked for is not what was used."""
@@ -134,10 +136,17 @@ class _Reading:
         if reader is None:
             return Usage(input=prompt, total=prompt, estimated=True)
         estimate = reader.estimate(prompt)
-        if reader.readable or cost is None:
+        if cost is None or (reader.readable and not self._goes_on()):
             return estimate
-        # What cannot be read must not cost less than what can.
-        return replace(estimate, output=cost.output, total=prompt + cost.output)
+        # What cannot be read, or goes on where nobody looks, must not cost less than what can be seen.
+        output = max(estimate.output, cost.output)
+        return replace(estimate, output=output, total=prompt + output)
+
+    def _goes_on(self) -> bool:
+        """Whether the answer came before the work was done: its usage shows when it is asked for, if ever."""
+        exchange = self._exchange
+        in_background = exchange.fields is not None and exchange.fields.document.get("background") is True
+        return in_background or (exchange.operation.id in _RUNS and not self._streams)
 
     def _characters(self) -> int:
         """The characters that are spoken, which only the request says."""

@@ -1,0 +1,93 @@
+"""`gateway usage`: what a tenant has used."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from gateway.cli.counters import PATIENCE_SECONDS, counting_redis, shown, table
+from gateway.cli.options import add_settings, settings_from
+from gateway.redis_usage import RedisUsage
+from gateway.usage_counters import Period, Row, UsageUnavailable
+from gateway.usage_report import GROUPS, Question, moment, report, total
+
+_ALWAYS = ("requests", "input", "output")
+"""Counters that are shown even where nothing was counted."""
+
+
+def register(verbs: Any) -> None:
+    """Add the command."""
+    command = verbs.add_parser("usage", help="print what a tenant has used (needs Redis)", allow_abbrev=False)
+    add_settings(command)
+    command.add_argument("--tenant", required=True, help="whose usage")
+    command.add_argument(
+        "--since",
+        default="7d",
+        metavar="7d",
+        help="how far back; hours are told apart for 8 days, days for 400",
+    )
+    command.add_argument(
+        "--by",
+        default="model",
+        metavar="GROUP,…",
+        help=f"told apart by: {', '.join(GROUPS)} (default: model)",
+    )
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the usage; ValueError for a question that cannot be answered."""
+    question = Question.read(options.since, options.by)
+    settings = settings_from(options)
+    now = time.time()
+    periods = question.periods(now)
+    with counting_redis(settings, otherwise="GET /gateway/usage of each says what it has counted") as url:
+        try:
+            rows = asyncio.run(_read(url, options.tenant, periods))
+        except UsageUnavailable as unavailable:
+            print(f"gateway: the usage cannot be read: {unavailable}", file=sys.stderr)
+            return 1
+    since = moment(periods[0].start)
+    found, sums = report(rows, question.by), total(rows)
+    if options.json:
+        document = {
+            "tenant": options.tenant,
+            "since": since,
+            "until": moment(now),
+            "data": found,
+            "total": sums,
+        }
+        print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+        return 0
+    print(f"{shown(options.tenant)} from {since} until {moment(now)}")
+    for line in _lines(question.by, found, sums):
+        print(line)
+    return 0
+
+
+async def _read(url: str, tenant: str, periods: Sequence[Period]) -> list[Row]:
+    store = RedisUsage(url, deadline_seconds=PATIENCE_SECONDS)
+    try:
+        return await store.read(tenant, periods)
+    finally:
+        await store.close()
+
+
+def _lines(
+    by: Sequence[str], found: Sequence[Mapping[str, object]], sums: Mapping[str, int | float]
+) -> list[str]:
+    counters = [name for name, amount in sums.items() if amount or name in _ALWAYS]
+    rows = [
+        [*(shown(str(row[group])) or "-" for group in by), *(f"{row[name]:,}" for name in counters)]
+        for row in found
+    ]
+    if by:
+        rows.append(["total", *("" for _ in by[1:]), *(f"{sums[name]:,}" for name in counters)])
+    return list(table([*by, *counters], rows, left=len(by)))

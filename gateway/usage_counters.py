@@ -1,0 +1,156 @@
+"""Usage as it is counted: what is counted, of whom, and in which hours and days. Pure.
+
+An entry is a subject, a model and an operation of one tenant; every entry has the same counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+COUNTERS = (
+    "requests",
+    "input",
+    "cached_input",
+    "output",
+    "input_audio",
+    "output_audio",
+    "images",
+    "milliseconds",
+    "characters",
+    "bytes_in",
+    "bytes_out",
+    "estimated",
+)
+"""What is counted, in this order: LLM tokens from `input` to `output_audio`, milliseconds of audio; `estimated`
+is the number of requests whose usage nobody reported."""
+
+HOUR_SECONDS = 3600
+DAY_SECONDS = 86_400
+HOURS_KEPT_SECONDS = 8 * DAY_SECONDS
+DAYS_KEPT_SECONDS = 400 * DAY_SECONDS
+
+OTHER = "other"
+"""Stands for subjects and models once there are too many to tell apart."""
+
+MOST_ENTRIES = 10_000
+"""Of one tenant and hour, or day, that are told apart."""
+
+_NAME_LENGTH = 128
+
+Counts = list[int]
+
+
+class Entry(NamedTuple):
+    """Whose usage, and of what."""
+
+    subject: str
+    model: str
+    """Empty where none was named, or what was named does not exist."""
+
+    operation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """An hour or a day of UTC. Times in unix seconds."""
+
+    start: int
+    seconds: int
+
+    @classmethod
+    def around(cls, moment: float, seconds: int) -> Period:
+        return cls(int(moment) // seconds * seconds, seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Usage of one tenant in one hour, with an id by which a store knows it again."""
+
+    id: str
+    tenant: str
+    hour: Period
+    entries: Sequence[tuple[Entry, Counts]]
+
+    @property
+    def day(self) -> Period:
+        return Period.around(self.hour.start, DAY_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one entry used in one period."""
+
+    period: Period
+    entry: Entry
+    counts: Counts
+
+
+class UsageUnavailable(Exception):
+    """The store did not do what it was asked, or did not say so in time."""
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        super().__init__(reason)
+        self.sent = sent
+        """Whether it may have been done all the same."""
+
+
+class UsageStore(Protocol):
+    """Where the counters are. Raises UsageUnavailable and nothing else."""
+
+    async def add(self, batch: Batch) -> None:
+        """Add to the hour and to its day, once: a batch may be told again for two minutes after a call failed."""
+
+    async def read(self, tenant: str, periods: Sequence[Period]) -> list[Row]:
+        """What a tenant used in these periods."""
+
+    async def close(self) -> None:
+        """Let go of connections; nothing else may be called afterwards."""
+
+
+def kept_seconds(period: Period) -> int:
+    """How long the counters of an hour or a day are kept after it has begun."""
+    return HOURS_KEPT_SECONDS if period.seconds == HOUR_SECONDS else DAYS_KEPT_SECONDS
+
+
+def periods_since(since: float, now: float, *, hourly: bool = False) -> list[Period]:
+    """The hours and days that together cover the time from `since` to `now`.
+
+    Days in the middle, hours at both ends; `hourly`: hours only. What lies further back than hours are kept
+    begins with a whole day, or, hourly, where they begin.
+    """
+    oldest_hour = Period.around(now - HOURS_KEPT_SECONDS, HOUR_SECONDS).start + HOUR_SECONDS
+    at = Period.around(max(since, now - DAYS_KEPT_SECONDS), HOUR_SECONDS).start
+    if hourly:
+        at = max(at, oldest_hour)
+    elif at < oldest_hour:
+        at = Period.around(at, DAY_SECONDS).start
+    periods = []
+    while at <= now:
+        whole_day = not hourly and at % DAY_SECONDS == 0
+        periods.append(Period(at, DAY_SECONDS if whole_day else HOUR_SECONDS))
+        at += periods[-1].seconds
+    return periods
+
+
+def named(text: str | None) -> str:
+    """A name of the client's choice, short enough to be kept."""
+    if text is None or text.isascii():
+        return (text or "")[:_NAME_LENGTH]
+    # Half of a surrogate pair could not be written anywhere.
+    return text[:_NAME_LENGTH].encode("utf-8", "replace").decode("utf-8")
+
+
+def counts_of(entries: dict[Entry, Counts], entry: Entry) -> Counts:
+    """The counters of an entry; of all others together, once there are too many."""
+    if len(entries) >= MOST_ENTRIES and entry not in entries:
+        entry = Entry(OTHER, OTHER, entry.operation)
+    return entries.setdefault(entry, [0] * len(COUNTERS))
+
+
+def add_counts(entries: dict[Entry, Counts], entry: Entry, counts: Counts) -> None:
+    """Add to the counters of an entry."""
+    kept = counts_of(entries, entry)
+    for position, amount in enumerate(counts):
+        kept[position] += amount
