@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gateway.operations import Operation
     from gateway.request_fields import RequestFields
     from gateway.reservations import Cost
-    from gateway.tenants import TenantPolicy
+    from gateway.tenants import TenantPolicy, UpstreamAccess
     from gateway.usage import Usage
 
 
@@ -112,6 +112,9 @@ class Exchange:
     """What policy has read in that body."""
 
     principal: Principal | None = None
+    access: UpstreamAccess | None = None
+    """Where it went, and as whom; None while the upstream was not asked."""
+
     upstream_secret: str | None = None
     """What opens the upstream for this exchange instead of the gateway's own key."""
 

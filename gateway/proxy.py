@@ -46,7 +46,7 @@ def forward(upstreams: Upstreams, settings: Settings, relay: Relay) -> Handler:
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         exchange = request[EXCHANGE]
         exchange.forwarded_at = monotonic()
-        access = upstreams.access_for(exchange)
+        access = exchange.access = upstreams.access_for(exchange)
         pool = await upstreams.open(access.base_url)
         reply = await pool.open()
         try:
@@ -235,10 +235,12 @@ async def _tells_of_our_key(exchange: Exchange, reply: Reply, head: Head) -> boo
     if is_event_stream(head) or reply.finished:
         return False
     body = await reply.peek(_REFUSAL_BYTES)
-    text = None if body is None else _readable(body, head)
-    if text is None:
+    if body is None:
         return False
-    key = exchange.tenant.access.api_key if exchange.tenant is not None else None
+    text = _readable(body, head)
+    if text is None:
+        return head.status == 403  # unread, it may not pass
+    key = exchange.access.api_key if exchange.access is not None else None
     return (key is not None and key.encode() in text) or (
         head.status == 403 and _ABOUT_A_KEY.search(text) is not None
     )

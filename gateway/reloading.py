@@ -13,7 +13,7 @@ _log = logging.getLogger("gateway.configuration")
 
 FOLLOW_SECONDS = 1.0
 
-_Fingerprint = tuple[tuple[str, int, int], ...]
+_Fingerprint = tuple[tuple[str, int, int, int, int], ...]
 
 
 class Configuration:
@@ -37,6 +37,7 @@ class Configuration:
         self._loaded = loaded
         self._tenants_path: Path | None = None
         self._task: asyncio.Task[None] | None = None
+        self._one_at_a_time = asyncio.Lock()
         self._reloads: set[asyncio.Task[bool]] = set()
 
     async def start(self, settings: Settings) -> None:
@@ -59,6 +60,10 @@ class Configuration:
 
     async def reload(self) -> bool:
         """Read everything again. What is wrong is said, counted, and changes nothing."""
+        async with self._one_at_a_time:  # an older reading must not be taken over after a newer one
+            return await self._reload()
+
+    async def _reload(self) -> bool:
         try:
             settings = await asyncio.to_thread(self._read)
             needing_restart = sorted(self._take(settings))
@@ -93,9 +98,10 @@ class Configuration:
         return tuple(_state(path) for path in files)
 
 
-def _state(path: Path) -> tuple[str, int, int]:
+def _state(path: Path) -> tuple[str, int, int, int, int]:
     try:
         status = path.stat()
     except OSError:
-        return str(path), 0, 0
-    return str(path), status.st_mtime_ns, status.st_size
+        return str(path), 0, 0, 0, 0
+    # A file can be replaced by one of the same size and time.
+    return str(path), status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns

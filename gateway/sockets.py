@@ -56,7 +56,7 @@ def forward_socket(upstreams: Upstreams, services: Services, relay_answer: Relay
         exchange = request[EXCHANGE]
         key = _checked_key(request)
         exchange.forwarded_at = monotonic()
-        access = upstreams.access_for(exchange)
+        access = exchange.access = upstreams.access_for(exchange)
         pool = await upstreams.open(access.base_url)
         reply = await pool.open()
         try:
