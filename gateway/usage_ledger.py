@@ -121,8 +121,7 @@ class UsageLedger:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
-        await self.flush()
-        if self._pending:
+        for _ in range(2):  # what waits to be told again, then what came meanwhile
             await self.flush()
         self._lose(self._waiting())
         await self._store.close()

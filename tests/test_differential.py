@@ -282,7 +282,15 @@ def answer_of(head: str, body: bytes = b"") -> bytes:
     return f"HTTP/1.1 {head}\r\nContent-Length: {len(body)}\r\n\r\n".encode("latin-1") + body
 
 
-async def through(gateway: Gateway, upstream: ScriptedUpstream, answer: bytes, **request: str) -> RawAnswer:
+async def through(
+    gateway: Gateway,
+    upstream: ScriptedUpstream,
+    answer: bytes,
+    *,
+    method: str = "GET",
+    target: str = "/v1/models",
+    headers: str = "",
+) -> RawAnswer:
     """What becomes of an answer on its way to the client."""
 
     async def script(turn: Turn) -> None:
@@ -291,7 +299,7 @@ async def through(gateway: Gateway, upstream: ScriptedUpstream, answer: bytes, *
 
     upstream.plays(script)
     client = await gateway.connect()
-    return await client.request(request.pop("method", "GET"), request.pop("target", "/v1/models"), **request)
+    return await client.request(method, target, headers=headers)
 
 
 ENCODED = {

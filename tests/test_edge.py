@@ -221,7 +221,7 @@ async def test_a_head_that_is_not_complete_in_time_is_answered_408(
 
     assert_refused(answer, 408, "request_timeout")
     assert answer.get("connection") == "close"
-    assert 0.35 < monotonic() - began < 1.0
+    assert 0.35 < monotonic() - began < 2.0
     assert await client.closed()
     assert upstream.connections == 0
     [line] = await gateway.lines.wait(1)
@@ -361,7 +361,7 @@ async def test_an_idle_connection_is_closed_without_a_word(start_gateway: StartG
 
     assert await fresh.reader.read() == b""
     assert await used.reader.read() == b""
-    assert monotonic() - began < 1.5
+    assert monotonic() - began < 2.5
     assert len(gateway.lines.raw) <= 1
 
 

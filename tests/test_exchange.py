@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -153,7 +154,7 @@ async def test_stream_is_unharmed_by_an_observer_that_raises(
     upstream.plays(stream)
     sound = await ask(gateway, "POST", "/v1/chat/completions", b"{}", headers=JSON)
     assert gateway.metric("gateway_observer_failures_total") == 0
-    monkeypatch.setattr("gateway.middleware.meter.UsageReader", Defective)
+    monkeypatch.setattr(import_module("gateway.middleware.meter"), "UsageReader", Defective)
     watched = await ask(gateway, "POST", "/v1/chat/completions", b"{}", headers=JSON)
 
     assert raised == [moment], "dropped after the first failure"

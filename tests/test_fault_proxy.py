@@ -121,7 +121,7 @@ async def test_a_black_hole_is_a_504_within_the_first_byte_limit(behind: Gateway
     answer = await client.request("POST", "/v1/chat/completions", CHAT, headers=JSON)
 
     assert (answer.status, orjson.loads(answer.body)["error"]["code"]) == (504, "upstream_timeout")
-    assert 0.7 < monotonic() - began < 1.5
+    assert 0.7 < monotonic() - began < 2.5
 
 
 async def test_an_answer_that_gets_lost_is_not_asked_for_again(

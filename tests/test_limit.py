@@ -10,7 +10,10 @@ import orjson
 import pytest
 import websockets
 
+from gateway import minting
+from gateway.key_ring import KeyRing
 from gateway.limits import Charge, Dimension
+from gateway.principal import Principal
 from tests.asking import error_of, running_simulator
 from tests.conftest import StartGateway
 from tests.gateway_process import BY_NAME, Gateway, running_gateway
@@ -250,6 +253,13 @@ async def test_credential_has_its_own_lower_limit(start_gateway: StartGateway) -
     assert (await post(gateway, CHAT, chat())).status == 200, "another credential of the same subject"
 
 
+def test_realtime_secret_keeps_the_limits_of_the_credential_that_minted_it() -> None:
+    ring = KeyRing.ephemeral()
+    principal = Principal("acme", "alice", frozenset(), "jti", 0.0, 2e9, limits={"max_tokens_per_1_day": 5})
+    sealed = minting.seal(minting.MintedSecret("ek_1", principal, 1e9), ring)
+    assert minting.unseal(sealed, ring, now=0.0).principal.limits == {"max_tokens_per_1_day": 5}
+
+
 async def test_tenants_own_limit_stands_before_the_common_one(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(
         limits={"max_requests_per_1_day": 5, "max_tokens_per_1_day": 700},
@@ -439,6 +449,17 @@ async def test_audio_is_charged_by_the_bytes_that_went_up(
     assert [(await gateway.app.services.limiter.look([charge])).allowed for charge in fits] == [True, False]
 
 
+async def test_whatever_reports_usage_is_charged_for_it(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    """Where nothing could be reserved, too: who can tell what a transcript will have?"""
+    gateway = await start_gateway(**tenant(max_tokens_per_1_day=1000))
+    answers(upstream, reporting(59))
+    answer = await post(gateway, TRANSCRIBE, form(("file", b"RIFF"), ("model", b"gpt-4o-transcribe")), FORM)
+    assert left(answer, "tokens") == 1000
+    assert await remaining(gateway, Dimension.TOKENS_PER_DAY) == 941
+
+
 async def test_guess_is_what_the_operator_expects_of_the_model(
     start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:
@@ -524,6 +545,17 @@ async def test_form_whose_model_has_no_room_never_reaches_its_end_and_costs_noth
     assert not seen.body.endswith(b"--edge--\r\n")
     assert await remaining(gateway, Dimension.REQUESTS_PER_DAY) == 9
     assert await remaining(gateway, Dimension.REQUESTS_PER_DAY, model="whisper-1") == 0
+
+
+async def test_form_is_answered_with_the_levels_of_both_steps(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(
+        **tenant(max_tokens_per_1_day=1000, models={"whisper*": {"max_requests_per_1_day": 5}})
+    )
+    answers(upstream, reporting(0))
+    answer = await post(gateway, TRANSCRIBE, form(("model", b"whisper-1"), ("file", b"RIFF")), FORM)
+    assert (left(answer, "tokens"), left(answer, "requests")) == (1000, 4)
 
 
 async def test_form_of_another_model_passes_whole(

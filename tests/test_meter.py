@@ -187,6 +187,54 @@ async def test_filtered_stream_with_a_length_reaches_its_end(
     assert answer.body == kind.answer.replace(kind.added, b"")
 
 
+async def test_filtered_stream_without_a_last_blank_line_keeps_its_end(
+    metered: Gateway, upstream: ScriptedUpstream
+) -> None:
+    kind = next(kind for kind in KINDS if kind.added)
+    plays(upstream, kind, [kind.answer.removesuffix(b"\n\n")])
+    answer = await ask(metered, kind, "alice")
+    assert answer.body == kind.answer.replace(kind.added, b"").removesuffix(b"\n\n")
+    assert answer.clean_end
+
+
+@pytest.mark.parametrize("status", [b"201 Created", b"500 Internal Server Error"])
+async def test_only_the_stream_that_was_asked_for_is_filtered(
+    metered: Gateway, upstream: ScriptedUpstream, status: bytes
+) -> None:
+    kind = next(kind for kind in KINDS if kind.added)
+
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        head = b"HTTP/1.1 %b\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n"
+        await turn.send(head % (status, len(kind.answer)) + kind.answer)
+
+    upstream.plays(script)
+    assert (await ask(metered, kind, "alice")).body == kind.answer
+
+
+async def test_stream_that_comes_encoded_all_the_same_is_not_held_back(
+    metered: Gateway, upstream: ScriptedUpstream
+) -> None:
+    kind = next(kind for kind in KINDS if kind.added)
+
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        fields = b"Content-Type: text/event-stream\r\nContent-Encoding: br\r\n" + CHUNKED
+        await turn.send(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n\r\n")
+        await turn.chunk(b"\x1b\x07")
+        await turn.wait_for("first piece seen")
+        await turn.send(b"0\r\n\r\n")
+
+    upstream.plays(script)
+    client = await metered.connect()
+    await client.send(client.request_bytes("POST", kind.target, kind.request, headers=JSON))
+    answer = await client.read_head()
+    assert await client.read_chunk() == b"\x1b\x07"
+    upstream.gate("first piece seen").set()
+    await client.read_body(answer)
+    assert answer.clean_end
+
+
 async def test_filtered_stream_that_breaks_off_is_cut(metered: Gateway, upstream: ScriptedUpstream) -> None:
     kind = next(kind for kind in KINDS if kind.added)
 

@@ -22,6 +22,7 @@ from gateway import __version__, errors, headers
 from gateway.cli import main, parser
 from gateway.errors import BadRequest, GatewayError
 from gateway.exchange import Ending, Exchange
+from gateway.limits import Dimension
 from gateway.logs import access_record
 from gateway.metrics import USAGE_KINDS, Metrics
 from gateway.middleware.record import UNMATCHED
@@ -194,8 +195,10 @@ def possible_errors() -> Iterator[tuple[int, str, str]]:
             continue
         if error.ending is Ending.CLIENT_LEFT:
             continue  # never sent
-        kind = "requests" if error is errors.LimitExceeded else error.type
-        yield error.status, kind, error.code
+        # A refusal by a limit is of the type that the limit counts.
+        units = {dimension.unit for dimension in Dimension}
+        for kind in units if error is errors.LimitExceeded else {error.type}:
+            yield error.status, kind, error.code
     for code in re.findall(r'(?:\bcode=|\bBodyRefused\(\s*)"(\w+)"', text):
         yield BadRequest.status, BadRequest.type, code
 
@@ -343,7 +346,7 @@ LAYERS = {
     name: layer
     for layer, names in (
         (0, PURE),
-        (2, "edge intake upstream"),
+        (2, "edge intake stored_files upstream"),
         (3, "admin middleware own_paths proxy sockets simulator"),
         (4, "app"),
         (5, "cli __main__"),

@@ -323,7 +323,7 @@ async def test_an_upstream_that_never_accepts_is_a_504_at_the_connect_limit(
         answer = await client.request("GET", "/v1/models")
 
         assert_typed(answer, 504, "upstream_timeout")
-        assert 0.35 < monotonic() - began < 1.0
+        assert 0.35 < monotonic() - began < 2.0
         assert gateway.metric('gateway_upstream_connects_total{result="timeout"}') >= 1
         for one in crowd:
             one.close()
@@ -526,7 +526,7 @@ async def test_the_total_limit_ends_an_answer_that_never_ends(
     answer = await client.request("GET", "/v1/files/file-1/content")
 
     assert not answer.clean_end
-    assert 0.4 < monotonic() - began < 1.5
+    assert 0.4 < monotonic() - began < 2.5
     assert (await gateway.lines.wait(1))[0]["ending"] == "timed_out"
     assert await upstream.all_closed()
 
