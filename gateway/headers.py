@@ -64,6 +64,7 @@ NOT_CLIENT = HOP_BY_HOP | frozenset(
         b"openai-project",
         b"set-cookie",
         b"strict-transport-security",
+        b"x-gateway-request-id",
     }
 )
 UPSTREAM_LIMITS = b"x-ratelimit-"

@@ -138,6 +138,11 @@ def _milliseconds(seconds: float | None) -> float | None:
 
 
 def _short(text: str | None) -> str | None:
-    if text is None or len(text) <= _TEXT_LIMIT:
+    """A text of somebody else's, cut, and without characters that a terminal or a viewer would act upon."""
+    if text is None:
+        return None
+    if len(text) > _TEXT_LIMIT:
+        text = text[:_TEXT_LIMIT] + "…"
+    if text.isprintable():
         return text
-    return text[:_TEXT_LIMIT] + "…"
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)

@@ -8,7 +8,7 @@ a status is its class. Series appear on first use, and bound children are kept f
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -41,18 +41,27 @@ _OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
 
 
 class _PerExchange:
-    """The bound children of one (tenant, operation, status class, ending)."""
-
-    __slots__ = ("bytes_in", "bytes_out", "count", "duration", "first_byte", "overhead", "seconds")
+    """The bound children of one (tenant, operation, status class, ending); those of what may not happen, on use."""
 
     def __init__(self, metrics: Metrics, tenant: str, operation: str, status: str, ending: str) -> None:
+        self._metrics = metrics
+        self._labels = (tenant, operation)
         self.count = metrics.exchanges.labels(tenant, operation, status, ending)
         self.seconds = metrics.exchange_seconds.labels(tenant, operation)
-        self.bytes_in = metrics.bytes.labels(tenant, operation, "in")
-        self.bytes_out = metrics.bytes.labels(tenant, operation, "out")
         self.duration = metrics.duration.labels(operation)
-        self.first_byte = metrics.first_byte.labels(operation)
         self.overhead = metrics.overhead.labels(operation)
+
+    @cached_property
+    def bytes_in(self) -> Counter:
+        return self._metrics.bytes.labels(*self._labels, "in")
+
+    @cached_property
+    def bytes_out(self) -> Counter:
+        return self._metrics.bytes.labels(*self._labels, "out")
+
+    @cached_property
+    def first_byte(self) -> Histogram:
+        return self._metrics.first_byte.labels(self._labels[1])
 
 
 class Metrics:

@@ -1,4 +1,4 @@
-"""The gateway's own paths on the public listener: who am I, what have I used, with which keys is verified."""
+"""The gateway's own paths on the public listener: who am I, what have I used, which keys verify credentials?"""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""Lua scripts over one Redis connection with many calls in flight.
+"""Lua scripts on one Redis server, whatever becomes of its connections.
 
-Calls made in one turn of the event loop leave in one write, and nobody waits for anybody else's reply. The
-caller only awaits a future: if it is cancelled, neither the connection nor the other calls notice. Nothing is
-ever sent twice, except a script that the server said it does not know (and so did not run).
+The caller only awaits a future: if it is cancelled, neither the connection nor the other calls notice.
 
 redis-py's connections (TLS, logins) are used, its client is not: that one answers a lost reply with up to ten
 repetitions, and takes a connection of its own for every batch.
@@ -11,42 +9,21 @@ repetitions, and takes a connection of its own for every batch.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import hiredis
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AskError, NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import AskError
 
 from gateway.breaker import Breaker, BreakerState
 from gateway.limits import StoreUnavailable
+from gateway.redis_line import Argument, Call, Line, Reply, Script, Watcher
 from gateway.redis_servers import Connect
 
-Argument = str | bytes | int
-Reply = Any
-"""What a Lua script may answer: an integer, bytes, None, or a list of replies."""
-Keep = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
-"""Starts a task that somebody waits for in the end."""
-
-GRACE_SECONDS = 0.005
-"""How long a reply that is late may still be found to have arrived."""
+__all__ = ["Argument", "Reply", "Script", "Wire"]
 
 _ONE_CALLS_FAULT = ("WRONGTYPE", "attempt to", "bad argument")
 """Words of errors that come from what one key holds: other calls fare well on the same server."""
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A Lua script, run by its digest and sent as text only to servers that do not know it."""
-
-    text: bytes
-    sha: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sha", hashlib.sha1(self.text, usedforsecurity=False).hexdigest())
 
 
 class Wire:
@@ -71,7 +48,8 @@ class Wire:
         self._connect = connect
         self._deadline_seconds = deadline_seconds
         self._connect_seconds = connect_seconds
-        self._line: _Line | None = None
+        self._reads = _Reads(self)
+        self._line: Line | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._recovery: asyncio.Task[None] | None = None
 
@@ -92,8 +70,9 @@ class Wire:
         """
         if not self.breaker.lets_through():
             raise StoreUnavailable(f"{self.breaker.server} failed a moment ago", sent=False)
-        call = self._call(("EVALSHA", script.sha, len(keys), *keys, *arguments), abandoned, deadline)
-        call.script, call.proves = script, writes
+        call = self._call(("EVALSHA", script.sha, len(keys), *keys, *arguments), deadline)
+        call.script, call.abandoned = script, abandoned
+        call.watcher = self if writes else self._reads
         try:
             return await call.reply
         except asyncio.CancelledError:
@@ -105,9 +84,7 @@ class Wire:
 
     async def ask(self, *words: Argument) -> Reply:
         """Run a command that changes nothing, whatever the breaker says and without telling it."""
-        call = self._call(words, None, None)
-        call.counts = False
-        return await call.reply
+        return await self._call(words, None).reply
 
     def health(self) -> Mapping[str, bool]:
         """Whether the server answers, by its name."""
@@ -126,23 +103,10 @@ class Wire:
         if self._line:
             self._line.hang_up(ConnectionError("closed"))
 
-    def _call(
-        self,
-        command: tuple[Argument, ...],
-        abandoned: Callable[[Reply], None] | None,
-        deadline: float | None,
-    ) -> _Call:
-        loop = asyncio.get_running_loop()
-        if deadline is None:
-            deadline = loop.time() + self._deadline_seconds
-        call = _Call(command, deadline, loop.create_future(), self, abandoned)
-        if self._line is None or self._line.dead:
-            self._line = _Line(self._connect, self._connect_seconds, self._keep)
-        self._line.put(call)
-        return call
+    def succeeded(self) -> None:
+        self.breaker.succeeded()
 
     def failed(self, error: BaseException) -> None:
-        """A call that counts has failed."""
         redirected = self._redirects and isinstance(error, AskError)
         if redirected or any(word in str(error) for word in _ONE_CALLS_FAULT):
             self.breaker.succeeded()
@@ -150,6 +114,19 @@ class Wire:
         self.breaker.failed(error)
         if self._recovery is None or self._recovery.done():
             self._recovery = self._keep(self._recover())
+
+    def withdrawn(self) -> None:
+        self.breaker.withdrawn()
+
+    def _call(self, command: tuple[Argument, ...], deadline: float | None) -> Call:
+        loop = asyncio.get_running_loop()
+        if deadline is None:
+            deadline = loop.time() + self._deadline_seconds
+        call = Call(command, deadline, loop.create_future())
+        if self._line is None or self._line.dead:
+            self._line = Line(self._connect, self._connect_seconds, self._keep)
+        self._line.put(call)
+        return call
 
     async def _recover(self) -> None:
         """Ask for a sign of life until there is one."""
@@ -169,170 +146,17 @@ class Wire:
         return task
 
 
-@dataclass(slots=True, eq=False)
-class _Call:
-    command: tuple[Argument, ...]
-    deadline: float
-    reply: asyncio.Future[Reply]
-    wire: Wire
-    abandoned: Callable[[Reply], None] | None
-    script: Script | None = None
-    """What the server may say it does not know; None once it was sent as text."""
-    counts: bool = True
-    """Whether the breaker hears of the outcome."""
-    proves: bool = True
-    """Whether a reply shows that the server is sound."""
+@dataclass(frozen=True, slots=True)
+class _Reads:
+    """Passes on what a reading call says of its server: its failure, but not its success."""
 
-    def succeed(self, reply: Reply) -> None:
-        if not self.proves:
-            self.withdraw()
-        elif self.counts:
-            self.wire.breaker.succeeded()
-        if not self.reply.done():
-            self.reply.set_result(reply)
-        elif self.abandoned:
-            self.abandoned(reply)
+    wire: Watcher
 
-    def fail(self, error: BaseException, *, sent: bool) -> None:
-        if self.counts:
-            self.wire.failed(error)
-        if not self.reply.done():
-            unavailable = StoreUnavailable(f"{type(error).__name__}: {error}", sent=sent)
-            unavailable.__cause__ = error
-            self.reply.set_exception(unavailable)
+    def succeeded(self) -> None:
+        self.wire.withdrawn()
 
-    def withdraw(self) -> None:
-        if self.counts:
-            self.wire.breaker.withdrawn()
+    def failed(self, error: BaseException) -> None:
+        self.wire.failed(error)
 
-
-class _Line:
-    """One connection, from the attempt to make it until its first fault."""
-
-    def __init__(self, connect: Connect, connect_seconds: float, keep: Keep) -> None:
-        self.dead = False
-        self._connect = connect
-        self._connect_seconds = connect_seconds
-        self._connected = False
-        self._to_send: list[_Call] = []
-        self._sent: deque[_Call] = deque()
-        self._wake = asyncio.Event()
-        self._watch: asyncio.TimerHandle | None = None
-        self._keep = keep
-        self._task = keep(self._live())
-
-    def put(self, call: _Call) -> None:
-        self._to_send.append(call)
-        self._wake.set()
-        if self._watch is None:
-            self._watch = asyncio.get_running_loop().call_at(call.deadline, self._check_deadlines)
-
-    def hang_up(self, error: BaseException) -> None:
-        """Fail every call that has no reply and let the connection go. The next call needs a new line."""
-        if self.dead:
-            return
-        self.dead = True
-        if self._watch:
-            self._watch.cancel()
-        _fail(self._sent, error, sent=True)
-        _fail(self._to_send, error, sent=False)
-        self._task.cancel()
-
-    async def _live(self) -> None:
-        try:
-            async with asyncio.timeout(self._connect_seconds):
-                connection = await self._connect()
-        except (RedisError, OSError, TimeoutError) as error:
-            self.hang_up(error)
-            return
-        self._connected = True
-        writer = self._keep(self._write(connection))
-        try:
-            while not self.dead:
-                await self._read_one(connection)
-        except (RedisError, OSError) as error:
-            self.hang_up(error)
-        except asyncio.CancelledError:
-            self.hang_up(ConnectionError("cancelled"))
-        finally:
-            writer.cancel()
-            await connection.disconnect(nowait=True)
-
-    async def _write(self, connection: AbstractConnection) -> None:
-        try:
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                batch = self._take_batch()
-                if batch:
-                    self._sent.extend(batch)
-                    packed = b"".join([hiredis.pack_command(call.command) for call in batch])  # type: ignore[arg-type]
-                    await connection.send_packed_command(packed, check_health=False)
-        except (RedisError, OSError) as error:
-            self.hang_up(error)
-
-    def _take_batch(self) -> list[_Call]:
-        batch = []
-        for call in self._to_send:
-            if call.reply.done():
-                call.withdraw()
-            else:
-                batch.append(call)
-        self._to_send.clear()
-        return batch
-
-    async def _read_one(self, connection: AbstractConnection) -> None:
-        try:
-            reply = await connection.read_response()
-        except NoScriptError as error:
-            self._send_text(self._sent.popleft(), error)
-        except ResponseError as error:
-            # Redis refuses a script before its first write, so nothing was done.
-            self._sent.popleft().fail(error, sent=False)
-            # A master that was demoted (6.2 words it otherwise than 7): the next call should find the new one.
-            if isinstance(error, ReadOnlyError) or "READONLY" in str(error):
-                self.hang_up(error)
-        else:
-            self._sent.popleft().succeed(reply)
-
-    def _send_text(self, call: _Call, error: NoScriptError) -> None:
-        if call.script is None:
-            call.fail(error, sent=False)
-            return
-        call.command = ("EVAL", call.script.text, *call.command[2:])
-        call.script = None
-        self._to_send.append(call)
-        self._wake.set()
-
-    def _check_deadlines(self) -> None:
-        """One timer serves all calls: the oldest is always first in line."""
-        self._watch = None
-        now = asyncio.get_running_loop().time()
-        if not self._connected:
-            # Who has waited long enough is told so, the attempt goes on.
-            late = [call for call in self._to_send if call.deadline <= now]
-            del self._to_send[: len(late)]
-            _fail(late, TimeoutError("no connection in time"), sent=False)
-        oldest = self._oldest()
-        if oldest is None:
-            return
-        if oldest.deadline > now:
-            self._watch = asyncio.get_running_loop().call_at(oldest.deadline, self._check_deadlines)
-        else:
-            # If it was this process that slept, the reply is here and only has to be read.
-            self._watch = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._give_up_on, oldest)
-
-    def _give_up_on(self, call: _Call) -> None:
-        if self._oldest() is call:
-            self.hang_up(TimeoutError("no reply in time"))
-        else:
-            self._check_deadlines()
-
-    def _oldest(self) -> _Call | None:
-        waiting = self._sent or self._to_send
-        return waiting[0] if waiting else None
-
-
-def _fail(calls: Iterable[_Call], error: BaseException, *, sent: bool) -> None:
-    for call in calls:
-        call.fail(error, sent=sent)
+    def withdrawn(self) -> None:
+        self.wire.withdrawn()

@@ -130,7 +130,7 @@ def prompt_estimate(document: object) -> int:
         elif isinstance(value, dict):
             pending.extend(member for name, member in value.items() if name not in _ATTACHED)
         elif isinstance(value, list):
-            if value and type(value[0]) is int:
+            if value and type(value[0]) in (int, float):  # not one by one: there may be millions
                 numbers += len(value)
             else:
                 pending.extend(value)

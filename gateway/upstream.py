@@ -226,6 +226,13 @@ class Reply:
                 self._resume_clock()
         except FOREIGN as error:
             raise translated(error) from error
+        codings = [
+            value.strip().lower()
+            for name, value in message.raw_headers
+            if name.lower() == b"transfer-encoding"
+        ]
+        if codings not in ([], [b"chunked"]):
+            raise UpstreamBroken("The upstream's answer has a transfer coding that is not spoken here.")
         self._payload = payload
         self.head = Head(message.code, message.reason or "", message.raw_headers)
         protocol.read_timeout = self.limits.idle_seconds

@@ -233,7 +233,7 @@ class TestDeadlines:
         answer = await client.read_answer()
 
         assert verdict(answer) == (408, "request_timeout")
-        assert await client.closed()
+        assert answer.get("connection") == "close"
         assert await upstream.all_closed()
         assert not any(seen.complete for seen in upstream.requests)
 

@@ -168,6 +168,7 @@ async def test_waiting_that_is_pointless_is_not_recommended(start_gateway: Start
     await post(gateway, CHAT, chat())
     refused = await post(gateway, CHAT, chat())
     assert refused.get("x-should-retry") == "false"
+    assert "Try again in 2" in error_of(refused)["message"], "some 24h0m0s"
     gateway = await start_gateway(**tenant(max_requests_per_1_minute=1))
     await post(gateway, CHAT, chat())
     assert (await post(gateway, CHAT, chat())).get("x-should-retry") is None

@@ -27,7 +27,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 could not be done, 2 wrong usage."""
-    options = parser().parse_args(arguments)
+    options, rest = (top := parser()).parse_known_args(arguments)
+    if rest:
+        # argparse does not find a credential's @FILE behind an option; what it did not find is not repeated,
+        # for it may be a credential.
+        if hasattr(options, "credential") and not any(word.startswith("--") for word in rest):
+            options.credential += rest
+        else:
+            top.error("unrecognized arguments; see --help")
     try:
         return int(options.run(options))
     except SettingsInvalid as invalid:

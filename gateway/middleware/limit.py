@@ -21,7 +21,7 @@ from gateway.edge import EXCHANGE, Handler, Middleware
 from gateway.errors import LimitExceeded, NeverFits, StoreUnavailable
 from gateway.exchange import Exchange
 from gateway.limiter import Limiter
-from gateway.limits import Charge, Decision, Dimension, Quota
+from gateway.limits import Charge, Decision, Dimension, Quota, format_reset
 from gateway.limits import StoreUnavailable as StoreDown
 from gateway.own_paths import GROUP
 from gateway.policy import check_body
@@ -222,9 +222,8 @@ def _refuse(decision: Decision) -> None:
             "Make it smaller; waiting cannot help.",
             detail=limit,
         )
-    seconds = decision.retry_after_seconds or 0.0
     refusal = LimitExceeded(
-        f"Rate limit reached: {limit}{whose}. Try again in {seconds:.3g} seconds.",
+        f"Rate limit reached: {limit}{whose}. Try again in {format_reset(decision.retry_after_seconds or 0)}.",
         type=quota.dimension.unit,
         decision=decision,
     )
