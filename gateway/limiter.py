@@ -132,6 +132,7 @@ class Limiter:
         self._later(self._charge(charges))
 
     def state(self) -> LimiterState:
+        """How store and limiter stand at this moment; costs nothing to ask."""
         census = self._shares.census
         return LimiterState(self._store.health(), census.workers, len(self._open), len(self._late))
 

@@ -9,8 +9,8 @@ from itertools import groupby
 
 from gateway.limits import Census, Charge, Decision, StoreUnavailable, decide, holds
 from gateway.redis_cluster import open_wire
-from gateway.redis_servers import RedisServers
 from gateway.redis_line import Argument, Reply, Script
+from gateway.redis_servers import RedisServers
 
 SILENT_SECONDS = 3.0
 """A worker that has not announced itself for so long no longer counts."""

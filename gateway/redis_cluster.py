@@ -15,8 +15,8 @@ from redis.exceptions import MovedError
 
 from gateway.breaker import Breaker
 from gateway.limits import StoreUnavailable
-from gateway.redis_servers import Address, RedisServers, Topology
 from gateway.redis_line import Argument, Reply, Script
+from gateway.redis_servers import Address, RedisServers, Topology
 from gateway.redis_wire import Wire
 
 REFRESH_SECONDS = 0.25
