@@ -70,7 +70,6 @@ class Guesses:
         return EXPECTED_OUTPUT if pattern is None else self._expected[pattern]
 
 
-@lru_cache(maxsize=1024)
 def reports_usage(operation: Operation) -> bool:
     """Whether the answers of this operation say what they used, or ought to.
 

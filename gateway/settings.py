@@ -18,7 +18,13 @@ from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from gateway.issuer_settings import IssuerSettings
 from gateway.limit_settings import Limits, Pattern, Permits
@@ -319,7 +325,11 @@ def load(
     from_file = _read(file, problems) if file is not None else {}
     if problems:
         raise SettingsInvalid(problems)
-    from_environ = _Environ(Settings, environ)()
+    try:
+        from_environ = _Environ(Settings, environ)()
+    except SettingsError as error:
+        from_environ = {}
+        problems.append(Problem("GATEWAY_…", f"{error}; expected JSON for a list or a table"))
     merged = _merge(_merge(from_file, from_environ), dict(flags or {}))
     if merged.get("tenants_path"):
         place = Path(str(merged["tenants_path"])).expanduser()

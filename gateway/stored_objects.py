@@ -93,7 +93,7 @@ def named_by_field(name: str) -> bool:
 
 def _refers(place: str, members: Mapping[str, Any], *, in_session: bool) -> bool:
     """Whether an object with an `id` is but a reference."""
-    if place in _REFERRING:
+    if place in _REFERRING or (place == "audio" and not in_session):
         return True
     if in_session or place.endswith("safety_checks"):
         return False

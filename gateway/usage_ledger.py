@@ -83,6 +83,7 @@ class UsageLedger:
         counts = entries.get(entry)
         if counts is None:
             counts = counts_of(entries, entry)
+        # By position in COUNTERS: this is on the way of every exchange.
         counts[0] += requests
         counts[9] += bytes_in
         counts[10] += bytes_out

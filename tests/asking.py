@@ -10,6 +10,9 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from gateway.credentials import issue
+from gateway.key_ring import KeyRing
+from gateway.operations import OperationTable
 from gateway.simulator import build_simulator
 from tests.gateway_process import Gateway
 from tests.raw_client import RawAnswer, RawClient
@@ -40,6 +43,13 @@ async def ask(
     credential = gateway.credential(**named) if credential is None else credential
     async with await RawClient.connect(gateway.host, gateway.port, credential) as client:
         return await client.request(method, target, body, headers=headers)
+
+
+def credential_of(ring: KeyRing, scopes: Iterable[str] | None = None, **more: Any) -> str:
+    """A credential signed by a ring, with every scope unless told otherwise, for default settings."""
+    named: dict[str, Any] = {"tenant": "default", "subject": "tester", "ttl_seconds": 600}
+    named |= {"issuer": "gateway", "audience": "gateway"} | more
+    return issue(ring, scopes=OperationTable.load().scopes if scopes is None else frozenset(scopes), **named)
 
 
 def error_of(answer: RawAnswer) -> dict[str, Any]:

@@ -19,11 +19,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 
 from gateway.app import build_app, make_runner
-from gateway.credentials import issue
 from gateway.key_ring import KeyRing, ensure_ring
-from gateway.operations import OperationTable
 from gateway.settings import SettingsInvalid, load
-from tests.asking import JSON, ask
+from tests.asking import JSON, ask, credential_of
 from tests.gateway_command import RunningCommand, running_command
 from tests.gateway_process import Gateway, running_gateway
 from tests.raw_client import RawClient
@@ -176,15 +174,7 @@ class Process:
 @asynccontextmanager
 async def serving(directory: Path, base_url: str, *more: str) -> AsyncIterator[Process]:
     ring, _ = ensure_ring(directory / "keys")
-    credential = issue(
-        ring,
-        tenant="default",
-        subject="tester",
-        scopes=set(OperationTable.load().scopes),
-        ttl_seconds=600,
-        issuer="gateway",
-        audience="gateway",
-    )
+    credential = credential_of(ring)
     keys = ("--keys-dir", str(directory / "keys"))
     async with running_command("serve", *ANYWHERE, *keys, "--upstream", base_url, *more) as command:
         yield Process(command, credential)
@@ -205,15 +195,16 @@ class TestProcess:
 
         async with serve(listen, "127.0.0.1", 0, compression=None) as server:
             port = next(iter(server.sockets)).getsockname()[1]
-            talker = f'tenants.talker = {{ upstream = {{ base_url = "http://127.0.0.1:{port}/v1" }} }}'
+            talker = credential_of(ensure_ring(tmp_path / "keys")[0], tenant="talker")
+            table = f'tenants.talker = {{ upstream = {{ base_url = "http://127.0.0.1:{port}/v1" }} }}'
             config = tmp_path / "gateway.toml"
-            config.write_text(f"drain_notice_seconds = 0.3\n{talker}\n[tenants.default]\n")
+            config.write_text(f"drain_notice_seconds = 0.3\n{table}\n[tenants.default]\n")
             async with (
                 serving(tmp_path, upstream.base_url, "--config", str(config)) as process,
                 await process.connect() as client,
                 connect(
                     f"ws://{process.command.host}:{process.command.port}/v1/realtime?model=m",
-                    additional_headers={"Authorization": f"Bearer {talkers(tmp_path)}"},
+                    additional_headers={"Authorization": f"Bearer {talker}"},
                     compression=None,
                 ) as socket,
             ):
@@ -261,20 +252,6 @@ class TestProcess:
                 await client.read_chunk()
 
         assert [orjson.loads(line)["ending"] for line in process.command.stdout] == ["drained"]
-
-
-def talkers(directory: Path) -> str:
-    """A credential of the tenant `talker`."""
-    ring, _ = ensure_ring(directory / "keys")
-    return issue(
-        ring,
-        tenant="talker",
-        subject="tester",
-        scopes={"realtime:write"},
-        ttl_seconds=600,
-        issuer="gateway",
-        audience="gateway",
-    )
 
 
 class TestWiring:

@@ -20,11 +20,9 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from gateway.credentials import issue
 from gateway.frames import accept_key
 from gateway.key_ring import ensure_ring
-from gateway.operations import OperationTable
-from tests.asking import FORM, HANDSHAKE, JSON, form
+from tests.asking import FORM, HANDSHAKE, JSON, credential_of, form
 from tests.gateway_command import RunningCommand, run_command, running_command
 from tests.raw_client import RawAnswer, RawClient
 from tests.redis_server import running_redis
@@ -174,13 +172,12 @@ async def story(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Story
     canaries = Canaries()
     told = Story(canaries)
     ring, _ = ensure_ring(directory / "keys")
-    named = {"tenant": "acme", "subject": "alice", "issuer": "gateway", "audience": "gateway"}
-    scopes = set(OperationTable.load().scopes)
+    named = {"tenant": "acme", "subject": "alice"}
     credentials = {
-        "good": issue(ring, scopes=scopes, ttl_seconds=600, **named),
-        "owner": issue(ring, scopes=scopes, ttl_seconds=600, **(named | {"tenant": "owner"})),
-        "restricted": issue(ring, scopes=scopes, ttl_seconds=600, models=["good"], **named),
-        "expired": issue(ring, scopes=scopes, ttl_seconds=1, clock=lambda: 1_700_000_000.0, **named),
+        "good": credential_of(ring, **named),
+        "owner": credential_of(ring, tenant="owner"),
+        "restricted": credential_of(ring, models=["good"], **named),
+        "expired": credential_of(ring, clock=lambda: 1_700_000_000.0, **named),
     }
     canaries.credential = credentials["good"].rsplit(".", 1)[1]
     canaries.expired = credentials["expired"].rsplit(".", 1)[1]

@@ -11,12 +11,11 @@ import pytest
 
 from gateway.cli import main
 from gateway.cli.explain import explain
-from gateway.credentials import issue
 from gateway.key_ring import KeyRing, ensure_ring
 from gateway.operations import OperationTable
 from gateway.scopes import expand
-from gateway.settings import Settings, load
-from tests.asking import HANDSHAKE, ask, verdict
+from gateway.settings import load
+from tests.asking import HANDSHAKE, ask, credential_of, verdict
 from tests.gateway_command import run_command
 from tests.gateway_process import running_gateway
 from tests.scripted_upstream import ScriptedUpstream
@@ -95,17 +94,10 @@ def ring(tmp_path: Path) -> KeyRing:
     return ensure_ring(tmp_path / "keys")[0]
 
 
-def credential_for(ring: KeyRing, settings: Settings, case: Case) -> str:
+def credential_for(ring: KeyRing, case: Case) -> str:
     """A credential with the scopes of a case, patterns expanded as `gateway credential issue` would."""
-    return issue(
-        ring,
-        tenant=case.tenant,
-        subject="alice",
-        scopes=expand(case.scopes, OperationTable.load().scopes),
-        ttl_seconds=600,
-        issuer=settings.credentials.issuer,
-        audience=settings.credentials.audience,
-    )
+    scopes = expand(case.scopes, OperationTable.load().scopes)
+    return credential_of(ring, scopes, tenant=case.tenant, subject="alice")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -117,7 +109,7 @@ def test_deciding_line_is_marked_and_is_the_last(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     case = CASES[name]
-    monkeypatch.setenv("GATEWAY_CREDENTIAL", credential_for(ring, load(config, environ={}), case))
+    monkeypatch.setenv("GATEWAY_CREDENTIAL", credential_for(ring, case))
     named = () if case.model is None else ("--model", case.model)
 
     code = main(["explain", case.method, case.target, *named, "--config", str(config)])
@@ -147,27 +139,19 @@ def test_credential_that_is_refused_decides(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    settings = load(config, environ={})
-    known = {
-        "tenant": "acme",
-        "subject": "a",
-        "scopes": ["models:read"],
-        "issuer": "gateway",
-        "audience": "gateway",
-    }
     codes = {"expired": "expired_api_key", "revoked": "revoked_api_key"}
     match kind:
         case "expired":
             before = time.time() - 1000
-            text = issue(ring, ttl_seconds=10, clock=lambda: before, **known)  # type: ignore[arg-type]
+            text = credential_of(ring, tenant="acme", ttl_seconds=10, clock=lambda: before)
         case "other key":
-            text = issue(KeyRing.ephemeral(), ttl_seconds=600, **known)  # type: ignore[arg-type]
+            text = credential_of(KeyRing.ephemeral(), tenant="acme")
         case "garbage":
             text = "sk-not-a-credential"
         case "other audience":
-            text = issue(ring, ttl_seconds=600, **(known | {"audience": "elsewhere"}))  # type: ignore[arg-type]
+            text = credential_of(ring, tenant="acme", audience="elsewhere")
         case _:
-            text = credential_for(ring, settings, CASES["passes"])
+            text = credential_of(ring, tenant="acme")
             assert main(["credential", "revoke", "--tenant", "acme", "--config", str(config)]) == 0
     monkeypatch.setenv("GATEWAY_CREDENTIAL", text)
     capsys.readouterr()
@@ -194,7 +178,7 @@ async def test_explanation_is_what_the_gateway_does(config: Path, ring: KeyRing)
             ring=ring, upstream={"base_url": upstream.base_url, "api_key": "sk-common"}, tenants=tenants
         ) as gateway:
             for name, case in CASES.items():
-                credential = credential_for(ring, settings, case)
+                credential = credential_for(ring, case)
                 steps = await asyncio.to_thread(
                     lambda case=case, credential=credential: list(  # type: ignore[misc]
                         explain(settings, case.method, case.target, case.model, credential)
@@ -223,7 +207,7 @@ async def test_explanation_is_what_the_gateway_does(config: Path, ring: KeyRing)
 def test_own_path_is_explained_as_open_to_every_tenant(
     config: Path, ring: KeyRing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    credential = credential_for(ring, load(config, environ={}), Case(*CHAT, "", None, scopes=("files:read",)))
+    credential = credential_of(ring, ["files:read"], tenant="acme")
     monkeypatch.setenv("GATEWAY_CREDENTIAL", credential)
 
     assert main(["explain", "GET", "/gateway/me", "--config", str(config)]) == 0
@@ -233,7 +217,7 @@ def test_own_path_is_explained_as_open_to_every_tenant(
 def test_limits_that_exist_are_named(
     config: Path, ring: KeyRing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("GATEWAY_CREDENTIAL", credential_for(ring, load(config, environ={}), CASES["passes"]))
+    monkeypatch.setenv("GATEWAY_CREDENTIAL", credential_for(ring, CASES["passes"]))
 
     main(["explain", *CHAT, "--model", "good", "--config", str(config)])
 
@@ -244,7 +228,7 @@ def test_limits_that_exist_are_named(
 async def test_credential_on_the_command_line_is_refused_and_file_and_input_are_read(
     config: Path, ring: KeyRing, tmp_path: Path
 ) -> None:
-    credential = credential_for(ring, load(config, environ={}), CASES["passes"])
+    credential = credential_for(ring, CASES["passes"])
     file = tmp_path / "credential.jwt"
     file.write_text(f"Bearer {credential}\n")
     asked = ("explain", *CHAT, "--model", "good", "--config", str(config))

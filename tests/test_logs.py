@@ -14,7 +14,6 @@ import pytest
 from aiohttp import web
 
 from gateway.app import build_app, make_runner
-from gateway.credentials import issue
 from gateway.errors import NotFound
 from gateway.exchange import Ending, Exchange
 from gateway.key_ring import KeyRing
@@ -22,7 +21,7 @@ from gateway.logs import LogWriter, access_record, encode
 from gateway.operations import UNLISTED_READ
 from gateway.principal import Principal
 from gateway.settings import load
-from tests.asking import HANDSHAKE, JSON, ask
+from tests.asking import HANDSHAKE, JSON, ask, credential_of
 from tests.conftest import StartGateway
 from tests.gateway_process import Gateway, LogReader
 from tests.raw_client import RawClient
@@ -97,14 +96,7 @@ class TestRecord:
         said = {"tenant": "acme", "subject": "alice"} | {name: text}
 
         with pytest.raises(ValueError, match="not issued"):
-            issue(
-                KeyRing.ephemeral(),
-                scopes={"files:read"},
-                ttl_seconds=60,
-                issuer="gateway",
-                audience="gateway",
-                **said,
-            )
+            credential_of(KeyRing.ephemeral(), ["files:read"], **said)
 
 
 class TestLines:

@@ -21,9 +21,8 @@ import websockets
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from gateway.credentials import issue
 from gateway.key_ring import ensure_ring
-from tests.asking import FORM, HANDSHAKE, JSON, ask, error_of, form, verdict
+from tests.asking import FORM, HANDSHAKE, JSON, ask, credential_of, error_of, form, verdict
 from tests.conftest import StartGateway
 from tests.gateway_command import RunningCommand, running_command
 from tests.gateway_process import BY_NAME, Gateway, running_gateway
@@ -62,7 +61,7 @@ async def start_gateway(scripted: ScriptedUpstream) -> AsyncIterator[StartGatewa
     """Start a gateway for one test; keyword arguments are settings."""
     async with AsyncExitStack() as stack:
 
-        async def start(**settings: object) -> Gateway:
+        async def start(**settings: Any) -> Gateway:
             return await stack.enter_async_context(running_gateway(upstream=way_to(scripted), **settings))
 
         yield start
@@ -570,15 +569,7 @@ class TestForm:
 async def serving(directory: Path, upstream: ScriptedUpstream) -> AsyncIterator[tuple[RunningCommand, str]]:
     """`gateway serve` for a tenant that may use the model `good`, and a credential for its transcriptions."""
     ring, _ = ensure_ring(directory / "keys")
-    credential = issue(
-        ring,
-        tenant="default",
-        subject="tester",
-        scopes={"audio.transcriptions:write"},
-        ttl_seconds=600,
-        issuer="gateway",
-        audience="gateway",
-    )
+    credential = credential_of(ring, ["audio.transcriptions:write"])
     async with running_command(
         *("serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"),
         *("--keys-dir", str(directory / "keys"), "--upstream", upstream.base_url),

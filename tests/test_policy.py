@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import orjson
 import pytest
 
@@ -12,7 +14,7 @@ from gateway.policy import filtered_models, model_refusal, restricted
 from gateway.principal import Principal
 from gateway.settings import load
 from gateway.tenants import known_scopes, tenant_policies
-from tests.asking import ask, error_of, verdict
+from tests.asking import JSON, ask, error_of, verdict
 from tests.conftest import StartGateway
 from tests.gateway_process import Gateway
 from tests.scripted_upstream import ScriptedUpstream
@@ -41,10 +43,13 @@ class TestScope:
         without, with_it = {}, {}
         for operation in TABLE:
             target = operation.path.replace("{", "").replace("}", "")
-            asked = operation.method, target, {} if operation.method == "POST" else None
-            without[operation.id] = verdict(await ask(gateway, *asked, scopes=everything - {operation.scope}))
+            method, body = operation.method, b"{}" if operation.method == "POST" else None
+            others = everything - {operation.scope}
+            without[operation.id] = verdict(await ask(gateway, method, target, body, scopes=others))
             assert not upstream.requests, operation.id
-            with_it[operation.id] = (await ask(gateway, *asked, scopes={operation.scope})).status
+            with_it[operation.id] = (
+                await ask(gateway, method, target, body, scopes={operation.scope})
+            ).status
             upstream.requests.clear()
 
         assert without == dict.fromkeys(without, (403, "missing_scope"))
@@ -95,10 +100,10 @@ class TestClosed:
         assert len(operations) >= 7
         for operation in operations:
             target = operation.path.replace("{", "").replace("}", "")
-            asked = operation.method, target, {}
-            assert verdict(await ask(closed, *asked)) == (403, "operation_closed")
+            refused = await ask(closed, operation.method, target, b"{}")
+            assert verdict(refused) == (403, "operation_closed")
             assert not upstream.requests
-            assert (await ask(opened, *asked)).status == 200
+            assert (await ask(opened, operation.method, target, b"{}")).status == 200
             upstream.requests.clear()
 
     async def test_is_said_before_the_scope_that_could_not_help(self, gateway: Gateway) -> None:
@@ -119,6 +124,49 @@ class TestClosed:
             assert answer.status == (400 if "//" in target else 403)
             assert verdict(answer)[1] in (code, "ambiguous_target")
         assert not upstream.requests
+
+
+class TestCost:
+    """What one caller sends must not make all others wait: the loop is everybody's."""
+
+    BODIES = {  # noqa: RUF012
+        "items with ids": b'{"model":"m","input":['
+        + b",".join([b'{"type":"message","id":"m","content":"x"}'] * 400_000)
+        + b"]}",
+        "underscores": b'{"model":"m","input":"' + b"_" * 16 * 2**20 + b'"}',
+        "escapes": b'{"model":"m","input":"' + rb"\u0041" * 2_700_000 + b'"}',
+        "members": b'{"model":"m","x_id":7,'
+        + b",".join(b'"k%d":{"id":1}' % n for n in range(600_000))
+        + b"}",
+        "nesting": b'{"model":"m","id":"x","input":' + (b"[" * 500 + b"]" * 500) + b"}",
+        "strings": b'{"model":"m","input":[' + b",".join([b'"model"'] * 1_500_000) + b"]}",
+    }
+
+    @pytest.mark.parametrize("name", BODIES)
+    async def test_of_judging_a_large_body_is_bounded(
+        self, start_gateway: StartGateway, upstream: ScriptedUpstream, name: str
+    ) -> None:
+        narrow = {"scopes": ["*"], "models": ["m"]}
+        gateway = await start_gateway(tenants={"acme": narrow, "neighbour": narrow})
+        loop = asyncio.get_running_loop()
+        longest = 0.0
+
+        async def tick() -> None:
+            nonlocal longest
+            while True:
+                before = loop.time()
+                await asyncio.sleep(0.01)
+                longest = max(longest, loop.time() - before)
+
+        client = await gateway.connect()
+        client.timeout_seconds = 60
+        ticking = asyncio.create_task(tick())
+        await client.send(client.request_bytes("POST", "/v1/responses", self.BODIES[name], headers=JSON))
+        answer = await client.read_answer()
+        ticking.cancel()
+
+        assert answer.status in (200, 400, 403, 413)
+        assert longest < 1.5
 
 
 class TestModels:

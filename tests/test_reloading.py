@@ -17,11 +17,10 @@ import pytest
 from aiohttp import web
 
 from gateway.app import build_app, make_runner
-from gateway.credentials import issue
 from gateway.key_ring import KeyRing, ensure_ring
 from gateway.reloading import Configuration
 from gateway.settings import Settings, load
-from tests.asking import JSON, ask, verdict
+from tests.asking import JSON, ask, credential_of, verdict
 from tests.gateway_command import running_command
 from tests.gateway_process import Gateway, LogReader
 from tests.raw_client import RawClient
@@ -383,7 +382,7 @@ async def test_reload_that_read_the_files_later_is_the_one_that_holds() -> None:
     await asyncio.sleep(0.1)
     go_on.set()
 
-    assert await asyncio.gather(first, second) == [True, True]
+    assert all(await asyncio.gather(first, second))
     assert taken[-1] == max(taken)
 
 
@@ -398,10 +397,7 @@ async def test_sighup_reads_everything_again_secrets_included_under_a_running_st
         f'[upstream]\nbase_url = "{upstream.base_url}"\napi_key = "file:{secret}"\n[tenants.default]\n'
     )
     ring, _ = ensure_ring(tmp_path / "keys")
-    credential = issue(
-        ring, tenant="default", subject="t", scopes={"models:read", "chat.completions:write"}, ttl_seconds=600,
-        issuer="gateway", audience="gateway",
-    )  # fmt: skip
+    credential = credential_of(ring, ["models:read", "chat.completions:write"])
     upstream.plays(two_events)
     async with (
         running_command(

@@ -8,6 +8,7 @@ own, those are a second step, and a form refused by it never reaches its end and
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -45,6 +46,7 @@ _BY_REQUEST = frozenset(
 
 _ON_USAGE = frozenset({Dimension.TOKENS_PER_MINUTE, Dimension.TOKENS_PER_DAY})
 _NO_COST = Cost()
+_JUDGED_AT_ONCE_BYTES = 256 * 1024
 
 
 def limit(services: Services) -> Middleware:
@@ -71,8 +73,10 @@ def limit(services: Services) -> Middleware:
             started = monotonic()
             exchange.body = await intake.whole(request, edge)
             exchange.held_seconds = monotonic() - started
-            intake.read_fields(exchange)
-            check_body(exchange, table)
+            if len(exchange.body) <= _JUDGED_AT_ONCE_BYTES:
+                _judge(exchange)
+            else:
+                await asyncio.to_thread(_judge, exchange)  # the loop is everybody's
         else:
             intake.watch_form(exchange, head, limited=bool(policy.limits.models))
         quotas += policy.limits.of_model(exchange.model)
@@ -94,6 +98,11 @@ def limit(services: Services) -> Middleware:
             return await handler(request)
         finally:
             admission.settle()
+
+    def _judge(exchange: Exchange) -> None:
+        """Read what policy must see in a body that was taken in, and decide about it."""
+        intake.read_fields(exchange)
+        check_body(exchange, table)
 
     async def _look(exchange: Exchange, quotas: Iterable[Quota]) -> None:
         """Refuse what could not be admitted even if it used nothing."""
