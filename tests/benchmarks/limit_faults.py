@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import logging
 import resource
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -108,6 +109,24 @@ async def single(name: str, seconds: float, rate: int) -> None:
             await play(name, url, seconds, rate, *steps, keeps=name != "killed")
 
 
+async def scripts(seconds: float, rate: int) -> None:
+    """The scripts are forgotten ten times a second, for as long as the fault lasts."""
+    with running_redis() as redis:
+        over = threading.Event()
+
+        def flush() -> None:
+            while not over.wait(0.1):
+                redis.command("SCRIPT", "FLUSH")
+
+        flushing = threading.Thread(target=flush)
+
+        def end() -> None:
+            over.set()
+            flushing.join()
+
+        await play("scripts flushed", redis.url, seconds, rate, flushing.start, end, keeps=True)
+
+
 async def cluster(seconds: float, rate: int) -> None:
     with running_cluster() as nodes:
         url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
@@ -128,7 +147,7 @@ async def sentinel(seconds: float, rate: int) -> None:
 
 
 def main() -> None:
-    topologies = {"cluster": cluster, "sentinel": sentinel}
+    topologies = {"scripts": scripts, "cluster": cluster, "sentinel": sentinel}
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=30.0, help="how long each fault lasts")
     parser.add_argument("--rate", type=int, default=500, help="exchanges per second")
