@@ -69,7 +69,6 @@ class Answer(web.StreamResponse):
 
         self.started = False
         self.finished = False
-        self.close_delimited = False
         self._writer: StreamWriter | None = None
 
     def begin(self, request: web.BaseRequest, *, write_idle_seconds: float) -> None:
@@ -91,7 +90,6 @@ class Answer(web.StreamResponse):
         lines += [b"%b: %b\r\n" % field for field in self.fields]
         if not self._no_body and not has_length:
             if http10:
-                self.close_delimited = True
                 keep_alive = False
             else:
                 writer.chunked = True

@@ -6,14 +6,13 @@ name may as well be spelled `"\\u006dodel"`. orjson itself refuses what lenient 
 NaN, comments, text behind the document, more than 1024 levels.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from gateway.json_members import ESCAPED_LETTER, TooIntricate, hides_letters, members
+from gateway.json_members import TooIntricate, hides_letters, members
 
 _COUNTS = ("n", "best_of")
 _MAXIMA = ("max_tokens", "max_completion_tokens", "max_output_tokens")
@@ -22,9 +21,6 @@ POLICY_NAMES = frozenset(
     (*_COUNTS, *_MAXIMA, "background", "conversation", "endpoint", "input_file_id", "model", "session")
 ) | {"previous_response_id", "service_tier", "store", "stream", "stream_options"}
 """Top-level names that policy reads, and which therefore must not occur twice."""
-
-SESSION_SIGNS = re.compile(rb'"session"|\x00|' + ESCAPED_LETTER.pattern)
-"""Occurs in every realtime event for which `read_session_model` could return a model."""
 
 _QUOTED = {name: b'"' + name.encode() + b'"' for name in POLICY_NAMES}
 _NUMBERS = frozenset((*_COUNTS, *_MAXIMA))
@@ -77,17 +73,6 @@ def read(body: bytes, *, model_path: Sequence[str] = ("model",)) -> RequestField
         elif number:
             max_output = max(max_output or 0, number)
     return RequestFields(_model(document, model_path), stream is True, choices, max_output, document)
-
-
-def read_session_model(event: bytes) -> str | None:
-    """The `session.model` that a realtime client event would set; None for events that set none.
-
-    Any event with a `session` is read, whatever its type. Raises BodyRefused like `read`, and for bytes that
-    are not JSON in UTF-8 but might be in another encoding. Costs a search where there is no `session`.
-    """
-    if b'"session"' not in event and b"\0" not in event and not hides_letters(event):
-        return None
-    return read(event, model_path=("session", "model")).model
 
 
 def _parse(body: bytes) -> dict[str, Any]:

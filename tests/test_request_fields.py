@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 from gateway.json_members import members
 from gateway.request_fields import (
     POLICY_NAMES,
-    SESSION_SIGNS,
     BodyRefused,
     RequestFields,
     read,
-    read_session_model,
 )
 
 
@@ -147,33 +145,6 @@ def test_the_model_may_stand_in_a_nested_object():
     assert refusal(b'{"session":{"model":["a"]}}', model_path=path).param == "session.model"
 
 
-def test_a_realtime_event_shows_the_model_it_would_set():
-    assert read_session_model(b'{"type":"session.update","session":{"model":"o3"}}') == "o3"
-    assert read_session_model(b'{"type":"session.update","\\u0073ession":{"model":"o3"}}') == "o3"
-    assert read_session_model(b'{"type":"session.update","session":{"voice":"verse"}}') is None
-    assert read_session_model(b'{"type":"input_audio_buffer.append","audio":"QUJD"}') is None
-    assert read_session_model(b"not even json") is None
-    for event in (
-        b'{"session":{"model":"a"},"session":{"model":"b"}}',
-        b'\xef\xbb\xbf{"session":{"model":"a"}}',
-        '{"session":{"model":"a"}}'.encode("utf-16-le"),
-        b'{"session":{"model":"a"}} trailing',
-    ):
-        with pytest.raises(BodyRefused):
-            read_session_model(event)
-
-
-@settings(deadline=None)
-@given(st.text(st.sampled_from('{}[]":,\\u0073ession"mdl a\0'), max_size=60))
-def test_no_event_sets_a_model_without_the_signs(text):
-    event = text.encode()
-    try:
-        model = read_session_model(event)
-    except BodyRefused:
-        model = "refused"
-    assert model is None or SESSION_SIGNS.search(event)
-
-
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-9, 99), st.text(max_size=5), st.floats(0, 1))
 NAMES = st.one_of(st.sampled_from(["model", "n", "stream", "store", "session", "x"]), st.text(max_size=4))
 VALUES = st.recursive(
@@ -236,7 +207,6 @@ def test_an_accepted_body_has_one_model_to_every_parser(case):
 def test_no_input_raises_anything_but_a_refusal(body):
     try:
         read(body)
-        read_session_model(body)
     except BodyRefused:
         pass
 
