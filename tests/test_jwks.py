@@ -117,7 +117,7 @@ async def test_looking_for_a_key_takes_no_time_while_the_issuer_hangs(server: Jw
         await server.asked.wait()
         started = time.perf_counter()
         assert not any(watched.knows(OLD) for _ in range(1000))
-        assert time.perf_counter() - started < 0.1
+        assert time.perf_counter() - started < 1.0
         await watched.source.tried()
         assert watched.results == ["failed"]
         await watched.source.close()

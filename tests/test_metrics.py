@@ -7,7 +7,6 @@ import itertools
 import random
 import re
 import string
-import time
 
 import pytest
 from prometheus_client import generate_latest
@@ -140,18 +139,17 @@ async def test_requests_of_strangers_add_no_series(gateway: Gateway, upstream: S
     assert len(upstream.requests) > 150
 
 
-async def test_scrape_of_everything_that_can_be_is_quick(gateway: Gateway) -> None:
+async def test_scrape_of_everything_that_can_be_is_bounded(gateway: Gateway) -> None:
     metrics = gateway.app.services.metrics
     policy = gateway.app.services.tenants.policies["acme"]
     for operation in TABLE:
         metrics.ended(
             exchange(operation=operation, tenant=policy, status=200, ending=Ending.COMPLETE), now=101.0
         )
-    began = time.perf_counter()
 
-    generate_latest(metrics.registry)
+    scraped = generate_latest(metrics.registry)
 
-    assert time.perf_counter() - began < 0.5
+    assert scraped.count(b"\n") < 100 * len(list(TABLE))
 
 
 def test_labels_of_every_series_come_from_closed_sets_and_tenant_is_on_counters_only() -> None:
