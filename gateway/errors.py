@@ -49,10 +49,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import orjson
 
-from gateway.exchange import Ending
+from gateway.exchange.exchange import Ending
 
 if TYPE_CHECKING:
-    from gateway.limits import Decision
+    from gateway.limits.terms import Decision
 
 
 class GatewayError(Exception):

@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack
 import pytest
 import uvloop
 
-from tests.gateway_process import Gateway, running_gateway
-from tests.scripted_upstream import ScriptedUpstream
+from tests.kit.gateway import Gateway, running_gateway
+from tests.kit.upstream import ScriptedUpstream
 
 # What streams is tried on both loops; production runs uvloop.
 _ON_BOTH_LOOPS = frozenset({"test_streaming.py", "test_sockets.py"})

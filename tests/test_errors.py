@@ -9,8 +9,8 @@ import pytest
 
 from gateway import errors
 from gateway.errors import GatewayError, LimitExceeded
-from gateway.exchange import Ending
-from gateway.limits import Decision
+from gateway.exchange.exchange import Ending
+from gateway.limits.terms import Decision
 
 INVALID, FORBIDDEN, UPSTREAM, SERVER = (
     "invalid_request_error",

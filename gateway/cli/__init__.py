@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from gateway import __version__
 from gateway.cli import check, credential, demo, explain, keys, limits, routes, serve, usage
-from gateway.keys import KeyProblem
-from gateway.scopes import ScopeProblem
-from gateway.settings import SettingsInvalid
+from gateway.credentials.keys import KeyProblem
+from gateway.operations.scopes import ScopeProblem
+from gateway.settings.settings import SettingsInvalid
 
 
 def parser() -> argparse.ArgumentParser:

@@ -7,11 +7,11 @@ import os
 from typing import Any
 
 from gateway.cli.options import add_settings, keyless, settings_from
-from gateway.configured_issuers import other_issuers
-from gateway.key_ring import KeyRing
-from gateway.operations import OperationTable
-from gateway.settings import SettingsInvalid
-from gateway.tenants import tenant_policies
+from gateway.credentials.configured_issuers import other_issuers
+from gateway.credentials.key_ring import KeyRing
+from gateway.operations.table import OperationTable
+from gateway.policy.tenants import tenant_policies
+from gateway.settings.settings import SettingsInvalid
 
 
 def register(verbs: Any) -> None:

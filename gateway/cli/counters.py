@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from gateway.settings import Problem, Settings, SettingsInvalid, resolve_secret
+from gateway.settings.settings import Problem, Settings, SettingsInvalid, resolve_secret
 
 PATIENCE_SECONDS = 5.0
 """A person waits; Redis may be far away from their machine."""
@@ -21,7 +21,7 @@ def counting_redis(settings: Settings, *, otherwise: str) -> Iterator[str]:
         raise SettingsInvalid(
             [Problem("redis_url", f"is not set, so each gateway counts in its own memory; {otherwise}")]
         )
-    breaker_log = logging.getLogger("gateway.breaker")
+    breaker_log = logging.getLogger("gateway.redis.breaker")
     breaker_log.disabled = True  # the command says itself what could not be done
     try:
         yield url

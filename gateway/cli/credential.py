@@ -19,19 +19,19 @@ from gateway.cli.options import (
     settings_from,
 )
 from gateway.cli.stores import shared_credentials
-from gateway.credentials import Verifier, issue
-from gateway.issuers import MAX_NAME_CHARACTERS
-from gateway.key_ring import KeyRing, ensure_ring
-from gateway.keys import KeyProblem
-from gateway.limits import Dimension, Quota
-from gateway.operations import OperationTable
-from gateway.principal import Principal
-from gateway.redis_credentials import IssuedCredential
-from gateway.revocation_file import RevocationFile
-from gateway.revocations import Revocation, RevocationList, RevocationsUnavailable
-from gateway.scopes import expand
-from gateway.settings import Settings
-from gateway.tenants import known_scopes
+from gateway.credentials.issuers import MAX_NAME_CHARACTERS
+from gateway.credentials.key_ring import KeyRing, ensure_ring
+from gateway.credentials.keys import KeyProblem
+from gateway.credentials.principal import Principal
+from gateway.credentials.redis_credentials import IssuedCredential
+from gateway.credentials.revocation_file import RevocationFile
+from gateway.credentials.revocations import Revocation, RevocationList, RevocationsUnavailable
+from gateway.credentials.verifier import Verifier, issue
+from gateway.limits.terms import Dimension, Quota
+from gateway.operations.scopes import expand
+from gateway.operations.table import OperationTable
+from gateway.policy.tenants import known_scopes
+from gateway.settings.settings import Settings
 
 
 def register(verbs: Any) -> None:

@@ -8,15 +8,15 @@ from typing import Any
 
 from aiohttp import web
 
-from gateway.app import build_app
+from gateway.app.build import build_app
 from gateway.cli.serve import run_loop, serve
-from gateway.credentials import issue
-from gateway.key_ring import KeyRing
-from gateway.operations import OperationTable
-from gateway.scopes import expand
-from gateway.settings import Settings, load
+from gateway.credentials.key_ring import KeyRing
+from gateway.credentials.verifier import issue
+from gateway.operations.scopes import expand
+from gateway.operations.table import OperationTable
+from gateway.policy.tenants import known_scopes
+from gateway.settings.settings import Settings, load
 from gateway.simulator import build_simulator
-from gateway.tenants import known_scopes
 
 _TENANT = "demo"
 

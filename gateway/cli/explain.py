@@ -11,20 +11,20 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from gateway import policy
 from gateway.cli.options import add_credential, add_settings, credential_from, settings_from
-from gateway.credentials import CredentialError, Principal
+from gateway.credentials.key_ring import KeyRing
+from gateway.credentials.trust import Trust
+from gateway.credentials.verifier import CredentialError, Principal
 from gateway.errors import GatewayError
-from gateway.exchange import Exchange
-from gateway.key_ring import KeyRing
+from gateway.exchange.exchange import Exchange
 from gateway.middleware.authenticate import credential_refusal, tenant_of
 from gateway.middleware.record import matched
-from gateway.model_places import places
-from gateway.operations import UNLISTED_READ, OperationTable
-from gateway.own_paths import GROUP
-from gateway.settings import Settings, resolve_secret
-from gateway.tenants import tenant_policies
-from gateway.trust import Trust
+from gateway.operations.model_places import places
+from gateway.operations.own import GROUP
+from gateway.operations.table import UNLISTED_READ, OperationTable
+from gateway.policy import requests as policy
+from gateway.policy.tenants import tenant_policies
+from gateway.settings.settings import Settings, resolve_secret
 
 
 def register(verbs: Any) -> None:

@@ -13,22 +13,22 @@ from typing import Any
 import orjson
 
 from gateway.cli.options import add_credential, add_settings, credential_from, date, settings_from
-from gateway.credentials import Inspection, inspect
-from gateway.key_ring import KeyRing
-from gateway.keys import KeyProblem
-from gateway.operations import OperationTable
-from gateway.principal import (
+from gateway.credentials.key_ring import KeyRing
+from gateway.credentials.keys import KeyProblem
+from gateway.credentials.principal import (
     CredentialExpired,
     CredentialMalformed,
     CredentialMissing,
     CredentialRevoked,
     Principal,
 )
-from gateway.scopes import expand
-from gateway.settings import Settings, resolve_secret
-from gateway.strict_json import strict_object
-from gateway.tenants import known_scopes
-from gateway.trust import Trust
+from gateway.credentials.trust import Trust
+from gateway.credentials.verifier import Inspection, inspect
+from gateway.operations.scopes import expand
+from gateway.operations.table import OperationTable
+from gateway.policy.tenants import known_scopes
+from gateway.settings.settings import Settings, resolve_secret
+from gateway.wire.strict_json import strict_object
 
 _TIMES = ("iat", "nbf", "exp")
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from gateway.cli.options import add_settings, date, settings_from
 from gateway.cli.stores import shared_credentials
-from gateway.key_ring import KeyRing, add, retire, rotate
-from gateway.keys import Algorithm, Key
-from gateway.redis_credentials import IssuedCredential
-from gateway.revocations import RevocationsUnavailable
-from gateway.settings import Settings
+from gateway.credentials.key_ring import KeyRing, add, retire, rotate
+from gateway.credentials.keys import Algorithm, Key
+from gateway.credentials.redis_credentials import IssuedCredential
+from gateway.credentials.revocations import RevocationsUnavailable
+from gateway.settings.settings import Settings
 
 
 def register(verbs: Any) -> None:

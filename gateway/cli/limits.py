@@ -13,12 +13,12 @@ import orjson
 
 from gateway.cli.counters import PATIENCE_SECONDS, counting_redis, shown, table
 from gateway.cli.options import add_settings, settings_from
-from gateway.limits import Charge, Level, Quota, StoreUnavailable, account_key, format_reset
-from gateway.operations import OperationTable
-from gateway.redis_buckets import RedisBuckets
-from gateway.settings import Settings
-from gateway.tenant_limits import TenantLimits, binds
-from gateway.tenants import tenant_policies
+from gateway.limits.redis_buckets import RedisBuckets
+from gateway.limits.terms import Charge, Level, Quota, StoreUnavailable, account_key, format_reset
+from gateway.operations.table import OperationTable
+from gateway.policy.tenant_limits import TenantLimits, binds
+from gateway.policy.tenants import tenant_policies
+from gateway.settings.settings import Settings
 
 _OTHERWISE = "GET /gateway/me of each says what is left, and a restart fills its limits"
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gateway.settings import DEFAULT_BASE_URL, Problem, Settings, SettingsInvalid, load
+from gateway.settings.settings import DEFAULT_BASE_URL, Problem, Settings, SettingsInvalid, load
 
 _DURATION = re.compile(r"([1-9][0-9]*)([smhdw])")
 _MOST_CREDENTIAL_BYTES = 2**20

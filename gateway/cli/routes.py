@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gateway.operations import OperationTable
+from gateway.operations.table import OperationTable
 
 
 def register(verbs: Any) -> None:

@@ -15,15 +15,15 @@ from typing import Any
 import uvloop
 from aiohttp import web
 
-from gateway.admin import AdminListener
-from gateway.app import App, build_app, make_runner
+from gateway.app.build import App, build_app, make_runner
+from gateway.app.private_listener import AdminListener
 from gateway.cli.options import add_settings, keyless, settings_from
-from gateway.credentials import issue
-from gateway.key_ring import KeyRing, ensure_ring
-from gateway.operations import OperationTable
-from gateway.scopes import expand
-from gateway.settings import Settings, SettingsInvalid, split_address
-from gateway.tenants import known_scopes
+from gateway.credentials.key_ring import KeyRing, ensure_ring
+from gateway.credentials.verifier import issue
+from gateway.operations.scopes import expand
+from gateway.operations.table import OperationTable
+from gateway.policy.tenants import known_scopes
+from gateway.settings.settings import Settings, SettingsInvalid, split_address
 
 FIRST_CREDENTIAL_SECONDS = 30 * 86400
 

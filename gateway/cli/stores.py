@@ -7,8 +7,8 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from gateway.redis_credentials import RedisCredentials
-from gateway.settings import Settings, resolve_secret
+from gateway.credentials.redis_credentials import RedisCredentials
+from gateway.settings.settings import Settings, resolve_secret
 
 _PATIENCE_SECONDS = 3.0
 """A person waits; Redis may be far away from their machine."""
@@ -22,7 +22,7 @@ async def shared_credentials(settings: Settings) -> AsyncIterator[RedisCredentia
         yield None
         return
     shared = RedisCredentials(redis_url, deadline_seconds=_PATIENCE_SECONDS)
-    breaker_log = logging.getLogger("gateway.breaker")
+    breaker_log = logging.getLogger("gateway.redis.breaker")
     breaker_log.disabled = True  # the command says itself what could not be done
     try:
         yield shared

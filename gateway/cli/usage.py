@@ -13,9 +13,9 @@ import orjson
 
 from gateway.cli.counters import PATIENCE_SECONDS, counting_redis, shown, table
 from gateway.cli.options import add_settings, settings_from
-from gateway.redis_usage import RedisUsage
-from gateway.usage_counters import Period, Row, UsageUnavailable
-from gateway.usage_report import GROUPS, Question, moment, report, total
+from gateway.usage.counters import Period, Row, UsageUnavailable
+from gateway.usage.redis_usage import RedisUsage
+from gateway.usage.report import GROUPS, Question, moment, report, total
 
 _ALWAYS = ("requests", "input", "output")
 """Counters that are shown even where nothing was counted."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from gateway.edge import Handler, Middleware
 from gateway.middleware.answer import answer
 from gateway.middleware.authenticate import authenticate
 from gateway.middleware.authorize import authorize
 from gateway.middleware.limit import limit
 from gateway.middleware.meter import meter
 from gateway.middleware.record import record
-from gateway.services import Services
+from gateway.middleware.services import Services
+from gateway.proxy.edge import Handler, Middleware
 
 
 def build_middlewares(services: Services) -> tuple[Middleware, ...]:

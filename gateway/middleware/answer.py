@@ -6,11 +6,11 @@ import asyncio
 
 from aiohttp import web
 
-from gateway import headers
-from gateway.edge import EXCHANGE, Handler, Middleware, abort, error_fields, own_answer, send_own
 from gateway.errors import ClientFault, GatewayError, Internal
-from gateway.exchange import Ending
-from gateway.services import Services
+from gateway.exchange.exchange import Ending
+from gateway.middleware.services import Services
+from gateway.proxy.edge import EXCHANGE, Handler, Middleware, abort, error_fields, own_answer, send_own
+from gateway.wire import headers
 
 # After these the connection is not to be trusted: what follows on it may be part of the refused request.
 _CLOSING = frozenset({400, 405, 408, 413, 417, 426, 431, 500, 505})

@@ -6,9 +6,9 @@ import time
 
 from aiohttp import web
 
-from gateway import credentials, minting
-from gateway.credentials import Principal
-from gateway.edge import EXCHANGE, Handler, Middleware
+from gateway.credentials import realtime_secrets as minting
+from gateway.credentials import verifier as credentials
+from gateway.credentials.verifier import Principal
 from gateway.errors import (
     CredentialLapsed,
     CredentialMissing,
@@ -18,11 +18,12 @@ from gateway.errors import (
     TenantDisabled,
     TenantUnknown,
 )
-from gateway.exchange import Exchange
-from gateway.headers import SUBPROTOCOL_CREDENTIAL, RequestHead
-from gateway.own_paths import JWKS
-from gateway.services import Services
-from gateway.tenants import TenantPolicy
+from gateway.exchange.exchange import Exchange
+from gateway.middleware.services import Services
+from gateway.operations.own import JWKS
+from gateway.policy.tenants import TenantPolicy
+from gateway.proxy.edge import EXCHANGE, Handler, Middleware
+from gateway.wire.headers import SUBPROTOCOL_CREDENTIAL, RequestHead
 
 
 def authenticate(services: Services) -> Middleware:

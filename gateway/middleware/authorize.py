@@ -8,13 +8,13 @@ from functools import partial
 
 from aiohttp import web
 
-from gateway import minting
-from gateway import policy as rules
-from gateway.credentials import Principal
-from gateway.edge import EXCHANGE, Handler, Middleware
+from gateway.credentials import realtime_secrets as minting
+from gateway.credentials.verifier import Principal
 from gateway.errors import UpstreamBroken
-from gateway.own_paths import GROUP
-from gateway.services import Services
+from gateway.middleware.services import Services
+from gateway.operations.own import GROUP
+from gateway.policy import requests as rules
+from gateway.proxy.edge import EXCHANGE, Handler, Middleware
 
 
 def authorize(services: Services) -> Middleware:

@@ -17,16 +17,18 @@ from time import monotonic
 import orjson
 from aiohttp import web
 
-from gateway import intake
-from gateway.edge import EXCHANGE, Handler, Middleware
 from gateway.errors import LimitExceeded, NeverFits, StoreUnavailable
-from gateway.exchange import Exchange
-from gateway.limiter import Limiter
-from gateway.limits import Charge, Decision, Dimension, Quota, format_reset
-from gateway.limits import StoreUnavailable as StoreDown
-from gateway.own_paths import GROUP
-from gateway.policy import check_body
-from gateway.reservations import (
+from gateway.exchange.exchange import Exchange
+from gateway.limits.limiter import Limiter
+from gateway.limits.terms import Charge, Decision, Dimension, Quota, format_reset
+from gateway.limits.terms import StoreUnavailable as StoreDown
+from gateway.middleware.services import Services
+from gateway.operations.own import GROUP
+from gateway.policy.requests import check_body
+from gateway.policy.tenant_limits import binds
+from gateway.proxy import body as intake
+from gateway.proxy.edge import EXCHANGE, Handler, Middleware
+from gateway.usage.cost import (
     BYTES_PER_LLM_TOKEN,
     Cost,
     Guesses,
@@ -35,9 +37,7 @@ from gateway.reservations import (
     reports_usage,
     settlement,
 )
-from gateway.services import Services
-from gateway.tenant_limits import binds
-from gateway.usage import Usage
+from gateway.usage.reported import Usage
 
 _BY_REQUEST = frozenset(
     {Dimension.REQUESTS_PER_MINUTE, Dimension.REQUESTS_PER_DAY, Dimension.CONCURRENT_REQUESTS}

@@ -12,18 +12,18 @@ from dataclasses import replace
 
 from aiohttp import web
 
-from gateway.edge import EXCHANGE, Handler, Middleware
 from gateway.errors import BadRequest, ClientLeft, ClientStalled, UpstreamTimeout
-from gateway.exchange import Exchange, Head
-from gateway.headers import RequestHead, media_type
-from gateway.json_members import TooIntricate
-from gateway.own_paths import GROUP
-from gateway.reservations import prompt_estimate, reports_usage
-from gateway.rewrites import AddedUsageFilter, with_included_usage
-from gateway.services import Services
-from gateway.usage import Usage
-from gateway.usage_counters import Entry, named
-from gateway.usage_reader import UsageReader
+from gateway.exchange.exchange import Exchange, Head
+from gateway.middleware.services import Services
+from gateway.operations.own import GROUP
+from gateway.proxy.edge import EXCHANGE, Handler, Middleware
+from gateway.usage.cost import prompt_estimate, reports_usage
+from gateway.usage.counters import Entry, named
+from gateway.usage.included import AddedUsageFilter, with_included_usage
+from gateway.usage.reader import UsageReader
+from gateway.usage.reported import Usage
+from gateway.wire.headers import RequestHead, media_type
+from gateway.wire.json_members import TooIntricate
 
 _SILENT_STREAMS = frozenset({"createChatCompletion", "createCompletion"})
 """Operations whose streams report usage only when they are asked to."""

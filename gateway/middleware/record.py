@@ -11,13 +11,20 @@ from time import monotonic
 
 from aiohttp import web
 
-from gateway import headers
-from gateway.edge import EXCHANGE, EdgeProtocol, Handler, Middleware, Unseen, check_version
 from gateway.errors import BadRequest, GatewayError, MethodRefused, NotFound, OperationClosed, TargetAmbiguous
-from gateway.exchange import Ending, Exchange
-from gateway.operations import UNLISTED_READ, Match, NeverUnlisted, NotUnderV1, OperationTable, TargetRefused
-from gateway.own_paths import OWN
-from gateway.services import Services
+from gateway.exchange.exchange import Ending, Exchange
+from gateway.middleware.services import Services
+from gateway.operations.own import OWN
+from gateway.operations.table import (
+    UNLISTED_READ,
+    Match,
+    NeverUnlisted,
+    NotUnderV1,
+    OperationTable,
+    TargetRefused,
+)
+from gateway.proxy.edge import EXCHANGE, EdgeProtocol, Handler, Middleware, Unseen, check_version
+from gateway.wire import headers
 
 UNMATCHED = replace(UNLISTED_READ, id="none", scope="", path="")
 """Stands for the operation where a request names none."""

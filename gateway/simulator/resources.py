@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gateway.operations import Operation
+from gateway.operations.table import Operation
 from gateway.simulator.call import Call, Handler, Reply, as_json, paced
 from gateway.simulator.errors import ApiError
 from gateway.simulator.forms import Content

@@ -16,10 +16,10 @@ from time import monotonic
 
 import uvloop
 
-from tests.gateway_process import Gateway, running_gateway
-from tests.raw_client import RawClient
-from tests.scripted_upstream import ScriptedUpstream
-from tests.test_endings import WAYS, all_of, leave, settled, stream_for_ever, upstream_connections
+from tests.kit.client import RawClient
+from tests.kit.gateway import Gateway, running_gateway
+from tests.kit.upstream import ScriptedUpstream
+from tests.promises.test_endings import WAYS, all_of, leave, settled, stream_for_ever, upstream_connections
 
 WARM_UP = 500
 

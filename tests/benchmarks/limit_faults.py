@@ -22,14 +22,14 @@ from contextlib import ExitStack
 
 import uvloop
 
-from gateway.limiter import Limiter
-from gateway.limits import Charge, Dimension, Quota
-from gateway.redis_buckets import RedisBuckets
-from tests.bucket_contract import fresh_key
-from tests.faulty_link import faulty_link
-from tests.limiter_load import Load, seconds_until_from_store
-from tests.redis_server import running_cluster, running_redis, running_sentinel
-from tests.store_faults import FAULTS
+from gateway.limits.limiter import Limiter
+from gateway.limits.redis_buckets import RedisBuckets
+from gateway.limits.terms import Charge, Dimension, Quota
+from tests.kit.faults.faulty_link import faulty_link
+from tests.kit.faults.store_faults import FAULTS
+from tests.kit.redis import running_cluster, running_redis, running_sentinel
+from tests.limits.contract import fresh_key
+from tests.limits.limiter_load import Load, seconds_until_from_store
 
 LEASE_SECONDS = 15.0
 

@@ -20,20 +20,20 @@ from typing import Any
 import orjson
 import uvloop
 
-from gateway import headers
-from gateway.app import build_app
-from gateway.edge import EXCHANGE
-from gateway.exchange import Exchange, Head
-from gateway.key_ring import KeyRing
+from gateway.app.build import build_app
+from gateway.credentials.key_ring import KeyRing
+from gateway.credentials.principal import Principal
+from gateway.exchange.exchange import Exchange, Head
 from gateway.middleware import compose
 from gateway.middleware.limit import limit
 from gateway.middleware.meter import meter
 from gateway.middleware.record import request_ids
-from gateway.principal import Principal
-from gateway.services import Services
-from gateway.settings import load
-from tests.metered import CHAT_USAGE
-from tests.redis_server import running_redis
+from gateway.middleware.services import Services
+from gateway.proxy.edge import EXCHANGE
+from gateway.settings.settings import load
+from gateway.wire import headers
+from tests.kit.redis import running_redis
+from tests.kit.usage_answers import CHAT_USAGE
 
 MANY = 10**9
 ROUNDS = 8

@@ -19,11 +19,11 @@ from contextlib import closing
 
 import uvloop
 
-from gateway.limiter import Limiter
-from gateway.limits import BucketStore, Charge, Dimension, Quota, account_key
-from gateway.memory_buckets import MemoryBuckets
-from gateway.redis_buckets import RedisBuckets
-from tests.redis_server import RedisServer, running_redis
+from gateway.limits.limiter import Limiter
+from gateway.limits.memory_buckets import MemoryBuckets
+from gateway.limits.redis_buckets import RedisBuckets
+from gateway.limits.terms import BucketStore, Charge, Dimension, Quota, account_key
+from tests.kit.redis import RedisServer, running_redis
 
 MANY = 10**9
 KEY = account_key("acme")

@@ -1,0 +1,177 @@
+"""What all gateways share about credentials in Redis: revocations, and a register of what was issued.
+
+Revocations are a sorted set by the end of each, with a version that is new after every change: asking whether
+anything changed is one small question, and the answer brings all of it. The version is random, not counted:
+a Redis that lost its data would count to the same number again. Whoever finds that revocations got lost writes
+them back.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import orjson
+
+from gateway.credentials.revocations import Revocation, RevocationsUnavailable
+from gateway.limits.terms import StoreUnavailable
+from gateway.redis.breaker import Breaker
+from gateway.redis.cluster import ClusterWire
+from gateway.redis.servers import RedisServers, Topology
+from gateway.redis.wire import Argument, Reply, Script, Wire
+
+DEADLINE_SECONDS = 0.5
+KEPT_AFTER_END_SECONDS = 60
+"""Ended revocations stay this long, so that clocks which differ do not write them back in turns."""
+_ENTRIES_PER_CALL = 1000
+
+_CHANGED = Script(b"""
+local version = redis.call('GET', KEYS[1]) or ''
+if version == ARGV[1] then return {version} end
+return {version, redis.call('ZRANGE', KEYS[2], 0, -1)}
+""")
+_ADD = Script(b"""
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[2])
+for i = 3, #ARGV, 2 do redis.call('ZADD', KEYS[2], ARGV[i], ARGV[i + 1]) end
+redis.call('SET', KEYS[1], ARGV[1])
+return 1
+""")
+_REGISTER = Script(b"""
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])
+redis.call('ZADD', KEYS[1], ARGV[2], ARGV[3])
+local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
+redis.call('EXPIREAT', KEYS[1], string.format('%.0f', last[2]))
+return 1
+""")
+_ISSUED = Script(b"return redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. ARGV[1], '+inf')")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedCredential:
+    """What is remembered of a credential: everything but the credential. Times in unix seconds."""
+
+    id: str
+    tenant: str
+    subject: str
+    scopes: tuple[str, ...]
+    models: tuple[str, ...] | None
+    key: str
+    """The kid of the key that signed it."""
+
+    issued_at: int
+    expires_at: int
+
+
+class RedisCredentials:
+    """A RevocationStore that all replicas share, and the register of issued credentials.
+
+    redis_servers.py says what `url` may be. Nothing is connected before the first call, and no call takes
+    longer than `deadline_seconds`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        deadline_seconds: float = DEADLINE_SECONDS,
+        prefix: str = "gateway:",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        servers = RedisServers.parse(url)
+        self.server = servers.name
+        self._wire = _wire(servers, deadline_seconds)
+        # The braces put all three into one slot of a cluster.
+        self._revocations = (f"{prefix}{{credentials}}:revoked:version", f"{prefix}{{credentials}}:revoked")
+        self._register = (f"{prefix}{{credentials}}:issued",)
+        self._clock = clock
+        self._known: frozenset[Revocation] = frozenset()
+        self._version = b"not yet read"
+
+    def remember(self, known: Iterable[Revocation]) -> None:
+        """Let these hold too, whether Redis knows of them or not; it will be told."""
+        self._known |= frozenset(known)
+
+    async def changed(self) -> frozenset[Revocation] | None:
+        """Return all revocations, unless nothing changed since the last call."""
+        version, *members = await self._run(_CHANGED, self._revocations, [self._version])
+        if not members:
+            return None
+        stored = frozenset(_readable(members[0]))
+        now = self._clock()
+        lost = {entry for entry in self._known - stored if entry.until > now}
+        self._known = stored | lost
+        if not lost:
+            self._version = version
+            return self._known
+        _log.warning("Redis %s has lost %d revocations; writing them back", self.server, len(lost))
+        try:
+            await self._write(lost)
+        except RevocationsUnavailable as unavailable:
+            _log.warning("%s", unavailable)  # the version is still unread, so this is tried again
+        return self._known
+
+    async def add(self, revocation: Revocation) -> None:
+        await self._write({revocation})
+
+    async def register(self, issued: IssuedCredential) -> None:
+        """Remember what was issued until it expires."""
+        member = orjson.dumps(asdict(issued))
+        await self._run(_REGISTER, self._register, [int(self._clock()), issued.expires_at, member])
+
+    async def issued(self) -> list[IssuedCredential]:
+        """Return what was issued and has not expired, first to expire first."""
+        members = await self._run(_ISSUED, self._register, [int(self._clock())])
+        return [issued for member in members if (issued := _issued(member)) is not None]
+
+    async def close(self) -> None:
+        await self._wire.close()
+
+    async def _write(self, revocations: Iterable[Revocation]) -> None:
+        ended = int(self._clock()) - KEPT_AFTER_END_SECONDS
+        pairs: list[Argument] = []
+        for revocation in revocations:
+            pairs += (revocation.until, revocation.encode())
+        for start in range(0, len(pairs), 2 * _ENTRIES_PER_CALL):
+            some = pairs[start : start + 2 * _ENTRIES_PER_CALL]
+            await self._run(_ADD, self._revocations, [secrets.token_hex(8), ended, *some])
+
+    async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+        try:
+            return await self._wire.run(script, keys, arguments)
+        except StoreUnavailable as error:
+            raise RevocationsUnavailable(f"Redis {self.server}: {error}") from error
+
+
+def _wire(servers: RedisServers, deadline_seconds: float) -> Wire | ClusterWire:
+    if servers.topology is Topology.CLUSTER:
+        return ClusterWire(servers, deadline_seconds=deadline_seconds)
+    return Wire(servers.connector(), Breaker(servers.name), deadline_seconds=deadline_seconds)
+
+
+def _readable(members: Iterable[bytes]) -> Iterable[Revocation]:
+    """Read what can be read: one member that cannot must not take the others' effect away."""
+    for member in members:
+        try:
+            yield Revocation.read(orjson.loads(member))
+        except ValueError as error:
+            _log.error("a revocation in Redis cannot be read and has no effect: %s", error)
+
+
+def _issued(member: bytes) -> IssuedCredential | None:
+    """Read an entry of the register; None for one that another version wrote."""
+    try:
+        members = orjson.loads(member)
+        return IssuedCredential(
+            **{
+                **members,
+                "scopes": tuple(members["scopes"]),
+                "models": members["models"] and tuple(members["models"]),
+            }
+        )
+    except (ValueError, TypeError, KeyError):
+        return None

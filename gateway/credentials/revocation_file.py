@@ -1,0 +1,102 @@
+"""Revocations in a file beside the keys: for gateways without Redis, and to survive Redis for those with it."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gateway.credentials.key_ring import REVOCATIONS_FILE
+from gateway.credentials.private_files import write_private
+from gateway.credentials.revocations import Revocation, RevocationsUnavailable
+from gateway.wire.strict_json import strict_object
+
+MAX_FILE_BYTES = 16 * 2**20
+
+
+class RevocationFile:
+    """A RevocationStore in `revocations.json` of the key directory, mode 0600, replaced as a whole.
+
+    A missing file says that nothing is revoked, until one was seen: then its loss changes nothing.
+    """
+
+    def __init__(self, keys_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self.path = keys_dir / REVOCATIONS_FILE
+        self._clock = clock
+        self._seen: tuple[int, int, int] | None = None
+
+    async def changed(self) -> frozenset[Revocation] | None:
+        return await asyncio.to_thread(self._changed)
+
+    async def add(self, revocation: Revocation) -> None:
+        await asyncio.to_thread(self._add, {revocation})
+
+    async def merge(self, revocations: Iterable[Revocation]) -> None:
+        """Keep these beside those that are there; writes nothing when all of them are."""
+        await asyncio.to_thread(self._add, set(revocations))
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
+    def _changed(self) -> frozenset[Revocation] | None:
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            if self._seen is not None:
+                raise RevocationsUnavailable(f"{self.path} is gone") from None
+            return frozenset()
+        except OSError as error:
+            raise _unavailable(self.path, error) from None
+        seen = (found.st_ino, found.st_size, found.st_mtime_ns)
+        if seen == self._seen:
+            return None
+        entries = self._read()
+        self._seen = seen
+        return entries
+
+    def _add(self, new: set[Revocation]) -> None:
+        try:
+            with _locked(self.path.parent):
+                present = self._read() if self.path.exists() else frozenset()
+                if new <= present:
+                    return
+                now = self._clock()
+                kept = sorted(entry.encode() for entry in present | new if entry.until > now)
+                write_private(self.path, b'{"revocations": [\n' + b",\n".join(kept) + b"\n]}\n")
+        except OSError as error:
+            raise _unavailable(self.path, error) from None
+
+    def _read(self) -> frozenset[Revocation]:
+        try:
+            with self.path.open("rb") as file:
+                document = file.read(MAX_FILE_BYTES + 1)
+            if len(document) > MAX_FILE_BYTES:
+                raise RevocationsUnavailable(f"{self.path} is larger than {MAX_FILE_BYTES} bytes")
+            entries = strict_object(document).get("revocations")
+            if not isinstance(entries, list):
+                raise RevocationsUnavailable(f'{self.path} has no list "revocations"')
+            return frozenset(Revocation.read(entry) for entry in entries)
+        except OSError as error:
+            raise _unavailable(self.path, error) from None
+        except ValueError as error:
+            raise RevocationsUnavailable(f"{self.path}: {error}") from None
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Let one process at a time read, change and write; the directory is made when it is missing."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _unavailable(path: Path, error: OSError) -> RevocationsUnavailable:
+    return RevocationsUnavailable(f"{error.filename or path}: {error.strerror}")

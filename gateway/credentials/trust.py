@@ -1,0 +1,225 @@
+"""Whom this process believes, kept current while it runs: its own keys, other issuers' keys, revocations.
+
+Nothing here is on the path of a request: the verifier and the list of revocations are read there, and changed
+from here. When a source fails, what it said last holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from pathlib import Path
+
+import aiohttp
+
+from gateway.credentials.configured_issuers import other_issuers, own_issuer
+from gateway.credentials.issuers import Issuer, Keys
+from gateway.credentials.jwks import JwksUrl, open_session
+from gateway.credentials.key_ring import Fingerprint, KeyRing, fingerprint
+from gateway.credentials.keys import KeyProblem
+from gateway.credentials.redis_credentials import RedisCredentials
+from gateway.credentials.revocation_file import RevocationFile
+from gateway.credentials.revocations import RevocationList, RevocationStore, RevocationsUnavailable
+from gateway.credentials.verifier import Verifier
+from gateway.settings.issuer import IssuerSettings
+from gateway.settings.settings import Credentials
+
+POLL_SECONDS = 1.0
+"""Between two looks at the key directory and at the revocations."""
+
+_log = logging.getLogger(__name__)
+
+
+class Trust:
+    """The verifier of one process and all that it rests on. Raises SettingsInvalid with every problem.
+
+    `keys_dir` is where `ring` came from and is followed; None for a ring that exists in memory only. `start`
+    and `close` go around serving. For metrics: `jwks_fetched` (issuer's short name, "new" | "same" | "failed")
+    and `ring_loaded` ("loaded" | "failed").
+    """
+
+    def __init__(
+        self,
+        accepted: Credentials,
+        issuers: Mapping[str, IssuerSettings],
+        *,
+        ring: KeyRing,
+        known_scopes: Collection[str],
+        keys_dir: Path | None = None,
+        redis_url: str | None = None,
+        jwks_fetched: Callable[[str, str], None] = lambda _issuer, _result: None,
+        ring_loaded: Callable[[str], None] = lambda _result: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.ring = ring
+        """Our own keys in force."""
+
+        self.revocations = RevocationList()
+        self.verifier = Verifier(
+            ring,
+            issuer=accepted.issuer,
+            audience=accepted.audience,
+            revoked=self.revocations.check,
+            clock=clock,
+        )
+        self._known_scopes = known_scopes
+        self._keys_dir = keys_dir
+        self._jwks_fetched = jwks_fetched
+        self._ring_loaded = ring_loaded
+        self._clock = clock
+        self._fingerprint: Fingerprint | None = ()
+        self._session: aiohttp.ClientSession | None = None
+        self._follower: asyncio.Task[None] | None = None
+        self._file = None if keys_dir is None else RevocationFile(keys_dir, clock=clock)
+        self._redis = RedisCredentials(redis_url, clock=clock) if redis_url else None
+        self._store: RevocationStore | None = self._redis or self._file
+        self._confirmed_at = -math.inf
+        self._trouble: str | None = None
+        self._jwks: dict[str, JwksUrl] = {}
+        self._believe(accepted, *self._resolve(accepted, issuers))
+
+    async def start(self) -> None:
+        """Get what can be had of keys and revocations, in a few seconds at most, and follow it from then on."""
+        self._session = open_session()
+        for source in self._jwks.values():
+            source.start(self._session)
+        await asyncio.gather(
+            self._remember_revocations(), *(source.tried() for source in self._jwks.values())
+        )
+        self._follower = asyncio.create_task(self._follow())
+
+    def reload(self, accepted: Credentials, issuers: Mapping[str, IssuerSettings]) -> None:
+        """Believe what new settings say; raises SettingsInvalid, and changes nothing, when they cannot be used.
+
+        Key sets of URLs that stay are kept: a reload while an issuer is down cuts nobody off.
+        """
+        before = self._jwks
+        self._believe(accepted, *self._resolve(accepted, issuers))
+        for name, source in before.items():
+            if source is not self._jwks.get(name):
+                source.stop()
+        for name, source in self._jwks.items():
+            if source is not before.get(name) and self._session is not None:
+                source.start(self._session)
+
+    async def close(self) -> None:
+        """Stop following."""
+        if self._follower is not None:
+            self._follower.cancel()
+            await asyncio.wait({self._follower})
+        await asyncio.gather(*(source.close() for source in self._jwks.values()))
+        if self._session is not None:
+            await self._session.close()
+        if self._redis is not None:
+            await self._redis.close()
+
+    def jwks_ages(self) -> dict[str, float]:
+        """Return, by short name, how many seconds ago each issuer's key set was confirmed; infinite: never."""
+        return {name: source.age_seconds() for name, source in self._jwks.items()}
+
+    def revocations_age_seconds(self) -> float:
+        """Return how long ago the store last confirmed the revocations; infinite: never; 0: there is none."""
+        return 0.0 if self._store is None else time.monotonic() - self._confirmed_at
+
+    def _resolve(
+        self, accepted: Credentials, issuers: Mapping[str, IssuerSettings]
+    ) -> tuple[list[Issuer], dict[str, JwksUrl]]:
+        """Return the other issuers and their sources of keys, those in use among them; changes nothing."""
+        jwks: dict[str, JwksUrl] = {}
+
+        def keys_from_url(name: str, settings: IssuerSettings) -> Keys:
+            url, stale_seconds = str(settings.jwks_url), settings.jwks_stale_seconds
+            present = self._jwks.get(name)
+            if present is None or (present.url, present.stale_seconds) != (url, stale_seconds):
+                present = JwksUrl(
+                    name,
+                    url,
+                    stale_seconds=stale_seconds,
+                    changed=self.verifier.forget,
+                    fetched=partial(self._jwks_fetched, name),
+                )
+            jwks[name] = present
+            return present
+
+        others = other_issuers(
+            issuers, own_name=accepted.issuer, known_scopes=self._known_scopes, keys_from_url=keys_from_url
+        )
+        return others, jwks
+
+    def _believe(self, accepted: Credentials, others: list[Issuer], jwks: dict[str, JwksUrl]) -> None:
+        self._jwks = jwks
+        self.verifier.trust(
+            own_issuer(accepted, self.ring),
+            others,
+            leeway_seconds=accepted.leeway_seconds,
+            max_bytes=accepted.max_bytes,
+            cache_size=accepted.cache_size,
+        )
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                await self._look_at_keys()
+                await self._look_at_revocations()
+            except Exception:  # noqa: BLE001 (what is known holds; without further looks nothing would ever be revoked)
+                _log.exception("looking for changes of keys and revocations failed")
+
+    async def _look_at_keys(self) -> None:
+        if self._keys_dir is None:
+            return
+        seen = await asyncio.to_thread(fingerprint, self._keys_dir)
+        if seen == self._fingerprint:
+            return
+        self._fingerprint = seen
+        try:
+            ring = await asyncio.to_thread(KeyRing.load, self._keys_dir)
+        except KeyProblem as problem:
+            _log.error(
+                "the keys in %s changed and cannot be used; those before hold: %s", self._keys_dir, problem
+            )
+            self._ring_loaded("failed")
+            return
+        self.ring = ring
+        self.verifier.use(ring)
+        self._ring_loaded("loaded")
+
+    async def _remember_revocations(self) -> None:
+        """Begin with what was known here last, which holds even when Redis is gone or has lost it."""
+        if self._redis is not None and self._file is not None:
+            try:
+                entries = await self._file.changed() or frozenset()
+            except RevocationsUnavailable as unavailable:
+                _log.error("revocations: %s", unavailable)
+            else:
+                self._redis.remember(entries)
+                self.revocations.replace(entries, self._clock())
+        await self._look_at_revocations()
+
+    async def _look_at_revocations(self) -> None:
+        if self._store is None:
+            return
+        self.revocations.expire(self._clock())
+        try:
+            entries = await self._store.changed()
+        except RevocationsUnavailable as unavailable:
+            if self._trouble is None:
+                _log.error("revocations cannot be read; those known hold: %s", unavailable)
+            self._trouble = str(unavailable)
+            return
+        if self._trouble is not None:
+            _log.warning("revocations can be read again")
+            self._trouble = None
+        self._confirmed_at = time.monotonic()
+        if entries is None:
+            return
+        self.revocations.replace(entries, self._clock())
+        if self._redis is not None and self._file is not None:
+            try:
+                await self._file.merge(self.revocations.entries)
+            except RevocationsUnavailable as unavailable:
+                _log.info("revocations are not kept beside the keys: %s", unavailable)

@@ -1,0 +1,262 @@
+"""Credentials: who calls, proved by a signed JWT; issued, verified and explained by one set of rules.
+
+What is wrong with the form (see jws.py) makes a credential malformed. Its unproved `iss` then picks the issuer,
+and with it the keys and the rules that it is held to (see issuers.py); no issuer's key counts for another.
+"""
+
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+
+import orjson
+
+from gateway.credentials import jws
+from gateway.credentials.issuers import LEEWAY_SECONDS, MAX_LIFETIME_SECONDS, Issuer, Keys
+from gateway.credentials.key_ring import KeyRing
+from gateway.credentials.keys import Key, KeyProblem
+from gateway.credentials.principal import (
+    CredentialError,
+    CredentialExpired,
+    CredentialMalformed,
+    CredentialMissing,
+    CredentialNotAccepted,
+    CredentialRevoked,
+    Principal,
+)
+from gateway.wire.strict_json import strict_object
+
+__all__ = [
+    "CredentialError",
+    "CredentialExpired",
+    "CredentialMalformed",
+    "CredentialMissing",
+    "CredentialNotAccepted",
+    "CredentialRevoked",
+    "Inspection",
+    "Principal",
+    "Verifier",
+    "bearer_from",
+    "inspect",
+    "issue",
+]
+
+MAX_CREDENTIAL_BYTES = 8192
+
+
+def bearer_from(authorization_values: Sequence[str]) -> str:
+    """Return the credential of the one `Authorization: Bearer …` header, not yet verified.
+
+    An empty value and a bare "Bearer" count as missing: SDKs send them for an empty API key.
+    """
+    if len(authorization_values) > 1:
+        raise CredentialMalformed(f"{len(authorization_values)} Authorization headers")
+    scheme, _, credential = "".join(authorization_values).partition(" ")
+    if not scheme:
+        raise CredentialMissing("no Authorization header")
+    if scheme.lower() != "bearer":
+        raise CredentialMalformed("the scheme of Authorization is not Bearer")
+    if not credential:
+        raise CredentialMissing("Authorization has a scheme and nothing else")
+    if any(character in credential for character in " ,\t"):
+        raise CredentialMalformed("Authorization holds more than one credential")
+    if credential.startswith("sk-"):
+        raise CredentialMalformed(
+            "an API key of the upstream (sk-…) was sent, not a credential of this gateway"
+        )
+    return credential
+
+
+class Verifier:
+    """Turns credentials into principals: those of our own issuer by the keys of a ring, others' by theirs.
+
+    What has been verified is remembered until it expires, at most `cache_size` of them, the least recently
+    used going first; only their SHA-256 is kept. `revoked` is asked every time, remembered or not, so a
+    revocation needs no clearing; a change of keys does: `use` and `trust` do it, and whoever changes the keys
+    of another issuer calls `forget`. Not for use by several threads.
+    """
+
+    def __init__(
+        self,
+        keys: Keys,
+        *,
+        issuer: str,
+        audience: str,
+        others: Iterable[Issuer] = (),
+        leeway_seconds: float = LEEWAY_SECONDS,
+        max_lifetime_seconds: float = MAX_LIFETIME_SECONDS,
+        max_bytes: int = MAX_CREDENTIAL_BYTES,
+        cache_size: int = 10_000,
+        revoked: Callable[[Principal], bool] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        own = Issuer(name=issuer, audience=audience, keys=keys, max_lifetime_seconds=max_lifetime_seconds)
+        self._revoked = revoked
+        self._clock = clock
+        self._verified: OrderedDict[bytes, Principal] = OrderedDict()
+        self.trust(own, others, leeway_seconds=leeway_seconds, max_bytes=max_bytes, cache_size=cache_size)
+
+    def trust(
+        self,
+        own: Issuer,
+        others: Iterable[Issuer],
+        *,
+        leeway_seconds: float,
+        max_bytes: int,
+        cache_size: int,
+    ) -> None:
+        """Believe these issuers from now on, and no other; ValueError when two have one name."""
+        issuers = (own, *others)
+        by_name = {issuer.name: issuer for issuer in issuers}
+        if len(by_name) != len(issuers):
+            raise ValueError("two issuers have the same name")
+        self._own, self._issuers = own, by_name
+        self._leeway_seconds = leeway_seconds
+        self._max_bytes = max_bytes
+        self._cache_size = cache_size
+        self.forget()
+
+    def use(self, keys: Keys) -> None:
+        """Verify our own credentials by these keys from now on, also those verified before."""
+        self._own = self._issuers[self._own.name] = replace(self._own, keys=keys)
+        self.forget()
+
+    def forget(self) -> None:
+        """Verify everything afresh from now on."""
+        self._verified.clear()
+
+    def verify(self, credential: str) -> Principal:
+        """Return who this is; raises one of the credential errors and nothing else."""
+        if len(credential) > self._max_bytes:
+            raise CredentialMalformed(f"longer than {self._max_bytes} bytes")
+        try:
+            compact = credential.encode("ascii")
+        except UnicodeEncodeError:
+            raise CredentialMalformed("not ASCII") from None
+        digest = sha256(compact).digest()
+        principal = self._verified.get(digest)
+        if principal is None:
+            principal = self._verify_afresh(compact)
+            self._verified[digest] = principal
+            if len(self._verified) > self._cache_size:
+                self._verified.popitem(last=False)
+        elif self._clock() >= principal.expires_at + self._leeway_seconds:
+            del self._verified[digest]
+            raise CredentialExpired("expired")
+        else:
+            self._verified.move_to_end(digest)
+        if self._revoked is not None and self._revoked(principal):
+            raise CredentialRevoked("revoked")
+        return principal
+
+    def _verify_afresh(self, compact: bytes) -> Principal:
+        try:
+            message = jws.split(compact)
+        except ValueError as error:
+            raise CredentialMalformed(str(error)) from None
+        try:
+            claims = strict_object(message.payload)
+        except ValueError:
+            raise CredentialNotAccepted("the payload is no JSON object with distinct members") from None
+        issuer = self.issuer_of(claims)
+        return issuer.principal(message, claims, now=self._clock(), leeway_seconds=self._leeway_seconds)
+
+    def issuer_of(self, claims: Mapping[str, object]) -> Issuer:
+        """Return the issuer that claims, proved or not, name; raises CredentialNotAccepted."""
+        name = claims.get("iss")
+        issuer = self._issuers.get(name) if isinstance(name, str) else None
+        if issuer is None:
+            raise CredentialNotAccepted("iss is no issuer that is trusted here")
+        return issuer
+
+
+def issue(
+    ring: KeyRing,
+    *,
+    tenant: str,
+    subject: str,
+    scopes: Collection[str],
+    ttl_seconds: int,
+    issuer: str,
+    audience: str,
+    models: Sequence[str] | None = None,
+    limits: Mapping[str, int] | None = None,
+    max_lifetime_seconds: float = MAX_LIFETIME_SECONDS,
+    max_bytes: int = MAX_CREDENTIAL_BYTES,
+    clock: Callable[[], float] = time.time,
+) -> str:
+    """Sign a new credential with the ring's signing key.
+
+    `scopes` are plain scopes: patterns and groups go through `scopes.expand` first. Nothing is issued that a
+    verifier with the same settings would refuse: ValueError says why. Raises KeyProblem when no key signs.
+    """
+    key = ring.signing_key
+    if key is None:
+        raise KeyProblem("no key of the ring can sign")
+    issued_at = int(clock())
+    claims: dict[str, object] = {
+        "iss": issuer,
+        "aud": audience,
+        "sub": subject,
+        "jti": secrets.token_hex(16),
+        "iat": issued_at,
+        "exp": issued_at + ttl_seconds,
+        "tenant": tenant,
+        "scope": " ".join(sorted(scopes)),
+    }
+    if models is not None:
+        claims["models"] = list(models)
+    if limits:
+        claims["limits"] = dict(limits)
+    try:
+        credential = jws.join(key, orjson.dumps(claims))
+    except TypeError as error:  # orjson's way to refuse lone surrogates and huge numbers
+        raise ValueError(f"not issued: {error}") from None
+    verifier = Verifier(
+        ring,
+        issuer=issuer,
+        audience=audience,
+        max_lifetime_seconds=max_lifetime_seconds,
+        max_bytes=max_bytes,
+        clock=clock,
+    )
+    try:
+        verifier.verify(credential)
+    except CredentialError as error:
+        raise ValueError(f"not issued: {error.reason}") from None
+    return credential
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a credential says and what becomes of it."""
+
+    header: Mapping[str, object] | None
+    """Its own words, and so the claims; what they are worth, `signer` says."""
+
+    claims: Mapping[str, object] | None
+    signer: Key | None
+    """The key of its issuer whose signature it carries; None: nothing proves what it says."""
+
+    principal: Principal | None
+    refusal: CredentialError | None
+    """Exactly what `Verifier.verify` raises; None when it accepts."""
+
+
+def inspect(credential: str, verifier: Verifier) -> Inspection:
+    """Explain a credential."""
+    header = claims = signer = principal = refusal = None
+    try:
+        message = jws.split(credential.encode("ascii"))
+        header = message.header
+        claims = strict_object(message.payload)
+        signer = verifier.issuer_of(claims).signer(message)
+    except (ValueError, CredentialError):
+        pass
+    try:
+        principal = verifier.verify(credential)
+    except CredentialError as error:
+        refusal = error
+    return Inspection(header, claims, signer, principal, refusal)

@@ -1,0 +1,148 @@
+"""One JSON line per exchange, on standard output, off the hot path.
+
+Lines are collected and written in batches by a thread of their own: a slow or blocked reader of
+standard output never delays an exchange; when it falls too far behind, lines are dropped and counted.
+No line ever holds a credential, a key, a body or a query string.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import fields
+from datetime import UTC, datetime
+from queue import SimpleQueue
+from typing import Any
+
+import orjson
+
+from gateway.exchange.exchange import Exchange
+from gateway.usage.reported import Usage
+
+FLUSH_SECONDS = 0.05
+_TEXT_LIMIT = 256
+_USAGE_FIELDS = tuple(field.name for field in fields(Usage))
+
+
+class LogWriter:
+    """Writes lines to a file descriptor in batches.
+
+    At most `max_pending_bytes` wait; what exceeds that is dropped, and `dropped` told how many lines.
+    """
+
+    def __init__(
+        self, descriptor: int, *, dropped: Callable[[int], None], max_pending_bytes: int = 8 * 2**20
+    ) -> None:
+        self._descriptor = descriptor
+        self._dropped = dropped
+        self._max_pending_bytes = max_pending_bytes
+        self._lines: list[bytes] = []
+        self._collected_bytes = 0
+        self._pending_bytes = 0
+        self._scheduled = False
+        self._batches: SimpleQueue[bytes | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def write(self, line: bytes) -> None:
+        """Queue one complete line; called on the event loop's thread."""
+        if self._pending_bytes + self._collected_bytes + len(line) > self._max_pending_bytes:
+            self._dropped(1)
+            return
+        self._collected_bytes += len(line)
+        self._lines.append(line)
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if not self._lines:
+            return
+        batch = b"".join(self._lines)
+        self._lines.clear()
+        self._collected_bytes = 0
+        with self._lock:
+            self._pending_bytes += len(batch)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._drain, name="gateway-log", daemon=True)
+            self._thread.start()
+        self._batches.put(batch)
+
+    def _drain(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            view = memoryview(batch)
+            while view:
+                try:
+                    view = view[os.write(self._descriptor, view) :]
+                except OSError:
+                    # Nobody reads any more: the lines are lost, the gateway goes on.
+                    self._dropped(bytes(view).count(b"\n"))
+                    break
+            with self._lock:
+                self._pending_bytes -= len(batch)
+
+    def close(self, timeout_seconds: float = 2.0) -> None:
+        """Write what is pending, waiting for a slow reader at most `timeout_seconds`."""
+        self._flush()
+        if self._thread is not None:
+            self._batches.put(None)
+            self._thread.join(timeout_seconds)
+            self._thread = None
+
+
+def access_record(exchange: Exchange, *, now: float) -> dict[str, Any]:
+    """What is logged of an exchange; durations in milliseconds, sizes in body bytes."""
+    principal = exchange.principal
+    record: dict[str, Any] = {
+        "time": datetime.fromtimestamp(exchange.started_time, UTC),
+        "request_id": exchange.id,
+        "upstream_request_id": _short(exchange.upstream_request_id),
+        "tenant": principal.tenant if principal else None,
+        "subject": principal.subject if principal else None,
+        "method": exchange.method[:32],
+        "operation": exchange.operation.id,
+        "model": _short(exchange.model),
+        "status": exchange.status,
+        "ending": exchange.ending,
+        "duration_ms": _milliseconds(now - exchange.started_at),
+        "first_byte_ms": _milliseconds(
+            None if exchange.first_byte_at is None else exchange.first_byte_at - exchange.started_at
+        ),
+        "upstream_ms": _milliseconds(exchange.upstream_seconds(now)),
+        "overhead_ms": _milliseconds(exchange.overhead_seconds(now)),
+        "bytes_in": exchange.bytes_in,
+        "bytes_out": exchange.bytes_out,
+    }
+    if exchange.tenant is not None and exchange.tenant.tenant.logging == "minimal":
+        del record["subject"], record["model"]
+    if exchange.usage is not None:
+        record["usage"] = {name: value for name in _USAGE_FIELDS if (value := getattr(exchange.usage, name))}
+    if exchange.error is not None:
+        record["error"] = exchange.error.code
+    detail = exchange.error.detail if exchange.error is not None else exchange.detail
+    if detail:
+        record["detail"] = _short(detail)
+    return record
+
+
+def encode(record: dict[str, Any]) -> bytes:
+    """One line; control characters are escaped by the encoder, so nothing can forge a second one."""
+    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z, default=str)
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)
+
+
+def _short(text: str | None) -> str | None:
+    """A text of somebody else's, cut, and without characters that a terminal or a viewer would act upon."""
+    if text is None:
+        return None
+    if len(text) > _TEXT_LIMIT:
+        text = text[:_TEXT_LIMIT] + "…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)

@@ -1,0 +1,289 @@
+"""Every instrument of the gateway, declared once, on its own registry.
+
+`tenant` is a label of counters only; histograms have the operation and no tenant. All labels come
+from closed sets: tenants are those of the configuration or `other`, operations those of the table,
+a status is its class. Series appear on first use, and bound children are kept for the hot path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from gateway import __version__
+from gateway.exchange.exchange import Ending, Exchange
+
+if TYPE_CHECKING:
+    from gateway.limits.limiter import LimiterState
+
+OTHER = "other"
+USAGE_KINDS = (
+    "input",
+    "cached_input",
+    "output",
+    "reasoning",
+    "input_audio",
+    "output_audio",
+    "images",
+    "audio_seconds",
+    "characters",
+)
+
+# From a cached embedding to a ten-minute reasoning answer.
+_DURATION_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+# What the gateway itself costs: tens of microseconds to a stalled store.
+_OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
+
+
+class _PerExchange:
+    """The bound children of one (tenant, operation, status class, ending); those of what may not happen, on use."""
+
+    def __init__(self, metrics: Metrics, tenant: str, operation: str, status: str, ending: str) -> None:
+        self._metrics = metrics
+        self._labels = (tenant, operation)
+        self.count = metrics.exchanges.labels(tenant, operation, status, ending)
+        self.seconds = metrics.exchange_seconds.labels(tenant, operation)
+        self.duration = metrics.duration.labels(operation)
+        self.overhead = metrics.overhead.labels(operation)
+
+    @cached_property
+    def bytes_in(self) -> Counter:
+        return self._metrics.bytes.labels(*self._labels, "in")
+
+    @cached_property
+    def bytes_out(self) -> Counter:
+        return self._metrics.bytes.labels(*self._labels, "out")
+
+    @cached_property
+    def first_byte(self) -> Histogram:
+        return self._metrics.first_byte.labels(self._labels[1])
+
+
+class Metrics:
+    """All instruments of one gateway process."""
+
+    def __init__(self) -> None:
+        # A switch of the whole library: `_created` series would double what a scrape costs, and nobody reads them.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        registry = self.registry = CollectorRegistry(auto_describe=True)
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        Gauge("gateway_build_info", "Version of the gateway.", ["version"], registry=registry).labels(
+            __version__
+        ).set(1)
+        self.exchanges = Counter(
+            "gateway_exchanges",
+            "Exchanges ended, by status class (none: no answer was sent) and by how they ended.",
+            ["tenant", "operation", "status", "ending"],
+            registry=registry,
+        )
+        self.exchange_seconds = Counter(
+            "gateway_exchange_seconds",
+            "Seconds that exchanges took in all.",
+            ["tenant", "operation"],
+            registry=registry,
+        )
+        self.bytes = Counter(
+            "gateway_body_bytes",
+            "Body bytes relayed, in from clients and out to clients.",
+            ["tenant", "operation", "direction"],
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "gateway_exchanges_in_flight", "Exchanges being served now.", registry=registry
+        )
+        self.duration = Histogram(
+            "gateway_exchange_duration_seconds",
+            "From the request's head to the last byte of its answer.",
+            ["operation"],
+            buckets=_DURATION_SECONDS,
+            registry=registry,
+        )
+        self.first_byte = Histogram(
+            "gateway_first_byte_seconds",
+            "From the request's head to the first byte of the answer's body.",
+            ["operation"],
+            buckets=_DURATION_SECONDS,
+            registry=registry,
+        )
+        self.overhead = Histogram(
+            "gateway_overhead_seconds",
+            "What the gateway itself added before the upstream was asked.",
+            ["operation"],
+            buckets=_OVERHEAD_SECONDS,
+            registry=registry,
+        )
+        self.decisions = Counter(
+            "gateway_limiter_decisions",
+            "Decisions of the limiter; dimension names the limit that refused.",
+            ["tenant", "decision", "dimension"],
+            registry=registry,
+        )
+        self.usage = Counter(
+            "gateway_usage",
+            "Usage, reported or estimated: LLM tokens (cached_input is part of input, and so on), images, seconds.",
+            ["tenant", "operation", "kind"],
+            registry=registry,
+        )
+        self.usage_estimated = Counter(
+            "gateway_usage_estimated",
+            "Exchanges whose usage nobody reported, so that it was estimated.",
+            ["tenant", "operation"],
+            registry=registry,
+        )
+        self.usage_waiting = Gauge(
+            "gateway_usage_waiting",
+            "Exchanges that the store of usage counters has not confirmed yet.",
+            registry=registry,
+        )
+        self.usage_lost = Counter(
+            "gateway_usage_lost",
+            "Exchanges that will be missing from the usage counters.",
+            registry=registry,
+        )
+        self.limit_stores = Gauge(
+            "gateway_limit_store_servers",
+            "Servers that count limits, by whether they answer (up, down); none where limits are in memory.",
+            ["state"],
+            registry=registry,
+        )
+        self.limit_workers = Gauge(
+            "gateway_limit_workers", "Workers that share the limits, as last heard.", registry=registry
+        )
+        self.limit_held = Gauge(
+            "gateway_limit_held_exchanges",
+            "Exchanges that hold slots or reservations now.",
+            registry=registry,
+        )
+        self.limit_late = Gauge(
+            "gateway_limit_late_settlements",
+            "Settlements that wait for the limit store to come back.",
+            registry=registry,
+        )
+        self.connections = Gauge(
+            "gateway_client_connections", "Client connections open now.", registry=registry
+        )
+        self.upstream_connections = Gauge(
+            "gateway_upstream_connections",
+            "Connections to the upstream, busy, idle, or waited for.",
+            ["state"],
+            registry=registry,
+        )
+        self.upstream_connects = Counter(
+            "gateway_upstream_connects",
+            "Attempts to connect to the upstream, by result.",
+            ["result"],
+            registry=registry,
+        )
+        self.refused_requests = Counter(
+            "gateway_refused_requests",
+            "Requests answered before they could be understood, by status.",
+            ["status"],
+            registry=registry,
+        )
+        self.observer_failures = Counter(
+            "gateway_observer_failures",
+            "Stream observers dropped because they raised.",
+            registry=registry,
+        )
+        self.unreadable_headers = Counter(
+            "gateway_unreadable_answer_headers",
+            "Answer headers dropped because they were not valid UTF-8.",
+            registry=registry,
+        )
+        self.configuration_loads = Counter(
+            "gateway_configuration_loads",
+            "Attempts to reload the configuration, by result (loaded, failed).",
+            ["result"],
+            registry=registry,
+        )
+        self.configuration_valid = Gauge(
+            "gateway_configuration_valid",
+            "1: what the files say is in force; 0: they are wrong, and what was in force before still is.",
+            registry=registry,
+        )
+        self.configuration_valid.set(1)
+        self.jwks_fetches = Counter(
+            "gateway_jwks_fetches",
+            "Fetches of other issuers' key sets, by result (new, same, failed).",
+            ["issuer", "result"],
+            registry=registry,
+        )
+        self.jwks_age = Gauge(
+            "gateway_jwks_age_seconds",
+            "Since the key set of an issuer was last confirmed; +Inf: never.",
+            ["issuer"],
+            registry=registry,
+        )
+        self.key_ring_loads = Counter(
+            "gateway_key_ring_loads",
+            "Loads of the key directory, by result (loaded, failed).",
+            ["result"],
+            registry=registry,
+        )
+        self.revocations = Gauge("gateway_revocations", "Revocations in force.", registry=registry)
+        self.revocations_age = Gauge(
+            "gateway_revocations_age_seconds",
+            "Since the revocations were last confirmed by their store; +Inf: never.",
+            registry=registry,
+        )
+        self.log_lines_dropped = Counter(
+            "gateway_log_lines_dropped",
+            "Access log lines dropped because standard output did not keep up.",
+            registry=registry,
+        )
+        self._children = lru_cache(maxsize=8192)(self._bind)
+        self._used = lru_cache(maxsize=8192)(self.usage.labels)
+        self._decided = lru_cache(maxsize=4096)(self.decisions.labels)
+
+    def _bind(self, tenant: str, operation: str, status: str, ending: str) -> _PerExchange:
+        return _PerExchange(self, tenant, operation, status, ending)
+
+    def ended(self, exchange: Exchange, *, now: float) -> None:
+        """Record one exchange that has ended; `now` in monotonic seconds."""
+        tenant = OTHER if exchange.tenant is None else exchange.tenant.id
+        operation = exchange.operation.id
+        ending = exchange.ending or Ending.FAILED
+        bound = self._children(tenant, operation, status_class(exchange.status), ending.value)
+        seconds = now - exchange.started_at
+        bound.count.inc()
+        bound.seconds.inc(seconds)
+        bound.duration.observe(seconds)
+        if exchange.bytes_in:
+            bound.bytes_in.inc(exchange.bytes_in)
+        if exchange.bytes_out:
+            bound.bytes_out.inc(exchange.bytes_out)
+        if exchange.first_byte_at is not None:
+            bound.first_byte.observe(exchange.first_byte_at - exchange.started_at)
+        bound.overhead.observe(exchange.overhead_seconds(now))
+        if exchange.usage is not None:
+            for kind in USAGE_KINDS:
+                amount = getattr(exchange.usage, kind)
+                if amount:
+                    self._used(tenant, operation, kind).inc(amount)
+            if exchange.usage.estimated:
+                self.usage_estimated.labels(tenant, operation).inc()
+
+    def watch_limiter(self, state: Callable[[], LimiterState]) -> None:
+        """Show the state of a limiter whenever somebody looks."""
+        self.limit_stores.labels("up").set_function(lambda: sum(state().servers.values()))
+        self.limit_stores.labels("down").set_function(
+            lambda: sum(not answers for answers in state().servers.values())
+        )
+        self.limit_workers.set_function(lambda: state().workers)
+        self.limit_held.set_function(lambda: state().open_exchanges)
+        self.limit_late.set_function(lambda: state().late_settlements)
+
+    def decided(self, tenant: str, decision: str, dimension: str = "none") -> None:
+        """Count one decision of the limiter."""
+        self._decided(tenant, decision, dimension).inc()
+
+
+def status_class(status: int | None) -> str:
+    """`2xx` for 200, and so on; `none` where no answer was sent."""
+    return "none" if status is None else f"{status // 100}xx"

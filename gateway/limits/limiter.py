@@ -1,0 +1,273 @@
+"""Admission over a bucket store: what exchanges hold is kept alive and settled once, whatever the store does."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.limits.local_shares import LocalShares
+from gateway.limits.terms import (
+    BucketStore,
+    Census,
+    Charge,
+    Decision,
+    Dimension,
+    StoreUnavailable,
+    holds,
+)
+
+_AT_ONCE = 256
+"""Steps that are under way together when the store has come back."""
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """What one admission took, and who counts it: the store, or this worker's shares."""
+
+    charges: Sequence[Charge]
+    local: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Settlement:
+    exchange_id: str
+    used: Sequence[Charge]
+    maybe_done: bool = False
+    """Whether an earlier attempt may have reached the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimiterState:
+    """What metrics show of a limiter."""
+
+    servers: Mapping[str, bool]
+    """Per server of the store, whether it answers; empty for a store in memory."""
+    workers: int
+    """Workers that share the store, as last heard."""
+    open_exchanges: int
+    late_settlements: int
+    """Settlements that wait for the store."""
+
+
+class Limiter:
+    """What the gateway asks. Needs a running event loop from `start` to `close`.
+
+    Until the store was reached once, this worker counts as number `worker_index` of `own_workers` in each of
+    `expected_replicas` gateways.
+    """
+
+    def __init__(
+        self,
+        store: BucketStore,
+        *,
+        own_workers: int = 1,
+        worker_index: int = 0,
+        expected_replicas: int = 1,
+        announce_seconds: float = 1.0,
+    ) -> None:
+        self._store = store
+        self._worker = secrets.token_hex(8)
+        self._announce_seconds = announce_seconds
+        census = Census(worker_index * expected_replicas, own_workers * expected_replicas)
+        self._shares = LocalShares(census)
+        self._open: dict[str, list[_Held]] = {}
+        self._late: list[_Settlement] = []
+        self._lost_touch = False
+        """Whether the store failed since leases were renewed last: it may have forgotten them."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pulse: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+
+    async def start(self) -> None:
+        """Announce this worker and begin to renew leases. Works without the store: it may come later."""
+        await self._announce()
+        self._pulse = asyncio.create_task(self._keep_alive())
+
+    async def admit(
+        self, exchange_id: str, charges: Sequence[Charge], *, hold: bool | None = None
+    ) -> Decision:
+        """Take every charge or none, within 100 ms. StoreUnavailable if a `closed` limit cannot be checked.
+
+        What is held stays alive until `settle_soon`. `hold=True` also holds an exchange whose charges are all
+        final, so that `cancel_soon` can give them back.
+        """
+        held = bool(hold) or holds(charges)
+        try:
+            decision, taken, local = await self._store.admit(exchange_id, charges, hold=held), charges, False
+        except StoreUnavailable as outage:
+            self._lost_touch = True
+            decision, taken = await self._shares.admit(exchange_id, charges, outage, hold=held)
+            local = True
+        if held and decision.allowed and taken:
+            self._open.setdefault(exchange_id, []).append(_Held(taken, local))
+        return decision
+
+    async def look(self, charges: Sequence[Charge]) -> Decision:
+        """What admit would say now, taking nothing."""
+        try:
+            return await self._store.look(charges)
+        except StoreUnavailable as outage:
+            return await self._shares.look(charges, outage)
+
+    def settle_soon(self, exchange_id: str, used: Mapping[Dimension, int] | None = None) -> None:
+        """Free the exchange's slots, put what was used in place of what was reserved; the first call counts.
+
+        Dimensions that are not named keep their reservation. Never raises and never waits: fit for `finally:`.
+        """
+        amounts = {**(used or {}), Dimension.CONCURRENT_REQUESTS: 0}
+        self._close(exchange_id, lambda charge: amounts.get(charge.quota.dimension, charge.permits))
+
+    def cancel_soon(self, exchange_id: str) -> None:
+        """Give everything back that the exchange holds: it never went upstream."""
+        self._close(exchange_id, lambda _: 0)
+
+    def charge_soon(self, charges: Sequence[Charge]) -> None:
+        """Take these whatever the levels, into debt no deeper than one capacity; never raises, never waits.
+
+        For what a running exchange used that nobody could reserve, as each answer of a realtime session.
+        """
+        self._later(self._charge(charges))
+
+    def state(self) -> LimiterState:
+        """How store and limiter stand at this moment; costs nothing to ask."""
+        census = self._shares.census
+        return LimiterState(self._store.health(), census.workers, len(self._open), len(self._late))
+
+    async def close(self) -> None:
+        """Carry out every settlement that the store will take, then close it."""
+        self._closing.set()
+        if self._pulse:
+            await asyncio.wait({self._pulse})
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._catch_up()
+        await self._store.close()
+
+    def _close(self, exchange_id: str, used: Callable[[Charge], int]) -> None:
+        for held in self._open.pop(exchange_id, ()):
+            actual = [Charge(charge.quota, used(charge)) for charge in held.charges]
+            if held.local:
+                step: Coroutine[Any, Any, None] = self._shares.settle(exchange_id, actual)
+            else:
+                step = self._settle(_Settlement(exchange_id, actual))
+            self._later(step)
+
+    def _later(self, step: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(step)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _charge(self, charges: Sequence[Charge]) -> None:
+        try:
+            await self._store.debit("", charges)
+        except StoreUnavailable as outage:
+            self._lost_touch = True
+            await self._shares.debit(charges, report=not outage.sent)
+
+    async def _settle(self, settlement: _Settlement) -> None:
+        try:
+            if await self._store.settle(settlement.exchange_id, settlement.used) or settlement.maybe_done:
+                return
+            # Its lease ran out, and with it the reservation: charge what was used after all.
+            await self._store.debit("", [charge for charge in settlement.used if charge.quota.period_seconds])
+        except StoreUnavailable as outage:
+            settlement.maybe_done |= outage.sent
+            self._late.append(settlement)
+
+    async def _keep_alive(self) -> None:
+        """Once a second: announce, tell the store what it missed, renew leases when it is time."""
+        loop = asyncio.get_running_loop()
+        renewed = loop.time()
+        while not await self._closing_within(self._announce_seconds):
+            await self._announce()
+            if self._lost_touch or loop.time() - renewed >= self._store.lease_seconds / 3:
+                renewed = loop.time()
+                await self._renew()
+            await self._catch_up()
+
+    async def _closing_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._closing.wait()
+        except TimeoutError:
+            return False
+
+    async def _announce(self) -> None:
+        try:
+            self._shares.census = await self._store.announce(self._worker)
+        except StoreUnavailable:
+            self._lost_touch = True  # the workers that were seen last still share the limits
+
+    async def _renew(self) -> None:
+        """Renew what the store holds for open exchanges, and take again what it forgot."""
+        held = {
+            (exchange_id, charge.quota.key): held
+            for exchange_id, admissions in self._open.items()
+            for held in admissions
+            if not held.local
+            for charge in held.charges
+        }
+        try:
+            self._lost_touch = False
+            missing = await self._store.renew(held)
+        except StoreUnavailable:
+            self._lost_touch = True
+            return
+        await _together(
+            self._restore(
+                exchange_id,
+                held[exchange_id, key],
+                [c for c in held[exchange_id, key].charges if c.quota.key == key],
+            )
+            for exchange_id, key in missing
+        )
+
+    async def _catch_up(self) -> None:
+        """Tell the store what it missed: late settlements, finished usage, exchanges that began without it."""
+        late, self._late = self._late, []
+        await _together(self._settle(settlement) for settlement in late)
+        await _together(self._report(used) for used in self._shares.unreported())
+        local = [(i, held) for i, admissions in self._open.items() for held in admissions if held.local]
+        await _together(self._hand_over(exchange_id, held) for exchange_id, held in local)
+
+    async def _report(self, used: Sequence[Charge]) -> None:
+        try:
+            await self._store.debit("", used)
+        except StoreUnavailable as outage:
+            if not outage.sent:
+                self._shares.put_back(used)
+
+    async def _hand_over(self, exchange_id: str, held: _Held) -> None:
+        """Let the store hold what began in this worker's shares."""
+        if await self._restore(exchange_id, held, held.charges) and held.local:
+            held.local = False
+            await self._shares.settle(exchange_id, held.charges, report=False)
+
+    async def _restore(self, exchange_id: str, held: _Held, charges: Sequence[Charge]) -> bool:
+        """Take again what the store does not hold for an exchange; whether it does now."""
+        done = True
+        try:
+            await self._store.debit(exchange_id, charges, hold=True)
+        except StoreUnavailable as outage:
+            if not outage.sent:
+                return False
+            done = False
+        if held in self._open.get(exchange_id, ()):
+            return done
+        # It ended meanwhile and was settled without this.
+        await self._settle(_Settlement(exchange_id, [Charge(charge.quota, 0) for charge in charges]))
+        return False
+
+
+async def _together(steps: Iterable[Coroutine[Any, Any, Any]]) -> None:
+    """Take steps side by side, not too many at once: they share round trips."""
+    batch: list[Coroutine[Any, Any, Any]] = []
+    for step in steps:
+        batch.append(step)
+        if len(batch) == _AT_ONCE:
+            await asyncio.gather(*batch)
+            batch.clear()
+    await asyncio.gather(*batch)

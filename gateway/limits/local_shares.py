@@ -1,0 +1,167 @@
+"""What one worker may grant on its own while the store that counts for all of them is out of reach."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import assert_never
+
+from gateway.limits.memory_buckets import MemoryBuckets
+from gateway.limits.terms import (
+    RETRY_SECONDS,
+    Census,
+    Charge,
+    Decision,
+    Level,
+    OnStoreFailure,
+    Quota,
+    StoreUnavailable,
+    share,
+)
+
+_NEVER_EXPIRES_SECONDS = 10 * 365 * 86_400.0
+"""These leases die with their worker."""
+
+_Part = tuple[Charge, Charge | None]
+"""A charge, and what it charges this worker's share; None if the share is nothing."""
+
+
+class LocalShares:
+    """Decides by each limit's failure policy, and keeps count of what the store has to be told later.
+
+    A `local` limit is divided among the workers that lived when the store was last heard of, so that together
+    they grant one limit more than the store knows of, at most. An `open` limit grants everything and counts
+    nothing; a `closed` one cannot be decided here.
+    """
+
+    def __init__(self, census: Census, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._census = census
+        self._buckets = MemoryBuckets(lease_seconds=_NEVER_EXPIRES_SECONDS, clock=clock)
+        self._shares: dict[Quota, Quota | None] = {}
+        self._unreported: dict[str, dict[Quota, int]] = {}
+
+    @property
+    def census(self) -> Census:
+        return self._census
+
+    @census.setter
+    def census(self, census: Census) -> None:
+        if census != self._census:
+            self._census = census
+            self._shares.clear()
+
+    async def admit(
+        self, exchange_id: str, charges: Sequence[Charge], outage: StoreUnavailable, *, hold: bool
+    ) -> tuple[Decision, list[Charge]]:
+        """Decide in the store's place; also what was taken: guesses are cut to fit the share.
+
+        Raises `outage` if a closed limit is charged.
+        """
+        parts = self._parts(charges, outage)
+        if any(part is None and charge.permits for charge, part in parts):
+            return await self._decide(charges, parts), []
+        decision = await self._buckets.admit(exchange_id, _counted(parts), hold=hold)
+        if not decision.allowed:
+            return _worded(charges, parts, decision), []
+        taken = [Charge(charge.quota, part.permits, part.known) for charge, part in parts if part]
+        if not hold and not outage.sent:
+            # What was sent may have been charged: telling the store again could charge it twice.
+            self._count(taken)
+        return _worded(charges, parts, decision), taken
+
+    async def look(self, charges: Sequence[Charge], outage: StoreUnavailable) -> Decision:
+        """What admit would say now, taking nothing."""
+        return await self._decide(charges, self._parts(charges, outage))
+
+    async def settle(self, exchange_id: str, used: Sequence[Charge], *, report: bool = True) -> None:
+        """Put what was used in place of what was taken. `report=False`: the store knows it already."""
+        parts = [Charge(self._share(charge.quota) or charge.quota, charge.permits) for charge in used]
+        await self._buckets.settle(exchange_id, parts)
+        if report:
+            self._count(used)
+
+    async def debit(self, charges: Sequence[Charge], *, report: bool) -> None:
+        """Take this from the shares whatever is left of them; `report=False`: the store may know it already."""
+        parts = [Charge(self._share(charge.quota) or charge.quota, charge.permits) for charge in charges]
+        await self._buckets.debit("", parts)
+        if report:
+            self._count(charges)
+
+    def unreported(self) -> Iterator[list[Charge]]:
+        """What the store does not know yet, account by account; each is forgotten as it is handed out."""
+        for key in list(self._unreported):
+            used = self._unreported.pop(key)
+            yield [Charge(quota, permits) for quota, permits in used.items()]
+
+    def put_back(self, charges: Sequence[Charge]) -> None:
+        """The store was not told after all."""
+        self._count(charges)
+
+    async def _decide(self, charges: Sequence[Charge], parts: Sequence[_Part]) -> Decision:
+        return _worded(charges, parts, await self._buckets.look(_counted(parts)))
+
+    def _count(self, charges: Sequence[Charge]) -> None:
+        for charge in charges:
+            quota = charge.quota
+            if charge.permits and quota.period_seconds:
+                used = self._unreported.setdefault(quota.key, {})
+                used[quota] = used.get(quota, 0) + charge.permits
+
+    def _parts(self, charges: Sequence[Charge], outage: StoreUnavailable) -> list[_Part]:
+        parts: list[_Part] = []
+        for charge in charges:
+            match charge.quota.on_store_failure:
+                case OnStoreFailure.LOCAL:
+                    parts.append((charge, self._part(charge)))
+                case OnStoreFailure.CLOSED:
+                    if charge.permits:
+                        raise outage
+                case OnStoreFailure.OPEN:
+                    pass
+                case never:
+                    assert_never(never)
+        return parts
+
+    def _part(self, charge: Charge) -> Charge | None:
+        quota = self._share(charge.quota)
+        if quota is None:
+            return None
+        known = charge.permits if charge.known is None else charge.known
+        return Charge(quota, max(known, min(charge.permits, quota.permits)), charge.known)
+
+    def _share(self, quota: Quota) -> Quota | None:
+        if quota not in self._shares:
+            self._shares[quota] = share(quota, self._census)
+        return self._shares[quota]
+
+
+def _counted(parts: Sequence[_Part]) -> list[Charge]:
+    return [part for _, part in parts if part]
+
+
+def _worded(charges: Sequence[Charge], parts: Sequence[_Part], local: Decision) -> Decision:
+    """Put a decision over shares in the terms of the limits they are shares of."""
+    remaining = iter(local.levels)
+    known = {
+        charge.quota: replace(next(remaining), limit=charge.quota.capacity)
+        if part
+        else Level(charge.quota.dimension, charge.quota.capacity, 0, RETRY_SECONDS)
+        for charge, part in parts
+    }
+    levels = tuple(known.get(charge.quota) or _unknown(charge.quota) for charge in charges)
+    refused_by = next((charge.quota for charge, part in parts if part is None and charge.permits), None)
+    retry_after = RETRY_SECONDS
+    if local.refused_by is not None:
+        refused_by = next(c.quota for c, part in parts if part and part.quota == local.refused_by)
+        retry_after = local.retry_after_seconds or RETRY_SECONDS
+    if refused_by is None:
+        return Decision(True, levels, from_store=False)
+    if any(charge.quota == refused_by and charge.permits > refused_by.permits for charge in charges):
+        return Decision(False, levels, refused_by, never=True, from_store=False)
+    return Decision(False, levels, refused_by, retry_after, from_store=False)
+
+
+def _unknown(quota: Quota) -> Level:
+    """Nobody counts: the whole limit is there."""
+    return Level(quota.dimension, quota.capacity, quota.capacity, 0.0)

@@ -1,0 +1,236 @@
+"""Buckets in this process: exact for one worker, gone when it ends."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gateway.limits.terms import (
+    TICKS_PER_PERIOD,
+    Census,
+    Charge,
+    Decision,
+    Dimension,
+    Quota,
+    bounded,
+    decide,
+    fits,
+    holds,
+    still_taken,
+)
+
+
+@dataclass(slots=True)
+class _Bucket:
+    quota: Quota
+    taken: int
+    tick: int
+
+
+@dataclass(slots=True)
+class _Open:
+    """What one exchange took from one account, in grains, and until when it may keep it."""
+
+    expires_microseconds: int
+    grains: dict[Dimension, int]
+
+
+@dataclass(slots=True)
+class _Account:
+    buckets: dict[Dimension, _Bucket] = field(default_factory=dict)
+    open: OrderedDict[str, _Open] = field(default_factory=OrderedDict)
+    """By expiry: all leases are equally long, so the one that was renewed last expires last."""
+
+    def taken(self, quota: Quota, now_microseconds: int) -> int:
+        bucket = self.buckets.get(quota.dimension)
+        return still_taken(quota, bucket.taken, bucket.tick, now_microseconds) if bucket else 0
+
+    def put(self, quota: Quota, taken: int, now_microseconds: int) -> None:
+        tick = now_microseconds // quota.tick_microseconds if quota.tick_microseconds else 0
+        self.buckets[quota.dimension] = _Bucket(quota, taken, tick)
+
+    def reclaim(self, now_microseconds: int) -> None:
+        """Give back what exchanges took whose lease has run out: their worker is gone."""
+        while self.open:
+            exchange_id, oldest = next(iter(self.open.items()))
+            if oldest.expires_microseconds > now_microseconds:
+                return
+            del self.open[exchange_id]
+            for dimension, grains in oldest.grains.items():
+                if grains:
+                    bucket = self.buckets[dimension]
+                    bucket.taken = max(0, bucket.taken - grains)
+
+    def idle(self, now_microseconds: int) -> bool:
+        """Whether forgetting this account changes nothing."""
+        self.reclaim(now_microseconds)
+        return not self.open and not any(self.taken(b.quota, now_microseconds) for b in self.buckets.values())
+
+
+class MemoryBuckets:
+    """A BucketStore without I/O: no method ever suspends, so each is atomic in its event loop.
+
+    Accounts whose buckets are full again are dropped as new ones come. Above `most_accounts` the one that was
+    used least recently is forgotten whatever it holds, which fills its buckets.
+    """
+
+    def __init__(
+        self,
+        *,
+        lease_seconds: float = 15.0,
+        most_accounts: int = 100_000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.lease_seconds = lease_seconds
+        self._most_accounts = most_accounts
+        self._clock = clock
+        self._accounts: OrderedDict[str, _Account] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Accounts in memory."""
+        return len(self._accounts)
+
+    async def admit(
+        self, exchange_id: str, charges: Sequence[Charge], *, hold: bool | None = None
+    ) -> Decision:
+        now = self._now()
+        accounts = self._touch(charges, now)
+        taken = _taken(accounts, charges, now)
+        held_id = exchange_id if hold or holds(charges) else ""
+        if not all(
+            fits(c, t) or held_id in accounts[c.quota.key].open for c, t in zip(charges, taken, strict=True)
+        ):
+            return decide(charges, taken, granted=False)
+        return decide(charges, self._take(held_id, accounts, charges, taken, now), granted=True)
+
+    async def look(self, charges: Sequence[Charge]) -> Decision:
+        now = self._now()
+        taken = _taken(self._touch(charges, now), charges, now)
+        return decide(charges, taken, granted=all(map(fits, charges, taken)))
+
+    async def debit(self, exchange_id: str, charges: Sequence[Charge], *, hold: bool = False) -> None:
+        now = self._now()
+        accounts = self._touch(charges, now)
+        self._take(exchange_id if hold else "", accounts, charges, _taken(accounts, charges, now), now)
+
+    async def settle(self, exchange_id: str, charges: Sequence[Charge]) -> bool:
+        now = self._now()
+        found = False
+        used = {(charge.quota.key, charge.quota.dimension): charge for charge in charges}
+        for key in {charge.quota.key for charge in charges}:
+            account = self._accounts.get(key)
+            if account is None:
+                continue
+            account.reclaim(now)
+            exchange = account.open.pop(exchange_id, None)
+            if exchange is None:
+                continue
+            found = True
+            for dimension, reserved in exchange.grains.items():
+                charge = used.get((key, dimension))
+                if dimension is Dimension.CONCURRENT_REQUESTS:
+                    if reserved:
+                        account.buckets[dimension].taken -= reserved
+                elif charge is not None:
+                    taken = account.taken(charge.quota, now) - reserved + charge.permits * TICKS_PER_PERIOD
+                    account.put(charge.quota, bounded(charge.quota, taken), now)
+        return found
+
+    async def renew(self, leases: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        now = self._now()
+        missing = []
+        for exchange_id, key in leases:
+            account = self._accounts.get(key)
+            if account:
+                account.reclaim(now)
+            if account is None or exchange_id not in account.open:
+                missing.append((exchange_id, key))
+                continue
+            account.open[exchange_id].expires_microseconds = now + self._lease_microseconds()
+            account.open.move_to_end(exchange_id)
+        return missing
+
+    async def reset(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._accounts.pop(key, None)
+
+    async def announce(self, worker: str) -> Census:  # noqa: ARG002 - nobody else can see these buckets
+        return Census(0, 1)
+
+    def health(self) -> Mapping[str, bool]:
+        return {}
+
+    async def close(self) -> None:
+        self._accounts.clear()
+
+    def _now(self) -> int:
+        return int(self._clock() * 1_000_000)
+
+    def _lease_microseconds(self) -> int:
+        return int(self.lease_seconds * 1_000_000)
+
+    def _touch(self, charges: Sequence[Charge], now: int) -> dict[str, _Account]:
+        """The accounts that are charged, with expired leases given back; new ones are not kept yet."""
+        accounts: dict[str, _Account] = {}
+        for charge in charges:
+            key = charge.quota.key
+            if key in accounts:
+                continue
+            account = self._accounts.get(key)
+            if account is not None:
+                self._accounts.move_to_end(key)
+                account.reclaim(now)
+            accounts[key] = account or _Account()
+        return accounts
+
+    def _make_room(self, now: int) -> None:
+        """Look at two old accounts per new one: finds every idle one in time, without one long sweep."""
+        for _ in range(min(2, len(self._accounts))):
+            key, account = next(iter(self._accounts.items()))
+            if account.idle(now):
+                del self._accounts[key]
+            elif len(self._accounts) < self._most_accounts:
+                self._accounts.move_to_end(key)
+        if len(self._accounts) >= self._most_accounts:
+            self._accounts.popitem(last=False)
+
+    def _take(
+        self,
+        exchange_id: str,
+        accounts: dict[str, _Account],
+        charges: Sequence[Charge],
+        taken: Sequence[int],
+        now: int,
+    ) -> list[int]:
+        """Take every charge and hold it under the exchange, if one is named; what is missing afterwards.
+
+        Where the exchange is open already, this is a repetition and takes nothing.
+        """
+        expires = now + self._lease_microseconds()
+        known = {key for key, account in accounts.items() if exchange_id in account.open}
+        after = []
+        for charge, before in zip(charges, taken, strict=True):
+            quota, account, missing = charge.quota, accounts[charge.quota.key], before
+            if quota.key in known:
+                after.append(before)
+                continue
+            if charge.permits:
+                missing = bounded(quota, before + charge.permits * TICKS_PER_PERIOD)
+                account.put(quota, missing, now)
+            if exchange_id:
+                exchange = account.open.get(exchange_id)
+                if exchange is None:
+                    exchange = account.open[exchange_id] = _Open(expires, {})
+                exchange.grains[quota.dimension] = missing - before
+            after.append(missing)
+        for key, account in accounts.items():
+            if key not in self._accounts:
+                self._make_room(now)
+                self._accounts[key] = account
+        return after
+
+
+def _taken(accounts: dict[str, _Account], charges: Sequence[Charge], now: int) -> list[int]:
+    return [accounts[charge.quota.key].taken(charge.quota, now) for charge in charges]

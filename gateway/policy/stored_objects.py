@@ -1,0 +1,121 @@
+"""What in a request names something that the upstream keeps for everybody behind one key. Pure.
+
+One rule, so that an API that grows is refused rather than let through: a member whose name ends in `_id` or
+`_ids` names a stored object, and so does an object with an `id` and nothing of its own beside it. What is no
+reference is listed: ids that only tie the parts of one conversation together, and items that come whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from gateway.wire.strict_json import DISGUISE, hides_names, objects
+
+# They tie a call to its answer, or name what is the same for everybody.
+_HARMLESS_IDS = frozenset({"approval_request_id", "call_id", "connector_id", "event_id", "tool_call_id"})
+_IDS_OF_THE_SESSION = frozenset({"item_id", "previous_item_id", "response_id"})
+
+# Names without the ending whose text is an id.
+_REFERENCES = frozenset({"container", "conversation", "skills", "training_file", "validation_file"})
+_NO_CONVERSATION = frozenset({"auto", "none"})
+
+# Objects of these names refer by their `id`, whatever else they have.
+_REFERRING = frozenset({"container", "conversation", "prompt", "voice"})
+_ITEMS = frozenset({"input", "items"})
+_CUSTOM_VOICE = "voice_"
+
+# What an item has of its own; without it, its `id` has the upstream look the item up.
+_SUBSTANCE = frozenset(
+    {
+        *("action", "actions", "approve", "arguments", "code", "content", "custom", "encrypted_content"),
+        *("function", "input", "name", "operation", "output", "queries", "result", "results"),
+        *("tool_calls", "tools"),
+    }
+)
+_SUBSTANCE_OF: Mapping[str, Collection[str]] = {
+    "compaction": ("encrypted_content",),
+    "image_generation_call": ("result",),
+    "item_reference": (),
+    "reasoning": ("encrypted_content",),
+}
+
+
+def _ending(harmless: Collection[str]) -> re.Pattern[bytes]:
+    """What ends a name that names a stored object; a plain first character makes searching cheap."""
+    spared = b"".join(rb'(?<!"%b)' % name.removesuffix("id").encode() for name in sorted(harmless))
+    return re.compile(rb'_%b(?i:ids?)"' % spared)
+
+
+def _name(*more: str) -> re.Pattern[bytes]:
+    """The other names that can matter, and a voice's."""
+    names = "|".join(sorted({*more, *_REFERENCES, "store"})).encode()
+    return re.compile(rb'"(?i:(?:%b)"|%b)' % (names, _CUSTOM_VOICE.encode()))
+
+
+_SIGNS = (_ending(_HARMLESS_IDS), _name("id"))
+_SIGNS_IN_SESSION = (_ending(_HARMLESS_IDS | _IDS_OF_THE_SESSION), _name(*_REFERRING))
+SIGNS_IN_EVENTS = re.compile(b"|".join((*(sign.pattern for sign in _SIGNS_IN_SESSION), DISGUISE)))
+"""Occurs in every realtime event in which `named_in` could find something."""
+
+
+def may_be_named_in(body: bytes, *, in_session: bool = False) -> bool:
+    """Whether the body has to be parsed to know; a search by bytes, cheap where the answer is no."""
+    signs = _SIGNS_IN_SESSION if in_session else _SIGNS
+    return any(sign.search(body) for sign in signs) or hides_names(body)
+
+
+def named_in(document: Mapping[str, Any], *, in_session: bool = False) -> str | None:
+    """The name of a member by which a parsed body asks for a stored object, or to store one; else None.
+
+    `in_session`: in a realtime event items and responses are those of the session itself.
+    """
+    harmless = _HARMLESS_IDS | _IDS_OF_THE_SESSION if in_session else _HARMLESS_IDS
+    for place, members in objects(document):
+        for name, value in members.items():
+            meant = name.casefold()
+            if meant == "id":
+                if isinstance(value, str) and _refers(place, members, in_session=in_session):
+                    return place if place in _REFERRING else name
+            elif meant not in harmless and _names(meant, value):
+                return name
+    return None
+
+
+def named_by_field(name: str) -> bool:
+    """Whether a form's field of this name, `image[][file_id]` say, names a stored object."""
+    return any(
+        step not in _HARMLESS_IDS and (step in _REFERENCES or step.endswith(("_id", "_ids")))
+        for step in re.split(r"[\[\].]+", name.casefold())
+    )
+
+
+def _refers(place: str, members: Mapping[str, Any], *, in_session: bool) -> bool:
+    """Whether an object with an `id` is but a reference."""
+    if place in _REFERRING or (place == "audio" and not in_session):
+        return True
+    if in_session or place.endswith("safety_checks"):
+        return False
+    kind = members.get("type")
+    if kind is None and place in _ITEMS:
+        return True  # the API takes it for an item_reference
+    substance = _SUBSTANCE_OF.get(kind, _SUBSTANCE) if isinstance(kind, str) else _SUBSTANCE
+    return all(members.get(name) in (None, "", []) for name in substance)
+
+
+def _names(name: str, value: object) -> bool:
+    if name == "store":
+        return value is not None and value is not False
+    if name == "voice":
+        return isinstance(value, str) and value.startswith(_CUSTOM_VOICE)
+    if name == "conversation" and isinstance(value, str) and value in _NO_CONVERSATION:
+        return False
+    return (name in _REFERENCES or name.endswith(("_id", "_ids"))) and _is_text(value)
+
+
+def _is_text(value: object) -> bool:
+    """Text, or a list with texts; a schema that merely has a member of this name is an object."""
+    if isinstance(value, list):
+        return any(isinstance(item, str) for item in value)
+    return isinstance(value, str)

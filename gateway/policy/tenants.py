@@ -1,0 +1,181 @@
+"""Tenants made ready for the hot path, and the book that holds them.
+
+The book is replaced whole when the configuration changes: an exchange that is under way keeps the
+policy it began with.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from gateway.credentials.principal import Principal
+from gateway.limits.terms import Dimension, OnStoreFailure, Quota
+from gateway.operations.scopes import ScopeProblem, expand
+from gateway.operations.table import UNLISTED_READ, UNLISTED_WRITE, Operation, OperationTable
+from gateway.policy.tenant_limits import TenantLimits
+from gateway.settings.settings import Problem, Settings, SettingsInvalid, Tenant, resolve_secret
+
+_ON_USAGE = frozenset({Dimension.TOKENS_PER_MINUTE, Dimension.TOKENS_PER_DAY})
+
+# Kinds that two tenants may share: models belong to nobody, and realtime secrets are sealed to their tenant.
+_NOT_SHARED_STATE = frozenset(
+    {"none", "realtime_client_secret", "realtime_session", "realtime_transcription_session"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamAccess:
+    """Where a tenant's requests go, and as whom. Two tenants with equal access share stored objects."""
+
+    base_url: str
+    api_key: str | None = field(repr=False)
+    organization: str | None = None
+    project: str | None = None
+
+    @property
+    def authorization(self) -> bytes | None:
+        """The Authorization that opens the upstream."""
+        return None if self.api_key is None else b"Bearer " + self.api_key.encode("ascii")
+
+    @property
+    def fields(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The header fields that pick the account, where the operator has mapped one."""
+        named = ((b"OpenAI-Organization", self.organization), (b"OpenAI-Project", self.project))
+        return tuple((name, value.encode("ascii")) for name, value in named if value is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class TenantPolicy:
+    """A tenant's settings, resolved."""
+
+    id: str
+    tenant: Tenant
+    scopes: frozenset[str]
+    """The most that a credential may use here, patterns expanded."""
+
+    limits: TenantLimits
+    access: UpstreamAccess
+    shared: bool
+    """Another enabled tenant has the same access, and the operator has not allowed that."""
+
+    @property
+    def models(self) -> tuple[str, ...] | None:
+        """The models that the tenant may use, names and globs; None: all."""
+        return self.tenant.models
+
+    @property
+    def quotas(self) -> tuple[Quota, ...]:
+        """The limits of all that the tenant does."""
+        return self.limits.tenant
+
+    @property
+    def metered(self) -> bool:
+        """Whether usage has to be known of every answer: there is a limit on it, or the operator wants it."""
+        return self.tenant.metering or self.limits.counts_usage
+
+    def meters(self, principal: Principal) -> bool:
+        """Whether usage has to be known of every answer to this caller."""
+        return self.metered or (principal.limits is not None and not _ON_USAGE.isdisjoint(principal.limits))
+
+
+class TenantBook:
+    """The tenants in force."""
+
+    def __init__(self, policies: Mapping[str, TenantPolicy]) -> None:
+        self.policies = policies
+
+    def get(self, tenant_id: str) -> TenantPolicy | None:
+        """A tenant's policy; None for one that is not configured."""
+        return self.policies.get(tenant_id)
+
+
+def known_scopes(table: OperationTable) -> frozenset[str]:
+    """Every scope that an operation can need."""
+    return frozenset(operation.scope for operation in table) | {UNLISTED_READ.scope, UNLISTED_WRITE.scope}
+
+
+def is_shared_state(operation: Operation) -> bool:
+    """Whether an operation reads or changes what the upstream stores for everybody behind one key."""
+    if operation.scope.startswith("org."):
+        return False  # administration has its own key and its own gate
+    if operation.id == "unlisted":
+        return True  # nobody knows what it touches
+    if operation.object_kind == "model":
+        return operation.object_action == "delete"
+    if operation.id == "createResponse":
+        return False  # what it may not name is looked for in its body
+    return operation.object_kind not in _NOT_SHARED_STATE
+
+
+def tenant_policies(
+    settings: Settings, table: OperationTable, environ: Mapping[str, str]
+) -> dict[str, TenantPolicy]:
+    """All tenants, resolved. Raises SettingsInvalid with every problem."""
+    scopes = known_scopes(table)
+    problems: list[Problem] = []
+    accesses = {
+        tenant_id: _access(settings, tenant_id, tenant, environ, problems)
+        for tenant_id, tenant in settings.tenants.items()
+    }
+    users = Counter(
+        _account(accesses[tenant_id]) for tenant_id, tenant in settings.tenants.items() if tenant.enabled
+    )
+    policies = {}
+    for tenant_id, tenant in settings.tenants.items():
+        access = accesses[tenant_id]
+        policies[tenant_id] = TenantPolicy(
+            tenant_id,
+            tenant,
+            _expanded(tenant_id, tenant, scopes, problems),
+            TenantLimits(tenant_id, settings.limits_of(tenant), OnStoreFailure(settings.on_store_failure)),
+            access,
+            shared=users[_account(access)] > 1 and settings.shared_objects == "refuse",
+        )
+    if problems:
+        raise SettingsInvalid(problems)
+    return policies
+
+
+def _account(access: UpstreamAccess) -> tuple[str | None, ...]:
+    """What makes two accesses one account: the same key is, by whatever name its API is called."""
+    where = access.base_url if access.api_key is None else None
+    return where, access.api_key, access.organization, access.project
+
+
+def _expanded(
+    tenant_id: str, tenant: Tenant, known: Collection[str], problems: list[Problem]
+) -> frozenset[str]:
+    try:
+        return expand(tenant.scopes, known)
+    except ScopeProblem as problem:
+        problems += [Problem(f"tenants.{tenant_id}.scopes", text) for text in problem.problems]
+        return frozenset()
+
+
+def _access(
+    settings: Settings,
+    tenant_id: str,
+    tenant: Tenant,
+    environ: Mapping[str, str],
+    problems: list[Problem],
+) -> UpstreamAccess:
+    common, own = settings.upstream, tenant.upstream
+    api_key = None
+    for key, reference in (
+        (f"tenants.{tenant_id}.upstream.api_key", own.api_key),
+        ("upstream.api_key", common.api_key),
+    ):
+        if api_key is not None:
+            break
+        try:
+            api_key = resolve_secret(reference, environ)
+        except SettingsInvalid as invalid:
+            problems += [Problem(key, str(problem)) for problem in invalid.problems]
+    return UpstreamAccess(
+        own.base_url or common.resolved_base_url(environ),
+        api_key or environ.get("OPENAI_API_KEY") or None,
+        own.organization or common.organization,
+        own.project or common.project,
+    )

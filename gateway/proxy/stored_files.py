@@ -1,0 +1,55 @@
+"""The one question that the gateway asks the upstream by itself: how large a stored file is.
+
+A batch costs what its input file holds. Where somebody counts that, and only there, the upstream is asked
+before it is told to make the batch.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import orjson
+
+from gateway.exchange.exchange import Exchange
+from gateway.proxy.upstream import ReplyLimits, Upstreams
+
+_LIMITS = ReplyLimits(first_byte_seconds=30.0, idle_seconds=10.0, total_seconds=30.0)
+_MOST_BYTES = 64 * 1024
+
+
+async def file_bytes(upstreams: Upstreams, exchange: Exchange, file_id: str) -> int | None:
+    """The size of a file, asked for as the exchange's tenant; None when the upstream does not say.
+
+    Raises an UpstreamFault.
+    """
+    access = upstreams.access_for(exchange)
+    pool = await upstreams.open(access.base_url)
+    fields = [(b"Host", pool.host), (b"Accept", b"application/json"), (b"Accept-Encoding", b"identity")]
+    if access.authorization is not None:
+        fields.append((b"Authorization", access.authorization))
+    fields += (*access.fields, *pool.proxy_fields)
+    block = b"".join(b"%b: %b\r\n" % field for field in fields)
+    target = pool.target(b"/v1/files/" + quote(file_id, safe="").encode("ascii"))
+    reply = await pool.open()
+    try:
+        reply.expect(_LIMITS)
+        reply.transport.write(b"GET %b HTTP/1.1\r\n%b\r\n" % (target, block))
+        reply.start_clock()
+        head = await reply.read_head()
+        body = await reply.peek(_MOST_BYTES)
+    except BaseException:
+        reply.close()
+        raise
+    if body is None:
+        reply.close()
+        return None
+    reply.release()
+    return _size(body) if head.status == 200 else None
+
+
+def _size(body: bytes) -> int | None:
+    try:
+        size = orjson.loads(body)["bytes"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return size if type(size) is int and size >= 0 else None

@@ -1,0 +1,119 @@
+"""What an operator can set about another issuer whose credentials count here: a table `[issuers.NAME]`.
+
+Nothing that widens trust has a default: which tenants an issuer may speak for and which scopes it may grant
+must be written down.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from gateway.credentials.issuers import TENANT_ID
+from gateway.credentials.keys import Algorithm
+
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+AlgorithmName = Literal["EdDSA", "ES256", "RS256", "HS256"]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host can only be this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _jwks_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("https", "http") or not parts.hostname or parts.fragment:
+        raise ValueError("expected an absolute https URL")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ValueError("keys come by https only (http is for this machine's own addresses)")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a URL of public keys holds no login")
+    return value
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class IssuerClaims(_Section):
+    """Which claim says what. Dots lead into nested claims; a name with ':' or '/' is one claim."""
+
+    tenant: Name = "tenant"
+    subject: Name = "sub"
+    scopes: Annotated[str, Field(max_length=256)] = "scope"
+    """A list, or text with spaces between; empty: credentials name none, each gets all of `scopes`."""
+
+    models: Name = "models"
+    """A list, or text with spaces between; a credential without it gets all of `models`."""
+
+
+class IssuerSettings(_Section):
+    """Another issuer, how its credentials are read, and the most that it may grant."""
+
+    issuer: Name
+    """Its `iss`, exactly."""
+
+    audience: Name
+    """The one `aud` its credentials must have; not one that other services accept too."""
+
+    jwks_url: Annotated[str, AfterValidator(_jwks_url)] | None = None
+    """Where its public keys are: https, fetched in the background, no redirects."""
+
+    jwks_file: Path | None = None
+    """A JWK Set; the only place where an HMAC secret may stand."""
+
+    jwks: tuple[dict[str, Any], ...] | None = Field(default=None, repr=False)
+    """Public keys as JWKs, written down here."""
+
+    jwks_stale_seconds: float = Field(default=24 * 3600.0, ge=600, le=30 * 86400)
+    """How long the last good key set counts while the URL fails or answers nonsense."""
+
+    algorithms: tuple[AlgorithmName, ...] = ("EdDSA", "ES256", "RS256")
+    types: tuple[Literal["JWT", "at+jwt", "absent"], ...] = ("JWT", "at+jwt")
+    """Accepted `typ`; `absent`: it may be missing."""
+
+    require_jti: bool = False
+    """Without a `jti` a credential can only be revoked with all others of its subject, or by its digest."""
+
+    max_lifetime_seconds: float = Field(default=86400.0, gt=0, le=90 * 86400)
+    claims: IssuerClaims = IssuerClaims()
+
+    tenant: str | None = None
+    """The tenant of all its credentials, whatever they say."""
+
+    tenants: tuple[str, ...] = ()
+    """The tenants that its credentials may name; `*`: any."""
+
+    scopes: tuple[str, ...]
+    """The most it may grant: scopes, patterns and groups."""
+
+    models: tuple[Name, ...] | None = None
+    """The most it may grant: names and `*` patterns; default: whatever the tenant may use."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        sources = [name for name in ("jwks_url", "jwks_file", "jwks") if getattr(self, name) is not None]
+        if len(sources) != 1:
+            raise ValueError("exactly one of jwks_url, jwks_file and jwks says where its keys are")
+        if (self.tenant is None) == (not self.tenants):
+            raise ValueError(
+                "either tenant (all credentials are this tenant's) or tenants (those they may name)"
+            )
+        if self.tenant is not None and not TENANT_ID.fullmatch(self.tenant):
+            raise ValueError("tenant is not a tenant id")
+        for name in ("scopes", "algorithms", "types"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must not be empty")
+        if self.jwks_file is None and Algorithm.HS256 in self.algorithms:
+            raise ValueError(
+                "HS256 needs jwks_file: a secret is neither fetched nor part of the configuration"
+            )
+        return self

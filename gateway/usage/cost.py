@@ -1,0 +1,200 @@
+"""What a request costs before anybody knows: the part that it says, the part that is guessed. Pure.
+
+The prompt is estimated at four bytes of text per LLM token, over every text of the body (attachments count
+nothing), and at one per number of an array of numbers, which is what embeddings and old completions take for
+LLM tokens. The answer is guessed at what the request allows it at most, times the answers asked for; where it
+allows anything, at what the operator expects of the model. Images are counted as asked for, one where a form
+asks. Audio is the size of the body that carries it; where no length is stated, the whole cap is guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, assert_never
+
+import orjson
+
+from gateway.limits.terms import Charge, Dimension, Quota
+from gateway.operations.table import Operation
+from gateway.policy.tenant_limits import closest
+from gateway.usage.reported import Usage
+from gateway.wire.request_fields import RequestFields
+
+BYTES_PER_LLM_TOKEN = 4
+EXPECTED_OUTPUT = 1000
+"""LLM tokens of an answer where neither request nor operator says anything."""
+
+_COMPLETIONS_OUTPUT = 16
+"""What the API itself takes for `max_tokens` in createCompletion."""
+
+_USED = frozenset({"tokens", "images", "audio_megabytes", "audio_seconds", "audio_characters"})
+_WITHOUT_OUTPUT = frozenset({"createEmbedding", "createModeration"})
+_ATTACHED = frozenset({"data", "file_data", "b64_json", "encrypted_content"})
+"""Members whose text is no text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one exchange is going to use, as far as its request says. None: it uses nothing of that kind."""
+
+    input: int | None = None
+    """LLM tokens of the prompt."""
+
+    output: int = 0
+    """LLM tokens that are guessed beside them."""
+
+    images: int | None = None
+    audio_bytes: int | None = None
+    audio_guess_bytes: int = 0
+    batch_input: int | None = None
+    """LLM tokens in the input file of a batch."""
+
+
+class Guesses:
+    """How long answers are expected to be where requests do not say, by model."""
+
+    def __init__(self, expected: Mapping[str, int]) -> None:
+        self._expected = expected
+        self._of_model = lru_cache(maxsize=1024)(self._find)
+
+    def output(self, operation: Operation, model: str | None) -> int:
+        """LLM tokens of one answer."""
+        if operation.id == "createCompletion":
+            return _COMPLETIONS_OUTPUT
+        return self._of_model(model or "") if self._expected else EXPECTED_OUTPUT
+
+    def _find(self, model: str) -> int:
+        pattern = closest(self._expected, model)
+        return EXPECTED_OUTPUT if pattern is None else self._expected[pattern]
+
+
+def reports_usage(operation: Operation) -> bool:
+    """Whether the answers of this operation say what they used, or ought to.
+
+    Not those that repeat what was reported when something was created, and not those that only prepare a session.
+    """
+    return not _USED.isdisjoint(operation.usage_dimensions) and not operation.usage_location.startswith(
+        "none here"
+    )
+
+
+def cost_of(
+    operation: Operation,
+    *,
+    model: str | None,
+    fields: RequestFields | None,
+    body: bytes | None,
+    length_bytes: int | None,
+    most_bytes: int,
+    guesses: Guesses,
+) -> Cost:
+    """Read the cost of a request from its head and, where it was read, its body.
+
+    `length_bytes` is the stated size of a body that streams, `most_bytes` the cap of one that states none.
+    """
+    dimensions = operation.usage_dimensions
+    if "images" in dimensions:
+        return Cost(images=1 if fields is None else fields.choices)
+    if "audio_megabytes" in dimensions:
+        if length_bytes is None:
+            return Cost(audio_bytes=0, audio_guess_bytes=most_bytes)
+        return Cost(audio_bytes=length_bytes)
+    if "tokens" not in dimensions or not reports_usage(operation):
+        return Cost()
+    if operation.id == "connectRealtime":
+        # What a session uses is charged as it is reported; to begin one, something must be left.
+        return Cost(input=1)
+    document = _document(fields, body)
+    prompt = prompt_estimate(document)
+    if operation.id in _WITHOUT_OUTPUT:
+        return Cost(input=prompt)
+    each = fields.max_output if fields is not None else None
+    if each is None:
+        each = guesses.output(operation, model)
+    answers = (1 if fields is None else fields.choices) * _prompts(document.get("prompt"))
+    return Cost(input=prompt, output=each * answers)
+
+
+def prompt_estimate(document: object) -> int:
+    """About how many LLM tokens the texts of a parsed body have; linear in its size."""
+    text_bytes, numbers = 0, 0
+    pending: list[Any] = [document]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str):
+            if not value.startswith("data:"):
+                text_bytes += len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
+        elif isinstance(value, dict):
+            pending.extend(member for name, member in value.items() if name not in _ATTACHED)
+        elif isinstance(value, list):
+            if value and type(value[0]) in (int, float):  # not one by one: there may be millions
+                numbers += len(value)
+            else:
+                pending.extend(value)
+    return -(-text_bytes // BYTES_PER_LLM_TOKEN) + numbers
+
+
+def charges_for(quotas: Iterable[Quota], cost: Cost) -> tuple[Charge, ...]:
+    """What to take from each quota.
+
+    Levels of requests and LLM tokens are always reported, so those are charged with nothing where nothing is
+    used; others are left out.
+    """
+    charges = []
+    for quota in quotas:
+        match quota.dimension:
+            case Dimension.REQUESTS_PER_MINUTE | Dimension.REQUESTS_PER_DAY | Dimension.CONCURRENT_REQUESTS:
+                charges.append(Charge(quota))
+            case Dimension.TOKENS_PER_MINUTE | Dimension.TOKENS_PER_DAY:
+                charges.append(Charge.reserving(quota, known=cost.input or 0, guessed=cost.output))
+            case Dimension.IMAGES_PER_MINUTE:
+                if cost.images is not None:
+                    charges.append(Charge(quota, cost.images))
+            case Dimension.AUDIO_MEGABYTES_PER_MINUTE:
+                if cost.audio_bytes is not None:
+                    charges.append(
+                        Charge.reserving(quota, known=cost.audio_bytes, guessed=cost.audio_guess_bytes)
+                    )
+            case Dimension.BATCH_INPUT_TOKENS_PER_DAY:
+                if cost.batch_input is not None:
+                    charges.append(Charge(quota, cost.batch_input))
+            case never:
+                assert_never(never)
+    return tuple(charges)
+
+
+def settlement(cost: Cost, *, usage: Usage | None, spent: bool, sent_bytes: int) -> dict[Dimension, int]:
+    """What to put in place of the reservation when the exchange has ended.
+
+    `spent`: the upstream took the work on. If it did not, nothing was used; if it did, what it reported counts,
+    images and batches that nobody counted stay as they were reserved.
+    """
+    if not spent:
+        return dict.fromkeys((dimension for dimension in Dimension if dimension.settles), 0)
+    used = 0 if usage is None else usage.total
+    amounts = {Dimension.TOKENS_PER_MINUTE: used, Dimension.TOKENS_PER_DAY: used}
+    if usage is not None and usage.images:
+        amounts[Dimension.IMAGES_PER_MINUTE] = usage.images
+    if cost.audio_bytes is not None:
+        amounts[Dimension.AUDIO_MEGABYTES_PER_MINUTE] = sent_bytes
+    return amounts
+
+
+def _document(fields: RequestFields | None, body: bytes | None) -> Mapping[str, Any]:
+    """The parsed body; empty for one that nobody can read, which the upstream will refuse."""
+    if fields is not None:
+        return fields.document
+    try:
+        document = orjson.loads(body or b"{}")
+    except orjson.JSONDecodeError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _prompts(prompt: object) -> int:
+    """How many prompts old completions are asked to complete: a list of texts, or of lists of numbers."""
+    if isinstance(prompt, list) and prompt and type(prompt[0]) is not int:
+        return len(prompt)
+    return 1

@@ -1,0 +1,96 @@
+"""The closed list of places where the gateway changes bytes; everything else passes as it came.
+
+    (a) `stream_options.include_usage` set in a chat or completions body, for tenants whose usage is metered,
+        and the event that the upstream adds because of it taken out of the answer
+    (b) a tenant's default `model` set in a body that names none
+    (c) the list of models without what a caller may not use: `policy.filtered_models`
+    (d) realtime secrets of the upstream replaced by sealed ones: `minting.replace_secret`
+    (e) the upstream's refusal of our own key turned into a 502: `proxy.py`
+
+Here are (a) and (b). Both set one member of a JSON object; all other bytes stay: order, blanks, spelling of
+names and numbers.
+"""
+
+import re
+
+import orjson
+
+from gateway.wire.json_members import hides_letters, members
+from gateway.wire.sse import SseEvent, SseSplitter
+
+_EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
+_NO_CHOICES = re.compile(rb'"choices"\s*+:\s*+\[\s*+\]')
+
+
+def splice_member(body: bytes, name: str, raw_value: bytes) -> bytes:
+    """Set a top-level member of a JSON object to a JSON value, keeping all other bytes.
+
+    The value of a member that is there is replaced; else the member is put in front. `body` must be a valid
+    JSON object. Raises TooIntricate when it cannot be searched in reasonable time.
+    """
+    quoted = orjson.dumps(name)
+    pieces, kept_to = [], 0
+    if quoted in body or hides_letters(body):
+        for member in members(body):
+            if member.name == name:
+                pieces += [body[kept_to : member.value_from], raw_value]
+                kept_to = member.value_to
+    if not pieces:
+        kept_to = body.index(b"{") + 1
+        is_empty = body[kept_to:].lstrip().startswith(b"}")
+        pieces = [body[:kept_to], quoted, b":", raw_value, b"" if is_empty else b","]
+    return b"".join((*pieces, body[kept_to:]))
+
+
+def with_included_usage(body: bytes) -> bytes:
+    """Ask for usage in a streamed chat or completions answer: rewrite (a), first half.
+
+    Returns `body` itself when it asks already, and when its `stream_options` are such that the upstream will
+    refuse them. Raises TooIntricate like `splice_member`.
+    """
+    options = None
+    if b'"stream_options"' in body or hides_letters(body):
+        for member in members(body):
+            if member.name == "stream_options":
+                options = body[member.value_from : member.value_to]
+    if options is None or options == b"null":
+        return splice_member(body, "stream_options", b'{"include_usage":true}')
+    parsed = orjson.loads(options)
+    if not isinstance(parsed, dict) or parsed.get("include_usage") not in (None, False):
+        return body
+    return splice_member(body, "stream_options", splice_member(options, "include_usage", b"true"))
+
+
+def is_added_usage(event: SseEvent) -> bool:
+    """Whether this is the event that `include_usage` adds: usage, and a list of choices that is empty.
+
+    Others have empty choices too (the results of a prompt filter, say) but carry no usage.
+    """
+    if not event.whole or b'"usage"' not in event.raw or not _NO_CHOICES.search(event.raw):
+        return False
+    try:
+        chunk = orjson.loads(event.data)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(chunk, dict) and chunk.get("choices") == [] and isinstance(chunk.get("usage"), dict)
+
+
+class AddedUsageFilter:
+    """Takes the added event out of an answer that a client did not ask to carry it: rewrite (a), second half.
+
+    The stream is relayed per complete event; all other events keep their bytes.
+    """
+
+    def __init__(self) -> None:
+        self._splitter = SseSplitter()
+
+    def feed(self, piece: bytes) -> bytes:
+        """Take the next bytes of the answer; return those that go to the client now."""
+        if self._splitter.at_boundary and piece.endswith(_EVENT_ENDS) and not _NO_CHOICES.search(piece):
+            return piece  # the usual piece: one whole event, or several, and none of them is the added one
+        return b"".join([event.raw for event in self._splitter.feed(piece) if not is_added_usage(event)])
+
+    def finish(self) -> bytes:
+        """The answer has ended: return what follows its last blank line."""
+        last = self._splitter.finish()
+        return b"" if last is None or is_added_usage(last) else last.raw

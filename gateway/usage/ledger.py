@@ -1,0 +1,187 @@
+"""What tenants have used, counted off the hot path and told to a store.
+
+Exchanges are counted in this process and told to the store in batches, once a second. A batch is told again
+until the store has confirmed it, and counts once however often it is told: every exchange is counted once,
+or not at all if it is lost with its process or with the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+
+from gateway.usage.counters import (
+    HOUR_SECONDS,
+    Batch,
+    Counts,
+    Entry,
+    Period,
+    Row,
+    UsageStore,
+    UsageUnavailable,
+    counts_of,
+)
+from gateway.usage.reported import Usage
+
+_ENTRIES_PER_BATCH = 250
+_FLUSH_SECONDS = 1.0
+_GIVE_UP_SECONDS = 100.0
+"""A store remembers batches a little longer than this."""
+
+_MOST_PLACES = 1000
+"""Tenants times hours that wait while the store does not listen."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Untold:
+    batch: Batch
+    told: bool = False
+    maybe_told_at: float | None = None
+    """When the first attempt was made whose outcome is unknown."""
+
+
+class UsageLedger:
+    """What the gateway writes usage into. `lost` is told how many requests will never be counted."""
+
+    def __init__(
+        self,
+        store: UsageStore,
+        *,
+        lost: Callable[[int], None] = lambda _: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._lost = lost
+        self._clock = clock
+        self._pending: dict[tuple[str, int], dict[Entry, Counts]] = {}
+        self._untold: list[_Untold] = []
+        self._telling = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    def count(
+        self,
+        tenant: str,
+        entry: Entry,
+        usage: Usage | None,
+        *,
+        requests: int = 1,
+        bytes_in: int = 0,
+        bytes_out: int = 0,
+    ) -> None:
+        """Add one exchange, or a part of one (`requests=0`). Never waits and never raises."""
+        place = (tenant, int(self._clock()) // HOUR_SECONDS)
+        entries = self._pending.get(place)
+        if entries is None:
+            entries = self._open(place)
+        counts = entries.get(entry)
+        if counts is None:
+            counts = counts_of(entries, entry)
+        # By position in COUNTERS: this is on the way of every exchange.
+        counts[0] += requests
+        counts[9] += bytes_in
+        counts[10] += bytes_out
+        if usage is not None:
+            counts[1] += usage.input
+            counts[2] += usage.cached_input
+            counts[3] += usage.output
+            counts[4] += usage.input_audio
+            counts[5] += usage.output_audio
+            counts[6] += usage.images
+            counts[7] += round(usage.audio_seconds * 1000)
+            counts[8] += usage.characters
+            counts[11] += usage.estimated
+
+    async def start(self) -> None:
+        """Begin to tell the store, once a second."""
+        self._task = asyncio.create_task(self._tell_for_ever())
+
+    async def flush(self) -> None:
+        """Tell the store everything that has been counted so far, if it listens."""
+        async with self._telling:
+            self._untold = [untold for untold in self._untold if not untold.told]
+            if not self._untold:
+                # While a batch waits to be told again, what comes meanwhile adds up entry by entry.
+                self._untold = [_Untold(batch) for batch in self._batches()]
+            await asyncio.gather(*map(self._tell, self._untold))
+            self._untold = [untold for untold in self._untold if not untold.told]
+
+    async def read(self, tenant: str, periods: Sequence[Period]) -> list[Row]:
+        """What a tenant used in these periods, up to now. Raises UsageUnavailable."""
+        await self.flush()
+        return await self._store.read(tenant, periods)
+
+    async def close(self) -> None:
+        """Tell the store what is left, as far as it listens now, and close it."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        for _ in range(2):  # what waits to be told again, then what came meanwhile
+            await self.flush()
+        self._lose(self._waiting())
+        await self._store.close()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that the store has not confirmed yet."""
+        return sum(counts[0] for counts in self._waiting())
+
+    def _waiting(self) -> Iterator[Counts]:
+        for untold in tuple(self._untold):
+            for _, counts in () if untold.told else untold.batch.entries:
+                yield counts
+        for entries in tuple(self._pending.values()):
+            yield from tuple(entries.values())
+
+    def _open(self, place: tuple[str, int]) -> dict[Entry, Counts]:
+        if len(self._pending) >= _MOST_PLACES:
+            oldest = min(self._pending, key=itemgetter(1))
+            self._lose(self._pending.pop(oldest).values())
+        entries = self._pending[place] = {}
+        return entries
+
+    async def _tell_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_FLUSH_SECONDS)
+            try:
+                await self.flush()
+            except Exception:  # noqa: BLE001 (what is counted must not stop being told for a defect in one batch)
+                _log.exception("telling the store what was used failed")
+
+    def _batches(self) -> list[Batch]:
+        pending, self._pending = self._pending, {}
+        batches: list[Batch] = []
+        for (tenant, hour), entries in pending.items():
+            period = Period(hour * HOUR_SECONDS, HOUR_SECONDS)
+            items = list(entries.items())
+            batches += (
+                Batch(secrets.token_hex(8), tenant, period, items[at : at + _ENTRIES_PER_BATCH])
+                for at in range(0, len(items), _ENTRIES_PER_BATCH)
+            )
+        return batches
+
+    async def _tell(self, untold: _Untold) -> None:
+        now, first = time.monotonic(), untold.maybe_told_at
+        if first is not None and now - first > _GIVE_UP_SECONDS:
+            # The store may have it, and has forgotten the id: telling it again could count it twice.
+            self._lose(counts for _, counts in untold.batch.entries)
+            untold.told = True
+            return
+        untold.maybe_told_at = now if first is None else first
+        try:
+            await self._store.add(untold.batch)
+            untold.told = True
+        except UsageUnavailable as unavailable:
+            if first is None and not unavailable.sent:
+                untold.maybe_told_at = None
+
+    def _lose(self, counts: Iterable[Counts]) -> None:
+        requests = sum(count[0] for count in counts)
+        if requests:
+            self._lost(requests)

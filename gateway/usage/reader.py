@@ -1,0 +1,294 @@
+"""An answer watched for its usage while it goes by: cheap per piece, bounded in memory, never in the way.
+
+What the answer is, its head tells. Of a stream of events only those are parsed that may report usage. JSON is
+kept up to `MAX_WHOLE_BYTES` and read at its end; of larger answers, and of events too large to hold (images
+travel in both), only the `usage` objects are kept as they go by. Encoded answers are inflated for reading,
+except br and zstd: their usage stays unknown.
+"""
+
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Protocol
+
+from gateway.usage.reported import Usage, from_json, from_sse_event
+from gateway.wire.sse import MAX_EVENT_BYTES, SseEvent, SseSplitter
+
+MAX_WHOLE_BYTES = 256 * 1024
+MAX_REPORT_BYTES = 4 * 1024
+_INFLATED_BYTES = 64 * 1024
+_BYTES_PER_LLM_TOKEN = 4
+
+_REPORT = re.compile(rb'"usage"[ \t\r\n]{0,8}:[ \t\r\n]{0,8}(?=\{)')
+_MAX_REPORT_NAME_BYTES = len(b'"usage":{') + 2 * 8
+_BRACES = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}"]')
+_EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
+_IMAGE_EVENT = re.compile(rb"\bimage_(?:generation|edit)\.completed\b")
+_IMAGE = b'"b64_json"'
+# What models write, under the names that the API's streams have for it.
+_DELTA = re.compile(rb'"(?:content|delta|text|value|refusal|arguments)": ?"((?:[^"\\\r\n]|\\[^\r\n])++)')
+
+
+class UsageReader:
+    """Reads the usage of one answer. What it finds does not depend on how the answer was cut into pieces.
+
+    Without `estimates` what models wrote is not looked at: cheaper, and `estimate` then knows the prompt only.
+    """
+
+    def __init__(
+        self, content_type: bytes | None, content_encoding: bytes | None, *, estimates: bool = True
+    ) -> None:
+        media_type = (content_type or b"").partition(b";")[0].strip().lower()
+        encoding = (content_encoding or b"identity").strip().lower()
+        self._reader: _Reader | None = None
+        if media_type == b"text/event-stream":
+            self._reader = _EventReader()
+        elif media_type == b"application/json" or media_type.endswith(b"+json"):
+            self._reader = _JsonReader()
+        if self._reader is not None and not estimates:
+            self._reader.deltas = _NoDeltas()
+        self._inflater = _Inflater(encoding) if encoding in _Inflater.ENCODINGS else None
+        self.readable = self._reader is not None and encoding in (b"identity", *_Inflater.ENCODINGS)
+        """False when usage may stay unknown: neither JSON nor events, unknown encoding, broken compression."""
+
+    def feed(self, piece: bytes) -> None:
+        """Watch a piece of the answer's body go by. Never raises."""
+        if self._reader is None or not self.readable:
+            return
+        if self._inflater is None:
+            self._reader.feed(piece)
+            return
+        try:
+            for inflated in self._inflater.feed(piece):
+                self._reader.feed(inflated)
+        except zlib.error:
+            self.readable = False
+
+    def finish(self) -> Usage | None:
+        """The answer has ended, well or not: return the usage that it reported, None when it reported none."""
+        return self._reader.finish() if self._reader is not None else None
+
+    def estimate(self, prompt: int = 0) -> Usage:
+        """What must have been used, judged by what went by and an estimate of the prompt, in LLM tokens.
+
+        For answers that reported nothing when they were finished: abandoned, broken off, or from an upstream
+        that never reports.
+        """
+        output = self._reader.deltas.estimate() if self._reader is not None else 0
+        return Usage(input=prompt, output=output, total=prompt + output, estimated=True)
+
+
+class _Reader(Protocol):
+    deltas: "_Deltas"
+
+    def feed(self, piece: bytes) -> None: ...
+
+    def finish(self) -> Usage | None: ...
+
+
+class _Deltas:
+    """Counts what models wrote. Most streams send one LLM token per delta, some bundle them."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._size_bytes = 0
+
+    def add(self, text: bytes) -> None:
+        for delta in _DELTA.findall(text):
+            self._count += 1
+            self._size_bytes += len(delta)
+
+    def estimate(self) -> int:
+        return max(self._count, self._size_bytes // _BYTES_PER_LLM_TOKEN)
+
+
+class _NoDeltas(_Deltas):
+    """Stands in where nobody wants an estimate."""
+
+    def add(self, text: bytes) -> None:
+        pass
+
+
+class _EventReader:
+    """Reads a stream of events: the latest report counts, but images come one by one."""
+
+    def __init__(self) -> None:
+        self.deltas: _Deltas = _Deltas()
+        self._splitter = SseSplitter()
+        self._fragments: _ReportSearch | None = None
+        self._usage: Usage | None = None
+
+    def feed(self, piece: bytes) -> None:
+        # The usual piece is one whole event, or several, and none of them reports anything.
+        is_whole = (
+            self._splitter.at_boundary and piece.endswith(_EVENT_ENDS) and len(piece) <= MAX_EVENT_BYTES
+        )
+        if is_whole and not _may_report(piece):
+            self.deltas.add(piece)
+            return
+        for event in self._splitter.feed(piece):
+            self._take(event)
+
+    def finish(self) -> Usage | None:
+        last = self._splitter.finish()
+        if last is not None:
+            self._take(last)
+        self._end_fragments()
+        return self._usage
+
+    def _take(self, event: SseEvent) -> None:
+        if not event.whole:
+            if self._fragments is None:
+                self._fragments = _ReportSearch(images=_IMAGE_EVENT.search(event.raw[:1024]) is not None)
+            self._fragments.feed(event.raw)
+            return
+        self._end_fragments()
+        if _may_report(event.raw):
+            self._keep(from_sse_event(event))
+        else:
+            self.deltas.add(event.raw)
+
+    def _end_fragments(self) -> None:
+        if self._fragments is not None:
+            self._keep(self._fragments.finish())
+            self._fragments = None
+
+    def _keep(self, usage: Usage | None) -> None:
+        if usage is not None and usage.images and self._usage is not None:
+            self._usage += usage
+        elif usage is not None:
+            self._usage = usage
+
+
+class _JsonReader:
+    """Reads one JSON document, whole when it is small."""
+
+    def __init__(self) -> None:
+        self.deltas: _Deltas = _Deltas()
+        self._kept = bytearray()
+        self._search: _ReportSearch | None = None
+
+    def feed(self, piece: bytes) -> None:
+        if self._search is None:
+            self._kept += piece
+            if len(self._kept) <= MAX_WHOLE_BYTES:
+                return
+            self._search = _ReportSearch(images=True)
+            piece = bytes(self._kept)
+            self._kept.clear()
+        self._search.feed(piece)
+
+    def finish(self) -> Usage | None:
+        if self._search is not None:
+            return self._search.finish()
+        document = bytes(self._kept)
+        usage = from_json(document)
+        if usage is None:
+            self.deltas = type(self.deltas)()
+            self.deltas.add(document)
+        return usage
+
+
+class _ReportSearch:
+    """Finds the last `usage` object in a document too large to keep, and counts the images in it."""
+
+    def __init__(self, *, images: bool) -> None:
+        self._count_images = images
+        self._images = 0
+        self._usage: Usage | None = None
+        # The last bytes seen: they may be the beginning of a report.
+        self._carry = b""
+
+    def feed(self, piece: bytes) -> None:
+        seen = self._carry + piece
+        if self._count_images:
+            self._images += seen.count(_IMAGE) - self._carry.count(_IMAGE)
+        at = 0
+        while (begin := seen.find(b'"usage"', at)) >= 0:
+            named = _REPORT.match(seen, begin)
+            if named is None and len(seen) - begin < _MAX_REPORT_NAME_BYTES:
+                self._carry = seen[begin:]
+                return
+            at = begin + len(b'"usage"')
+            if named is None:
+                continue
+            end = _object_end(seen, named.end())
+            if (len(seen) if end is None else end) - begin > MAX_REPORT_BYTES:
+                at = begin + MAX_REPORT_BYTES
+                continue
+            if end is None:
+                self._carry = seen[begin:]
+                return
+            report = from_json(b'{"usage":' + seen[named.end() : end] + b"}")
+            self._usage = report or self._usage
+            at = end
+        self._carry = seen[max(at, len(seen) - _MAX_REPORT_NAME_BYTES) :]
+
+    def finish(self) -> Usage | None:
+        if not self._images:
+            return self._usage
+        return replace(self._usage or Usage(), images=self._images)
+
+
+class _Inflater:
+    """Undoes a content encoding piece by piece. Raises zlib.error for what is not in that encoding."""
+
+    ENCODINGS = (b"gzip", b"x-gzip", b"deflate")
+
+    def __init__(self, encoding: bytes) -> None:
+        self._gzip = encoding != b"deflate"
+        self._stream = zlib.decompressobj(31) if self._gzip else None
+        self._head = b""
+
+    def feed(self, piece: bytes) -> Iterator[bytes]:
+        if self._stream is None:
+            # Some send `deflate` with a zlib header, as the standard says, some without.
+            self._head += piece
+            if len(self._head) < 2:
+                return
+            piece = self._head
+            has_header = piece[0] & 0x0F == 8 and int.from_bytes(piece[:2], "big") % 31 == 0
+            self._stream = zlib.decompressobj(15 if has_header else -15)
+        stream = self._stream
+        while True:
+            inflated = stream.decompress(piece, _INFLATED_BYTES)
+            if inflated:
+                yield inflated
+            piece = stream.unconsumed_tail
+            if stream.eof:
+                piece = stream.unused_data
+                if not piece or not self._gzip:
+                    return
+                self._stream = stream = zlib.decompressobj(31)
+            elif not piece and len(inflated) < _INFLATED_BYTES:
+                return
+
+
+def _may_report(events: bytes) -> bool:
+    """Whether usage may stand in there: an object of that name, or an event that ends something."""
+    if b".done" in events or b".completed" in events:
+        return True
+    at = events.find(b'"usage"')
+    while at >= 0:
+        # Streams that include usage carry `"usage":null` in every other event.
+        if _REPORT.match(events, at):
+            return True
+        at = events.find(b'"usage"', at + 1)
+    return False
+
+
+def _object_end(document: bytes, at: int) -> int | None:
+    """Where the JSON object that begins there ends; None when that is not in sight."""
+    depth = 0
+    for lexeme in _BRACES.finditer(document, at, at + MAX_REPORT_BYTES):
+        match lexeme[0]:
+            case b"{":
+                depth += 1
+            case b"}":
+                depth -= 1
+            case b'"':
+                return None
+        if not depth:
+            return lexeme.end()
+    return None

@@ -1,0 +1,126 @@
+"""Usage counters in Redis, shared by all gateways: one hash per tenant and hour, and one per tenant and day.
+
+A field is an entry and a counter, `["alice","gpt-4o","createChatCompletion"]:input`. A batch is one script, so
+it is counted whole or not at all, and its id is kept for two minutes so that it is counted once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+
+from gateway.limits.terms import StoreUnavailable, account_key
+from gateway.redis.cluster import open_wire
+from gateway.redis.servers import RedisServers
+from gateway.redis.wire import Argument, Reply, Script
+from gateway.usage.counters import (
+    COUNTERS,
+    HOUR_SECONDS,
+    MOST_ENTRIES,
+    OTHER,
+    Batch,
+    Entry,
+    Period,
+    Row,
+    UsageUnavailable,
+    kept_seconds,
+)
+
+DEADLINE_SECONDS = 0.5
+_BATCH_KEPT_SECONDS = 120
+_MOST_FIELDS = 4 * MOST_ENTRIES
+"""Most entries have few counters that are not 0, and only those are fields."""
+
+# ARGV: seconds to keep the batch, the hour, the day; most fields; then per entry its name, the name that stands in
+# for it when there are too many, the number of its counters, and pairs of counter and amount.
+_ADD = Script(b"""
+if not redis.call('SET', KEYS[1], 1, 'NX', 'EX', ARGV[1]) then return 0 end
+for n = 2, 3 do
+  local key, at = KEYS[n], 5
+  local full = redis.call('HLEN', key) >= tonumber(ARGV[4])
+  while at <= #ARGV do
+    local name, last = ARGV[at], at + 2 + 2 * tonumber(ARGV[at + 2])
+    if full and redis.call('HEXISTS', key, name .. ':requests') == 0 then name = ARGV[at + 1] end
+    for i = at + 3, last, 2 do redis.call('HINCRBY', key, name .. ':' .. ARGV[i], ARGV[i + 1]) end
+    at = last + 1
+  end
+  redis.call('EXPIRE', key, ARGV[n])
+end
+return 1
+""")
+_READ = Script(b"""
+local found = {}
+for n, key in ipairs(KEYS) do found[n] = redis.call('HGETALL', key) end
+return found
+""")
+
+
+class RedisUsage:
+    """A UsageStore that all gateways share; redis_servers.py says what `url` may be.
+
+    Nothing is connected before the first call.
+    """
+
+    def __init__(
+        self, url: str, *, deadline_seconds: float = DEADLINE_SECONDS, prefix: str = "gateway:"
+    ) -> None:
+        self._wire = open_wire(RedisServers.parse(url), deadline_seconds=deadline_seconds)
+        self._prefix = prefix
+
+    async def add(self, batch: Batch) -> None:
+        keys = [
+            f"{self._place(batch.tenant)}:batch:{batch.id}",
+            *(self._key(batch.tenant, period) for period in (batch.hour, batch.day)),
+        ]
+        arguments: list[Argument] = [
+            _BATCH_KEPT_SECONDS,
+            kept_seconds(batch.hour),
+            kept_seconds(batch.day),
+            _MOST_FIELDS,
+        ]
+        for entry, counts in batch.entries:
+            # `requests` always: it marks the entry as known.
+            pairs = [(name, n) for name, n in zip(COUNTERS, counts, strict=True) if n or name == "requests"]
+            arguments += (_written(entry), _written(Entry(OTHER, OTHER, entry.operation)), len(pairs))
+            for pair in pairs:
+                arguments += pair
+        await self._run(_ADD, keys, arguments)
+
+    async def read(self, tenant: str, periods: Sequence[Period]) -> list[Row]:
+        if not periods:
+            return []
+        hashes = await self._run(_READ, [self._key(tenant, period) for period in periods], [])
+        return [row for period, fields in zip(periods, hashes, strict=True) for row in _rows(period, fields)]
+
+    async def close(self) -> None:
+        await self._wire.close()
+
+    def _place(self, tenant: str) -> str:
+        # All keys of a tenant share a slot of a cluster.
+        return f"{self._prefix}{account_key(tenant)}:usage"
+
+    def _key(self, tenant: str, period: Period) -> str:
+        unit = "hour" if period.seconds == HOUR_SECONDS else "day"
+        return f"{self._place(tenant)}:{unit}:{period.start}"
+
+    async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+        try:
+            return await self._wire.run(script, keys, arguments)
+        except StoreUnavailable as error:
+            raise UsageUnavailable(str(error), sent=error.sent) from error
+
+
+def _written(entry: Entry) -> bytes:
+    return orjson.dumps(list(entry))
+
+
+def _rows(period: Period, fields: Sequence[bytes]) -> list[Row]:
+    found: dict[Entry, list[int]] = {}
+    for field, amount in zip(fields[::2], fields[1::2], strict=True):
+        name, _, counter = field.rpartition(b":")
+        if counter.decode() not in COUNTERS:
+            continue  # of another version
+        counts = found.setdefault(Entry(*orjson.loads(name)), [0] * len(COUNTERS))
+        counts[COUNTERS.index(counter.decode())] = int(amount)
+    return [Row(period, entry, counts) for entry, counts in found.items()]

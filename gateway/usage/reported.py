@@ -1,0 +1,139 @@
+"""What an answer used, read from the answer itself while it goes by.
+
+Usage stands in a member `usage`, on its own or inside `response`, under a handful of names that mean the
+same; which operation was called does not matter. Reading never fails: what cannot be read is not known, and
+then there is an estimate from what went by.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import orjson
+
+from gateway.wire.sse import SseEvent
+
+_MAX_EXACT = 2**53
+_IMAGE_EVENTS = ("image_generation.completed", "image_edit.completed")
+_REALTIME_EVENTS = ("response.done", "conversation.item.input_audio_transcription.completed")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one or more answers used. Counts are of LLM tokens where no other unit is named."""
+
+    input: int = 0
+    cached_input: int = 0
+    """Part of `input`."""
+    output: int = 0
+    reasoning: int = 0
+    """Part of `output`."""
+    total: int = 0
+    input_audio: int = 0
+    """Part of `input`."""
+    output_audio: int = 0
+    """Part of `output`."""
+    images: int = 0
+    audio_seconds: float = 0.0
+    characters: int = 0
+    """Known from the request only."""
+    estimated: bool = False
+
+    def __add__(self, other: "Usage") -> "Usage":
+        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        return Usage(**{**sums, "estimated": self.estimated or other.estimated})
+
+
+def from_json(body: bytes) -> Usage | None:
+    """The usage that a whole JSON answer reports; None when it reports none."""
+    return _from_answer(_parse(body))
+
+
+def from_sse_event(event: SseEvent) -> Usage | None:
+    """The usage that one event of a stream reports; None when it reports none."""
+    return _from_answer(_parse(event.data))
+
+
+def from_realtime_event(text: bytes) -> Usage | None:
+    """The usage that one server event of a realtime session adds; None when it adds none."""
+    if b'"usage"' not in text:
+        return None
+    event = _parse(text)
+    return _from_answer(event) if event.get("type") in _REALTIME_EVENTS else None
+
+
+def _parse(document: bytes) -> dict[str, Any]:
+    try:
+        parsed = orjson.loads(document)
+    except orjson.JSONDecodeError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _from_answer(answer: dict[str, Any]) -> Usage | None:
+    if answer.get("object") == "thread.run.step":
+        return None  # part of the usage of its run
+    reported = answer.get("usage")
+    if reported is None and isinstance(response := answer.get("response"), dict):
+        reported = response.get("usage")
+    usage = from_usage_object(reported) if isinstance(reported, dict) else Usage()
+    if images := _images(answer):
+        usage = replace(usage, images=images)
+    if not usage.audio_seconds and "text" in answer:
+        usage = replace(usage, audio_seconds=_seconds(answer.get("duration")))
+    return None if usage == Usage() and not isinstance(reported, dict) else usage
+
+
+def from_usage_object(reported: dict[str, Any]) -> Usage:
+    """Read a `usage` object by whichever of the API's names it uses; what makes no sense counts as nothing."""
+    before = _first(reported, "prompt_tokens_details", "input_tokens_details", "input_token_details")
+    after = _first(reported, "completion_tokens_details", "output_tokens_details", "output_token_details")
+    input_count = _count(_first(reported, "prompt_tokens", "input_tokens"))
+    output_count = _count(_first(reported, "completion_tokens", "output_tokens"))
+    return Usage(
+        input=input_count,
+        cached_input=_detail(before, "cached_tokens"),
+        output=output_count,
+        reasoning=_detail(after, "reasoning_tokens"),
+        total=_count(reported.get("total_tokens")) or input_count + output_count,
+        input_audio=_detail(before, "audio_tokens"),
+        output_audio=_detail(after, "audio_tokens"),
+        audio_seconds=_seconds(reported.get("seconds")) if reported.get("type") == "duration" else 0.0,
+    )
+
+
+def _images(answer: dict[str, Any]) -> int:
+    if answer.get("type") in _IMAGE_EVENTS:
+        return 1
+    data = answer.get("data")
+    if "object" in answer or not isinstance(data, list):
+        return 0
+    return sum(isinstance(item, dict) and ("b64_json" in item or "url" in item) for item in data)
+
+
+def _first(reported: dict[str, Any], *names: str) -> object:
+    for name in names:
+        if reported.get(name) is not None:
+            value: object = reported[name]
+            return value
+    return None
+
+
+def _detail(details: object, name: str) -> int:
+    return _count(details.get(name)) if isinstance(details, dict) else 0
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        return 0
+    return value if 0 <= value <= _MAX_EXACT else 0
+
+
+def _seconds(value: object) -> float:
+    """A duration; verbose transcriptions write it as a string."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return 0.0
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return 0.0
+    return seconds if 0 <= seconds <= _MAX_EXACT else 0.0

@@ -1,0 +1,147 @@
+"""What policy reads in a JSON request body, such that no other parser can read it differently.
+
+The body goes up as it came, to a parser that is not ours. So a name that policy relies on must be written
+once: of `{"model": "a", "model": "b"}` some parsers take the first value, some the last, and the second
+name may as well be spelled `"\\u006dodel"`. orjson itself refuses what lenient parsers accept: a BOM, UTF-16,
+NaN, comments, text behind the document, more than 1024 levels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from gateway.wire.json_members import TooIntricate, hides_letters, members
+
+_COUNTS = ("n", "best_of")
+_MAXIMA = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+
+POLICY_NAMES = frozenset(
+    (*_COUNTS, *_MAXIMA, "background", "conversation", "endpoint", "input_file_id", "model", "session")
+) | {"previous_response_id", "service_tier", "store", "stream", "stream_options"}
+"""Top-level names that policy reads, and which therefore must not occur twice."""
+
+_QUOTED = {name: b'"' + name.encode() + b'"' for name in POLICY_NAMES}
+_NUMBERS = frozenset((*_COUNTS, *_MAXIMA))
+_MAX_EXACT = 2**53
+
+
+class BodyRefused(ValueError):
+    """Policy cannot rely on this body. `code` and `message` are for the caller, `param` is at fault."""
+
+    def __init__(self, code: str, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFields:
+    """A request body as policy sees it. A member that is null counts as absent."""
+
+    model: str | None = None
+    stream: bool = False
+    choices: int = 1
+    """How many answers are computed: the larger of `n` and `best_of`."""
+    max_output: int | None = None
+    """The largest of the API's three names for the most LLM tokens per answer; None when there is no cap."""
+    document: Mapping[str, Any] = field(default_factory=dict)
+    """The whole body, parsed; names outside of POLICY_NAMES may have been written twice."""
+
+
+def read(body: bytes, *, model_path: Sequence[str] = ("model",)) -> RequestFields:
+    """Read the body of a JSON request; an empty body reads like `{}`.
+
+    `model_path` leads to the model through nested objects, as in `("session", "model")`. Raises BodyRefused
+    for what is not a JSON object in UTF-8, for a policy name that is written twice, and for one whose value
+    has a type that the API does not know for it. Linear in the size of the body.
+    """
+    if not body:
+        return RequestFields()
+    document = _parse(body)
+    _require_single(body, document, model_path)
+    stream = document.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise BodyRefused("invalid_type", "stream must be true or false.", param="stream")
+    choices, max_output = 1, None
+    for name in _NUMBERS & document.keys():
+        number = _number(document[name], name)
+        if name in _COUNTS:
+            choices = max(choices, number)
+        elif number:
+            max_output = max(max_output or 0, number)
+    return RequestFields(_model(document, model_path), stream is True, choices, max_output, document)
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BodyRefused("invalid_json", f"The body is not valid JSON in UTF-8: {error.msg}.") from None
+    if not isinstance(document, dict):
+        raise BodyRefused("invalid_json", "The body must be a JSON object.")
+    return document
+
+
+def _require_single(body: bytes, document: Mapping[str, Any], path: Sequence[str]) -> None:
+    """Refuse a body that has a policy name, or a step of the path where it leads, more than once."""
+    if not hides_letters(body):
+        for name in document:
+            # These bytes cannot stand inside a string, where quotes are escaped.
+            if name in _QUOTED and body.count(_QUOTED[name]) > 1:
+                break
+        else:
+            if len(path) == 1 or all(body.count(f'"{name}"'.encode()) < 2 for name in path):
+                return
+    try:
+        _walk(body, path)
+    except TooIntricate:
+        raise BodyRefused(
+            "invalid_json", "The body is too intricate to be searched for repeated names."
+        ) from None
+
+
+def _walk(body: bytes, path: Sequence[str]) -> None:
+    at = 0
+    for depth, step in enumerate(path):
+        names = {step} if depth else POLICY_NAMES | {step}
+        seen: dict[str, int] = {}
+        for member in members(body, at):
+            if member.name in seen:
+                param = ".".join((*path[:depth], member.name))
+                raise BodyRefused("duplicate_parameter", f"{param} is given more than once.", param=param)
+            if member.name in names:
+                seen[member.name] = member.value_from
+        at = seen.get(step, -1)
+        if at < 0 or body[at] != ord("{"):
+            return
+
+
+def _model(document: Mapping[str, Any], path: Sequence[str]) -> str | None:
+    value: Any = document
+    for depth, step in enumerate(path):
+        if not isinstance(value, dict):
+            param = ".".join(path[:depth])
+            raise BodyRefused("invalid_type", f"{param} must be an object.", param=param)
+        value = value.get(step)
+        if value is None:
+            return None
+    if not isinstance(value, str):
+        param = ".".join(path)
+        raise BodyRefused("invalid_type", f"{param} must be a string.", param=param)
+    return value
+
+
+def _number(value: object, name: str) -> int:
+    """A count; 0 stands for null and for `"inf"`, which the realtime operations take for a maximum."""
+    if value is None or value == "inf":
+        return 0
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BodyRefused("invalid_type", f"{name} must be an integer.", param=name)
+    if not 0 <= value <= _MAX_EXACT:
+        raise BodyRefused("invalid_value", f"{name} is out of range.", param=name)
+    return value

@@ -1,0 +1,155 @@
+"""The private listener: health, readiness and metrics, whatever the public one is busy with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import aiohttp
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from gateway.app.private_listener import AdminListener
+from gateway.middleware.services import Lifecycle
+from tests.conftest import StartGateway
+from tests.kit.asking import ask
+from tests.kit.gateway import Gateway
+
+
+@contextlib.contextmanager
+def listening(lifecycle: Lifecycle, registry: CollectorRegistry | None = None) -> Iterator[str]:
+    """A listener on a free port; its base URL."""
+    admin = AdminListener("127.0.0.1", 0, registry=registry or CollectorRegistry(), lifecycle=lifecycle)
+    port = admin.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        admin.stop()
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+async def status_of(session: aiohttp.ClientSession, url: str) -> int:
+    async with session.get(url) as answer:
+        return answer.status
+
+
+async def test_readiness_follows_the_life_of_the_process(session: aiohttp.ClientSession) -> None:
+    lifecycle = Lifecycle()
+    with listening(lifecycle) as base:
+        starting = await status_of(session, f"{base}/readyz")
+        lifecycle.ready = True
+        ready = await status_of(session, f"{base}/readyz")
+        lifecycle.ready, lifecycle.draining = False, True
+        async with session.get(f"{base}/readyz") as answer:
+            draining, said = answer.status, await answer.text()
+        alive = await status_of(session, f"{base}/livez")
+
+    assert (starting, ready, draining, alive) == (503, 200, 503, 200)
+    assert said == "draining\n"
+
+
+async def test_readiness_of_a_gateway_ends_with_the_drain_not_with_its_streams(
+    gateway: Gateway, session: aiohttp.ClientSession
+) -> None:
+    services = gateway.app.services
+    with listening(services.lifecycle, services.metrics.registry) as base:
+        before = await status_of(session, f"{base}/readyz")
+        services.lifecycle.in_flight += 1  # a stream that goes on
+        draining = asyncio.create_task(gateway.app.drain(5))
+        await asyncio.sleep(0.05)
+        during = await status_of(session, f"{base}/readyz")
+        assert not draining.done()
+        services.lifecycle.in_flight -= 1
+        await draining
+
+    assert (before, during) == (200, 503)
+
+
+async def test_metrics_are_those_of_the_registry_in_the_text_format(
+    gateway: Gateway, session: aiohttp.ClientSession
+) -> None:
+    await ask(gateway, "GET", "/v1/models")
+    services = gateway.app.services
+    with listening(services.lifecycle, services.metrics.registry) as base:
+        async with session.get(f"{base}/metrics") as answer:
+            text, kind = await answer.text(), answer.headers["Content-Type"]
+        async with session.get(
+            f"{base}/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"}
+        ) as answer:
+            open_text, open_kind = await answer.text(), answer.headers["Content-Type"]
+
+    assert kind.startswith("text/plain")
+    assert 'gateway_exchanges_total{ending="complete",operation="listModels"' in text
+    assert open_kind.startswith("application/openmetrics-text")
+    assert open_text.endswith("# EOF\n")
+
+
+async def test_promtool_finds_nothing_to_say_about_the_metrics(start_gateway: StartGateway) -> None:
+    """Every instrument with a value, as Prometheus would read it."""
+    gateway = await start_gateway(
+        tenants={"acme": {"limits": {"max_requests_per_1_minute": 1}, "metering": True}}
+    )
+    for target in ("/v1/models", "/v1/models", "/v1/a//b", "/nowhere"):
+        await ask(gateway, "GET", target)
+    checking = await asyncio.create_subprocess_exec(
+        *("promtool", "check", "metrics"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+
+    said, _ = await asyncio.wait_for(checking.communicate(gateway.metrics().encode()), 20)
+
+    assert (checking.returncode, said.decode()) == (0, "")
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/v1/models", "/gateway/me", "/debug", "/livez/x"])
+async def test_nothing_else_is_served(session: aiohttp.ClientSession, path: str) -> None:
+    with listening(Lifecycle()) as base:
+        assert await status_of(session, base + path) == 404
+
+
+async def test_rendering_does_not_hold_up_the_loop_that_serves(session: aiohttp.ClientSession) -> None:
+    """The listener has a thread of its own: a scrape of very many series delays nobody."""
+    registry = CollectorRegistry()
+    counter = Counter("many", "Very many series.", ["label"], registry=registry)
+    for number in range(20_000):
+        counter.labels(str(number)).inc()
+    with listening(Lifecycle(), registry) as base:
+        began = time.monotonic()
+        scraping = asyncio.create_task(status_of(session, f"{base}/metrics"))
+        ticks = 0
+        while not scraping.done():
+            await asyncio.sleep(0.001)
+            ticks += 1
+        seconds = time.monotonic() - began
+
+    assert await scraping == 200
+    assert seconds > 0.05, "long enough to be noticed"
+    assert ticks > 10
+
+
+def test_taken_address_is_an_error_and_leaves_no_thread_behind() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        admin = AdminListener(
+            "127.0.0.1", taken.getsockname()[1], registry=CollectorRegistry(), lifecycle=Lifecycle()
+        )
+        with pytest.raises(OSError, match="in use"):
+            admin.start()
+        admin.stop()
+
+
+def test_listener_that_has_stopped_refuses_connections() -> None:
+    with listening(Lifecycle()) as base:
+        port = int(base.rsplit(":", 1)[1])
+
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=1)

@@ -1,0 +1,246 @@
+"""`gateway explain`: the chain of decisions, the deciding line marked, and the same verdict as the gateway itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import main
+from gateway.cli.explain import explain
+from gateway.credentials.key_ring import KeyRing, ensure_ring
+from gateway.operations.scopes import expand
+from gateway.operations.table import OperationTable
+from gateway.settings.settings import load
+from tests.kit.asking import HANDSHAKE, ask, credential_of, verdict
+from tests.kit.command import run_command
+from tests.kit.gateway import running_gateway
+from tests.kit.upstream import ScriptedUpstream
+
+CONFIG = """
+[upstream]
+base_url = "http://127.0.0.1:9/v1"
+api_key = "sk-never-shown"
+[tenants.acme]
+name = "Acme Ltd."
+scopes = ["*", "realtime:mint"]
+models = ["good", "good-*"]
+limits.max_requests_per_1_minute = 60
+[tenants.free]
+scopes = ["*"]
+default_model = "house"
+upstream = { api_key = "sk-own-never-shown", project = "proj_free" }
+[tenants.narrow]
+scopes = ["files:*"]
+[tenants.asleep]
+enabled = false
+"""
+CHAT = ("POST", "/v1/chat/completions")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One request, and the link of the chain that decides it with which code; no code: it passes."""
+
+    method: str
+    target: str
+    link: str
+    code: str | None
+    tenant: str = "acme"
+    scopes: tuple[str, ...] = ("*",)
+    model: str | None = None
+
+
+CASES = {
+    "passes": Case(*CHAT, "upstream", None, model="good-mini"),
+    "default model": Case(*CHAT, "upstream", None, tenant="free"),
+    "unknown tenant": Case(*CHAT, "tenant", "unknown_tenant", tenant="stranger"),
+    "disabled tenant": Case(*CHAT, "tenant", "tenant_disabled", tenant="asleep"),
+    "ambiguous target": Case("GET", "/v1/models/../files", "operation", "ambiguous_target"),
+    "not under v1": Case("GET", "/models", "operation", "not_found"),
+    "method": Case("TRACE", "/v1/models", "operation", "method_not_allowed"),
+    "unknown administration": Case("GET", "/v1/organization/anything", "operation", "operation_closed"),
+    "administration": Case("GET", "/v1/organization/users", "scope", "operation_closed"),
+    "uncontained": Case("POST", "/v1/realtime/calls", "scope", "operation_closed"),
+    "credential's scope": Case(*CHAT, "scope", "missing_scope", scopes=("models:read",)),
+    "tenant's scope": Case(*CHAT, "scope", "missing_scope", tenant="narrow"),
+    "unlisted": Case("GET", "/v1/brand/new", "scope", "missing_scope"),
+    "model": Case(*CHAT, "model", "model_not_allowed", model="bad"),
+    "no model": Case(*CHAT, "model", "model_not_allowed"),
+    "model in the path": Case("GET", "/v1/models/bad", "model", "model_not_allowed"),
+    "model in the query": Case("GET", "/v1/realtime?model=bad", "model", "model_not_allowed"),
+    "two models in the query": Case("GET", "/v1/realtime?model=good&model=bad", "model", "duplicate_parameter"),
+    "batch": Case("POST", "/v1/batches", "model", "model_not_allowed"),
+    "shared upstream": Case("GET", "/v1/files", "upstream", "shared_upstream"),
+    "live call": Case("GET", "/v1/realtime?model=good&call_id=rtc_1", "upstream", "shared_upstream"),
+    "own upstream": Case("GET", "/v1/files", "upstream", None, tenant="free"),
+}  # fmt: skip
+ORDER = ["credential", "tenant", "operation", "scope", "model", "limits", "upstream"]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A configuration whose keys lie beside it."""
+    file = tmp_path / "gateway.toml"
+    file.write_text(f'keys_dir = "{tmp_path / "keys"}"\n{CONFIG}')
+    return file
+
+
+@pytest.fixture
+def ring(tmp_path: Path) -> KeyRing:
+    return ensure_ring(tmp_path / "keys")[0]
+
+
+def credential_for(ring: KeyRing, case: Case) -> str:
+    """A credential with the scopes of a case, patterns expanded as `gateway credential issue` would."""
+    scopes = expand(case.scopes, OperationTable.load().scopes)
+    return credential_of(ring, scopes, tenant=case.tenant, subject="alice")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_deciding_line_is_marked_and_is_the_last(
+    config: Path,
+    ring: KeyRing,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    case = CASES[name]
+    monkeypatch.setenv("GATEWAY_CREDENTIAL", credential_for(ring, case))
+    named = () if case.model is None else ("--model", case.model)
+
+    code = main(["explain", case.method, case.target, *named, "--config", str(config)])
+
+    *links, last = capsys.readouterr().out.splitlines()
+    chain = [line.split()[1] for line in links]
+    assert chain == ORDER[: ORDER.index(case.link) + 1]
+    assert [line for line in links if "this decides" in line] == ([links[-1]] if case.code else [])
+    assert all(line.startswith("✓") for line in links[:-1])
+    if case.code is None:
+        assert code == 0
+        assert links[-1].startswith("✓")
+        assert last.strip() == "the request would be forwarded"
+    else:
+        assert code == 1
+        assert links[-1].startswith("✗")
+        assert case.code in last
+    assert "never-shown" not in "".join([*links, last])
+
+
+@pytest.mark.parametrize("kind", ["expired", "revoked", "other key", "garbage", "other audience"])
+def test_credential_that_is_refused_decides(
+    config: Path,
+    ring: KeyRing,
+    tmp_path: Path,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    codes = {"expired": "expired_api_key", "revoked": "revoked_api_key"}
+    match kind:
+        case "expired":
+            before = time.time() - 1000
+            text = credential_of(ring, tenant="acme", ttl_seconds=10, clock=lambda: before)
+        case "other key":
+            text = credential_of(KeyRing.ephemeral(), tenant="acme")
+        case "garbage":
+            text = "sk-not-a-credential"
+        case "other audience":
+            text = credential_of(ring, tenant="acme", audience="elsewhere")
+        case _:
+            text = credential_of(ring, tenant="acme")
+            assert main(["credential", "revoke", "--tenant", "acme", "--config", str(config)]) == 0
+    monkeypatch.setenv("GATEWAY_CREDENTIAL", text)
+    capsys.readouterr()
+
+    code = main(["explain", "GET", "/v1/models", "--config", str(config)])
+
+    deciding, last = capsys.readouterr().out.splitlines()
+    assert code == 1
+    assert deciding.startswith("✗ credential")
+    assert "this decides" in deciding
+    assert codes.get(kind, "invalid_api_key") in last
+    assert text not in deciding + last
+
+
+async def test_explanation_is_what_the_gateway_does(config: Path, ring: KeyRing) -> None:
+    """Every case, once explained and once sent."""
+    settings = load(config, environ={})
+    explained, answered = {}, {}
+    async with ScriptedUpstream() as upstream:
+        sections = settings.model_dump(exclude_unset=True)
+        tenants = sections["tenants"]
+        tenants["free"]["upstream"] = {"api_key": "sk-own", "project": "proj_free"}
+        async with running_gateway(
+            ring=ring, upstream={"base_url": upstream.base_url, "api_key": "sk-common"}, tenants=tenants
+        ) as gateway:
+            for name, case in CASES.items():
+                credential = credential_for(ring, case)
+                steps = await asyncio.to_thread(
+                    lambda case=case, credential=credential: list(  # type: ignore[misc]
+                        explain(settings, case.method, case.target, case.model, credential)
+                    )
+                )
+                refusal = steps[-1].refusal
+                explained[name] = (None, None) if refusal is None else (refusal.status, refusal.code)
+                socket = case.target.startswith("/v1/realtime?")
+                body = (
+                    None if case.method in ("GET", "TRACE") else {"model": case.model} if case.model else {}
+                )
+                answer = await ask(
+                    gateway,
+                    case.method,
+                    case.target,
+                    body,
+                    credential=credential,
+                    headers=HANDSHAKE if socket else None,
+                )
+                answered[name] = (None, None) if answer.status == 200 else verdict(answer)
+
+    assert explained == answered
+    assert {code for _, code in explained.values()} >= {case.code for case in CASES.values()}
+
+
+def test_own_path_is_explained_as_open_to_every_tenant(
+    config: Path, ring: KeyRing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    credential = credential_of(ring, ["files:read"], tenant="acme")
+    monkeypatch.setenv("GATEWAY_CREDENTIAL", credential)
+
+    assert main(["explain", "GET", "/gateway/me", "--config", str(config)]) == 0
+    assert "this decides" not in capsys.readouterr().out
+
+
+def test_limits_that_exist_are_named(
+    config: Path, ring: KeyRing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GATEWAY_CREDENTIAL", credential_for(ring, CASES["passes"]))
+
+    main(["explain", *CHAT, "--model", "good", "--config", str(config)])
+
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if " limits " in line]
+    assert "max_requests_per_1_minute = 60" in line
+
+
+async def test_credential_on_the_command_line_is_refused_and_file_and_input_are_read(
+    config: Path, ring: KeyRing, tmp_path: Path
+) -> None:
+    credential = credential_for(ring, CASES["passes"])
+    file = tmp_path / "credential.jwt"
+    file.write_text(f"Bearer {credential}\n")
+    asked = ("explain", *CHAT, "--model", "good", "--config", str(config))
+
+    on_argv = await run_command(*asked, credential)
+    from_file = await run_command(*asked, f"@{file}")
+    from_variable = await run_command(*asked, GATEWAY_CREDENTIAL=credential)
+
+    assert on_argv.code == 1
+    assert "process list" in on_argv.stderr
+    assert credential not in on_argv.stdout + on_argv.stderr
+    for done in (from_file, from_variable):
+        assert (done.code, done.stderr) == (0, "")
+        assert "Acme Ltd." in done.stdout
+        assert credential not in done.stdout

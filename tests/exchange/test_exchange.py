@@ -1,0 +1,211 @@
+"""The record of one exchange, and the observers that may watch it but never touch it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from gateway.exchange.exchange import Ending, Exchange, Head
+from gateway.operations.table import UNLISTED_READ
+from gateway.usage.reader import UsageReader
+from gateway.usage.reported import Usage
+from tests.kit.asking import JSON, ask
+from tests.kit.gateway import Gateway
+from tests.kit.upstream import ScriptedUpstream, Turn
+
+
+class Watcher:
+    """Notes what it is shown; raises at one of the three moments."""
+
+    def __init__(self, *, fails_at: str = "", error: BaseException | None = None) -> None:
+        self.seen: list[tuple[str, object]] = []
+        self._fails_at = fails_at
+        self._error = error or RuntimeError("an observer's own defect")
+
+    def opened(self, head: Head) -> None:
+        self._see("opened", head.status)
+
+    def request_piece(self, piece: bytes) -> None:
+        self._see("request_piece", piece)
+
+    def answer_piece(self, piece: bytes) -> None:
+        self._see("answer_piece", piece)
+
+    def _see(self, moment: str, what: object) -> None:
+        self.seen.append((moment, what))
+        if moment == self._fails_at:
+            raise self._error
+
+
+def exchange(**changes: object) -> Exchange:
+    made = Exchange(id="req_1", method="POST", operation=UNLISTED_READ, started_at=100.0, started_time=0.0)
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+def shown(record: Exchange) -> None:
+    """One of everything."""
+    record.opened(Head(200, "OK", []))
+    record.request_piece(b"up")
+    record.answer_piece(b"down")
+    record.answer_piece(b"down again")
+
+
+@pytest.mark.parametrize("moment", ["opened", "request_piece", "answer_piece"])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("x"), KeyError(1), AssertionError(), RecursionError(), StopIteration()]
+)
+def test_observer_that_raises_is_dropped_and_counted_once_and_the_others_see_everything(
+    moment: str, error: Exception
+) -> None:
+    failures: list[int] = []
+    before, broken, after = Watcher(), Watcher(fails_at=moment, error=error), Watcher()
+    record = exchange(observers=[before, broken, after], observer_failed=lambda: failures.append(1))
+
+    shown(record)
+
+    whole = [
+        ("opened", 200),
+        ("request_piece", b"up"),
+        ("answer_piece", b"down"),
+        ("answer_piece", b"down again"),
+    ]
+    assert before.seen == after.seen == whole
+    assert broken.seen == whole[: [seen[0] for seen in whole].index(moment) + 1]
+    assert record.observers == [before, after]
+    assert failures == [1]
+
+
+def test_every_observer_may_fail() -> None:
+    failures: list[int] = []
+    record = exchange(
+        observers=[Watcher(fails_at="answer_piece") for _ in range(3)],
+        observer_failed=lambda: failures.append(1),
+    )
+
+    shown(record)
+
+    assert record.observers == []
+    assert len(failures) == 3
+    assert (record.bytes_in, record.bytes_out) == (2, 14)
+
+
+def test_observer_without_a_counter_is_dropped_all_the_same() -> None:
+    record = exchange(observers=[Watcher(fails_at="opened")])
+
+    shown(record)
+
+    assert record.observers == []
+
+
+def test_what_is_no_error_of_an_observer_is_not_swallowed() -> None:
+    record = exchange(observers=[Watcher(fails_at="opened", error=KeyboardInterrupt())])
+
+    with pytest.raises(KeyboardInterrupt):
+        shown(record)
+
+
+def test_observer_may_leave_while_it_watches() -> None:
+    record = exchange()
+
+    class Leaver(Watcher):
+        def answer_piece(self, piece: bytes) -> None:
+            record.observers.remove(self)
+
+    stays = Watcher()
+    record.observers += [Leaver(), stays]
+    shown(record)
+
+    assert record.observers == [stays]
+    assert len(stays.seen) == 4
+
+
+@pytest.mark.parametrize("moment", ["at the head", "in the middle"])
+async def test_stream_is_unharmed_by_an_observer_that_raises(
+    gateway: Gateway, upstream: ScriptedUpstream, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A defect is put into what reads usage in production; the stream arrives as without it."""
+    events = [b'data: {"n":%d}\n\n' % number for number in range(5)]
+    raised: list[str] = []
+
+    class Defective(UsageReader):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            if moment == "at the head":
+                raised.append(moment)
+                raise RuntimeError("a defect")
+
+        def feed(self, piece: bytes) -> None:
+            raised.append(moment)
+            raise RuntimeError("a defect")
+
+    async def stream(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        for event in events:
+            await turn.chunk(event)
+        await turn.send(b"0\r\n\r\n")
+
+    upstream.plays(stream)
+    sound = await ask(gateway, "POST", "/v1/chat/completions", b"{}", headers=JSON)
+    assert gateway.metric("gateway_observer_failures_total") == 0
+    monkeypatch.setattr(import_module("gateway.middleware.meter"), "UsageReader", Defective)
+    watched = await ask(gateway, "POST", "/v1/chat/completions", b"{}", headers=JSON)
+
+    assert raised == [moment], "dropped after the first failure"
+    assert watched.body == sound.body == b"".join(events)
+    assert watched.clean_end
+    assert gateway.metric("gateway_observer_failures_total") == 1
+    assert [line["ending"] for line in await gateway.lines.wait(2)] == ["complete", "complete"]
+
+
+def test_first_value_of_a_header_is_found_whatever_its_case() -> None:
+    head = Head(200, "OK", [(b"X-A", b"1"), (b"x-a", b"2"), (b"Content-Type", b"text/plain")])
+
+    assert head.get(b"x-a") == b"1"
+    assert head.get(b"content-type") == b"text/plain"
+    assert head.get(b"x-b") is None
+
+
+def test_overhead_is_the_gateways_own_time() -> None:
+    """Neither the client's slowness in sending nor the upstream's in answering is the gateway's."""
+    record = exchange(started_at=100.0, held_seconds=2.0, forwarded_at=103.0, upstream_ended_at=110.0)
+
+    assert record.overhead_seconds(111.0) == pytest.approx(1.0)
+    assert record.upstream_seconds(111.0) == pytest.approx(7.0)
+
+
+def test_refused_exchange_is_overhead_from_beginning_to_end() -> None:
+    record = exchange(started_at=100.0)
+
+    assert record.overhead_seconds(100.5) == pytest.approx(0.5)
+    assert record.upstream_seconds(100.5) is None
+    assert exchange(held_seconds=5.0).overhead_seconds(101.0) == 0.0, "never negative"
+
+
+def test_unfinished_upstream_counts_until_now() -> None:
+    assert exchange(forwarded_at=101.0).upstream_seconds(104.0) == pytest.approx(3.0)
+
+
+def test_usage_of_a_session_adds_up_and_everybody_is_told_of_each_part() -> None:
+    told: list[Usage] = []
+    record = exchange(usage_heard=[told.append])
+    first, second = Usage(input=3, output=4), Usage(input=10, output=20)
+
+    record.heard_usage(first)
+    record.heard_usage(second)
+
+    assert told == [first, second]
+    assert record.usage is not None
+    assert (record.usage.input, record.usage.output) == (13, 24)
+
+
+def test_endings_are_a_closed_set() -> None:
+    assert {ending.value for ending in Ending} == {
+        *("complete", "refused", "client_left", "upstream_lost", "timed_out", "drained", "failed")
+    }

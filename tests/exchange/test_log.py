@@ -1,0 +1,384 @@
+"""The log: one line of JSON per exchange, off the hot path, in which nothing can be forged and nothing leaks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+import unicodedata
+from collections.abc import Callable
+
+import orjson
+import pytest
+from aiohttp import web
+
+from gateway.app.build import build_app, make_runner
+from gateway.credentials.key_ring import KeyRing
+from gateway.credentials.principal import Principal
+from gateway.errors import NotFound
+from gateway.exchange.exchange import Ending, Exchange
+from gateway.exchange.log import LogWriter, access_record, encode
+from gateway.operations.table import UNLISTED_READ
+from gateway.settings.settings import load
+from tests.conftest import StartGateway
+from tests.kit.asking import HANDSHAKE, JSON, ask, credential_of
+from tests.kit.client import RawClient
+from tests.kit.gateway import Gateway, LogReader
+from tests.kit.upstream import ScriptedUpstream, Turn
+
+LONGEST_BYTES = 4096
+UNFIT = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\u202a-\u202e\u2066-\u2069]")
+NASTY = 'a\r\n{"forged":1}\x00\x1b[31m\x7f\x85\x9b31m\u2028\u2029\u202eb'
+
+
+def exchange(**changes: object) -> Exchange:
+    made = Exchange(
+        id="req_gw_1", method="POST", operation=UNLISTED_READ, started_at=100.0, started_time=1_800_000_000.5
+    )
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+def principal(**changes: object) -> Principal:
+    values = {
+        "tenant": "acme",
+        "subject": "alice",
+        "scopes": frozenset(),
+        "credential_id": "jti",
+        "issued_at": 0.0,
+    }
+    return Principal(**(values | {"expires_at": 1.0} | changes))  # type: ignore[arg-type]
+
+
+class TestRecord:
+    def test_says_who_what_and_how_it_ended(self) -> None:
+        made = exchange(
+            principal=principal(), model="gpt-4o", status=200, ending=Ending.COMPLETE, forwarded_at=100.002,
+            first_byte_at=100.5, upstream_ended_at=101.0, bytes_in=3, bytes_out=70, upstream_request_id="req_up",
+        )  # fmt: skip
+
+        line = orjson.loads(encode(access_record(made, now=101.25)))
+
+        assert line == {
+            "time": "2027-01-15T08:00:00.500000Z", "request_id": "req_gw_1", "upstream_request_id": "req_up",
+            "tenant": "acme", "subject": "alice", "method": "POST", "operation": "unlisted", "model": "gpt-4o",
+            "status": 200, "ending": "complete", "duration_ms": 1250.0, "first_byte_ms": 500.0, "upstream_ms": 998.0,
+            "overhead_ms": 2.0, "bytes_in": 3, "bytes_out": 70,
+        }  # fmt: skip
+
+    def test_error_is_its_code_and_its_detail_never_its_message(self) -> None:
+        made = exchange(error=NotFound("for the caller", detail="for the operator"))
+
+        line = orjson.loads(encode(access_record(made, now=101.0)))
+
+        assert (line["error"], line["detail"]) == ("not_found", "for the operator")
+        assert "for the caller" not in str(line)
+
+    @pytest.mark.parametrize("name", ["model", "upstream_request_id", "detail"])
+    @pytest.mark.parametrize("text", [NASTY, NASTY * 1000, "\x9b" * 5000, "ü" * 5000, "\U0001f600" * 5000])
+    def test_no_text_of_a_stranger_forges_a_line_or_makes_it_long(self, name: str, text: str) -> None:
+        made = exchange(**{name: text})
+
+        raw = encode(access_record(made, now=101.0))
+
+        assert raw.endswith(b"\n")
+        assert raw.count(b"\n") == 1
+        assert len(raw) <= LONGEST_BYTES
+        assert not UNFIT.search(raw.decode()), "nothing that a terminal or a line splitter acts upon"
+        assert orjson.loads(raw)
+
+    @pytest.mark.parametrize("name", ["subject", "tenant"])
+    @pytest.mark.parametrize("text", [NASTY, "s" * 3000, "\x9b", "\u2028", "\u202e"])
+    def test_nobody_has_such_a_name(self, name: str, text: str) -> None:
+        """Whoever signs: a credential with it does not verify, so it never gets as far as the log."""
+        said = {"tenant": "acme", "subject": "alice"} | {name: text}
+
+        with pytest.raises(ValueError, match="not issued"):
+            credential_of(KeyRing.ephemeral(), ["files:read"], **said)
+
+
+class TestLines:
+    async def test_every_exchange_has_exactly_one(self, gateway: Gateway, upstream: ScriptedUpstream) -> None:
+        async def leaves(turn: Turn) -> None:
+            await turn.read_body()
+            turn.close()
+
+        asked = 0
+        for method, target, body in (
+            ("GET", "/v1/models", None),
+            ("HEAD", "/gateway/me", None),
+            ("POST", "/v1/chat/completions", b'{"model":"m"}'),
+            ("POST", "/v1/chat/completions", b"{"),
+            ("GET", "/v1/a//b", None),
+            ("GET", "/nowhere", None),
+            ("TRACE", "/v1/models", None),
+            ("GET", "/.well-known/jwks.json", None),
+        ):
+            await ask(gateway, method, target, body)
+            asked += 1
+        await ask(gateway, "GET", "/v1/models", credential="nonsense")
+        await ask(gateway, "GET", "/v1/models", tenant="stranger")
+        await ask(gateway, "GET", "/v1/realtime?model=m", headers=HANDSHAKE)
+        upstream.plays(leaves)
+        await ask(gateway, "GET", "/v1/models")
+        async with await RawClient.connect(gateway.host, gateway.port) as client:
+            await client.send(b"NONSENSE\r\n\r\n")
+            await client.read_answer()
+        async with await RawClient.connect(gateway.host, gateway.port) as client:
+            await client.send(
+                b"GET /v1/models HTTP/1.1\r\nHost: gateway.test\r\n" + b"A: %b\r\n" % (b"x" * 17_000)
+            )
+            await client.read_answer()
+        asked += 6
+
+        lines = await gateway.lines.wait(asked)
+        await asyncio.sleep(0.15)
+
+        assert len(gateway.lines.raw) == asked
+        assert len({line["request_id"] for line in lines}) == asked
+        assert all(line["ending"] for line in lines)
+
+    async def test_client_that_leaves_has_one_too(self, gateway: Gateway, upstream: ScriptedUpstream) -> None:
+        async def waits(turn: Turn) -> None:
+            await turn.read_body()
+            upstream.gate("asked").set()
+            await turn.gone()
+
+        upstream.plays(waits)
+        client = await gateway.connect()
+        await client.send(client.request_bytes("POST", "/v1/chat/completions", b"{}", headers=JSON))
+        await upstream.passed("asked")
+        client.reset()
+
+        (line,) = await gateway.lines.wait(1)
+        assert (line["ending"], line["status"]) == ("client_left", None)
+
+    @pytest.mark.parametrize(
+        "sent",
+        [
+            b"GET /v1/\xff\xfe HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"G\xc3\xa9T /v1/models HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"GET /v1/models HTTP/1.1\r\nHost: a\r\nX: \xff\xfe\r\n\r\n",
+            b"GET /v1/models HTTP/1.1\r\nHost: a\r\nX\xff: y\r\n\r\n",
+            b"GET /v1/models HTTP/9.9\r\nHost: \x80\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+            b"\xff" * 100 + b"\r\n\r\n",
+        ],
+    )
+    async def test_bytes_that_are_no_text_are_a_line_like_any_other(
+        self, gateway: Gateway, sent: bytes
+    ) -> None:
+        async with await RawClient.connect(gateway.host, gateway.port) as client:
+            await client.send(sent)
+            answer = await client.read_answer()
+        (line,) = await gateway.lines.wait(1)
+
+        assert 400 <= answer.status <= 505
+        assert line["status"] == answer.status
+        assert not UNFIT.search(gateway.lines.raw[0].decode())
+
+    async def test_odd_texts_of_both_sides_are_shown_harmless_and_short(
+        self, gateway: Gateway, upstream: ScriptedUpstream
+    ) -> None:
+        async def odd(turn: Turn) -> None:
+            await turn.read_body()
+            await turn.send(
+                b"HTTP/1.1 200 OK\r\nx-request-id: a\xc2\x9b\xc2\x85\xe2\x80\xa8%b\r\nContent-Length: 0\r\n\r\n"
+                % (b"y" * 3000)
+            )
+
+        upstream.plays(odd)
+        await ask(gateway, "POST", "/v1/chat/completions", {"model": NASTY * 500}, subject="s" * 256)
+        await ask(gateway, "GET", "/v1/models/%C2%9B31m%E2%80%A8" + "m" * 1000)
+        await ask(gateway, "A" * 200, "/v1/models")
+
+        await gateway.lines.wait(3)
+        for raw in gateway.lines.raw:
+            assert len(raw) <= LONGEST_BYTES
+            assert not UNFIT.search(raw.decode())
+
+    async def test_tenant_that_wants_little_logged_has_neither_subject_nor_model_in_its_lines(
+        self, start_gateway: StartGateway
+    ) -> None:
+        gateway = await start_gateway(tenants={"acme": {"logging": "minimal"}, "loud": {}})
+        for tenant in ("acme", "loud"):
+            body = {"model": f"model-of-{tenant}"}
+            await ask(
+                gateway, "POST", "/v1/chat/completions", body, tenant=tenant, subject=f"subject-of-{tenant}"
+            )
+
+        quiet, loud = await gateway.lines.wait(2)
+        assert not {"subject", "model"} & quiet.keys()
+        assert b"of-acme" not in gateway.lines.raw[0]
+        assert (loud["subject"], loud["model"]) == ("subject-of-loud", "model-of-loud")
+
+
+class Pipe:
+    """A pipe that nobody reads until the test does."""
+
+    def __init__(self) -> None:
+        self.read_end, self.write_end = os.pipe()
+        self.text = b""
+
+    def drain(self) -> bytes:
+        """Everything that is in it now."""
+        os.set_blocking(self.read_end, False)
+        while True:
+            try:
+                piece = os.read(self.read_end, 2**20)
+            except BlockingIOError:
+                return self.text
+            if not piece:
+                return self.text
+            self.text += piece
+
+    def close(self) -> None:
+        for end in (self.read_end, self.write_end):
+            try:
+                os.close(end)
+            except OSError:
+                pass
+
+
+@pytest.fixture
+def pipe():  # type: ignore[no-untyped-def]
+    made = Pipe()
+    yield made
+    made.drain()
+    made.close()
+
+
+class TestWriter:
+    async def test_blocked_reader_never_delays_who_writes_and_what_is_dropped_is_counted(
+        self, pipe: Pipe
+    ) -> None:
+        dropped: list[int] = []
+        writer = LogWriter(pipe.write_end, dropped=dropped.append, max_pending_bytes=200_000)
+        line = b"x" * 99 + b"\n"
+        loop = asyncio.get_running_loop()
+        longest = 0.0
+        for _ in range(20):
+            began = loop.time()
+            for _ in range(1000):
+                writer.write(line)
+            longest = max(longest, loop.time() - began)
+            await asyncio.sleep(0.02)
+        written = await emptied(pipe, lambda: pipe.drain().count(b"\n") + sum(dropped) == 20_000)
+        await asyncio.to_thread(writer.close)
+
+        assert longest < 0.1
+        assert sum(dropped) > 15_000
+        assert written + sum(dropped) == 20_000
+
+    async def test_goes_on_when_somebody_reads_again(self, pipe: Pipe) -> None:
+        dropped: list[int] = []
+        writer = LogWriter(pipe.write_end, dropped=dropped.append, max_pending_bytes=100_000)
+        for _ in range(3000):
+            writer.write(b"y" * 99 + b"\n")
+        assert dropped
+        await emptied(pipe, lambda: pipe.drain().count(b"\n") + sum(dropped) == 3000)
+
+        before = len(dropped)
+        writer.write(b"again\n")
+        await emptied(pipe, lambda: pipe.drain().endswith(b"again\n"))
+        await asyncio.to_thread(writer.close)
+
+        assert len(dropped) == before
+
+    async def test_lines_are_whole_and_in_order(self, pipe: Pipe) -> None:
+        writer = LogWriter(pipe.write_end, dropped=lambda _: None)
+        for number in range(5000):
+            writer.write(b'{"n":%d}\n' % number)
+            if number % 500 == 0:
+                await asyncio.sleep(0.01)
+                pipe.drain()
+        closing = asyncio.create_task(asyncio.to_thread(writer.close))
+        await emptied(pipe, lambda: pipe.drain().count(b"\n") == 5000)
+        await closing
+
+        assert [orjson.loads(line)["n"] for line in pipe.text.splitlines()] == list(range(5000))
+
+    async def test_reader_that_is_gone_is_counted_and_harms_nobody(self, pipe: Pipe) -> None:
+        dropped: list[int] = []
+        writer = LogWriter(pipe.write_end, dropped=dropped.append)
+        os.close(pipe.read_end)
+        pipe.read_end = os.open(os.devnull, os.O_RDONLY)
+        for _ in range(10):
+            writer.write(b"lost\n")
+        await asyncio.to_thread(writer.close)
+
+        assert sum(dropped) == 10
+
+    async def test_closing_waits_for_a_blocked_reader_no_longer_than_it_was_told(self, pipe: Pipe) -> None:
+        writer = LogWriter(pipe.write_end, dropped=lambda _: None)
+        for _ in range(5000):
+            writer.write(b"z" * 99 + b"\n")
+        began = time.monotonic()
+
+        await asyncio.to_thread(writer.close, 0.2)
+
+        assert 0.1 < time.monotonic() - began < 1.0
+        await emptied(pipe, lambda: pipe.drain().count(b"\n") == 5000)
+
+    async def test_closing_writes_what_is_pending(self, pipe: Pipe) -> None:
+        writer = LogWriter(pipe.write_end, dropped=lambda _: None)
+        writer.write(b"last words\n")
+
+        await asyncio.to_thread(writer.close)
+
+        assert pipe.drain() == b"last words\n"
+
+
+async def emptied(pipe: Pipe, condition: Callable[[], bool]) -> int:
+    """Read on until the condition holds; returns how many lines came."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
+    return pipe.text.count(b"\n")
+
+
+async def test_gateway_whose_standard_output_is_blocked_serves_as_before(
+    upstream: ScriptedUpstream, pipe: Pipe
+) -> None:
+    os.set_blocking(pipe.write_end, False)
+    filled = 0
+    try:
+        while True:
+            filled += os.write(pipe.write_end, b" " * 4095 + b"\n")
+    except BlockingIOError:
+        os.set_blocking(pipe.write_end, True)
+    way = {"base_url": upstream.base_url, "api_key": "sk-upstream-key"}
+    settings = load(flags={"upstream": way, "tenants": {"acme": {"scopes": ["*"]}}}, environ={})
+    ring = KeyRing.ephemeral()
+    app = build_app(settings, ring=ring, environ={}, log_descriptor=pipe.write_end)
+    runner = make_runner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    unused = LogReader()
+    gateway = Gateway(app, ring, host, port, unused)
+    longest = 0.0
+    loop = asyncio.get_running_loop()
+    async with await gateway.connect() as client:
+        for _ in range(300):
+            began = loop.time()
+            answer = await client.request("GET", "/v1/models")
+            assert answer.status == 200
+            longest = max(longest, loop.time() - began)
+    reading = asyncio.create_task(emptied(pipe, lambda: pipe.drain().count(b'"listModels"') == 300))
+    await reading
+    await runner.cleanup()
+    await asyncio.to_thread(unused.close)
+
+    assert filled > 0
+    assert longest < 0.5
+    assert gateway.metric("gateway_log_lines_dropped_total") == 0
+
+
+def test_what_counts_as_unfit_here_is_what_terminals_act_upon() -> None:
+    """The pattern above has every control and format character that breaks lines or hides text."""
+    controls = {chr(code) for code in range(0x100) if unicodedata.category(chr(code)) == "Cc"} - {"\n"}
+
+    assert all(UNFIT.match(control) for control in controls)

@@ -1,0 +1,279 @@
+"""Instruments: closed sets of labels, whatever clients send, and what one exchange adds to them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import re
+import string
+
+import pytest
+from prometheus_client import generate_latest
+
+from gateway.exchange.exchange import Ending, Exchange
+from gateway.exchange.metrics import USAGE_KINDS, Metrics, status_class
+from gateway.operations.table import NeverUnlisted, NotUnderV1, OperationTable, TargetRefused
+from gateway.policy.tenants import tenant_policies
+from gateway.settings.settings import load
+from gateway.usage.reported import Usage
+from tests.kit.client import RawClient
+from tests.kit.gateway import Gateway
+from tests.kit.upstream import ScriptedUpstream
+
+TABLE = OperationTable.load()
+TENANTS = ("acme", "umbrella", "initech")
+POLICIES = tenant_policies(load(flags={"tenants": {name: {} for name in TENANTS}}, environ={}), TABLE, {})
+OPERATIONS = {operation.id for operation in TABLE} | {
+    "unlisted",
+    "none",
+    "gatewayMe",
+    "gatewayJwks",
+    "gatewayUsage",
+}
+CLOSED = {
+    "tenant": {*TENANTS, "other"},
+    "operation": OPERATIONS,
+    "status": {"none", "1xx", "2xx", "3xx", "4xx", "5xx"},
+    "ending": {ending.value for ending in Ending},
+    "direction": {"in", "out"},
+    "kind": set(USAGE_KINDS),
+    "le": None,  # the buckets, fixed in the code
+}
+LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
+
+def series(metrics: Metrics) -> set[str]:
+    """Every series of the gateway's own, without its value."""
+    lines = generate_latest(metrics.registry).decode().splitlines()
+    return {line.rsplit(" ", 1)[0] for line in lines if line.startswith("gateway_")}
+
+
+def word(chance: random.Random) -> str:
+    return "".join(
+        chance.choices(string.ascii_letters + string.digits + '-_.%/{}"\\\n', k=chance.randint(1, 20))
+    )
+
+
+def exchange(**changes: object) -> Exchange:
+    made = Exchange(
+        id="req", method="POST", operation=TABLE.by_id("createResponse"), started_at=100.0, started_time=0.0
+    )
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+def test_100000_random_exchanges_add_no_series_beyond_the_closed_sets() -> None:
+    chance = random.Random(4)
+    metrics = Metrics()
+    operations = [
+        *TABLE.operations,
+        *(TABLE.match(method, "/v1/brand/new").operation for method in ("GET", "PUT")),
+    ]
+    # Everything that the closed sets allow in what is seen here.
+    for operation, tenant in itertools.product(operations, (None, *POLICIES.values())):
+        for status, ending in ((200, Ending.COMPLETE), (None, Ending.CLIENT_LEFT)):
+            metrics.ended(
+                exchange(operation=operation, tenant=tenant, status=status, ending=ending), now=101.0
+            )
+    before = series(metrics)
+
+    unmatched = 0
+    words = [word(chance) for _ in range(5000)]
+    for number in range(100_000):
+        target = f"/v1/{chance.choice(words)}{number}"
+        try:
+            operation = TABLE.match(chance.choice(words), target).operation
+        except (TargetRefused, NotUnderV1, NeverUnlisted):
+            unmatched += 1
+            operation = chance.choice(operations)
+        complete = chance.random() < 0.5
+        made = Exchange(
+            id="req", method=chance.choice(words), operation=operation, started_at=100.0, started_time=0.0
+        )
+        made.model = f"{chance.choice(words)}{number}"
+        made.tenant = chance.choice((None, *POLICIES.values()))
+        made.status = chance.randrange(200, 300) if complete else None
+        made.ending = Ending.COMPLETE if complete else Ending.CLIENT_LEFT
+        metrics.ended(made, now=100.0 + chance.random())
+
+    assert unmatched > 10_000
+    assert series(metrics) == before
+
+
+async def test_requests_of_strangers_add_no_series(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    """Over real sockets: unknown tenants, paths, methods, models and header names, each another one."""
+    chance = random.Random(7)
+    letters = string.ascii_letters + string.digits
+
+    def name() -> str:
+        return "".join(chance.choices(letters, k=12))
+
+    async def ask_strange_things(client: RawClient, rounds: int) -> None:
+        for _ in range(rounds):
+            client.credential = gateway.credential(tenant=f"t{name()}", subject=name())
+            known, client.credential = client.credential, gateway.credential(subject=name())
+            requests = (
+                (known, "GET", f"/v1/{name()}"),
+                (client.credential, name().upper(), f"/v1/{name()}"),
+                (client.credential, "GET", f"/v1/models/{name()}"),
+                (client.credential, "GET", f"/{name()}"),
+                (f"{name()}.{name()}.{name()}", "GET", f"/v1/files/{name()}"),
+            )
+            for credential, method, target in requests:
+                client.credential = credential
+                body = b'{"model":"%b"}' % name().encode() if method not in ("GET",) else None
+                headers = f"X-{name()}: {name()}\r\n"
+                await client.send(client.request_bytes(method, target, body, headers=headers))
+                if (await client.read_answer()).get("connection") == "close":
+                    await client.close()
+                    client.reader, client.writer = await asyncio.open_connection(gateway.host, gateway.port)
+
+    async with await RawClient.connect(gateway.host, gateway.port) as client:
+        await ask_strange_things(client, 3)
+        before = series(gateway.app.services.metrics)
+        await ask_strange_things(client, 150)
+
+    assert series(gateway.app.services.metrics) == before
+    assert len(upstream.requests) > 150
+
+
+async def test_scrape_of_everything_that_can_be_is_bounded(gateway: Gateway) -> None:
+    metrics = gateway.app.services.metrics
+    policy = gateway.app.services.tenants.policies["acme"]
+    for operation in TABLE:
+        metrics.ended(
+            exchange(operation=operation, tenant=policy, status=200, ending=Ending.COMPLETE), now=101.0
+        )
+
+    scraped = generate_latest(metrics.registry)
+
+    assert scraped.count(b"\n") < 100 * len(list(TABLE))
+
+
+def test_labels_of_every_series_come_from_closed_sets_and_tenant_is_on_counters_only() -> None:
+    metrics = Metrics()
+    usage = Usage(*range(1, 11))
+    for tenant, status, ending in itertools.product(
+        (None, *POLICIES.values()), (None, 101, 204, 302, 404, 503), Ending
+    ):
+        made = exchange(
+            tenant=tenant,
+            status=status,
+            ending=ending,
+            usage=usage,
+            bytes_in=1,
+            bytes_out=1,
+            first_byte_at=100.5,
+        )
+        metrics.ended(made, now=101.0)
+
+    seen: dict[str, set[str]] = {}
+    for line in series(metrics):
+        name, _, labels = line.partition("{")
+        found = dict(LABEL.findall(labels))
+        if "tenant" in found:
+            assert name.endswith("_total"), line
+        for label, value in found.items():
+            if name.startswith(
+                ("gateway_exchange", "gateway_body", "gateway_usage", "gateway_first", "gateway_over")
+            ):
+                seen.setdefault(label, set()).add(value)
+    assert seen.keys() == CLOSED.keys()
+    for label, values in seen.items():
+        allowed = CLOSED[label]
+        assert allowed is None or values <= allowed, label
+    assert seen["status"] == CLOSED["status"]
+    assert seen["ending"] == CLOSED["ending"]
+
+
+@pytest.mark.parametrize(
+    ("status", "shown"),
+    [
+        (None, "none"),
+        (100, "1xx"),
+        (101, "1xx"),
+        (200, "2xx"),
+        (206, "2xx"),
+        (304, "3xx"),
+        (429, "4xx"),
+        (599, "5xx"),
+    ],
+)
+def test_status_is_its_class(status: int | None, shown: str) -> None:
+    assert status_class(status) == shown
+
+
+def value(metrics: Metrics, line: str) -> float:
+    found = [
+        text.rsplit(" ", 1)[1]
+        for text in generate_latest(metrics.registry).decode().splitlines()
+        if text.rsplit(" ", 1)[0] == line
+    ]
+    return float(found[0]) if found else 0.0
+
+
+def test_one_exchange_adds_what_happened_once() -> None:
+    metrics = Metrics()
+    made = exchange(
+        tenant=POLICIES["acme"], status=200, ending=Ending.COMPLETE, bytes_in=10, bytes_out=2000,
+        forwarded_at=100.001, first_byte_at=100.4, usage=Usage(input=7, output=5, reasoning=2),
+    )  # fmt: skip
+
+    metrics.ended(made, now=102.0)
+
+    who = 'operation="createResponse",tenant="acme"'
+    assert (
+        value(
+            metrics,
+            'gateway_exchanges_total{ending="complete",operation="createResponse",status="2xx",tenant="acme"}',
+        )
+        == 1
+    )
+    assert value(metrics, f"gateway_exchange_seconds_total{{{who}}}") == pytest.approx(2.0)
+    assert value(metrics, f'gateway_body_bytes_total{{direction="in",{who}}}') == 10
+    assert value(metrics, f'gateway_body_bytes_total{{direction="out",{who}}}') == 2000
+    assert (
+        value(metrics, 'gateway_exchange_duration_seconds_bucket{le="1.0",operation="createResponse"}') == 0
+    )
+    assert (
+        value(metrics, 'gateway_exchange_duration_seconds_bucket{le="2.5",operation="createResponse"}') == 1
+    )
+    assert value(metrics, 'gateway_first_byte_seconds_sum{operation="createResponse"}') == pytest.approx(0.4)
+    assert value(metrics, 'gateway_overhead_seconds_sum{operation="createResponse"}') == pytest.approx(0.001)
+    used = {kind: value(metrics, f'gateway_usage_total{{kind="{kind}",{who}}}') for kind in USAGE_KINDS}
+    assert {kind: amount for kind, amount in used.items() if amount} == {
+        "input": 7,
+        "output": 5,
+        "reasoning": 2,
+    }
+
+
+def test_what_did_not_happen_makes_no_series() -> None:
+    metrics = Metrics()
+    assert not any("{" in line and "createResponse" in line for line in series(metrics))
+
+    metrics.ended(exchange(status=401, ending=Ending.REFUSED), now=100.1)
+
+    lines = [line for line in series(metrics) if "createResponse" in line]
+    assert any('status="4xx",tenant="other"' in line for line in lines)
+    assert not any(
+        line.startswith(("gateway_body_bytes", "gateway_first_byte", "gateway_usage")) for line in lines
+    )
+
+
+def test_exchange_whose_ending_nobody_knows_is_a_failure() -> None:
+    metrics = Metrics()
+
+    metrics.ended(exchange(), now=101.0)
+
+    assert any('ending="failed"' in line and 'status="none"' in line for line in series(metrics))
+
+
+def test_two_gateways_in_one_process_count_apart() -> None:
+    one, other = Metrics(), Metrics()
+
+    one.ended(exchange(status=200, ending=Ending.COMPLETE), now=101.0)
+
+    assert series(one) != series(other)

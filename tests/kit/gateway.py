@@ -1,0 +1,134 @@
+"""A gateway under test, started through the same build_app and make_runner as production."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from aiohttp import web
+from prometheus_client import generate_latest
+
+from gateway.app.build import App, build_app, make_runner
+from gateway.credentials.key_ring import KeyRing
+from gateway.credentials.verifier import issue
+from gateway.policy.tenants import known_scopes
+from gateway.settings.settings import load
+from tests.kit.client import RawClient
+
+BY_NAME = ("org.*", "realtime:mint", "unlisted:*")
+
+
+@dataclass
+class Gateway:
+    """Handles on a running gateway."""
+
+    app: App
+    ring: KeyRing
+    host: str
+    port: int
+    lines: LogReader
+    clients: list[RawClient] = field(default_factory=list)
+
+    @property
+    def base_url(self) -> str:
+        """What an SDK takes as its base URL."""
+        return f"http://{self.host}:{self.port}/v1"
+
+    def credential(
+        self,
+        scopes: Iterable[str] | None = None,
+        *,
+        tenant: str = "acme",
+        subject: str = "tester",
+        **more: Any,
+    ) -> str:
+        """A credential that this gateway accepts; every scope unless told otherwise."""
+        accepted = self.app.services.settings.credentials
+        return issue(
+            self.ring,
+            tenant=tenant,
+            subject=subject,
+            scopes=known_scopes(self.app.services.table) if scopes is None else frozenset(scopes),
+            ttl_seconds=more.pop("ttl_seconds", 3600),
+            issuer=accepted.issuer,
+            audience=accepted.audience,
+            **more,
+        )
+
+    async def connect(self) -> RawClient:
+        """A raw connection to the public listener; closed with the gateway, if the test has not done it."""
+        client = await RawClient.connect(self.host, self.port, self.credential())
+        self.clients.append(client)
+        return client
+
+    def metrics(self) -> str:
+        """What /metrics would say now."""
+        return generate_latest(self.app.services.metrics.registry).decode()
+
+    def metric(self, series: str) -> float:
+        """The value of one series, written as in the exposition format; 0 when it has not appeared."""
+        for line in self.metrics().splitlines():
+            if line.rsplit(" ", 1)[0] == series:
+                return float(line.rsplit(" ", 1)[1])
+        return 0.0
+
+
+class LogReader:
+    """Collects the lines that a gateway writes to its log descriptor."""
+
+    def __init__(self) -> None:
+        self._read_end, self.descriptor = os.pipe()
+        self._lines: list[bytes] = []
+        self._thread = threading.Thread(target=self._collect, daemon=True)
+        self._thread.start()
+
+    def _collect(self) -> None:
+        with os.fdopen(self._read_end, "rb") as stream:
+            for line in stream:
+                self._lines.append(line)
+
+    @property
+    def raw(self) -> list[bytes]:
+        """The lines so far."""
+        return list(self._lines)
+
+    async def wait(self, count: int = 1, *, within_seconds: float = 5.0) -> list[dict[str, Any]]:
+        """The first `count` lines, parsed; fails when they do not come."""
+        deadline = asyncio.get_running_loop().time() + within_seconds
+        while len(self._lines) < count:
+            assert asyncio.get_running_loop().time() < deadline, f"{len(self._lines)} of {count} lines came"
+            await asyncio.sleep(0.01)
+        return [orjson.loads(line) for line in self._lines]
+
+    def close(self) -> None:
+        """End the collecting thread."""
+        os.close(self.descriptor)
+        self._thread.join()
+
+
+@asynccontextmanager
+async def running_gateway(*, ring: KeyRing | None = None, **settings: Any) -> AsyncIterator[Gateway]:
+    """Start a gateway on a free port; `settings` are nested like the configuration file."""
+    settings.setdefault("tenants", {"acme": {"scopes": ["*", *BY_NAME]}})
+    lines = LogReader()
+    ring = ring or KeyRing.ephemeral()
+    app = build_app(load(flags=settings, environ={}), ring=ring, environ={}, log_descriptor=lines.descriptor)
+    runner = make_runner(app)
+    await runner.setup()
+    clients: list[RawClient] = []
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        yield Gateway(app, ring, host, port, lines, clients)
+    finally:
+        for client in clients:
+            await client.close()
+        await runner.cleanup()
+        await asyncio.to_thread(lines.close)

@@ -1,0 +1,61 @@
+"""An issuer's web server for tests: it serves a key set, and fails, lies and rotates when told to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+
+import orjson
+from aiohttp import web
+
+from gateway.credentials.keys import Key
+
+Behaviour = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def key_set(keys: Iterable[Key], *more: object) -> bytes:
+    """The JWK Set of these keys' public parts, and whatever else is to stand in it."""
+    return orjson.dumps({"keys": [*(key.public_jwk() for key in keys), *more]})
+
+
+class JwksServer:
+    """Serves `document` with status 200 under any path, unless `behaviour` is set."""
+
+    def __init__(self) -> None:
+        self.document = key_set([])
+        self.behaviour: Behaviour | None = None
+        self.requests: list[web.Request] = []
+        self.asked = asyncio.Event()
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/keys.json"
+
+    def publish(self, *keys: Key) -> None:
+        self.document = key_set(keys)
+        self.behaviour = None
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(request)
+        self.asked.set()
+        if self.behaviour is not None:
+            return await self.behaviour(request)
+        return web.Response(body=self.document, content_type="application/json")
+
+
+@asynccontextmanager
+async def running_jwks_server() -> AsyncIterator[JwksServer]:
+    """Start one on a free port of this machine."""
+    server = JwksServer()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", server.handle)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    server.port = runner.addresses[0][1]
+    try:
+        yield server
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,347 @@
+"""Answers that report usage, one of every kind that the API has, and what a gateway has counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import orjson
+
+from gateway.usage.counters import COUNTERS, periods_since
+from tests.kit.gateway import Gateway
+
+JSON = "Content-Type: application/json\r\n"
+FORM = "Content-Type: multipart/form-data; boundary=edge\r\n"
+
+EVENTS = b"text/event-stream; charset=utf-8"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A request, the upstream's answer to it, and what must be counted of it (what is not named: nothing)."""
+
+    name: str
+    operation: str
+    target: str
+    request: bytes
+    answer: bytes
+    counts: Mapping[str, int]
+    model: str = ""
+    headers: str = JSON
+    content_type: bytes = b"application/json"
+    added: bytes = field(default=b"", repr=False)
+    """What the upstream only sends because it was asked to, and the client must not see."""
+
+
+def sse(*events: tuple[str | None, object]) -> bytes:
+    """A stream of events; text is sent as it is."""
+    lines = []
+    for name, data in events:
+        text = data.encode() if isinstance(data, str) else orjson.dumps(data)
+        lines.append((b"event: %b\n" % name.encode() if name else b"") + b"data: " + text + b"\n\n")
+    return b"".join(lines)
+
+
+def _chat_chunk(text: str) -> dict[str, object]:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
+    return {"id": "c", "object": "chat.completion.chunk", "choices": [choice], "usage": None}
+
+
+CHAT_USAGE = {
+    "prompt_tokens": 19,
+    "completion_tokens": 10,
+    "total_tokens": 29,
+    "prompt_tokens_details": {"cached_tokens": 8, "audio_tokens": 3},
+    "completion_tokens_details": {"reasoning_tokens": 4, "audio_tokens": 2},
+}
+CHAT_COUNTS = {"input": 19, "cached_input": 8, "output": 10, "input_audio": 3, "output_audio": 2}
+RESPONSE_USAGE = {
+    "input_tokens": 36,
+    "input_tokens_details": {"cached_tokens": 30},
+    "output_tokens": 87,
+    "output_tokens_details": {"reasoning_tokens": 64},
+    "total_tokens": 123,
+}
+RESPONSE_COUNTS = {"input": 36, "cached_input": 30, "output": 87}
+PLAIN_USAGE = {"prompt_tokens": 12, "completion_tokens": 7, "total_tokens": 19}
+PLAIN_COUNTS = {"input": 12, "output": 7}
+IMAGE_USAGE = {
+    "input_tokens": 50,
+    "output_tokens": 544,
+    "total_tokens": 594,
+    "input_tokens_details": {"text_tokens": 10, "image_tokens": 40},
+}
+HEARD_USAGE = {
+    "type": "tokens",
+    "input_tokens": 14,
+    "input_token_details": {"text_tokens": 0, "audio_tokens": 14},
+    "output_tokens": 45,
+    "total_tokens": 59,
+}
+HEARD_COUNTS = {"input": 14, "input_audio": 14, "output": 45}
+
+_DONE = (None, "[DONE]")
+_ADDED = (None, {"id": "c", "object": "chat.completion.chunk", "choices": [], "usage": CHAT_USAGE})
+_TEXT = sse((None, _chat_chunk("Hel")), (None, _chat_chunk('lo "usage"')), (None, _chat_chunk(" there.done")))
+
+
+def _body(**members: object) -> bytes:
+    return orjson.dumps(members)
+
+
+def form(*parts: tuple[str, bytes]) -> bytes:
+    """A multipart body with the boundary `edge`; the part `file` has a filename."""
+    pieces = []
+    for name, value in parts:
+        filename = '; filename="a.wav"' if name == "file" else ""
+        head = f'--edge\r\nContent-Disposition: form-data; name="{name}"{filename}\r\n\r\n'
+        pieces.append(head.encode() + value + b"\r\n")
+    return b"".join(pieces) + b"--edge--\r\n"
+
+
+_RUN = {"id": "run_1", "object": "thread.run", "status": "completed", "usage": PLAIN_USAGE}
+_STEP = {"id": "step_1", "object": "thread.run.step", "status": "completed", "usage": PLAIN_USAGE}
+_WAITING = {**_RUN, "status": "queued", "usage": None}
+_MESSAGE = {"object": "thread.message.delta", "delta": {"content": [{"text": {"value": "Hello"}}]}}
+
+KINDS = (
+    Kind(
+        "chat",
+        "createChatCompletion",
+        "/v1/chat/completions",
+        _body(model="gpt-4o", messages=[{"role": "user", "content": "Hi"}]),
+        _body(object="chat.completion", choices=[], usage=CHAT_USAGE),
+        CHAT_COUNTS,
+        "gpt-4o",
+    ),
+    Kind(
+        "chat stream that was not asked for usage",
+        "createChatCompletion",
+        "/v1/chat/completions",
+        _body(model="gpt-4o", stream=True, messages=[{"role": "user", "content": "Hi"}]),
+        _TEXT + sse(_ADDED, _DONE),
+        CHAT_COUNTS,
+        "gpt-4o",
+        content_type=EVENTS,
+        added=sse(_ADDED),
+    ),
+    Kind(
+        "chat stream that was asked for usage",
+        "createChatCompletion",
+        "/v1/chat/completions",
+        _body(model="gpt-4o", stream=True, stream_options={"include_usage": True}, messages=[]),
+        _TEXT + sse(_ADDED, _DONE),
+        CHAT_COUNTS,
+        "gpt-4o",
+        content_type=EVENTS,
+    ),
+    Kind(
+        "completions",
+        "createCompletion",
+        "/v1/completions",
+        _body(model="gpt-3.5-turbo-instruct", prompt="Say"),
+        _body(object="text_completion", choices=[{"text": "Hello"}], usage=PLAIN_USAGE),
+        PLAIN_COUNTS,
+        "gpt-3.5-turbo-instruct",
+    ),
+    Kind(
+        "completions stream",
+        "createCompletion",
+        "/v1/completions",
+        _body(model="gpt-3.5-turbo-instruct", prompt="Say", stream=True),
+        sse((None, {"choices": [{"text": "Hello"}]}), _ADDED, _DONE),
+        CHAT_COUNTS,
+        "gpt-3.5-turbo-instruct",
+        content_type=EVENTS,
+        added=sse(_ADDED),
+    ),
+    Kind(
+        "embeddings",
+        "createEmbedding",
+        "/v1/embeddings",
+        _body(model="text-embedding-3-small", input=["one", "two"]),
+        _body(
+            object="list",
+            data=[{"object": "embedding", "embedding": [0.25] * 20_000}] * 2,
+            usage={"prompt_tokens": 4, "total_tokens": 4},
+        ),
+        {"input": 4},
+        "text-embedding-3-small",
+    ),
+    Kind(
+        "responses",
+        "createResponse",
+        "/v1/responses",
+        _body(model="gpt-4.1", input="Hi"),
+        _body(object="response", status="completed", output=[], usage=RESPONSE_USAGE),
+        RESPONSE_COUNTS,
+        "gpt-4.1",
+    ),
+    Kind(
+        "responses stream",
+        "createResponse",
+        "/v1/responses",
+        _body(model="gpt-4.1", input="Hi", stream=True),
+        sse(
+            ("response.created", {"type": "response.created", "response": {"usage": None}}),
+            ("response.output_text.delta", {"type": "response.output_text.delta", "delta": "Hello"}),
+            ("response.completed", {"type": "response.completed", "response": {"usage": RESPONSE_USAGE}}),
+        ),
+        RESPONSE_COUNTS,
+        "gpt-4.1",
+        content_type=EVENTS,
+    ),
+    Kind(
+        "responses stream that is cut short",
+        "createResponse",
+        "/v1/responses",
+        _body(model="gpt-4.1", input="Hi", stream=True),
+        sse(
+            ("response.output_text.delta", {"type": "response.output_text.delta", "delta": "Hello"}),
+            ("response.incomplete", {"type": "response.incomplete", "response": {"usage": RESPONSE_USAGE}}),
+        ),
+        RESPONSE_COUNTS,
+        "gpt-4.1",
+        content_type=EVENTS,
+    ),
+    Kind(
+        "images that are linked",
+        "createImage",
+        "/v1/images/generations",
+        _body(model="dall-e-3", prompt="A cat", n=2),
+        _body(created=1, data=[{"url": "https://a.invalid/1"}, {"url": "https://a.invalid/2"}]),
+        {"images": 2},
+        "dall-e-3",
+    ),
+    Kind(
+        "images in the answer, larger than what is kept of it",
+        "createImage",
+        "/v1/images/generations",
+        _body(model="gpt-image-1", prompt="A cat", n=2),
+        _body(created=1, data=[{"b64_json": "iVBO" * 80_000}] * 2, usage=IMAGE_USAGE),
+        {"images": 2, "input": 50, "output": 544},
+        "gpt-image-1",
+    ),
+    Kind(
+        "image stream",
+        "createImage",
+        "/v1/images/generations",
+        _body(model="gpt-image-1", prompt="A cat", stream=True),
+        sse(
+            (
+                "image_generation.partial_image",
+                {"type": "image_generation.partial_image", "b64_json": "iVBO" * 200},
+            ),
+            (
+                "image_generation.completed",
+                {"type": "image_generation.completed", "b64_json": "iVBO" * 400, "usage": IMAGE_USAGE},
+            ),
+        ),
+        {"images": 1, "input": 50, "output": 544},
+        "gpt-image-1",
+        content_type=EVENTS,
+    ),
+    Kind(
+        "edited image",
+        "createImageEdit",
+        "/v1/images/edits",
+        form(("model", b"gpt-image-1"), ("prompt", b"A hat"), ("file", b"\x89PNG" * 50)),
+        _body(created=1, data=[{"b64_json": "iVBO"}], usage=IMAGE_USAGE),
+        {"images": 1, "input": 50, "output": 544},
+        "gpt-image-1",
+        headers=FORM,
+    ),
+    Kind(
+        "speech",
+        "createSpeech",
+        "/v1/audio/speech",
+        _body(model="tts-1", input="Grüße!", voice="alloy"),
+        b"\xff\xfb\x90\x00" * 3000,
+        {"characters": 6},
+        "tts-1",
+        content_type=b"audio/mpeg",
+    ),
+    Kind(
+        "transcription",
+        "createTranscription",
+        "/v1/audio/transcriptions",
+        form(("file", b"RIFF" * 50), ("model", b"gpt-4o-transcribe")),
+        _body(text="Hello", usage=HEARD_USAGE),
+        HEARD_COUNTS,
+        "gpt-4o-transcribe",
+        headers=FORM,
+    ),
+    Kind(
+        "transcription by the second",
+        "createTranscription",
+        "/v1/audio/transcriptions",
+        form(("model", b"whisper-1"), ("file", b"RIFF" * 50)),
+        _body(text="Hello", usage={"type": "duration", "seconds": 3.5}),
+        {"milliseconds": 3500},
+        "whisper-1",
+        headers=FORM,
+    ),
+    Kind(
+        "transcription stream",
+        "createTranscription",
+        "/v1/audio/transcriptions",
+        form(("model", b"gpt-4o-transcribe"), ("stream", b"true"), ("file", b"RIFF" * 50)),
+        sse(
+            (None, {"type": "transcript.text.delta", "delta": "Hel"}),
+            (None, {"type": "transcript.text.done", "text": "Hello", "usage": HEARD_USAGE}),
+        ),
+        HEARD_COUNTS,
+        "gpt-4o-transcribe",
+        headers=FORM,
+        content_type=EVENTS,
+    ),
+    Kind(
+        "translation, verbose",
+        "createTranslation",
+        "/v1/audio/translations",
+        form(("model", b"whisper-1"), ("file", b"RIFF" * 50)),
+        _body(task="translate", duration="8.47", text="Hello", segments=[]),
+        {"milliseconds": 8470},
+        "whisper-1",
+        headers=FORM,
+    ),
+    Kind(
+        "run stream",
+        "createRun",
+        "/v1/threads/thread_1/runs",
+        _body(assistant_id="asst_1", stream=True, model="gpt-4o"),
+        sse(
+            ("thread.run.created", _WAITING),
+            ("thread.message.delta", _MESSAGE),
+            ("thread.run.step.completed", _STEP),
+            ("thread.run.completed", _RUN),
+            ("done", "[DONE]"),
+        ),
+        PLAIN_COUNTS,
+        "gpt-4o",
+        content_type=EVENTS,
+    ),
+    Kind(
+        "outputs of tools",
+        "submitToolOuputsToRun",
+        "/v1/threads/thread_1/runs/run_1/submit_tool_outputs",
+        _body(tool_outputs=[{"tool_call_id": "c", "output": "21"}], stream=True),
+        sse(("thread.run.queued", _WAITING), ("thread.run.completed", _RUN), ("done", "[DONE]")),
+        PLAIN_COUNTS,
+        content_type=EVENTS,
+    ),
+)
+
+
+async def counted(gateway: Gateway, tenant: str = "acme") -> dict[tuple[str, str, str], dict[str, int]]:
+    """What a gateway has counted, by subject, model and operation; counters that are 0 are left out."""
+    now = time.time()
+    rows = await gateway.app.services.ledger.read(tenant, periods_since(now - 7200, now, hourly=True))
+    found: dict[tuple[str, str, str], dict[str, int]] = {}
+    for row in rows:
+        counts = found.setdefault(tuple(row.entry), {})  # type: ignore[arg-type]
+        for name, amount in zip(COUNTERS, row.counts, strict=True):
+            if amount:
+                counts[name] = counts.get(name, 0) + amount
+    return found

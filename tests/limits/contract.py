@@ -1,0 +1,298 @@
+"""What every bucket store promises; test_memory_buckets.py and test_redis_buckets.py each run all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+
+from gateway.limits.terms import BucketStore, Charge, Dimension, Quota, account_key
+
+_ids = itertools.count()
+
+
+class FakeClock:
+    """Seconds that pass only when a test says so. Starts at a tick boundary of every dimension."""
+
+    def __init__(self) -> None:
+        self.now = 1_728_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def quota(
+    dimension: Dimension = Dimension.REQUESTS_PER_MINUTE, capacity: int = 60, *, key: str | None = None
+) -> Quota:
+    return Quota(dimension, capacity, key or fresh_key())
+
+
+def fresh_key(**parts: str) -> str:
+    return account_key(f"tenant-{next(_ids)}", **parts)
+
+
+def fresh_id() -> str:
+    return f"exchange-{next(_ids)}"
+
+
+TOKENS = Dimension.TOKENS_PER_MINUTE
+SLOTS = Dimension.CONCURRENT_REQUESTS
+
+
+class BucketContract:
+    """Subclasses provide the `store` fixture (leases of 10 s, driven by `clock`)."""
+
+    @pytest.fixture
+    def clock(self) -> FakeClock:
+        return FakeClock()
+
+    async def remaining(self, store: BucketStore, *quotas: Quota) -> list[int]:
+        look = await store.look([Charge(quota, 0) for quota in quotas])
+        return [level.remaining for level in look.levels]
+
+    async def test_burst_of_whole_capacity_then_refusal(self, store: BucketStore) -> None:
+        requests = quota(capacity=5)
+        granted = [(await store.admit(fresh_id(), [Charge(requests)])).allowed for _ in range(7)]
+        assert granted == [True] * 5 + [False] * 2
+
+    async def test_refill_is_one_permit_per_share_of_the_period(
+        self, store: BucketStore, clock: FakeClock
+    ) -> None:
+        requests = quota(capacity=3)
+        assert (await store.admit(fresh_id(), [Charge(requests, 3)])).allowed
+        clock.advance(19.999)
+        assert not (await store.admit(fresh_id(), [Charge(requests)])).allowed
+        clock.advance(0.001)
+        assert (await store.admit(fresh_id(), [Charge(requests)])).allowed
+        assert not (await store.admit(fresh_id(), [Charge(requests)])).allowed
+
+    async def test_refill_in_many_small_steps_loses_nothing(
+        self, store: BucketStore, clock: FakeClock
+    ) -> None:
+        requests = quota(capacity=7)
+        await store.admit(fresh_id(), [Charge(requests, 7)])
+        for _ in range(60):
+            clock.advance(1)
+            await store.admit(fresh_id(), [Charge(requests, 7)], hold=False)
+        assert await self.remaining(store, requests) == [0]
+        clock.advance(60)
+        assert await self.remaining(store, requests) == [7]
+
+    async def test_refusal_names_the_limit_and_costs_nothing(
+        self, store: BucketStore, clock: FakeClock
+    ) -> None:
+        key = fresh_key()
+        requests, tokens = quota(key=key, capacity=10), quota(TOKENS, 1000, key=key)
+        assert (await store.admit(fresh_id(), [Charge(requests), Charge(tokens, 900)])).allowed
+        refused = await store.admit(fresh_id(), [Charge(requests), Charge(tokens, 200)])
+        assert (refused.allowed, refused.refused_by, refused.never) == (False, tokens, False)
+        assert refused.retry_after_seconds == pytest.approx(6.0)
+        assert [level.remaining for level in refused.levels] == [9, 100]
+        assert await self.remaining(store, requests, tokens) == [9, 100]
+        clock.advance(6.0)
+        assert (await store.admit(fresh_id(), [Charge(requests), Charge(tokens, 200)])).allowed
+
+    async def test_refusal_in_one_account_takes_nothing_from_another(self, store: BucketStore) -> None:
+        tenant = quota(capacity=10, key=account_key("acme"))
+        model = quota(capacity=1, key=account_key("acme", model="gpt-4o*"))
+        await store.reset([tenant.key, model.key])
+        assert (await store.admit(fresh_id(), [Charge(tenant), Charge(model)])).allowed
+        refused = await store.admit(fresh_id(), [Charge(tenant), Charge(model)])
+        assert refused.refused_by == model
+        assert await self.remaining(store, tenant, model) == [9, 0]
+
+    async def test_levels_come_in_the_order_of_the_charges(self, store: BucketStore) -> None:
+        first, second = fresh_key(), fresh_key()
+        if first[:10] != second[:10]:
+            second = first + ":subject=x"
+        charges = [
+            Charge(quota(TOKENS, 100, key=first), 10),
+            Charge(quota(TOKENS, 200, key=second), 20),
+            Charge(quota(capacity=30, key=first), 3),
+        ]
+        decision = await store.admit(fresh_id(), charges)
+        assert [(level.limit, level.remaining) for level in decision.levels] == [
+            (100, 90),
+            (200, 180),
+            (30, 27),
+        ]
+
+    async def test_charge_above_capacity_can_never_pass(self, store: BucketStore) -> None:
+        tokens = quota(TOKENS, 100)
+        decision = await store.admit(fresh_id(), [Charge(tokens, 101)])
+        assert (decision.allowed, decision.never, decision.retry_after_seconds) == (False, True, None)
+        assert decision.refused_by == tokens
+
+    async def test_zero_permits_report_and_take_nothing_even_in_debt(self, store: BucketStore) -> None:
+        tokens = quota(TOKENS, 100)
+        await store.debit("", [Charge(tokens, 150)])
+        decision = await store.admit(fresh_id(), [Charge(tokens, 0)])
+        assert decision.allowed
+        assert decision.levels[0].remaining == 0
+
+    async def test_look_foresees_the_decision_and_takes_nothing(self, store: BucketStore) -> None:
+        requests = quota(capacity=1)
+        assert (await store.look([Charge(requests)])).allowed
+        assert (await store.admit(fresh_id(), [Charge(requests)])).allowed
+        seen = await store.look([Charge(requests)])
+        assert (seen.allowed, seen.refused_by, seen.retry_after_seconds) == (False, requests, 60.0)
+
+    async def test_repeated_admission_of_a_held_exchange_is_charged_once(self, store: BucketStore) -> None:
+        tokens, exchange = quota(TOKENS, 100), fresh_id()
+        for _ in range(3):
+            decision = await store.admit(exchange, [Charge(tokens, 60)])
+            assert decision.allowed
+            assert decision.levels[0].remaining == 40
+
+    async def test_second_step_charges_only_accounts_that_are_new_to_the_exchange(
+        self, store: BucketStore
+    ) -> None:
+        exchange, key = fresh_id(), fresh_key()
+        tenant, model = quota(TOKENS, 100, key=key), quota(TOKENS, 50, key=key + ":model=m")
+        assert (await store.admit(exchange, [Charge(tenant, 60)])).allowed
+        refused = await store.admit(exchange, [Charge(tenant, 60), Charge(model, 51)])
+        assert (refused.allowed, refused.refused_by) == (False, model)
+        assert (await store.admit(exchange, [Charge(tenant, 60), Charge(model, 50)])).allowed
+        assert await self.remaining(store, tenant, model) == [40, 0]
+
+    @pytest.mark.parametrize(("used", "left"), [(0, 1000), (100, 900), (600, 400), (1000, 0)])
+    async def test_settling_charges_what_was_used(self, store: BucketStore, used: int, left: int) -> None:
+        tokens, exchange = quota(TOKENS, 1000), fresh_id()
+        await store.admit(exchange, [Charge(tokens, 600)])
+        assert await store.settle(exchange, [Charge(tokens, used)])
+        assert await self.remaining(store, tokens) == [left]
+
+    async def test_settling_happens_once(self, store: BucketStore) -> None:
+        tokens, exchange = quota(TOKENS, 1000), fresh_id()
+        await store.admit(exchange, [Charge(tokens, 600)])
+        assert await store.settle(exchange, [Charge(tokens, 100)])
+        assert not await store.settle(exchange, [Charge(tokens, 100)])
+        assert not await store.settle(fresh_id(), [Charge(tokens, 100)])
+        assert await self.remaining(store, tokens) == [900]
+
+    async def test_debt_is_one_capacity_deep_and_paid_by_waiting(
+        self, store: BucketStore, clock: FakeClock
+    ) -> None:
+        tokens, exchange = quota(TOKENS, 1000), fresh_id()
+        await store.admit(exchange, [Charge(tokens, 10)])
+        await store.settle(exchange, [Charge(tokens, 50_000)])
+        refused = await store.admit(fresh_id(), [Charge(tokens, 500)])
+        assert refused.retry_after_seconds == 90.0
+        clock.advance(60)
+        assert await self.remaining(store, tokens) == [0]
+        clock.advance(30)
+        assert (await store.admit(fresh_id(), [Charge(tokens, 500)])).allowed
+
+    async def test_settling_leaves_unnamed_quotas_as_they_were_taken(self, store: BucketStore) -> None:
+        key, exchange = fresh_key(), fresh_id()
+        requests, tokens = quota(capacity=10, key=key), quota(TOKENS, 1000, key=key)
+        await store.admit(exchange, [Charge(requests), Charge(tokens, 600)])
+        await store.settle(exchange, [Charge(tokens, 100)])
+        assert await self.remaining(store, requests, tokens) == [9, 900]
+
+    async def test_settling_with_zeros_gives_everything_back(self, store: BucketStore) -> None:
+        key, exchange = fresh_key(), fresh_id()
+        charges = [Charge(quota(capacity=10, key=key)), Charge(quota(SLOTS, 2, key=key))]
+        await store.admit(exchange, charges)
+        await store.settle(exchange, [Charge(charge.quota, 0) for charge in charges])
+        assert await self.remaining(store, *(charge.quota for charge in charges)) == [10, 2]
+
+    async def test_requests_alone_can_be_held_and_given_back(self, store: BucketStore) -> None:
+        requests, exchange = quota(capacity=10), fresh_id()
+        await store.admit(exchange, [Charge(requests)], hold=True)
+        assert await self.remaining(store, requests) == [9]
+        assert await store.settle(exchange, [Charge(requests, 0)])
+        assert await self.remaining(store, requests) == [10]
+
+    async def test_held_charge_of_zero_permits_may_be_settled_upwards(self, store: BucketStore) -> None:
+        tokens, exchange = quota(TOKENS, 100), fresh_id()
+        await store.admit(exchange, [Charge(tokens, 0)], hold=True)
+        assert await store.settle(exchange, [Charge(tokens, 30)])
+        assert await self.remaining(store, tokens) == [70]
+
+    async def test_slots_are_free_again_when_settled_and_not_by_time(
+        self, store: BucketStore, clock: FakeClock
+    ) -> None:
+        slots = quota(SLOTS, 2)
+        held = [fresh_id(), fresh_id()]
+        for exchange in held:
+            assert (await store.admit(exchange, [Charge(slots)])).allowed
+        clock.advance(5)
+        refused = await store.admit(fresh_id(), [Charge(slots)])
+        assert (refused.allowed, refused.refused_by) == (False, slots)
+        assert await store.settle(held[0], [Charge(slots)])
+        assert (await store.admit(fresh_id(), [Charge(slots)])).allowed
+
+    async def test_crashed_exchange_returns_slot_and_reservation_when_its_lease_ends(
+        self, store: BucketStore, clock: FakeClock
+    ) -> None:
+        key = fresh_key()
+        slots, tokens = quota(SLOTS, 1, key=key), quota(Dimension.TOKENS_PER_DAY, 1000, key=key)
+        await store.admit(fresh_id(), [Charge(slots), Charge(tokens, 900)])
+        clock.advance(9.9)
+        assert await self.remaining(store, slots, tokens) == [0, 100]
+        clock.advance(0.2)
+        assert await self.remaining(store, slots, tokens) == [1, 1000]
+
+    async def test_renewed_lease_lives_on_and_missing_ones_are_named(
+        self, store: BucketStore, clock: FakeClock
+    ) -> None:
+        slots = quota(SLOTS, 2)
+        renewed, forgotten = fresh_id(), fresh_id()
+        for exchange in (renewed, forgotten):
+            await store.admit(exchange, [Charge(slots)])
+        for _ in range(3):
+            clock.advance(6)
+            missing = await store.renew([(renewed, slots.key), ("nobody", slots.key)])
+            assert missing == [("nobody", slots.key)]
+            await store.look([Charge(slots)])
+        assert await self.remaining(store, slots) == [1]
+        assert await store.settle(renewed, [Charge(slots)])
+        assert not await store.settle(forgotten, [Charge(slots)])
+
+    async def test_debit_takes_whatever_the_level_and_can_be_held(self, store: BucketStore) -> None:
+        tokens, exchange = quota(TOKENS, 100), fresh_id()
+        await store.admit(fresh_id(), [Charge(tokens, 90)])
+        await store.debit(exchange, [Charge(tokens, 60)], hold=True)
+        await store.debit(exchange, [Charge(tokens, 60)], hold=True)
+        assert (await store.look([Charge(tokens, 50)])).retry_after_seconds == 60.0
+        assert await store.settle(exchange, [Charge(tokens, 0)])
+        assert await self.remaining(store, tokens) == [10]
+
+    async def test_capacity_may_change_between_admissions(self, store: BucketStore, clock: FakeClock) -> None:
+        key = fresh_key()
+        await store.admit(fresh_id(), [Charge(quota(capacity=1000, key=key), 900)])
+        assert await self.remaining(store, quota(capacity=2000, key=key)) == [1100]
+        lowered = quota(capacity=10, key=key)
+        assert await self.remaining(store, lowered) == [0]
+        clock.advance(120)
+        assert await self.remaining(store, lowered) == [10]
+
+    async def test_audio_is_limited_in_megabytes_and_charged_in_bytes(self, store: BucketStore) -> None:
+        audio = quota(Dimension.AUDIO_MEGABYTES_PER_MINUTE, 25)
+        decision = await store.admit(fresh_id(), [Charge(audio, 1_500_000)])
+        assert (decision.levels[0].limit, decision.levels[0].remaining) == (25, 23)
+        assert not (await store.admit(fresh_id(), [Charge(audio, 23_500_001)])).allowed
+        assert (await store.admit(fresh_id(), [Charge(audio, 23_500_000)])).allowed
+
+    async def test_reset_fills_buckets_and_frees_slots(self, store: BucketStore) -> None:
+        key = fresh_key()
+        charges = [Charge(quota(TOKENS, 100, key=key), 100), Charge(quota(SLOTS, 1, key=key))]
+        await store.admit(fresh_id(), charges)
+        await store.reset([key])
+        assert (await store.admit(fresh_id(), charges)).allowed
+
+    async def test_concurrent_admissions_never_exceed_the_capacity(self, store: BucketStore) -> None:
+        key = fresh_key()
+        requests, tokens = quota(capacity=100, key=key), quota(TOKENS, 500, key=key)
+
+        async def one() -> bool:
+            return (await store.admit(fresh_id(), [Charge(requests), Charge(tokens, 7)])).allowed
+
+        granted = await asyncio.gather(*(one() for _ in range(400)))
+        assert sum(granted) == 500 // 7
+        assert await self.remaining(store, requests, tokens) == [100 - 71, 500 - 71 * 7]

@@ -1,0 +1,166 @@
+"""Scopes mean one thing, and patterns grant exactly what they spell."""
+
+import pytest
+
+from gateway.operations.scopes import BY_NAME_ONLY, GROUPS, ScopeProblem, expand, is_scope, parse
+from gateway.operations.table import OperationTable
+
+KNOWN = frozenset(
+    {
+        "audio.speech:write",
+        "audio.transcriptions:write",
+        "audio.voices:read",
+        "chat.completions:read",
+        "chat.completions:write",
+        "completions:write",
+        "files:read",
+        "files:write",
+        "models:read",
+        "org.users:read",
+        "org.users:write",
+        "org.project_users:read",
+        "realtime:mint",
+        "realtime:write",
+        "unlisted:read",
+        "unlisted:write",
+    }
+)
+ORDINARY = {scope for scope in KNOWN if not scope.startswith(("org.", "unlisted:", "realtime:mint"))}
+
+
+@pytest.mark.parametrize("text", ["models:read", "chat.completions:write", "org.admin_keys:read", "a.b.c:d"])
+def test_resource_and_verb_make_a_scope(text: str) -> None:
+    assert is_scope(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "models",
+        "models:",
+        ":read",
+        "models:read:write",
+        "*",
+        "*:read",
+        "files:*",
+        "audio.*",
+        "Models:read",
+        "models:READ",
+        ".models:read",
+        "models.:read",
+        "a..b:read",
+        "models:read ",
+        "models:read\n",
+        "models read",
+        "modèles:read",
+        "1models:read",
+        "m" * 60 + ":read",
+    ],
+    ids=repr,
+)
+def test_anything_else_is_no_scope(text: str) -> None:
+    assert not is_scope(text)
+
+
+def test_claim_is_read_as_a_set() -> None:
+    assert parse("models:read files:write models:read") == {"models:read", "files:write"}
+
+
+@pytest.mark.parametrize(
+    "claim", ["", " ", "a:b ", " a:b", "a:b  c:d", "a:b,c:d", "a:b\tc:d", "a:b *"], ids=repr
+)
+def test_claim_with_anything_but_scopes_and_single_spaces_is_refused(claim: str) -> None:
+    with pytest.raises(ScopeProblem):
+        parse(claim)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "granted"),
+    [
+        ("models:read", {"models:read"}),
+        ("*", ORDINARY),
+        ("*:*", ORDINARY),
+        ("*:read", {"audio.voices:read", "chat.completions:read", "files:read", "models:read"}),
+        ("files:*", {"files:read", "files:write"}),
+        ("audio.*", {"audio.speech:write", "audio.transcriptions:write", "audio.voices:read"}),
+        ("audio.*:write", {"audio.speech:write", "audio.transcriptions:write"}),
+        ("completions:*", {"completions:write"}),
+        ("realtime:*", {"realtime:write"}),
+        ("*:write", {scope for scope in ORDINARY if scope.endswith(":write")}),
+        ("realtime:mint", {"realtime:mint"}),
+        ("unlisted:write", {"unlisted:write"}),
+        ("unlisted:*", {"unlisted:read", "unlisted:write"}),
+        ("org.users:read", {"org.users:read"}),
+        ("org.users:*", {"org.users:read", "org.users:write"}),
+        ("org.*", {"org.users:read", "org.users:write", "org.project_users:read"}),
+        ("org.*:read", {"org.users:read", "org.project_users:read"}),
+    ],
+)
+def test_pattern_grants_exactly_what_it_spells(wanted: str, granted: set[str]) -> None:
+    assert expand([wanted], KNOWN) == granted
+
+
+def test_several_wishes_add_up() -> None:
+    assert expand(["files:read", "completions:*"], KNOWN) == {"files:read", "completions:write"}
+
+
+def test_nothing_wished_is_nothing_granted() -> None:
+    assert expand([], KNOWN) == frozenset()
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "",
+        "files",
+        "fil*",
+        "*files:read",
+        "*:mint",
+        "*:",
+        "org:*",
+        "org*",
+        "video.*",
+        "**",
+        "*.*",
+        "files:read ",
+    ],
+)
+def test_wish_that_grants_nothing_is_a_problem(wanted: str) -> None:
+    with pytest.raises(ScopeProblem) as refused:
+        expand([wanted], KNOWN)
+    assert repr(wanted) in str(refused.value)
+
+
+def test_every_problem_is_named_at_once_with_what_was_probably_meant() -> None:
+    with pytest.raises(ScopeProblem) as refused:
+        expand(["chat.completion:write", "models:read", "video.*", "inferense"], KNOWN)
+    assert refused.value.problems == (
+        "'chat.completion:write' is no scope; did you mean 'chat.completions:write'?",
+        "'video.*' matches no scope",
+        "'inferense' is no scope; did you mean 'inference'?",
+    )
+
+
+# Against the operations as they are.
+
+OPERATIONS = frozenset(operation.scope for operation in OperationTable.load())
+
+
+def test_scope_of_every_operation_is_a_scope() -> None:
+    assert not [scope for scope in OPERATIONS if not is_scope(scope)]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_group_names_only_what_exists_and_nothing_that_is_granted_by_name(group: str) -> None:
+    for pattern in GROUPS[group]:
+        assert expand([pattern], OPERATIONS)
+    assert not [scope for scope in expand([group], OPERATIONS) if scope.startswith(BY_NAME_ONLY)]
+
+
+def test_star_leaves_out_what_is_granted_by_name_and_nothing_else() -> None:
+    left_out = OPERATIONS - expand(["*"], OPERATIONS)
+    assert left_out == {
+        scope for scope in OPERATIONS if scope.startswith(("org.", "unlisted:", "realtime:mint"))
+    }
+    assert {"realtime:mint", "org.users:write"} <= left_out

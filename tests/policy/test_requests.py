@@ -1,0 +1,225 @@
+"""What a request may do: its operation's one scope, what is closed until opened, and what a batch runs."""
+
+from __future__ import annotations
+
+import asyncio
+
+import orjson
+import pytest
+
+from gateway.credentials.principal import Principal
+from gateway.errors import UpstreamBroken
+from gateway.exchange.exchange import Exchange
+from gateway.operations.table import UNLISTED_READ, OperationTable
+from gateway.policy.requests import filtered_models, model_refusal, restricted
+from gateway.policy.tenants import known_scopes, tenant_policies
+from gateway.settings.settings import load
+from tests.conftest import StartGateway
+from tests.kit.asking import JSON, ask, error_of, verdict
+from tests.kit.gateway import Gateway
+from tests.kit.upstream import ScriptedUpstream
+
+TABLE = OperationTable.load()
+UNCONTAINED = ("/v1/chatkit/sessions", "/v1/realtime/calls")
+
+
+def exchange(*, models: list[str] | None = None, own: tuple[str, ...] | None = None) -> Exchange:
+    """An exchange of a tenant and a credential that may use some models."""
+    settings = load(flags={"tenants": {"acme": {"models": models}}}, environ={})
+    tenant = tenant_policies(settings, TABLE, {})["acme"]
+    principal = Principal("acme", "alice", frozenset(), "jti-1", 0.0, 1.0, own)
+    asking = Exchange(id="req", method="GET", operation=UNLISTED_READ, started_at=0, started_time=0)
+    asking.principal, asking.tenant = principal, tenant
+    return asking
+
+
+class TestScope:
+    async def test_of_every_operation_is_needed_and_enough(
+        self, start_gateway: StartGateway, upstream: ScriptedUpstream
+    ) -> None:
+        way = {"base_url": upstream.base_url, "api_key": "sk-upstream-key", "admin_api_key": "sk-admin"}
+        gateway = await start_gateway(upstream=way, allow_uncontained=True)
+        everything = known_scopes(gateway.app.services.table)
+        without, with_it = {}, {}
+        for operation in TABLE:
+            target = operation.path.replace("{", "").replace("}", "")
+            method, body = operation.method, b"{}" if operation.method == "POST" else None
+            others = everything - {operation.scope}
+            without[operation.id] = verdict(await ask(gateway, method, target, body, scopes=others))
+            assert not upstream.requests, operation.id
+            with_it[operation.id] = (
+                await ask(gateway, method, target, body, scopes={operation.scope})
+            ).status
+            upstream.requests.clear()
+
+        assert without == dict.fromkeys(without, (403, "missing_scope"))
+        assert 403 not in with_it.values()
+
+    @pytest.mark.parametrize(
+        ("method", "scope"),
+        [("GET", "unlisted:read"), ("SEARCH", "unlisted:write"), ("POST", "unlisted:write"), ("PUT", "unlisted:write"),
+         ("DELETE", "unlisted:write"), ("PATCH", "unlisted:write"), ("OPTIONS", "unlisted:write")],
+    )  # fmt: skip
+    async def test_of_an_unlisted_path_is_needed_and_enough(
+        self, gateway: Gateway, upstream: ScriptedUpstream, method: str, scope: str
+    ) -> None:
+        everything = known_scopes(gateway.app.services.table)
+        refused = await ask(gateway, method, "/v1/brand/new", scopes=everything - {scope})
+        assert not upstream.requests
+        passed = await ask(gateway, method, "/v1/brand/new", scopes={scope})
+
+        assert (refused.status, passed.status) == (403, 200)
+        assert upstream.requests[0].target == "/v1/brand/new"
+
+    async def test_that_is_missing_is_named_with_whom_to_ask(self, gateway: Gateway) -> None:
+        error = error_of(await ask(gateway, "POST", "/v1/chat/completions", {}, scopes=["models:read"]))
+
+        assert error["type"] == "permission_error"
+        assert "chat.completions:write" in error["message"]
+        assert "credential" in error["message"]
+
+    async def test_is_needed_of_the_tenant_as_well(
+        self, start_gateway: StartGateway, upstream: ScriptedUpstream
+    ) -> None:
+        gateway = await start_gateway(tenants={"acme": {"scopes": ["models:*"]}})
+
+        refused = await ask(gateway, "GET", "/v1/files", scopes=["files:read"])
+
+        assert verdict(refused) == (403, "missing_scope")
+        assert "tenant acme" in error_of(refused)["message"]
+        assert (await ask(gateway, "GET", "/v1/models", scopes=["models:read"])).status == 200
+        assert len(upstream.requests) == 1
+
+
+class TestClosed:
+    async def test_sessions_that_run_past_the_gateway_are_closed_until_opened(
+        self, start_gateway: StartGateway, upstream: ScriptedUpstream
+    ) -> None:
+        closed, opened = await start_gateway(), await start_gateway(allow_uncontained=True)
+        operations = [operation for operation in TABLE if operation.path.startswith(UNCONTAINED)]
+        assert len(operations) >= 7
+        for operation in operations:
+            target = operation.path.replace("{", "").replace("}", "")
+            refused = await ask(closed, operation.method, target, b"{}")
+            assert verdict(refused) == (403, "operation_closed")
+            assert not upstream.requests
+            assert (await ask(opened, operation.method, target, b"{}")).status == 200
+            upstream.requests.clear()
+
+    async def test_is_said_before_the_scope_that_could_not_help(self, gateway: Gateway) -> None:
+        answer = await ask(gateway, "POST", "/v1/realtime/calls", {}, scopes=["models:read"])
+
+        assert verdict(answer) == (403, "operation_closed")
+
+    @pytest.mark.parametrize(
+        ("tenant", "code"), [("stranger", "unknown_tenant"), ("asleep", "tenant_disabled")]
+    )
+    async def test_tenant_that_may_not_call_at_all_is_told_so(
+        self, start_gateway: StartGateway, upstream: ScriptedUpstream, tenant: str, code: str
+    ) -> None:
+        gateway = await start_gateway(tenants={"acme": {}, "asleep": {"enabled": False}})
+
+        for target in ("/v1/models", "/gateway/me", "/v1/a//b"):
+            answer = await ask(gateway, "GET", target, tenant=tenant)
+            assert answer.status == (400 if "//" in target else 403)
+            assert verdict(answer)[1] in (code, "ambiguous_target")
+        assert not upstream.requests
+
+
+class TestCost:
+    """What one caller sends must not make all others wait: the loop is everybody's."""
+
+    BODIES = {  # noqa: RUF012
+        "items with ids": b'{"model":"m","input":['
+        + b",".join([b'{"type":"message","id":"m","content":"x"}'] * 400_000)
+        + b"]}",
+        "underscores": b'{"model":"m","input":"' + b"_" * 16 * 2**20 + b'"}',
+        "escapes": b'{"model":"m","input":"' + rb"\u0041" * 2_700_000 + b'"}',
+        "members": b'{"model":"m","x_id":7,'
+        + b",".join(b'"k%d":{"id":1}' % n for n in range(600_000))
+        + b"}",
+        "nesting": b'{"model":"m","id":"x","input":' + (b"[" * 500 + b"]" * 500) + b"}",
+        "strings": b'{"model":"m","input":[' + b",".join([b'"model"'] * 1_500_000) + b"]}",
+    }
+
+    @pytest.mark.parametrize("name", BODIES)
+    async def test_of_judging_a_large_body_is_bounded(
+        self, start_gateway: StartGateway, upstream: ScriptedUpstream, name: str
+    ) -> None:
+        narrow = {"scopes": ["*"], "models": ["m"]}
+        gateway = await start_gateway(tenants={"acme": narrow, "neighbour": narrow})
+        loop = asyncio.get_running_loop()
+        longest = 0.0
+
+        async def tick() -> None:
+            nonlocal longest
+            while True:
+                before = loop.time()
+                await asyncio.sleep(0.01)
+                longest = max(longest, loop.time() - before)
+
+        client = await gateway.connect()
+        client.timeout_seconds = 60
+        ticking = asyncio.create_task(tick())
+        await client.send(client.request_bytes("POST", "/v1/responses", self.BODIES[name], headers=JSON))
+        answer = await client.read_answer()
+        ticking.cancel()
+
+        assert answer.status in (200, 400, 403, 413)
+        assert longest < 1.5
+
+
+class TestModels:
+    @pytest.mark.parametrize(
+        ("models", "own", "allowed"),
+        [
+            (None, None, {"a", "b", "ab"}),
+            (["a"], None, {"a"}),
+            (None, ("a",), {"a"}),
+            (["a*"], ("*b",), {"ab"}),
+            (["a"], ("b",), set()),
+            ([], None, set()),
+            (None, (), set()),
+            (["*"], ("*",), {"a", "b", "ab"}),
+        ],
+    )
+    def test_are_those_that_both_the_tenant_and_the_credential_allow(
+        self, models: list[str] | None, own: tuple[str, ...] | None, allowed: set[str]
+    ) -> None:
+        asking = exchange(models=models, own=own)
+
+        assert {model for model in ("a", "b", "ab") if model_refusal(asking, model) is None} == allowed
+        assert restricted(asking) is (models is not None or own is not None)
+
+    def test_refusal_quotes_a_bounded_part_of_the_model(self) -> None:
+        refusal = model_refusal(exchange(models=["a"]), "x" * 10_000)
+
+        assert refusal is not None
+        assert len(refusal) < 400
+
+    @pytest.mark.parametrize(
+        ("body", "kept"),
+        [
+            (b'{"data":[]}', {"data": []}),
+            (b'{"data":[{"id":"a"},{"id":"b"}]}', {"data": [{"id": "a"}]}),
+            (b'{"data":[{"id":"b"}],"has_more":false}', {"data": [], "has_more": False}),
+            (
+                b'{"data":[{"id":"b"},{"id":"a"},{"id":"b"}],"first_id":"b","last_id":"b"}',
+                {"data": [{"id": "a"}], "first_id": "a", "last_id": "a"},
+            ),
+            (
+                b'{"data":[{"id":"b"}],"first_id":"b","last_id":"b"}',
+                {"data": [], "first_id": None, "last_id": None},
+            ),
+            (b'{"data":["a",{"id":["a"]},{},null]}', {"data": []}),
+        ],
+    )
+    def test_list_shows_the_allowed_ones(self, body: bytes, kept: object) -> None:
+        assert orjson.loads(filtered_models(exchange(models=["a"]), body)) == kept
+
+    @pytest.mark.parametrize(
+        "body", [b"", b"b", b"[]", b"null", b"{}", b'{"data":{"id":"b"}}', b'{"models":["b"]}']
+    )
+    def test_answer_in_which_no_models_are_found_does_not_pass(self, body: bytes) -> None:
+        with pytest.raises(UpstreamBroken):
+            filtered_models(exchange(models=["a"]), body)

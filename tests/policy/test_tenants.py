@@ -1,0 +1,290 @@
+"""Tenants made ready: whose key, which account, what is shared, and what a tenant may do at most."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.operations.table import UNLISTED_READ, UNLISTED_WRITE, OperationTable
+from gateway.policy.tenants import TenantBook, TenantPolicy, is_shared_state, known_scopes, tenant_policies
+from gateway.settings.settings import SettingsInvalid, load
+from tests.conftest import StartGateway
+from tests.kit.asking import HANDSHAKE, ask, verdict
+from tests.kit.gateway import BY_NAME, running_gateway
+from tests.kit.upstream import ScriptedUpstream
+
+TABLE = OperationTable.load()
+EVERYTHING = {"scopes": ["*", *BY_NAME]}
+
+
+def policies(environ: dict[str, str] | None = None, **settings: Any) -> dict[str, TenantPolicy]:
+    """The tenants of a configuration, resolved."""
+    settings.setdefault("upstream", {"base_url": "http://api.test/v1", "api_key": "sk-common"})
+    environ = environ or {}
+    return tenant_policies(load(flags=settings, environ=environ), TABLE, environ)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "shared"),
+    [
+        ({}, {}, True),
+        ({"api_key": "sk-a"}, {}, False),
+        ({"api_key": "sk-a"}, {"api_key": "sk-b"}, False),
+        ({"api_key": "sk-a"}, {"api_key": "sk-a"}, True),
+        ({"api_key": "sk-common"}, {}, True),
+        ({"api_key": "env:A"}, {"api_key": "env:ALIAS_OF_A"}, True),
+        ({"project": "proj_a"}, {}, False),
+        ({"project": "proj_a"}, {"project": "proj_b"}, False),
+        ({"project": "proj_a"}, {"project": "proj_a"}, True),
+        ({"organization": "org-a"}, {"organization": "org-b"}, False),
+        ({"base_url": "http://api.test/v1/"}, {}, True),
+        ({"base_url": "http://API.test/v1"}, {}, True),
+        ({"base_url": "HTTP://api.test/v1"}, {}, True),
+        ({"base_url": "http://api.test:80/v1"}, {}, True),
+        ({"base_url": "http://alias-of-the-same-api.test/v1"}, {}, True),
+        ({"base_url": "http://other.test/v1", "api_key": "sk-other"}, {}, False),
+    ],
+)
+def test_tenants_share_what_is_stored_when_they_have_one_account(
+    a: dict[str, str], b: dict[str, str], shared: bool
+) -> None:
+    environ = {"A": "sk-one", "ALIAS_OF_A": "sk-one"}
+
+    found = policies(environ, tenants={"a": {"upstream": a}, "b": {"upstream": b}})
+
+    assert (found["a"].shared, found["b"].shared) == (shared, shared)
+
+
+@pytest.mark.parametrize(("urls", "shared"), [(("one", "one"), True), (("one", "two"), False)])
+def test_without_any_key_the_upstream_itself_is_the_account(urls: tuple[str, str], shared: bool) -> None:
+    tenants = {
+        name: {"upstream": {"base_url": f"http://{url}.test/v1"}}
+        for name, url in zip("ab", urls, strict=True)
+    }
+
+    found = policies(tenants=tenants, upstream={"base_url": "http://api.test/v1"})
+
+    assert found["a"].shared is found["b"].shared is shared
+
+
+def test_only_enabled_tenants_count_and_only_those_of_the_same_account() -> None:
+    own = {"upstream": {"api_key": "sk-own"}}
+
+    found = policies(tenants={"a": {}, "b": {"enabled": False}, "c": own, "d": own | {"enabled": False}})
+
+    assert {name: policy.shared for name, policy in found.items()} == {
+        "a": False,
+        "b": False,
+        "c": False,
+        "d": False,
+    }
+    assert policies(tenants={"a": {}, "b": {}, "c": own})["c"].shared is False
+
+
+def test_operator_may_allow_sharing() -> None:
+    found = policies(tenants={"a": {}, "b": {}}, shared_objects="allow")
+
+    assert not found["a"].shared
+
+
+def test_what_a_tenant_leaves_unset_is_the_common_way() -> None:
+    common = {
+        "base_url": "http://api.test/v1",
+        "api_key": "sk-common",
+        "organization": "org-c",
+        "project": "proj_c",
+    }
+    own = {"api_key": "sk-own", "project": "proj_own"}
+
+    found = policies(tenants={"a": {}, "b": {"upstream": own}}, upstream=common)
+
+    assert found["a"].access.authorization == b"Bearer sk-common"
+    assert found["a"].access.fields == ((b"OpenAI-Organization", b"org-c"), (b"OpenAI-Project", b"proj_c"))
+    assert found["b"].access.authorization == b"Bearer sk-own"
+    assert found["b"].access.fields == ((b"OpenAI-Organization", b"org-c"), (b"OpenAI-Project", b"proj_own"))
+    assert found["b"].access.base_url == "http://api.test/v1"
+
+
+def test_key_of_the_sdks_variable_is_the_last_resort() -> None:
+    environ = {"OPENAI_API_KEY": "sk-sdk", "OPENAI_BASE_URL": "http://sdk.test/v1/"}
+
+    (found,) = policies(environ, tenants={"a": {}}, upstream={}).values()
+
+    assert (found.access.api_key, found.access.base_url) == ("sk-sdk", "http://sdk.test/v1")
+
+
+def test_no_key_shows_in_a_printed_policy() -> None:
+    (found,) = policies(tenants={"a": {"upstream": {"api_key": "sk-never-shown"}}}).values()
+
+    assert "never-shown" not in repr(found)
+    assert "never-shown" not in str(found.access)
+
+
+def test_every_tenants_problems_are_said_at_once() -> None:
+    settings = load(flags={"tenants": {"a": {}, "b": {}}}, environ={})
+    a, b = settings.tenants["a"], settings.tenants["b"]
+    broken = settings.model_copy(
+        update={
+            "tenants": {
+                "a": a.model_copy(update={"scopes": ("nope:read", "files:read")}),
+                "b": b.model_copy(update={"scopes": ("nothing.*",)}),
+            }
+        }
+    )
+
+    with pytest.raises(SettingsInvalid) as caught:
+        tenant_policies(broken, TABLE, {})
+
+    assert [problem.key for problem in caught.value.problems] == ["tenants.a.scopes", "tenants.b.scopes"]
+
+
+def test_star_is_everything_but_what_must_be_granted_by_name() -> None:
+    found = policies(tenants={"a": {}, "b": EVERYTHING})
+
+    assert found["b"].scopes == known_scopes(TABLE)
+    assert known_scopes(TABLE) - found["a"].scopes == {
+        scope
+        for scope in known_scopes(TABLE)
+        if scope.startswith(("org.", "unlisted:")) or scope == "realtime:mint"
+    }
+
+
+def test_everything_that_the_upstream_stores_is_shared_state_but_for_what_belongs_to_nobody() -> None:
+    open_to_all = {
+        operation.id
+        for operation in TABLE
+        if operation.object_kind != "none"
+        and not operation.scope.startswith("org.")
+        and not is_shared_state(operation)
+    }
+
+    assert open_to_all == {
+        *("listModels", "retrieveModel", "createResponse", "createRealtimeSession"),
+        *("createRealtimeClientSecret", "createRealtimeTranslationClientSecret"),
+        "createRealtimeTranscriptionSession",
+    }
+    assert is_shared_state(UNLISTED_READ)
+    assert is_shared_state(UNLISTED_WRITE)
+    assert not any(is_shared_state(operation) for operation in TABLE if operation.object_kind == "none")
+
+
+def test_book_knows_who_is_configured_and_nobody_else() -> None:
+    book = TenantBook(policies(tenants={"a": {}}))
+
+    assert book.get("a") is book.policies["a"]
+    assert book.get("A") is book.get("") is book.get("b") is None
+
+
+async def test_upstream_sees_the_key_and_account_of_whose_request_it_is(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(
+        tenants={
+            "plain": EVERYTHING,
+            "keyed": EVERYTHING | {"upstream": {"api_key": "sk-keyed"}},
+            "mapped": EVERYTHING | {"upstream": {"organization": "org-m", "project": "proj_m"}},
+        }
+    )
+    forged = (
+        "OpenAI-Organization: org-forged\r\nopenai-project: proj_forged\r\nOPENAI-PROJECT: proj_forged2\r\n"
+        "OpenAI_Project: proj_forged3\r\nX-API-Key: sk-forged\r\napi-key: sk-forged\r\n"
+    )
+
+    for tenant in ("plain", "keyed", "mapped"):
+        for headers in (forged, forged + HANDSHAKE):
+            await ask(gateway, "GET", "/v1/realtime?model=m", headers=headers, tenant=tenant)
+
+    seen = [
+        (sent.all("authorization"), sent.all("openai-organization"), sent.all("openai-project"))
+        for sent in upstream.requests
+    ]
+    assert (
+        seen[::2]
+        == seen[1::2]
+        == [
+            (["Bearer sk-upstream-key"], [], []),
+            (["Bearer sk-keyed"], [], []),
+            (["Bearer sk-upstream-key"], ["org-m"], ["proj_m"]),
+        ]
+    )
+    assert not any(b"forged" in sent.raw_head for sent in upstream.requests)
+
+
+async def test_tenant_with_another_upstream_is_sent_there(upstream: ScriptedUpstream) -> None:
+    async with ScriptedUpstream() as other:
+        own = {"base_url": other.base_url.replace("/v1", "/api/v7"), "api_key": "sk-own"}
+        async with running_gateway(
+            upstream={"base_url": upstream.base_url, "api_key": "sk-common"},
+            tenants={"a": EVERYTHING, "b": EVERYTHING | {"upstream": own}},
+        ) as gateway:
+            await ask(gateway, "GET", "/v1/files?limit=1", tenant="b")
+
+    assert upstream.requests == []
+    assert other.requests[0].target == "/api/v7/files?limit=1"
+    assert other.requests[0].get("authorization") == "Bearer sk-own"
+    assert b"sk-common" not in other.requests[0].raw_head
+
+
+class TestAdministration:
+    ADMIN = {"admin_api_key": "sk-admin"}  # noqa: RUF012
+
+    async def test_is_asked_with_the_admin_key_and_nothing_else_is(
+        self, start_gateway: StartGateway, upstream: ScriptedUpstream
+    ) -> None:
+        way = {"base_url": upstream.base_url, "api_key": "sk-upstream-key"} | self.ADMIN
+        gateway = await start_gateway(upstream=way)
+
+        for operation in TABLE:
+            target = operation.path.replace("{", "").replace("}", "")
+            await ask(gateway, operation.method, target, {} if operation.method == "POST" else None)
+
+        keys = {sent.target: sent.all("authorization") for sent in upstream.requests}
+        assert len(keys) > 100
+        for target, sent in keys.items():
+            administers = target.startswith(("/v1/organization", "/v1/projects"))
+            assert sent == ["Bearer sk-admin" if administers else "Bearer sk-upstream-key"], target
+
+    async def test_goes_to_the_common_upstream_whatever_the_tenants_own_is(
+        self, upstream: ScriptedUpstream
+    ) -> None:
+        """The admin key belongs to the common upstream's organization: no tenant's upstream may see it."""
+        async with ScriptedUpstream() as other:
+            own = {"base_url": other.base_url, "api_key": "sk-own", "project": "proj_own"}
+            async with running_gateway(
+                upstream={"base_url": upstream.base_url, "api_key": "sk-common"} | self.ADMIN,
+                tenants={"a": EVERYTHING | {"upstream": own}},
+            ) as gateway:
+                answer = await ask(gateway, "GET", "/v1/organization/users", tenant="a")
+
+        assert other.requests == []
+        assert answer.status == 200
+        assert upstream.requests[0].get("authorization") == "Bearer sk-admin"
+        assert upstream.requests[0].get("openai-project") is None
+
+    @pytest.mark.parametrize("target", ["/v1/organization/users", "/v1/organization/projects/p/users"])
+    async def test_is_closed_without_an_admin_key_and_without_its_scope(
+        self, start_gateway: StartGateway, upstream: ScriptedUpstream, target: str
+    ) -> None:
+        way = {"base_url": upstream.base_url, "api_key": "sk-upstream-key"}
+        closed = await start_gateway(upstream=way)
+        opened = await start_gateway(upstream=way | self.ADMIN)
+        narrow = await start_gateway(upstream=way | self.ADMIN, tenants={"acme": {}})
+
+        assert verdict(await ask(closed, "GET", target)) == (403, "operation_closed")
+        assert verdict(await ask(opened, "GET", target, scopes=["files:read"])) == (403, "missing_scope")
+        assert verdict(await ask(narrow, "GET", target)) == (403, "missing_scope")
+        assert upstream.requests == []
+
+    @pytest.mark.parametrize(
+        "target", ["/v1/organization", "/v1/organization/anything", "/v1/projects/p/anything", "/v1/usage",
+                   "/v1/dashboard/billing/usage", "/v1/organizations"]
+    )  # fmt: skip
+    async def test_paths_that_the_table_lacks_are_closed_even_with_the_admin_key(
+        self, start_gateway: StartGateway, upstream: ScriptedUpstream, target: str
+    ) -> None:
+        way = {"base_url": upstream.base_url, "api_key": "sk-upstream-key"} | self.ADMIN
+        gateway = await start_gateway(upstream=way)
+
+        assert verdict(await ask(gateway, "GET", target)) == (403, "operation_closed")
+        assert upstream.requests == []

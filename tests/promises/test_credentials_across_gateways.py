@@ -1,0 +1,138 @@
+"""Two gateways, one Redis: what is issued, rotated, retired and revoked counts at both within two seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.credentials.test_trust import LOGIN, NEXT, THEIRS, their_credential
+from tests.kit.command import Completed, RunningCommand, run_command, running_command
+from tests.kit.jwks import running_jwks_server
+from tests.kit.redis import RedisServer, running_redis
+
+SOON_SECONDS = 2.0
+
+
+@dataclass
+class Site:
+    """Both gateways, and the operator at the same configuration."""
+
+    flags: tuple[str, ...]
+    gateways: tuple[RunningCommand, ...]
+    session: aiohttp.ClientSession
+    redis: RedisServer
+
+    async def command(self, *words: str) -> Completed:
+        done = await run_command(*words, *self.flags)
+        assert done.code == 0, done.stderr
+        return done
+
+    async def issue(self, subject: str) -> str:
+        words = ("credential", "issue", "--tenant", "default", "--subject", subject, "--scope", "models:read")
+        return (await self.command(*words)).stdout.strip()
+
+    async def answers(self, credential: str) -> list[tuple[int, str]]:
+        """Status, and error code or subject, at each gateway."""
+        found = []
+        for gateway in self.gateways:
+            url = f"http://{gateway.host}:{gateway.port}/gateway/me"
+            async with self.session.get(url, headers={"Authorization": f"Bearer {credential}"}) as answer:
+                document = await answer.json()
+                said = document["subject"] if answer.status == 200 else document["error"]["code"]
+                found.append((answer.status, said))
+        return found
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    with running_redis() as redis:
+        flags = (
+            *("--keys-dir", str(tmp_path / "keys"), "--upstream", "http://127.0.0.1:9/v1"),
+            *("--set", f"redis_url={redis.url}", "--set", "drain_notice_seconds=0"),
+        )
+        serve = ("serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", *flags)
+        async with (
+            running_command(*serve) as first,
+            running_command(*serve) as second,
+            aiohttp.ClientSession() as session,
+        ):
+            yield Site(flags, (first, second), session, redis)
+
+
+async def soon(answers: Callable[[], Awaitable[object]], expected: object) -> None:
+    """Wait until that is the answer; fails when it takes longer than promised."""
+    seen = None
+    try:
+        async with asyncio.timeout(SOON_SECONDS):
+            while (seen := await answers()) != expected:
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        pytest.fail(f"still {seen}, not {expected}")
+
+
+async def test_rotation_and_retirement_reach_both_gateways(site: Site) -> None:
+    before = await site.issue("alice")
+    assert await site.answers(before) == [(200, "alice")] * 2
+    old = (await site.command("keys", "list")).stdout.splitlines()[1].split()[0]
+    await site.command("keys", "rotate")
+    after = await site.issue("bob")
+    await soon(lambda: site.answers(after), [(200, "bob")] * 2)
+    assert await site.answers(before) == [(200, "alice")] * 2
+    retired = await site.command("keys", "retire", old)
+    await soon(lambda: site.answers(before), [(401, "invalid_api_key")] * 2)
+    assert await site.answers(after) == [(200, "bob")] * 2
+    assert "alice" in retired.stdout and "bob" not in retired.stdout
+
+
+async def test_revocation_reaches_both_gateways_and_outlives_redis(site: Site) -> None:
+    alice, bob = await site.issue("alice"), await site.issue("bob")
+    assert await site.answers(alice) == [(200, "alice")] * 2
+    await site.command("credential", "revoke", "--tenant", "default", "--subject", "alice")
+    await soon(lambda: site.answers(alice), [(401, "revoked_api_key")] * 2)
+    assert await site.answers(bob) == [(200, "bob")] * 2
+    assert await site.answers(await site.issue("alice")) == [(200, "alice")] * 2
+    listed = (await site.command("credential", "list")).stdout.splitlines()
+    assert sorted((line.split()[2], "revoked" in line) for line in listed[1:]) == [
+        *(("alice", False), ("alice", True), ("bob", False))
+    ]
+    site.redis.stop()
+    await asyncio.sleep(1.5)
+    assert await site.answers(alice) == [(401, "revoked_api_key")] * 2
+    assert await site.answers(bob) == [(200, "bob")] * 2
+    for gateway in site.gateways:
+        written = "\n".join(gateway.stdout + gateway.stderr)
+        for credential in (alice, bob):
+            assert not [part for part in credential.split(".")[1:] if part in written]
+
+
+async def test_credential_of_another_issuer_opens_a_running_gateway(tmp_path: Path) -> None:
+    async with running_jwks_server() as issuer:
+        issuer.publish(THEIRS)
+        config = tmp_path / "gateway.toml"
+        config.write_text(
+            "[tenants.acme]\n[issuers.login]\n"
+            f'issuer = "{LOGIN}"\naudience = "gateway"\njwks_url = "{issuer.url}"\n'
+            'tenant = "acme"\nscopes = ["models:read"]\n'
+        )
+        flags = ("--config", str(config), "--keys-dir", str(tmp_path / "keys"))
+        addresses = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
+        async with (
+            running_command("serve", *flags, *addresses, "--upstream", "http://127.0.0.1:9/v1") as gateway,
+            aiohttp.ClientSession() as session,
+        ):
+            url = f"http://127.0.0.1:{gateway.port}/gateway/me"
+            for key, status in ((THEIRS, 200), (NEXT, 401)):
+                headers = {"Authorization": f"Bearer {their_credential(key)}"}
+                async with session.get(url, headers=headers) as answer:
+                    assert answer.status == status
+            async with session.get(f"http://127.0.0.1:{gateway.admin_port}/metrics") as answer:
+                metrics = await answer.text()
+    assert 'gateway_jwks_fetches_total{issuer="login",result="new"} 1.0' in metrics
+    age = re.search(r'^gateway_jwks_age_seconds\{issuer="login"\} (\S+)$', metrics, re.MULTILINE)
+    assert age is not None and 0 <= float(age[1]) < 30

@@ -1,0 +1,614 @@
+"""However an upstream dies, its answer does not look whole; however a client leaves, nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import product
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import orjson
+import pytest
+
+from tests.conftest import StartGateway
+from tests.kit.client import RawAnswer, RawClient
+from tests.kit.gateway import Gateway
+from tests.kit.upstream import OK, ScriptedUpstream, Turn
+
+CHAT = b'{"model":"gpt-4o-mini","stream":true,"messages":[]}'
+JSON = "Content-Type: application/json\r\n"
+EVENTS = [b'data: {"n":1}\n\n', b'data: {"n":2}\n\n', b"data: [DONE]\n\n"]
+BODY = b"".join(EVENTS)
+
+STATUS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+HEADS = {
+    "chunked": STATUS + b"Transfer-Encoding: chunked\r\n\r\n",
+    "length": STATUS + b"Content-Length: %d\r\n\r\n" % len(BODY),
+    "close": STATUS + b"\r\n",
+}
+CHUNKS = b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in EVENTS) + b"0\r\n\r\n"
+WHOLE = {
+    "chunked": HEADS["chunked"] + CHUNKS,
+    "length": HEADS["length"] + BODY,
+    "close": HEADS["close"] + BODY,
+}
+VERSIONS = ("HTTP/1.1", "HTTP/1.0")
+
+
+async def cut_as_told(turn: Turn) -> None:
+    """Answer in the framing, up to the byte, and by the death that the query names."""
+    await turn.read_body()
+    told = {name: values[0] for name, values in parse_qs(urlsplit(turn.seen.target).query).items()}
+    whole = WHOLE[told["framing"]]
+    if "at" not in told:
+        await turn.send(whole)
+        if told["framing"] == "close":
+            turn.close()
+        return
+    if told["at"] != "0":
+        await turn.send(whole[: int(told["at"])])
+    match told["by"]:
+        case "fin":
+            turn.close()
+        case "rst":
+            turn.reset()
+        case "silence":
+            await turn.gone()
+
+
+async def ask(client: RawClient, version: str, query: str) -> RawAnswer:
+    """One request by POST, and its answer, however it ends."""
+    await client.send(
+        client.request_bytes("POST", f"/v1/chat/completions?{query}", CHAT, headers=JSON, version=version)
+    )
+    return await client.read_answer()
+
+
+def assert_typed(answer: RawAnswer, status: int, code: str) -> None:
+    """The answer is the gateway's own error, whole and in the API's shape."""
+    error = orjson.loads(answer.body)["error"]
+    assert (answer.status, error["type"], error["code"]) == (status, "upstream_error", code)
+    assert answer.clean_end
+
+
+def upstream_connections(gateway: Gateway, state: str = "busy") -> int:
+    """How many the gateway holds; an upstream that does not read cannot see for itself that it was left."""
+    return int(gateway.metric(f'gateway_upstream_connections{{state="{state}"}}'))
+
+
+async def endings(gateway: Gateway, count: int) -> Counter[str]:
+    """How the first `count` exchanges and any that followed have ended; waits until they have."""
+    await gateway.lines.wait(count)
+    await asyncio.sleep(0.1)
+    return Counter(line["ending"] for line in await gateway.lines.wait(count))
+
+
+async def all_of(things: Iterable[Awaitable[None]], width: int = 24) -> None:
+    """Await all, some at a time; the first failure is the test's."""
+    turnstile = asyncio.Semaphore(width)
+
+    async def one(thing: Awaitable[None]) -> None:
+        async with turnstile:
+            await thing
+
+    await asyncio.gather(*(one(thing) for thing in things))
+
+
+async def assert_broken(gateway: Gateway, version: str, framing: str, at: int, by: str) -> None:
+    """One answer cut at a byte is seen to be broken, and nothing foreign follows on its connection."""
+    case = f"{version} {framing} cut at {at} of {len(WHOLE[framing])} by {by}"
+    client = await gateway.connect()
+    try:
+        answer = await ask(client, version, f"framing={framing}&at={at}&by={by}")
+    except asyncio.IncompleteReadError as nothing:
+        raise AssertionError(f"{case}: no answer at all") from nothing
+    except ConnectionResetError:
+        # HTTP/1.0 knows no other sign, and it may overtake what came before it.
+        assert version == "HTTP/1.0", case
+        assert at >= len(HEADS[framing]), case
+        return
+
+    if answer.status != 200:
+        assert at < len(HEADS[framing]), case
+        if by == "silence":
+            assert_typed(answer, 504, "upstream_timeout")
+        else:
+            assert_typed(answer, 502, "upstream_broken")
+        if version == "HTTP/1.1":
+            following = await ask(client, version, "framing=chunked")
+            assert (following.status, following.body) == (200, BODY), case
+    else:
+        assert not answer.clean_end, case
+        assert BODY.startswith(answer.body), case
+        try:
+            assert await client.reader.read() == b"", case
+        except ConnectionResetError:
+            pass
+    await client.close()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("by", ["fin", "rst"])
+async def test_an_answer_cut_at_any_byte_never_looks_whole(
+    by: str, version: str, gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    upstream.plays(cut_as_told)
+    positions = range(len(WHOLE["chunked"]))
+
+    await all_of(assert_broken(gateway, version, "chunked", at, by) for at in positions)
+
+    ended = await endings(gateway, len(positions))
+    assert ended["upstream_lost"] == len(positions)
+    assert set(ended) <= {"upstream_lost", "complete"}
+    assert upstream_connections(gateway, "busy") == 0
+
+
+def moments(framing: str) -> list[int]:
+    """Before the head, inside it, right behind it, inside an event, between two."""
+    head = len(HEADS[framing])
+    return [0, 20, head - 2, head, head + 12, head + len(EVENTS[0])]
+
+
+@pytest.mark.parametrize("by", ["fin", "rst", "silence"])
+async def test_every_death_in_every_framing_is_seen(
+    by: str, start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(
+        upstream={
+            "base_url": upstream.base_url,
+            "api_key": "sk-up",
+            "first_byte_timeout_seconds": 0.3,
+            "idle_timeout_seconds": 0.3,
+        }
+    )
+    upstream.plays(cut_as_told)
+    cases = [
+        (version, framing, at)
+        for version, framing in product(VERSIONS, HEADS)
+        for at in moments(framing)
+        # A body that ends with its connection and between two events has ended properly.
+        if not (framing == "close" and by == "fin" and at in (len(HEADS[framing]), moments(framing)[-1]))
+    ]
+
+    await all_of(assert_broken(gateway, version, framing, at, by) for version, framing, at in cases)
+
+    ended = await endings(gateway, len(cases))
+    assert ended["timed_out" if by == "silence" else "upstream_lost"] == len(cases)
+    assert await upstream.all_closed() or upstream_connections(gateway, "idle") == upstream.open_connections
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_stream_that_ends_with_its_connection_inside_an_event_is_broken(
+    version: str, gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    """FIN is all that such an upstream ever says; an event without its empty line says the rest."""
+    upstream.plays(cut_as_told)
+    head = len(HEADS["close"])
+    between = {head + sum(map(len, EVENTS[:count])) for count in range(len(EVENTS) + 1)}
+    inside = [at for at in range(head, len(WHOLE["close"])) if at not in between]
+
+    await all_of(assert_broken(gateway, version, "close", at, "fin") for at in inside)
+
+    lines = await gateway.lines.wait(len(inside))
+    assert {line["ending"] for line in lines} == {"upstream_lost"}
+
+
+async def test_a_body_that_ends_with_its_connection_is_whole_when_its_end_is_a_fin(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    upstream.plays(cut_as_told)
+    for version in VERSIONS:
+        client = await gateway.connect()
+        answer = await ask(client, version, "framing=close")
+
+        assert (answer.status, answer.body, answer.clean_end) == (200, BODY, True)
+    assert {line["ending"] for line in await gateway.lines.wait(2)} == {"complete"}
+
+
+async def test_a_truncated_length_never_lets_the_next_answer_in(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    """The bytes that a short answer still owes must not be taken from the next one."""
+    upstream.plays(cut_as_told)
+    client = await gateway.connect()
+    first = client.request_bytes(
+        "POST",
+        f"/v1/chat/completions?framing=length&at={len(HEADS['length']) + 5}&by=fin",
+        CHAT,
+        headers=JSON,
+    )
+    second = client.request_bytes("POST", "/v1/chat/completions?framing=length", CHAT, headers=JSON)
+
+    await client.send(first + second)
+    answer = await client.read_head()
+    rest = await client.reader.read()
+
+    assert answer.get("content-length") == str(len(BODY))
+    assert rest == BODY[:5]
+
+
+async def test_an_exchange_that_ended_badly_takes_its_upstream_connection_with_it(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    """The upstream stays alive and would go on: nobody shares what comes next on that connection."""
+    gateway = await start_gateway(
+        upstream={"base_url": upstream.base_url, "api_key": "sk-up", "first_byte_timeout_seconds": 0.3}
+    )
+
+    async def late(turn: Turn) -> None:
+        await turn.read_body()
+        if turn.seen.target.endswith("late"):
+            await asyncio.sleep(0.6)
+            await turn.send(OK.replace(b"{}", b"!!"))
+        else:
+            await turn.send(OK)
+
+    upstream.plays(late)
+    client = await gateway.connect()
+    first = await client.request("GET", "/v1/models?late")
+    assert_typed(first, 504, "upstream_timeout")
+    for _ in range(3):
+        assert (await client.request("GET", "/v1/models")).body == b"{}"
+        await asyncio.sleep(0.15)
+
+    spoiled = upstream.requests[0].connection
+    assert all(seen.connection != spoiled for seen in upstream.requests[1:])
+
+
+UPGRADED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "
+INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+GARBAGE: dict[str, bytes] = {
+    "words": b"what is this\r\n\r\n",
+    "empty lines": b"\r\n\r\n\r\n\r\n",
+    "zeros": bytes(64),
+    "tls alert": bytes.fromhex("15030300020228"),
+    "http2 settings": bytes.fromhex("000000040000000000"),
+    "a request": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "no status": b"HTTP/1.1\r\n\r\n",
+    "status of letters": b"HTTP/1.1 abc OK\r\nContent-Length: 0\r\n\r\n",
+    "status of two digits": b"HTTP/1.1 20 OK\r\nContent-Length: 0\r\n\r\n",
+    "status of four digits": b"HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n",
+    "length and coding": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "coding and length": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+    "gzip as transfer coding": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "unknown transfer coding": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: cow\r\n\r\n0\r\n\r\n",
+    "two transfer codings": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n"
+    b"0\r\n\r\n",
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc",
+    "list of lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2, 3\r\n\r\nabc",
+    "negative length": b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+    "length of letters": b"HTTP/1.1 200 OK\r\nContent-Length: two\r\n\r\nab",
+    "length beyond 64 bits": b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551618\r\n\r\nab",
+    "name with a space": b"HTTP/1.1 200 OK\r\nX A: b\r\nContent-Length: 0\r\n\r\n",
+    "nul in a value": b"HTTP/1.1 200 OK\r\nX-A: \x00\r\nContent-Length: 0\r\n\r\n",
+    "bare cr in a value": b"HTTP/1.1 200 OK\r\nX-A: b\rX-B: c\r\nContent-Length: 0\r\n\r\n",
+    "1 MiB of headers": b"HTTP/1.1 200 OK\r\n"
+    + b"".join(b"X-%d: %b\r\n" % (n, b"a" * 1000) for n in range(1050)),
+    "one header of 1 MiB": b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * 2**20 + b"\r\n\r\n",
+    "endless header": b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * 2**16,
+    "unasked upgrade": UPGRADED + b"websocket\r\n\r\n\x81\x01a",
+    "unasked other upgrade": UPGRADED + b"h2c\r\n\r\n",
+    "endless interim answers": INTERIM * 500,
+}
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+async def test_what_is_no_answer_becomes_a_typed_502(
+    kind: str,
+    start_gateway: StartGateway,
+    upstream: ScriptedUpstream,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    gateway = await start_gateway(
+        upstream={
+            "base_url": upstream.base_url,
+            "api_key": "sk-up",
+            "first_byte_timeout_seconds": 5,
+            "total_timeout_seconds": 5,
+        }
+    )
+
+    async def garbage(turn: Turn) -> None:
+        await turn.read_body()
+        if turn.seen.target == "/v1/models":
+            await turn.send(OK)
+            return
+        await turn.send(GARBAGE[kind])
+        while kind.startswith("endless"):
+            await turn.send(GARBAGE[kind])
+        if kind != "zeros":
+            turn.close()
+
+    upstream.plays(garbage)
+    client = await gateway.connect()
+
+    answer = await client.request("POST", "/v1/chat/completions", CHAT, headers=JSON)
+    following = await client.request("GET", "/v1/models")
+
+    assert_typed(answer, 502, "upstream_broken")
+    assert (following.status, following.body) == (200, b"{}")
+    assert upstream.requests[1].connection != upstream.requests[0].connection
+    [line, _] = await gateway.lines.wait(2)
+    assert (line["status"], line["ending"], line["error"]) == (502, "upstream_lost", "upstream_broken")
+    assert not [record for record in caplog.records if record.exc_info or record.name.startswith("aiohttp")]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+BAD_BODIES: dict[str, bytes] = {
+    "chunk size of letters": HEADS["chunked"] + b"5\r\ndata:\r\nxyz\r\n",
+    "chunk longer than it says": HEADS["chunked"] + b"5\r\ndata: 1\r\n0\r\n\r\n",
+    "chunk size beyond 64 bits": HEADS["chunked"] + b"5\r\ndata:\r\nfffffffffffffffff\r\na",
+    "negative chunk": HEADS["chunked"] + b"5\r\ndata:\r\n-1\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", BAD_BODIES)
+async def test_an_answer_whose_framing_breaks_midway_is_broken_for_the_client(
+    kind: str, gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    head, _, rest = BAD_BODIES[kind].partition(b"\r\n\r\n")
+
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(head + b"\r\n\r\n")
+        await turn.wait_for("head seen")
+        await turn.send(rest)
+        await turn.gone()
+
+    upstream.plays(script)
+    client = await gateway.connect()
+    client.timeout_seconds = 3
+    await client.send(client.request_bytes("POST", "/v1/chat/completions", CHAT, headers=JSON))
+    answer = await client.read_head()
+    upstream.gate("head seen").set()
+    await client.read_body(answer)
+
+    assert (answer.status, answer.clean_end) == (200, False)
+    assert b"data:".startswith(answer.body)
+    assert await client.closed()
+    assert await upstream.all_closed()
+    assert (await gateway.lines.wait(1))[0]["ending"] == "upstream_lost"
+
+
+async def test_a_body_where_none_belongs_never_reaches_the_client(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    """An upstream that sends a body to HEAD, 204 or 304 has spoiled its connection, not the client's."""
+    statuses = {"head": b"200 OK", "none": b"204 No Content", "same": b"304 Not Modified"}
+
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        told = turn.seen.target.rpartition("?")[2]
+        if told not in statuses:
+            await turn.send(OK)
+            return
+        await turn.send(b"HTTP/1.1 %b\r\nContent-Length: 6\r\n\r\nforged" % statuses[told])
+
+    upstream.plays(script)
+    for told in statuses:
+        client = await gateway.connect()
+        method = "HEAD" if told == "head" else "GET"
+        answer = await client.request(method, f"/v1/models?{told}")
+        following = await client.request("GET", "/v1/models")
+
+        if answer.status == 502:
+            assert method == "HEAD" or orjson.loads(answer.body)["error"]["code"] == "upstream_broken"
+        else:
+            assert (answer.status, answer.body) == (int(statuses[told][:3]), b"")
+        assert (following.status, following.body) == (200, b"{}")
+    connections = [seen.connection for seen in upstream.requests]
+    assert all(
+        spoiled != next_one for spoiled, next_one in zip(connections[::2], connections[1::2], strict=True)
+    )
+
+
+async def test_an_answer_longer_than_it_said_spoils_only_its_own_connection(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(OK + OK.replace(b"{}", b"!!"))
+
+    upstream.plays(script)
+    client = await gateway.connect()
+
+    answers = [await client.request("GET", "/v1/models") for _ in range(3)]
+
+    assert {answer.status for answer in answers} <= {200, 502}
+    assert all(answer.body == b"{}" for answer in answers if answer.status == 200)
+    assert len({seen.connection for seen in upstream.requests}) == 3
+
+
+# How a client leaves: what it has sent by then, and how the upstream behaves.
+
+
+async def stream_for_ever(turn: Turn) -> None:
+    """Read the body; answer with events until nobody listens."""
+    await turn.read_body()
+    if turn.seen.target.endswith("first-byte"):
+        await turn.gone()
+        return
+    await turn.send(HEADS["chunked"])
+    while not turn.writer.is_closing():
+        await turn.chunk(EVENTS[0])
+        await asyncio.sleep(0.01)
+
+
+async def before_the_head_is_complete(client: RawClient) -> None:
+    await client.send(client.request_bytes("POST", "/v1/chat/completions", CHAT, headers=JSON)[:70])
+
+
+async def during_a_json_body(client: RawClient) -> None:
+    await client.send(client.request_bytes("POST", "/v1/chat/completions", CHAT, headers=JSON)[:-9])
+
+
+async def during_an_upload(client: RawClient) -> None:
+    head = client.request_bytes(
+        "POST", "/v1/files", headers="Content-Type: text/plain\r\nContent-Length: 100000\r\n"
+    )
+    await client.send(head + bytes(50_000))
+    await asyncio.sleep(0.01)
+
+
+async def before_the_first_byte(client: RawClient) -> None:
+    await client.send(client.request_bytes("POST", "/v1/chat/completions?first-byte", CHAT, headers=JSON))
+    await asyncio.sleep(0.01)
+
+
+async def amid_the_stream(client: RawClient) -> None:
+    await client.send(client.request_bytes("POST", "/v1/chat/completions", CHAT, headers=JSON))
+    await client.read_head()
+    await client.read_chunk()
+
+
+WAYS: list[Callable[[RawClient], Awaitable[None]]] = [
+    before_the_head_is_complete,
+    during_a_json_body,
+    during_an_upload,
+    before_the_first_byte,
+    amid_the_stream,
+]
+
+
+async def leave(client: RawClient, by: str) -> None:
+    """Go away by FIN or by RST."""
+    if by == "rst":
+        client.reset()
+    else:
+        await client.close()
+
+
+@pytest.mark.parametrize("by", ["fin", "rst"])
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+async def test_a_client_that_leaves_takes_the_upstream_exchange_with_it_within_a_second(
+    way: Callable[[RawClient], Awaitable[None]], by: str, gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    upstream.plays(stream_for_ever)
+    client = await gateway.connect()
+    await way(client)
+    if way in (during_an_upload, before_the_first_byte):
+        while not upstream.requests:
+            await asyncio.sleep(0.01)
+
+    await leave(client, by)
+
+    assert await upstream.all_closed(within_seconds=1.0)
+    assert not any(seen.complete for seen in upstream.requests if way is during_an_upload)
+    if way is not before_the_head_is_complete:
+        [line] = await gateway.lines.wait(1)
+        assert (line["ending"], line["status"]) == ("client_left", 200 if way is amid_the_stream else None)
+
+
+@pytest.mark.parametrize("by", ["fin", "rst"])
+async def test_a_thousand_exits_leave_nothing_behind(
+    by: str, start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    # With few slots to spare, one that is not given back would soon refuse everybody.
+    gateway = await start_gateway(tenants={"acme": {"limits": {"max_concurrent_requests": 60}}})
+    upstream.plays(stream_for_ever)
+
+    async def one(way: Callable[[RawClient], Awaitable[None]]) -> None:
+        client = await RawClient.connect(gateway.host, gateway.port, credential)
+        await way(client)
+        await leave(client, by)
+
+    credential = gateway.credential()
+    await all_of(one(way) for way in WAYS)
+    assert await upstream.all_closed()
+    tasks, descriptors = await settled()
+
+    await all_of((one(WAYS[number % len(WAYS)]) for number in range(510)), width=40)
+
+    assert await upstream.all_closed(within_seconds=2)
+    tasks_after, descriptors_after = await settled()
+    assert tasks_after <= tasks
+    assert descriptors_after <= descriptors
+    assert not any(upstream_connections(gateway, state) for state in ("busy", "idle", "waiting"))
+    assert gateway.app.services.lifecycle.in_flight == 0
+    assert gateway.app.server is not None
+    assert gateway.app.server.open_connections == 0
+    assert not [line for line in await gateway.lines.wait(1) if line["status"] == 429]
+
+
+async def settled() -> tuple[int, int]:
+    """How many tasks and descriptors there are, once they do not change any more."""
+    last = (0, 0)
+    for _ in range(100):
+        now = (len(asyncio.all_tasks()), len(list(Path("/proc/self/fd").iterdir())))
+        if now == last:
+            return now
+        last = now
+        await asyncio.sleep(0.1)
+    return last
+
+
+# An upload that the upstream does not take: the client's bytes pile up unread in the system.
+
+
+async def start_stalled_upload(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> tuple[RawClient, asyncio.Task[None]]:
+    async def never_reads(turn: Turn) -> None:
+        turn.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(60)
+
+    upstream.plays(never_reads)
+    client = await gateway.connect()
+    await client.send(
+        client.request_bytes(
+            "POST", "/v1/files", headers="Content-Type: text/plain\r\nContent-Length: 200000000\r\n"
+        )
+    )
+
+    async def push() -> None:
+        try:
+            while True:
+                client.writer.write(bytes(2**18))
+                await client.writer.drain()
+        except (ConnectionError, RuntimeError):  # uvloop's word for writing to what was aborted
+            pass
+
+    pushing = asyncio.create_task(push())
+    before, sent = -1, 0
+    while sent != before or not upstream.requests:
+        # It stands still once every buffer between the two ends is full.
+        before, sent = sent, client.writer.transport.get_write_buffer_size()
+        await asyncio.sleep(0.3)
+    return client, pushing
+
+
+async def gone_within(gateway: Gateway, seconds: float) -> bool:
+    """Whether the gateway lets go of its upstream connection in time."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while upstream_connections(gateway) and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.02)
+    return not upstream_connections(gateway)
+
+
+async def test_the_reset_of_a_client_whose_upload_is_held_back_is_found_within_two_seconds(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    client, pushing = await start_stalled_upload(gateway, upstream)
+    assert upstream_connections(gateway) == 1
+
+    client.reset()
+
+    assert await gone_within(gateway, 2.0)
+    await pushing
+    assert (await gateway.lines.wait(1))[0]["ending"] == "client_left"
+
+
+async def test_a_fin_behind_unread_bytes_is_found_by_the_body_idle_deadline(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(edge={"body_idle_timeout_seconds": 1.0})
+    client, pushing = await start_stalled_upload(gateway, upstream)
+    pushing.cancel()
+
+    client.writer.transport.abort()
+
+    assert await gone_within(gateway, 3.0)
+    assert (await gateway.lines.wait(1))[0]["ending"] in ("client_left", "timed_out", "refused")

@@ -1,0 +1,788 @@
+"""At the door: what is refused before it costs anything, within which deadlines and caps, and in whose words."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import resource
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+from aiohttp import web
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ClientRequest
+from aiohttp.http_parser import HttpRequestParserC, HttpResponseParserC
+from aiohttp.http_writer import StreamWriter
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from yarl import URL
+
+import gateway as gateway_package
+from tests.conftest import StartGateway
+from tests.kit.client import RawAnswer
+from tests.kit.gateway import Gateway
+from tests.kit.upstream import OK, ScriptedUpstream, Turn
+
+CHAT = b'{"model":"gpt-4o-mini","messages":[]}'
+JSON = "Content-Type: application/json\r\n"
+PLAIN = "Content-Type: text/plain\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def assert_refused(answer: RawAnswer, status: int, code: str) -> None:
+    """The answer is the gateway's own refusal in the API's shape."""
+    error = orjson.loads(answer.body)["error"]
+    assert (answer.status, error["code"]) == (status, code)
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert answer.get("content-type") == "application/json"
+
+
+# What the gateway takes from inside aiohttp. When one of these moves, aiohttp's pin in pyproject.toml was
+# widened too far: read the new source, adapt, and only then change this table.
+
+INSIDE_AIOHTTP: dict[str, set[str]] = {
+    "BaseProtocol": {"_drain_helper", "_loop", "_upgraded"},
+    "BaseRequest": {"_message", "_payload_writer"},
+    "ClientRequest": set(),
+    "RequestHandler": {
+        "_close",
+        "_current_request",
+        "_force_close",
+        "_manager",
+        "_messages",
+        "_payload_parser",
+        "_request_count",
+        "_waiter",
+    },
+    "ResponseHandler": {"_drop_timeout", "_on_read_timeout", "_payload"},
+    "Server": {"_kwargs", "_loop"},
+    "StreamReader": {"_read_nowait", "_size"},
+    "StreamResponse": {"_eof_sent", "_keep_alive", "_payload_writer"},
+    "StreamWriter": {"_eof", "_headers_buf", "_headers_written", "_send_headers_with_payload", "_write"},
+    "TCPConnector": {"_acquired", "_conns", "_factory"},
+}
+PUBLIC_INSIDE_AIOHTTP: dict[str, set[str]] = {
+    "BaseProtocol": {"writing_paused"},
+    "RequestHandler": {"connection_lost", "data_received", "force_close", "handle_error", "set_parser"},
+    "ResponseHandler": {"read_timeout", "set_parser", "set_response_params", "start_timeout"},
+    "StreamReader": {"at_eof", "exception", "is_eof", "readany", "read_nowait", "set_exception"},
+    "StreamWriter": {"chunked", "output_size", "send_headers", "write", "write_eof"},
+}
+
+
+@asynccontextmanager
+async def living_aiohttp() -> AsyncIterator[dict[str, object]]:
+    """One living object of every class that the gateway leans on."""
+    seen: dict[str, object] = {}
+
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        assert isinstance(request._payload_writer, StreamWriter)
+        seen.update(
+            {
+                "BaseRequest": request,
+                "RequestHandler": request.protocol,
+                "BaseProtocol": request.protocol,
+                "StreamReader": request.content,
+                "StreamWriter": request._payload_writer,
+            }
+        )
+        return web.Response()
+
+    server = web.Server(handler)
+    runner = web.ServerRunner(server)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    url = URL.build(scheme="http", host="127.0.0.1", port=runner.addresses[0][1])
+    connector = aiohttp.TCPConnector()
+    client_request = ClientRequest("GET", url, loop=asyncio.get_running_loop())
+    connection = await connector.connect(client_request, traces=[], timeout=aiohttp.ClientTimeout(total=5))
+    assert connection.transport is not None
+    connection.transport.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
+    seen |= {
+        "ClientRequest": client_request,
+        "ResponseHandler": connection.protocol,
+        "Server": server,
+        "StreamResponse": web.StreamResponse(),
+        "TCPConnector": connector,
+    }
+    while "StreamReader" not in seen:
+        await asyncio.sleep(0.01)
+    try:
+        yield seen
+    finally:
+        connection.close()
+        await connector.close()
+        await runner.cleanup()
+
+
+async def test_what_the_gateway_takes_from_inside_aiohttp_is_still_there() -> None:
+    async with living_aiohttp() as living:
+        missing = [
+            f"{owner}.{name}"
+            for table in (INSIDE_AIOHTTP, PUBLIC_INSIDE_AIOHTTP)
+            for owner, names in table.items()
+            for name in names
+            if not hasattr(living[owner], name)
+        ]
+        assert not missing
+        assert isinstance(living["RequestHandler"], RequestHandler)
+        assert isinstance(living["ResponseHandler"], ResponseHandler)
+        assert isinstance(living["ResponseHandler"], BaseProtocol)
+        assert isinstance(living["StreamReader"], StreamReader)
+
+
+# Attributes of the gateway's own classes that happen to be named like one of aiohttp's.
+OURS = {"_protocol"}
+
+
+def private_names(tree: ast.AST, owner: str) -> set[tuple[str, str]]:
+    """The private attributes that code reads or sets, each with whose it is: `owner` for self, `*` for others."""
+    found: set[tuple[str, str]] = set()
+    for node in ast.iter_child_nodes(tree):
+        inner = owner
+        if isinstance(node, ast.ClassDef):
+            inner = ast.unparse(node.bases[0]).rpartition(".")[2] if node.bases else "nobody"
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            own = isinstance(node.value, ast.Name) and node.value.id == "self"
+            found.add((owner if own else "*", node.attr))
+        found |= private_names(node, inner)
+    return found
+
+
+async def test_nothing_inside_aiohttp_is_leaned_on_that_the_table_does_not_name() -> None:
+    listed = set().union(*INSIDE_AIOHTTP.values())
+    used = set()
+    for path in Path(gateway_package.__file__).parent.rglob("*.py"):
+        source = path.read_text("utf-8")
+        if "aiohttp" in source:
+            used |= private_names(ast.parse(source), "nobody")
+    async with living_aiohttp() as living:
+        theirs = {
+            name
+            for owner, name in used
+            for whose in (living if owner == "*" else {owner} & living.keys())
+            if hasattr(living[whose], name)
+        } - OURS
+
+    assert "_headers_buf" in theirs
+    assert theirs == listed
+
+
+async def test_the_shapes_that_the_gateway_relies_on_inside_aiohttp_have_not_changed() -> None:
+    async with living_aiohttp() as living:
+        request: Any = living["BaseRequest"]
+        assert list(_ErrInfo.__annotations__) == ["status", "exc", "message"]
+        message = request._message
+        assert (message.method, message.path, message.version) == ("POST", "/", (1, 1))
+        assert message.raw_headers == ((b"Host", b"a"), (b"Content-Length", b"1"))
+        connector: Any = living["TCPConnector"]
+        assert len(connector._acquired) == 1
+        assert sum(map(len, connector._conns.values())) == 0
+        assert EMPTY_PAYLOAD.is_eof()
+        writer: Any = living["StreamWriter"]
+        assert writer._headers_written is True
+
+
+def test_aiohttp_is_the_pinned_minor_and_has_its_c_parser() -> None:
+    major, minor, _ = aiohttp.__version__.split(".", 2)
+
+    assert (major, minor) == ("3", "14")
+    assert HttpRequestParserC is not None
+    assert HttpResponseParserC is not None
+
+
+# Deadlines.
+
+
+@pytest.mark.parametrize("step_seconds", [0.0, 0.05], ids=["silent", "dripping"])
+async def test_a_head_that_is_not_complete_in_time_is_answered_408(
+    step_seconds: float, start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    """Single bytes do not buy more time."""
+    gateway = await start_gateway(edge={"header_timeout_seconds": 0.4})
+    client = await gateway.connect()
+    began = monotonic()
+    await client.send(b"GET /v1/models HTTP/1.1\r\nHost: gateway.test\r\nX-Slow: ")
+    reading = asyncio.create_task(client.read_answer())
+    while step_seconds and not reading.done() and monotonic() - began < 3:
+        await client.send(b"a")
+        await asyncio.sleep(step_seconds)
+
+    answer = await reading
+
+    assert_refused(answer, 408, "request_timeout")
+    assert answer.get("connection") == "close"
+    assert 0.35 < monotonic() - began < 2.0
+    assert await client.closed()
+    assert upstream.connections == 0
+    [line] = await gateway.lines.wait(1)
+    assert (line["status"], line["ending"], line["error"]) == (408, "refused", "request_timeout")
+
+
+async def test_the_header_deadline_holds_for_every_request_of_a_connection(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(edge={"header_timeout_seconds": 0.3})
+    client = await gateway.connect()
+    for _ in range(2):
+        assert (await client.request("GET", "/v1/models")).status == 200
+        await asyncio.sleep(0.5)  # between requests only the keep-alive limit runs
+
+    await client.send(b"GET /v1/models HTTP/1.1\r\nHo")
+
+    assert_refused(await client.read_answer(), 408, "request_timeout")
+    assert await client.closed()
+
+
+async def test_a_slow_answer_is_not_bound_by_the_header_deadline(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(
+        edge={"header_timeout_seconds": 0.2, "body_idle_timeout_seconds": 0.2, "keepalive_seconds": 0.2}
+    )
+
+    async def slow(turn: Turn) -> None:
+        await turn.read_body()
+        await asyncio.sleep(0.6)
+        await turn.send(OK)
+
+    upstream.plays(slow)
+    client = await gateway.connect()
+
+    assert (await client.request("POST", "/v1/chat/completions", CHAT, headers=JSON)).status == 200
+
+
+KINDS = {"/v1/chat/completions": JSON, "/v1/files": PLAIN}
+"""An operation whose body is read whole, and one whose body streams."""
+
+
+async def test_a_body_that_stops_is_answered_408_and_the_upstream_let_go(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(edge={"body_idle_timeout_seconds": 0.3})
+
+    async def stop(target: str, framing: str) -> None:
+        client = await gateway.connect()
+        await client.send(
+            client.request_bytes("POST", target, headers=KINDS[target] + framing) + b"5\r\nhello\r\n"
+        )
+        answer = await client.read_answer()
+
+        assert_refused(answer, 408, "request_timeout")
+        assert answer.get("connection") == "close"
+        assert await client.closed()
+
+    framings = ("Content-Length: 100\r\n", "Transfer-Encoding: chunked\r\n")
+    await asyncio.gather(*(stop(target, framing) for target in KINDS for framing in framings))
+
+    assert await upstream.all_closed()
+    assert len(upstream.requests) == 2
+    assert not any(seen.complete for seen in upstream.requests)
+    assert {(line["status"], line["ending"]) for line in await gateway.lines.wait(4)} == {(408, "refused")}
+
+
+async def test_a_body_that_keeps_coming_has_all_the_time_it_needs(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(edge={"body_idle_timeout_seconds": 0.3})
+    client = await gateway.connect()
+    await client.send(client.request_bytes("POST", "/v1/files", headers=PLAIN + "Content-Length: 8\r\n"))
+    for _ in range(8):
+        await asyncio.sleep(0.1)
+        await client.send(b"x")
+
+    assert (await client.read_answer()).status == 200
+    assert upstream.requests[0].body == b"x" * 8
+
+
+async def test_a_client_that_stops_reading_is_reset_after_the_write_idle_deadline(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(edge={"write_idle_timeout_seconds": 0.5})
+
+    async def flood(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while not turn.writer.is_closing():
+            await turn.chunk(bytes(65536))
+
+    upstream.plays(flood)
+    client = await gateway.connect()
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await client.send(client.request_bytes("GET", "/v1/files/file-1/content"))
+
+    [line] = await gateway.lines.wait(1)
+
+    assert line["ending"] == "client_left"
+    assert await upstream.all_closed()
+    assert client.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 7  # closed, by a reset
+
+
+async def test_a_client_that_never_reads_the_end_of_its_answer_is_let_go(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    """The upstream is long done; what waits to be read may not hold the connection for ever."""
+    gateway = await start_gateway(edge={"write_idle_timeout_seconds": 0.5, "keepalive_seconds": 0.5})
+
+    async def fills_every_buffer(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + bytes(100_000))
+
+    upstream.plays(fills_every_buffer)
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        deaf.connect((gateway.host, gateway.port))
+        client = await gateway.connect()
+        # Enough answers in a row that the kernel cannot take them all.
+        deaf.sendall(client.request_bytes("GET", "/v1/models") * 60)
+        await client.close()
+        deadline = monotonic() + 4
+        while gateway.metric("gateway_client_connections") and monotonic() < deadline:
+            await asyncio.sleep(0.05)
+
+        assert gateway.metric("gateway_client_connections") == 0
+    assert await upstream.all_closed() or gateway.metric('gateway_upstream_connections{state="busy"}') == 0
+
+
+async def test_an_idle_connection_is_closed_without_a_word(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(edge={"keepalive_seconds": 0.3})
+    fresh, used = await gateway.connect(), await gateway.connect()
+    await used.request("GET", "/v1/models")
+    began = monotonic()
+
+    assert await fresh.reader.read() == b""
+    assert await used.reader.read() == b""
+    assert monotonic() - began < 2.5
+    assert len(gateway.lines.raw) <= 1
+
+
+# Caps.
+
+
+async def test_above_the_connection_cap_everybody_is_told_to_come_back(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(edge={"max_connections": 3})
+    inside = [await gateway.connect() for _ in range(3)]
+    for client in inside:
+        assert (await client.request("GET", "/v1/models")).status == 200
+    outside = await gateway.connect()
+
+    await outside.send(outside.request_bytes("GET", "/v1/models"))
+    answer = await outside.read_answer()
+
+    assert_refused(answer, 503, "overloaded")
+    assert answer.get("retry-after")
+    assert answer.get("connection") == "close"
+    assert await outside.closed()
+    assert len(upstream.requests) == 3
+    assert (await gateway.lines.wait(4))[-1]["status"] == 503
+    assert (await inside[0].request("GET", "/v1/models")).status == 200
+    await outside.close()
+    await inside[0].close()
+    await asyncio.sleep(0.1)
+    assert (await (await gateway.connect()).request("GET", "/v1/models")).status == 200
+
+
+async def test_the_connection_cap_leaves_half_of_the_files_for_the_upstream(gateway: Gateway) -> None:
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    assert gateway.app.server is not None
+    assert 0 < gateway.app.server.max_connections < files / 2
+
+
+async def test_the_header_cap_is_where_the_setting_says(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(edge={"max_header_bytes": 4096})
+    base = (await gateway.connect()).request_bytes("GET", "/v1/models")
+    room = 4096 - len(base) - len("X-Pad: \r\n")
+    fits, exceeds = await gateway.connect(), await gateway.connect()
+
+    assert (await fits.request("GET", "/v1/models", headers=f"X-Pad: {'a' * (room - 50)}\r\n")).status == 200
+    assert_refused(
+        await exceeds.request("GET", "/v1/models", headers=f"X-Pad: {'a' * (room + 100)}\r\n"),
+        431,
+        "headers_too_large",
+    )
+    assert await exceeds.closed()
+
+
+@pytest.mark.parametrize(("target", "kind"), KINDS.items(), ids=["whole", "streamed"])
+async def test_a_body_above_its_cap_is_refused_by_its_length_or_when_it_gets_there(
+    target: str, kind: str, start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(edge={"max_json_body_bytes": 1000, "max_body_bytes": 1000})
+    by_length, by_count, fits = [await gateway.connect() for _ in range(3)]
+    body = b'{"model":"m"}'.ljust(1001)
+
+    await by_length.send(by_length.request_bytes("POST", target, headers=f"{kind}Content-Length: 1001\r\n"))
+    assert_refused(await by_length.read_answer(), 413, "request_too_large")
+    assert upstream.connections == 0
+    await by_count.send(
+        by_count.request_bytes("POST", target, headers=f"{kind}Transfer-Encoding: chunked\r\n")
+        + b"200\r\n%b\r\n1e9\r\n%b\r\n0\r\n\r\n" % (body[:512], body[512:])
+    )
+    assert_refused(await by_count.read_answer(), 413, "request_too_large")
+    assert not any(seen.complete for seen in upstream.requests)
+    assert (await fits.request("POST", target, body[:1000], headers=kind)).status == 200
+    for client in (by_length, by_count):
+        assert await client.closed()
+
+
+# Expect: 100-continue.
+
+UPLOAD_BYTES = 25 * 2**20
+
+
+REFUSALS = [
+    (401, "missing_api_key"),
+    (401, "invalid_api_key"),
+    (403, "missing_scope"),
+    (413, "request_too_large"),
+    (429, "rate_limit_exceeded"),
+    (400, "ambiguous_target"),
+    (404, "not_found"),
+]
+
+
+async def test_a_refused_upload_costs_its_client_no_byte(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(
+        tenants={
+            "acme": {},
+            "busy": {"limits": {"max_requests_per_1_minute": 1}, "upstream": {"api_key": "sk-busy"}},
+        },
+        edge={"max_body_bytes": UPLOAD_BYTES, "max_json_body_bytes": UPLOAD_BYTES},
+    )
+    busy = await gateway.connect()
+    busy.credential = gateway.credential(tenant="busy")
+    assert (await busy.request("GET", "/v1/models")).status == 200
+
+    async def upload(target: str, status: int, code: str) -> None:
+        client = await gateway.connect()
+        asked, size = target, UPLOAD_BYTES
+        match status:
+            case 401:
+                client.credential = "sk-somebody-elses"
+            case 403:
+                client.credential = gateway.credential(["models:read"])
+            case 413:
+                size += 1
+            case 429:
+                client.credential = busy.credential
+            case 400:
+                asked = target.replace("/v1/", "/v1/x/../")
+            case 404:
+                asked = "/elsewhere"
+        headers = f"{KINDS[target]}Content-Length: {size}\r\nExpect: 100-continue\r\n"
+        head = client.request_bytes("POST", asked, headers=headers)
+        if code == "missing_api_key":
+            head = head.replace(b"Authorization", b"X-Nothing")
+
+        await client.send(head)
+        assert_refused(await client.read_answer(), status, code)
+        # What a client sends next could be its body or a new request: it is never taken for the latter.
+        client.credential = gateway.credential()
+        try:
+            await client.send(client.request_bytes("GET", "/v1/models"))
+        except ConnectionError:
+            pass
+        assert await client.closed()
+
+    await asyncio.gather(*(upload(target, *refusal) for target in KINDS for refusal in REFUSALS))
+
+    assert len(upstream.requests) == 1
+
+
+async def test_an_accepted_upload_is_invited_after_the_decision_and_not_by_the_upstream(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(tenants={"acme": {"limits": {"max_requests_per_1_minute": 100}}})
+    for target, kind in KINDS.items():
+        client = await gateway.connect()
+        headers = f"{kind}Content-Length: {len(CHAT)}\r\nExpect: 100-continue\r\n"
+        await client.send(client.request_bytes("POST", target, headers=headers))
+
+        assert await asyncio.wait_for(client.reader.readexactly(len(CONTINUE)), 2) == CONTINUE
+        await client.send(CHAT)
+        answer = await client.read_answer()
+
+        assert (answer.status, answer.body) == (200, b"{}")
+        assert upstream.requests[-1].body == CHAT
+        assert upstream.requests[-1].get("expect") is None
+
+
+async def test_a_body_sent_without_waiting_is_taken_all_the_same(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    client = await gateway.connect()
+
+    await client.send(
+        client.request_bytes("POST", "/v1/files", b"hello", headers=PLAIN + "Expect: 100-continue\r\n")
+    )
+    interim = await client.read_head()
+    answer = await client.read_answer() if interim.status == 100 else interim
+
+    assert answer.status == 200
+    assert upstream.requests[0].body == b"hello"
+
+
+async def test_http10_and_requests_without_a_body_are_never_invited(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    old, empty = await gateway.connect(), await gateway.connect()
+
+    first = await old.request(
+        "POST", "/v1/files", b"hello", headers=PLAIN + "Expect: 100-continue\r\n", version="HTTP/1.0"
+    )
+    second = await empty.request("GET", "/v1/models", headers="Expect: 100-continue\r\n")
+
+    assert (first.status, second.status) == (200, 200)
+    assert all(seen.get("expect") is None for seen in upstream.requests)
+
+
+# HTTP/1.0, keep-alive, pipelining.
+
+
+async def chunked_ok(turn: Turn) -> None:
+    """Answer `hello` in chunks."""
+    await turn.read_body()
+    await turn.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for piece in (b"hel", b"lo"):
+        await turn.chunk(piece)
+    await turn.send(b"0\r\n\r\n")
+
+
+async def test_an_http10_client_gets_plain_bodies_that_end_with_the_connection(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    upstream.plays(chunked_ok)
+    for more in ("", "Connection: keep-alive\r\n"):
+        client = await gateway.connect()
+        answer = await client.request(
+            "POST", "/v1/chat/completions", CHAT, version="HTTP/1.0", headers=JSON + more
+        )
+
+        assert (answer.status, answer.body, answer.clean_end) == (200, b"hello", True)
+        assert answer.get("transfer-encoding") is None
+        assert (answer.get("connection") or "close").lower() == "close"
+        assert await client.closed()
+    assert upstream.requests[0].raw_head.startswith(b"POST /v1/chat/completions HTTP/1.1\r\n")
+
+
+async def test_an_http10_connection_is_kept_when_asked_for_and_the_length_is_known(gateway: Gateway) -> None:
+    keeping, closing = await gateway.connect(), await gateway.connect()
+
+    for _ in range(3):
+        answer = await keeping.request(
+            "GET", "/v1/models", version="HTTP/1.0", headers="Connection: keep-alive\r\n"
+        )
+        assert (answer.status, answer.body) == (200, b"{}")
+        assert (answer.get("connection") or "").lower() == "keep-alive"
+    assert (await closing.request("GET", "/v1/models", version="HTTP/1.0")).body == b"{}"
+    assert await closing.closed()
+
+
+async def test_connection_close_is_honoured_and_announced(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    client = await gateway.connect()
+
+    answer = await client.request("GET", "/v1/models", headers="Connection: close\r\n")
+
+    assert (answer.status, (answer.get("connection") or "").lower()) == (200, "close")
+    assert await client.closed()
+    assert upstream.requests[0].get("connection") is None
+
+
+async def test_pipelined_requests_are_answered_in_their_order(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    async def slowest_first(turn: Turn) -> None:
+        await turn.read_body()
+        number = turn.seen.target[-1:]
+        await asyncio.sleep({"1": 0.3, "2": 0.1, "3": 0}[number])
+        await turn.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" + number.encode())
+
+    upstream.plays(slowest_first)
+    client = await gateway.connect()
+    await client.send(
+        client.request_bytes("GET", "/v1/models?1")
+        + client.request_bytes("POST", "/v1/chat/completions?2", CHAT, headers=JSON)
+        + client.request_bytes("GET", "/v1/models?3")
+    )
+
+    answers = [await client.read_answer() for _ in range(3)]
+
+    assert [answer.body for answer in answers] == [b"1", b"2", b"3"]
+    assert [seen.target[-1] for seen in upstream.requests] == ["1", "2", "3"]
+    assert upstream.requests[1].body == CHAT
+
+
+async def test_a_hundred_requests_in_one_piece_are_all_answered(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    client = await gateway.connect()
+
+    await client.send(b"".join(client.request_bytes("GET", f"/v1/models?{number}") for number in range(100)))
+    answers = [await client.read_answer() for _ in range(100)]
+
+    assert all((answer.status, answer.body) == (200, b"{}") for answer in answers)
+    assert [seen.target for seen in upstream.requests] == [f"/v1/models?{number}" for number in range(100)]
+
+
+async def test_nothing_is_served_behind_a_request_that_closes(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    client = await gateway.connect()
+
+    await client.send(
+        client.request_bytes("GET", "/v1/models?1", headers="Connection: close\r\n")
+        + client.request_bytes("POST", "/v1/chat/completions?2", CHAT, headers=JSON)
+    )
+
+    answer = await client.read_answer()
+
+    # The parser may refuse the whole piece; then nothing of it has been done.
+    assert [seen.target for seen in upstream.requests] == (["/v1/models?1"] if answer.status == 200 else [])
+    assert answer.status in (200, 400)
+    assert await client.closed()
+
+
+async def test_an_empty_line_behind_a_body_does_not_cut_the_answer_to_it(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    """Old clients send one, and a server ignores it (RFC 9112, 2.2)."""
+    gateway = await start_gateway(edge={"header_timeout_seconds": 0.3})
+
+    async def slow(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")
+        await asyncio.sleep(0.8)
+        await turn.send(b"later")
+
+    upstream.plays(slow)
+    client = await gateway.connect()
+    await client.send(client.request_bytes("POST", "/v1/chat/completions", CHAT, headers=JSON))
+    await asyncio.sleep(0.05)
+    await client.send(b"\r\n")
+
+    answer = await client.read_answer()
+
+    assert (answer.status, answer.body, answer.clean_end) == (200, b"firstlater", True)
+
+
+async def test_large_heads_within_the_cap_pass_both_ways(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    upward = "".join(f"X-Up-{number}: {'u' * 15_000}\r\n" for number in range(3))
+    downward = "".join(f"X-Down-{number}: {'d' * 30_000}\r\n" for number in range(3))
+    many = "".join(f"X-Many-{number}: m\r\n" for number in range(200))
+
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(f"HTTP/1.1 200 OK\r\n{downward}{many}Content-Length: 2\r\n\r\n{{}}".encode())
+
+    upstream.plays(script)
+    client = await gateway.connect()
+
+    answer = await client.request("GET", "/v1/models", headers=upward + many)
+
+    assert answer.status == 200
+    assert all(answer.get(f"x-down-{number}") == "d" * 30_000 for number in range(3))
+    assert all(upstream.requests[0].get(f"x-up-{number}") == "u" * 15_000 for number in range(3))
+    assert len([name for name, _ in answer.fields if name.startswith("X-Many")]) == 200
+    assert len([name for name, _ in upstream.requests[0].fields if name.startswith("X-Many")]) == 200
+
+
+async def test_a_refusal_of_what_was_asked_keeps_the_connection_for_the_next_request(
+    gateway: Gateway,
+) -> None:
+    """Only what may have been misread closes it."""
+    client = await gateway.connect()
+    good = client.credential
+    for target, credential, status in (
+        ("/elsewhere", good, 404),
+        ("/v1/models", "nobody", 401),
+        ("/v1/models", gateway.credential(["files:read"]), 403),
+    ):
+        client.credential = credential
+        assert (await client.request("GET", target)).status == status
+    client.credential = good
+
+    assert (await client.request("GET", "/v1/models")).status == 200
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x00\x01\x02\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: " + b"a" * 100_000,
+        b"GET / HTTP/1.1\r\nHo st: x\r\n\r\n",
+    ],
+    ids=["noise", "bomb", "malformed"],
+)
+async def test_garbage_behind_a_request_never_gets_into_its_answer(
+    garbage: bytes, gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    async def two_pieces(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")
+        await turn.wait_for("garbage sent")
+        await turn.send(b"later")
+
+    upstream.plays(two_pieces)
+    client = await gateway.connect()
+    await client.send(client.request_bytes("GET", "/v1/models"))
+    answer = await client.read_head()
+    assert await client.reader.readexactly(5) == b"first"
+    await client.send(garbage)
+    await asyncio.sleep(0.1)
+    upstream.gate("garbage sent").set()
+
+    try:
+        rest = await asyncio.wait_for(client.reader.read(5), 5)
+    except ConnectionError:
+        rest = b""
+    assert answer.get("content-length") == "10"
+    assert rest in (b"later", b"")
+    assert await client.closed()
+    assert len(upstream.requests) == 1
+
+
+async def test_options_needs_a_credential_like_any_method(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    client = await gateway.connect()
+    client.credential = "nobody"
+
+    answer = await client.request(
+        "OPTIONS",
+        "/v1/chat/completions",
+        headers="Origin: https://a.test\r\nAccess-Control-Request-Method: POST\r\n",
+    )
+
+    assert answer.status == 401
+    assert not [name for name, _ in answer.fields if name.lower().startswith("access-control-")]
+    assert upstream.connections == 0
+
+
+async def test_a_refusal_on_http10_or_head_is_framed_for_its_client(gateway: Gateway) -> None:
+    old, head = await gateway.connect(), await gateway.connect()
+
+    first = await old.request("GET", "/elsewhere", version="HTTP/1.0")
+    second = await head.request("HEAD", "/elsewhere")
+    following = await head.request("GET", "/v1/models")
+
+    assert_refused(first, 404, "not_found")
+    assert (second.status, second.body) == (404, b"")
+    assert (following.status, following.body) == (200, b"{}")

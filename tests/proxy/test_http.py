@@ -1,0 +1,101 @@
+"""What reaches the upstream and what comes back, byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.conftest import StartGateway
+from tests.kit.gateway import Gateway
+from tests.kit.upstream import OK, ScriptedUpstream, Turn, answer_ok
+
+CHAT = b'{"model":"gpt-4o-mini","messages":[]}'
+
+
+async def test_request_and_answer_pass_unchanged(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    client = await gateway.connect()
+
+    answer = await client.request(
+        "POST",
+        "/v1/chat/completions?a=%41&b",
+        CHAT,
+        headers="Content-Type: application/json\r\nX-Thing: one\r\n",
+    )
+
+    assert (answer.status, answer.body) == (200, b"{}")
+    seen = upstream.requests[0]
+    assert (seen.method, seen.target, seen.body) == ("POST", "/v1/chat/completions?a=%41&b", CHAT)
+    assert seen.fields == [
+        ("Host", f"127.0.0.1:{upstream.port}"),
+        ("Authorization", "Bearer sk-upstream-key"),
+        ("Content-Length", str(len(CHAT))),
+        ("Content-Type", "application/json"),
+        ("X-Thing", "one"),
+    ]
+    assert answer.get("x-gateway-request-id")
+    await client.close()
+
+
+async def test_second_event_is_not_sent_until_the_client_has_the_first(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        await turn.wait_for("head seen")
+        await turn.chunk(b"data: 1\n\n")
+        await turn.wait_for("first seen")
+        await turn.chunk(b"data: 2\n\n")
+        await turn.send(b"0\r\n\r\n")
+
+    upstream.plays(script)
+    client = await gateway.connect()
+    await client.send(
+        client.request_bytes(
+            "POST", "/v1/chat/completions", CHAT, headers="Content-Type: application/json\r\n"
+        )
+    )
+
+    answer = await client.read_head()
+    upstream.gate("head seen").set()
+    assert await client.read_chunk() == b"data: 1\n\n"
+    upstream.gate("first seen").set()
+    await client.read_body(answer)
+
+    assert (answer.status, answer.body, answer.clean_end) == (200, b"data: 2\n\n", True)
+    await client.close()
+
+
+async def test_connection_is_not_reused_when_the_upload_failed_behind_an_early_answer(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    async def early(turn: Turn) -> None:
+        if turn.seen.method == "POST":
+            await turn.send(OK[:-1])
+            await turn.wait_for("upload broken")
+            await turn.send(OK[-1:])
+            await turn.gone()
+        else:
+            await answer_ok(turn)
+
+    upstream.plays(early)
+    gateway = await start_gateway()
+    client = await gateway.connect()
+
+    await client.send(
+        client.request_bytes("POST", "/v1/files", headers="Transfer-Encoding: chunked\r\n")
+        + b"5\r\nhello\r\n"
+    )
+    head = await client.read_head()
+    await client.send(b"not a chunk\r\n")
+    await asyncio.sleep(0.05)  # until the gateway has seen it
+    upstream.gate("upload broken").set()
+    await client.read_body(head)
+    await client.close()
+    second = await gateway.connect()
+    answer = await second.request("GET", "/v1/models")
+
+    assert answer.status == 200
+    assert upstream.requests[1].connection != upstream.requests[0].connection
+    await second.close()

@@ -1,0 +1,25 @@
+"""What the parts of one process share."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from gateway.middleware.services import Lifecycle
+from tests.kit.gateway import Gateway
+
+
+def test_process_is_not_ready_before_it_says_so() -> None:
+    lifecycle = Lifecycle()
+
+    assert (lifecycle.ready, lifecycle.draining, lifecycle.in_flight) == (False, False, 0)
+    assert not lifecycle.sessions
+
+
+async def test_services_of_a_running_gateway_are_ready_and_cannot_be_swapped(gateway: Gateway) -> None:
+    services = gateway.app.services
+
+    assert services.lifecycle.ready
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        services.tenants = services.tenants  # type: ignore[misc]

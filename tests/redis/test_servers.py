@@ -1,0 +1,171 @@
+"""What Redis URLs mean, and that each kind leads to a server that keeps limits."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import ipaddress
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from gateway.limits.redis_buckets import RedisBuckets
+from gateway.limits.terms import Charge, Dimension, Quota, StoreUnavailable
+from gateway.redis.servers import RedisServers, Topology
+from tests.kit.redis import RedisServer, running_redis
+from tests.limits.contract import fresh_id, fresh_key
+
+COMMANDS = (
+    "ping eval evalsha time hget hset hmget hdel zadd zrem zrange zrangebyscore zremrangebyscore zmscore pttl "
+    "pexpire unlink"
+)
+"""Everything the gateway's limits ask of Redis."""
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("url", "topology", "addresses", "name"),
+    [
+        ("redis://h", Topology.SINGLE, (("h", 6379),), "h:6379"),
+        ("valkey://u:p@h:1/2", Topology.SINGLE, (("h", 1),), "h:1"),
+        ("rediss://h:6380", Topology.SINGLE, (("h", 6380),), "h:6380"),
+        ("unix:///run/redis.sock?db=3", Topology.SINGLE, (), "/run/redis.sock"),
+        ("redis+sentinel://:p@a,b:7/limits/1", Topology.SENTINEL, (("a", 26379), ("b", 7)), "limits"),
+        ("valkeys+sentinel://a/limits", Topology.SENTINEL, (("a", 26379),), "limits"),
+        ("redis+cluster://u:p@a:1,[::1]:2", Topology.CLUSTER, (("a", 1), ("::1", 2)), "a:1,::1:2"),
+        ("rediss+cluster://a", Topology.CLUSTER, (("a", 6379),), "a:6379"),
+    ],
+)
+def test_url_says_where_the_servers_are(
+    url: str, topology: Topology, addresses: tuple[tuple[str, int], ...], name: str
+) -> None:
+    servers = RedisServers.parse(url)
+    assert (servers.topology, servers.addresses, servers.name) == (topology, addresses, name)
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("http://secret@h", "begins with one of"),
+        ("secret", "begins with one of"),
+        ("redis://secret@h:port", "port"),
+        ("redis+sentinel://:secret@h", "names the service"),
+        ("redis+sentinel://:secret@h:x/limits", "port"),
+        ("redis+cluster://:secret@h/3", "no databases"),
+        ("redis+cluster://:secret@", "names no host"),
+        ("redis://:secret@h?db=x", "db"),
+    ],
+)
+def test_bad_url_is_explained_without_its_password(url: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem) as caught:
+        RedisServers.parse(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://user:secret@h", "redis+sentinel://:secret@h/s?sentinel_password=secret"]
+)
+def test_password_is_never_shown(url: str) -> None:
+    assert "secret" not in repr(RedisServers.parse(url))
+
+
+async def admits(url: str) -> bool:
+    store = RedisBuckets(url, deadline_seconds=1)
+    try:
+        return (
+            await store.admit(fresh_id(), [Charge(Quota(Dimension.TOKENS_PER_DAY, 9, fresh_key()))])
+        ).allowed
+    finally:
+        await store.close()
+
+
+async def test_limits_are_kept_over_a_unix_socket(redis: RedisServer) -> None:
+    assert await admits(redis.unix_url)
+
+
+async def test_limits_need_these_commands_of_an_acl_user_and_no_others(redis: RedisServer) -> None:
+    granted = [f"+{command}" for command in COMMANDS.split()]
+    redis.command("ACL", "SETUSER", "gw", "on", ">pass word", "~gateway:*", *granted)
+    url = f"redis://gw:pass%20word@127.0.0.1:{redis.port}"
+    store = RedisBuckets(url, deadline_seconds=1)
+    exchange, charge = fresh_id(), Charge(Quota(Dimension.TOKENS_PER_DAY, 9, fresh_key()), 3)
+    assert (await store.announce("worker")).workers == 1
+    assert (await store.admit(exchange, [charge])).allowed
+    assert await store.renew([(exchange, charge.quota.key)]) == []
+    assert await store.settle(exchange, [charge])
+    await store.reset([charge.quota.key])
+    await store.close()
+    with pytest.raises(StoreUnavailable):
+        await admits(f"redis://gw:wrong@127.0.0.1:{redis.port}")
+
+
+async def test_limits_are_kept_over_tls_with_a_certificate_that_is_checked(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    certificate = self_signed(tmp_path)
+    async with tls_in_front_of(redis, certificate) as port:
+        assert await admits(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}")
+        with pytest.raises(StoreUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            await admits(f"rediss://127.0.0.1:{port}")
+
+
+def self_signed(directory: Path) -> Path:
+    """One PEM file with a fresh key and a certificate for 127.0.0.1."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "redis")])
+    now = dt.datetime.now(dt.UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + dt.timedelta(hours=1))
+        .add_extension(address, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    file = directory / "redis.pem"
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+    return file
+
+
+@asynccontextmanager
+async def tls_in_front_of(redis: RedisServer, certificate: Path) -> AsyncIterator[int]:
+    """A TLS end before a server that may have been built without; yields its port."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while piece := await reader.read(65536):
+                writer.write(piece)
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", redis.port)
+        await asyncio.gather(pass_on(reader, server_writer), pass_on(server_reader, writer))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context)
+    async with server:
+        yield server.sockets[0].getsockname()[1]

@@ -1,0 +1,133 @@
+"""What the rewrites change, and that they change nothing else."""
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.usage.included import AddedUsageFilter, is_added_usage, splice_member, with_included_usage
+from gateway.wire.sse import SseEvent
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"{}", b'{"model":"m"}'),
+        (b' {\n} ', b' {"model":"m"\n} '),
+        (b'{ "n" : 1.50 }', b'{"model":"m", "n" : 1.50 }'),
+        (b'{"a":1,"model" : null ,"b":2}', b'{"a":1,"model" : "m" ,"b":2}'),
+        (b'{"mod\\u0065l":null}', b'{"mod\\u0065l":"m"}'),
+        (b'{"a":{"model":"x"},"b":"\\u0061"}', b'{"model":"m","a":{"model":"x"},"b":"\\u0061"}'),
+        (b'{"a":"}{","model":["x",{"y":"]"}],"b":[]}', b'{"a":"}{","model":"m","b":[]}'),
+        (b'{"model":1,"model":2}', b'{"model":"m","model":"m"}'),
+    ],
+)  # fmt: skip
+def test_one_member_is_set_and_every_other_byte_kept(before, after):
+    assert splice_member(before, "model", b'"m"') == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b'{"stream":true}', b'{"stream_options":{"include_usage":true},"stream":true}'),
+        (b'{"stream_options":null}', b'{"stream_options":{"include_usage":true}}'),
+        (b'{"stream_options":{}}', b'{"stream_options":{"include_usage":true}}'),
+        (
+            b'{"stream_options": {"x": 1.0} , "n":1}',
+            b'{"stream_options": {"include_usage":true,"x": 1.0} , "n":1}',
+        ),
+        (
+            b'{"stream_options":{"include_usage" : false}}',
+            b'{"stream_options":{"include_usage" : true}}',
+        ),
+        (
+            b'{"messages":[{"content":"\\"stream_options\\" \\u006d"}]}',
+            b'{"stream_options":{"include_usage":true},"messages":[{"content":"\\"stream_options\\" \\u006d"}]}',
+        ),
+    ],
+)
+def test_usage_is_asked_for(before, after):
+    assert with_included_usage(before) == after
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"stream_options":{"include_usage":true}}',
+        b'{"stream_options":{"include_usage":"yes"}}',
+        b'{"stream_options":"include_usage"}',
+        b'{"stream_options":[]}',
+    ],
+)
+def test_a_body_that_asks_already_or_will_be_refused_stays_the_same_object(body):
+    assert with_included_usage(body) is body
+
+
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-9, 99), st.text(max_size=5)),
+    lambda v: st.one_of(st.lists(v, max_size=3), st.dictionaries(st.text(max_size=3), v, max_size=3)),
+    max_leaves=8,
+)
+NAMES = st.one_of(st.sampled_from(["model", "stream_options", "include_usage"]), st.text(max_size=4))
+OPTIONS = st.one_of(st.none(), st.dictionaries(NAMES, st.sampled_from([True, False, None, 1]), max_size=3))
+OBJECTS = st.dictionaries(NAMES, VALUES, max_size=4).flatmap(
+    lambda o: st.one_of(st.just(o), OPTIONS.map(lambda options: {**o, "stream_options": options}))
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(OBJECTS, NAMES, VALUES, st.booleans())
+def test_a_rewritten_body_reads_the_same_but_for_the_member_that_was_set(body, name, value, indented):
+    raw = orjson.dumps(body, option=orjson.OPT_INDENT_2 if indented else 0)
+    assert orjson.loads(splice_member(raw, name, orjson.dumps(value))) == {**body, name: value}
+    asked = with_included_usage(raw)
+    if asked is raw:
+        return
+    options = body.get("stream_options") or {}
+    assert orjson.loads(asked) == {**body, "stream_options": {**options, "include_usage": True}}
+
+
+def event(data: bytes) -> SseEvent:
+    return SseEvent(b"data: " + data + b"\n\n")
+
+
+USAGE = b'{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}'
+ADDED = event(b'{"id":"c","object":"chat.completion.chunk","choices":[],"usage":' + USAGE + b"}")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"choices":[{"delta":{"content":"\\"choices\\":[]"}}],"usage":null}',
+        b'{"choices":[{"delta":{}}],"usage":' + USAGE + b"}",
+        b'{"choices":[],"usage":null}',
+        b'{"choices":[],"prompt_filter_results":[]}',
+        b'{"usage":' + USAGE + b"}",
+        b'[{"choices":[],"usage":{}}]',
+        b'{"choices":[],"usage":{}',
+        b"[DONE]",
+    ],
+)
+def test_events_that_were_not_added_are_told_from_the_one_that_was(data):
+    assert not is_added_usage(event(data))
+    assert is_added_usage(ADDED)
+    assert not is_added_usage(SseEvent(ADDED.raw, whole=False))
+    assert is_added_usage(SseEvent(b'data: {"usage": {},\r\ndata: "choices" : [ ]}\r\n\r\n'))
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 50, 10_000])
+def test_the_added_event_is_taken_out_and_all_others_keep_their_bytes(size):
+    first = event(b'{"choices":[],"prompt_filter_results":[]}').raw
+    text = event(b'{"choices":[{"delta":{"content":"hi"}}],"usage":null}').raw
+    rest = b": ping\n\n\n" + event(b"[DONE]").raw + b"data: unfinished"
+    stream = first + text + ADDED.raw + rest
+    usage_filter = AddedUsageFilter()
+    passed = [usage_filter.feed(stream[at : at + size]) for at in range(0, len(stream), size)]
+    assert b"".join(passed) + usage_filter.finish() == first + text + rest
+
+
+def test_an_event_is_relayed_as_soon_as_it_is_complete():
+    usage_filter = AddedUsageFilter()
+    assert usage_filter.feed(b"data: one\n\ndata: tw") == b"data: one\n\n"
+    assert usage_filter.feed(b"o\n\n") == b"data: two\n\n"
+    assert usage_filter.finish() == b""

@@ -1,0 +1,344 @@
+"""What the multipart scanner reads, what it lets pass and when, and what it refuses to read at all."""
+
+import itertools
+import re
+import time
+from email.parser import BytesParser
+from email.policy import HTTP
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.wire.multipart import MultipartRefused, MultipartScanner, Part, boundary_of
+
+BOUNDARY = b"----b0undary"
+CLOSING = b"\r\n--" + BOUNDARY + b"--"
+FILE = b'form-data; name="file"; filename="a.wav"'
+
+
+def part(disposition: bytes, content: bytes, *headers: bytes) -> bytes:
+    lines = [b"Content-Disposition: " + disposition, *headers]
+    return b"--" + BOUNDARY + b"\r\n" + b"\r\n".join(lines) + b"\r\n\r\n" + content + b"\r\n"
+
+
+def field(name: bytes, value: bytes) -> bytes:
+    return part(b'form-data; name="' + name + b'"', value)
+
+
+def body(*parts: bytes, end: bytes = b"\r\n") -> bytes:
+    return b"".join(parts) + b"--" + BOUNDARY + b"--" + end
+
+
+def scan(data: bytes, cuts: list[int] = (), **how) -> tuple[MultipartScanner, bytes]:
+    """Feed a whole body; return the scanner and what passed before the body's end was released."""
+    scanner = MultipartScanner(BOUNDARY, **how)
+    edges = sorted({0, len(data), *(c % (len(data) + 1) for c in cuts)})
+    passed = b"".join(scanner.feed(data[a:b]) for a, b in itertools.pairwise(edges))
+    assert len(passed) + scanner.held_bytes == len(data)
+    return scanner, passed
+
+
+def refusal(data: bytes, **how) -> MultipartRefused:
+    with pytest.raises(MultipartRefused) as caught:
+        scan(data, **how)[0].finish()
+    return caught.value
+
+
+@pytest.mark.parametrize("model_at", [0, 1, 2])
+def test_the_model_is_found_wherever_it_stands_and_the_body_passes_unchanged(model_at):
+    parts = [part(FILE, bytes(range(256)) * 40, b"Content-Type: audio/wav"), field(b"language", b"de")]
+    parts.insert(model_at, field(b"model", b"whisper-1"))
+    data = body(*parts)
+    scanner, passed = scan(data, list(range(0, len(data), 100)))
+    assert scanner.fields == {"model": "whisper-1"}
+    assert scanner.file_bytes == 256 * 40
+    assert sorted(p.name for p in scanner.parts) == ["file", "language", "model"]
+    assert scanner.closed
+    assert passed + scanner.finish() == data
+
+
+def test_everything_but_the_closing_delimiter_passes_before_policy_is_satisfied():
+    data = body(field(b"model", b"whisper-1"), part(FILE, b"x" * 1000))
+    scanner, passed = scan(data)
+    assert passed == data[: data.rindex(CLOSING)]
+    assert scanner.feed(b"") == b""
+    assert scanner.finish() == CLOSING + b"\r\n"
+
+
+def test_only_what_may_be_a_delimiter_waits():
+    scanner = MultipartScanner(BOUNDARY)
+    head = part(FILE, b"")[:-2]
+    assert scanner.feed(head) == head
+    piece = b"\x00" * 65_536
+    assert scanner.feed(piece) == piece
+    assert scanner.feed(b"\r\n-") == b""
+    assert scanner.feed(b"\r\n--") == b"\r\n-"
+    assert scanner.feed(b"x") == b"\r\n--x"
+    assert scanner.feed(b"\r\n--" + BOUNDARY) == b""
+    assert scanner.feed(b"\r") == b""
+    assert scanner.feed(b"\n") == b"\r\n--" + BOUNDARY + b"\r\n"
+    assert scanner.parts == [Part("file", is_file=True, size_bytes=65_536 + 8)]
+
+
+def test_a_field_is_known_before_the_file_behind_it_has_arrived():
+    scanner = MultipartScanner(BOUNDARY)
+    scanner.feed(field(b"model", b"whisper-1") + b"--" + BOUNDARY + b"\r\n")
+    assert scanner.fields == {"model": "whisper-1"}
+
+
+def test_only_the_fields_asked_for_are_kept():
+    data = body(
+        field(b"model", b"m"), field(b"n", b"2"), field(b"prompt", b"p" * 100_000), field(b"n[]", b"3")
+    )
+    assert scan(data, fields=("n", "stream"))[0].fields == {"n": "2"}
+
+
+def test_a_field_without_quotes_or_with_a_type_is_read_as_dotnet_and_java_send_it():
+    data = body(
+        part(b"form-data; name=model", b"whisper-1", b"Content-Type: text/plain; charset=utf-8"),
+        part(
+            b"form-data; name=file; filename=a.wav; filename*=utf-8''a.wav", b"x", b"Content-Type: audio/wav"
+        ),
+        part(b'FORM-DATA; NAME="n"', b"1", b"Content-Transfer-Encoding: 8bit", b"content-length: 1"),
+        part(b'form-data; name="user"', b"u", b"Content-Type: text/plain; charset=ISO-8859-1"),
+    )
+    fields = {"model": "whisper-1", "n": "1", "user": "u"}
+    assert scan(data, fields=fields.keys())[0].fields == fields
+
+
+def test_odd_but_unambiguous_bodies_are_accepted():
+    assert scan(body())[0].parts == []
+    assert scan(body(field(b"model", b"m"), end=b"\r\n" * 4))[0].closed
+    assert scan(body(field(b"model", b"m" * 65_536)))[0].fields == {"model": "m" * 65_536}
+    assert scan(body(field(b"model", b"m"), end=b""))[0].finish() == CLOSING
+    assert scan(body(field(b"model", b"")))[0].fields == {"model": ""}
+    content = b"\r\n--\r\n\r\r\n-" + BOUNDARY + b"--\r"
+    assert scan(body(part(FILE, content)))[0].file_bytes == len(content)
+    tricky = part(b'form-data; name="file"; filename="C:\\temp\\a;b=c%22.wav"', b"x")
+    assert scan(body(tricky))[0].parts == [Part("file", is_file=True, size_bytes=1)]
+
+
+M = field(b"model", b"m")
+CASES = {
+    "preamble": b"hello\r\n" + body(M),
+    "leading line end": b"\r\n" + body(M),
+    "no closing boundary": M + b"--" + BOUNDARY + b"\r\n",
+    "nothing": b"",
+    "cut in a head": body(M)[:30],
+    "cut in content": body(part(FILE, b"x" * 100))[:-40],
+    "epilogue": body(M, end=b"\r\nmore"),
+    "second body": body(M) + body(field(b"model", b"other")),
+    "boundary behind a bare LF": body(part(FILE, b"x\n--" + BOUNDARY + b"\r\n")),
+    "boundary behind a bare CR": body(part(FILE, b"x\r--" + BOUNDARY + b"\r\n")),
+    "boundary inside a line": body(part(FILE, b"x--" + BOUNDARY + b"x")),
+    "boundary at the start of content": body(part(FILE, b"--" + BOUNDARY + b"\r\n")),
+    "bare LF behind the boundary": body(M).replace(BOUNDARY + b"\r\n", BOUNDARY + b"\n", 1),
+    "blanks behind the boundary": body(M).replace(BOUNDARY + b"\r\n", BOUNDARY + b"  \r\n", 1),
+    "longer boundary": body(part(FILE, b"x\r\n--" + BOUNDARY + b"x\r\n")),
+    "one dash at the end": M + b"--" + BOUNDARY + b"-\r\n",
+    "boundary in a head": body(part(FILE, b"x", b"X-Y: --" + BOUNDARY)),
+    "no disposition": body(b"--" + BOUNDARY + b"\r\nContent-Type: text/plain\r\n\r\nx\r\n"),
+    "no headers": body(b"--" + BOUNDARY + b"\r\n\r\nx\r\n"),
+    "two dispositions": body(part(FILE, b"x", b"content-disposition: " + FILE)),
+    "attachment": body(part(b'attachment; name="model"', b"x")),
+    "form-data as a prefix": body(part(b'form-data-x; name="model"', b"x")),
+    "folded header": body(part(b'form-data;\r\n name="model"', b"x")),
+    "bare LF in a head": body(part(b'form-data; name="a"\nX-Y: z', b"x")),
+    "vertical tab in a head": body(part(FILE, b"x", b"X-Y: z\x0bContent-Disposition: " + FILE)),
+    "space before a colon": body(part(FILE, b"x", b"X-Y : z")),
+    "no name": body(part(b"form-data", b"x")),
+    "empty name": body(part(b'form-data; name=""', b"x")),
+    "two names": body(part(b'form-data; name="a"; name="model"', b"x")),
+    "encoded name": body(part(b"form-data; name*=utf-8''model", b"x")),
+    "name beside an encoded name": body(part(b"form-data; name=a; name*=utf-8''model", b"x")),
+    "name in pieces": body(part(b"form-data; name*0=mo; name*1=del", b"x")),
+    "RFC 2047 name": body(part(b'form-data; name="=?utf-8?B?bW9kZWw=?="', b"x")),
+    "escaped name": body(part(b'form-data; name="mod\\el"', b"x")),
+    "name with a blank": body(part(b'form-data; name="model "', b"x")),
+    "name that is not UTF-8": body(part(b'form-data; name="mod\xffel"', b"x")),
+    "unclosed quote": body(part(b'form-data; name="model', b"x")),
+    "escaped quote in a filename": body(part(b'form-data; name="a"; filename="x\\"; name="model"', b"x")),
+    "name in a filename": body(part(b'form-data; name="a"; filename="x; name=model; y"', b"x")),
+    "charset field": body(field(b"_charset_", b"utf-7"), M),
+    "transfer encoding": body(part(FILE, b"x", b"Content-Transfer-Encoding: base64")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", CASES.values(), ids=CASES.keys())
+def test_a_body_that_could_be_read_in_two_ways_is_refused(data):
+    refusal(data)
+
+
+FIELD_CASES = {
+    "twice": body(M, M),
+    "with a filename": body(part(b'form-data; name="model"; filename="x"', b"m")),
+    "with an encoded filename": body(part(b"form-data; name=\"model\"; filename*=utf-8''x", b"m")),
+    "in UTF-16": body(
+        part(b'form-data; name="model"', b"m\0", b"Content-Type: text/plain; charset=utf-16le")
+    ),
+    "as a nested multipart": body(part(b'form-data; name="model"', b"m", b"Content-Type: multipart/mixed")),
+    "not UTF-8": body(field(b"model", b"\xff")),
+    "endless": body(field(b"model", b"m" * 65_537)),
+}
+
+
+@pytest.mark.parametrize("data", FIELD_CASES.values(), ids=FIELD_CASES.keys())
+def test_a_field_that_policy_reads_must_be_plain_and_single(data):
+    assert refusal(data).param == "model"
+
+
+def test_nothing_of_a_refused_end_has_passed():
+    data = body(M, part(FILE, b"x" * 1000), M)
+    scanner, passed = MultipartScanner(BOUNDARY), b""
+    with pytest.raises(MultipartRefused):
+        for at in range(len(data)):
+            passed += scanner.feed(data[at : at + 1])
+    assert CLOSING not in passed
+
+
+def test_a_body_with_something_behind_its_end_cannot_be_finished():
+    scanner = MultipartScanner(BOUNDARY)
+    scanner.feed(body(M))
+    assert scanner.closed
+    for attempt in (lambda: scanner.feed(b"more"), scanner.finish):
+        with pytest.raises(MultipartRefused):
+            attempt()
+
+
+def test_heads_and_parts_are_capped():
+    assert scan(body(part(FILE, b"x", b"X-Y: " + b"z" * 8000)))[0].closed
+    assert "head" in refusal(body(part(FILE, b"x", b"X-Y: " + b"z" * 8200))).reason
+    endless = MultipartScanner(BOUNDARY)
+    endless.feed(b"--" + BOUNDARY + b"\r\n")
+    with pytest.raises(MultipartRefused, match="head"):
+        for _ in range(9000):
+            endless.feed(b"z")
+    assert scan(body(*[field(b"a", b"")] * 100))[0].closed
+    assert "100" in refusal(body(*[field(b"a", b"")] * 101)).reason
+
+
+@pytest.mark.parametrize(
+    ("content_type", "boundary"),
+    [
+        ("multipart/form-data; boundary=abc", b"abc"),
+        ('Multipart/Form-Data;boundary="a b:c"', b"a b:c"),
+        ('multipart/form-data; charset=UTF-8; boundary="----x"', b"----x"),
+        ("multipart/form-data; boundary=" + "x" * 70, b"x" * 70),
+        ("multipart/form-data; BOUNDARY=a'(b", None),
+        ("multipart/form-data; boundary=a; boundary=b", None),
+        ("multipart/form-data; boundary=a; Boundary=a", None),
+        ("multipart/form-data; boundary=" + "x" * 71, None),
+        ("multipart/form-data; boundary=", None),
+        ('multipart/form-data; boundary=""', None),
+        ('multipart/form-data; boundary="a "', None),
+        ('multipart/form-data; boundary="a\\"b"', None),
+        ('multipart/form-data; boundary="a"b', None),
+        ("multipart/form-data; boundary=a, multipart/form-data; boundary=b", None),
+        ("multipart/form-data; boundary*=utf-8''a", None),
+        ("multipart/form-data; boundary=a; boundary*0=b", None),
+        ("multipart/form-data; boundary=a; charset=utf-7", None),
+        ("multipart/form-data; boundary=ä", None),
+        ("multipart/form-data", None),
+        ("multipart/form-database; boundary=a", None),
+        ("multipart/mixed; boundary=a", None),
+        ("application/json", None),
+    ],
+)
+def test_the_boundary_is_read_strictly(content_type, boundary):
+    if boundary is not None:
+        assert boundary_of(content_type) == boundary
+        return
+    with pytest.raises(MultipartRefused):
+        boundary_of(content_type)
+
+
+# Lines that together make bodies good, nearly good and hostile.
+LINES = st.sampled_from(
+    [
+        b"--" + BOUNDARY, b"--" + BOUNDARY, b"--" + BOUNDARY + b"--", b"--", BOUNDARY, b"", b"",
+        b'Content-Disposition: form-data; name="model"', b"Content-Disposition: form-data; name=model",
+        b'Content-Disposition: form-data; name="file"; filename="a"', b"Content-Type: text/plain",
+        b'content-disposition: form-data; name="x"', b"gpt-4o", b"o3-pro", b"\x00\xff",
+    ]
+)  # fmt: skip
+ENDS = st.sampled_from([b"\r\n"] * 12 + [b"\n", b"\r", b""])
+SCRAPS = st.lists(st.tuples(LINES, ENDS).map(b"".join), max_size=16).map(b"".join)
+GOOD = st.lists(
+    st.one_of(
+        st.binary(max_size=40).map(lambda b: part(FILE, b)),
+        st.just(field(b"model", b"gpt-4o")),
+        st.just(field(b"n", b"2")),
+        SCRAPS.map(lambda b: part(FILE, b)),
+    ),
+    max_size=4,
+).map(lambda parts: body(*parts))
+BODIES = st.one_of(SCRAPS, GOOD, GOOD, GOOD.flatmap(lambda b: st.integers(0, len(b)).map(lambda n: b[:n])))
+
+
+def outcome(data: bytes, cuts: list[int]) -> tuple[object, ...]:
+    try:
+        scanner, passed = scan(data, cuts)
+    except MultipartRefused as refused:
+        return refused.reason, refused.param
+    try:
+        rest = scanner.finish()
+    except MultipartRefused as refused:
+        rest = refused.reason.encode()
+    return passed, rest, scanner.fields, scanner.parts, scanner.held_bytes
+
+
+@settings(max_examples=300, deadline=None)
+@given(BODIES, st.lists(st.integers(0, 2**20), max_size=12))
+def test_any_split_gives_the_same_result_as_one_piece(data, cuts):
+    assert outcome(data, cuts) == outcome(data, [])
+    assert outcome(data, list(range(len(data)))) == outcome(data, [])
+
+
+def models_to_python(data: bytes) -> list[bytes]:
+    """The `model` fields as Python's own MIME parser finds them: lenient about line ends and much else."""
+    head = b"Content-Type: multipart/form-data; boundary=" + BOUNDARY + b"\r\n\r\n"
+    message = BytesParser(policy=HTTP).parsebytes(head + data)
+    parts = message.get_payload() if message.is_multipart() else []
+    return [
+        p.get_payload(decode=True).strip(b"\r\n")
+        for p in parts
+        if p.get_param("name", header="content-disposition") == "model"
+    ]
+
+
+def models_to_a_sloppy_parser(data: bytes) -> list[bytes]:
+    """The `model` fields as found by splitting at boundaries wherever they stand, whatever ends a line."""
+    unified = re.sub(rb"\r\n|\r", b"\n", data)
+    found = []
+    for chunk in unified.split(b"--" + BOUNDARY)[1:]:
+        head, _, content = chunk.partition(b"\n\n")
+        if re.search(rb'name="?model\b', head):
+            found.append(content.strip(b"\n"))
+    return found
+
+
+@settings(max_examples=300, deadline=None)
+@given(BODIES)
+def test_other_parsers_see_no_other_model_in_an_accepted_body(data):
+    try:
+        scanner = scan(data)[0]
+        scanner.finish()
+    except MultipartRefused:
+        return
+    ours = [value.encode() for value in scanner.fields.values()]
+    assert models_to_python(data) == ours
+    assert models_to_a_sloppy_parser(data) == ours
+
+
+def test_time_is_linear_in_the_number_of_pieces():
+    def seconds(size: int) -> float:
+        data = body(field(b"model", b"m" * (size // 2)), part(FILE, b"\r\n--" * (size // 8)))
+        scanner = MultipartScanner(BOUNDARY, max_field_bytes=size)
+        started = time.process_time()
+        for at in range(len(data)):
+            scanner.feed(data[at : at + 1])
+        return time.process_time() - started
+
+    small = min(seconds(20_000) for _ in range(3))
+    assert min(seconds(80_000) for _ in range(2)) < 12 * small
