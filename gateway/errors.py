@@ -1,4 +1,4 @@
-"""Every way in which the gateway itself can refuse or fail an exchange.
+"""How an exchange can end, and every way in which the gateway itself can refuse or fail one.
 
     GatewayError                      status  type                   code
     ├─ ClientFault
@@ -33,7 +33,7 @@
     │  └─ UpstreamTimeout             504     upstream_error         upstream_timeout
     └─ GatewayFault
        ├─ VersionRefused              505     invalid_request_error  http_version_not_supported
-       ├─ StoreUnavailable            503     server_error           limits_unavailable
+       ├─ LimitsUnavailable           503     server_error           limits_unavailable
        ├─ Overloaded                  503     server_error           overloaded
        └─ Internal                    500     server_error           internal_error
 
@@ -45,14 +45,22 @@ Types and codes are API: changing one is a breaking change. An error is rendered
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from enum import StrEnum
+from typing import ClassVar
 
 import orjson
 
-from gateway.exchange.exchange import Ending
 
-if TYPE_CHECKING:
-    from gateway.limits.terms import Decision
+class Ending(StrEnum):
+    """How an exchange ended; a metric label, so a closed set."""
+
+    COMPLETE = "complete"
+    REFUSED = "refused"
+    CLIENT_LEFT = "client_left"
+    UPSTREAM_LOST = "upstream_lost"
+    TIMED_OUT = "timed_out"
+    DRAINED = "drained"
+    FAILED = "failed"
 
 
 class GatewayError(Exception):
@@ -252,18 +260,18 @@ class HeadersTooLarge(ClientFault):
 
 
 class LimitExceeded(ClientFault):
-    """A limit refused the request; nothing was taken from any bucket."""
+    """A limit refused the request; nothing was taken from any bucket. None: waiting does not help."""
 
     status = 429
     code = "rate_limit_exceeded"
 
-    def __init__(self, message: str, *, type: str, decision: Decision) -> None:  # noqa: A002 (the API's word)
+    def __init__(self, message: str, *, type: str, retry_after_seconds: float | None) -> None:  # noqa: A002 (the API's word)
         super().__init__(message)
         self.type = type
-        self.decision = decision
+        self.retry_after_seconds = retry_after_seconds
 
     def headers(self) -> list[tuple[str, str]]:
-        seconds = self.decision.retry_after_seconds
+        seconds = self.retry_after_seconds
         if seconds is None:
             return [("x-should-retry", "false")]
         fields = [
@@ -336,7 +344,7 @@ class VersionRefused(GatewayFault):
     code = "http_version_not_supported"
 
 
-class StoreUnavailable(GatewayFault):
+class LimitsUnavailable(GatewayFault):
     """The limit store is down and the operator chose to refuse rather than guess."""
 
     status = 503

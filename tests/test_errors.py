@@ -8,9 +8,7 @@ import orjson
 import pytest
 
 from gateway import errors
-from gateway.errors import GatewayError, LimitExceeded
-from gateway.exchange.exchange import Ending
-from gateway.limits.terms import Decision
+from gateway.errors import Ending, GatewayError, LimitExceeded
 
 INVALID, FORBIDDEN, UPSTREAM, SERVER = (
     "invalid_request_error",
@@ -47,7 +45,7 @@ TABLE = {
     "UpstreamRefusedKey": (502, UPSTREAM, "upstream_refused_key"),
     "UpstreamTimeout": (504, UPSTREAM, "upstream_timeout"),
     "VersionRefused": (505, INVALID, "http_version_not_supported"),
-    "StoreUnavailable": (503, SERVER, "limits_unavailable"),
+    "LimitsUnavailable": (503, SERVER, "limits_unavailable"),
     "Overloaded": (503, SERVER, "overloaded"),
     "Internal": (500, SERVER, "internal_error"),
 }
@@ -55,15 +53,11 @@ NEVER_SENT = {"ClientLeft", "ClientStalled"}
 KINDS = {"GatewayError", "ClientFault", "PermissionFault", "UpstreamFault", "GatewayFault"}
 
 
-def refused(seconds: float | None) -> Decision:
-    return Decision(allowed=False, levels=(), refused_by=None, retry_after_seconds=seconds, never=False)
-
-
 def made(name: str) -> GatewayError:
     """An error as the gateway would raise it."""
     kind = getattr(errors, name)
     if kind is LimitExceeded:
-        return LimitExceeded("Too many.", type="requests", decision=refused(1.5))
+        return LimitExceeded("Too many.", type="requests", retry_after_seconds=1.5)
     error = kind("Do something else.", param="model", detail="for the log only")
     assert isinstance(error, GatewayError)
     return error
@@ -123,7 +117,7 @@ def test_whose_fault_it_is_shows_in_the_ending() -> None:
     assert all(
         ending is Ending.REFUSED
         for name, ending in endings.items()
-        if TABLE[name][0] < 500 or name in ("VersionRefused", "StoreUnavailable", "Overloaded")
+        if TABLE[name][0] < 500 or name in ("VersionRefused", "LimitsUnavailable", "Overloaded")
     )
 
 
@@ -157,13 +151,13 @@ def test_every_401_says_how_to_authenticate(name: str) -> None:
 def test_limit_says_when_to_come_back_rounded_up_and_whether_to_sleep_for_it(
     seconds: float | None, headers: dict[str, str]
 ) -> None:
-    error = LimitExceeded("Too many.", type="tokens", decision=refused(seconds))
+    error = LimitExceeded("Too many.", type="tokens", retry_after_seconds=seconds)
 
     assert dict(error.headers()) == headers
     assert error.type == "tokens"
 
 
-@pytest.mark.parametrize("name", ["StoreUnavailable", "Overloaded"])
+@pytest.mark.parametrize("name", ["LimitsUnavailable", "Overloaded"])
 def test_what_passes_says_when_to_try_again(name: str) -> None:
     assert dict(made(name).headers()) == {"retry-after": "1"}
 

@@ -10,10 +10,9 @@ from urllib.parse import parse_qsl
 import orjson
 from aiohttp import web
 
-from gateway.errors import BadRequest, StoreUnavailable
+from gateway.errors import BadRequest, LimitsUnavailable
 from gateway.exchange.exchange import Exchange
-from gateway.limits.terms import Charge, Level, Quota, format_reset
-from gateway.limits.terms import StoreUnavailable as StoreDown
+from gateway.limits.terms import Charge, Level, Quota, StoreUnavailable, format_reset
 from gateway.middleware.services import Services
 from gateway.operations.own import JWKS, ME, USAGE
 from gateway.policy.tenant_limits import binds
@@ -46,7 +45,7 @@ async def _jwks(services: Services, _: Exchange, __: str) -> dict[str, object]:
 
 
 async def _usage(services: Services, exchange: Exchange, query: str) -> dict[str, object]:
-    """What the caller's tenant has used. Raises BadRequest, or StoreUnavailable when nobody can say."""
+    """What the caller's tenant has used. Raises BadRequest, or LimitsUnavailable when nobody can say."""
     assert exchange.tenant is not None
     asked = {**_ASKED, **dict(parse_qsl(query))}
     unknown = asked.keys() - _ASKED.keys()
@@ -61,7 +60,7 @@ async def _usage(services: Services, exchange: Exchange, query: str) -> dict[str
     try:
         rows = await services.ledger.read(exchange.tenant.id, periods)
     except UsageUnavailable as error:
-        raise StoreUnavailable(
+        raise LimitsUnavailable(
             "The usage counters cannot be read at the moment. Try again shortly.", detail=str(error)
         ) from error
     return {
@@ -85,7 +84,7 @@ async def _me(services: Services, exchange: Exchange, _: str) -> dict[str, objec
     try:
         looked = await services.limiter.look(tuple(Charge(quota, 0) for quota in quotas))
         levels = [_level(level, quota) for level, quota in zip(looked.levels, quotas, strict=True)]
-    except StoreDown:
+    except StoreUnavailable:
         levels = [
             {"limit": quota.dimension.value, **binds(quota), "capacity": quota.capacity} for quota in quotas
         ]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
+
+from gateway.errors import Ending
 
 if TYPE_CHECKING:
     from gateway.credentials.verifier import Principal
@@ -21,18 +22,6 @@ if TYPE_CHECKING:
     from gateway.usage.reported import Usage
     from gateway.wire.headers import RequestHead
     from gateway.wire.request_fields import RequestFields
-
-
-class Ending(StrEnum):
-    """How an exchange ended; a metric label, so a closed set."""
-
-    COMPLETE = "complete"
-    REFUSED = "refused"
-    CLIENT_LEFT = "client_left"
-    UPSTREAM_LOST = "upstream_lost"
-    TIMED_OUT = "timed_out"
-    DRAINED = "drained"
-    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from gateway import __version__
-from gateway.exchange.exchange import Ending, Exchange
+from gateway.errors import Ending
+from gateway.exchange.exchange import Exchange
 
 if TYPE_CHECKING:
     from gateway.limits.limiter import LimiterState

@@ -6,8 +6,7 @@ import asyncio
 
 from aiohttp import web
 
-from gateway.errors import ClientFault, GatewayError, Internal
-from gateway.exchange.exchange import Ending
+from gateway.errors import ClientFault, Ending, GatewayError, Internal
 from gateway.middleware.services import Services
 from gateway.proxy.edge import EXCHANGE, Handler, Middleware, abort, error_fields, own_answer, send_own
 from gateway.wire import headers

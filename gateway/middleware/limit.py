@@ -17,11 +17,10 @@ from time import monotonic
 import orjson
 from aiohttp import web
 
-from gateway.errors import LimitExceeded, NeverFits, StoreUnavailable
+from gateway.errors import LimitExceeded, LimitsUnavailable, NeverFits
 from gateway.exchange.exchange import Exchange
 from gateway.limits.limiter import Limiter
-from gateway.limits.terms import Charge, Decision, Dimension, Quota, format_reset
-from gateway.limits.terms import StoreUnavailable as StoreDown
+from gateway.limits.terms import Charge, Decision, Dimension, Quota, StoreUnavailable, format_reset
 from gateway.middleware.services import Services
 from gateway.operations.own import GROUP
 from gateway.policy.requests import check_body
@@ -152,10 +151,10 @@ def limit(services: Services) -> Middleware:
     async def _asked(exchange: Exchange, asking: Awaitable[Decision]) -> Decision:
         try:
             return await asking
-        except StoreDown as error:
+        except StoreUnavailable as error:
             assert exchange.tenant is not None
             services.metrics.decided(exchange.tenant.id, "unavailable")
-            raise StoreUnavailable(
+            raise LimitsUnavailable(
                 "The limits cannot be checked at the moment. Try again shortly.", detail=str(error)
             ) from error
 
@@ -234,7 +233,7 @@ def _refuse(decision: Decision) -> None:
     refusal = LimitExceeded(
         f"Rate limit reached: {limit}{whose}. Try again in {format_reset(decision.retry_after_seconds or 0)}.",
         type=quota.dimension.unit,
-        decision=decision,
+        retry_after_seconds=decision.retry_after_seconds,
     )
     refusal.detail = limit  # whose it is stays out of the log, which may be a minimal one
     raise refusal

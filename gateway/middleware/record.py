@@ -11,8 +11,16 @@ from time import monotonic
 
 from aiohttp import web
 
-from gateway.errors import BadRequest, GatewayError, MethodRefused, NotFound, OperationClosed, TargetAmbiguous
-from gateway.exchange.exchange import Ending, Exchange
+from gateway.errors import (
+    BadRequest,
+    Ending,
+    GatewayError,
+    MethodRefused,
+    NotFound,
+    OperationClosed,
+    TargetAmbiguous,
+)
+from gateway.exchange.exchange import Exchange
 from gateway.middleware.services import Services
 from gateway.operations.own import OWN
 from gateway.operations.table import (

@@ -28,6 +28,7 @@ from gateway.errors import (
     BadRequest,
     ClientLeft,
     ClientStalled,
+    Ending,
     GatewayError,
     HeadersTooLarge,
     Internal,
@@ -35,7 +36,7 @@ from gateway.errors import (
     RequestTimeout,
     VersionRefused,
 )
-from gateway.exchange.exchange import Ending, Exchange
+from gateway.exchange.exchange import Exchange
 
 assert HttpRequestParserC is not None
 

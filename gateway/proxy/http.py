@@ -18,11 +18,12 @@ from gateway.errors import (
     BadRequest,
     ClientLeft,
     CredentialRefused,
+    Ending,
     UpstreamBroken,
     UpstreamRefusedKey,
     UpstreamTimeout,
 )
-from gateway.exchange.exchange import AnswerFilter, Ending, Exchange, Head
+from gateway.exchange.exchange import AnswerFilter, Exchange, Head
 from gateway.exchange.metrics import Metrics
 from gateway.policy.tenants import UpstreamAccess
 from gateway.proxy import body as intake

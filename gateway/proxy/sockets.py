@@ -20,8 +20,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
 
-from gateway.errors import BadRequest, UpgradeRequired, UpstreamBroken
-from gateway.exchange.exchange import Ending, Exchange, Head
+from gateway.errors import BadRequest, Ending, UpgradeRequired, UpstreamBroken
+from gateway.exchange.exchange import Exchange, Head
 from gateway.middleware.services import Services
 from gateway.policy import requests as policy
 from gateway.policy.tenants import UpstreamAccess

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.exchange.exchange import Ending, Exchange, Head
+from gateway.errors import Ending
+from gateway.exchange.exchange import Exchange, Head
 from gateway.operations.table import UNLISTED_READ
 from gateway.usage.reader import UsageReader
 from gateway.usage.reported import Usage

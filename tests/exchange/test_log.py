@@ -16,8 +16,8 @@ from aiohttp import web
 from gateway.app.build import build_app, make_runner
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.principal import Principal
-from gateway.errors import NotFound
-from gateway.exchange.exchange import Ending, Exchange
+from gateway.errors import Ending, NotFound
+from gateway.exchange.exchange import Exchange
 from gateway.exchange.log import LogWriter, access_record, encode
 from gateway.operations.table import UNLISTED_READ
 from gateway.settings.settings import load

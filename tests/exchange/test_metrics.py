@@ -11,7 +11,8 @@ import string
 import pytest
 from prometheus_client import generate_latest
 
-from gateway.exchange.exchange import Ending, Exchange
+from gateway.errors import Ending
+from gateway.exchange.exchange import Exchange
 from gateway.exchange.metrics import USAGE_KINDS, Metrics, status_class
 from gateway.operations.table import NeverUnlisted, NotUnderV1, OperationTable, TargetRefused
 from gateway.policy.tenants import tenant_policies

@@ -19,8 +19,8 @@ from pydantic_core import PydanticUndefined
 
 from gateway import __version__, errors
 from gateway.cli import main, parser
-from gateway.errors import BadRequest, GatewayError
-from gateway.exchange.exchange import Ending, Exchange
+from gateway.errors import BadRequest, Ending, GatewayError
+from gateway.exchange.exchange import Exchange
 from gateway.exchange.log import access_record
 from gateway.exchange.metrics import USAGE_KINDS
 from gateway.limits.terms import Dimension
