@@ -21,7 +21,7 @@ from gateway.exchange.metrics import Metrics
 from gateway.limits.limiter import Limiter
 from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.limits.redis_buckets import RedisBuckets
-from gateway.limits.terms import BucketStore
+from gateway.limits.store import BucketStore
 from gateway.middleware import build_middlewares, compose
 from gateway.middleware.record import unseen
 from gateway.middleware.services import Lifecycle, Services

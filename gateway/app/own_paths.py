@@ -12,10 +12,11 @@ from aiohttp import web
 
 from gateway.errors import BadRequest, LimitsUnavailable
 from gateway.exchange.exchange import Exchange
-from gateway.limits.terms import Charge, Level, Quota, StoreUnavailable, format_reset
+from gateway.limits.arithmetic import format_reset
+from gateway.limits.store import StoreUnavailable
+from gateway.limits.terms import Charge, Level, Quota, binds
 from gateway.middleware.services import Services
 from gateway.operations.own import JWKS, ME, USAGE
-from gateway.policy.tenant_limits import binds
 from gateway.proxy.edge import EXCHANGE, Handler, own_answer, send_own
 from gateway.usage.counters import UsageUnavailable
 from gateway.usage.report import Question, moment, report, total

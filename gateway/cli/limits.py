@@ -13,10 +13,12 @@ import orjson
 
 from gateway.cli.counters import PATIENCE_SECONDS, counting_redis, shown, table
 from gateway.cli.options import add_settings, settings_from
+from gateway.limits.arithmetic import format_reset
 from gateway.limits.redis_buckets import RedisBuckets
-from gateway.limits.terms import Charge, Level, Quota, StoreUnavailable, account_key, format_reset
+from gateway.limits.store import StoreUnavailable
+from gateway.limits.terms import Charge, Level, Quota, account_key, binds
 from gateway.operations.table import OperationTable
-from gateway.policy.tenant_limits import TenantLimits, binds
+from gateway.policy.tenant_limits import TenantLimits
 from gateway.policy.tenants import tenant_policies
 from gateway.settings.settings import Settings
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 import orjson
 
 from gateway.credentials.revocations import Revocation, RevocationsUnavailable
-from gateway.limits.terms import StoreUnavailable
+from gateway.limits.store import StoreUnavailable
 from gateway.redis.breaker import Breaker
 from gateway.redis.cluster import ClusterWire
 from gateway.redis.servers import RedisServers, Topology

@@ -9,15 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.limits.local_shares import LocalShares
-from gateway.limits.terms import (
-    BucketStore,
-    Census,
-    Charge,
-    Decision,
-    Dimension,
-    StoreUnavailable,
-    holds,
-)
+from gateway.limits.store import BucketStore, Census, StoreUnavailable, holds
+from gateway.limits.terms import Charge, Decision, Dimension
 
 _AT_ONCE = 256
 """Steps that are under way together when the store has come back."""

@@ -7,18 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import assert_never
 
+from gateway.limits.arithmetic import RETRY_SECONDS
 from gateway.limits.memory_buckets import MemoryBuckets
-from gateway.limits.terms import (
-    RETRY_SECONDS,
-    Census,
-    Charge,
-    Decision,
-    Level,
-    OnStoreFailure,
-    Quota,
-    StoreUnavailable,
-    share,
-)
+from gateway.limits.store import Census, StoreUnavailable, share
+from gateway.limits.terms import Charge, Decision, Level, OnStoreFailure, Quota
 
 _NEVER_EXPIRES_SECONDS = 10 * 365 * 86_400.0
 """These leases die with their worker."""

@@ -7,19 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gateway.limits.terms import (
-    TICKS_PER_PERIOD,
-    Census,
-    Charge,
-    Decision,
-    Dimension,
-    Quota,
-    bounded,
-    decide,
-    fits,
-    holds,
-    still_taken,
-)
+from gateway.limits.arithmetic import bounded, decide, fits, still_taken
+from gateway.limits.store import Census, holds
+from gateway.limits.terms import TICKS_PER_PERIOD, Charge, Decision, Dimension, Quota
 
 
 @dataclass(slots=True)

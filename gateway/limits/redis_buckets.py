@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from itertools import groupby
 
-from gateway.limits.terms import Census, Charge, Decision, StoreUnavailable, decide, holds
+from gateway.limits.arithmetic import decide
+from gateway.limits.store import Census, StoreUnavailable, holds
+from gateway.limits.terms import Charge, Decision
 from gateway.redis.cluster import open_wire
 from gateway.redis.line import Argument, Reply, Script
 from gateway.redis.servers import RedisServers

@@ -19,12 +19,13 @@ from aiohttp import web
 
 from gateway.errors import LimitExceeded, LimitsUnavailable, NeverFits
 from gateway.exchange.exchange import Exchange
+from gateway.limits.arithmetic import format_reset
 from gateway.limits.limiter import Limiter
-from gateway.limits.terms import Charge, Decision, Dimension, Quota, StoreUnavailable, format_reset
+from gateway.limits.store import StoreUnavailable
+from gateway.limits.terms import Charge, Decision, Dimension, Quota, binds
 from gateway.middleware.services import Services
 from gateway.operations.own import GROUP
 from gateway.policy.requests import check_body
-from gateway.policy.tenant_limits import binds
 from gateway.proxy import body as intake
 from gateway.proxy.edge import EXCHANGE, Handler, Middleware
 from gateway.usage.cost import (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from urllib.parse import unquote
 
 from gateway.credentials.principal import Principal
 from gateway.limits.terms import Dimension, OnStoreFailure, Quota, account_key
@@ -91,9 +90,3 @@ def closest(patterns: Iterable[str], text: str) -> str | None:
     if text in matching:
         return text
     return max(matching, key=len, default=None)
-
-
-def binds(quota: Quota) -> dict[str, str]:
-    """What a quota counts apart, for its owner: nothing, a model pattern, a subject or a credential."""
-    parts = (part.partition("=") for part in quota.key.split(":")[2:])
-    return {name: unquote(value) for name, _, value in parts}

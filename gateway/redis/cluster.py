@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from redis.crc import key_slot
 from redis.exceptions import MovedError
 
-from gateway.limits.terms import StoreUnavailable
+from gateway.limits.store import StoreUnavailable
 from gateway.redis.breaker import Breaker
 from gateway.redis.line import Argument, Reply, Script
 from gateway.redis.servers import Address, RedisServers, Topology

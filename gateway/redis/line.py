@@ -17,7 +17,7 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
-from gateway.limits.terms import StoreUnavailable
+from gateway.limits.store import StoreUnavailable
 from gateway.redis.servers import Connect
 
 Argument = str | bytes | int

@@ -15,7 +15,7 @@ from typing import Any
 
 from redis.exceptions import AskError
 
-from gateway.limits.terms import StoreUnavailable
+from gateway.limits.store import StoreUnavailable
 from gateway.redis.breaker import Breaker, BreakerState
 from gateway.redis.line import Argument, Call, Line, Reply, Script, Watcher
 from gateway.redis.servers import Connect

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import orjson
 
-from gateway.limits.terms import StoreUnavailable, account_key
+from gateway.limits.store import StoreUnavailable
+from gateway.limits.terms import account_key
 from gateway.redis.cluster import open_wire
 from gateway.redis.servers import RedisServers
 from gateway.redis.wire import Argument, Reply, Script

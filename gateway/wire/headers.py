@@ -16,7 +16,7 @@ from gateway.errors import (
     ExpectationRefused,
     HeadersTooLarge,
 )
-from gateway.limits.terms import format_reset, tightest
+from gateway.limits.arithmetic import format_reset, tightest
 
 if TYPE_CHECKING:
     from gateway.exchange.exchange import Exchange

@@ -22,7 +22,8 @@ import uvloop
 from gateway.limits.limiter import Limiter
 from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.limits.redis_buckets import RedisBuckets
-from gateway.limits.terms import BucketStore, Charge, Dimension, Quota, account_key
+from gateway.limits.store import BucketStore
+from gateway.limits.terms import Charge, Dimension, Quota, account_key
 from tests.kit.redis import RedisServer, running_redis
 
 MANY = 10**9

@@ -7,7 +7,8 @@ import itertools
 
 import pytest
 
-from gateway.limits.terms import BucketStore, Charge, Dimension, Quota, account_key
+from gateway.limits.store import BucketStore
+from gateway.limits.terms import Charge, Dimension, Quota, account_key
 
 _ids = itertools.count()
 

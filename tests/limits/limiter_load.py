@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gateway.limits.limiter import Limiter
-from gateway.limits.terms import Charge, Decision, Dimension, Quota, StoreUnavailable
+from gateway.limits.store import StoreUnavailable
+from gateway.limits.terms import Charge, Decision, Dimension, Quota
 from tests.limits.contract import fresh_id
 
 HOLD_SECONDS = 0.03

@@ -8,23 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.limits.terms import (
-    MOST_PERMITS,
-    TICKS_PER_PERIOD,
-    Census,
-    Charge,
-    Dimension,
-    Quota,
-    account_key,
-    decide,
-    fits,
-    format_reset,
-    holds,
-    level,
-    share,
-    still_taken,
-    tightest,
-)
+from gateway.limits.arithmetic import decide, fits, format_reset, level, still_taken, tightest
+from gateway.limits.store import Census, holds, share
+from gateway.limits.terms import MOST_PERMITS, TICKS_PER_PERIOD, Charge, Dimension, Quota, account_key
 
 KEY = account_key("acme")
 REQUESTS = Dimension.REQUESTS_PER_MINUTE

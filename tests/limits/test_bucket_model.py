@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.limits.redis_buckets import RedisBuckets
-from gateway.limits.terms import BucketStore, Charge, Decision, Dimension, Quota, account_key
+from gateway.limits.store import BucketStore
+from gateway.limits.terms import Charge, Decision, Dimension, Quota, account_key
 from tests.kit.redis import RedisServer, running_redis
 from tests.limits.contract import FakeClock
 

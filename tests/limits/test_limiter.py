@@ -14,7 +14,8 @@ import pytest
 from gateway.limits.limiter import Limiter
 from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.limits.redis_buckets import RedisBuckets
-from gateway.limits.terms import BucketStore, Charge, Dimension, OnStoreFailure, Quota, StoreUnavailable
+from gateway.limits.store import BucketStore, StoreUnavailable
+from gateway.limits.terms import Charge, Dimension, OnStoreFailure, Quota
 from tests.kit.faults.faulty_link import FaultyLink, faulty_link
 from tests.kit.faults.store_faults import FAULTS
 from tests.kit.redis import RedisServer, running_redis

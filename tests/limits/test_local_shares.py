@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.limits.local_shares import LocalShares
-from gateway.limits.terms import Census, Charge, Dimension, OnStoreFailure, Quota, StoreUnavailable
+from gateway.limits.store import Census, StoreUnavailable
+from gateway.limits.terms import Charge, Dimension, OnStoreFailure, Quota
 from tests.limits.contract import FakeClock, fresh_id, fresh_key, quota
 
 UNSENT = StoreUnavailable("away", sent=False)

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from gateway.limits.redis_buckets import RedisBuckets
-from gateway.limits.terms import Charge, Dimension, Quota, StoreUnavailable
+from gateway.limits.store import StoreUnavailable
+from gateway.limits.terms import Charge, Dimension, Quota
 from gateway.redis.servers import RedisServers, Topology
 from tests.kit.redis import RedisServer, running_redis
 from tests.limits.contract import fresh_id, fresh_key

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from gateway.limits.redis_buckets import RedisBuckets
-from gateway.limits.terms import Charge, Dimension, Quota, StoreUnavailable
+from gateway.limits.store import StoreUnavailable
+from gateway.limits.terms import Charge, Dimension, Quota
 from gateway.redis.breaker import Breaker
 from gateway.redis.servers import RedisServers
 from gateway.redis.wire import Script, Wire

@@ -9,9 +9,9 @@ import orjson
 import pytest
 
 from gateway.credentials.principal import Principal
-from gateway.limits.terms import Charge, Dimension, OnStoreFailure, Quota, account_key
+from gateway.limits.terms import Charge, Dimension, OnStoreFailure, Quota, account_key, binds
 from gateway.operations.table import OperationTable
-from gateway.policy.tenant_limits import TenantLimits, binds, closest
+from gateway.policy.tenant_limits import TenantLimits, closest
 from gateway.settings.limits import Capacities, Limits
 from gateway.settings.settings import SettingsInvalid, load
 from gateway.usage.cost import (

@@ -1,0 +1,101 @@
+"""Token-bucket arithmetic, exact and free of I/O.
+
+A bucket of capacity N gets exactly N grains back per tick: every number is an integer below 2**53, nothing is
+ever rounded, and Lua (whose numbers are doubles) computes what Python computes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from gateway.limits.terms import TICKS_PER_PERIOD, Charge, Decision, Level, Quota
+
+RETRY_SECONDS = 1.0
+"""What a client is told to wait where nobody knows: for a slot, or for a store to come back."""
+
+
+def still_taken(quota: Quota, taken: int, tick: int, now_microseconds: int) -> int:
+    """Grains that are still taken now, of those that were taken at `tick`; never more than a capacity of debt.
+
+    A clock that went back refills nothing: after a failover the new master's may be behind.
+    """
+    if not quota.tick_microseconds:
+        return taken
+    taken = min(taken, 2 * quota.grains)
+    elapsed = now_microseconds // quota.tick_microseconds - tick
+    return max(0, taken - quota.permits * elapsed) if elapsed > 0 else taken
+
+
+def fits(charge: Charge, taken: int) -> bool:
+    """Whether the charge can be taken from a bucket of which `taken` grains are missing."""
+    return charge.permits == 0 or taken + charge.permits * TICKS_PER_PERIOD <= charge.quota.grains
+
+
+def bounded(quota: Quota, taken: int) -> int:
+    """Keep a bucket between full and one capacity of debt; slots are counted as they are."""
+    return max(0, min(taken, 2 * quota.grains) if quota.tick_microseconds else taken)
+
+
+def level(quota: Quota, taken: int) -> Level:
+    """What the account's owner is told about a bucket of which `taken` grains are missing."""
+    grains_per_unit = TICKS_PER_PERIOD * quota.dimension.permits_per_unit
+    remaining = max(0, (quota.grains - taken) // grains_per_unit)
+    return Level(quota.dimension, quota.capacity, remaining, _seconds_to_refill(quota, taken))
+
+
+def decide(charges: Sequence[Charge], taken: Sequence[int], *, granted: bool) -> Decision:
+    """Word the decision that a store took, from the grains that are missing per charge after it."""
+    levels = tuple(level(charge.quota, missing) for charge, missing in zip(charges, taken, strict=True))
+    if granted:
+        return Decision(True, levels)
+    worst, longest = None, -1.0
+    for charge, missing in zip(charges, taken, strict=True):
+        if fits(charge, missing):
+            continue
+        if charge.permits > charge.quota.permits:
+            return Decision(False, levels, charge.quota, never=True)
+        wait = _seconds_until_fit(charge, missing)
+        if wait > longest:
+            worst, longest = charge.quota, wait
+    return Decision(False, levels, worst, longest)
+
+
+def tightest(levels: Iterable[Level]) -> dict[str, Level]:
+    """The level to report per unit: the one with least left, of equals the one that takes longest to fill."""
+    least: dict[str, Level] = {}
+    for candidate in levels:
+        known = least.get(candidate.dimension.unit)
+        if known is None or _room(candidate) < _room(known):
+            least[candidate.dimension.unit] = candidate
+    return least
+
+
+def format_reset(seconds: float) -> str:
+    """Write a duration, rounded up to 1 ms, as the API's headers do: 0s, 120ms, 1s, 8.64s, 6m0s, 1h0m0s."""
+    milliseconds = max(0, math.ceil(seconds * 1000 - 1e-6))
+    if milliseconds == 0:
+        return "0s"
+    if milliseconds < 1000:
+        return f"{milliseconds}ms"
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    rest = f"{milliseconds / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+    if hours:
+        return f"{hours}h{minutes}m{rest}"
+    return f"{minutes}m{rest}" if minutes else rest
+
+
+def _room(level: Level) -> tuple[int, float]:
+    return level.remaining, -level.reset_seconds
+
+
+def _seconds_to_refill(quota: Quota, grains: int) -> float:
+    ticks = -(-grains // quota.permits)
+    return ticks * quota.tick_microseconds / 1_000_000
+
+
+def _seconds_until_fit(charge: Charge, taken: int) -> float:
+    if not charge.quota.tick_microseconds:
+        return RETRY_SECONDS
+    return _seconds_to_refill(charge.quota, taken + charge.permits * TICKS_PER_PERIOD - charge.quota.grains)
