@@ -28,8 +28,9 @@ from gateway.middleware.services import Lifecycle, Services
 from gateway.operations.own import GROUP
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import TenantBook, UpstreamAccess, tenant_policies
-from gateway.proxy.edge import EXCHANGE, EdgeServer, Handler
+from gateway.proxy.edge import EdgeServer
 from gateway.proxy.http import forward, relay_answer
+from gateway.proxy.request import EXCHANGE, Handler
 from gateway.proxy.sockets import forward_socket
 from gateway.proxy.stored_files import file_bytes
 from gateway.proxy.upstream import Upstreams

@@ -17,7 +17,8 @@ from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import Charge, Level, Quota, binds
 from gateway.middleware.services import Services
 from gateway.operations.own import JWKS, ME, USAGE
-from gateway.proxy.edge import EXCHANGE, Handler, own_answer, send_own
+from gateway.proxy.answer import own_answer, send_own
+from gateway.proxy.request import EXCHANGE, Handler
 from gateway.usage.counters import UsageUnavailable
 from gateway.usage.report import Question, moment, report, total
 

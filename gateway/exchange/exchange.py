@@ -6,7 +6,7 @@ performs I/O, and nothing in here may change a byte that it is shown.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,24 +20,8 @@ if TYPE_CHECKING:
     from gateway.policy.tenants import TenantPolicy, UpstreamAccess
     from gateway.usage.cost import Cost
     from gateway.usage.reported import Usage
-    from gateway.wire.headers import RequestHead
+    from gateway.wire.headers import Head, RequestHead
     from gateway.wire.request_fields import RequestFields
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """An answer's head as the upstream sent it: raw header names and values, order and duplicates kept."""
-
-    status: int
-    reason: str
-    fields: Sequence[tuple[bytes, bytes]]
-
-    def get(self, name: bytes) -> bytes | None:
-        """The first value of a header, `name` in lower case; None when it is absent."""
-        for key, value in self.fields:
-            if key.lower() == name:
-                return value
-        return None
 
 
 class StreamObserver(Protocol):

@@ -9,7 +9,7 @@ from gateway.middleware.limit import limit
 from gateway.middleware.meter import meter
 from gateway.middleware.record import record
 from gateway.middleware.services import Services
-from gateway.proxy.edge import Handler, Middleware
+from gateway.proxy.request import Handler, Middleware
 
 
 def build_middlewares(services: Services) -> tuple[Middleware, ...]:

@@ -8,8 +8,9 @@ from aiohttp import web
 
 from gateway.errors import ClientFault, Ending, GatewayError, Internal
 from gateway.middleware.services import Services
-from gateway.proxy.edge import EXCHANGE, Handler, Middleware, abort, error_fields, own_answer, send_own
-from gateway.wire import headers
+from gateway.proxy.answer import error_fields, own_answer, own_fields, send_own
+from gateway.proxy.connection import abort
+from gateway.proxy.request import EXCHANGE, Handler, Middleware
 
 # After these the connection is not to be trusted: what follows on it may be part of the refused request.
 _CLOSING = frozenset({400, 405, 408, 413, 417, 426, 431, 500, 505})
@@ -47,7 +48,7 @@ def answer(services: Services) -> Middleware:
             raise refusal
         exchange.status = refusal.status
         own = own_answer(
-            refusal.status, refusal.body(), fields=[*error_fields(refusal), *headers.own(exchange)]
+            refusal.status, refusal.body(), fields=[*error_fields(refusal), *own_fields(exchange)]
         )
         if refusal.status in _CLOSING:
             own.force_close()

@@ -22,7 +22,7 @@ from gateway.exchange.exchange import Exchange
 from gateway.middleware.services import Services
 from gateway.operations.own import JWKS
 from gateway.policy.tenants import TenantPolicy
-from gateway.proxy.edge import EXCHANGE, Handler, Middleware
+from gateway.proxy.request import EXCHANGE, Handler, Middleware
 from gateway.wire.headers import SUBPROTOCOL_CREDENTIAL, RequestHead
 
 

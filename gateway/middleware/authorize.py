@@ -14,7 +14,7 @@ from gateway.errors import UpstreamBroken
 from gateway.middleware.services import Services
 from gateway.operations.own import GROUP
 from gateway.policy import requests as rules
-from gateway.proxy.edge import EXCHANGE, Handler, Middleware
+from gateway.proxy.request import EXCHANGE, Handler, Middleware
 
 
 def authorize(services: Services) -> Middleware:

@@ -27,7 +27,7 @@ from gateway.middleware.services import Services
 from gateway.operations.own import GROUP
 from gateway.policy.requests import check_body
 from gateway.proxy import body as intake
-from gateway.proxy.edge import EXCHANGE, Handler, Middleware
+from gateway.proxy.request import EXCHANGE, Handler, Middleware
 from gateway.usage.cost import (
     BYTES_PER_LLM_TOKEN,
     Cost,

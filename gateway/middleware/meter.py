@@ -13,16 +13,16 @@ from dataclasses import replace
 from aiohttp import web
 
 from gateway.errors import BadRequest, ClientLeft, ClientStalled, UpstreamTimeout
-from gateway.exchange.exchange import Exchange, Head
+from gateway.exchange.exchange import Exchange
 from gateway.middleware.services import Services
 from gateway.operations.own import GROUP
-from gateway.proxy.edge import EXCHANGE, Handler, Middleware
+from gateway.proxy.request import EXCHANGE, Handler, Middleware
 from gateway.usage.cost import prompt_estimate, reports_usage
 from gateway.usage.counters import Entry, named
 from gateway.usage.included import AddedUsageFilter, with_included_usage
 from gateway.usage.reader import UsageReader
 from gateway.usage.reported import Usage
-from gateway.wire.headers import RequestHead, media_type
+from gateway.wire.headers import Head, RequestHead, media_type
 from gateway.wire.json_members import TooIntricate
 
 _SILENT_STREAMS = frozenset({"createChatCompletion", "createCompletion"})

@@ -31,7 +31,9 @@ from gateway.operations.table import (
     OperationTable,
     TargetRefused,
 )
-from gateway.proxy.edge import EXCHANGE, EdgeProtocol, Handler, Middleware, Unseen, check_version
+from gateway.proxy.answer import own_fields
+from gateway.proxy.edge import EdgeProtocol, Unseen
+from gateway.proxy.request import EXCHANGE, Handler, Middleware, read_request
 from gateway.wire import headers
 
 UNMATCHED = replace(UNLISTED_READ, id="none", scope="", path="")
@@ -64,15 +66,11 @@ def record(services: Services) -> Middleware:
         )
         request[EXCHANGE] = exchange
         try:
-            check_version(request)
-            match = matched(table, request.method, request._message.path)
+            asked = read_request(request)
+            match = matched(table, asked.method, asked.target)
             exchange.operation, exchange.params = match.operation, match.params
-            exchange.head = headers.read(
-                request._message.raw_headers,
-                http10=request.version == (1, 0),
-                max_bytes=max_header_bytes,
-            )
-            if request._message.upgrade and exchange.head.has_body:
+            exchange.head = headers.read(asked.fields, http10=asked.http10, max_bytes=max_header_bytes)
+            if asked.asks_upgrade and exchange.head.has_body:
                 # aiohttp hands the body of such a request to whoever reads the connection next.
                 raise BadRequest("A request that asks for an upgrade cannot have a body.", code="bad_framing")
         except GatewayError as refusal:
@@ -111,7 +109,7 @@ def unseen(services: Services) -> Unseen:
         services.metrics.refused_requests.labels(str(error.status)).inc()
         services.metrics.ended(exchange, now=now)
         services.log(exchange, now)
-        return headers.own(exchange)
+        return own_fields(exchange)
 
     return refused
 

@@ -16,14 +16,14 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 
 from gateway.errors import BadRequest, BodyTooLarge, ClientLeft, MediaTypeRefused, RequestTimeout
-from gateway.exchange.exchange import Exchange, Head
+from gateway.exchange.exchange import Exchange
 from gateway.operations.model_places import models_in, places
 from gateway.operations.table import UNLISTED_WRITE
 from gateway.policy import requests as policy
-from gateway.proxy.edge import send_continue
+from gateway.proxy.connection import send_continue
 from gateway.settings.settings import Edge
 from gateway.wire import request_fields
-from gateway.wire.headers import RequestHead, is_json, media_type
+from gateway.wire.headers import Head, RequestHead, is_json, media_type
 from gateway.wire.multipart import MultipartRefused, MultipartScanner, boundary_of
 from gateway.wire.strict_json import strict_object
 

@@ -23,14 +23,17 @@ from gateway.errors import (
     UpstreamRefusedKey,
     UpstreamTimeout,
 )
-from gateway.exchange.exchange import AnswerFilter, Exchange, Head
+from gateway.exchange.exchange import AnswerFilter, Exchange
 from gateway.exchange.metrics import Metrics
 from gateway.policy.tenants import UpstreamAccess
 from gateway.proxy import body as intake
-from gateway.proxy.edge import EXCHANGE, Answer, Handler, connection_reset
+from gateway.proxy.answer import Answer, own_fields
+from gateway.proxy.connection import connection_reset
+from gateway.proxy.request import EXCHANGE, Handler
 from gateway.proxy.upstream import LimitTable, Reply, UpstreamPool, Upstreams
 from gateway.settings.settings import Settings
-from gateway.wire import headers
+from gateway.wire import headers, passing
+from gateway.wire.headers import Head
 
 Relay = Callable[[web.BaseRequest, Exchange, Reply, Head], Awaitable[Answer]]
 
@@ -88,7 +91,7 @@ def forward(upstreams: Upstreams, settings: Settings, relay: Relay) -> Handler:
         block = b"%b %b HTTP/1.1\r\n%b\r\n" % (
             request.method.encode("ascii"),
             target,
-            headers.for_upstream(
+            passing.for_upstream(
                 request_head,
                 host=pool.host,
                 authorization=access.authorization,
@@ -175,7 +178,7 @@ def relay_answer(settings: Settings, metrics: Metrics) -> Relay:
             raise UpstreamBroken("The upstream switched protocols although nobody asked it to.")
         if head.status >= 400:
             await _refuse_about_our_key(exchange, reply, head)
-        fields, unreadable = headers.for_client(head.fields)
+        fields, unreadable = passing.for_client(head.fields)
         if unreadable:
             metrics.unreadable_headers.inc(unreadable)
         if exchange.rewrite_answer is not None and 200 <= head.status < 300 and request.method != "HEAD":
@@ -183,7 +186,7 @@ def relay_answer(settings: Settings, metrics: Metrics) -> Relay:
         filtering = _filter_for(exchange, head)
         if filtering is not None:
             fields = [field for field in fields if field[0].lower() != b"content-length"]
-        answer = Answer(head.status, head.reason, [*fields, *headers.own(exchange)])
+        answer = Answer(head.status, head.reason, [*fields, *own_fields(exchange)])
         answer.begin(request, write_idle_seconds=settings.edge.write_idle_timeout_seconds)
         exchange.status = head.status
         exchange.opened(head)

@@ -21,17 +21,19 @@ from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
 
 from gateway.errors import BadRequest, Ending, UpgradeRequired, UpstreamBroken
-from gateway.exchange.exchange import Exchange, Head
+from gateway.exchange.exchange import Exchange
 from gateway.middleware.services import Services
 from gateway.policy import requests as policy
 from gateway.policy.tenants import UpstreamAccess
-from gateway.proxy.edge import EXCHANGE, Answer, Handler, abort
+from gateway.proxy.answer import Answer, own_fields
+from gateway.proxy.connection import abort
 from gateway.proxy.http import Relay
+from gateway.proxy.request import EXCHANGE, Handler
 from gateway.proxy.upstream import LimitTable, Reply, UpstreamPool, Upstreams
 from gateway.usage.reported import from_realtime_event
-from gateway.wire import headers
+from gateway.wire import passing
 from gateway.wire.frames import FrameRefused, FrameRelay, accept_key, build_close
-from gateway.wire.headers import SUBPROTOCOL_CREDENTIAL
+from gateway.wire.headers import SUBPROTOCOL_CREDENTIAL, Head
 
 # How long the other side may take to answer a close frame, and the upstream to hang up after it.
 CLOSING_SECONDS = 5.0
@@ -82,16 +84,16 @@ def forward_socket(upstreams: Upstreams, services: Services, relay_answer: Relay
         request_head = exchange.head
         assert request_head is not None
         reply.expect(limits.of(exchange.operation))
-        request_head.dropped |= _NOT_UPGRADED
         offered = _offered(exchange)
         block = b"GET %b HTTP/1.1\r\n%b%bConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n" % (
             pool.target(request._message.path.encode("utf-8", "surrogateescape")),
-            headers.for_upstream(
+            passing.for_upstream(
                 request_head,
                 host=pool.host,
                 authorization=access.authorization,
                 length=None,
                 account=(*access.fields, *pool.proxy_fields),
+                without=_NOT_UPGRADED,
             ),
             b"Sec-WebSocket-Protocol: %b\r\n" % b", ".join(offered) if offered else b"",
         )
@@ -106,10 +108,10 @@ def forward_socket(upstreams: Upstreams, services: Services, relay_answer: Relay
         request_id = head.get(b"x-request-id")
         if request_id is not None:
             exchange.upstream_request_id = request_id.decode("latin-1")
-        fields, unreadable = headers.for_client(head.fields)
+        fields, unreadable = passing.for_client(head.fields)
         if unreadable:
             services.metrics.unreadable_headers.inc(unreadable)
-        answer = Answer(101, "Switching Protocols", [*fields, *headers.own(exchange)])
+        answer = Answer(101, "Switching Protocols", [*fields, *own_fields(exchange)])
         answer.begin(request, write_idle_seconds=settings.edge.write_idle_timeout_seconds)
         exchange.status = 101
         exchange.opened(head)

@@ -25,10 +25,11 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from yarl import URL
 
 from gateway.errors import GatewayError, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
-from gateway.exchange.exchange import Exchange, Head
+from gateway.exchange.exchange import Exchange
 from gateway.operations.table import Operation
 from gateway.policy.tenants import UpstreamAccess
 from gateway.settings.settings import Upstream as UpstreamSettings
+from gateway.wire.headers import Head
 
 READ_BUFFER_BYTES = 64 * 1024
 # One refused or reset connect may be a restart in progress; nothing was sent, so trying again is safe.

@@ -23,15 +23,17 @@ import uvloop
 from gateway.app.build import build_app
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.principal import Principal
-from gateway.exchange.exchange import Exchange, Head
+from gateway.exchange.exchange import Exchange
 from gateway.middleware import compose
 from gateway.middleware.limit import limit
 from gateway.middleware.meter import meter
 from gateway.middleware.record import request_ids
 from gateway.middleware.services import Services
-from gateway.proxy.edge import EXCHANGE
+from gateway.proxy.answer import own_fields
+from gateway.proxy.request import EXCHANGE
 from gateway.settings.settings import load
 from gateway.wire import headers
+from gateway.wire.headers import Head
 from tests.kit.redis import running_redis
 from tests.kit.usage_answers import CHAT_USAGE
 
@@ -113,7 +115,7 @@ async def play(request: Any) -> Any:
             exchange.answer_piece(piece)
     if exchange.answer_filter is not None:
         exchange.answer_filter.finish()
-    headers.own(exchange)
+    own_fields(exchange)
 
 
 def asking(services: Services, body: bytes, handler: Callable[[Any], Awaitable[Any]]) -> Callable[[], Any]:

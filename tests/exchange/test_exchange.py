@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from gateway.errors import Ending
-from gateway.exchange.exchange import Exchange, Head
+from gateway.exchange.exchange import Exchange
 from gateway.operations.table import UNLISTED_READ
 from gateway.usage.reader import UsageReader
 from gateway.usage.reported import Usage
+from gateway.wire.headers import Head
 from tests.kit.asking import JSON, ask
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import ScriptedUpstream, Turn
@@ -163,14 +164,6 @@ async def test_stream_is_unharmed_by_an_observer_that_raises(
     assert watched.clean_end
     assert gateway.metric("gateway_observer_failures_total") == 1
     assert [line["ending"] for line in await gateway.lines.wait(2)] == ["complete", "complete"]
-
-
-def test_first_value_of_a_header_is_found_whatever_its_case() -> None:
-    head = Head(200, "OK", [(b"X-A", b"1"), (b"x-a", b"2"), (b"Content-Type", b"text/plain")])
-
-    assert head.get(b"x-a") == b"1"
-    assert head.get(b"content-type") == b"text/plain"
-    assert head.get(b"x-b") is None
 
 
 def test_overhead_is_the_gateways_own_time() -> None:

@@ -28,7 +28,7 @@ from gateway.middleware.record import UNMATCHED
 from gateway.operations.scopes import expand
 from gateway.operations.table import OperationTable
 from gateway.settings.settings import Settings, load
-from gateway.wire import headers
+from gateway.wire import passing
 from tests.repository.test_dashboards import instruments
 
 ROOT = Path(__file__).parents[2]
@@ -216,9 +216,9 @@ def test_header_lists_of_readme_are_those_of_the_code() -> None:
     )
     assert upward
     assert downward
-    prefixes = {prefix.decode() for prefix in headers.NOT_UPSTREAM_PREFIXES}
-    assert set(quoted(upward[1])) - {"_", "-"} == {n.decode() for n in headers.NOT_UPSTREAM} | prefixes
-    assert set(quoted(downward[1])) == {n.decode() for n in headers.NOT_CLIENT - headers.HOP_BY_HOP}
+    prefixes = {prefix.decode() for prefix in passing.NOT_UPSTREAM_PREFIXES}
+    assert set(quoted(upward[1])) - {"_", "-"} == {n.decode() for n in passing.NOT_UPSTREAM} | prefixes
+    assert set(quoted(downward[1])) == {n.decode() for n in passing.NOT_CLIENT - passing.HOP_BY_HOP}
 
 
 def test_log_fields_of_readme_are_those_of_the_line() -> None:
