@@ -29,8 +29,10 @@ from gateway.policy.tenants import UpstreamAccess
 from gateway.proxy import body as intake
 from gateway.proxy.answer import Answer, own_fields
 from gateway.proxy.connection import connection_reset
+from gateway.proxy.deadlines import DeadlineTable
+from gateway.proxy.reply import Reply
 from gateway.proxy.request import EXCHANGE, Handler
-from gateway.proxy.upstream import LimitTable, Reply, UpstreamPool, Upstreams
+from gateway.proxy.upstream import UpstreamPool, Upstreams
 from gateway.settings.settings import Settings
 from gateway.wire import headers, passing
 from gateway.wire.headers import Head
@@ -46,12 +48,15 @@ _ABOUT_A_KEY = re.compile(rb"api[ _-]?key|secret|\bsk-", re.IGNORECASE)
 
 def forward(upstreams: Upstreams, settings: Settings, relay: Relay) -> Handler:
     """The handler at the end of the middlewares: one exchange with the upstream."""
-    limits = LimitTable(settings.upstream)
+    deadlines = DeadlineTable(settings.upstream)
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         exchange = request[EXCHANGE]
         exchange.forwarded_at = monotonic()
-        access = exchange.access = upstreams.access_for(exchange)
+        assert exchange.tenant is not None
+        access = exchange.access = upstreams.access_for(
+            exchange.operation, exchange.tenant.access, exchange.upstream_secret
+        )
         pool = await upstreams.open(access.base_url)
         reply = await pool.open()
         try:
@@ -84,7 +89,7 @@ def forward(upstreams: Upstreams, settings: Settings, relay: Relay) -> Handler:
         """Send the request and wait for the answer's head."""
         request_head = exchange.head
         assert request_head is not None
-        reply.expect(limits.of(exchange.operation), no_body=request.method == "HEAD")
+        reply.expect(deadlines.of(exchange.operation), no_body=request.method == "HEAD")
         body = exchange.body
         # aiohttp hands the target on as text in which every byte stands for itself.
         target = pool.target(request._message.path.encode("utf-8", "surrogateescape"))
@@ -294,7 +299,7 @@ async def _drained(request: web.BaseRequest, reply: Reply, body_idle_seconds: fl
     reset, and a client that hung up behind bytes we have not read is found by the body idle deadline.
     """
     draining = asyncio.ensure_future(reply.protocol._drain_helper())
-    deadline = monotonic() + min(reply.limits.idle_seconds, body_idle_seconds)
+    deadline = monotonic() + min(reply.deadlines.idle_seconds, body_idle_seconds)
     try:
         while True:
             done, _ = await asyncio.wait({draining}, timeout=CLIENT_WATCH_SECONDS)

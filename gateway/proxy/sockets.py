@@ -27,9 +27,11 @@ from gateway.policy import requests as policy
 from gateway.policy.tenants import UpstreamAccess
 from gateway.proxy.answer import Answer, own_fields
 from gateway.proxy.connection import abort
+from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.http import Relay
+from gateway.proxy.reply import Reply
 from gateway.proxy.request import EXCHANGE, Handler
-from gateway.proxy.upstream import LimitTable, Reply, UpstreamPool, Upstreams
+from gateway.proxy.upstream import UpstreamPool, Upstreams
 from gateway.usage.reported import from_realtime_event
 from gateway.wire import passing
 from gateway.wire.frames import FrameRefused, FrameRelay, accept_key, build_close
@@ -53,13 +55,16 @@ _NOT_UPGRADED = frozenset({b"sec-websocket-extensions", b"sec-websocket-protocol
 def forward_socket(upstreams: Upstreams, services: Services, relay_answer: Relay) -> Handler:
     """The handler for upgrade requests; a refusal by the upstream goes down by `relay_answer`, as it came."""
     settings = services.settings
-    limits = LimitTable(settings.upstream)
+    deadlines = DeadlineTable(settings.upstream)
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         exchange = request[EXCHANGE]
         key = _checked_key(request)
         exchange.forwarded_at = monotonic()
-        access = exchange.access = upstreams.access_for(exchange)
+        assert exchange.tenant is not None
+        access = exchange.access = upstreams.access_for(
+            exchange.operation, exchange.tenant.access, exchange.upstream_secret
+        )
         pool = await upstreams.open(access.base_url)
         reply = await pool.open()
         try:
@@ -83,7 +88,7 @@ def forward_socket(upstreams: Upstreams, services: Services, relay_answer: Relay
     ) -> Head:
         request_head = exchange.head
         assert request_head is not None
-        reply.expect(limits.of(exchange.operation))
+        reply.expect(deadlines.of(exchange.operation))
         offered = _offered(exchange)
         block = b"GET %b HTTP/1.1\r\n%b%bConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n" % (
             pool.target(request._message.path.encode("utf-8", "surrogateescape")),

@@ -11,9 +11,10 @@ from urllib.parse import quote
 import orjson
 
 from gateway.exchange.exchange import Exchange
-from gateway.proxy.upstream import ReplyLimits, Upstreams
+from gateway.proxy.deadlines import ReplyDeadlines
+from gateway.proxy.upstream import Upstreams
 
-_LIMITS = ReplyLimits(first_byte_seconds=30.0, idle_seconds=10.0, total_seconds=30.0)
+_DEADLINES = ReplyDeadlines(first_byte_seconds=30.0, idle_seconds=10.0, total_seconds=30.0)
 _MOST_BYTES = 64 * 1024
 
 
@@ -22,7 +23,8 @@ async def file_bytes(upstreams: Upstreams, exchange: Exchange, file_id: str) -> 
 
     Raises an UpstreamFault.
     """
-    access = upstreams.access_for(exchange)
+    assert exchange.tenant is not None
+    access = upstreams.access_for(exchange.operation, exchange.tenant.access, exchange.upstream_secret)
     pool = await upstreams.open(access.base_url)
     fields = [(b"Host", pool.host), (b"Accept", b"application/json"), (b"Accept-Encoding", b"identity")]
     if access.authorization is not None:
@@ -32,7 +34,7 @@ async def file_bytes(upstreams: Upstreams, exchange: Exchange, file_id: str) -> 
     target = pool.target(b"/v1/files/" + quote(file_id, safe="").encode("ascii"))
     reply = await pool.open()
     try:
-        reply.expect(_LIMITS)
+        reply.expect(_DEADLINES)
         reply.transport.write(b"GET %b HTTP/1.1\r\n%b\r\n" % (target, block))
         reply.start_clock()
         head = await reply.read_head()

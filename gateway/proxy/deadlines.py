@@ -1,0 +1,64 @@
+"""How long an upstream may take for its answer, by what the operation's time goes into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+from gateway.operations.table import Operation
+from gateway.settings.settings import Upstream as UpstreamSettings
+
+# No reasoning takes its time where records are read and written.
+STORED_FIRST_BYTE_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyDeadlines:
+    """How long the upstream may take, in seconds."""
+
+    first_byte_seconds: float
+    idle_seconds: float
+    total_seconds: float
+
+
+class DeadlineTable:
+    """The deadlines in force by operation: those of its kind, else the general ones."""
+
+    def __init__(self, settings: UpstreamSettings) -> None:
+        self._settings = settings
+        self._by_id: dict[str, ReplyDeadlines] = {}
+
+    def of(self, operation: Operation) -> ReplyDeadlines:
+        """The deadlines of one operation."""
+        deadlines = self._by_id.get(operation.id)
+        if deadlines is None:
+            deadlines = self._by_id[operation.id] = self._resolved(operation)
+        return deadlines
+
+    def _resolved(self, operation: Operation) -> ReplyDeadlines:
+        settings = self._settings
+        first_byte = settings.first_byte_timeout_seconds
+        match kind_of(operation):
+            case "generation":
+                own = settings.timeouts.generation
+            case "transfer":
+                own = settings.timeouts.transfer
+            case "stored":
+                own = settings.timeouts.stored
+                first_byte = min(first_byte, STORED_FIRST_BYTE_SECONDS)
+            case _ as never:
+                assert_never(never)
+        return ReplyDeadlines(
+            own.first_byte_seconds or first_byte,
+            own.idle_seconds or settings.idle_timeout_seconds,
+            own.total_seconds or settings.total_timeout_seconds,
+        )
+
+
+def kind_of(operation: Operation) -> Literal["generation", "transfer", "stored"]:
+    """What an operation's time goes into: a model's thinking, a file's bytes, or the reading of records."""
+    if operation.model_location != "none" or operation.usage_location.startswith("response.usage"):
+        return "generation"
+    if "multipart/form-data" in operation.request_types or operation.streams:
+        return "transfer"
+    return "stored"
