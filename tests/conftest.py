@@ -1,26 +1,26 @@
-"""Fixtures: a gateway through production's runner, a scripted upstream with gates, credentials made at run time."""
+"""Fixtures: a gateway through production's runner, a scripted upstream with gates, a Redis of one's own."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 import uvloop
 
+from tests.kit.faults.faulty_link import FaultyLink, faulty_link
 from tests.kit.gateway import Gateway, running_gateway
+from tests.kit.redis import RedisServer, running_redis
 from tests.kit.upstream import ScriptedUpstream
-
-# What streams is tried on both loops; production runs uvloop.
-_ON_BOTH_LOOPS = frozenset({"test_streaming.py", "test_sockets.py"})
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Run tests on production's loop."""
-    loops = {"uvloop": uvloop.new_event_loop}
-    if item.path.name in _ON_BOTH_LOOPS:
+    """Run tests on production's loop, uvloop; what is marked `both_loops` on asyncio's own as well."""
+    loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"uvloop": uvloop.new_event_loop}
+    if item.get_closest_marker("both_loops"):
         loops["asyncio"] = asyncio.new_event_loop
     return loops
 
@@ -40,7 +40,7 @@ async def start_gateway(upstream: ScriptedUpstream) -> AsyncIterator[StartGatewa
     """Start a gateway in front of the scripted upstream; keyword arguments are settings."""
     async with AsyncExitStack() as stack:
 
-        async def start(**settings: object) -> Gateway:
+        async def start(**settings: Any) -> Gateway:
             settings.setdefault("upstream", {"base_url": upstream.base_url, "api_key": "sk-upstream-key"})
             return await stack.enter_async_context(running_gateway(**settings))
 
@@ -51,6 +51,20 @@ async def start_gateway(upstream: ScriptedUpstream) -> AsyncIterator[StartGatewa
 async def gateway(start_gateway: StartGateway) -> Gateway:
     """A gateway with default settings, one tenant `acme`, in front of the scripted upstream."""
     return await start_gateway()
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    """A Redis of this test alone, empty, which may be hurt."""
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture
+async def link(redis: RedisServer) -> AsyncIterator[FaultyLink]:
+    """The way to that Redis, with faults when the test says so."""
+    async with faulty_link(redis.port) as link:
+        yield link
 
 
 @pytest.fixture(autouse=True)

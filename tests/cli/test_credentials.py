@@ -7,7 +7,6 @@ import io
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from gateway.credentials.principal import Principal
 from gateway.credentials.verifier import Verifier
 from tests.credentials.test_trust import THEIRS, their_credential
 from tests.kit.jwks import running_jwks_server
-from tests.kit.redis import RedisServer, free_port, running_redis
+from tests.kit.redis import RedisServer, free_port
 
 CONFIG = """
 redis_url = "{redis_url}"
@@ -72,7 +71,7 @@ class Operator:
             for name, value in environ.items():
                 patch.setenv(name, value)
             try:
-                ended = main(self.arguments(*words, keys_dir=keys_dir))
+                ended: object = main(self.arguments(*words, keys_dir=keys_dir))
             except SystemExit as usage:
                 ended = usage.code
         assert code in (ended, None), out.getvalue() + err.getvalue()
@@ -97,18 +96,6 @@ class Operator:
 @pytest.fixture
 def operator(tmp_path: Path) -> Operator:
     return Operator(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with running_redis() as running:
-        yield running
-
-
-@pytest.fixture
-def redis(server: RedisServer) -> RedisServer:
-    server.command("FLUSHALL")
-    return server
 
 
 # Issuing.

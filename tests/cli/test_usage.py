@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
@@ -17,7 +16,7 @@ from gateway.usage.counters import HOUR_SECONDS, Entry
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.redis_usage import RedisUsage
 from gateway.usage.reported import Usage
-from tests.kit.redis import RedisServer, running_redis
+from tests.kit.redis import RedisServer
 
 LIMITS = """
 [tenants.acme.limits]
@@ -28,18 +27,6 @@ max_tokens_per_1_day = 5000
 max_requests_per_1_day = 10
 [tenants.beta]
 """
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with running_redis() as running:
-        yield running
-
-
-@pytest.fixture
-def redis(server: RedisServer) -> RedisServer:
-    server.command("FLUSHALL")
-    return server
 
 
 @pytest.fixture

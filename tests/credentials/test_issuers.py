@@ -429,7 +429,7 @@ def test_limits_claim_of_another_issuer_is_not_ours_and_means_nothing() -> None:
 def test_own_limits_are_read_and_one_that_cannot_be_kept_is_refused() -> None:
     principal = verifier_of().verify(own_credential(limits={"max_requests_per_1_minute": 5}))
     assert principal.limits == {"max_requests_per_1_minute": 5}
-    for limits in (
+    refused: tuple[object, ...] = (
         {"max_requests_per_1_hour": 5},
         {"max_requests_per_1_minute": 0},
         {"max_requests_per_1_minute": 2**60},
@@ -437,7 +437,8 @@ def test_own_limits_are_read_and_one_that_cannot_be_kept_is_refused() -> None:
         {"max_requests_per_1_minute": "5"},
         [],
         None,
-    ):
+    )
+    for limits in refused:
         credential = signed(OURS, {"iss": OWN, "scope": "models:read", "limits": limits})
         with pytest.raises(CredentialNotAccepted, match="limits"):
             verifier_of().verify(credential)

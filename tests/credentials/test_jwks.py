@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -43,7 +44,7 @@ async def server() -> AsyncIterator[JwksServer]:
 class Watched:
     """A source of keys with short times, and what it said of itself."""
 
-    def __init__(self, url: str, **times: float) -> None:
+    def __init__(self, url: str, **times: Any) -> None:
         self.results: list[str] = []
         self.changes = 0
         self.source = JwksUrl(

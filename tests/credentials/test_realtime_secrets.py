@@ -24,7 +24,7 @@ from gateway.credentials.verifier import (
 )
 from tests.conftest import StartGateway
 from tests.kit.gateway import Gateway
-from tests.kit.upstream import ScriptedUpstream, Turn
+from tests.kit.upstream import Script, ScriptedUpstream, Turn
 
 NOW = 1_800_000_000.0
 UPSTREAM_SECRET = "ek_68af296e8e408191a1120a5ba2eeb9e4"
@@ -123,7 +123,7 @@ def test_every_minting_operation_has_a_path_here() -> None:
     assert set(PATHS) == OPERATIONS
 
 
-def minting_upstream(document: dict[str, object], encoding: bytes = b"") -> object:
+def minting_upstream(document: dict[str, object], encoding: bytes = b"") -> Script:
     """A script that answers with a secret."""
     body = orjson.dumps(document)
 

@@ -7,7 +7,7 @@ import contextlib
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import orjson
@@ -162,10 +162,10 @@ async def test_missing_file_revokes_nothing(tmp_path: Path) -> None:
 async def test_file_tells_others_once_after_each_change(tmp_path: Path) -> None:
     writer, reader = file_in(tmp_path), file_in(tmp_path)
     await writer.add(ONE)
-    assert await reader.changed() == {ONE}
+    assert await reader.changed() == frozenset({ONE})
     assert await reader.changed() is None
     await writer.add(TENANT)
-    assert await reader.changed() == {ONE, TENANT}
+    assert await reader.changed() == frozenset({ONE, TENANT})
 
 
 async def test_file_is_private_and_so_is_a_directory_made_for_it(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ async def test_file_is_private_and_so_is_a_directory_made_for_it(tmp_path: Path)
 async def test_ended_revocations_leave_the_file_with_the_next_change(tmp_path: Path) -> None:
     await RevocationFile(tmp_path, clock=lambda: 0).add(Revocation(credential="old", until=NOW - 1))
     await file_in(tmp_path).add(ONE)
-    assert await file_in(tmp_path).changed() == {ONE}
+    assert await file_in(tmp_path).changed() == frozenset({ONE})
 
 
 async def test_merging_what_is_known_writes_nothing(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ async def test_merging_what_is_known_writes_nothing(tmp_path: Path) -> None:
 async def test_file_that_cannot_be_read_is_never_an_empty_list(tmp_path: Path, content: bytes) -> None:
     store = file_in(tmp_path)
     await store.add(ONE)
-    assert await store.changed() == {ONE}
+    assert await store.changed() == frozenset({ONE})
     store.path.write_bytes(content)
     for _ in range(2):
         with pytest.raises(RevocationsUnavailable, match=r"revocations\.json"):
@@ -227,7 +227,7 @@ async def test_file_that_vanishes_is_never_an_empty_list(tmp_path: Path) -> None
     with pytest.raises(RevocationsUnavailable, match="gone"):
         await store.changed()
     await store.add(TENANT)
-    assert await store.changed() == {TENANT}
+    assert await store.changed() == frozenset({TENANT})
 
 
 async def test_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
@@ -259,20 +259,10 @@ async def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
 # Redis.
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with running_redis() as running:
-        yield running
-
-
-@pytest.fixture
-def redis(server: RedisServer) -> RedisServer:
-    server.command("FLUSHALL")
-    return server
-
-
 @contextlib.asynccontextmanager
-async def opened(url: str, now: float = NOW, deadline_seconds: float = 0.5):  # type: ignore[no-untyped-def]
+async def opened(
+    url: str, now: float = NOW, deadline_seconds: float = 0.5
+) -> AsyncIterator[RedisCredentials]:
     store = RedisCredentials(url, clock=lambda: now, deadline_seconds=deadline_seconds)
     try:
         yield store
@@ -285,7 +275,7 @@ async def test_redis_tells_others_once_after_each_change(redis: RedisServer) -> 
         assert await reader.changed() == frozenset()
         assert await reader.changed() is None
         await writer.add(ONE)
-        assert await reader.changed() == {ONE}
+        assert await reader.changed() == frozenset({ONE})
         assert await reader.changed() is None
         await writer.add(TENANT)
         await writer.add(SUBJECT)
@@ -317,9 +307,9 @@ async def test_redis_that_lost_its_data_is_told_again(redis: RedisServer) -> Non
         await reader.changed()
         redis.command("FLUSHALL")
         assert await newcomer.changed() == frozenset()
-        assert await reader.changed() == {ONE}, "what was known holds"
-        assert await newcomer.changed() == {ONE}, "and everybody knows it again"
-        assert await reader.changed() == {ONE}  # the version that it wrote itself
+        assert await reader.changed() == frozenset({ONE}), "what was known holds"
+        assert await newcomer.changed() == frozenset({ONE}), "and everybody knows it again"
+        assert await reader.changed() == frozenset({ONE})  # the version that it wrote itself
         assert await reader.changed() is None
 
 
@@ -329,14 +319,14 @@ async def test_version_of_a_redis_that_began_anew_is_never_taken_for_the_old_one
         await reader.changed()
         redis.command("FLUSHALL")
         await writer.add(TENANT)
-        assert await reader.changed() == {ONE, TENANT}
+        assert await reader.changed() == frozenset({ONE, TENANT})
 
 
 async def test_what_is_remembered_from_elsewhere_is_told_to_redis(redis: RedisServer) -> None:
     async with opened(redis.url) as first, opened(redis.url) as second:
         first.remember({ONE, Revocation(credential="ended", until=NOW)})
-        assert await first.changed() == {ONE}
-        assert await second.changed() == {ONE}
+        assert await first.changed() == frozenset({ONE})
+        assert await second.changed() == frozenset({ONE})
 
 
 async def test_thousands_are_written_back(redis: RedisServer) -> None:
@@ -344,14 +334,14 @@ async def test_thousands_are_written_back(redis: RedisServer) -> None:
     async with opened(redis.url) as first, opened(redis.url) as second:
         first.remember(many)
         await first.changed()
-        assert await second.changed() == many
+        assert await second.changed() == frozenset(many)
 
 
 async def test_member_that_cannot_be_read_takes_nothing_from_the_others(redis: RedisServer) -> None:
     async with opened(redis.url) as store:
         redis.command("ZADD", "gateway:{credentials}:revoked", LATER, '{"planet":"mars"}')
         await store.add(ONE)
-        assert await store.changed() == {ONE}
+        assert await store.changed() == frozenset({ONE})
 
 
 async def test_new_revocations_arrive_though_lost_ones_cannot_be_written_back(redis: RedisServer) -> None:
@@ -361,7 +351,7 @@ async def test_new_revocations_arrive_though_lost_ones_cannot_be_written_back(re
         await writer.add(ONE)
         redis.command("REPLICAOF", "127.0.0.1", "1")
         try:
-            assert await reader.changed() == {ONE, TENANT}
+            assert await reader.changed() == frozenset({ONE, TENANT})
         finally:
             redis.command("REPLICAOF", "NO", "ONE")
         async with asyncio.timeout(5):

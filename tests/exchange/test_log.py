@@ -7,7 +7,7 @@ import os
 import re
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import orjson
 import pytest
@@ -243,7 +243,7 @@ class Pipe:
 
 
 @pytest.fixture
-def pipe():  # type: ignore[no-untyped-def]
+def pipe() -> Iterator[Pipe]:
     made = Pipe()
     yield made
     made.drain()

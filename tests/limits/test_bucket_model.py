@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
@@ -16,7 +15,7 @@ from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.limits.redis_buckets import RedisBuckets
 from gateway.limits.store import BucketStore
 from gateway.limits.terms import Charge, Decision, Dimension, Quota, account_key
-from tests.kit.redis import RedisServer, running_redis
+from tests.kit.redis import RedisServer
 from tests.limits.contract import FakeClock
 
 LEASE_SECONDS = 10
@@ -194,12 +193,6 @@ class Histories(RuleBasedStateMachine):
         assert by_memory.allowed == granted
         remaining = [level.remaining for level in by_memory.levels]
         assert remaining == [self.model.remaining(charge.quota) for charge in charges]
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
 
 
 def test_model_memory_and_redis_agree_on_every_history(redis: RedisServer) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,27 +16,15 @@ from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.limits.redis_buckets import RedisBuckets
 from gateway.limits.store import BucketStore, StoreUnavailable
 from gateway.limits.terms import Charge, Dimension, OnStoreFailure, Quota
-from tests.kit.faults.faulty_link import FaultyLink, faulty_link
+from tests.kit.faults.faulty_link import FaultyLink
 from tests.kit.faults.store_faults import FAULTS
-from tests.kit.redis import RedisServer, running_redis
+from tests.kit.redis import RedisServer
 from tests.limits.contract import FakeClock, fresh_id, fresh_key
 from tests.limits.limiter_load import Load, seconds_until_from_store
 
 REQUESTS_PER_DAY = Dimension.REQUESTS_PER_DAY
 TOKENS_PER_DAY = Dimension.TOKENS_PER_DAY
 SLOTS = Dimension.CONCURRENT_REQUESTS
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
-
-
-@pytest.fixture
-async def link(redis: RedisServer) -> AsyncIterator[FaultyLink]:
-    async with faulty_link(redis.port) as link:
-        yield link
 
 
 @asynccontextmanager

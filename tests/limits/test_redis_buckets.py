@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
 from gateway.limits.redis_buckets import RedisBuckets
-from tests.kit.redis import RedisServer, running_redis
+from tests.kit.redis import RedisServer
 from tests.limits.contract import BucketContract, FakeClock
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
 
 
 class TestRedisBuckets(BucketContract):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -18,7 +17,7 @@ from tests.conftest import StartGateway
 from tests.kit.asking import error_of, running_simulator
 from tests.kit.client import RawAnswer, RawClient
 from tests.kit.gateway import BY_NAME, Gateway, running_gateway
-from tests.kit.redis import RedisServer, running_redis
+from tests.kit.redis import RedisServer
 from tests.kit.upstream import ScriptedUpstream, Turn
 from tests.kit.usage_answers import FORM, JSON, counted, form, sse
 
@@ -670,12 +669,6 @@ async def test_me_says_what_is_left_of_every_limit(
         {"limit": "max_requests_per_1_day", "subject": "tester", "capacity": 7, "remaining": 6},
         {"limit": "max_requests_per_1_day", "model": "gpt-4o*", "capacity": 5, "remaining": 4},
     ]
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
 
 
 async def test_two_gateways_on_one_redis_share_limits_exactly(

@@ -6,7 +6,6 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
@@ -14,18 +13,12 @@ import pytest
 
 from gateway.limits.redis_buckets import RedisBuckets
 from gateway.limits.terms import TICKS_PER_PERIOD, Charge
-from tests.kit.redis import RedisServer, running_redis
+from tests.kit.redis import RedisServer
 from tests.limits.admission_worker import LEASE_SECONDS, quotas
 from tests.limits.contract import fresh_key
 
 PROCESSES = 8
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
 
 
 def start_worker(redis: RedisServer, key: str, seed: int, mode: str) -> subprocess.Popen[str]:

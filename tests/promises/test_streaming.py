@@ -35,6 +35,8 @@ TEXT, BINARY, CLOSE = 1, 2, 8
 GATES = ("head seen", "first piece seen", "first megabyte seen", "first message seen")
 SHORT_SECONDS = 0.4
 
+pytestmark = pytest.mark.both_loops
+
 Promise = Callable[[RawClient, ScriptedUpstream], Awaitable[None]]
 
 

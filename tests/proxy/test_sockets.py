@@ -21,6 +21,8 @@ TEXT, BINARY, CLOSE, PING, PONG, MORE = 0x1, 0x2, 0x8, 0x9, 0xA, 0x0
 TARGET = "/v1/realtime?model=gpt-realtime"
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
+pytestmark = pytest.mark.both_loops
+
 
 def frame(
     opcode: int, payload: bytes = b"", *, masked: bool = True, final: bool = True, reserved: int = 0

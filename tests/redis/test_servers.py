@@ -6,7 +6,7 @@ import asyncio
 import datetime as dt
 import ipaddress
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from gateway.limits.redis_buckets import RedisBuckets
 from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import Charge, Dimension, Quota
 from gateway.redis.servers import RedisServers, Topology
-from tests.kit.redis import RedisServer, running_redis
+from tests.kit.redis import RedisServer
 from tests.limits.contract import fresh_id, fresh_key
 
 COMMANDS = (
@@ -28,12 +28,6 @@ COMMANDS = (
     "pexpire unlink"
 )
 """Everything the gateway's limits ask of Redis."""
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
 
 
 @pytest.mark.parametrize(

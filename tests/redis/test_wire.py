@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -14,23 +14,11 @@ from gateway.limits.terms import Charge, Dimension, Quota
 from gateway.redis.breaker import Breaker
 from gateway.redis.servers import RedisServers
 from gateway.redis.wire import Script, Wire
-from tests.kit.faults.faulty_link import FaultyLink, faulty_link
-from tests.kit.redis import RedisServer, running_redis
+from tests.kit.faults.faulty_link import FaultyLink
+from tests.kit.redis import RedisServer
 from tests.limits.contract import fresh_id, fresh_key
 
 INCREMENT = Script(b"return redis.call('INCRBY', KEYS[1], ARGV[1])")
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
-
-
-@pytest.fixture
-async def link(redis: RedisServer) -> AsyncIterator[FaultyLink]:
-    async with faulty_link(redis.port) as link:
-        yield link
 
 
 @pytest.fixture

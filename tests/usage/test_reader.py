@@ -5,6 +5,7 @@ import itertools
 import time
 import tracemalloc
 import zlib
+from collections.abc import Sequence
 
 import orjson
 import pytest
@@ -36,7 +37,7 @@ STREAM = (
 
 
 def read(
-    answer: bytes, cuts: list[int] = (), kind: bytes = EVENTS, encoding: bytes | None = None
+    answer: bytes, cuts: Sequence[int] = (), kind: bytes | None = EVENTS, encoding: bytes | None = None
 ) -> UsageReader:
     reader = UsageReader(kind, encoding)
     edges = sorted({0, len(answer), *(c % (len(answer) + 1) for c in cuts)})

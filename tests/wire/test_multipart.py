@@ -3,6 +3,8 @@
 import itertools
 import re
 import time
+from collections.abc import Sequence
+from email.message import Message
 from email.parser import BytesParser
 from email.policy import HTTP
 
@@ -30,7 +32,7 @@ def body(*parts: bytes, end: bytes = b"\r\n") -> bytes:
     return b"".join(parts) + b"--" + BOUNDARY + b"--" + end
 
 
-def scan(data: bytes, cuts: list[int] = (), **how) -> tuple[MultipartScanner, bytes]:
+def scan(data: bytes, cuts: Sequence[int] = (), **how) -> tuple[MultipartScanner, bytes]:
     """Feed a whole body; return the scanner and what passed before the body's end was released."""
     scanner = MultipartScanner(BOUNDARY, **how)
     edges = sorted({0, len(data), *(c % (len(data) + 1) for c in cuts)})
@@ -299,12 +301,14 @@ def models_to_python(data: bytes) -> list[bytes]:
     """The `model` fields as Python's own MIME parser finds them: lenient about line ends and much else."""
     head = b"Content-Type: multipart/form-data; boundary=" + BOUNDARY + b"\r\n\r\n"
     message = BytesParser(policy=HTTP).parsebytes(head + data)
-    parts = message.get_payload() if message.is_multipart() else []
-    return [
-        p.get_payload(decode=True).strip(b"\r\n")
-        for p in parts
-        if p.get_param("name", header="content-disposition") == "model"
-    ]
+    found = []
+    for part in message.get_payload() if message.is_multipart() else []:
+        assert isinstance(part, Message)
+        if part.get_param("name", header="content-disposition") == "model":
+            value = part.get_payload(decode=True)
+            assert isinstance(value, bytes)
+            found.append(value.strip(b"\r\n"))
+    return found
 
 
 def models_to_a_sloppy_parser(data: bytes) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.wire.sse import SseEvent, SseSplitter
 
 
-def split(stream: bytes, cuts: list[int] = (), **how) -> list[SseEvent]:
+def split(stream: bytes, cuts: Sequence[int] = (), **how) -> list[SseEvent]:
     splitter = SseSplitter(**how)
     edges = sorted({0, len(stream), *(c % (len(stream) + 1) for c in cuts)})
     events = [event for a, b in itertools.pairwise(edges) for event in splitter.feed(stream[a:b])]
@@ -18,14 +19,15 @@ def split(stream: bytes, cuts: list[int] = (), **how) -> list[SseEvent]:
     return [*events, last] if last else events
 
 
-def read(stream: bytes, cuts: list[int] = ()) -> list[tuple[str, bytes]]:
+def read(stream: bytes, cuts: Sequence[int] = ()) -> list[tuple[str, bytes]]:
     return [(event.name, event.data) for event in split(stream, cuts) if event.whole and event.data]
 
 
 def by_the_book(stream: bytes) -> list[tuple[str, bytes]]:
     """The HTML standard's algorithm on the whole stream, line by line."""
     lines = stream.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-    events, name, data = [], "", []
+    events: list[tuple[str, bytes]] = []
+    name, data = "", list[bytes]()
     for line in lines[:-1]:
         if not line:
             if b"\n".join(data):
