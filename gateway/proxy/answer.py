@@ -15,7 +15,7 @@ from aiohttp.http_writer import HttpVersion10, StreamWriter
 from gateway.errors import ClientLeft, ClientStalled, Ending, GatewayError
 from gateway.exchange.exchange import Exchange
 from gateway.limits.arithmetic import format_reset, tightest
-from gateway.proxy.connection import abort
+from gateway.proxy.connection import abort, drained
 from gateway.proxy.request import EXCHANGE
 
 _EMPTY_STATUS = frozenset({101, 204, 304})
@@ -137,7 +137,7 @@ class Answer(web.StreamResponse):
     async def _drained(self) -> None:
         try:
             async with asyncio.timeout(self._write_idle_seconds):
-                await self._protocol._drain_helper()
+                await drained(self._protocol)
         except TimeoutError:
             abort(self._protocol)
             raise ClientStalled("The client stopped reading.") from None

@@ -21,6 +21,7 @@ from gateway.operations.model_places import models_in, places
 from gateway.operations.table import UNLISTED_WRITE
 from gateway.policy import requests as policy
 from gateway.proxy.connection import send_continue
+from gateway.proxy.request import body_arrived
 from gateway.settings.settings import Edge
 from gateway.wire import request_fields
 from gateway.wire.headers import Head, RequestHead, is_json, media_type
@@ -99,7 +100,7 @@ async def pieces(request: web.BaseRequest, edge: Edge, *, cap: int | None = None
     room = cap
     while True:
         try:
-            if content.is_eof() or content._size:
+            if body_arrived(request):
                 piece = content.read_nowait(-1)
             else:
                 async with asyncio.timeout(idle_seconds):

@@ -1,4 +1,4 @@
-"""What can be done to a client's connection, and seen of it, beside reading and answering requests."""
+"""What can be done to a connection, and seen of it, beside what aiohttp's protocols do."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import socket
 import struct
 
 from aiohttp import web
+from aiohttp.base_protocol import BaseProtocol
 from aiohttp.web_protocol import RequestHandler
 
 NO_LINGER = struct.pack("ii", 1, 0)
@@ -36,6 +37,11 @@ def connection_reset(protocol: RequestHandler) -> bool:
         return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE)
     except OSError:
         return True
+
+
+async def drained(protocol: BaseProtocol) -> None:
+    """Wait until the peer has taken what was written, but for a bounded rest. Raises ConnectionError."""
+    await protocol._drain_helper()
 
 
 def send_continue(request: web.BaseRequest) -> None:

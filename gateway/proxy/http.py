@@ -28,7 +28,7 @@ from gateway.exchange.metrics import Metrics
 from gateway.policy.tenants import UpstreamAccess
 from gateway.proxy import body as intake
 from gateway.proxy.answer import Answer, own_fields
-from gateway.proxy.connection import connection_reset
+from gateway.proxy.connection import connection_reset, drained
 from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.reply import Reply
 from gateway.proxy.request import EXCHANGE, Handler
@@ -298,7 +298,7 @@ async def _drained(request: web.BaseRequest, reply: Reply, body_idle_seconds: fl
     While we do not read from the client, aiohttp hears nothing of its leaving: the kernel is asked for a
     reset, and a client that hung up behind bytes we have not read is found by the body idle deadline.
     """
-    draining = asyncio.ensure_future(reply.protocol._drain_helper())
+    draining = asyncio.ensure_future(drained(reply.protocol))
     deadline = monotonic() + min(reply.deadlines.idle_seconds, body_idle_seconds)
     try:
         while True:

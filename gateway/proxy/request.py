@@ -49,3 +49,9 @@ def read_request(request: web.BaseRequest) -> ReadRequest:
         http10=message.version == HttpVersion10,
         asks_upgrade=bool(message.upgrade),
     )
+
+
+def body_arrived(request: web.BaseRequest) -> bool:
+    """Whether a piece of the body, or its end, can be had without waiting."""
+    content = request.content
+    return content.is_eof() or content._size > 0

@@ -26,7 +26,7 @@ from gateway.middleware.services import Services
 from gateway.policy import requests as policy
 from gateway.policy.tenants import UpstreamAccess
 from gateway.proxy.answer import Answer, own_fields
-from gateway.proxy.connection import abort
+from gateway.proxy.connection import abort, drained
 from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.http import Relay
 from gateway.proxy.reply import Reply
@@ -59,7 +59,7 @@ def forward_socket(upstreams: Upstreams, services: Services, relay_answer: Relay
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         exchange = request[EXCHANGE]
-        key = _checked_key(request)
+        key = _checked_key(request, exchange)
         exchange.forwarded_at = monotonic()
         assert exchange.tenant is not None
         access = exchange.access = upstreams.access_for(
@@ -251,7 +251,7 @@ class Session:
     async def _resume(self, transport: asyncio.Transport, sink: BaseProtocol) -> None:
         try:
             async with asyncio.timeout(self._write_idle_seconds):
-                await sink._drain_helper()
+                await drained(sink)
         except TimeoutError:
             self._end(Ending.CLIENT_LEFT if sink is self._client else Ending.TIMED_OUT)
             if sink is self._client:
@@ -375,9 +375,10 @@ class _Direction:
             self._session.hold(self._source, self._sink)
 
 
-def _checked_key(request: web.BaseRequest) -> str:
+def _checked_key(request: web.BaseRequest, exchange: Exchange) -> str:
     """The client's handshake key. Raises BadRequest or UpgradeRequired (RFC 6455, section 4.2.1)."""
-    fields = request._message.raw_headers
+    assert exchange.head is not None
+    fields = exchange.head.fields
     versions = [value for name, value in fields if name.lower() == b"sec-websocket-version"]
     if versions != [b"13"]:
         raise UpgradeRequired("Only version 13 of the WebSocket protocol is spoken here.")
