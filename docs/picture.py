@@ -38,7 +38,7 @@ def svg() -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'width="{WIDTH}" height="{HEIGHT}" role="img" '
-        'font-family="-apple-system, \'Segoe UI\', \'DejaVu Sans\', Helvetica, Arial, sans-serif">\n'
+        "font-family=\"-apple-system, 'Segoe UI', 'DejaVu Sans', Helvetica, Arial, sans-serif\">\n"
         "  <title>A request passes record, answer, authenticate, authorize, limit, meter and forward; "
         "the answer comes back piece by piece</title>\n"
         f"{body}\n</svg>\n"
@@ -79,8 +79,12 @@ def _elements() -> Iterator[str]:
 
     below = _GATEWAY_Y + _GATEWAY_HEIGHT
     yield from _beside(_link_x(0), below, "log", "one JSON line each,", "on standard output")
-    yield from _beside(_link_x(2) - 20, below, "Prometheus", "/metrics, /livez, /readyz:", "a private listener")
-    yield from _beside(_link_x(4) - 36, below, "Redis", "optional: limits, usage,", "revocations of all gateways")
+    yield from _beside(
+        _link_x(2) - 20, below, "Prometheus", "/metrics, /livez, /readyz:", "a private listener"
+    )
+    yield from _beside(
+        _link_x(4) - 36, below, "Redis", "optional: limits, usage,", "revocations of all gateways"
+    )
 
 
 def _party(x: int, name: str, lines: tuple[str, str]) -> Iterator[str]:

@@ -47,7 +47,11 @@ class IssuerClaims(_Section):
     """Which claim says what. Dots lead into nested claims; a name with ':' or '/' is one claim."""
 
     tenant: Name = "tenant"
+    """Names the tenant."""
+
     subject: Name = "sub"
+    """Names the subject."""
+
     scopes: Annotated[str, Field(max_length=256)] = "scope"
     """A list, or text with spaces between; empty: credentials name none, each gets all of `scopes`."""
 
@@ -77,6 +81,8 @@ class IssuerSettings(_Section):
     """How long the last good key set counts while the URL fails or answers nonsense."""
 
     algorithms: tuple[AlgorithmName, ...] = ("EdDSA", "ES256", "RS256")
+    """Signatures that count."""
+
     types: tuple[Literal["JWT", "at+jwt", "absent"], ...] = ("JWT", "at+jwt")
     """Accepted `typ`; `absent`: it may be missing."""
 
@@ -84,6 +90,8 @@ class IssuerSettings(_Section):
     """Without a `jti` a credential can only be revoked with all others of its subject, or by its digest."""
 
     max_lifetime_seconds: float = Field(default=86400.0, gt=0, le=90 * 86400)
+    """From issue to expiry, at most."""
+
     claims: IssuerClaims = IssuerClaims()
 
     tenant: str | None = None

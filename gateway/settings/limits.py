@@ -32,12 +32,20 @@ class Capacities(_Section):
     """Token buckets, each with its capacity; absent means unlimited. Named as the API's own ProjectRateLimit."""
 
     max_requests_per_1_minute: Permits | None = None
+    """Requests."""
+
     max_requests_per_1_day: Permits | None = None
+    """Requests."""
+
     max_tokens_per_1_minute: Permits | None = None
     """LLM tokens, in and out: what is known and guessed of a request, then what its answer reports."""
 
     max_tokens_per_1_day: Permits | None = None
+    """LLM tokens, in the same way."""
+
     max_images_per_1_minute: Permits | None = None
+    """Images that are asked for, then those that the answer has."""
+
     max_audio_megabytes_per_1_minute: Megabytes | None = None
     """Audio that goes up to be transcribed or translated, in megabytes of a million bytes."""
 

@@ -83,17 +83,27 @@ class TenantUpstream(_Section):
     """A tenant's own way upstream; what is unset is the common one. The strongest isolation there is."""
 
     base_url: BaseUrl | None = None
+    """Where this tenant's `/v1` is."""
+
     api_key: SecretStr | None = None
+    """The key that its requests go up with."""
+
     organization: HeaderText | None = None
+    """Sent as OpenAI-Organization; what tenants send under this name never passes."""
+
     project: HeaderText | None = None
-    """Sent as OpenAI-Organization and OpenAI-Project; what tenants send under these names never passes."""
+    """Sent as OpenAI-Project, in the same way."""
 
 
 class Tenant(_Section):
     """Who pays, and what their credentials may do at most."""
 
     name: str | None = None
+    """What people call it; shown by `GET /gateway/me`."""
+
     enabled: bool = True
+    """`false` answers every credential of the tenant 403."""
+
     upstream: TenantUpstream = TenantUpstream()
     models: tuple[str, ...] | None = None
     """The models that may be used, exact names or globs such as `gpt-4o*`; unset: all."""
@@ -128,12 +138,17 @@ class Timeouts(_Section):
     """Limits for one kind of operation, in seconds; what is unset is the general limit."""
 
     first_byte_seconds: Seconds | None = None
+    """From the end of the request to the head of the answer."""
+
     idle_seconds: Seconds | None = None
+    """Between two pieces of the answer."""
+
     total_seconds: Seconds | None = None
+    """The whole exchange."""
 
 
 class KindTimeouts(_Section):
-    """Own limits by kind of operation (`kind_of` in upstream.py)."""
+    """Own limits by kind of operation (`kind_of` in proxy/deadlines.py)."""
 
     generation: Timeouts = Timeouts()
     """A model answers: chat, responses, images, audio, …"""
@@ -158,22 +173,39 @@ class Upstream(_Section):
     """Opens organization administration, with this key only; unset, those operations are closed."""
 
     organization: HeaderText | None = None
+    """Sent as OpenAI-Organization for tenants that have none of their own."""
+
     project: HeaderText | None = None
-    """Sent as OpenAI-Organization and OpenAI-Project for tenants that have none of their own."""
+    """Sent as OpenAI-Project for tenants that have none of their own."""
 
     ca_file: UserPath | None = None
+    """Certificates to trust in place of the system's (PEM)."""
+
     http_proxy: SecretStr | None = None
     """URL of a proxy on the way to the upstream; may hold a login, so by reference."""
 
     max_connections: int = Field(default=1000, ge=1)
+    """Connections to one base URL at once; what exceeds them waits."""
+
     keepalive_seconds: Seconds = 15.0
     """How long an idle connection is kept; must stay below the upstream's own idle time."""
 
     connect_timeout_seconds: Seconds = 10.0
+    """For a connection to be had, waiting for a free one included."""
+
     first_byte_timeout_seconds: Seconds = 600.0
+    """From the end of the request to the head of the answer; at most 120 for stored objects, unless set for
+    their kind."""
+
     idle_timeout_seconds: Seconds = 300.0
+    """Between two pieces of the answer."""
+
     total_timeout_seconds: Seconds = 3600.0
+    """The whole exchange."""
+
     websocket_timeout_seconds: Seconds = 7200.0
+    """A WebSocket session."""
+
     timeouts: KindTimeouts = KindTimeouts()
 
     def resolved_base_url(self, environ: Mapping[str, str]) -> str:
@@ -185,30 +217,56 @@ class Credentials(_Section):
     """What a credential must say to be accepted."""
 
     issuer: str = "gateway"
+    """The `iss` of our own credentials: what they must name, and what `gateway credential issue` writes."""
+
     audience: str = "gateway"
+    """The `aud`, in the same way."""
+
     leeway_seconds: float = Field(default=30.0, ge=0, le=300)
+    """By how much clocks may differ."""
+
     max_lifetime_seconds: float = Field(default=90 * 86400.0, gt=0, le=366 * 86400)
+    """From issue to expiry, at most."""
+
     max_bytes: int = Field(default=8192, ge=512, le=65536)
+    """Of one credential."""
+
     cache_size: int = Field(default=10_000, ge=0)
+    """Verified credentials that are remembered, per process."""
 
 
 class Edge(_Section):
     """Caps and deadlines towards clients."""
 
     max_header_bytes: ByteCount = 64 * 1024
+    """All header fields of a request together."""
+
     header_timeout_seconds: Seconds = 10.0
+    """For a request's head to be complete."""
+
     body_idle_timeout_seconds: Seconds = 30.0
+    """Between two pieces of a request's body."""
+
     write_idle_timeout_seconds: Seconds = 60.0
+    """How long a client may leave its answer unread."""
+
     keepalive_seconds: Seconds = 75.0
     """Must stay above the idle time of a load balancer in front."""
 
     max_json_body_bytes: ByteCount = 64 * 2**20
+    """A JSON body, which is read whole before it is forwarded."""
+
     max_body_bytes: ByteCount = 8 * 2**30
+    """Any other body, which streams."""
+
     max_connections: int = Field(default=0, ge=0)
     """0: just below half of the process's file limit."""
 
     websocket_heartbeat_seconds: Seconds = 20.0
+    """A silent side is pinged after one of these, given up after two."""
+
     max_websocket_message_bytes: ByteCount = 16 * 2**20
+    """One message of a WebSocket."""
 
 
 StoreFailure = Literal["local", "open", "closed"]
@@ -222,6 +280,8 @@ class Settings(BaseSettings):
     )
 
     listen: Address = "127.0.0.1:8080"
+    """The public listener, HOST:PORT."""
+
     admin_listen: Address = "127.0.0.1:9090"
     """The private listener: metrics and health. Keep it off the public network."""
 
@@ -230,8 +290,15 @@ class Settings(BaseSettings):
             Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "gateway/keys"
         )
     )
+    """The keys that sign and verify credentials; default: gateway/keys in the user's configuration folder."""
+
     redis_url: SecretStr | None = None
+    """Counts limits and usage, and keeps revocations, for several gateways together; unset: each process for
+    itself."""
+
     on_store_failure: StoreFailure = "local"
+    """While Redis is away: each gateway grants its share, everything, or nothing (503)."""
+
     expected_replicas: int = Field(default=1, ge=1, le=10_000)
     """Gateways that share the limits, as long as Redis was never reached: each grants that part of them."""
 
@@ -246,6 +313,8 @@ class Settings(BaseSettings):
     """Open the operations whose sessions run past the gateway: /v1/chatkit/sessions and /v1/realtime/calls."""
 
     drain_seconds: float = Field(default=600.0, ge=0, le=86400)
+    """How long running exchanges may take to finish at a stop."""
+
     drain_notice_seconds: float = Field(default=5.0, ge=0, le=600)
     """How long a stopping process keeps accepting while load balancers notice that it is not ready."""
 
