@@ -19,7 +19,6 @@ from gateway.middleware.services import Services
 from gateway.operations.own import JWKS, ME, USAGE
 from gateway.proxy.answer import own_answer, send_own
 from gateway.proxy.request import EXCHANGE, Handler
-from gateway.usage.counters import UsageUnavailable
 from gateway.usage.report import Question, moment, report, total
 
 _ASKED = {"since": "24h", "by": "model"}
@@ -61,7 +60,7 @@ async def _usage(services: Services, exchange: Exchange, query: str) -> dict[str
     periods = question.periods(now)
     try:
         rows = await services.ledger.read(exchange.tenant.id, periods)
-    except UsageUnavailable as error:
+    except StoreUnavailable as error:
         raise LimitsUnavailable(
             "The usage counters cannot be read at the moment. Try again shortly.", detail=str(error)
         ) from error

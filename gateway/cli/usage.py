@@ -13,7 +13,8 @@ import orjson
 
 from gateway.cli.counters import PATIENCE_SECONDS, counting_redis, shown, table
 from gateway.cli.options import add_settings, settings_from
-from gateway.usage.counters import Period, Row, UsageUnavailable
+from gateway.limits.store import StoreUnavailable
+from gateway.usage.counters import Period, Row
 from gateway.usage.redis_usage import RedisUsage
 from gateway.usage.report import GROUPS, Question, moment, report, total
 
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     with counting_redis(settings, otherwise="GET /gateway/usage of each says what it has counted") as url:
         try:
             rows = asyncio.run(_read(url, options.tenant, periods))
-        except UsageUnavailable as unavailable:
+        except StoreUnavailable as unavailable:
             print(f"gateway: the usage cannot be read: {unavailable}", file=sys.stderr)
             return 1
     since = moment(periods[0].start)

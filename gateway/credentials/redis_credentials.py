@@ -17,36 +17,17 @@ from dataclasses import asdict, dataclass
 import orjson
 
 from gateway.credentials.revocations import Revocation, RevocationsUnavailable
-from gateway.limits.store import StoreUnavailable
-from gateway.redis.breaker import Breaker
-from gateway.redis.cluster import ClusterWire
-from gateway.redis.servers import RedisServers, Topology
-from gateway.redis.wire import Argument, Reply, Script, Wire
+from gateway.redis.cluster import open_wire
+from gateway.redis.line import Argument, RedisUnavailable, Reply
+from gateway.redis.script import Script
+from gateway.redis.servers import RedisServers
 
 DEADLINE_SECONDS = 0.5
 KEPT_AFTER_END_SECONDS = 60
 """Ended revocations stay this long, so that clocks which differ do not write them back in turns."""
 _ENTRIES_PER_CALL = 1000
+_SCRIPTS = ("changed", "add", "register", "issued")
 
-_CHANGED = Script(b"""
-local version = redis.call('GET', KEYS[1]) or ''
-if version == ARGV[1] then return {version} end
-return {version, redis.call('ZRANGE', KEYS[2], 0, -1)}
-""")
-_ADD = Script(b"""
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[2])
-for i = 3, #ARGV, 2 do redis.call('ZADD', KEYS[2], ARGV[i], ARGV[i + 1]) end
-redis.call('SET', KEYS[1], ARGV[1])
-return 1
-""")
-_REGISTER = Script(b"""
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])
-redis.call('ZADD', KEYS[1], ARGV[2], ARGV[3])
-local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
-redis.call('EXPIREAT', KEYS[1], string.format('%.0f', last[2]))
-return 1
-""")
-_ISSUED = Script(b"return redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. ARGV[1], '+inf')")
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +51,7 @@ class IssuedCredential:
 class RedisCredentials:
     """A RevocationStore that all replicas share, and the register of issued credentials.
 
-    redis_servers.py says what `url` may be. Nothing is connected before the first call, and no call takes
+    redis/servers.py says what `url` may be. Nothing is connected before the first call, and no call takes
     longer than `deadline_seconds`.
     """
 
@@ -84,7 +65,8 @@ class RedisCredentials:
     ) -> None:
         servers = RedisServers.parse(url)
         self.server = servers.name
-        self._wire = _wire(servers, deadline_seconds)
+        self._wire = open_wire(servers, deadline_seconds=deadline_seconds)
+        self._scripts = {name: Script.load(__package__, name) for name in _SCRIPTS}
         # The braces put all three into one slot of a cluster.
         self._revocations = (f"{prefix}{{credentials}}:revoked:version", f"{prefix}{{credentials}}:revoked")
         self._register = (f"{prefix}{{credentials}}:issued",)
@@ -98,7 +80,7 @@ class RedisCredentials:
 
     async def changed(self) -> frozenset[Revocation] | None:
         """Return all revocations, unless nothing changed since the last call."""
-        version, *members = await self._run(_CHANGED, self._revocations, [self._version])
+        version, *members = await self._run("changed", self._revocations, [self._version])
         if not members:
             return None
         stored = frozenset(_readable(members[0]))
@@ -121,11 +103,11 @@ class RedisCredentials:
     async def register(self, issued: IssuedCredential) -> None:
         """Remember what was issued until it expires."""
         member = orjson.dumps(asdict(issued))
-        await self._run(_REGISTER, self._register, [int(self._clock()), issued.expires_at, member])
+        await self._run("register", self._register, [int(self._clock()), issued.expires_at, member])
 
     async def issued(self) -> list[IssuedCredential]:
         """Return what was issued and has not expired, first to expire first."""
-        members = await self._run(_ISSUED, self._register, [int(self._clock())])
+        members = await self._run("issued", self._register, [int(self._clock())])
         return [issued for member in members if (issued := _issued(member)) is not None]
 
     async def close(self) -> None:
@@ -138,19 +120,13 @@ class RedisCredentials:
             pairs += (revocation.until, revocation.encode())
         for start in range(0, len(pairs), 2 * _ENTRIES_PER_CALL):
             some = pairs[start : start + 2 * _ENTRIES_PER_CALL]
-            await self._run(_ADD, self._revocations, [secrets.token_hex(8), ended, *some])
+            await self._run("add", self._revocations, [secrets.token_hex(8), ended, *some])
 
-    async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+    async def _run(self, script: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
         try:
-            return await self._wire.run(script, keys, arguments)
-        except StoreUnavailable as error:
+            return await self._wire.run(self._scripts[script], keys, arguments)
+        except RedisUnavailable as error:
             raise RevocationsUnavailable(f"Redis {self.server}: {error}") from error
-
-
-def _wire(servers: RedisServers, deadline_seconds: float) -> Wire | ClusterWire:
-    if servers.topology is Topology.CLUSTER:
-        return ClusterWire(servers, deadline_seconds=deadline_seconds)
-    return Wire(servers.connector(), Breaker(servers.name), deadline_seconds=deadline_seconds)
 
 
 def _readable(members: Iterable[bytes]) -> Iterable[Revocation]:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import resources
 from itertools import groupby
 
 from gateway.limits.arithmetic import decide
 from gateway.limits.store import Census, StoreUnavailable, holds
 from gateway.limits.terms import Charge, Decision
 from gateway.redis.cluster import open_wire
-from gateway.redis.line import Argument, Reply, Script
+from gateway.redis.line import Argument, RedisUnavailable, Reply
+from gateway.redis.script import Script
 from gateway.redis.servers import RedisServers
 
 SILENT_SECONDS = 3.0
 """A worker that has not announced itself for so long no longer counts."""
 
 _LEASES_PER_CALL = 1000
+_SCRIPTS = ("admit", "settle", "renew", "reset", "announce")
 
 
 class RedisBuckets:
-    """A BucketStore that all workers and replicas share; redis_servers.py says what `url` may be.
+    """A BucketStore that all workers and replicas share; redis/servers.py says what `url` may be.
 
     Nothing is connected before the first call. No call takes longer than `deadline_seconds`. `prefix` keeps
     deployments apart that share a server. `clock` (seconds) stands in for Redis' own time in tests.
@@ -40,8 +41,7 @@ class RedisBuckets:
         self._prefix = prefix
         self._clock = clock
         self._wire = open_wire(RedisServers.parse(url), deadline_seconds=deadline_seconds)
-        self._admit, self._settle, self._renew = _script("admit"), _script("settle"), _script("renew")
-        self._reset, self._announce = _script("reset"), _script("announce")
+        self._scripts = {name: Script.load(__package__, "buckets", name) for name in _SCRIPTS}
         self._announced: str | None = None
         self._background: set[asyncio.Task[None]] = set()
 
@@ -66,7 +66,7 @@ class RedisBuckets:
 
     async def settle(self, exchange_id: str, charges: Sequence[Charge]) -> bool:
         keys, arguments, _ = self._accounts(charges)
-        return bool(await self._wire.run(self._settle, keys, [exchange_id, self._now(), *arguments]))
+        return bool(await self._run("settle", keys, [exchange_id, self._now(), *arguments]))
 
     async def renew(self, leases: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         missing: list[tuple[str, str]] = []
@@ -74,18 +74,18 @@ class RedisBuckets:
             ids = [exchange_id for exchange_id, _ in pairs]
             for start in range(0, len(ids), _LEASES_PER_CALL):
                 arguments = [self._lease(), self._now(), *ids[start : start + _LEASES_PER_CALL]]
-                reply = await self._wire.run(self._renew, self._keys(key), arguments)
+                reply = await self._run("renew", self._keys(key), arguments)
                 missing.extend((exchange_id.decode(), key) for exchange_id in reply)
         return missing
 
     async def reset(self, keys: Iterable[str]) -> None:
         for key in keys:
-            await self._wire.run(self._reset, self._keys(key), [])
+            await self._run("reset", self._keys(key), [])
 
     async def announce(self, worker: str) -> Census:
         self._announced = worker
         silent = int(SILENT_SECONDS * 1_000_000)
-        place, workers = await self._wire.run(self._announce, self._workers(), [worker, "lives", silent])
+        place, workers = await self._run("announce", self._workers(), [worker, "lives", silent])
         return Census(place, workers)
 
     def health(self) -> Mapping[str, bool]:
@@ -96,7 +96,7 @@ class RedisBuckets:
             await asyncio.wait(self._background)
         if self._announced is not None:
             try:
-                await self._wire.run(self._announce, self._workers(), [self._announced, "leaves", 0])
+                await self._run("announce", self._workers(), [self._announced, "leaves", 0])
             except StoreUnavailable:
                 pass  # silence says the same, a little later
         await self._wire.close()
@@ -110,11 +110,25 @@ class RedisBuckets:
     ) -> Decision:
         keys, arguments, order = self._accounts(charges)
         head: list[Argument] = [mode, exchange_id, self._lease(), self._now()]
-        reply = await self._wire.run(self._admit, keys, head + arguments, abandoned, writes=mode != "look")
+        reply = await self._run("admit", keys, head + arguments, abandoned, writes=mode != "look")
         taken = [0] * len(charges)
         for position, missing in zip(order, reply[1:], strict=True):
             taken[position] = missing
         return decide(charges, taken, granted=bool(reply[0]))
+
+    async def _run(
+        self,
+        script: str,
+        keys: Sequence[Argument],
+        arguments: Sequence[Argument],
+        abandoned: Callable[[Reply], None] | None = None,
+        *,
+        writes: bool = True,
+    ) -> Reply:
+        try:
+            return await self._wire.run(self._scripts[script], keys, arguments, abandoned, writes=writes)
+        except RedisUnavailable as error:
+            raise StoreUnavailable(str(error), sent=error.sent) from error
 
     async def _settle_unused(self, exchange_id: str, charges: Sequence[Charge]) -> None:
         """Undo an admission that nobody heard of: all but the requests, which were made."""
@@ -151,11 +165,6 @@ class RedisBuckets:
 
     def _now(self) -> Argument:
         return int(self._clock() * 1_000_000) if self._clock else ""
-
-
-def _script(name: str) -> Script:
-    package = resources.files("gateway.limits") / "lua"
-    return Script((package / "buckets.lua").read_bytes() + b"\n" + (package / f"{name}.lua").read_bytes())
 
 
 def _account_of(lease: tuple[str, str]) -> str:

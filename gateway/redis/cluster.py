@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from redis.crc import key_slot
 from redis.exceptions import MovedError
 
-from gateway.limits.store import StoreUnavailable
 from gateway.redis.breaker import Breaker
-from gateway.redis.line import Argument, Reply, Script
+from gateway.redis.line import Argument, RedisUnavailable, Reply
+from gateway.redis.script import Script
 from gateway.redis.servers import Address, RedisServers, Topology
 from gateway.redis.wire import Wire
 
@@ -65,7 +65,7 @@ class ClusterWire:
         wire = self._wire(await self._master_of(key_slot(str(keys[0]).encode()), deadline))
         try:
             return await wire.run(script, keys, arguments, abandoned, writes=writes, deadline=deadline)
-        except StoreUnavailable as unavailable:
+        except RedisUnavailable as unavailable:
             self._refresh_soon()
             moved = unavailable.__cause__
             if not isinstance(moved, MovedError):
@@ -87,12 +87,12 @@ class ClusterWire:
                 async with asyncio.timeout_at(0 if self._lost else deadline):
                     await self._known.wait()
             except TimeoutError:
-                raise StoreUnavailable("no node says who serves the slots", sent=False) from None
+                raise RedisUnavailable("no node says who serves the slots", sent=False) from None
         for first, last, address in self._masters:
             if first <= slot <= last:
                 return address
         self._refresh_soon()
-        raise StoreUnavailable(f"no master serves slot {slot}", sent=False)
+        raise RedisUnavailable(f"no master serves slot {slot}", sent=False)
 
     def _wire(self, address: Address) -> Wire:
         if address not in self._wires:
@@ -115,7 +115,7 @@ class ClusterWire:
         for address in dict.fromkeys([*known, *self._wires, *self._servers.addresses]):
             try:
                 ranges = await self._wire(address).ask("CLUSTER", "SLOTS")
-            except StoreUnavailable:
+            except RedisUnavailable:
                 continue
             masters = [(first, last, _address(master, address)) for first, last, master, *_ in ranges]
             if masters:

@@ -7,17 +7,16 @@ ever sent twice, except a script that the server said it does not know (and so d
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
-from gateway.limits.store import StoreUnavailable
+from gateway.redis.script import Script
 from gateway.redis.servers import Connect
 
 Argument = str | bytes | int
@@ -30,15 +29,13 @@ GRACE_SECONDS = 0.005
 """How long a reply that is late may still be found to have arrived."""
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A Lua script, run by its digest and sent as text only to servers that do not know it."""
+class RedisUnavailable(Exception):
+    """Redis did not do what it was asked, or did not say so in time."""
 
-    text: bytes
-    sha: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sha", hashlib.sha1(self.text, usedforsecurity=False).hexdigest())
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        super().__init__(reason)
+        self.sent = sent
+        """Whether it may have been done all the same."""
 
 
 class Watcher(Protocol):
@@ -75,7 +72,7 @@ class Call:
         if self.watcher:
             self.watcher.failed(error)
         if not self.reply.done():
-            unavailable = StoreUnavailable(f"{type(error).__name__}: {error}", sent=sent)
+            unavailable = RedisUnavailable(f"{type(error).__name__}: {error}", sent=sent)
             unavailable.__cause__ = error
             self.reply.set_exception(unavailable)
 

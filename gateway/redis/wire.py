@@ -15,12 +15,10 @@ from typing import Any
 
 from redis.exceptions import AskError
 
-from gateway.limits.store import StoreUnavailable
 from gateway.redis.breaker import Breaker, BreakerState
-from gateway.redis.line import Argument, Call, Line, Reply, Script, Watcher
+from gateway.redis.line import Argument, Call, Line, RedisUnavailable, Reply, Watcher
+from gateway.redis.script import Script
 from gateway.redis.servers import Connect
-
-__all__ = ["Argument", "Reply", "Script", "Wire"]
 
 _ONE_CALLS_FAULT = ("WRONGTYPE", "attempt to", "bad argument")
 """Words of errors that come from what one key holds: other calls fare well on the same server."""
@@ -29,7 +27,7 @@ _ONE_CALLS_FAULT = ("WRONGTYPE", "attempt to", "bad argument")
 class Wire:
     """Runs commands on one server, connecting when first needed and after each fault.
 
-    Every failure is StoreUnavailable, at most `deadline_seconds` after the call was made; at once while the
+    Every failure is RedisUnavailable, at most `deadline_seconds` after the call was made; at once while the
     breaker is open. An attempt to connect may take `connect_seconds`: calls do not wait that long. With
     `redirects`, being sent to another server is no fault of this one.
     """
@@ -69,7 +67,7 @@ class Wire:
         stands in for that of the wire.
         """
         if not self.breaker.lets_through():
-            raise StoreUnavailable(f"{self.breaker.server} failed a moment ago", sent=False)
+            raise RedisUnavailable(f"{self.breaker.server} failed a moment ago", sent=False)
         call = self._call(("EVALSHA", script.sha, len(keys), *keys, *arguments), deadline)
         call.script, call.abandoned = script, abandoned
         call.watcher = self if writes else self._reads
@@ -134,7 +132,7 @@ class Wire:
             await asyncio.sleep(self.breaker.hold_seconds)
             try:
                 await self.ask("PING")
-            except StoreUnavailable:
+            except RedisUnavailable:
                 self.breaker.probed(alive=False)
             else:
                 self.breaker.probed(alive=True)

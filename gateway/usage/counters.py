@@ -87,17 +87,8 @@ class Row:
     counts: Counts
 
 
-class UsageUnavailable(Exception):
-    """The store did not do what it was asked, or did not say so in time."""
-
-    def __init__(self, reason: str, *, sent: bool) -> None:
-        super().__init__(reason)
-        self.sent = sent
-        """Whether it may have been done all the same."""
-
-
 class UsageStore(Protocol):
-    """Where the counters are. Raises UsageUnavailable and nothing else."""
+    """Where the counters are. Raises StoreUnavailable (of limits) and nothing else."""
 
     async def add(self, batch: Batch) -> None:
         """Add to the hour and to its day, once: a batch may be told again for two minutes after a call failed."""

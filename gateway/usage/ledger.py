@@ -15,17 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
-from gateway.usage.counters import (
-    HOUR_SECONDS,
-    Batch,
-    Counts,
-    Entry,
-    Period,
-    Row,
-    UsageStore,
-    UsageUnavailable,
-    counts_of,
-)
+from gateway.limits.store import StoreUnavailable
+from gateway.usage.counters import HOUR_SECONDS, Batch, Counts, Entry, Period, Row, UsageStore, counts_of
 from gateway.usage.reported import Usage
 
 _ENTRIES_PER_BATCH = 250
@@ -113,7 +104,7 @@ class UsageLedger:
             self._untold = [untold for untold in self._untold if not untold.told]
 
     async def read(self, tenant: str, periods: Sequence[Period]) -> list[Row]:
-        """What a tenant used in these periods, up to now. Raises UsageUnavailable."""
+        """What a tenant used in these periods, up to now. Raises StoreUnavailable."""
         await self.flush()
         return await self._store.read(tenant, periods)
 
@@ -177,7 +168,7 @@ class UsageLedger:
         try:
             await self._store.add(untold.batch)
             untold.told = True
-        except UsageUnavailable as unavailable:
+        except StoreUnavailable as unavailable:
             if first is None and not unavailable.sent:
                 untold.maybe_told_at = None
 

@@ -13,8 +13,9 @@ import orjson
 from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import account_key
 from gateway.redis.cluster import open_wire
+from gateway.redis.line import Argument, RedisUnavailable, Reply
+from gateway.redis.script import Script
 from gateway.redis.servers import RedisServers
-from gateway.redis.wire import Argument, Reply, Script
 from gateway.usage.counters import (
     COUNTERS,
     HOUR_SECONDS,
@@ -24,7 +25,6 @@ from gateway.usage.counters import (
     Entry,
     Period,
     Row,
-    UsageUnavailable,
     kept_seconds,
 )
 
@@ -33,32 +33,11 @@ _BATCH_KEPT_SECONDS = 120
 _MOST_FIELDS = 4 * MOST_ENTRIES
 """Most entries have few counters that are not 0, and only those are fields."""
 
-# ARGV: seconds to keep the batch, the hour, the day; most fields; then per entry its name, the name that stands in
-# for it when there are too many, the number of its counters, and pairs of counter and amount.
-_ADD = Script(b"""
-if not redis.call('SET', KEYS[1], 1, 'NX', 'EX', ARGV[1]) then return 0 end
-for n = 2, 3 do
-  local key, at = KEYS[n], 5
-  local full = redis.call('HLEN', key) >= tonumber(ARGV[4])
-  while at <= #ARGV do
-    local name, last = ARGV[at], at + 2 + 2 * tonumber(ARGV[at + 2])
-    if full and redis.call('HEXISTS', key, name .. ':requests') == 0 then name = ARGV[at + 1] end
-    for i = at + 3, last, 2 do redis.call('HINCRBY', key, name .. ':' .. ARGV[i], ARGV[i + 1]) end
-    at = last + 1
-  end
-  redis.call('EXPIRE', key, ARGV[n])
-end
-return 1
-""")
-_READ = Script(b"""
-local found = {}
-for n, key in ipairs(KEYS) do found[n] = redis.call('HGETALL', key) end
-return found
-""")
+_SCRIPTS = ("add", "read")
 
 
 class RedisUsage:
-    """A UsageStore that all gateways share; redis_servers.py says what `url` may be.
+    """A UsageStore that all gateways share; redis/servers.py says what `url` may be.
 
     Nothing is connected before the first call.
     """
@@ -67,6 +46,7 @@ class RedisUsage:
         self, url: str, *, deadline_seconds: float = DEADLINE_SECONDS, prefix: str = "gateway:"
     ) -> None:
         self._wire = open_wire(RedisServers.parse(url), deadline_seconds=deadline_seconds)
+        self._scripts = {name: Script.load(__package__, name) for name in _SCRIPTS}
         self._prefix = prefix
 
     async def add(self, batch: Batch) -> None:
@@ -86,12 +66,12 @@ class RedisUsage:
             arguments += (_written(entry), _written(Entry(OTHER, OTHER, entry.operation)), len(pairs))
             for pair in pairs:
                 arguments += pair
-        await self._run(_ADD, keys, arguments)
+        await self._run("add", keys, arguments)
 
     async def read(self, tenant: str, periods: Sequence[Period]) -> list[Row]:
         if not periods:
             return []
-        hashes = await self._run(_READ, [self._key(tenant, period) for period in periods], [])
+        hashes = await self._run("read", [self._key(tenant, period) for period in periods], [])
         return [row for period, fields in zip(periods, hashes, strict=True) for row in _rows(period, fields)]
 
     async def close(self) -> None:
@@ -105,11 +85,11 @@ class RedisUsage:
         unit = "hour" if period.seconds == HOUR_SECONDS else "day"
         return f"{self._place(tenant)}:{unit}:{period.start}"
 
-    async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
+    async def _run(self, script: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
         try:
-            return await self._wire.run(script, keys, arguments)
-        except StoreUnavailable as error:
-            raise UsageUnavailable(str(error), sent=error.sent) from error
+            return await self._wire.run(self._scripts[script], keys, arguments)
+        except RedisUnavailable as error:
+            raise StoreUnavailable(str(error), sent=error.sent) from error
 
 
 def _written(entry: Entry) -> bytes:

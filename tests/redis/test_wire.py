@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gateway.limits.redis_buckets import RedisBuckets
-from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import Charge, Dimension, Quota
 from gateway.redis.breaker import Breaker
+from gateway.redis.line import RedisUnavailable
+from gateway.redis.script import Script
 from gateway.redis.servers import RedisServers
-from gateway.redis.wire import Script, Wire
+from gateway.redis.wire import Wire
 from tests.kit.faults.faulty_link import FaultyLink
 from tests.kit.redis import RedisServer
 from tests.limits.contract import fresh_id, fresh_key
@@ -38,7 +39,7 @@ async def quick(link: FaultyLink) -> AsyncIterator[Wire]:
         try:
             await wire.run(INCREMENT, ["warm"], [1])
             break
-        except StoreUnavailable:
+        except RedisUnavailable:
             await asyncio.sleep(0.05)  # a busy machine may take longer than that to connect
     yield wire
     await wire.close()
@@ -91,7 +92,7 @@ async def test_silent_server_costs_one_deadline_and_then_nothing(
     try:
         for most_seconds in (0.13, 0.01, 0.01):
             started = time.monotonic()
-            with pytest.raises(StoreUnavailable):
+            with pytest.raises(RedisUnavailable):
                 await quick.run(INCREMENT, ["silent"], [1])
             assert time.monotonic() - started < most_seconds
     finally:
@@ -116,7 +117,7 @@ async def test_lost_reply_is_not_answered_with_a_second_charge(
 ) -> None:
     await wire.run(INCREMENT, ["lost"], [1])
     link.drop_replies = True
-    with pytest.raises(StoreUnavailable) as caught:
+    with pytest.raises(RedisUnavailable) as caught:
         await wire.run(INCREMENT, ["lost"], [1])
     assert caught.value.sent
     link.drop_replies = False
@@ -128,7 +129,7 @@ async def test_lost_reply_is_not_answered_with_a_second_charge(
 async def test_call_that_meets_an_open_breaker_is_known_not_to_have_run(wire: Wire, link: FaultyLink) -> None:
     await link.close()
     for _ in range(2):
-        with pytest.raises(StoreUnavailable) as caught:
+        with pytest.raises(RedisUnavailable) as caught:
             await wire.run(INCREMENT, ["unsent"], [1])
         assert not caught.value.sent
 
@@ -166,7 +167,7 @@ async def test_wave_of_cancellations_costs_no_connection_and_mixes_no_replies(
 async def test_fault_of_one_key_is_not_held_against_the_server(wire: Wire, redis: RedisServer) -> None:
     redis.command("LPUSH", "poisoned", "x")
     for _ in range(2):
-        with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
+        with pytest.raises(RedisUnavailable, match="WRONGTYPE"):
             await wire.run(INCREMENT, ["poisoned"], [1])
         assert await wire.run(INCREMENT, ["sound"], [0]) == 0
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import account_key
 from gateway.usage.counters import (
     COUNTERS,
@@ -27,7 +28,6 @@ from gateway.usage.counters import (
     Period,
     Row,
     UsageStore,
-    UsageUnavailable,
     named,
     periods_since,
 )
@@ -209,7 +209,7 @@ async def test_outage_delays_counters_and_loses_none(redis: RedisServer) -> None
             ledger.count("acme", ALICE, Usage(input=1))
             await ledger.flush()
         assert ledger.waiting == 7
-        with pytest.raises(UsageUnavailable):
+        with pytest.raises(StoreUnavailable):
             await ledger.read("acme", [HOUR])
     finally:
         redis.thaw()

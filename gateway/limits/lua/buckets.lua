@@ -1,4 +1,4 @@
--- What the scripts share: this text stands before each of them. The arithmetic is that of limits.py, on the same
+-- What the scripts share: this text stands before each of them. The arithmetic is that of arithmetic.py, on the same
 -- integers; all stay below 2^53, so doubles are exact.
 --
 -- An account is two keys that expire together, once its buckets are full:
