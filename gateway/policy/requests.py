@@ -32,8 +32,7 @@ from gateway.operations.table import (
 from gateway.policy import stored_objects
 from gateway.policy.tenants import is_shared_state
 from gateway.settings.settings import Settings
-from gateway.usage.included import splice_member
-from gateway.wire.json_members import TooIntricate
+from gateway.wire.json_members import TooIntricate, splice_member
 from gateway.wire.strict_json import strict_object
 
 # Judging costs about 10 µs a member: nobody needs more of them, and nobody shall wait for more.

@@ -25,7 +25,8 @@ from gateway.proxy.request import body_arrived
 from gateway.settings.settings import Edge
 from gateway.wire import request_fields
 from gateway.wire.headers import Head, RequestHead, is_json, media_type
-from gateway.wire.multipart import MultipartRefused, MultipartScanner, boundary_of
+from gateway.wire.multipart import MultipartScanner
+from gateway.wire.part_heads import MultipartRefused, boundary_of
 from gateway.wire.strict_json import strict_object
 
 _JSON, _FORM, _ANYTHING = "application/json", "multipart/form-data", "*/*"

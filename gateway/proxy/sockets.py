@@ -34,7 +34,8 @@ from gateway.proxy.request import EXCHANGE, Handler
 from gateway.proxy.upstream import UpstreamPool, Upstreams
 from gateway.usage.reported import from_realtime_event
 from gateway.wire import passing
-from gateway.wire.frames import FrameRefused, FrameRelay, accept_key, build_close
+from gateway.wire.frame_format import FrameRefused, accept_key, build_close
+from gateway.wire.frames import FrameRelay
 from gateway.wire.headers import SUBPROTOCOL_CREDENTIAL, Head
 
 # How long the other side may take to answer a close frame, and the upstream to hang up after it.

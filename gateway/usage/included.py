@@ -15,31 +15,11 @@ import re
 
 import orjson
 
-from gateway.wire.json_members import hides_letters, members
+from gateway.wire.json_members import hides_letters, members, splice_member
 from gateway.wire.sse import SseEvent, SseSplitter
 
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
 _NO_CHOICES = re.compile(rb'"choices"\s*+:\s*+\[\s*+\]')
-
-
-def splice_member(body: bytes, name: str, raw_value: bytes) -> bytes:
-    """Set a top-level member of a JSON object to a JSON value, keeping all other bytes.
-
-    The value of a member that is there is replaced; else the member is put in front. `body` must be a valid
-    JSON object. Raises TooIntricate when it cannot be searched in reasonable time.
-    """
-    quoted = orjson.dumps(name)
-    pieces, kept_to = [], 0
-    if quoted in body or hides_letters(body):
-        for member in members(body):
-            if member.name == name:
-                pieces += [body[kept_to : member.value_from], raw_value]
-                kept_to = member.value_to
-    if not pieces:
-        kept_to = body.index(b"{") + 1
-        is_empty = body[kept_to:].lstrip().startswith(b"}")
-        pieces = [body[:kept_to], quoted, b":", raw_value, b"" if is_empty else b","]
-    return b"".join((*pieces, body[kept_to:]))
 
 
 def with_included_usage(body: bytes) -> bytes:

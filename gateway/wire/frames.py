@@ -9,37 +9,25 @@ The gateway speaks on the connection too. Its pings carry a random prefix, by wh
 direction knows the pongs that answer them and keeps them from the peer that never asked.
 """
 
-import hashlib
-import os
 import re
-from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
-_OPCODES: Final = frozenset((CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG))
+from gateway.wire.frame_format import (
+    CLOSE,
+    CONTINUATION,
+    MAX_CONTROL_BYTES,
+    OPCODES,
+    PONG,
+    TEXT,
+    FrameRefused,
+    build_ping,
+    is_close,
+    read_close,
+    unmask,
+)
 
-NO_CODE = 1005
-"""Stands for a close frame without a code; never sent as one."""
-
-MAX_CONTROL_BYTES = 125
-_ACCEPT_SUFFIX = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _SCAN_OVERLAP_BYTES = 64
-
-
-class FrameRefused(Exception):
-    """A peer broke the protocol or a rule of ours. Nothing from the offending frame on has passed.
-
-    `close_code` and `reason` are fit for a close frame. `passed` are the bytes of the refused `feed` that
-    came before the offence and should still be passed on.
-    """
-
-    def __init__(self, close_code: int, reason: str, passed: bytes = b"") -> None:
-        super().__init__(reason)
-        self.close_code = close_code
-        self.reason = reason
-        self.passed = passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +133,7 @@ class FrameRelay:
         if self._silent or self.close_code is not None:
             return b""
         if self.at_boundary:
-            self._silent = _is_close(frame)
+            self._silent = is_close(frame)
             return frame
         self._own_frames.append(frame)
         return b""
@@ -173,7 +161,7 @@ class FrameRelay:
                     if end > len(data):
                         self._pending = data[start:]
                         return
-                    if self._control(head.opcode, _unmask(data[position:end], head.mask)):
+                    if self._control(head.opcode, unmask(data[position:end], head.mask)):
                         self._pass(data[start:end], passed)
                     if self.close_code is not None:
                         return
@@ -193,7 +181,7 @@ class FrameRelay:
         final, opcode, length = bool(first & 0x80), first & 0x0F, second & 0x7F
         if first & 0x70:
             raise FrameRefused(1002, "reserved bits are set")
-        if opcode not in _OPCODES:
+        if opcode not in OPCODES:
             raise FrameRefused(1002, f"unknown opcode {opcode}")
         if bool(second & 0x80) != self._from_client:
             raise FrameRefused(1002, "client frames must be masked, server frames must not")
@@ -221,7 +209,7 @@ class FrameRelay:
     def _control(self, opcode: int, payload: bytes) -> bool:
         """Act on a whole control frame; tell whether it passes."""
         if opcode == CLOSE:
-            self.close_code, self.close_reason = _read_close(payload)
+            self.close_code, self.close_reason = read_close(payload)
         elif opcode == PONG and self._is_own(payload):
             self.own_pongs += 1
             return False
@@ -250,7 +238,7 @@ class FrameRelay:
         """Take bytes of one data frame: its head, if it is in this piece, and payload up to its end."""
         payload_bytes = len(frame_bytes) - head_bytes
         if self._kept is not None or self._scanned is not None:
-            payload = _unmask(frame_bytes[head_bytes:], self._mask)
+            payload = unmask(frame_bytes[head_bytes:], self._mask)
             if self._mask:
                 turn = payload_bytes % 4
                 self._mask = self._mask[turn:] + self._mask[:turn]
@@ -319,65 +307,5 @@ class FrameRelay:
         for frame in self._own_frames:
             if not self._silent:
                 passed.append(frame)
-                self._silent = _is_close(frame)
+                self._silent = is_close(frame)
         self._own_frames.clear()
-
-
-def build_close(code: int, reason: str = "", *, masked: bool) -> bytes:
-    """A close frame; the reason is cut at a character so that it fits into 123 bytes.
-
-    Raises ValueError for a code that must not be sent. `masked` for frames that go to the upstream.
-    """
-    if not _sendable(code):
-        raise ValueError(f"close code {code} must not be sent")
-    text = reason.encode("utf-8", "replace")[: MAX_CONTROL_BYTES - 2].decode("utf-8", "ignore").encode()
-    return _build(CLOSE, code.to_bytes(2, "big") + text, masked)
-
-
-def build_ping(payload: bytes = b"", *, masked: bool) -> bytes:
-    """A ping frame with at most 125 bytes of payload. `masked` for frames that go to the upstream."""
-    return _build(PING, payload, masked)
-
-
-def accept_key(sec_websocket_key: str) -> str:
-    """The `Sec-WebSocket-Accept` that answers a `Sec-WebSocket-Key`."""
-    digest = hashlib.sha1(sec_websocket_key.encode("ascii") + _ACCEPT_SUFFIX, usedforsecurity=False)
-    return b64encode(digest.digest()).decode("ascii")
-
-
-def _build(opcode: int, payload: bytes, masked: bool) -> bytes:
-    if len(payload) > MAX_CONTROL_BYTES:
-        raise ValueError("a control frame holds at most 125 bytes")
-    if not masked:
-        return bytes((0x80 | opcode, len(payload))) + payload
-    mask = os.urandom(4)
-    return bytes((0x80 | opcode, 0x80 | len(payload))) + mask + _unmask(payload, mask)
-
-
-def _unmask(payload: bytes, mask: bytes) -> bytes:
-    """Apply a mask, which is its own inverse; as one long integer, Python's fastest XOR of bytes."""
-    size = len(payload)
-    if not mask or not size:
-        return payload
-    key = (mask * (size // 4 + 1))[:size]
-    return (int.from_bytes(payload, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")
-
-
-def _sendable(code: int) -> bool:
-    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
-
-
-def _read_close(payload: bytes) -> tuple[int, str]:
-    if not payload:
-        return NO_CODE, ""
-    code = int.from_bytes(payload[:2], "big")
-    if not _sendable(code):
-        raise FrameRefused(1002, f"close code {code} must not be sent")
-    try:
-        return code, payload[2:].decode("utf-8")
-    except UnicodeDecodeError:
-        raise FrameRefused(1007, "a close reason is not UTF-8") from None
-
-
-def _is_close(frame: bytes) -> bool:
-    return frame[0] & 0x0F == CLOSE

@@ -1,4 +1,4 @@
-"""Where the members of a JSON object stand, so that bytes around them can be kept or judged.
+"""Where the members of a JSON object stand, and setting one, so that the bytes around them can be kept or judged.
 
 A parser tells what an object means; here it is told how it was written: which names were spelled out, how
 often, and which bytes each value has. Only for documents that a parser has accepted already.
@@ -13,8 +13,10 @@ import orjson
 MAX_LEXEMES = 200_000
 """Strings and brackets that are looked at before giving up: about 50 ms."""
 
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
-_NESTED = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]')
+STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
+"""A whole string, quotes included."""
+
+_NESTED = re.compile(STRING.pattern + rb"|[\[\]{}]")
 _SCALAR = re.compile(rb"[^ \t\r\n,\]}]+")
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 
@@ -43,13 +45,13 @@ def members(document: bytes, at: int = 0) -> Iterator[Member]:
     budget = MAX_LEXEMES
     at = _skip(document, _skip(document, at) + 1)
     while document[at] != ord("}"):
-        name_to = _end(_STRING, document, at)
+        name_to = _end(STRING, document, at)
         value_from = _skip(document, _skip(document, name_to) + 1)
         first = document[value_from]
         if first in b"{[":
             value_to, budget = _close(document, value_from, budget)
         else:
-            value_to = _end(_STRING if first == ord('"') else _SCALAR, document, value_from)
+            value_to = _end(STRING if first == ord('"') else _SCALAR, document, value_from)
         budget -= 1
         if budget < 0:
             raise TooIntricate
@@ -62,6 +64,26 @@ def members(document: bytes, at: int = 0) -> Iterator[Member]:
 def hides_letters(document: bytes) -> bool:
     """Whether some name may be spelled with escapes where plain letters would do."""
     return b"\\u00" in document and ESCAPED_LETTER.search(document) is not None
+
+
+def splice_member(body: bytes, name: str, raw_value: bytes) -> bytes:
+    """Set a top-level member of a JSON object to a JSON value, keeping all other bytes.
+
+    The value of a member that is there is replaced; else the member is put in front. `body` must be a valid
+    JSON object. Raises TooIntricate when it cannot be searched in reasonable time.
+    """
+    quoted = orjson.dumps(name)
+    pieces, kept_to = [], 0
+    if quoted in body or hides_letters(body):
+        for member in members(body):
+            if member.name == name:
+                pieces += [body[kept_to : member.value_from], raw_value]
+                kept_to = member.value_to
+    if not pieces:
+        kept_to = body.index(b"{") + 1
+        is_empty = body[kept_to:].lstrip().startswith(b"}")
+        pieces = [body[:kept_to], quoted, b":", raw_value, b"" if is_empty else b","]
+    return b"".join((*pieces, body[kept_to:]))
 
 
 def _close(document: bytes, at: int, budget: int) -> tuple[int, int]:

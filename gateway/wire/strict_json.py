@@ -6,6 +6,8 @@ from typing import Any
 
 import orjson
 
+from gateway.wire.json_members import STRING
+
 USER_NAMED = frozenset(
     {
         *("parameters", "schema", "input_schema", "output_schema", "item_schema"),
@@ -13,8 +15,6 @@ USER_NAMED = frozenset(
     }
 )
 """Members under which callers choose the names themselves: no name below them means anything to the API."""
-
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
 
 _ESCAPE = re.compile(rb"\\u(?:00[4-7]|017[fF]|212[aA])")
 _STRANGERS = (b"\xc5\xbf", b"\xe2\x84\xaa", b"\0")
@@ -63,7 +63,7 @@ def strict_object(document: bytes) -> dict[str, object]:
         raise ValueError("not a JSON object")
     # orjson keeps the last of two equal names. Outside strings a colon occurs once per member, so when
     # fewer members were kept than written, one was dropped.
-    if _STRING.sub(b"", document).count(b":") != _members(parsed):
+    if STRING.sub(b"", document).count(b":") != _members(parsed):
         raise ValueError("a member is named twice")
     return parsed
 

@@ -21,7 +21,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.credentials.key_ring import ensure_ring
-from gateway.wire.frames import accept_key
+from gateway.wire.frame_format import accept_key
 from tests.kit.asking import FORM, HANDSHAKE, JSON, credential_of, form
 from tests.kit.client import RawAnswer, RawClient
 from tests.kit.command import RunningCommand, run_command, running_command

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from gateway.proxy import sockets
-from gateway.wire.frames import accept_key
+from gateway.wire.frame_format import accept_key
 from tests.conftest import StartGateway
 from tests.kit.client import RawAnswer, RawClient
 from tests.kit.gateway import Gateway

@@ -1,6 +1,5 @@
 """What policy reads in a JSON body, and the bodies on which no policy can rely."""
 
-import json  # noqa: TID251 - another implementation to compare with
 import time
 
 import orjson
@@ -8,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.wire.json_members import members
 from gateway.wire.request_fields import (
     POLICY_NAMES,
     BodyRefused,
     RequestFields,
     read,
 )
+from tests.wire.test_json_members import spelled_out
 
 
 def refusal(body: bytes, **how) -> BodyRefused:
@@ -143,45 +142,6 @@ def test_the_model_may_stand_in_a_nested_object():
     assert refusal(b'{"session":{"model":"a","model":"b"}}', model_path=path).param == "session.model"
     assert refusal(b'{"session":{"model":"a"},"session":{"model":"b"}}', model_path=path).param == "session"
     assert refusal(b'{"session":{"model":["a"]}}', model_path=path).param == "session.model"
-
-
-SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-9, 99), st.text(max_size=5), st.floats(0, 1))
-NAMES = st.one_of(st.sampled_from(["model", "n", "stream", "store", "session", "x"]), st.text(max_size=4))
-VALUES = st.recursive(
-    SCALARS, lambda v: st.one_of(st.lists(v, max_size=3), st.dictionaries(NAMES, v, max_size=3)), max_leaves=8
-)
-
-
-@st.composite
-def spelled_out(draw) -> tuple[bytes, list[tuple[str, object]]]:
-    """A JSON object written by hand: repeated names, escapes and blanks wherever JSON allows them."""
-    pairs = draw(st.lists(st.tuples(NAMES, VALUES), max_size=5))
-    blank = st.sampled_from(["", "", " ", "\n\t", "\r"])
-
-    def name(text: str) -> str:
-        at = draw(st.integers(0, 20))
-        return "".join(
-            f"\\u{ord(c):04{draw(st.sampled_from('xX'))}}"
-            if i == at and ord(c) < 0x10000
-            else json.dumps(c)[1:-1]
-            for i, c in enumerate(text)
-        )
-
-    def value(v: object) -> str:
-        return draw(blank) + json.dumps(v, ensure_ascii=draw(st.booleans())) + draw(blank)
-
-    written = [f'{draw(blank)}"{name(n)}"{draw(blank)}:{value(v)}' for n, v in pairs]
-    return (draw(blank) + "{" + ",".join(written) + "}" + draw(blank)).encode(), pairs
-
-
-@settings(max_examples=150, deadline=None)
-@given(spelled_out())
-def test_members_are_found_as_they_were_written(case):
-    body, pairs = case
-    found = list(members(body))
-    assert [member.name for member in found] == [name for name, _ in pairs]
-    for member, (_, value) in zip(found, pairs, strict=True):
-        assert json.loads(body[member.value_from : member.value_to]) == value
 
 
 @settings(max_examples=150, deadline=None)
