@@ -35,16 +35,13 @@ from gateway.proxy.sockets import forward_socket
 from gateway.proxy.stored_files import file_bytes
 from gateway.proxy.upstream import Upstreams
 from gateway.settings.reloading import Configuration
-from gateway.settings.settings import Settings, resolve_secret
+from gateway.settings.section import resolve_secret
+from gateway.settings.settings import Settings, waiting_for_restart
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.memory_usage import MemoryUsage
 from gateway.usage.redis_usage import RedisUsage
 
 _POLL_SECONDS = 0.05
-_FOLLOWED = frozenset(
-    {"credentials", "issuers", "tenants", "tenants_path", "limits", "shared_objects", "on_store_failure"}
-)
-"""Settings that take effect while running."""
 
 
 class App:
@@ -130,11 +127,7 @@ class App:
         services.trust.reload(settings.credentials, settings.issuers)
         self._bind_jwks_ages(settings)
         services.tenants.policies = policies
-        return [
-            name
-            for name in type(settings).model_fields
-            if name not in _FOLLOWED and getattr(settings, name) != getattr(services.settings, name)
-        ]
+        return waiting_for_restart(services.settings, settings)
 
     def _settings_loaded(self, well: bool) -> None:
         metrics = self.services.metrics

@@ -10,7 +10,7 @@ from gateway import __version__
 from gateway.cli import check, credential, demo, explain, keys, limits, routes, serve, usage
 from gateway.credentials.keys import KeyProblem
 from gateway.operations.scopes import ScopeProblem
-from gateway.settings.settings import SettingsInvalid
+from gateway.settings.section import SettingsInvalid
 
 
 def parser() -> argparse.ArgumentParser:

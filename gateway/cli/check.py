@@ -11,7 +11,7 @@ from gateway.credentials.configured_issuers import other_issuers
 from gateway.credentials.key_ring import KeyRing
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import tenant_policies
-from gateway.settings.settings import SettingsInvalid
+from gateway.settings.section import SettingsInvalid
 
 
 def register(verbs: Any) -> None:

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from gateway.settings.settings import Problem, Settings, SettingsInvalid, resolve_secret
+from gateway.settings.section import Problem, SettingsInvalid, resolve_secret
+from gateway.settings.settings import Settings
 
 PATIENCE_SECONDS = 5.0
 """A person waits; Redis may be far away from their machine."""

@@ -15,7 +15,8 @@ from gateway.credentials.verifier import issue
 from gateway.operations.scopes import expand
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import known_scopes
-from gateway.settings.settings import Settings, load
+from gateway.settings.settings import Settings
+from gateway.settings.sources import load
 from gateway.simulator import build_simulator
 
 _TENANT = "demo"

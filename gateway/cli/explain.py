@@ -24,7 +24,8 @@ from gateway.operations.own import GROUP
 from gateway.operations.table import UNLISTED_READ, OperationTable
 from gateway.policy import requests as policy
 from gateway.policy.tenants import tenant_policies
-from gateway.settings.settings import Settings, resolve_secret
+from gateway.settings.section import resolve_secret
+from gateway.settings.settings import Settings
 
 
 def register(verbs: Any) -> None:

@@ -27,7 +27,8 @@ from gateway.credentials.verifier import Inspection, inspect
 from gateway.operations.scopes import expand
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import known_scopes
-from gateway.settings.settings import Settings, resolve_secret
+from gateway.settings.section import resolve_secret
+from gateway.settings.settings import Settings
 from gateway.wire.strict_json import strict_object
 
 _TIMES = ("iat", "nbf", "exp")

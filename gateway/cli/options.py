@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gateway.settings.settings import DEFAULT_BASE_URL, Problem, Settings, SettingsInvalid, load
+from gateway.settings.section import Problem, SettingsInvalid
+from gateway.settings.settings import DEFAULT_BASE_URL, Settings
+from gateway.settings.sources import load
 
 _DURATION = re.compile(r"([1-9][0-9]*)([smhdw])")
 _MOST_CREDENTIAL_BYTES = 2**20

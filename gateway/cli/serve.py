@@ -23,7 +23,8 @@ from gateway.credentials.verifier import issue
 from gateway.operations.scopes import expand
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import known_scopes
-from gateway.settings.settings import Settings, SettingsInvalid, split_address
+from gateway.settings.section import SettingsInvalid, split_address
+from gateway.settings.settings import Settings
 
 FIRST_CREDENTIAL_SECONDS = 30 * 86400
 

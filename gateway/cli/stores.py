@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from gateway.credentials.redis_credentials import RedisCredentials
-from gateway.settings.settings import Settings, resolve_secret
+from gateway.settings.section import resolve_secret
+from gateway.settings.settings import Settings
 
 _PATIENCE_SECONDS = 3.0
 """A person waits; Redis may be far away from their machine."""

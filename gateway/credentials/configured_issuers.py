@@ -11,7 +11,8 @@ from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import Algorithm, KeyProblem
 from gateway.operations.scopes import ScopeProblem, expand
 from gateway.settings.issuer import IssuerSettings
-from gateway.settings.settings import Credentials, Problem, SettingsInvalid
+from gateway.settings.section import Problem, SettingsInvalid
+from gateway.settings.settings import Credentials
 from gateway.wire.strict_json import strict_object
 
 KeysFromUrl = Callable[[str, IssuerSettings], Keys]

@@ -8,7 +8,6 @@ Our own issuer is held to the letter. Of another issuer, scopes that mean nothin
 may grant are left out (its credentials speak to other services too); everything else that is wrong is refused.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -22,6 +21,7 @@ from gateway.limits.terms import Dimension, Quota
 from gateway.operations.model_patterns import narrowed
 from gateway.operations.scopes import ScopeProblem
 from gateway.operations.scopes import parse as parse_scopes
+from gateway.settings.section import TENANT_ID
 
 MAX_LIFETIME_SECONDS = 90 * 86400
 LEEWAY_SECONDS = 30
@@ -33,7 +33,6 @@ UNTYPED = ""
 
 ANY_TENANT = "*"
 
-TENANT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # `crit` and `b64` change what a signature means; the others bring a key along.
 _REFUSED_HEADER_MEMBERS = frozenset({"crit", "b64", "jku", "jwk", "x5u", "x5c"})
 

@@ -11,11 +11,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from gateway.credentials.principal import Principal
-from gateway.limits.terms import Dimension, OnStoreFailure, Quota
+from gateway.limits.terms import Dimension, Quota
 from gateway.operations.scopes import ScopeProblem, expand
 from gateway.operations.table import UNLISTED_READ, UNLISTED_WRITE, Operation, OperationTable
 from gateway.policy.tenant_limits import TenantLimits
-from gateway.settings.settings import Problem, Settings, SettingsInvalid, Tenant, resolve_secret
+from gateway.settings.section import Problem, SettingsInvalid, resolve_secret
+from gateway.settings.settings import Settings
+from gateway.settings.tenant import Tenant
 
 _ON_USAGE = frozenset({Dimension.TOKENS_PER_MINUTE, Dimension.TOKENS_PER_DAY})
 
@@ -129,7 +131,7 @@ def tenant_policies(
             tenant_id,
             tenant,
             _expanded(tenant_id, tenant, scopes, problems),
-            TenantLimits(tenant_id, settings.limits_of(tenant), OnStoreFailure(settings.on_store_failure)),
+            TenantLimits(tenant_id, settings.limits_of(tenant), settings.on_store_failure),
             access,
             shared=users[_account(access)] > 1 and settings.shared_objects == "refuse",
         )

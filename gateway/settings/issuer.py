@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from gateway.credentials.issuers import TENANT_ID
-from gateway.credentials.keys import Algorithm
+from gateway.settings.section import TENANT_ID, Section
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 AlgorithmName = Literal["EdDSA", "ES256", "RS256", "HS256"]
@@ -39,11 +38,7 @@ def _jwks_url(value: str) -> str:
     return value
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class IssuerClaims(_Section):
+class IssuerClaims(Section):
     """Which claim says what. Dots lead into nested claims; a name with ':' or '/' is one claim."""
 
     tenant: Name = "tenant"
@@ -59,7 +54,7 @@ class IssuerClaims(_Section):
     """A list, or text with spaces between; a credential without it gets all of `models`."""
 
 
-class IssuerSettings(_Section):
+class IssuerSettings(Section):
     """Another issuer, how its credentials are read, and the most that it may grant."""
 
     issuer: Name
@@ -120,7 +115,7 @@ class IssuerSettings(_Section):
         for name in ("scopes", "algorithms", "types"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must not be empty")
-        if self.jwks_file is None and Algorithm.HS256 in self.algorithms:
+        if self.jwks_file is None and "HS256" in self.algorithms:
             raise ValueError(
                 "HS256 needs jwks_file: a secret is neither fetched nor part of the configuration"
             )

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from gateway.limits.terms import MOST_PERMITS, Dimension, OnStoreFailure
+from gateway.settings.section import Section
 
 Pattern = Annotated[str, Field(min_length=1, max_length=256)]
 Permits = Annotated[int, Field(gt=0, le=MOST_PERMITS)]
@@ -24,11 +25,7 @@ Megabytes = Annotated[
 ]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Capacities(_Section):
+class Capacities(Section):
     """Token buckets, each with its capacity; absent means unlimited. Named as the API's own ProjectRateLimit."""
 
     max_requests_per_1_minute: Permits | None = None

@@ -7,7 +7,9 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from gateway.settings.settings import Settings, SettingsInvalid, tenant_files
+from gateway.settings.section import SettingsInvalid
+from gateway.settings.settings import Settings
+from gateway.settings.sources import tenant_files
 
 _log = logging.getLogger("gateway.configuration")
 

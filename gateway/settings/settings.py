@@ -1,127 +1,37 @@
-"""What an operator can set, with its default and its unit.
-
-Sources, strongest first: command-line flags, the environment (`GATEWAY_…`, nested with `__`), the
-configuration file. `load()` reports every problem at once; unknown keys are problems. Secrets are
-given by reference (`env:NAME` or `file:/path`) and are masked wherever they are printed.
-"""
+"""What an operator can set, with its default and its unit."""
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
-import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
-from urllib.parse import urlsplit
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from pydantic import BaseModel, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from gateway.limits.terms import OnStoreFailure
 from gateway.operations.model_patterns import allows
-from gateway.operations.scopes import ScopeProblem, expand
-from gateway.operations.table import OperationTable
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.limits import Limits, Pattern, Permits
+from gateway.settings.section import (
+    FOLLOWED,
+    TENANT_ID,
+    Address,
+    BaseUrl,
+    ByteCount,
+    HeaderText,
+    Problem,
+    Seconds,
+    Section,
+    SettingsInvalid,
+    UserPath,
+    normal_base_url,
+    split_address,
+)
+from gateway.settings.tenant import Tenant
 
-_SECRETS = frozenset({"admin_api_key", "api_key", "http_proxy", "redis_url"})
-TENANT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
-
-Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
-ByteCount = Annotated[int, Field(gt=0)]
-
-
-def _address(value: str) -> str:
-    host, separator, port = value.rpartition(":")
-    if not separator or not port.isdigit() or not 0 <= int(port) <= 65535:
-        raise ValueError("expected HOST:PORT, such as 127.0.0.1:8080 or [::]:8080")
-    return f"{host or '127.0.0.1'}:{port}"
-
-
-Address = Annotated[str, AfterValidator(_address)]
-
-
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-def _base_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("expected an absolute http or https URL without a query, such as https://host/v1")
-    if "@" in parts.netloc:
-        raise ValueError("expected no login in the URL; keys are given by api_key")
-    port = "" if parts.port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{parts.port}"
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
-
-
-UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
-BaseUrl = Annotated[str, AfterValidator(_base_url)]
-HeaderText = Annotated[str, Field(pattern=r"^[!-~]{1,256}$")]
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of a validated address; brackets of an IPv6 host are taken off."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TenantUpstream(_Section):
-    """A tenant's own way upstream; what is unset is the common one. The strongest isolation there is."""
-
-    base_url: BaseUrl | None = None
-    """Where this tenant's `/v1` is."""
-
-    api_key: SecretStr | None = None
-    """The key that its requests go up with."""
-
-    organization: HeaderText | None = None
-    """Sent as OpenAI-Organization; what tenants send under this name never passes."""
-
-    project: HeaderText | None = None
-    """Sent as OpenAI-Project, in the same way."""
-
-
-class Tenant(_Section):
-    """Who pays, and what their credentials may do at most."""
-
-    name: str | None = None
-    """What people call it; shown by `GET /gateway/me`."""
-
-    enabled: bool = True
-    """`false` answers every credential of the tenant 403."""
-
-    upstream: TenantUpstream = TenantUpstream()
-    models: tuple[str, ...] | None = None
-    """The models that may be used, exact names or globs such as `gpt-4o*`; unset: all."""
-
-    default_model: str | None = None
-    """Set in JSON bodies that name no model."""
-
-    logging: Literal["full", "minimal"] = "full"
-    """`minimal` leaves the subject and the model out of the tenant's log lines."""
-
-    scopes: tuple[str, ...] = ("*",)
-    """The most that a credential of this tenant may hold; `*` is everything but what must be granted by name."""
-
-    metering: bool = False
-    """Count what every answer used, also that of streams which do not say so by themselves; on in any case for
-    tenants with a limit on LLM tokens."""
-
-    limits: Limits = Limits()
 
 
 def _from_environ(environ: Mapping[str, str]) -> str:
@@ -129,12 +39,12 @@ def _from_environ(environ: Mapping[str, str]) -> str:
     if not named:
         return DEFAULT_BASE_URL
     try:
-        return _base_url(named)
+        return normal_base_url(named)
     except ValueError as error:
         raise SettingsInvalid([Problem("OPENAI_BASE_URL", str(error))]) from None
 
 
-class Timeouts(_Section):
+class Timeouts(Section):
     """Limits for one kind of operation, in seconds; what is unset is the general limit."""
 
     first_byte_seconds: Seconds | None = None
@@ -147,7 +57,7 @@ class Timeouts(_Section):
     """The whole exchange."""
 
 
-class KindTimeouts(_Section):
+class KindTimeouts(Section):
     """Own limits by kind of operation (`kind_of` in proxy/deadlines.py)."""
 
     generation: Timeouts = Timeouts()
@@ -160,13 +70,13 @@ class KindTimeouts(_Section):
     """Objects are created, read, listed, changed or deleted."""
 
 
-class Upstream(_Section):
+class Upstream(Section):
     """The API that stands behind the gateway."""
 
     base_url: BaseUrl | None = None
     """Where `/v1` is; default: OPENAI_BASE_URL, else the public API."""
 
-    api_key: SecretStr | None = None
+    api_key: Annotated[SecretStr | None, FOLLOWED] = None
     """The gateway's own key; default: OPENAI_API_KEY."""
 
     admin_api_key: SecretStr | None = None
@@ -213,7 +123,7 @@ class Upstream(_Section):
         return self.base_url or _from_environ(environ)
 
 
-class Credentials(_Section):
+class Credentials(Section):
     """What a credential must say to be accepted."""
 
     issuer: str = "gateway"
@@ -235,7 +145,7 @@ class Credentials(_Section):
     """Verified credentials that are remembered, per process."""
 
 
-class Edge(_Section):
+class Edge(Section):
     """Caps and deadlines towards clients."""
 
     max_header_bytes: ByteCount = 64 * 1024
@@ -269,9 +179,6 @@ class Edge(_Section):
     """One message of a WebSocket."""
 
 
-StoreFailure = Literal["local", "open", "closed"]
-
-
 class Settings(BaseSettings):
     """The whole configuration of one gateway process."""
 
@@ -296,7 +203,7 @@ class Settings(BaseSettings):
     """Counts limits and usage, and keeps revocations, for several gateways together; unset: each process for
     itself."""
 
-    on_store_failure: StoreFailure = "local"
+    on_store_failure: Annotated[OnStoreFailure, FOLLOWED] = OnStoreFailure.LOCAL
     """While Redis is away: each gateway grants its share, everything, or nothing (503)."""
 
     expected_replicas: int = Field(default=1, ge=1, le=10_000)
@@ -306,7 +213,7 @@ class Settings(BaseSettings):
     """LLM tokens that one answer is expected to have where the request states no maximum, by model: exact name,
     else the longest pattern that matches, else 1000. A guess, which is settled when usage is known."""
 
-    shared_objects: Literal["refuse", "allow"] = "refuse"
+    shared_objects: Annotated[Literal["refuse", "allow"], FOLLOWED] = "refuse"
     """Whether tenants that share an upstream key may use stored objects, each other's included."""
 
     allow_uncontained: bool = False
@@ -319,19 +226,19 @@ class Settings(BaseSettings):
     """How long a stopping process keeps accepting while load balancers notice that it is not ready."""
 
     upstream: Upstream = Upstream()
-    credentials: Credentials = Credentials()
+    credentials: Annotated[Credentials, FOLLOWED] = Credentials()
     edge: Edge = Edge()
-    limits: Limits = Limits()
+    limits: Annotated[Limits, FOLLOWED] = Limits()
     """For every tenant that sets none of its own."""
 
-    issuers: dict[str, IssuerSettings] = Field(default_factory=dict)
+    issuers: Annotated[dict[str, IssuerSettings], FOLLOWED] = Field(default_factory=dict)
     """Other issuers whose credentials count, by a short name for logs and metrics."""
 
-    tenants_path: UserPath | None = None
+    tenants_path: Annotated[UserPath | None, FOLLOWED] = None
     """A file, or a folder of `*.toml` files, with further [tenants.ID] tables; followed while running.
     Relative to the configuration file."""
 
-    tenants: dict[str, Tenant] = Field(default_factory=lambda: {"default": Tenant()})
+    tenants: Annotated[dict[str, Tenant], FOLLOWED] = Field(default_factory=lambda: {"default": Tenant()})
 
     @field_validator("tenants")
     @classmethod
@@ -360,201 +267,22 @@ class Settings(BaseSettings):
         return tenant.limits.resolved(self.limits)
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong with a configuration: where, what, and what would be right."""
-
-    key: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.key}: {self.message}"
+def waiting_for_restart(now: Settings, new: Settings) -> list[str]:
+    """The settings that have changed and take effect at the next start only."""
+    return [name for name in type(now).model_fields if _waits(name, now, new)]
 
 
-class SettingsInvalid(Exception):
-    """A configuration with one or more problems; none of it is in force."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("\n".join(map(str, problems)))
-        self.problems = problems
-
-
-def load(
-    file: Path | None = None,
-    *,
-    flags: Mapping[str, Any] | None = None,
-    environ: Mapping[str, str] | None = None,
-) -> Settings:
-    """Read the settings from flags, environment and file, in this order of strength.
-
-    Raises SettingsInvalid with every problem found. `flags` is nested like the file.
-    """
-    environ = os.environ if environ is None else environ
-    problems: list[Problem] = []
-    from_file = _read(file, problems) if file is not None else {}
-    if problems:
-        raise SettingsInvalid(problems)
-    try:
-        from_environ = _Environ(Settings, environ)()
-    except SettingsError as error:
-        from_environ = {}
-        problems.append(Problem("GATEWAY_…", f"{error}; expected JSON for a list or a table"))
-    merged = _merge(_merge(from_file, from_environ), dict(flags or {}))
-    if merged.get("tenants_path"):
-        place = Path(str(merged["tenants_path"])).expanduser()
-        merged["tenants_path"] = place = file.parent / place if file is not None else place
-        _read_tenants(place, merged, problems)
-    problems += [*_dangling(merged, environ), *_unknown_scopes(merged)]
-    try:
-        settings = Settings.model_validate(merged)
-    except ValidationError as invalid:
-        raise SettingsInvalid([*_problems(invalid), *problems]) from None
-    problems += _contradictions(settings)
-    if problems:
-        raise SettingsInvalid(problems)
-    return settings
+def _waits(name: str, now: BaseModel, new: BaseModel) -> bool:
+    if FOLLOWED in type(now).model_fields[name].metadata:
+        return False
+    before, after = getattr(now, name), getattr(new, name)
+    if isinstance(before, Section):
+        return any(_waits(member, before, after) for member in type(before).model_fields)
+    return bool(before != after)
 
 
-def resolve_secret(reference: SecretStr | None, environ: Mapping[str, str]) -> str | None:
-    """The secret behind `env:NAME` or `file:/path`; any other text is the secret itself.
-
-    Raises SettingsInvalid when the reference leads nowhere.
-    """
-    if reference is None:
-        return None
-    text = reference.get_secret_value()
-    if text.startswith("env:"):
-        value = environ.get(text[4:])
-        if not value:
-            raise SettingsInvalid([Problem(text, "this environment variable is not set")])
-        return value
-    if text.startswith("file:"):
-        path = Path(text[5:]).expanduser()
-        try:
-            return path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsInvalid([Problem(text, f"cannot be read: {error}")]) from None
-    return text
-
-
-class _Environ(EnvSettingsSource):
-    """The process environment, taken as an argument so that nothing else is read."""
-
-    def __init__(self, settings: type[BaseSettings], environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        super().__init__(settings)
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return {key.lower(): value for key, value in self._environ.items()}
-
-
-def _read(file: Path, problems: list[Problem]) -> dict[str, Any]:
-    try:
-        with file.open("rb") as stream:
-            return tomllib.load(stream)
-    except OSError as error:
-        problems.append(Problem(str(file), f"cannot be read: {error.strerror}"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        problems.append(Problem(str(file), f"is not TOML: {error}"))
-    return {}
-
-
-def tenant_files(place: Path) -> list[Path]:
-    """The files that a `tenants_path` names. Raises OSError when it cannot be read."""
-    return sorted(place.glob("*.toml")) if place.is_dir() else [place]
-
-
-def _read_tenants(place: Path, merged: dict[str, Any], problems: list[Problem]) -> None:
-    """Add the tenants of further files; a tenant is described in one place only."""
-    tenants = merged.setdefault("tenants", {})
-    if not isinstance(tenants, dict):
-        return  # said when the whole is judged
-    where = dict.fromkeys(tenants, "the configuration")
-    for path in tenant_files(place):
-        document = _read(path, problems)
-        problems += [
-            Problem(f"{path}: {key}", "only [tenants.ID] tables belong here")
-            for key in document
-            if key != "tenants"
-        ]
-        found = document.get("tenants", {})
-        if not isinstance(found, dict):
-            problems.append(Problem(f"{path}: tenants", "expected [tenants.ID] tables"))
-            continue
-        for tenant_id in found:
-            if tenant_id in where:
-                problems.append(Problem(f"tenants.{tenant_id}", f"is in {where[tenant_id]} and in {path}"))
-            where[tenant_id] = str(path)
-            tenants[tenant_id] = found[tenant_id]
-
-
-def _merge(weak: dict[str, Any], strong: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(weak)
-    for key, value in strong.items():
-        below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def _problems(invalid: ValidationError) -> list[Problem]:
-    problems = []
-    for error in invalid.errors(include_url=False):
-        key = ".".join(str(part) for part in error["loc"])
-        if error["type"] == "extra_forbidden":
-            known = _keys_beside(error["loc"])
-            near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
-            problems.append(Problem(key, f"is not a setting; {hint}"))
-        else:
-            shown = isinstance(error["input"], int | float) or _is_harmless(error["loc"])
-            got = f" (got {error['input']!r})" if shown and error["type"] != "missing" else ""
-            problems.append(Problem(key, error["msg"].removeprefix("Value error, ") + got))
-    return problems
-
-
-def _is_harmless(location: tuple[int | str, ...]) -> bool:
-    """Whether what was written at a place can be shown: nothing near a key, a login or a secret can."""
-    return not {"upstream", "tenants", "issuers", *_SECRETS}.intersection(map(str, location))
-
-
-def _dangling(values: Mapping[str, Any], environ: Mapping[str, str], parents: str = "") -> Iterator[Problem]:
-    """References to secrets that lead nowhere, at any depth; looked for even where the rest is not valid."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _dangling(value, environ, f"{parents}{key}.")
-        elif key in _SECRETS and isinstance(value, str):
-            try:
-                resolve_secret(SecretStr(value), environ)
-            except SettingsInvalid as invalid:
-                yield from (Problem(parents + key, str(problem)) for problem in invalid.problems)
-
-
-def _unknown_scopes(values: Mapping[str, Any]) -> Iterator[Problem]:
-    tenants = values.get("tenants")
-    known = OperationTable.load().scopes
-    for tenant_id, tenant in tenants.items() if isinstance(tenants, dict) else ():
-        scopes = tenant.get("scopes") if isinstance(tenant, dict) else None
-        if not isinstance(scopes, list | tuple) or not all(isinstance(scope, str) for scope in scopes):
-            continue
-        try:
-            expand(scopes, known)
-        except ScopeProblem as problem:
-            yield from (Problem(f"tenants.{tenant_id}.scopes", text) for text in problem.problems)
-
-
-def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = Settings
-    for part in location[:-1]:
-        field = model.model_fields.get(str(part))
-        if field is None:
-            continue  # a tenant's id: its table is described by the field above it
-        for candidate in (field.annotation, *get_args(field.annotation)):
-            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-                model = candidate
-    return list(model.model_fields)
-
-
-def _contradictions(settings: Settings) -> list[Problem]:
+def contradictions(settings: Settings) -> list[Problem]:
+    """What is right by itself and wrong together."""
     problems = []
     public, private = split_address(settings.listen), split_address(settings.admin_listen)
     if public == private and public[1] != 0:

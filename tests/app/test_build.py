@@ -20,7 +20,8 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from gateway.app.build import build_app, make_runner
 from gateway.credentials.key_ring import KeyRing, ensure_ring
-from gateway.settings.settings import SettingsInvalid, load
+from gateway.settings.section import SettingsInvalid
+from gateway.settings.sources import load
 from tests.kit.asking import JSON, ask, credential_of
 from tests.kit.client import RawClient
 from tests.kit.command import RunningCommand, running_command

@@ -31,7 +31,7 @@ from gateway.middleware.record import request_ids
 from gateway.middleware.services import Services
 from gateway.proxy.answer import own_fields
 from gateway.proxy.request import EXCHANGE
-from gateway.settings.settings import load
+from gateway.settings.sources import load
 from gateway.wire import headers
 from gateway.wire.headers import Head
 from tests.kit.redis import running_redis

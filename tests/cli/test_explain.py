@@ -14,7 +14,7 @@ from gateway.cli.explain import explain
 from gateway.credentials.key_ring import KeyRing, ensure_ring
 from gateway.operations.scopes import expand
 from gateway.operations.table import OperationTable
-from gateway.settings.settings import load
+from gateway.settings.sources import load
 from tests.kit.asking import HANDSHAKE, ask, credential_of, verdict
 from tests.kit.command import run_command
 from tests.kit.gateway import running_gateway

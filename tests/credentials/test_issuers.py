@@ -25,7 +25,7 @@ from gateway.credentials.verifier import (
     issue,
 )
 from gateway.settings.issuer import IssuerSettings
-from gateway.settings.settings import SettingsInvalid
+from gateway.settings.section import SettingsInvalid
 
 NOW = 1_800_000_000
 DAY = 86400

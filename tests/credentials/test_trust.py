@@ -30,7 +30,8 @@ from gateway.credentials.revocations import Revocation
 from gateway.credentials.trust import Trust
 from gateway.credentials.verifier import CredentialError, CredentialNotAccepted, CredentialRevoked, issue
 from gateway.settings.issuer import IssuerSettings
-from gateway.settings.settings import Credentials, SettingsInvalid
+from gateway.settings.section import SettingsInvalid
+from gateway.settings.settings import Credentials
 from tests.kit.jwks import JwksServer, running_jwks_server
 from tests.kit.redis import running_redis
 

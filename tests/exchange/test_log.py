@@ -20,7 +20,7 @@ from gateway.errors import Ending, NotFound
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.log import LogWriter, access_record, encode
 from gateway.operations.table import UNLISTED_READ
-from gateway.settings.settings import load
+from gateway.settings.sources import load
 from tests.conftest import StartGateway
 from tests.kit.asking import HANDSHAKE, JSON, ask, credential_of
 from tests.kit.client import RawClient

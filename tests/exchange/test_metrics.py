@@ -16,7 +16,7 @@ from gateway.exchange.exchange import Exchange
 from gateway.exchange.metrics import USAGE_KINDS, Metrics, status_class
 from gateway.operations.table import NeverUnlisted, NotUnderV1, OperationTable, TargetRefused
 from gateway.policy.tenants import tenant_policies
-from gateway.settings.settings import load
+from gateway.settings.sources import load
 from gateway.usage.reported import Usage
 from tests.kit.client import RawClient
 from tests.kit.gateway import Gateway

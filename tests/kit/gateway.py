@@ -18,7 +18,7 @@ from gateway.app.build import App, build_app, make_runner
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.verifier import issue
 from gateway.policy.tenants import known_scopes
-from gateway.settings.settings import load
+from gateway.settings.sources import load
 from tests.kit.client import RawClient
 
 BY_NAME = ("org.*", "realtime:mint", "unlisted:*")

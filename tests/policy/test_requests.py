@@ -13,7 +13,7 @@ from gateway.exchange.exchange import Exchange
 from gateway.operations.table import UNLISTED_READ, OperationTable
 from gateway.policy.requests import filtered_models, model_refusal, restricted
 from gateway.policy.tenants import known_scopes, tenant_policies
-from gateway.settings.settings import load
+from gateway.settings.sources import load
 from tests.conftest import StartGateway
 from tests.kit.asking import JSON, ask, error_of, verdict
 from tests.kit.gateway import Gateway

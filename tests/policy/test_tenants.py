@@ -8,7 +8,8 @@ import pytest
 
 from gateway.operations.table import UNLISTED_READ, UNLISTED_WRITE, OperationTable
 from gateway.policy.tenants import TenantBook, TenantPolicy, is_shared_state, known_scopes, tenant_policies
-from gateway.settings.settings import SettingsInvalid, load
+from gateway.settings.section import SettingsInvalid
+from gateway.settings.sources import load
 from tests.conftest import StartGateway
 from tests.kit.asking import HANDSHAKE, ask, verdict
 from tests.kit.gateway import BY_NAME, running_gateway

@@ -12,7 +12,8 @@ from gateway.exchange.exchange import Exchange
 from gateway.operations.table import UNLISTED_WRITE, OperationTable
 from gateway.policy.tenants import tenant_policies
 from gateway.proxy.body import check_length, must_be_read
-from gateway.settings.settings import Edge, load
+from gateway.settings.settings import Edge
+from gateway.settings.sources import load
 from gateway.wire import headers
 from tests.conftest import StartGateway
 from tests.kit.asking import FORM, JSON, ask, form, verdict

@@ -27,7 +27,8 @@ from gateway.limits.terms import Dimension
 from gateway.middleware.record import UNMATCHED
 from gateway.operations.scopes import expand
 from gateway.operations.table import OperationTable
-from gateway.settings.settings import Settings, load
+from gateway.settings.settings import Settings
+from gateway.settings.sources import load
 from gateway.wire import passing
 from tests.repository.test_dashboards import instruments
 

@@ -19,7 +19,8 @@ from aiohttp import web
 from gateway.app.build import build_app, make_runner
 from gateway.credentials.key_ring import KeyRing, ensure_ring
 from gateway.settings.reloading import Configuration
-from gateway.settings.settings import Settings, load
+from gateway.settings.settings import Settings
+from gateway.settings.sources import load
 from tests.kit.asking import JSON, ask, credential_of, verdict
 from tests.kit.client import RawClient
 from tests.kit.command import running_command

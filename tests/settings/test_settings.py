@@ -8,14 +8,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from gateway.settings.settings import (
-    Settings,
-    SettingsInvalid,
-    load,
-    resolve_secret,
-    split_address,
-    tenant_files,
-)
+from gateway.settings.section import SettingsInvalid, resolve_secret, split_address
+from gateway.settings.settings import Settings
+from gateway.settings.sources import load, tenant_files
 
 
 def problems(file: Path | None = None, **given: Any) -> dict[str, str]:

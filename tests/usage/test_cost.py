@@ -13,7 +13,8 @@ from gateway.limits.terms import Charge, Dimension, OnStoreFailure, Quota, accou
 from gateway.operations.table import OperationTable
 from gateway.policy.tenant_limits import TenantLimits, closest
 from gateway.settings.limits import Capacities, Limits
-from gateway.settings.settings import SettingsInvalid, load
+from gateway.settings.section import SettingsInvalid
+from gateway.settings.sources import load
 from gateway.usage.cost import (
     EXPECTED_OUTPUT,
     Cost,

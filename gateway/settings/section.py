@@ -1,0 +1,103 @@
+"""What every section of the settings is made of: its kinds of values, and how a problem with one is said."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+
+FOLLOWED = "followed"
+"""Marks a setting that takes effect while the gateway runs; any other waits for the next start."""
+
+TENANT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
+ByteCount = Annotated[int, Field(gt=0)]
+
+
+def _address(value: str) -> str:
+    host, separator, port = value.rpartition(":")
+    if not separator or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError("expected HOST:PORT, such as 127.0.0.1:8080 or [::]:8080")
+    return f"{host or '127.0.0.1'}:{port}"
+
+
+Address = Annotated[str, AfterValidator(_address)]
+
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def normal_base_url(value: str) -> str:
+    """The one spelling of a base URL, without a trailing slash; ValueError says what it should be."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("expected an absolute http or https URL without a query, such as https://host/v1")
+    if "@" in parts.netloc:
+        raise ValueError("expected no login in the URL; keys are given by api_key")
+    port = "" if parts.port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{parts.port}"
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
+
+
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+BaseUrl = Annotated[str, AfterValidator(normal_base_url)]
+HeaderText = Annotated[str, Field(pattern=r"^[!-~]{1,256}$")]
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of a validated address; brackets of an IPv6 host are taken off."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+class Section(BaseModel):
+    """One table of the configuration: nothing unknown in it, and nothing that changes once it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a configuration: where, what, and what would be right."""
+
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.message}"
+
+
+class SettingsInvalid(Exception):
+    """A configuration with one or more problems; none of it is in force."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+def resolve_secret(reference: SecretStr | None, environ: Mapping[str, str]) -> str | None:
+    """The secret behind `env:NAME` or `file:/path`; any other text is the secret itself.
+
+    Raises SettingsInvalid when the reference leads nowhere.
+    """
+    if reference is None:
+        return None
+    text = reference.get_secret_value()
+    if text.startswith("env:"):
+        value = environ.get(text[4:])
+        if not value:
+            raise SettingsInvalid([Problem(text, "this environment variable is not set")])
+        return value
+    if text.startswith("file:"):
+        path = Path(text[5:]).expanduser()
+        try:
+            return path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsInvalid([Problem(text, f"cannot be read: {error}")]) from None
+    return text

@@ -1,0 +1,178 @@
+"""Where settings come from, and everything that is wrong with them at once.
+
+Sources, strongest first: command-line flags, the environment (`GATEWAY_…`, nested with `__`), the
+configuration file. `load()` reports every problem at once; unknown keys are problems. Secrets are
+given by reference (`env:NAME` or `file:/path`) and are masked wherever they are printed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
+
+from gateway.operations.scopes import ScopeProblem, expand
+from gateway.operations.table import OperationTable
+from gateway.settings.section import Problem, SettingsInvalid, resolve_secret
+from gateway.settings.settings import Settings, contradictions
+
+_SECRETS = frozenset({"admin_api_key", "api_key", "http_proxy", "redis_url"})
+
+
+def load(
+    file: Path | None = None,
+    *,
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Read the settings from flags, environment and file, in this order of strength.
+
+    Raises SettingsInvalid with every problem found. `flags` is nested like the file.
+    """
+    environ = os.environ if environ is None else environ
+    problems: list[Problem] = []
+    from_file = _read(file, problems) if file is not None else {}
+    if problems:
+        raise SettingsInvalid(problems)
+    try:
+        from_environ = _Environ(Settings, environ)()
+    except SettingsError as error:
+        from_environ = {}
+        problems.append(Problem("GATEWAY_…", f"{error}; expected JSON for a list or a table"))
+    merged = _merge(_merge(from_file, from_environ), dict(flags or {}))
+    if merged.get("tenants_path"):
+        place = Path(str(merged["tenants_path"])).expanduser()
+        merged["tenants_path"] = place = file.parent / place if file is not None else place
+        _read_tenants(place, merged, problems)
+    problems += [*_dangling(merged, environ), *_unknown_scopes(merged)]
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as invalid:
+        raise SettingsInvalid([*_problems(invalid), *problems]) from None
+    problems += contradictions(settings)
+    if problems:
+        raise SettingsInvalid(problems)
+    return settings
+
+
+class _Environ(EnvSettingsSource):
+    """The process environment, taken as an argument so that nothing else is read."""
+
+    def __init__(self, settings: type[BaseSettings], environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        super().__init__(settings)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {key.lower(): value for key, value in self._environ.items()}
+
+
+def _read(file: Path, problems: list[Problem]) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        problems.append(Problem(str(file), f"cannot be read: {error.strerror}"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(Problem(str(file), f"is not TOML: {error}"))
+    return {}
+
+
+def tenant_files(place: Path) -> list[Path]:
+    """The files that a `tenants_path` names. Raises OSError when it cannot be read."""
+    return sorted(place.glob("*.toml")) if place.is_dir() else [place]
+
+
+def _read_tenants(place: Path, merged: dict[str, Any], problems: list[Problem]) -> None:
+    """Add the tenants of further files; a tenant is described in one place only."""
+    tenants = merged.setdefault("tenants", {})
+    if not isinstance(tenants, dict):
+        return  # said when the whole is judged
+    where = dict.fromkeys(tenants, "the configuration")
+    for path in tenant_files(place):
+        document = _read(path, problems)
+        problems += [
+            Problem(f"{path}: {key}", "only [tenants.ID] tables belong here")
+            for key in document
+            if key != "tenants"
+        ]
+        found = document.get("tenants", {})
+        if not isinstance(found, dict):
+            problems.append(Problem(f"{path}: tenants", "expected [tenants.ID] tables"))
+            continue
+        for tenant_id in found:
+            if tenant_id in where:
+                problems.append(Problem(f"tenants.{tenant_id}", f"is in {where[tenant_id]} and in {path}"))
+            where[tenant_id] = str(path)
+            tenants[tenant_id] = found[tenant_id]
+
+
+def _merge(weak: dict[str, Any], strong: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(weak)
+    for key, value in strong.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _problems(invalid: ValidationError) -> list[Problem]:
+    problems = []
+    for error in invalid.errors(include_url=False):
+        key = ".".join(str(part) for part in error["loc"])
+        if error["type"] == "extra_forbidden":
+            known = _keys_beside(error["loc"])
+            near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
+            problems.append(Problem(key, f"is not a setting; {hint}"))
+        else:
+            shown = isinstance(error["input"], int | float) or _is_harmless(error["loc"])
+            got = f" (got {error['input']!r})" if shown and error["type"] != "missing" else ""
+            problems.append(Problem(key, error["msg"].removeprefix("Value error, ") + got))
+    return problems
+
+
+def _is_harmless(location: tuple[int | str, ...]) -> bool:
+    """Whether what was written at a place can be shown: nothing near a key, a login or a secret can."""
+    return not {"upstream", "tenants", "issuers", *_SECRETS}.intersection(map(str, location))
+
+
+def _dangling(values: Mapping[str, Any], environ: Mapping[str, str], parents: str = "") -> Iterator[Problem]:
+    """References to secrets that lead nowhere, at any depth; looked for even where the rest is not valid."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _dangling(value, environ, f"{parents}{key}.")
+        elif key in _SECRETS and isinstance(value, str):
+            try:
+                resolve_secret(SecretStr(value), environ)
+            except SettingsInvalid as invalid:
+                yield from (Problem(parents + key, str(problem)) for problem in invalid.problems)
+
+
+def _unknown_scopes(values: Mapping[str, Any]) -> Iterator[Problem]:
+    tenants = values.get("tenants")
+    known = OperationTable.load().scopes
+    for tenant_id, tenant in tenants.items() if isinstance(tenants, dict) else ():
+        scopes = tenant.get("scopes") if isinstance(tenant, dict) else None
+        if not isinstance(scopes, list | tuple) or not all(isinstance(scope, str) for scope in scopes):
+            continue
+        try:
+            expand(scopes, known)
+        except ScopeProblem as problem:
+            yield from (Problem(f"tenants.{tenant_id}.scopes", text) for text in problem.problems)
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for part in location[:-1]:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            continue  # a tenant's id: its table is described by the field above it
+        for candidate in (field.annotation, *get_args(field.annotation)):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                model = candidate
+    return list(model.model_fields)

@@ -1,0 +1,55 @@
+"""What an operator can set about a tenant: a table `[tenants.ID]`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import SecretStr
+
+from gateway.settings.limits import Limits
+from gateway.settings.section import BaseUrl, HeaderText, Section
+
+
+class TenantUpstream(Section):
+    """A tenant's own way upstream; what is unset is the common one. The strongest isolation there is."""
+
+    base_url: BaseUrl | None = None
+    """Where this tenant's `/v1` is."""
+
+    api_key: SecretStr | None = None
+    """The key that its requests go up with."""
+
+    organization: HeaderText | None = None
+    """Sent as OpenAI-Organization; what tenants send under this name never passes."""
+
+    project: HeaderText | None = None
+    """Sent as OpenAI-Project, in the same way."""
+
+
+class Tenant(Section):
+    """Who pays, and what their credentials may do at most."""
+
+    name: str | None = None
+    """What people call it; shown by `GET /gateway/me`."""
+
+    enabled: bool = True
+    """`false` answers every credential of the tenant 403."""
+
+    upstream: TenantUpstream = TenantUpstream()
+    models: tuple[str, ...] | None = None
+    """The models that may be used, exact names or globs such as `gpt-4o*`; unset: all."""
+
+    default_model: str | None = None
+    """Set in JSON bodies that name no model."""
+
+    logging: Literal["full", "minimal"] = "full"
+    """`minimal` leaves the subject and the model out of the tenant's log lines."""
+
+    scopes: tuple[str, ...] = ("*",)
+    """The most that a credential of this tenant may hold; `*` is everything but what must be granted by name."""
+
+    metering: bool = False
+    """Count what every answer used, also that of streams which do not say so by themselves; on in any case for
+    tenants with a limit on LLM tokens."""
+
+    limits: Limits = Limits()
