@@ -1,6 +1,6 @@
 """Where clients connect: aiohttp's server protocol with caps, deadlines and answers of our own.
 
-This room alone leans on aiohttp's private attributes; `tests/proxy/test_edge.py` fails loudly when they
+This room alone leans on aiohttp's private attributes; `tests/proxy/test_inside_aiohttp.py` fails loudly when they
 move. The low-level server is used rather than aiohttp's router, so that every request that can be parsed
 at all (`OPTIONS *`, CONNECT, encoded line ends) reaches the same middlewares, and `100 Continue` is sent
 by us or not at all.

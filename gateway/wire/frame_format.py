@@ -1,7 +1,7 @@
 """WebSocket frames as RFC 6455 writes them: the words of the format, control frames, masks, the handshake's key."""
 
 import hashlib
-import os
+import secrets
 from base64 import b64encode
 from typing import Final
 
@@ -56,7 +56,7 @@ def _build(opcode: int, payload: bytes, masked: bool) -> bytes:
         raise ValueError("a control frame holds at most 125 bytes")
     if not masked:
         return bytes((0x80 | opcode, len(payload))) + payload
-    mask = os.urandom(4)
+    mask = secrets.token_bytes(4)
     return bytes((0x80 | opcode, 0x80 | len(payload))) + mask + unmask(payload, mask)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import re
 import shlex
@@ -247,88 +246,6 @@ def test_label_values_of_readme_are_those_of_the_code(words: str, known: Iterabl
     sentence = re.search(rf"{words} is (.*?)\. ", section("Metrics"), re.DOTALL)
     assert sentence
     assert set(quoted(sentence[1])) == set(known)
-
-
-# The package
-
-PURE = """
-    __init__ errors exchange frames headers json_members jws keys limits model_patterns model_places multipart
-    operations principal request_fields rewrites scopes sse strict_json usage usage_reader
-"""
-RECORDS = 1
-"""The layer of whatever is not named here: it knows nothing of those above it."""
-LAYERS = {
-    name: layer
-    for layer, names in (
-        (0, PURE),
-        (2, "edge intake stored_files upstream"),
-        (3, "admin middleware own_paths proxy sockets simulator"),
-        (4, "app"),
-        (5, "cli __main__"),
-    )
-    for name in names.split()
-}
-OUTSIDE = {
-    "aiohttp",
-    "asyncio",
-    "multiprocessing",
-    "prometheus_client",
-    "redis",
-    "socket",
-    "ssl",
-    "subprocess",
-    "yarl",
-}
-"""What reaches out of the process, or waits."""
-
-
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: str(source.relative_to(ROOT)))
-def test_imports_go_one_way(source: Path) -> None:
-    own, foreign = imports(source)
-    layer = layer_of(source.relative_to(ROOT / "gateway").parts[0].removesuffix(".py"))
-    for name in own:
-        assert layer_of(name) <= layer, f"{source.name} imports {name}, which stands above it"
-    assert layer or not foreign & OUTSIDE, f"{source.name} is not pure"
-
-
-def layer_of(name: str) -> int:
-    return LAYERS.get(name, RECORDS)
-
-
-def imports(source: Path) -> tuple[set[str], set[str]]:
-    """The gateway's modules and the foreign packages that a file imports when it is run."""
-    tree = ast.parse(source.read_text("utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []
-    own, foreign = set(), set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "gateway":
-            own |= {alias.name for alias in node.names if not alias.name.startswith("__")}
-        elif isinstance(node, ast.ImportFrom):
-            package, _, rest = str(node.module).partition(".")
-            if package == "gateway":
-                own.add(rest.partition(".")[0])
-            else:
-                foreign.add(package)
-        elif isinstance(node, ast.Import):
-            foreign |= {alias.name.partition(".")[0] for alias in node.names}
-    return own, foreign
-
-
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: str(source.relative_to(ROOT)))
-def test_importing_a_module_does_nothing_but_define(source: Path) -> None:
-    definitions = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    for node in ast.parse(source.read_text("utf-8")).body:
-        harmless = (
-            isinstance(node, (*definitions, ast.Assign, ast.AnnAssign, ast.Assert))
-            or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
-            or (
-                isinstance(node, ast.If)
-                and ast.unparse(node.test) in ("TYPE_CHECKING", "__name__ == '__main__'")
-            )
-        )
-        assert harmless, ast.unparse(node)
 
 
 def test_changelog_begins_with_this_version() -> None:
