@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +34,7 @@ from gateway.proxy.sockets import forward_socket
 from gateway.proxy.stored_files import file_bytes
 from gateway.proxy.upstream import Upstreams
 from gateway.settings.reloading import Configuration
-from gateway.settings.section import resolve_secret
+from gateway.settings.section import revealed
 from gateway.settings.settings import Settings, waiting_for_restart
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.memory_usage import MemoryUsage
@@ -52,13 +51,11 @@ class App:
         services: Services,
         upstreams: Upstreams,
         *,
-        environ: Mapping[str, str],
         close_log: Callable[[], None],
         read_settings: Callable[[], Settings] | None = None,
         settings_file: Path | None = None,
     ) -> None:
         self.services = services
-        self._environ = environ
         self.configuration: Configuration | None = None
         if read_settings is not None:
             self.configuration = Configuration(
@@ -123,7 +120,7 @@ class App:
     def _take(self, settings: Settings) -> list[str]:
         """Put the tenants of new settings in force; name what else has changed. Raises SettingsInvalid."""
         services = self.services
-        policies = tenant_policies(settings, services.table, self._environ)
+        policies = tenant_policies(settings, services.table)
         services.trust.reload(settings.credentials, settings.issuers)
         self._bind_jwks_ages(settings)
         services.tenants.policies = policies
@@ -169,7 +166,6 @@ def build_app(
     *,
     ring: KeyRing,
     keys_dir: Path | None = None,
-    environ: Mapping[str, str] | None = None,
     log_descriptor: int = 1,
     store: BucketStore | None = None,
     read_settings: Callable[[], Settings] | None = None,
@@ -180,20 +176,19 @@ def build_app(
     With `read_settings` tenants and issuers follow the configuration while the process runs; with
     `keys_dir`, where `ring` came from, keys and revocations follow that folder.
     """
-    environ = os.environ if environ is None else environ
     table = OperationTable.load()
     metrics = Metrics()
     writer = LogWriter(log_descriptor, dropped=metrics.log_lines_dropped.inc)
     upstreams = Upstreams(
         settings.upstream,
         administration=UpstreamAccess(
-            settings.upstream.resolved_base_url(environ),
-            resolve_secret(settings.upstream.admin_api_key, environ),
+            settings.upstream.base_url,
+            revealed(settings.upstream.admin_api_key),
         ),
-        http_proxy=resolve_secret(settings.upstream.http_proxy, environ),
+        http_proxy=revealed(settings.upstream.http_proxy),
         connected=lambda result: metrics.upstream_connects.labels(result).inc(),
     )
-    redis_url = resolve_secret(settings.redis_url, environ)
+    redis_url = revealed(settings.redis_url)
     if store is None:
         store = RedisBuckets(redis_url) if redis_url else MemoryBuckets()
     trust = Trust(
@@ -210,7 +205,7 @@ def build_app(
         settings=settings,
         table=table,
         trust=trust,
-        tenants=TenantBook(tenant_policies(settings, table, environ)),
+        tenants=TenantBook(tenant_policies(settings, table)),
         limiter=Limiter(store, expected_replicas=settings.expected_replicas),
         ledger=UsageLedger(
             RedisUsage(redis_url) if redis_url else MemoryUsage(), lost=metrics.usage_lost.inc
@@ -223,7 +218,6 @@ def build_app(
     return App(
         services,
         upstreams,
-        environ=environ,
         close_log=writer.close,
         read_settings=read_settings,
         settings_file=settings_file,

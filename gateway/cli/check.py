@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any
 
 from gateway.cli.options import add_settings, keyless, settings_from
@@ -26,7 +25,7 @@ def register(verbs: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the problems (exit code 1), or that there are none."""
     settings = settings_from(options)
-    problems = keyless(settings, os.environ)
+    problems = keyless(settings)
     if problems:
         raise SettingsInvalid(problems)
     other_issuers(
@@ -35,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
         known_scopes=OperationTable.load().scopes,
         keys_from_url=lambda _name, _issuer: KeyRing([]),
     )
-    policies = tenant_policies(settings, OperationTable.load(), os.environ)
+    policies = tenant_policies(settings, OperationTable.load())
     shared = sorted(policy.id for policy in policies.values() if policy.shared)
     if shared:
         print(
@@ -44,7 +43,5 @@ def run(options: argparse.Namespace) -> int:
             'Give each its own key or project under [tenants.ID.upstream], or set shared_objects = "allow".'
         )
     tenants = ", ".join(sorted(settings.tenants))
-    print(
-        f"The configuration is valid. Upstream: {settings.upstream.resolved_base_url(os.environ)}. Tenants: {tenants}."
-    )
+    print(f"The configuration is valid. Upstream: {settings.upstream.base_url}. Tenants: {tenants}.")
     return 0

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from gateway.settings.section import Problem, SettingsInvalid, resolve_secret
+from gateway.settings.section import Problem, SettingsInvalid, revealed
 from gateway.settings.settings import Settings
 
 PATIENCE_SECONDS = 5.0
@@ -17,7 +16,7 @@ PATIENCE_SECONDS = 5.0
 @contextmanager
 def counting_redis(settings: Settings, *, otherwise: str) -> Iterator[str]:
     """The URL of the Redis that counts; SettingsInvalid says where to look `otherwise`, without one."""
-    url = resolve_secret(settings.redis_url, os.environ)
+    url = revealed(settings.redis_url)
     if url is None:
         raise SettingsInvalid(
             [Problem("redis_url", f"is not set, so each gateway counts in its own memory; {otherwise}")]

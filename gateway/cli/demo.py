@@ -89,7 +89,7 @@ async def _demo(options: argparse.Namespace) -> None:
             environ={},
         )
         ring = KeyRing.ephemeral()
-        app = build_app(settings, ring=ring, environ={})
+        app = build_app(settings, ring=ring)
         await serve(app, listening=lambda public, private: _greet(settings, ring, public, private))
     finally:
         await simulator.cleanup()

@@ -24,7 +24,7 @@ from gateway.operations.own import GROUP
 from gateway.operations.table import UNLISTED_READ, OperationTable
 from gateway.policy import requests as policy
 from gateway.policy.tenants import tenant_policies
-from gateway.settings.section import resolve_secret
+from gateway.settings.section import revealed
 from gateway.settings.settings import Settings
 
 
@@ -109,7 +109,7 @@ async def _verified(settings: Settings, credential: str) -> Principal:
         ring=KeyRing.load(settings.keys_dir),
         known_scopes=OperationTable.load().scopes,
         keys_dir=settings.keys_dir,
-        redis_url=resolve_secret(settings.redis_url, os.environ),
+        redis_url=revealed(settings.redis_url),
     )
     await trust.start()
     try:
@@ -121,7 +121,7 @@ async def _verified(settings: Settings, credential: str) -> Principal:
 def _tenant(settings: Settings, exchange: Exchange) -> str:
     assert exchange.principal is not None
     tenant_id = exchange.principal.tenant
-    tenants = tenant_policies(settings, OperationTable.load(), os.environ)
+    tenants = tenant_policies(settings, OperationTable.load())
     exchange.tenant = tenant_of(tenants.get(tenant_id))
     name = exchange.tenant.tenant.name
     return tenant_id if name is None else f"{tenant_id} ({name})"

@@ -27,7 +27,7 @@ from gateway.credentials.verifier import Inspection, inspect
 from gateway.operations.scopes import expand
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import known_scopes
-from gateway.settings.section import resolve_secret
+from gateway.settings.section import revealed
 from gateway.settings.settings import Settings
 from gateway.wire.strict_json import strict_object
 
@@ -90,7 +90,7 @@ async def _inspect(settings: Settings, ring: KeyRing, credential: str) -> Inspec
         ring=ring,
         known_scopes=known_scopes(OperationTable.load()),
         keys_dir=settings.keys_dir,
-        redis_url=resolve_secret(settings.redis_url, os.environ),
+        redis_url=revealed(settings.redis_url),
     )
     await trust.start()
     try:

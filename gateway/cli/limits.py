@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -102,7 +101,7 @@ def _reset(options: argparse.Namespace) -> int:
 
 
 def _limits(settings: Settings, tenant: str) -> TenantLimits:
-    policy = tenant_policies(settings, OperationTable.load(), os.environ).get(tenant)
+    policy = tenant_policies(settings, OperationTable.load()).get(tenant)
     if policy is None:
         raise ValueError(f"the configuration has no tenant {tenant!r}")
     return policy.limits

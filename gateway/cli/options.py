@@ -55,14 +55,10 @@ def settings_from(options: argparse.Namespace) -> Settings:
     return load(options.config, flags=flags)
 
 
-def keyless(settings: Settings, environ: Mapping[str, str]) -> list[Problem]:
+def keyless(settings: Settings) -> list[Problem]:
     """The problem of a gateway that would ask the public API without a key."""
     upstream = settings.upstream
-    if (
-        upstream.resolved_base_url(environ) != DEFAULT_BASE_URL
-        or upstream.api_key
-        or environ.get("OPENAI_API_KEY")
-    ):
+    if upstream.base_url != DEFAULT_BASE_URL or upstream.api_key:
         return []
     if settings.tenants and all(tenant.upstream.api_key for tenant in settings.tenants.values()):
         return []

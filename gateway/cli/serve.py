@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import gc
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -39,7 +38,7 @@ def register(verbs: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
     settings = settings_from(options)
-    problems = keyless(settings, os.environ)
+    problems = keyless(settings)
     if problems:
         raise SettingsInvalid(problems)
     ring, made = ensure_ring(settings.keys_dir)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from gateway.credentials.redis_credentials import RedisCredentials
-from gateway.settings.section import resolve_secret
+from gateway.settings.section import revealed
 from gateway.settings.settings import Settings
 
 _PATIENCE_SECONDS = 3.0
@@ -18,7 +17,7 @@ _PATIENCE_SECONDS = 3.0
 @asynccontextmanager
 async def shared_credentials(settings: Settings) -> AsyncIterator[RedisCredentials | None]:
     """What Redis holds about credentials; None when no Redis is configured."""
-    redis_url = resolve_secret(settings.redis_url, os.environ)
+    redis_url = revealed(settings.redis_url)
     if redis_url is None:
         yield None
         return

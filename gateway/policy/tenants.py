@@ -15,7 +15,7 @@ from gateway.limits.terms import Dimension, Quota
 from gateway.operations.scopes import ScopeProblem, expand
 from gateway.operations.table import UNLISTED_READ, UNLISTED_WRITE, Operation, OperationTable
 from gateway.policy.tenant_limits import TenantLimits
-from gateway.settings.section import Problem, SettingsInvalid, resolve_secret
+from gateway.settings.section import Problem, SettingsInvalid, revealed
 from gateway.settings.settings import Settings
 from gateway.settings.tenant import Tenant
 
@@ -111,16 +111,11 @@ def is_shared_state(operation: Operation) -> bool:
     return operation.object_kind not in _NOT_SHARED_STATE
 
 
-def tenant_policies(
-    settings: Settings, table: OperationTable, environ: Mapping[str, str]
-) -> dict[str, TenantPolicy]:
+def tenant_policies(settings: Settings, table: OperationTable) -> dict[str, TenantPolicy]:
     """All tenants, resolved. Raises SettingsInvalid with every problem."""
     scopes = known_scopes(table)
     problems: list[Problem] = []
-    accesses = {
-        tenant_id: _access(settings, tenant_id, tenant, environ, problems)
-        for tenant_id, tenant in settings.tenants.items()
-    }
+    accesses = {tenant_id: _access(settings, tenant) for tenant_id, tenant in settings.tenants.items()}
     users = Counter(
         _account(accesses[tenant_id]) for tenant_id, tenant in settings.tenants.items() if tenant.enabled
     )
@@ -156,28 +151,11 @@ def _expanded(
         return frozenset()
 
 
-def _access(
-    settings: Settings,
-    tenant_id: str,
-    tenant: Tenant,
-    environ: Mapping[str, str],
-    problems: list[Problem],
-) -> UpstreamAccess:
+def _access(settings: Settings, tenant: Tenant) -> UpstreamAccess:
     common, own = settings.upstream, tenant.upstream
-    api_key = None
-    for key, reference in (
-        (f"tenants.{tenant_id}.upstream.api_key", own.api_key),
-        ("upstream.api_key", common.api_key),
-    ):
-        if api_key is not None:
-            break
-        try:
-            api_key = resolve_secret(reference, environ)
-        except SettingsInvalid as invalid:
-            problems += [Problem(key, str(problem)) for problem in invalid.problems]
     return UpstreamAccess(
-        own.base_url or common.resolved_base_url(environ),
-        api_key or environ.get("OPENAI_API_KEY") or None,
+        own.base_url or common.base_url,
+        revealed(own.api_key) or revealed(common.api_key) or None,
         own.organization or common.organization,
         own.project or common.project,
     )

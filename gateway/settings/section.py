@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -81,23 +80,6 @@ class SettingsInvalid(Exception):
         self.problems = problems
 
 
-def resolve_secret(reference: SecretStr | None, environ: Mapping[str, str]) -> str | None:
-    """The secret behind `env:NAME` or `file:/path`; any other text is the secret itself.
-
-    Raises SettingsInvalid when the reference leads nowhere.
-    """
-    if reference is None:
-        return None
-    text = reference.get_secret_value()
-    if text.startswith("env:"):
-        value = environ.get(text[4:])
-        if not value:
-            raise SettingsInvalid([Problem(text, "this environment variable is not set")])
-        return value
-    if text.startswith("file:"):
-        path = Path(text[5:]).expanduser()
-        try:
-            return path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsInvalid([Problem(text, f"cannot be read: {error}")]) from None
-    return text
+def revealed(secret: SecretStr | None) -> str | None:
+    """The text of a secret, for the one place that sends it."""
+    return None if secret is None else secret.get_secret_value()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,24 +23,12 @@ from gateway.settings.section import (
     Problem,
     Seconds,
     Section,
-    SettingsInvalid,
     UserPath,
-    normal_base_url,
     split_address,
 )
 from gateway.settings.tenant import Tenant
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
-
-
-def _from_environ(environ: Mapping[str, str]) -> str:
-    named = environ.get("OPENAI_BASE_URL")
-    if not named:
-        return DEFAULT_BASE_URL
-    try:
-        return normal_base_url(named)
-    except ValueError as error:
-        raise SettingsInvalid([Problem("OPENAI_BASE_URL", str(error))]) from None
 
 
 class Timeouts(Section):
@@ -73,7 +60,7 @@ class KindTimeouts(Section):
 class Upstream(Section):
     """The API that stands behind the gateway."""
 
-    base_url: BaseUrl | None = None
+    base_url: BaseUrl = DEFAULT_BASE_URL
     """Where `/v1` is; default: OPENAI_BASE_URL, else the public API."""
 
     api_key: Annotated[SecretStr | None, FOLLOWED] = None
@@ -117,10 +104,6 @@ class Upstream(Section):
     """A WebSocket session."""
 
     timeouts: KindTimeouts = KindTimeouts()
-
-    def resolved_base_url(self, environ: Mapping[str, str]) -> str:
-        """The base URL in force, without a trailing slash."""
-        return self.base_url or _from_environ(environ)
 
 
 class Credentials(Section):

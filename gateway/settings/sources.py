@@ -2,7 +2,8 @@
 
 Sources, strongest first: command-line flags, the environment (`GATEWAY_…`, nested with `__`), the
 configuration file. `load()` reports every problem at once; unknown keys are problems. Secrets are
-given by reference (`env:NAME` or `file:/path`) and are masked wherever they are printed.
+given by reference (`env:NAME` or `file:/path`), resolved here and nowhere else, and masked wherever they are
+printed. What `[upstream]` leaves unset is taken from OPENAI_BASE_URL and OPENAI_API_KEY.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
 
 from gateway.operations.scopes import ScopeProblem, expand
 from gateway.operations.table import OperationTable
-from gateway.settings.section import Problem, SettingsInvalid, resolve_secret
+from gateway.settings.section import Problem, SettingsInvalid, normal_base_url
 from gateway.settings.settings import Settings, contradictions
 
 _SECRETS = frozenset({"admin_api_key", "api_key", "http_proxy", "redis_url"})
@@ -50,7 +51,9 @@ def load(
         place = Path(str(merged["tenants_path"])).expanduser()
         merged["tenants_path"] = place = file.parent / place if file is not None else place
         _read_tenants(place, merged, problems)
-    problems += [*_dangling(merged, environ), *_unknown_scopes(merged)]
+    merged = _resolved(merged, environ, problems)
+    _take_over_sdk_variables(merged, environ, problems)
+    problems += _unknown_scopes(merged)
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as invalid:
@@ -141,16 +144,58 @@ def _is_harmless(location: tuple[int | str, ...]) -> bool:
     return not {"upstream", "tenants", "issuers", *_SECRETS}.intersection(map(str, location))
 
 
-def _dangling(values: Mapping[str, Any], environ: Mapping[str, str], parents: str = "") -> Iterator[Problem]:
-    """References to secrets that lead nowhere, at any depth; looked for even where the rest is not valid."""
+def _resolved(
+    values: Mapping[str, Any], environ: Mapping[str, str], problems: list[Problem], parents: str = ""
+) -> dict[str, Any]:
+    """The same values with every secret in place of its reference, even where the rest is not valid."""
+    resolved: dict[str, Any] = {}
     for key, value in values.items():
+        resolved[key] = value
         if isinstance(value, dict):
-            yield from _dangling(value, environ, f"{parents}{key}.")
+            resolved[key] = _resolved(value, environ, problems, f"{parents}{key}.")
         elif key in _SECRETS and isinstance(value, str):
             try:
-                resolve_secret(SecretStr(value), environ)
-            except SettingsInvalid as invalid:
-                yield from (Problem(parents + key, str(problem)) for problem in invalid.problems)
+                resolved[key] = SecretStr(_secret(value, environ))
+            except ValueError as nowhere:
+                problems.append(Problem(parents + key, f"{value}: {nowhere}"))
+    return resolved
+
+
+def _secret(reference: str, environ: Mapping[str, str]) -> str:
+    """The secret behind `env:NAME` or `file:/path`; any other text is the secret itself.
+
+    ValueError when the reference leads nowhere.
+    """
+    if reference.startswith("env:"):
+        value = environ.get(reference[4:])
+        if not value:
+            raise ValueError("this environment variable is not set")
+        return value
+    if reference.startswith("file:"):
+        try:
+            return Path(reference[5:]).expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"cannot be read: {error}") from None
+    return reference
+
+
+def _take_over_sdk_variables(
+    values: dict[str, Any], environ: Mapping[str, str], problems: list[Problem]
+) -> None:
+    """Let OPENAI_BASE_URL and OPENAI_API_KEY say what `[upstream]` leaves unset."""
+    upstream = values.setdefault("upstream", {})
+    if not isinstance(upstream, dict):
+        return  # said when the whole is judged
+    base_url, api_key = environ.get("OPENAI_BASE_URL"), environ.get("OPENAI_API_KEY")
+    if upstream.get("base_url") is None:
+        upstream.pop("base_url", None)
+        if base_url:
+            try:
+                upstream["base_url"] = normal_base_url(base_url)
+            except ValueError as error:
+                problems.append(Problem("OPENAI_BASE_URL", str(error)))
+    if api_key and not upstream.get("api_key"):
+        upstream["api_key"] = SecretStr(api_key)
 
 
 def _unknown_scopes(values: Mapping[str, Any]) -> Iterator[Problem]:

@@ -262,10 +262,10 @@ class TestWiring:
         broken = settings.model_copy(update={"tenants": {"default": tenant}})
 
         with pytest.raises(SettingsInvalid, match=r"tenants\.default\.scopes"):
-            build_app(broken, ring=KeyRing.ephemeral(), environ={})
+            build_app(broken, ring=KeyRing.ephemeral())
 
     async def test_gateway_that_has_not_started_is_not_ready_and_one_that_has_is(self) -> None:
-        app = build_app(load(environ={}), ring=KeyRing.ephemeral(), environ={})
+        app = build_app(load(environ={}), ring=KeyRing.ephemeral())
         assert not app.services.lifecycle.ready
         runner = make_runner(app)
 
@@ -274,7 +274,7 @@ class TestWiring:
         await runner.cleanup()
 
     async def test_gateway_that_never_served_anything_ends_in_no_time(self) -> None:
-        runner = make_runner(build_app(load(environ={}), ring=KeyRing.ephemeral(), environ={}))
+        runner = make_runner(build_app(load(environ={}), ring=KeyRing.ephemeral()))
         await runner.setup()
         began = time.monotonic()
 

@@ -161,7 +161,7 @@ async def table(store: str, redis_url: str | None, seconds: float) -> None:
             },
             environ={},
         )
-        app = build_app(settings, ring=KeyRing.ephemeral(), environ={})
+        app = build_app(settings, ring=KeyRing.ephemeral())
         services = app.services
         await services.limiter.start()
         await services.ledger.start()

@@ -352,7 +352,7 @@ async def test_gateway_whose_standard_output_is_blocked_serves_as_before(
     way = {"base_url": upstream.base_url, "api_key": "sk-upstream-key"}
     settings = load(flags={"upstream": way, "tenants": {"acme": {"scopes": ["*"]}}}, environ={})
     ring = KeyRing.ephemeral()
-    app = build_app(settings, ring=ring, environ={}, log_descriptor=pipe.write_end)
+    app = build_app(settings, ring=ring, log_descriptor=pipe.write_end)
     runner = make_runner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -24,7 +24,7 @@ from tests.kit.upstream import ScriptedUpstream
 
 TABLE = OperationTable.load()
 TENANTS = ("acme", "umbrella", "initech")
-POLICIES = tenant_policies(load(flags={"tenants": {name: {} for name in TENANTS}}, environ={}), TABLE, {})
+POLICIES = tenant_policies(load(flags={"tenants": {name: {} for name in TENANTS}}, environ={}), TABLE)
 OPERATIONS = {operation.id for operation in TABLE} | {
     "unlisted",
     "none",

@@ -118,7 +118,7 @@ async def running_gateway(*, ring: KeyRing | None = None, **settings: Any) -> As
     settings.setdefault("tenants", {"acme": {"scopes": ["*", *BY_NAME]}})
     lines = LogReader()
     ring = ring or KeyRing.ephemeral()
-    app = build_app(load(flags=settings, environ={}), ring=ring, environ={}, log_descriptor=lines.descriptor)
+    app = build_app(load(flags=settings, environ={}), ring=ring, log_descriptor=lines.descriptor)
     runner = make_runner(app)
     await runner.setup()
     clients: list[RawClient] = []

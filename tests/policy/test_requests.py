@@ -26,7 +26,7 @@ UNCONTAINED = ("/v1/chatkit/sessions", "/v1/realtime/calls")
 def exchange(*, models: list[str] | None = None, own: tuple[str, ...] | None = None) -> Exchange:
     """An exchange of a tenant and a credential that may use some models."""
     settings = load(flags={"tenants": {"acme": {"models": models}}}, environ={})
-    tenant = tenant_policies(settings, TABLE, {})["acme"]
+    tenant = tenant_policies(settings, TABLE)["acme"]
     principal = Principal("acme", "alice", frozenset(), "jti-1", 0.0, 1.0, own)
     asking = Exchange(id="req", method="GET", operation=UNLISTED_READ, started_at=0, started_time=0)
     asking.principal, asking.tenant = principal, tenant

@@ -23,7 +23,7 @@ def policies(environ: dict[str, str] | None = None, **settings: Any) -> dict[str
     """The tenants of a configuration, resolved."""
     settings.setdefault("upstream", {"base_url": "http://api.test/v1", "api_key": "sk-common"})
     environ = environ or {}
-    return tenant_policies(load(flags=settings, environ=environ), TABLE, environ)
+    return tenant_policies(load(flags=settings, environ=environ), TABLE)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_every_tenants_problems_are_said_at_once() -> None:
     )
 
     with pytest.raises(SettingsInvalid) as caught:
-        tenant_policies(broken, TABLE, {})
+        tenant_policies(broken, TABLE)
 
     assert [problem.key for problem in caught.value.problems] == ["tenants.a.scopes", "tenants.b.scopes"]
 

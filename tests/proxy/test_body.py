@@ -41,7 +41,7 @@ def exchange(operation: str, *, models: list[str] | None = None) -> Exchange:
     named = UNLISTED_WRITE if operation == "unlisted" else TABLE.by_id(operation)
     made = Exchange(id="req", method="POST", operation=named, started_at=0, started_time=0)
     settings = load(flags={"tenants": {"acme": {"models": models}}}, environ={})
-    made.tenant = tenant_policies(settings, TABLE, {})["acme"]
+    made.tenant = tenant_policies(settings, TABLE)["acme"]
     made.principal = Principal("acme", "alice", frozenset(), "jti-1", 0.0, 1.0, None)
     return made
 

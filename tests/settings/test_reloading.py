@@ -45,7 +45,6 @@ async def following(file: Path) -> AsyncIterator[Gateway]:
     app = build_app(
         read(),
         ring=ring,
-        environ={},
         log_descriptor=lines.descriptor,
         read_settings=read,
         settings_file=file,

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
-from gateway.settings.section import SettingsInvalid, resolve_secret, split_address
+from gateway.settings.section import SettingsInvalid, revealed, split_address
 from gateway.settings.settings import Settings
 from gateway.settings.sources import load, tenant_files
 
@@ -58,7 +57,7 @@ class TestSources:
 
         assert settings.tenants["acme"].models == ("a",)
         assert settings.tenants["acme"].limits.max_requests_per_1_minute == 7
-        assert resolve_secret(settings.upstream.api_key, {}) == "sk-from-environment"
+        assert revealed(settings.upstream.api_key) == "sk-from-environment"
         assert settings.listen == "lower:1"
 
     def test_nothing_but_what_is_given_is_read(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -308,10 +307,37 @@ class TestSecrets:
     def test_are_read_by_reference(self, tmp_path: Path) -> None:
         (tmp_path / "key").write_text("  sk-from-file\n")
 
-        assert resolve_secret(SecretStr("env:KEY"), {"KEY": "sk-from-variable"}) == "sk-from-variable"
-        assert resolve_secret(SecretStr(f"file:{tmp_path / 'key'}"), {}) == "sk-from-file"
-        assert resolve_secret(SecretStr("sk-itself"), {}) == "sk-itself"
-        assert resolve_secret(None, {}) is None
+        def read(reference: str) -> str | None:
+            flags = {"upstream": {"admin_api_key": reference}}
+            return revealed(load(flags=flags, environ={"KEY": "sk-from-variable"}).upstream.admin_api_key)
+
+        assert read("env:KEY") == "sk-from-variable"
+        assert read(f"file:{tmp_path / 'key'}") == "sk-from-file"
+        assert read("sk-itself") == "sk-itself"
+        assert revealed(load(environ={}).upstream.admin_api_key) is None
+
+    def test_behind_references_are_masked_and_in_no_problem(self, tmp_path: Path) -> None:
+        (tmp_path / "key").write_text("sk-CANARY-1\n")
+        flags: dict[str, Any] = {
+            "redis_url": f"file:{tmp_path / 'key'}",
+            "upstream": {"api_key": "env:KEY"},
+            "tenants": {"a": {"upstream": {"api_key": "env:KEY"}}},
+        }
+        environ = {"KEY": "sk-CANARY-2", "OPENAI_API_KEY": "sk-CANARY-3"}
+
+        settings = load(flags=flags, environ=environ)
+        said = problems(flags=flags | {"listen": "nonsense", "bogus": 1, "edge": []}, environ=environ)
+
+        assert revealed(settings.upstream.api_key) == "sk-CANARY-2"
+        assert "CANARY" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+        assert "CANARY" not in str(said)
+
+    def test_flags_keep_their_references(self) -> None:
+        flags = {"upstream": {"api_key": "env:KEY"}}
+
+        load(flags=flags, environ={"KEY": "sk-from-variable"})
+
+        assert flags == {"upstream": {"api_key": "env:KEY"}}
 
     @pytest.mark.parametrize("reference", ["env:UNSET", "env:", "file:/no/such/file", "file:/"])
     def test_reference_that_leads_nowhere_is_a_problem_with_its_key(self, reference: str) -> None:
