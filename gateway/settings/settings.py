@@ -60,7 +60,8 @@ class KindTimeouts(Section):
 class Upstream(Section):
     """The API that stands behind the gateway."""
 
-    base_url: BaseUrl = DEFAULT_BASE_URL
+    # From a factory, as that of keys_dir: the default depends on the environment, so no file can state it.
+    base_url: BaseUrl = Field(default_factory=lambda: DEFAULT_BASE_URL)
     """Where `/v1` is; default: OPENAI_BASE_URL, else the public API."""
 
     api_key: Annotated[SecretStr | None, FOLLOWED] = None
