@@ -17,6 +17,7 @@ from gateway.simulator import build_simulator
 from tests.kit.client import RawAnswer, RawClient
 from tests.kit.gateway import Gateway
 
+CHAT = b'{"model":"gpt-4o-mini","messages":[]}'
 JSON = "Content-Type: application/json\r\n"
 FORM = "Content-Type: multipart/form-data; boundary=edge\r\n"
 HANDSHAKE = (
