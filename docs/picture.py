@@ -1,4 +1,4 @@
-"""Draw docs/overview.svg: `python docs/picture.py`. Standard library only; the same bytes every time.
+"""Draw docs/overview.svg: `python -m docs.picture`. Standard library only; the same bytes every time.
 
 The card has a background of its own, so that the picture reads on light pages and on dark ones.
 """

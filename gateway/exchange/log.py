@@ -93,6 +93,30 @@ class LogWriter:
             self._thread = None
 
 
+FIELDS = {
+    "time": "When the request had come in with its head, in UTC.",
+    "request_id": "The exchange's id, which the client has as `x-gateway-request-id`.",
+    "upstream_request_id": "The upstream's `x-request-id`.",
+    "tenant": "Who pays, once the credential has verified.",
+    "subject": "Who calls, in the same way; left out where the tenant's `logging` is `minimal`.",
+    "method": "As it was sent.",
+    "operation": "Its id, as in the metrics.",
+    "model": "Where it is known; left out where the tenant's `logging` is `minimal`.",
+    "status": "What went to the client; null where nothing did.",
+    "ending": "How the exchange ended, as in the metrics.",
+    "duration_ms": "From the request's head to the last byte of the answer.",
+    "first_byte_ms": "From the request's head to the first byte of the answer's body.",
+    "upstream_ms": "The upstream's part, connecting included; null where it was not asked.",
+    "overhead_ms": "What the gateway itself added before it asked the upstream, or in all where it did not.",
+    "bytes_in": "Body bytes that went up.",
+    "bytes_out": "Body bytes that went down.",
+    "usage": "What was used, by kind as in the metrics and with its `total`; `estimated` where nobody reported it.",
+    "error": "The code of the gateway's own error; only where there was one.",
+    "detail": "Its cause, or why a session ended, which the client is not told; only where there is one.",
+}
+"""What a line says: every field, with its meaning for who reads it."""
+
+
 def access_record(exchange: Exchange, *, now: float) -> dict[str, Any]:
     """What is logged of an exchange; durations in milliseconds, sizes in body bytes."""
     principal = exchange.principal

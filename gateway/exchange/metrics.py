@@ -35,6 +35,22 @@ USAGE_KINDS = (
     "characters",
 )
 
+LABELS = {
+    "tenant": "a tenant of the configuration, or `other`",
+    "operation": "an id from `gateway routes`, `unlisted`, or `none` where the request named none",
+    "status": "a class, `2xx`, or `none` where no answer was sent; of refused requests the status itself",
+    "ending": "see below",
+    "direction": "`in` from clients, `out` to them",
+    "decision": "`granted`, `refused`, or `unavailable` where nobody could decide",
+    "dimension": "the limit that refused, or `none`",
+    "kind": "see below",
+    "state": "of limit store servers `up` or `down`; of upstream connections `busy`, `idle` or `waiting`",
+    "result": "of connects `failed` or `timeout`; of loads `loaded` or `failed`; of fetches `new`, `same` or `failed`",
+    "issuer": "the short name of another issuer in the configuration",
+    "version": "that of the gateway",
+}
+"""What each label can be: closed sets, all of them."""
+
 # From a cached embedding to a ten-minute reasoning answer.
 _DURATION_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 # What the gateway itself costs: tens of microseconds to a stalled store.

@@ -29,10 +29,10 @@ class Capacities(Section):
     """Token buckets, each with its capacity; absent means unlimited. Named as the API's own ProjectRateLimit."""
 
     max_requests_per_1_minute: Permits | None = None
-    """Requests."""
+    """Requests that are admitted."""
 
     max_requests_per_1_day: Permits | None = None
-    """Requests."""
+    """Requests that are admitted."""
 
     max_tokens_per_1_minute: Permits | None = None
     """LLM tokens, in and out: what is known and guessed of a request, then what its answer reports."""

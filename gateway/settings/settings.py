@@ -32,7 +32,7 @@ DEFAULT_BASE_URL = "https://api.openai.com/v1"
 
 
 class Timeouts(Section):
-    """Limits for one kind of operation, in seconds; what is unset is the general limit."""
+    """Deadlines for one kind of operation; what is unset is the general deadline."""
 
     first_byte_seconds: Seconds | None = None
     """From the end of the request to the head of the answer."""
@@ -45,7 +45,7 @@ class Timeouts(Section):
 
 
 class KindTimeouts(Section):
-    """Own limits by kind of operation (`kind_of` in proxy/deadlines.py)."""
+    """Deadlines of their own for three kinds of operation."""
 
     generation: Timeouts = Timeouts()
     """A model answers: chat, responses, images, audio, …"""
@@ -62,10 +62,10 @@ class Upstream(Section):
 
     # From a factory, as that of keys_dir: the default depends on the environment, so no file can state it.
     base_url: BaseUrl = Field(default_factory=lambda: DEFAULT_BASE_URL)
-    """Where `/v1` is; default: OPENAI_BASE_URL, else the public API."""
+    """Where `/v1` is; unset: what OPENAI_BASE_URL says, else the public API."""
 
     api_key: Annotated[SecretStr | None, FOLLOWED] = None
-    """The gateway's own key; default: OPENAI_API_KEY."""
+    """The gateway's own key; unset: OPENAI_API_KEY."""
 
     admin_api_key: SecretStr | None = None
     """Opens organization administration, with this key only; unset, those operations are closed."""
@@ -145,7 +145,7 @@ class Edge(Section):
     """How long a client may leave its answer unread."""
 
     keepalive_seconds: Seconds = 75.0
-    """Must stay above the idle time of a load balancer in front."""
+    """How long an idle connection is kept; must stay above the idle time of a load balancer in front."""
 
     max_json_body_bytes: ByteCount = 64 * 2**20
     """A JSON body, which is read whole before it is forwarded."""
@@ -154,7 +154,7 @@ class Edge(Section):
     """Any other body, which streams."""
 
     max_connections: int = Field(default=0, ge=0)
-    """0: just below half of the process's file limit."""
+    """From clients; 0: just below half of the process's file limit."""
 
     websocket_heartbeat_seconds: Seconds = 20.0
     """A silent side is pinged after one of these, given up after two."""
@@ -181,7 +181,7 @@ class Settings(BaseSettings):
             Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "gateway/keys"
         )
     )
-    """The keys that sign and verify credentials; default: gateway/keys in the user's configuration folder."""
+    """The keys that sign and verify credentials."""
 
     redis_url: SecretStr | None = None
     """Counts limits and usage, and keeps revocations, for several gateways together; unset: each process for

@@ -22,21 +22,37 @@ class Usage:
     """What one or more answers used. Counts are of LLM tokens where no other unit is named."""
 
     input: int = 0
+    """LLM tokens of what was sent."""
+
     cached_input: int = 0
-    """Part of `input`."""
+    """Those of `input` that the upstream had in a cache."""
+
     output: int = 0
+    """LLM tokens of the answer."""
+
     reasoning: int = 0
-    """Part of `output`."""
+    """Those of `output` that were thought and not said."""
+
     total: int = 0
+    """LLM tokens in all."""
+
     input_audio: int = 0
-    """Part of `input`."""
+    """Those of `input` that are audio."""
+
     output_audio: int = 0
-    """Part of `output`."""
+    """Those of `output` that are audio."""
+
     images: int = 0
+    """Images that were made."""
+
     audio_seconds: float = 0.0
+    """Seconds of audio that were transcribed or translated."""
+
     characters: int = 0
-    """Known from the request only."""
+    """Characters that were spoken, which only the request says."""
+
     estimated: bool = False
+    """Whether nobody reported it, so that it was estimated."""
 
     def __add__(self, other: "Usage") -> "Usage":
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}

@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
 
+from docs.generate import instruments
 from gateway.exchange.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
-
-
-def instruments() -> dict[str, tuple[str, set[str]]]:
-    """Every instrument by the name under which it is exposed, without a histogram's suffixes: type and labels."""
-    found = {}
-    collectors: set[Any] = set(Metrics().registry._collector_to_names)
-    for collector in collectors:
-        if not hasattr(collector, "_labelnames"):
-            continue  # of the process, not of the gateway
-        kind, name = str(collector._type), str(collector._name)
-        found[f"{name}_total" if kind == "counter" else name] = (kind, set(collector._labelnames))
-    return found
 
 
 def exposed() -> dict[str, set[str]]:
     """Every series that a scrape of the gateway can show, with the labels it can have."""
     scrape = {"job", "instance"}
     found: dict[str, set[str]] = {"up": scrape}
-    for name, (kind, labels) in instruments().items():
+    for name, kind, named, _ in instruments():
+        labels = set(named)
         suffixes = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
         for suffix in suffixes:
             found[name + suffix] = labels | scrape | ({"le"} if suffix == "_bucket" else set())
