@@ -109,8 +109,12 @@ class Source:
                     origin = ".".join((*base, *filter(None, [origin])))
                 for alias in node.names:
                     inner = f"{origin}.{alias.name}"
-                    # `from gateway import x` and `from importlib import resources` name a module as well.
-                    yield inner if inner in self.modules or inner == "importlib.resources" else origin
+                    # A package that is a docstring has nothing to give but its modules.
+                    of_room = (
+                        origin in self.modules and self.modules[origin].is_package and origin not in ENTRANCES
+                    )
+                    names_module = of_room or inner in self.modules or inner == "importlib.resources"
+                    yield inner if names_module else origin
 
     def own_imports(self) -> Iterator[tuple[Module, str]]:
         """Every import of a module of the package, known or not."""
@@ -192,18 +196,23 @@ def pure_modules_reach_out_for_nothing(source: Source) -> Iterator[str]:
 
 
 def aiohttps_insides_are_touched_in_few_places(source: Source) -> Iterator[str]:
-    inside = set().union(*INSIDE_AIOHTTP.values())
     for module in source.modules.values():
-        if module.name in INSIDE:
-            continue
-        for owner, name in sorted(private_names(module.tree, "nobody")):
-            if name in inside and (owner == "*" or owner in INSIDE_AIOHTTP):
-                yield f"{module.name} touches {name}"
-        for node in ast.walk(module.tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "aiohttp":
-                for alias in node.names:
-                    if alias.name.startswith("_"):
-                        yield f"{module.name} imports {alias.name} of {node.module}"
+        if module.name not in INSIDE:
+            yield from (f"{module.name} touches {name}" for name in touched_inside_aiohttp(module))
+
+
+def touched_inside_aiohttp(module: Module) -> list[str]:
+    """What a module reads, sets or imports of that which is private to aiohttp."""
+    inside = set().union(*INSIDE_AIOHTTP.values())
+    touched = {
+        name
+        for owner, name in private_names(module.tree, "nobody")
+        if name in inside and (owner == "*" or owner in INSIDE_AIOHTTP)
+    }
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "aiohttp":
+            touched |= {alias.name for alias in node.names if alias.name.startswith("_")}
+    return sorted(touched)
 
 
 def every_import_can_be_read(source: Source) -> Iterator[str]:

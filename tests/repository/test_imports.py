@@ -5,6 +5,10 @@ from pathlib import Path
 import pytest
 
 from tests.repository.rooms import (
+    ENTRANCES,
+    INSIDE,
+    PURE_MODULES,
+    READS_ITS_OWN_DATA,
     RULES,
     Rule,
     Source,
@@ -16,6 +20,7 @@ from tests.repository.rooms import (
     imports_go_one_way,
     no_room_imports_in_a_circle,
     pure_modules_reach_out_for_nothing,
+    touched_inside_aiohttp,
 )
 
 PACKAGE = Path(__file__).parents[2] / "gateway"
@@ -29,6 +34,12 @@ def source() -> Source:
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_the_package_keeps_the_rule(rule: Rule, source: Source) -> None:
     assert not list(rule(source))
+
+
+def test_no_exception_has_outlived_its_reason(source: Source) -> None:
+    assert source.modules.keys() >= INSIDE | PURE_MODULES | ENTRANCES.keys()
+    assert all(touched_inside_aiohttp(source.modules[name]) for name in INSIDE)
+    assert all(names <= source.imports[module] for module, names in READS_ITS_OWN_DATA.items())
 
 
 SOUND = {
@@ -55,6 +66,11 @@ BROKEN: list[tuple[Rule, dict[str, str], str]] = [
     (
         every_module_has_a_room,
         {"cli/serve.py": "from gateway.wire.gone import x"},
+        "gateway.cli.serve imports gateway.wire.gone, which does not exist",
+    ),
+    (
+        every_module_has_a_room,
+        {"cli/serve.py": "from gateway.wire import gone"},
         "gateway.cli.serve imports gateway.wire.gone, which does not exist",
     ),
     (imports_go_one_way, {"wire/x.py": "from gateway.limits import terms"}, "imports gateway.limits.terms"),
@@ -122,7 +138,7 @@ BROKEN: list[tuple[Rule, dict[str, str], str]] = [
     (
         aiohttps_insides_are_touched_in_few_places,
         {"proxy/x.py": "from aiohttp.helpers import _SENTINEL"},
-        "gateway.proxy.x imports _SENTINEL of aiohttp.helpers",
+        "gateway.proxy.x touches _SENTINEL",
     ),
     (every_import_can_be_read, {"wire/x.py": "def f():\n    __import__('socket')"}, "in line 2"),
     (
