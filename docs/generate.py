@@ -60,7 +60,7 @@ def pages() -> dict[Path, str]:
     for name, blocks in BLOCKS.items():
         text = (DOCS / name).read_text("utf-8")
         for block, lines in blocks.items():
-            text = _between(text, block, "\n".join(lines()))
+            text = _between(text, block, "\n".join(lines()).rstrip())
         found[DOCS / name] = text
     return found
 
