@@ -22,26 +22,13 @@ from gateway.app.build import build_app, make_runner
 from gateway.credentials.key_ring import KeyRing, ensure_ring
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.sources import load
-from tests.kit.asking import JSON, ask, credential_of
-from tests.kit.client import RawClient
+from tests.kit.asking import ask, credential_of
+from tests.kit.client import CHAT, JSON, RawClient
 from tests.kit.command import RunningCommand, running_command
 from tests.kit.gateway import Gateway, running_gateway
-from tests.kit.upstream import ScriptedUpstream, Turn
+from tests.kit.upstream import ScriptedUpstream, two_events
 
-CHAT = "/v1/chat/completions"
 ANYWHERE = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
-
-
-async def two_events(turn: Turn) -> None:
-    """A stream that goes on when the test says so."""
-    await turn.read_body()
-    await turn.send(
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-    )
-    await turn.chunk(b"data: 1\n\n")
-    await turn.wait_for("go on")
-    await turn.chunk(b"data: 2\n\n")
-    await turn.send(b"0\r\n\r\n")
 
 
 async def begun(client: RawClient) -> None:

@@ -12,8 +12,8 @@ import pytest
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.verifier import Verifier
 from tests.conftest import StartGateway
-from tests.kit.asking import JSON, ask, error_of, verdict
-from tests.kit.client import RawClient
+from tests.kit.asking import ask, error_of, verdict
+from tests.kit.client import JSON, RawClient
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import ScriptedUpstream
 

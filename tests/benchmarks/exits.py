@@ -19,7 +19,7 @@ import uvloop
 from tests.kit.client import RawClient
 from tests.kit.gateway import Gateway, running_gateway
 from tests.kit.upstream import ScriptedUpstream
-from tests.promises.test_endings import WAYS, all_of, leave, settled, stream_for_ever, upstream_connections
+from tests.promises.test_endings import WAYS, all_of, leave, settled, stream_for_ever
 
 WARM_UP = 500
 
@@ -50,7 +50,7 @@ async def weigh(gateway: Gateway, upstream: ScriptedUpstream) -> dict[str, int]:
         "descriptors": descriptors,
         "client connections": gateway.app.server.open_connections,
         "upstream connections": sum(
-            upstream_connections(gateway, state) for state in ("busy", "idle", "waiting")
+            gateway.upstream_connections(state) for state in ("busy", "idle", "waiting")
         ),
         "exchanges in flight": gateway.app.services.lifecycle.in_flight,
         "KiB of memory": pages * resource.getpagesize() // 1024,

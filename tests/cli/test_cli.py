@@ -16,15 +16,14 @@ import pytest
 from openai import AsyncOpenAI
 
 from gateway.operations.table import OperationTable
-from tests.kit.client import RawAnswer, RawClient
+from tests.kit.client import STREAMED_QUESTION, RawAnswer, RawClient
 from tests.kit.command import RunningCommand, run_command, running_command
-from tests.kit.upstream import ScriptedUpstream, Turn, answer_ok
+from tests.kit.upstream import ScriptedUpstream, answer_ok, two_events
 
 ANYWHERE = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
 AT_ONCE = ("--set", "drain_notice_seconds=0")
 ISSUE = ("credential", "issue")
 CREDENTIAL = re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]+")
-CHAT = b'{"model":"gpt-4o-mini","stream":true,"messages":[]}'
 
 
 class TestCheck:
@@ -186,7 +185,7 @@ class TestServe:
             await refuses_connections(gateway)
             await asyncio.sleep(1)  # longer than a server that only shuts down would wait
 
-            upstream.gate("drain seen").set()
+            upstream.gate("go on").set()
             assert await client.read_chunk() == b"data: 2\n\n"
             assert await client.read_chunk() == b""
             assert await gateway.exit_code() == 0
@@ -340,24 +339,14 @@ def serving(directory: Path, upstream: ScriptedUpstream, *more: str) -> Any:
     )
 
 
-async def two_events(turn: Turn) -> None:
-    """A stream that goes on when the test has seen the gateway drain."""
-    await turn.read_body()
-    await turn.send(
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-    )
-    await turn.chunk(b"data: 1\n\n")
-    await turn.wait_for("drain seen")
-    await turn.chunk(b"data: 2\n\n")
-    await turn.send(b"0\r\n\r\n")
-
-
 async def streaming(gateway: RunningCommand) -> RawClient:
     """A client that has read the first event of a stream."""
     (credential,) = CREDENTIAL.findall("\n".join(gateway.stderr))
     client = await RawClient.connect(gateway.host, gateway.port, credential)
     headers = "Content-Type: application/json\r\n"
-    await client.send(client.request_bytes("POST", "/v1/chat/completions", CHAT, headers=headers))
+    await client.send(
+        client.request_bytes("POST", "/v1/chat/completions", STREAMED_QUESTION, headers=headers)
+    )
     await client.read_head()
     assert await client.read_chunk() == b"data: 1\n\n"
     return client

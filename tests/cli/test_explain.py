@@ -15,7 +15,8 @@ from gateway.credentials.key_ring import KeyRing, ensure_ring
 from gateway.operations.scopes import expand
 from gateway.operations.table import OperationTable
 from gateway.settings.sources import load
-from tests.kit.asking import HANDSHAKE, ask, credential_of, verdict
+from tests.kit.asking import ask, credential_of, verdict
+from tests.kit.client import HANDSHAKE
 from tests.kit.command import run_command
 from tests.kit.gateway import running_gateway
 from tests.kit.upstream import ScriptedUpstream

@@ -23,6 +23,7 @@ from gateway.credentials.verifier import (
     Principal,
 )
 from tests.conftest import StartGateway
+from tests.kit.client import HANDSHAKE, JSON
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import Script, ScriptedUpstream, Turn
 
@@ -145,7 +146,7 @@ async def test_upstream_secret_never_reaches_the_tenant(
     upstream.plays(minting_upstream({"client_secret": {"value": UPSTREAM_SECRET, "expires_at": until}}))
     client = await gateway.connect()
 
-    answer = await client.request("POST", path, b"{}", headers="Content-Type: application/json\r\n")
+    answer = await client.request("POST", path, b"{}", headers=JSON)
 
     assert answer.status == 200
     assert UPSTREAM_SECRET.encode() not in answer.body
@@ -205,8 +206,7 @@ async def test_sealed_secret_goes_up_as_the_upstreams_own(
     await client.request(
         "GET",
         "/v1/realtime?model=gpt-realtime",
-        headers="Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+        headers=HANDSHAKE,
     )
 
     assert upstream.requests[0].get("authorization") == f"Bearer {UPSTREAM_SECRET}"

@@ -13,9 +13,10 @@ from gateway.operations.table import UNLISTED_READ
 from gateway.usage.reader import UsageReader
 from gateway.usage.reported import Usage
 from gateway.wire.headers import Head
-from tests.kit.asking import JSON, ask
+from tests.kit.asking import ask
+from tests.kit.client import JSON
 from tests.kit.gateway import Gateway
-from tests.kit.upstream import ScriptedUpstream, Turn
+from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn
 
 
 class Watcher:
@@ -146,9 +147,7 @@ async def test_stream_is_unharmed_by_an_observer_that_raises(
 
     async def stream(turn: Turn) -> None:
         await turn.read_body()
-        await turn.send(
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-        )
+        await turn.send(SSE_HEAD)
         for event in events:
             await turn.chunk(event)
         await turn.send(b"0\r\n\r\n")

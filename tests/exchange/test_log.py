@@ -22,8 +22,8 @@ from gateway.exchange.log import LogWriter, access_record, encode
 from gateway.operations.table import UNLISTED_READ
 from gateway.settings.sources import load
 from tests.conftest import StartGateway
-from tests.kit.asking import HANDSHAKE, JSON, ask, credential_of
-from tests.kit.client import RawClient
+from tests.kit.asking import ask, credential_of
+from tests.kit.client import HANDSHAKE, JSON, RawClient
 from tests.kit.gateway import Gateway, LogReader
 from tests.kit.upstream import ScriptedUpstream, Turn
 

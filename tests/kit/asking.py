@@ -14,16 +14,8 @@ from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.verifier import issue
 from gateway.operations.table import OperationTable
 from gateway.simulator import build_simulator
-from tests.kit.client import RawAnswer, RawClient
+from tests.kit.client import JSON, RawAnswer, RawClient
 from tests.kit.gateway import Gateway
-
-CHAT = b'{"model":"gpt-4o-mini","messages":[]}'
-JSON = "Content-Type: application/json\r\n"
-FORM = "Content-Type: multipart/form-data; boundary=edge\r\n"
-HANDSHAKE = (
-    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-)
 
 
 async def ask(
@@ -60,6 +52,21 @@ def error_of(answer: RawAnswer) -> dict[str, Any]:
     return error
 
 
+def assert_refused(answer: RawAnswer, status: int, code: str) -> None:
+    """The answer is the gateway's own refusal in the API's shape."""
+    error = orjson.loads(answer.body)["error"]
+    assert (answer.status, error["code"]) == (status, code)
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert answer.get("content-type") == "application/json"
+
+
+def assert_upstream_error(answer: RawAnswer, status: int, code: str) -> None:
+    """The answer is the gateway's own error about the upstream, whole and in the API's shape."""
+    error = error_of(answer)
+    assert (answer.status, error["type"], error["code"]) == (status, "upstream_error", code), error
+    assert answer.clean_end
+
+
 def verdict(answer: RawAnswer) -> tuple[int, str | None]:
     """Status and code of an error; the status alone of what is none, or has no code."""
     try:
@@ -69,10 +76,10 @@ def verdict(answer: RawAnswer) -> tuple[int, str | None]:
 
 
 def form(*parts: tuple[str, bytes], file_at: int | None = None) -> bytes:
-    """A multipart body with the boundary `edge`; the part number `file_at` has a filename."""
+    """A multipart body with the boundary `edge`; the part `file`, or number `file_at`, has a filename."""
     pieces = []
     for number, (name, value) in enumerate(parts):
-        filename = '; filename="a.bin"' if number == file_at else ""
+        filename = '; filename="a.bin"' if number == file_at or (file_at is None and name == "file") else ""
         head = f'--edge\r\nContent-Disposition: form-data; name="{name}"{filename}\r\n\r\n'
         pieces.append(head.encode() + value + b"\r\n")
     return b"".join(pieces) + b"--edge--\r\n"

@@ -7,6 +7,20 @@ import socket
 import struct
 from dataclasses import dataclass, field
 
+CHAT = "/v1/chat/completions"
+QUESTION = b'{"model":"gpt-4o-mini","messages":[]}'
+STREAMED_QUESTION = b'{"model":"gpt-4o-mini","stream":true,"messages":[]}'
+
+# Header lines.
+JSON = "Content-Type: application/json\r\n"
+PLAIN = "Content-Type: text/plain\r\n"
+FORM = "Content-Type: multipart/form-data; boundary=edge\r\n"
+WEBSOCKET_KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+HANDSHAKE = (
+    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    f"Sec-WebSocket-Key: {WEBSOCKET_KEY}\r\n"
+)
+
 
 @dataclass
 class RawAnswer:

@@ -78,6 +78,10 @@ class Gateway:
                 return float(line.rsplit(" ", 1)[1])
         return 0.0
 
+    def upstream_connections(self, state: str = "busy") -> int:
+        """How many it holds; an upstream that does not read cannot see for itself that it was left."""
+        return int(self.metric(f'gateway_upstream_connections{{state="{state}"}}'))
+
 
 class LogReader:
     """Collects the lines that a gateway writes to its log descriptor."""

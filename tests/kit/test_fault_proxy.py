@@ -10,22 +10,18 @@ import orjson
 import pytest
 
 from tests.conftest import StartGateway
-from tests.kit.client import RawClient
+from tests.kit.client import JSON, QUESTION, RawClient
 from tests.kit.faults.fault_proxy import FaultProxy
 from tests.kit.gateway import Gateway
-from tests.kit.upstream import ScriptedUpstream, Turn
+from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn
 
-CHAT = b'{"model":"gpt-4o-mini","messages":[]}'
-JSON = "Content-Type: application/json\r\n"
 EVENTS = [b'data: {"n":%d}\n\n' % number for number in range(20)]
 
 
 async def stream(turn: Turn) -> None:
     """Answer twenty events in chunks."""
     await turn.read_body()
-    await turn.send(
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-    )
+    await turn.send(SSE_HEAD)
     for event in EVENTS:
         await turn.chunk(event)
     await turn.send(b"0\r\n\r\n")
@@ -54,7 +50,7 @@ async def behind(proxy: FaultProxy, start_gateway: StartGateway) -> Gateway:
 
 async def ask(client: RawClient) -> tuple[int, bytes, bool]:
     """One streamed answer: its status, body, and whether it was whole."""
-    answer = await client.request("POST", "/v1/chat/completions", CHAT, headers=JSON)
+    answer = await client.request("POST", "/v1/chat/completions", QUESTION, headers=JSON)
     return answer.status, answer.body, answer.clean_end
 
 
@@ -101,7 +97,7 @@ async def test_a_line_that_is_cut_never_yields_a_whole_answer(
     proxy.set("down", cut_after_bytes=after_bytes, end=end)
     client = await behind.connect()
 
-    answer = await client.request("POST", "/v1/chat/completions", CHAT, headers=JSON)
+    answer = await client.request("POST", "/v1/chat/completions", QUESTION, headers=JSON)
 
     if answer.status == 200:
         assert not answer.clean_end
@@ -118,7 +114,7 @@ async def test_a_black_hole_is_a_504_within_the_first_byte_limit(behind: Gateway
     client = await behind.connect()
     began = monotonic()
 
-    answer = await client.request("POST", "/v1/chat/completions", CHAT, headers=JSON)
+    answer = await client.request("POST", "/v1/chat/completions", QUESTION, headers=JSON)
 
     assert (answer.status, orjson.loads(answer.body)["error"]["code"]) == (504, "upstream_timeout")
     assert 0.7 < monotonic() - began < 2.5
@@ -130,7 +126,7 @@ async def test_an_answer_that_gets_lost_is_not_asked_for_again(
     proxy.set("down", swallow=True)
     client = await behind.connect()
 
-    answer = await client.request("POST", "/v1/chat/completions", CHAT, headers=JSON)
+    answer = await client.request("POST", "/v1/chat/completions", QUESTION, headers=JSON)
 
     assert answer.status == 504
     assert len(upstream.requests) == 1

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nx-request-id: req_upstream\r\nContent-Length: 2\r\n\r\n{}"
 
+SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
 
 @dataclass
 class Seen:
@@ -106,6 +108,16 @@ async def answer_ok(turn: Turn) -> None:
     """The script of an upstream to which nothing happens: read everything, answer `{}`."""
     await turn.read_body()
     await turn.send(OK)
+
+
+async def two_events(turn: Turn) -> None:
+    """The script of a stream whose second event waits at the gate `go on`."""
+    await turn.read_body()
+    await turn.send(SSE_HEAD)
+    await turn.chunk(b"data: 1\n\n")
+    await turn.wait_for("go on")
+    await turn.chunk(b"data: 2\n\n")
+    await turn.send(b"0\r\n\r\n")
 
 
 class ScriptedUpstream:

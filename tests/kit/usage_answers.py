@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 import orjson
 
 from gateway.usage.counters import COUNTERS, periods_since
+from tests.kit.asking import form
+from tests.kit.client import FORM, JSON
 from tests.kit.gateway import Gateway
-
-JSON = "Content-Type: application/json\r\n"
-FORM = "Content-Type: multipart/form-data; boundary=edge\r\n"
 
 EVENTS = b"text/event-stream; charset=utf-8"
 
@@ -88,16 +87,6 @@ _TEXT = sse((None, _chat_chunk("Hel")), (None, _chat_chunk('lo "usage"')), (None
 
 def _body(**members: object) -> bytes:
     return orjson.dumps(members)
-
-
-def form(*parts: tuple[str, bytes]) -> bytes:
-    """A multipart body with the boundary `edge`; the part `file` has a filename."""
-    pieces = []
-    for name, value in parts:
-        filename = '; filename="a.wav"' if name == "file" else ""
-        head = f'--edge\r\nContent-Disposition: form-data; name="{name}"{filename}\r\n\r\n'
-        pieces.append(head.encode() + value + b"\r\n")
-    return b"".join(pieces) + b"--edge--\r\n"
 
 
 _RUN = {"id": "run_1", "object": "thread.run", "status": "completed", "usage": PLAIN_USAGE}

@@ -14,16 +14,14 @@ from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.principal import Principal
 from gateway.limits.terms import Charge, Dimension
 from tests.conftest import StartGateway
-from tests.kit.asking import error_of, running_simulator
-from tests.kit.client import RawAnswer, RawClient
+from tests.kit.asking import error_of, form, running_simulator
+from tests.kit.client import CHAT, FORM, JSON, RawAnswer, RawClient
 from tests.kit.gateway import BY_NAME, Gateway, running_gateway
 from tests.kit.redis import RedisServer
-from tests.kit.upstream import ScriptedUpstream, Turn
-from tests.kit.usage_answers import FORM, JSON, counted, form, sse
+from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn
+from tests.kit.usage_answers import counted, sse
 
 ACME: dict[str, Any] = {"scopes": ["*", *BY_NAME]}
-CHAT = "/v1/chat/completions"
-SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def tenant(**limits: Any) -> dict[str, Any]:

@@ -12,10 +12,10 @@ import pytest
 
 from tests.conftest import StartGateway
 from tests.kit.asking import running_simulator
-from tests.kit.client import RawAnswer, RawClient
+from tests.kit.client import JSON, RawAnswer, RawClient
 from tests.kit.gateway import BY_NAME, Gateway, running_gateway
 from tests.kit.upstream import ScriptedUpstream, Turn
-from tests.kit.usage_answers import CHAT_COUNTS, EVENTS, JSON, KINDS, RESPONSE_USAGE, Kind, counted, sse
+from tests.kit.usage_answers import CHAT_COUNTS, EVENTS, KINDS, RESPONSE_USAGE, Kind, counted, sse
 
 ACME = {"scopes": ["*", *BY_NAME]}
 CHUNKED = b"Transfer-Encoding: chunked"

@@ -15,7 +15,8 @@ from gateway.policy.requests import filtered_models, model_refusal, restricted
 from gateway.policy.tenants import known_scopes, tenant_policies
 from gateway.settings.sources import load
 from tests.conftest import StartGateway
-from tests.kit.asking import JSON, ask, error_of, verdict
+from tests.kit.asking import ask, error_of, verdict
+from tests.kit.client import JSON
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import ScriptedUpstream
 

@@ -11,7 +11,8 @@ from gateway.policy.tenants import TenantBook, TenantPolicy, is_shared_state, kn
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.sources import load
 from tests.conftest import StartGateway
-from tests.kit.asking import HANDSHAKE, ask, verdict
+from tests.kit.asking import ask, verdict
+from tests.kit.client import HANDSHAKE
 from tests.kit.gateway import BY_NAME, running_gateway
 from tests.kit.upstream import ScriptedUpstream
 

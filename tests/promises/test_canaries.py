@@ -22,15 +22,13 @@ import pytest_asyncio
 
 from gateway.credentials.key_ring import ensure_ring
 from gateway.wire.frame_format import accept_key
-from tests.kit.asking import FORM, HANDSHAKE, JSON, credential_of, form
-from tests.kit.client import RawAnswer, RawClient
+from tests.kit.asking import credential_of, form
+from tests.kit.client import CHAT, FORM, HANDSHAKE, JSON, RawAnswer, RawClient
 from tests.kit.command import RunningCommand, run_command, running_command
 from tests.kit.redis import running_redis
 from tests.kit.upstream import ScriptedUpstream, Turn
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-CHAT = "/v1/chat/completions"
 
 
 def canary(name: str, prefix: str = "") -> str:

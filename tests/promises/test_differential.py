@@ -11,12 +11,10 @@ from dataclasses import dataclass
 import orjson
 import pytest
 
-from tests.kit.client import RawAnswer, RawClient
+from tests.kit.client import JSON, QUESTION, RawAnswer, RawClient
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import OK, ScriptedUpstream, Seen, Turn
 
-CHAT = b'{"model":"gpt-4o-mini","messages":[]}'
-JSON = "Content-Type: application/json\r\n"
 Fields = list[tuple[str, str]]
 
 # The documented list, written down a second time on purpose: the product's own would agree with itself.
@@ -362,7 +360,7 @@ async def test_an_encoded_json_body_cannot_hide_its_model(
     answer = await client.request(
         "POST",
         "/v1/chat/completions",
-        zlib.compress(CHAT, wbits=31),
+        zlib.compress(QUESTION, wbits=31),
         headers=JSON + "Content-Encoding: gzip\r\n",
     )
 

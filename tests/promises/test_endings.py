@@ -13,12 +13,11 @@ import orjson
 import pytest
 
 from tests.conftest import StartGateway
-from tests.kit.client import RawAnswer, RawClient
+from tests.kit.asking import assert_upstream_error
+from tests.kit.client import JSON, STREAMED_QUESTION, RawAnswer, RawClient
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import OK, ScriptedUpstream, Turn
 
-CHAT = b'{"model":"gpt-4o-mini","stream":true,"messages":[]}'
-JSON = "Content-Type: application/json\r\n"
 EVENTS = [b'data: {"n":1}\n\n', b'data: {"n":2}\n\n', b"data: [DONE]\n\n"]
 BODY = b"".join(EVENTS)
 
@@ -61,21 +60,11 @@ async def cut_as_told(turn: Turn) -> None:
 async def ask(client: RawClient, version: str, query: str) -> RawAnswer:
     """One request by POST, and its answer, however it ends."""
     await client.send(
-        client.request_bytes("POST", f"/v1/chat/completions?{query}", CHAT, headers=JSON, version=version)
+        client.request_bytes(
+            "POST", f"/v1/chat/completions?{query}", STREAMED_QUESTION, headers=JSON, version=version
+        )
     )
     return await client.read_answer()
-
-
-def assert_typed(answer: RawAnswer, status: int, code: str) -> None:
-    """The answer is the gateway's own error, whole and in the API's shape."""
-    error = orjson.loads(answer.body)["error"]
-    assert (answer.status, error["type"], error["code"]) == (status, "upstream_error", code)
-    assert answer.clean_end
-
-
-def upstream_connections(gateway: Gateway, state: str = "busy") -> int:
-    """How many the gateway holds; an upstream that does not read cannot see for itself that it was left."""
-    return int(gateway.metric(f'gateway_upstream_connections{{state="{state}"}}'))
 
 
 async def endings(gateway: Gateway, count: int) -> Counter[str]:
@@ -113,9 +102,9 @@ async def assert_broken(gateway: Gateway, version: str, framing: str, at: int, b
     if answer.status != 200:
         assert at < len(HEADS[framing]), case
         if by == "silence":
-            assert_typed(answer, 504, "upstream_timeout")
+            assert_upstream_error(answer, 504, "upstream_timeout")
         else:
-            assert_typed(answer, 502, "upstream_broken")
+            assert_upstream_error(answer, 502, "upstream_broken")
         if version == "HTTP/1.1":
             following = await ask(client, version, "framing=chunked")
             assert (following.status, following.body) == (200, BODY), case
@@ -142,7 +131,7 @@ async def test_an_answer_cut_at_any_byte_never_looks_whole(
     ended = await endings(gateway, len(positions))
     assert ended["upstream_lost"] == len(positions)
     assert set(ended) <= {"upstream_lost", "complete"}
-    assert upstream_connections(gateway, "busy") == 0
+    assert gateway.upstream_connections("busy") == 0
 
 
 def moments(framing: str) -> list[int]:
@@ -176,7 +165,7 @@ async def test_every_death_in_every_framing_is_seen(
 
     ended = await endings(gateway, len(cases))
     assert ended["timed_out" if by == "silence" else "upstream_lost"] == len(cases)
-    assert await upstream.all_closed() or upstream_connections(gateway, "idle") == upstream.open_connections
+    assert await upstream.all_closed() or gateway.upstream_connections("idle") == upstream.open_connections
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -216,10 +205,12 @@ async def test_a_truncated_length_never_lets_the_next_answer_in(
     first = client.request_bytes(
         "POST",
         f"/v1/chat/completions?framing=length&at={len(HEADS['length']) + 5}&by=fin",
-        CHAT,
+        STREAMED_QUESTION,
         headers=JSON,
     )
-    second = client.request_bytes("POST", "/v1/chat/completions?framing=length", CHAT, headers=JSON)
+    second = client.request_bytes(
+        "POST", "/v1/chat/completions?framing=length", STREAMED_QUESTION, headers=JSON
+    )
 
     await client.send(first + second)
     answer = await client.read_head()
@@ -248,7 +239,7 @@ async def test_an_exchange_that_ended_badly_takes_its_upstream_connection_with_i
     upstream.plays(late)
     client = await gateway.connect()
     first = await client.request("GET", "/v1/models?late")
-    assert_typed(first, 504, "upstream_timeout")
+    assert_upstream_error(first, 504, "upstream_timeout")
     for _ in range(3):
         assert (await client.request("GET", "/v1/models")).body == b"{}"
         await asyncio.sleep(0.15)
@@ -325,10 +316,10 @@ async def test_what_is_no_answer_becomes_a_typed_502(
     upstream.plays(garbage)
     client = await gateway.connect()
 
-    answer = await client.request("POST", "/v1/chat/completions", CHAT, headers=JSON)
+    answer = await client.request("POST", "/v1/chat/completions", STREAMED_QUESTION, headers=JSON)
     following = await client.request("GET", "/v1/models")
 
-    assert_typed(answer, 502, "upstream_broken")
+    assert_upstream_error(answer, 502, "upstream_broken")
     assert (following.status, following.body) == (200, b"{}")
     assert upstream.requests[1].connection != upstream.requests[0].connection
     [line, _] = await gateway.lines.wait(2)
@@ -361,7 +352,7 @@ async def test_an_answer_whose_framing_breaks_midway_is_broken_for_the_client(
     upstream.plays(script)
     client = await gateway.connect()
     client.timeout_seconds = 3
-    await client.send(client.request_bytes("POST", "/v1/chat/completions", CHAT, headers=JSON))
+    await client.send(client.request_bytes("POST", "/v1/chat/completions", STREAMED_QUESTION, headers=JSON))
     answer = await client.read_head()
     upstream.gate("head seen").set()
     await client.read_body(answer)
@@ -438,11 +429,15 @@ async def stream_for_ever(turn: Turn) -> None:
 
 
 async def before_the_head_is_complete(client: RawClient) -> None:
-    await client.send(client.request_bytes("POST", "/v1/chat/completions", CHAT, headers=JSON)[:70])
+    await client.send(
+        client.request_bytes("POST", "/v1/chat/completions", STREAMED_QUESTION, headers=JSON)[:70]
+    )
 
 
 async def during_a_json_body(client: RawClient) -> None:
-    await client.send(client.request_bytes("POST", "/v1/chat/completions", CHAT, headers=JSON)[:-9])
+    await client.send(
+        client.request_bytes("POST", "/v1/chat/completions", STREAMED_QUESTION, headers=JSON)[:-9]
+    )
 
 
 async def during_an_upload(client: RawClient) -> None:
@@ -454,12 +449,14 @@ async def during_an_upload(client: RawClient) -> None:
 
 
 async def before_the_first_byte(client: RawClient) -> None:
-    await client.send(client.request_bytes("POST", "/v1/chat/completions?first-byte", CHAT, headers=JSON))
+    await client.send(
+        client.request_bytes("POST", "/v1/chat/completions?first-byte", STREAMED_QUESTION, headers=JSON)
+    )
     await asyncio.sleep(0.01)
 
 
 async def amid_the_stream(client: RawClient) -> None:
-    await client.send(client.request_bytes("POST", "/v1/chat/completions", CHAT, headers=JSON))
+    await client.send(client.request_bytes("POST", "/v1/chat/completions", STREAMED_QUESTION, headers=JSON))
     await client.read_head()
     await client.read_chunk()
 
@@ -526,7 +523,7 @@ async def test_a_thousand_exits_leave_nothing_behind(
     tasks_after, descriptors_after = await settled()
     assert tasks_after <= tasks
     assert descriptors_after <= descriptors
-    assert not any(upstream_connections(gateway, state) for state in ("busy", "idle", "waiting"))
+    assert not any(gateway.upstream_connections(state) for state in ("busy", "idle", "waiting"))
     assert gateway.app.services.lifecycle.in_flight == 0
     assert gateway.app.server is not None
     assert gateway.app.server.open_connections == 0
@@ -583,16 +580,16 @@ async def start_stalled_upload(
 async def gone_within(gateway: Gateway, seconds: float) -> bool:
     """Whether the gateway lets go of its upstream connection in time."""
     deadline = asyncio.get_running_loop().time() + seconds
-    while upstream_connections(gateway) and asyncio.get_running_loop().time() < deadline:
+    while gateway.upstream_connections() and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(0.02)
-    return not upstream_connections(gateway)
+    return not gateway.upstream_connections()
 
 
 async def test_the_reset_of_a_client_whose_upload_is_held_back_is_found_within_two_seconds(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
     client, pushing = await start_stalled_upload(gateway, upstream)
-    assert upstream_connections(gateway) == 1
+    assert gateway.upstream_connections() == 1
 
     client.reset()
 

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.operations.table import Operation, OperationTable
-from tests.kit.client import RawAnswer, RawClient
+from tests.kit.client import HANDSHAKE, JSON, RawAnswer, RawClient
 from tests.kit.gateway import Gateway, running_gateway
 from tests.kit.upstream import ScriptedUpstream, Seen, Turn
 
@@ -26,7 +26,7 @@ MULTIPART = (
     b'--edge\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n'
     b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n\r\n\x00\xff\r\n--edge--\r\n'
 )
-JSON = b'{ "model":"gpt-4o-mini" , "input":"\\u00e9" }'
+BODY = b'{ "model":"gpt-4o-mini" , "input":"\\u00e9" }'
 
 # An empty list, and a realtime secret for the operations that mint one.
 SECRET = b"ek_of_the_upstream"
@@ -39,11 +39,6 @@ UNCONTAINED = [
     for operation in OPERATIONS
     if operation.path.startswith(("/v1/chatkit/sessions", "/v1/realtime/calls"))
 ]
-
-UPGRADE = (
-    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-)
 
 
 @dataclass
@@ -150,11 +145,9 @@ async def test_awkward_target_reaches_the_upstream_byte_for_byte(path: Path, tar
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"])
 async def test_unlisted_path_is_forwarded_with_any_method(path: Path, method: str) -> None:
     target = "/v1/things-of-tomorrow/thing_1:do?dry=%74rue"
-    body = JSON if method in ("POST", "PUT", "PATCH", "DELETE") else None
+    body = BODY if method in ("POST", "PUT", "PATCH", "DELETE") else None
 
-    answer, seen = await path.travel(
-        method, target, body, headers="Content-Type: application/json\r\n" if body else ""
-    )
+    answer, seen = await path.travel(method, target, body, headers=JSON if body else "")
 
     assert answer.status == 200
     assert (seen.method, seen.target, seen.body) == (method, target, body or b"")
@@ -215,12 +208,12 @@ def example_request(operation: Operation) -> tuple[str, bytes | None, str]:
     for name in operation.id_params:
         target = target.replace(f"{{{name}}}", PARAMETER.format(name=name))
     if operation.id == "connectRealtime":
-        return target, None, UPGRADE
+        return target, None, HANDSHAKE
     match operation.request_types:
         case ():
             return target, None, ""
         case ("application/json", *_):
-            return target, JSON, "Content-Type: application/json\r\n"
+            return target, BODY, JSON
         case ("multipart/form-data", *_):
             return target, MULTIPART, "Content-Type: multipart/form-data; boundary=edge\r\n"
         case _:

@@ -23,13 +23,12 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from gateway.credentials.key_ring import ensure_ring
 from tests.conftest import StartGateway
-from tests.kit.asking import FORM, HANDSHAKE, JSON, ask, credential_of, error_of, form, verdict
-from tests.kit.client import RawAnswer, RawClient
+from tests.kit.asking import ask, credential_of, error_of, form, verdict
+from tests.kit.client import CHAT, FORM, HANDSHAKE, JSON, RawAnswer, RawClient
 from tests.kit.command import RunningCommand, running_command
 from tests.kit.gateway import BY_NAME, Gateway, running_gateway
 from tests.kit.upstream import ScriptedUpstream, Turn, answer_ok
 
-CHAT = "/v1/chat/completions"
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
 REFUSED = (403, "model_not_allowed")
 PLAIN = {"scopes": ["*", *BY_NAME]}

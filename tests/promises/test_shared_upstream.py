@@ -16,7 +16,8 @@ import pytest_asyncio
 import websockets
 
 from gateway.operations.table import Operation, OperationTable
-from tests.kit.asking import FORM, HANDSHAKE, JSON, Simulator, ask, error_of, form, running_simulator, verdict
+from tests.kit.asking import Simulator, ask, error_of, form, running_simulator, verdict
+from tests.kit.client import FORM, HANDSHAKE, JSON
 from tests.kit.gateway import Gateway, running_gateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

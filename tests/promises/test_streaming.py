@@ -7,29 +7,20 @@ kept by the gateway and, so that the check is known to bite, seen broken by a pr
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import struct
-from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
 
-from tests.kit.client import RawAnswer, RawClient
+from gateway.wire.frame_format import accept_key
+from tests.kit.client import HANDSHAKE, JSON, STREAMED_QUESTION, WEBSOCKET_KEY, RawAnswer, RawClient
 from tests.kit.faults.buffering_proxy import BufferingProxy
 from tests.kit.gateway import Gateway
-from tests.kit.upstream import OK, ScriptedUpstream, Turn
+from tests.kit.upstream import OK, SSE_HEAD, ScriptedUpstream, Turn
+from tests.kit.websocket import BINARY, CLOSE, TEXT, accepted, frame, read_message, shake_hands
 
 MIB = 2**20
-CHAT = b'{"model":"gpt-4o-mini","stream":true,"messages":[]}'
-JSON_BODY = "Content-Type: application/json\r\n"
-SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-WEBSOCKET_KEY = "dGhlIHNhbXBsZSBub25jZQ=="
-HANDSHAKE = (
-    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-    f"Sec-WebSocket-Key: {WEBSOCKET_KEY}\r\n"
-)
-TEXT, BINARY, CLOSE = 1, 2, 8
 
 # A gate that is open lets everybody pass: with all of them open a promise asks for nothing but delivery.
 GATES = ("head seen", "first piece seen", "first megabyte seen", "first message seen")
@@ -53,7 +44,7 @@ async def event_two_is_not_sent_until_the_client_has_event_one(
         await turn.send(b"0\r\n\r\n")
 
     upstream.plays(script)
-    await client.send(client.request_bytes("POST", "/v1/chat/completions", CHAT, headers=JSON_BODY))
+    await client.send(client.request_bytes("POST", "/v1/chat/completions", STREAMED_QUESTION, headers=JSON))
 
     answer = await client.read_head()
     upstream.gate("head seen").set()
@@ -81,7 +72,7 @@ async def audio_piece_two_is_not_sent_until_the_client_has_piece_one(
 
     upstream.plays(script)
     speech = b'{"model":"tts-1","voice":"alloy","input":"Hello"}'
-    await client.send(client.request_bytes("POST", "/v1/audio/speech", speech, headers=JSON_BODY))
+    await client.send(client.request_bytes("POST", "/v1/audio/speech", speech, headers=JSON))
 
     body = BodyReader(client, await client.read_head())
     assert await body.exactly(len(one)) == one
@@ -128,24 +119,24 @@ async def message_echoes_before_the_next_is_sent(
     one, two = b'{"type":"one"}', b'{"type":"two"}' * 5000
 
     async def script(turn: Turn) -> None:
-        await accept(turn)
-        first = await read_frame(turn.reader)
+        await turn.send(accepted(turn))
+        first = await read_message(turn.reader)
         upstream.gate("first message seen").set()
-        await turn.send(frame(*first))
+        await turn.send(frame(*first, masked=False))
         await turn.wait_for("first piece seen")
-        await turn.send(frame(*await read_frame(turn.reader)))
+        await turn.send(frame(*await read_message(turn.reader), masked=False))
 
     upstream.plays(script)
-    assert (await open_socket(client)).status == 101
+    assert (await shake_hands(client, protocols="")).status == 101
     hurried = upstream.gate("first piece seen").is_set()
 
-    await client.send(frame(opcode, one, masked=True))
+    await client.send(frame(opcode, one))
     await upstream.passed("first message seen")
-    echoes = [] if hurried else [await read_frame(client.reader)]
+    echoes = [] if hurried else [await read_message(client.reader)]
     upstream.gate("first piece seen").set()
-    await client.send(frame(opcode, two, masked=True))
+    await client.send(frame(opcode, two))
     while len(echoes) < 2:
-        echoes.append(await read_frame(client.reader))
+        echoes.append(await read_message(client.reader))
 
     assert echoes == [(opcode, one), (opcode, two)]
 
@@ -242,7 +233,7 @@ class TestSocket:
         self, gateway: Gateway, upstream: ScriptedUpstream
     ) -> None:
         async def script(turn: Turn) -> None:
-            await turn.send(acceptance(turn, subprotocol="realtime"))
+            await turn.send(accepted(turn))
 
         upstream.plays(script)
         credential = gateway.credential()
@@ -264,17 +255,17 @@ class TestSocket:
         self, gateway: Gateway, upstream: ScriptedUpstream
     ) -> None:
         async def script(turn: Turn) -> None:
-            await turn.send(acceptance(turn) + frame(TEXT, b"session.created"))
-            await turn.send(frame(*await read_frame(turn.reader)))
+            await turn.send(accepted(turn) + frame(TEXT, b"session.created", masked=False))
+            await turn.send(frame(*await read_message(turn.reader), masked=False))
             await turn.gone()
 
         upstream.plays(script)
         async with await gateway.connect() as client:
             handshake = client.request_bytes("GET", "/v1/realtime?model=m", headers=HANDSHAKE)
-            await client.send(handshake + frame(TEXT, b"impatient", masked=True))
+            await client.send(handshake + frame(TEXT, b"impatient"))
             assert (await client.read_head()).status == 101
-            assert await read_frame(client.reader) == (TEXT, b"session.created")
-            assert await read_frame(client.reader) == (TEXT, b"impatient")
+            assert await read_message(client.reader) == (TEXT, b"session.created")
+            assert await read_message(client.reader) == (TEXT, b"impatient")
 
     async def test_close_code_and_reason_of_the_client_reach_the_upstream_and_are_answered(
         self, gateway: Gateway, upstream: ScriptedUpstream
@@ -282,16 +273,16 @@ class TestSocket:
         closes: list[tuple[int, bytes]] = []
 
         async def script(turn: Turn) -> None:
-            await accept(turn)
-            closes.append(await read_frame(turn.reader))
-            await turn.send(frame(CLOSE, struct.pack("!H", 4002) + b"so long"))
+            await turn.send(accepted(turn))
+            closes.append(await read_message(turn.reader))
+            await turn.send(frame(CLOSE, struct.pack("!H", 4002) + b"so long", masked=False))
             turn.close()
 
         upstream.plays(script)
         async with await gateway.connect() as client:
-            await open_socket(client)
-            await client.send(frame(CLOSE, struct.pack("!H", 4001) + b"going home", masked=True))
-            answered = await read_frame(client.reader)
+            await shake_hands(client, protocols="")
+            await client.send(frame(CLOSE, struct.pack("!H", 4001) + b"going home"))
+            answered = await read_message(client.reader)
             assert await client.closed()
 
         assert closes == [(CLOSE, struct.pack("!H", 4001) + b"going home")]
@@ -305,16 +296,16 @@ class TestSocket:
         closes: list[tuple[int, bytes]] = []
 
         async def script(turn: Turn) -> None:
-            await accept(turn)
-            await turn.send(frame(CLOSE, struct.pack("!H", 4003) + b"session expired"))
-            closes.append(await read_frame(turn.reader))
+            await turn.send(accepted(turn))
+            await turn.send(frame(CLOSE, struct.pack("!H", 4003) + b"session expired", masked=False))
+            closes.append(await read_message(turn.reader))
             turn.close()
 
         upstream.plays(script)
         async with await gateway.connect() as client:
-            await open_socket(client)
-            told = await read_frame(client.reader)
-            await client.send(frame(CLOSE, struct.pack("!H", 4003), masked=True))
+            await shake_hands(client, protocols="")
+            told = await read_message(client.reader)
+            await client.send(frame(CLOSE, struct.pack("!H", 4003)))
             assert await client.closed()
 
         assert told == (CLOSE, struct.pack("!H", 4003) + b"session expired")
@@ -345,15 +336,15 @@ class TestSocket:
         self, gateway: Gateway, upstream: ScriptedUpstream
     ) -> None:
         async def script(turn: Turn) -> None:
-            await accept(turn)
-            await read_frame(turn.reader)
+            await turn.send(accepted(turn))
+            await read_message(turn.reader)
             turn.reset()
 
         upstream.plays(script)
         async with await gateway.connect() as client:
-            await open_socket(client)
-            await client.send(frame(TEXT, b"{}", masked=True))
-            opcode, payload = await read_frame(client.reader)
+            await shake_hands(client, protocols="")
+            await client.send(frame(TEXT, b"{}"))
+            opcode, payload = await read_message(client.reader)
             assert await client.closed()
 
         assert (opcode, payload[:2]) == (CLOSE, struct.pack("!H", 1011))
@@ -401,7 +392,9 @@ class TestClientThatLeaves:
 
         upstream.plays(script)
         client = await gateway.connect()
-        await client.send(client.request_bytes("POST", "/v1/chat/completions", CHAT, headers=JSON_BODY))
+        await client.send(
+            client.request_bytes("POST", "/v1/chat/completions", STREAMED_QUESTION, headers=JSON)
+        )
         await upstream.passed("asked")
 
         await leave(client)
@@ -420,7 +413,9 @@ class TestClientThatLeaves:
 
         upstream.plays(script)
         client = await gateway.connect()
-        await client.send(client.request_bytes("POST", "/v1/chat/completions", CHAT, headers=JSON_BODY))
+        await client.send(
+            client.request_bytes("POST", "/v1/chat/completions", STREAMED_QUESTION, headers=JSON)
+        )
         await client.read_head()
         assert await client.read_chunk() == b"data: 1\n\n"
 
@@ -452,12 +447,12 @@ class TestClientThatLeaves:
         self, leave: Callable[[RawClient], Awaitable[None]], gateway: Gateway, upstream: ScriptedUpstream
     ) -> None:
         async def script(turn: Turn) -> None:
-            await accept(turn)
+            await turn.send(accepted(turn))
             await turn.gone()
 
         upstream.plays(script)
         client = await gateway.connect()
-        await open_socket(client)
+        await shake_hands(client, protocols="")
 
         await leave(client)
 
@@ -495,7 +490,9 @@ class TestUpstreamThatDies:
         upstream.plays(script)
         async with await gateway.connect() as client:
             await client.send(
-                client.request_bytes("POST", "/v1/chat/completions", CHAT, headers=JSON_BODY, version=version)
+                client.request_bytes(
+                    "POST", "/v1/chat/completions", STREAMED_QUESTION, headers=JSON, version=version
+                )
             )
             answer = await client.read_head()
             body = BodyReader(client, answer)
@@ -549,7 +546,7 @@ class TestUpstreamThatDies:
 
         upstream.plays(script)
         async with await gateway.connect() as client:
-            answer = await client.request("POST", "/v1/chat/completions", CHAT, headers=JSON_BODY)
+            answer = await client.request("POST", "/v1/chat/completions", STREAMED_QUESTION, headers=JSON)
 
         assert answer.status == 502
         assert b'"upstream_broken"' in answer.body
@@ -606,62 +603,3 @@ class BodyReader:
             return not await asyncio.wait_for(self._client.reader.read(), 10)
         except (asyncio.IncompleteReadError, ConnectionError):
             return False
-
-
-def frame(opcode: int, payload: bytes, *, masked: bool = False) -> bytes:
-    """A whole message, or a control message, in one frame (RFC 6455, section 5.2)."""
-    size = len(payload)
-    mask_bit = 0x80 if masked else 0
-    head = bytes((0x80 | opcode, mask_bit | (size if size < 126 else 126 if size < 2**16 else 127)))
-    if size >= 126:
-        head += struct.pack("!H" if size < 2**16 else "!Q", size)
-    if not masked:
-        return head + payload
-    mask = b"\x11\x22\x33\x44"
-    return head + mask + _masked(payload, mask)
-
-
-async def read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """Opcode and payload of the next frame, which must be a whole message."""
-    async with asyncio.timeout(10):
-        first, second = await reader.readexactly(2)
-        assert first & 0xF0 == 0x80
-        size = second & 0x7F
-        if size == 126:
-            (size,) = struct.unpack("!H", await reader.readexactly(2))
-        elif size == 127:
-            (size,) = struct.unpack("!Q", await reader.readexactly(8))
-        mask = await reader.readexactly(4) if second & 0x80 else b""
-        payload = await reader.readexactly(size)
-    return first & 0x0F, _masked(payload, mask) if mask else payload
-
-
-def _masked(payload: bytes, mask: bytes) -> bytes:
-    return bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
-
-
-def accept_key(key: str) -> str:
-    """What a server answers to a handshake key (RFC 6455, section 4.2.2)."""
-    return b64encode(hashlib.sha1((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest()).decode()
-
-
-def acceptance(turn: Turn, *, subprotocol: str | None = None) -> bytes:
-    """The head with which an upstream accepts a handshake."""
-    key = turn.seen.get("sec-websocket-key")
-    assert key is not None
-    chosen = "" if subprotocol is None else f"Sec-WebSocket-Protocol: {subprotocol}\r\n"
-    return (
-        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        f"Sec-WebSocket-Accept: {accept_key(key)}\r\n{chosen}\r\n"
-    ).encode()
-
-
-async def accept(turn: Turn) -> None:
-    """The upstream's side of a handshake."""
-    await turn.send(acceptance(turn))
-
-
-async def open_socket(client: RawClient) -> RawAnswer:
-    """The client's side of a handshake; returns the answer's head."""
-    await client.send(client.request_bytes("GET", "/v1/realtime?model=gpt-realtime", headers=HANDSHAKE))
-    return await client.read_head()

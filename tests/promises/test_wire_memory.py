@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.client import HANDSHAKE
 from tests.kit.upstream import OK, ScriptedUpstream, Turn
-from tests.proxy.test_sockets import BINARY, KEY, TARGET, accepted, frame
+from tests.kit.websocket import BINARY, TARGET, accepted, frame
 
 MIB = 2**20
 CROWD = 200
@@ -210,13 +211,7 @@ async def test_websockets_whose_one_side_does_not_read_stay_light(
             await turn.send(piece)
 
     async def open_and_push(connection: socket.socket) -> None:
-        fields = (
-            "Connection: Upgrade",
-            "Upgrade: websocket",
-            f"Sec-WebSocket-Key: {KEY}",
-            "Sec-WebSocket-Version: 13",
-        )
-        await send(connection, process.head("GET", TARGET, *fields) + b"\r\n")
+        await send(connection, process.head("GET", TARGET, HANDSHAKE.rstrip()) + b"\r\n")
         piece = frame(BINARY, bytes(65536))
         try:
             async with asyncio.timeout(4):

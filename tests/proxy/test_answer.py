@@ -7,8 +7,8 @@ import socket
 from time import monotonic
 
 from tests.conftest import StartGateway
-from tests.kit.answers import assert_refused
-from tests.kit.asking import CHAT, JSON
+from tests.kit.asking import assert_refused
+from tests.kit.client import JSON, QUESTION
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import ScriptedUpstream, Turn
 
@@ -78,7 +78,7 @@ async def test_an_http10_client_gets_plain_bodies_that_end_with_the_connection(
     for more in ("", "Connection: keep-alive\r\n"):
         client = await gateway.connect()
         answer = await client.request(
-            "POST", "/v1/chat/completions", CHAT, version="HTTP/1.0", headers=JSON + more
+            "POST", "/v1/chat/completions", QUESTION, version="HTTP/1.0", headers=JSON + more
         )
 
         assert (answer.status, answer.body, answer.clean_end) == (200, b"hello", True)

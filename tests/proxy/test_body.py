@@ -16,12 +16,12 @@ from gateway.settings.settings import Edge
 from gateway.settings.sources import load
 from gateway.wire import headers
 from tests.conftest import StartGateway
-from tests.kit.asking import FORM, JSON, ask, form, verdict
+from tests.kit.asking import ask, form, verdict
+from tests.kit.client import CHAT, FORM, JSON
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import ScriptedUpstream, Turn
 
 TABLE = OperationTable.load()
-CHAT = "/v1/chat/completions"
 
 
 def head(content_type: str | None, *, body: bool = True, encoding: str | None = None) -> headers.RequestHead:

@@ -7,8 +7,8 @@ from time import monotonic
 from typing import Any
 
 from tests.conftest import StartGateway
-from tests.kit.answers import assert_upstream_fault
-from tests.kit.asking import CHAT, JSON
+from tests.kit.asking import assert_upstream_error
+from tests.kit.client import JSON, QUESTION
 from tests.kit.upstream import OK, ScriptedUpstream, Turn
 
 
@@ -38,10 +38,10 @@ async def test_every_kind_of_operation_has_its_own_first_byte_limit(
 
     quick, patient = await asyncio.gather(
         stored.request("GET", "/v1/models"),
-        generation.request("POST", "/v1/chat/completions", CHAT, headers=JSON),
+        generation.request("POST", "/v1/chat/completions", QUESTION, headers=JSON),
     )
 
-    assert_upstream_fault(quick, 504, "upstream_timeout")
+    assert_upstream_error(quick, 504, "upstream_timeout")
     assert patient.status == 200
 
 

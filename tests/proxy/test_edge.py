@@ -9,12 +9,11 @@ from time import monotonic
 import pytest
 
 from tests.conftest import StartGateway
-from tests.kit.answers import assert_refused
-from tests.kit.asking import CHAT, JSON
+from tests.kit.asking import assert_refused
+from tests.kit.client import JSON, PLAIN, QUESTION
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import OK, ScriptedUpstream, Turn
 
-PLAIN = "Content-Type: text/plain\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -76,7 +75,7 @@ async def test_a_slow_answer_is_not_bound_by_the_header_deadline(
     upstream.plays(slow)
     client = await gateway.connect()
 
-    assert (await client.request("POST", "/v1/chat/completions", CHAT, headers=JSON)).status == 200
+    assert (await client.request("POST", "/v1/chat/completions", QUESTION, headers=JSON)).status == 200
 
 
 KINDS = {"/v1/chat/completions": JSON, "/v1/files": PLAIN}
@@ -278,15 +277,15 @@ async def test_an_accepted_upload_is_invited_after_the_decision_and_not_by_the_u
     gateway = await start_gateway(tenants={"acme": {"limits": {"max_requests_per_1_minute": 100}}})
     for target, kind in KINDS.items():
         client = await gateway.connect()
-        headers = f"{kind}Content-Length: {len(CHAT)}\r\nExpect: 100-continue\r\n"
+        headers = f"{kind}Content-Length: {len(QUESTION)}\r\nExpect: 100-continue\r\n"
         await client.send(client.request_bytes("POST", target, headers=headers))
 
         assert await asyncio.wait_for(client.reader.readexactly(len(CONTINUE)), 2) == CONTINUE
-        await client.send(CHAT)
+        await client.send(QUESTION)
         answer = await client.read_answer()
 
         assert (answer.status, answer.body) == (200, b"{}")
-        assert upstream.requests[-1].body == CHAT
+        assert upstream.requests[-1].body == QUESTION
         assert upstream.requests[-1].get("expect") is None
 
 
@@ -335,7 +334,7 @@ async def test_pipelined_requests_are_answered_in_their_order(
     client = await gateway.connect()
     await client.send(
         client.request_bytes("GET", "/v1/models?1")
-        + client.request_bytes("POST", "/v1/chat/completions?2", CHAT, headers=JSON)
+        + client.request_bytes("POST", "/v1/chat/completions?2", QUESTION, headers=JSON)
         + client.request_bytes("GET", "/v1/models?3")
     )
 
@@ -343,7 +342,7 @@ async def test_pipelined_requests_are_answered_in_their_order(
 
     assert [answer.body for answer in answers] == [b"1", b"2", b"3"]
     assert [seen.target[-1] for seen in upstream.requests] == ["1", "2", "3"]
-    assert upstream.requests[1].body == CHAT
+    assert upstream.requests[1].body == QUESTION
 
 
 async def test_a_hundred_requests_in_one_piece_are_all_answered(
@@ -365,7 +364,7 @@ async def test_nothing_is_served_behind_a_request_that_closes(
 
     await client.send(
         client.request_bytes("GET", "/v1/models?1", headers="Connection: close\r\n")
-        + client.request_bytes("POST", "/v1/chat/completions?2", CHAT, headers=JSON)
+        + client.request_bytes("POST", "/v1/chat/completions?2", QUESTION, headers=JSON)
     )
 
     answer = await client.read_answer()
@@ -390,7 +389,7 @@ async def test_an_empty_line_behind_a_body_does_not_cut_the_answer_to_it(
 
     upstream.plays(slow)
     client = await gateway.connect()
-    await client.send(client.request_bytes("POST", "/v1/chat/completions", CHAT, headers=JSON))
+    await client.send(client.request_bytes("POST", "/v1/chat/completions", QUESTION, headers=JSON))
     await asyncio.sleep(0.05)
     await client.send(b"\r\n")
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from tests.conftest import StartGateway
+from tests.kit.client import JSON, QUESTION
 from tests.kit.gateway import Gateway
-from tests.kit.upstream import OK, ScriptedUpstream, Turn, answer_ok
-
-CHAT = b'{"model":"gpt-4o-mini","messages":[]}'
+from tests.kit.upstream import OK, SSE_HEAD, ScriptedUpstream, Turn, answer_ok
 
 
 async def test_request_and_answer_pass_unchanged(gateway: Gateway, upstream: ScriptedUpstream) -> None:
@@ -17,17 +16,17 @@ async def test_request_and_answer_pass_unchanged(gateway: Gateway, upstream: Scr
     answer = await client.request(
         "POST",
         "/v1/chat/completions?a=%41&b",
-        CHAT,
+        QUESTION,
         headers="Content-Type: application/json\r\nX-Thing: one\r\n",
     )
 
     assert (answer.status, answer.body) == (200, b"{}")
     seen = upstream.requests[0]
-    assert (seen.method, seen.target, seen.body) == ("POST", "/v1/chat/completions?a=%41&b", CHAT)
+    assert (seen.method, seen.target, seen.body) == ("POST", "/v1/chat/completions?a=%41&b", QUESTION)
     assert seen.fields == [
         ("Host", f"127.0.0.1:{upstream.port}"),
         ("Authorization", "Bearer sk-upstream-key"),
-        ("Content-Length", str(len(CHAT))),
+        ("Content-Length", str(len(QUESTION))),
         ("Content-Type", "application/json"),
         ("X-Thing", "one"),
     ]
@@ -40,9 +39,7 @@ async def test_second_event_is_not_sent_until_the_client_has_the_first(
 ) -> None:
     async def script(turn: Turn) -> None:
         await turn.read_body()
-        await turn.send(
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-        )
+        await turn.send(SSE_HEAD)
         await turn.wait_for("head seen")
         await turn.chunk(b"data: 1\n\n")
         await turn.wait_for("first seen")
@@ -51,11 +48,7 @@ async def test_second_event_is_not_sent_until_the_client_has_the_first(
 
     upstream.plays(script)
     client = await gateway.connect()
-    await client.send(
-        client.request_bytes(
-            "POST", "/v1/chat/completions", CHAT, headers="Content-Type: application/json\r\n"
-        )
-    )
+    await client.send(client.request_bytes("POST", "/v1/chat/completions", QUESTION, headers=JSON))
 
     answer = await client.read_head()
     upstream.gate("head seen").set()

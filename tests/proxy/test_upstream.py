@@ -13,16 +13,10 @@ import orjson
 import pytest
 
 from tests.conftest import StartGateway
-from tests.kit.answers import assert_upstream_fault
-from tests.kit.asking import CHAT, JSON
+from tests.kit.asking import assert_upstream_error
+from tests.kit.client import JSON, QUESTION
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import OK, ScriptedUpstream, Turn
-
-
-def upstream_connections(gateway: Gateway, state: str) -> int:
-    """How many the gateway counts in a state."""
-    return int(gateway.metric(f'gateway_upstream_connections{{state="{state}"}}'))
-
 
 # Reuse.
 
@@ -35,9 +29,9 @@ async def test_a_connection_is_reused_while_it_is_fresh_and_not_after(
     )
     client = await gateway.connect()
     for _ in range(5):
-        assert (await client.request("POST", "/v1/chat/completions", CHAT, headers=JSON)).status == 200
+        assert (await client.request("POST", "/v1/chat/completions", QUESTION, headers=JSON)).status == 200
     assert [seen.connection for seen in upstream.requests] == [1] * 5
-    assert upstream_connections(gateway, "idle") == 1
+    assert gateway.upstream_connections("idle") == 1
 
     await asyncio.sleep(1.2)
 
@@ -74,7 +68,7 @@ async def posted(gateway: Gateway, rounds: int, pause: Callable[[], float]) -> C
     statuses: Counter[int] = Counter()
     for _ in range(rounds):
         name = f"X-Name: {id(client)}-{statuses.total()}\r\n"
-        answer = await client.request("POST", "/v1/chat/completions", CHAT, headers=JSON + name)
+        answer = await client.request("POST", "/v1/chat/completions", QUESTION, headers=JSON + name)
         statuses[answer.status] += 1
         await asyncio.sleep(pause())
     return statuses
@@ -121,7 +115,7 @@ async def test_a_post_is_never_sent_twice_however_the_upstream_hangs_up(
 
     async def hang_up_at_random(turn: Turn) -> None:
         body = await turn.read_body()
-        assert body == CHAT
+        assert body == QUESTION
         if random.random() < 0.1:
             turn.reset()
             return
@@ -155,7 +149,7 @@ async def test_a_refused_connect_is_tried_again_because_nothing_was_sent(start_g
             upstream={"base_url": f"http://127.0.0.1:{port}/v1", "api_key": "sk-up"}
         )
         client = await gateway.connect()
-        asking = asyncio.create_task(client.request("POST", "/v1/chat/completions", CHAT, headers=JSON))
+        asking = asyncio.create_task(client.request("POST", "/v1/chat/completions", QUESTION, headers=JSON))
         while not gateway.metric('gateway_upstream_connects_total{result="failed"}'):
             await asyncio.sleep(0.005)
 
@@ -163,7 +157,7 @@ async def test_a_refused_connect_is_tried_again_because_nothing_was_sent(start_g
 
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
-            bodies.append(await reader.readexactly(len(CHAT)))
+            bodies.append(await reader.readexactly(len(QUESTION)))
             writer.write(OK)
             await reader.read()
             writer.close()
@@ -171,7 +165,7 @@ async def test_a_refused_connect_is_tried_again_because_nothing_was_sent(start_g
         server = await asyncio.start_server(answer, sock=reserved)
         async with server:
             assert (await asking).status == 200
-        assert bodies == [CHAT]
+        assert bodies == [QUESTION]
 
 
 async def test_an_upstream_that_refuses_connections_is_a_502_within_a_second(
@@ -185,9 +179,9 @@ async def test_an_upstream_that_refuses_connections_is_a_502_within_a_second(
         client = await gateway.connect()
         began = monotonic()
 
-        answer = await client.request("POST", "/v1/chat/completions", CHAT, headers=JSON)
+        answer = await client.request("POST", "/v1/chat/completions", QUESTION, headers=JSON)
 
-        assert_upstream_fault(answer, 502, "upstream_unreachable")
+        assert_upstream_error(answer, 502, "upstream_unreachable")
         assert monotonic() - began < 1.0
         assert gateway.metric('gateway_upstream_connects_total{result="failed"}') == 3
         assert (await gateway.lines.wait(1))[0]["ending"] == "upstream_lost"
@@ -216,7 +210,7 @@ async def test_an_upstream_that_never_accepts_is_a_504_at_the_connect_limit(
 
         answer = await client.request("GET", "/v1/models")
 
-        assert_upstream_fault(answer, 504, "upstream_timeout")
+        assert_upstream_error(answer, 504, "upstream_timeout")
         assert 0.35 < monotonic() - began < 2.0
         assert gateway.metric('gateway_upstream_connects_total{result="timeout"}') >= 1
         for one in crowd:
@@ -241,18 +235,18 @@ async def test_the_pool_limit_holds_and_who_waits_is_seen(
     upstream.plays(gated)
     clients = [await gateway.connect() for _ in range(7)]
     asking = [asyncio.create_task(client.request("GET", "/v1/models")) for client in clients]
-    while len(upstream.requests) < 2 or upstream_connections(gateway, "waiting") < 5:
+    while len(upstream.requests) < 2 or gateway.upstream_connections("waiting") < 5:
         await asyncio.sleep(0.01)
 
-    assert upstream_connections(gateway, "busy") == 2
-    assert upstream_connections(gateway, "waiting") == 5
+    assert gateway.upstream_connections("busy") == 2
+    assert gateway.upstream_connections("waiting") == 5
     upstream.gate("open").set()
     answers = await asyncio.gather(*asking)
 
     assert [answer.status for answer in answers] == [200] * 7
     assert most == 2
     assert upstream.connections == 2
-    assert (upstream_connections(gateway, "busy"), upstream_connections(gateway, "waiting")) == (0, 0)
+    assert (gateway.upstream_connections("busy"), gateway.upstream_connections("waiting")) == (0, 0)
 
 
 async def test_waiting_for_a_place_in_the_pool_ends_at_the_connect_limit(
@@ -303,13 +297,13 @@ async def test_clients_that_leave_while_they_wait_take_no_place(
     waiting = [await gateway.connect() for _ in range(20)]
     for client in waiting:
         await client.send(client.request_bytes("GET", "/v1/models"))
-    while upstream_connections(gateway, "waiting") < 20:
+    while gateway.upstream_connections("waiting") < 20:
         await asyncio.sleep(0.01)
     for number, client in enumerate(waiting):
         client.reset() if number % 2 else await client.close()
     await asyncio.sleep(0.2)
 
-    assert upstream_connections(gateway, "waiting") == 0
+    assert gateway.upstream_connections("waiting") == 0
     upstream.gate("open").set()
     assert (await asking).status == 200
     assert (await last.request("GET", "/v1/models")).status == 200
@@ -339,7 +333,7 @@ async def test_a_client_that_leaves_while_the_upstream_is_dialled_leaves_nothing
 
         lines = await gateway.lines.wait(10, within_seconds=1)
         assert {line["ending"] for line in lines} == {"client_left"}
-        assert not any(upstream_connections(gateway, state) for state in ("busy", "waiting"))
+        assert not any(gateway.upstream_connections(state) for state in ("busy", "waiting"))
         for one in crowd:
             one.close()
 

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.conftest import StartGateway
-from tests.kit.answers import assert_upstream_fault
-from tests.kit.asking import CHAT, JSON
+from tests.kit.asking import assert_upstream_error
+from tests.kit.client import JSON, QUESTION
 from tests.kit.upstream import OK, ScriptedUpstream
 
 # TLS. Certificates are made for the occasion.
@@ -104,9 +104,9 @@ async def test_an_upstream_that_cannot_prove_its_name_is_never_sent_anything(
             )
             client = await gateway.connect()
 
-            answer = await client.request("POST", "/v1/chat/completions", CHAT, headers=JSON)
+            answer = await client.request("POST", "/v1/chat/completions", QUESTION, headers=JSON)
 
-            assert_upstream_fault(answer, 502, "upstream_unreachable")
+            assert_upstream_error(answer, 502, "upstream_unreachable")
             assert heads == [], kind
 
 
@@ -145,7 +145,7 @@ async def test_an_upstream_that_speaks_no_tls_is_a_502(
         )
         client = await gateway.connect()
 
-        assert_upstream_fault(await client.request("GET", "/v1/models"), 502, "upstream_unreachable")
+        assert_upstream_error(await client.request("GET", "/v1/models"), 502, "upstream_unreachable")
 
 
 # Through a proxy.
@@ -210,7 +210,7 @@ async def test_a_plain_upstream_is_asked_through_the_proxy_in_absolute_form(
         )
         client = await gateway.connect()
 
-        answer = await client.request("POST", "/v1/chat/completions?a=%41", CHAT, headers=JSON)
+        answer = await client.request("POST", "/v1/chat/completions?a=%41", QUESTION, headers=JSON)
 
         assert (answer.status, answer.body) == (200, b"{}")
         host = f"127.0.0.1:{upstream.port}"
@@ -218,7 +218,7 @@ async def test_a_plain_upstream_is_asked_through_the_proxy_in_absolute_form(
         assert lines[0] == f"POST http://{host}/v1/chat/completions?a=%41 HTTP/1.1".encode()
         assert f"Host: {host}".encode() in lines
         assert b"Proxy-Authorization: Basic dXNlcjp3b3Jk" in lines
-        assert upstream.requests[0].body == CHAT
+        assert upstream.requests[0].body == QUESTION
 
 
 async def test_a_tls_upstream_is_reached_through_a_tunnel_that_hides_everything_from_the_proxy(
@@ -262,7 +262,7 @@ async def test_the_tunnel_does_not_excuse_a_bad_certificate(
         )
         client = await gateway.connect()
 
-        assert_upstream_fault(await client.request("GET", "/v1/models"), 502, "upstream_unreachable")
+        assert_upstream_error(await client.request("GET", "/v1/models"), 502, "upstream_unreachable")
         assert heads == []
 
 
@@ -282,7 +282,7 @@ async def test_a_proxy_that_refuses_the_tunnel_is_a_502_about_the_upstream(
 
         answer = await client.request("GET", "/v1/models")
 
-        assert_upstream_fault(answer, 502, "upstream_unreachable")
+        assert_upstream_error(answer, 502, "upstream_unreachable")
         await gateway.lines.wait(1)
         for text in (answer.body, *gateway.lines.raw):
             assert b"word@" not in text

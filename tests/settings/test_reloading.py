@@ -21,11 +21,11 @@ from gateway.credentials.key_ring import KeyRing, ensure_ring
 from gateway.settings.reloading import Configuration
 from gateway.settings.settings import Settings
 from gateway.settings.sources import load
-from tests.kit.asking import JSON, ask, credential_of, verdict
-from tests.kit.client import RawClient
+from tests.kit.asking import ask, credential_of, verdict
+from tests.kit.client import JSON, RawClient
 from tests.kit.command import running_command
 from tests.kit.gateway import Gateway, LogReader
-from tests.kit.upstream import ScriptedUpstream, Turn
+from tests.kit.upstream import ScriptedUpstream, Turn, two_events
 
 WITHIN_SECONDS = 2.0
 DISABLED = (403, "tenant_disabled")
@@ -446,15 +446,3 @@ async def test_sighup_reads_everything_again_secrets_included_under_a_running_st
 async def answer_models(turn: Turn) -> None:
     await turn.read_body()
     await turn.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
-
-
-async def two_events(turn: Turn) -> None:
-    """A stream that goes on when the test says so."""
-    await turn.read_body()
-    await turn.send(
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-    )
-    await turn.chunk(b"data: 1\n\n")
-    await turn.wait_for("go on")
-    await turn.chunk(b"data: 2\n\n")
-    await turn.send(b"0\r\n\r\n")

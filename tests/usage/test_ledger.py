@@ -38,9 +38,9 @@ from gateway.usage.report import GROUPS, Question, figures, report, total
 from gateway.usage.reported import Usage
 from tests.conftest import StartGateway
 from tests.kit.asking import ask, error_of
+from tests.kit.client import JSON
 from tests.kit.gateway import BY_NAME
 from tests.kit.redis import RedisServer, running_cluster, running_redis
-from tests.kit.usage_answers import JSON
 
 ALICE = Entry("alice", "gpt-4o", "createChatCompletion")
 BOB = Entry("bob", "", "listModels")
