@@ -19,7 +19,6 @@ from gateway.errors import GatewayError
 from gateway.exchange.exchange import Exchange
 from gateway.middleware.authenticate import credential_refusal, tenant_of
 from gateway.middleware.record import matched
-from gateway.operations.model_places import places
 from gateway.operations.own import GROUP
 from gateway.operations.table import UNLISTED_READ, OperationTable
 from gateway.policy import requests as policy
@@ -144,7 +143,7 @@ def _model(exchange: Exchange, target: str, model: str | None) -> str:
     if model is not None:
         exchange.model = model
     policy.check_named_model(exchange)
-    where = places(exchange.operation)
+    where = exchange.operation.model
     if exchange.model is not None:
         return f"{exchange.model}, which is allowed"
     if where.body is None and where.form is None:

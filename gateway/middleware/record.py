@@ -29,8 +29,8 @@ from gateway.operations.table import (
     NeverUnlisted,
     NotUnderV1,
     OperationTable,
-    TargetRefused,
 )
+from gateway.operations.targets import TargetRefused
 from gateway.proxy.answer import own_fields
 from gateway.proxy.edge import EdgeProtocol, Unseen
 from gateway.proxy.request import EXCHANGE, Handler, Middleware, read_request

@@ -21,6 +21,14 @@ def narrowed(claimed: Sequence[str], ceiling: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*within, *around]))
 
 
+def closest(patterns: Iterable[str], text: str) -> str | None:
+    """The pattern that speaks most closely of a text: the text itself, else the longest that matches."""
+    matching = [pattern for pattern in patterns if allows((pattern,), text)]
+    if text in matching:
+        return text
+    return max(matching, key=len, default=None)
+
+
 def _matches(pattern: str, text: str) -> bool:
     """Whether the pattern matches the text; of a text that is itself a pattern, whether it contains it.
 

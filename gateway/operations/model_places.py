@@ -1,25 +1,13 @@
-"""Where a request names its models: the one place that the table knows, and every other. Pure."""
+"""Where an operation names its model, and how it is read where the head has it. Pure."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Any, Self
 from urllib.parse import parse_qsl, unquote
 
 from gateway.errors import BadRequest
-from gateway.operations.table import Operation
-from gateway.wire.strict_json import DISGUISE, USER_NAMED, hides_names, objects
-
-SIGNS_IN_EVENTS = re.compile(rb'(?i:"models?")|' + DISGUISE)
-"""Occurs in every realtime event in which `models_in` could find a model."""
-
-_PLACE = re.compile(r"(body|form|path|query)\.([a-z_.]+)(\?)?(?=;|$| )")
-_NAMES = frozenset({"model", "models"})
-_WRITTEN = re.compile(rb'"(?i:models?)"')
-# Rows of data, and items of a conversation: what they hold chooses no model.
-_BESIDE = USER_NAMED | {"item", "sample"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,31 +26,18 @@ class ModelPlaces:
     may_lack: bool = False
     """Without one the operation uses none, or one that was named when something was created."""
 
+    in_input_file: bool = False
+    """Models stand in the lines of a stored file, where nobody looks."""
 
-def places(operation: Operation) -> ModelPlaces:
-    """The places that an operation's `model_location` names."""
-    return read_places(operation.model_location)
+    @classmethod
+    def read(cls, column: Mapping[str, Any]) -> Self:
+        """Read the table's `model`; a way through a body is written with dots. Raises TypeError."""
+        body = column.get("body")
+        return cls(**{**column, "body": None if body is None else tuple(body.split("."))})
 
 
-@lru_cache(maxsize=512)
-def read_places(model_location: str) -> ModelPlaces:
-    """Read the table's words: `form.model?; body.model?` and the like."""
-    found: dict[str, str] = {}
-    required = False
-    for kind, name, optional in _PLACE.findall(model_location):
-        # Plural names are filters of a listing, not the model that answers.
-        if name.rpartition(".")[2] in ("model", "fine_tuned_model_checkpoint"):
-            found[kind] = name
-            required = required or not optional
-    body = found.get("body")
-    return ModelPlaces(
-        None if body is None else tuple(body.split(".")),
-        found.get("form"),
-        found.get("path"),
-        found.get("query"),
-        required,
-        may_lack=" else " in model_location or "inherited" in model_location,
-    )
+NO_MODEL = ModelPlaces()
+"""No place, and no model."""
 
 
 def model_in_path(raw: str) -> str:
@@ -87,32 +62,3 @@ def model_in_query(target: str, *, strict: bool) -> str | None:
     if strict and ";" in query:
         raise BadRequest("A query that names a model must not have a ';': write '%3B'.", param="model")
     return models[0] if models else None
-
-
-def may_name_models(body: bytes, *, known: int) -> bool:
-    """Whether a body may name more models than the `known` ones; a search by bytes."""
-    return len(_WRITTEN.findall(body)) > known or hides_names(body)
-
-
-def models_in(document: object) -> Iterator[str]:
-    """Every model that a parsed body names, at any depth: the text, or texts, of members named so.
-
-    Raises BadRequest for a name that differs from these in nothing but case.
-    """
-    for _, members in objects(document, beside=_BESIDE):
-        for name, value in members.items():
-            if name.casefold() not in _NAMES:
-                continue
-            if name not in _NAMES:
-                raise BadRequest(
-                    f"{name!r} could be read as {name.casefold()!r}. Write it in lower case, once.",
-                    param=name,
-                )
-            yield from (
-                text for text in (value if isinstance(value, list) else (value,)) if isinstance(text, str)
-            )
-
-
-def field_may_name_model(name: str) -> bool:
-    """Whether a form's field of this name, `session[model]` say, could be read as one that names a model."""
-    return not _NAMES.isdisjoint(re.split(r"[\[\].]+", name.casefold()))

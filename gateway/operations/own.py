@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
-from gateway.operations.table import UNLISTED_READ, Operation
+from gateway.operations.table import OWN_GROUP, Operation
 
-GROUP = "gateway"
-ME = replace(UNLISTED_READ, id="gatewayMe", path="/gateway/me", group=GROUP, scope="", streams=False)
-USAGE = replace(ME, id="gatewayUsage", path="/gateway/usage")
-JWKS = replace(ME, id="gatewayJwks", path="/.well-known/jwks.json")
+GROUP = OWN_GROUP
+ME = Operation(id="gatewayMe", method="GET", path="/gateway/me", group=OWN_GROUP, scope="")
+USAGE = Operation(id="gatewayUsage", method="GET", path="/gateway/usage", group=OWN_GROUP, scope="")
+JWKS = Operation(id="gatewayJwks", method="GET", path="/.well-known/jwks.json", group=OWN_GROUP, scope="")
 
 OWN: Mapping[tuple[str, str], Operation] = {
     (method, operation.path): operation for operation in (ME, USAGE, JWKS) for method in ("GET", "HEAD")

@@ -11,17 +11,49 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes
 
-MAX_PATH_BYTES: Final = 2048
-MAX_QUERY_BYTES: Final = 8192
+from gateway.operations.model_places import NO_MODEL, ModelPlaces
+from gateway.operations.targets import TargetRefused, read_path
 
 # Administration and billing: reached through a row of the table or not at all, whatever follows the prefix.
 NEVER_UNLISTED: Final = ("/v1/organization", "/v1/projects", "/v1/dashboard", "/v1/usage")
+
+UNLISTED_ID: Final = "unlisted"
+OWN_GROUP: Final = "gateway"
+
+
+class UsageReport(StrEnum):
+    """Whether answers say what was used, and when."""
+
+    ON_REQUEST = "on_request"
+    REPORTED = "reported"
+    REPEATED = "repeated"
+    LATER = "later"
+    NONE = "none"
+
+
+class AnswerChange(StrEnum):
+    """What the gateway changes in the answer of an operation."""
+
+    MODEL_LIST = "model_list"
+    REALTIME_SECRET = "realtime_secret"  # noqa: S105 - a word of the table
+
+
+class Work(StrEnum):
+    """What an operation's time goes into: a model's thinking, a file's bytes, or the reading of records."""
+
+    GENERATION = "generation"
+    TRANSFER = "transfer"
+    STORED = "stored"
+
+
+_COUNTED: Final = frozenset({"tokens", "images", "audio_megabytes", "audio_seconds", "audio_characters"})
+_NOT_HERE: Final = frozenset({UsageReport.REPEATED, UsageReport.LATER})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +65,64 @@ class Operation:
     path: str
     group: str
     scope: str
-    request_types: tuple[str, ...]
-    response_types: tuple[str, ...]
-    streams: bool
-    model_location: str
-    usage_location: str
-    usage_dimensions: tuple[str, ...]
-    object_kind: str
-    object_action: str
-    id_params: tuple[str, ...]
-    deprecated: bool
+    object_kind: str = "none"
+    object_action: str = "none"
+    request_types: tuple[str, ...] = ()
+    response_types: tuple[str, ...] = ("application/json",)
+    streams: bool = False
+    model: ModelPlaces = NO_MODEL
+    reports: UsageReport = UsageReport.NONE
+    uses: tuple[str, ...] = ()
+    goes_on: bool = False
+    has_output: bool = True
+    default_output: int | None = None
+    change: AnswerChange | None = None
+    is_session: bool = False
+    is_contained: bool = True
+    is_shared_state: bool = False
+    work: Work = Work.STORED
+    deprecated: bool = False
+    model_location: str = "none"
+    usage_location: str = "none"
+    usage_dimensions: tuple[str, ...] = ("requests",)
+
+    @property
+    def id_params(self) -> tuple[str, ...]:
+        """The names of the path's parameters, in their order."""
+        return tuple(re.findall(r"{(\w+)}", self.path))
+
+    @property
+    def counts_usage(self) -> bool:
+        """Whether answers say what they used, or ought to: what they do not say is estimated.
+
+        Not those that repeat what was counted when something was created, nor those that only prepare a session.
+        """
+        return self.reports not in _NOT_HERE and not _COUNTED.isdisjoint(self.uses)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it uses characters, which only the request says."""
+        return "audio_characters" in self.uses
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether it runs another operation, the `endpoint` of its body, over the lines of a file."""
+        return self.model.in_input_file
+
+    @property
+    def is_administration(self) -> bool:
+        """Whether it is administration of the organization, which has a key and a gate of its own."""
+        return self.scope.startswith("org.")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is one of the gateway's own paths, which no upstream sees."""
+        return self.group == OWN_GROUP
+
+    @property
+    def is_unlisted(self) -> bool:
+        """Whether the table lacks what was asked for, so that nobody knows what it does."""
+        return self.id == UNLISTED_ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +131,6 @@ class Match:
 
     operation: Operation
     params: Mapping[str, str]
-
-
-class TargetRefused(ValueError):
-    """The target could be read in two ways. `reason` is for the caller and quotes nothing of the target."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 class NotUnderV1(LookupError):
@@ -70,7 +142,7 @@ class NeverUnlisted(LookupError):
 
 
 UNLISTED_READ: Final = Operation(
-    id="unlisted",
+    id=UNLISTED_ID,
     method="GET",
     path="/v1/*",
     group="unlisted",
@@ -78,16 +150,16 @@ UNLISTED_READ: Final = Operation(
     request_types=("*/*",),
     response_types=("*/*",),
     streams=True,
-    model_location="none",
-    usage_location="none",
-    usage_dimensions=("requests",),
-    object_kind="none",
-    object_action="none",
-    id_params=(),
-    deprecated=False,
+    is_shared_state=True,
+    work=Work.TRANSFER,
 )
 UNLISTED_WRITE: Final = replace(
-    UNLISTED_READ, method="*", scope="unlisted:write", model_location="body.model?"
+    UNLISTED_READ,
+    method="*",
+    scope="unlisted:write",
+    model=ModelPlaces(body=("model",)),
+    work=Work.GENERATION,
+    model_location="body.model?",
 )
 _NO_PARAMS: Final[Mapping[str, str]] = MappingProxyType({})
 _UNLISTED_READ: Final = Match(UNLISTED_READ, _NO_PARAMS)
@@ -127,6 +199,11 @@ class OperationTable:
         self._by_id = {operation.id: operation for operation in self.operations}
         if len(self._by_id) < len(self.operations):
             raise ValueError("two operations share an id")
+        self.scopes: tuple[str, ...] = tuple(
+            sorted({o.scope for o in (*self.operations, UNLISTED_READ, UNLISTED_WRITE)})
+        )
+        """Every scope that a request can need, those of unlisted paths included."""
+
         self._root = _Node()
         self._literal: dict[tuple[str, str], Match] = {}
         self._parameters: dict[str, tuple[tuple[str, int], ...]] = {}
@@ -144,8 +221,7 @@ class OperationTable:
         data = tomllib.loads(
             resources.files("gateway.operations").joinpath("operations.toml").read_text("utf-8")
         )
-        defaults = data["defaults"]
-        return cls(_row(group, defaults | row) for group, rows in data["operations"].items() for row in rows)
+        return cls(_row(group, row) for group, rows in data["operations"].items() for row in rows)
 
     def __iter__(self) -> Iterator[Operation]:
         return iter(self.operations)
@@ -157,11 +233,6 @@ class OperationTable:
         """Raise KeyError if the table has no such operation; the unlisted ones are not in it."""
         return self._by_id[id]
 
-    @property
-    def scopes(self) -> tuple[str, ...]:
-        """Every scope that a request can need, sorted, those of unlisted paths included."""
-        return tuple(sorted({o.scope for o in (*self.operations, UNLISTED_READ, UNLISTED_WRITE)}))
-
     def match(self, method: str, target: str) -> Match:
         """Return the operation that a request names, from its raw target (query included).
 
@@ -171,11 +242,7 @@ class OperationTable:
         known = self._literal.get((method, target))
         if known is not None:
             return known
-        # So short a target is within the limits of path and query both.
-        if len(target) <= MAX_PATH_BYTES and _PLAIN.fullmatch(target) is not None:
-            path = decoded = target.partition("?")[0]
-        else:
-            path, decoded = _examined(target)
+        path, decoded = read_path(target)
         segments = path.split("/")
         found = self._root.find(method, segments)
         meaning = decoded.casefold().rstrip("/")
@@ -224,57 +291,27 @@ def _load() -> OperationTable:
     return OperationTable.read()
 
 
-# A target that needs no second look: no escape, no segment that is empty or begins with a dot.
-_PLAIN: Final = re.compile(r"(?:/(?!\.)[\w.~!$&'()*+,=:@-]+)+(?:\?[!-\"$-~]*)?", re.ASCII)
-
-_DOT_SEGMENT: Final = re.compile(r"/\.\.?(?:/|\Z)")
-
-_TARGET_FAULTS: Final = (
-    (re.compile(r"\A(?!/)"), "the request target must be a path that begins with '/', not a URL"),
-    (re.compile(r"#"), "the request target must not have a fragment ('#')"),
-    (re.compile(r"[^!-~]"), "the request target must be printable ASCII: percent-encode the rest"),
-)
-_PATH_FAULTS: Final = (
-    (re.compile(r"\\"), "the path must not contain a backslash"),
-    (re.compile(r";"), "the path must not contain ';'"),
-    (re.compile(r"//"), "the path must not contain an empty segment ('//')"),
-    (re.compile(r"%(?![0-9A-Fa-f]{2})"), "the path has a '%' that two hexadecimal digits do not follow"),
-    (re.compile(r"[^\w.~!$&'()*+,=:@/%-]"), "the path has a character that must be percent-encoded"),
-    (
-        re.compile(r"%(?:[01].|7F|2F|5C|25|3B|3F|23)", re.IGNORECASE),
-        "the path must not contain a control character or one of / \\ % ; ? # in percent-encoding",
-    ),
-)
-
-
-def _examined(target: str) -> tuple[str, str]:
-    """Return the path of a target raw and percent-decoded. Raise TargetRefused if it is ambiguous."""
-    _refuse_faults(target, _TARGET_FAULTS)
-    path, _, query = target.partition("?")
-    if len(path) > MAX_PATH_BYTES:
-        raise TargetRefused(f"the path is longer than {MAX_PATH_BYTES} bytes")
-    if len(query) > MAX_QUERY_BYTES:
-        raise TargetRefused(f"the query is longer than {MAX_QUERY_BYTES} bytes")
-    _refuse_faults(path, _PATH_FAULTS)
-    try:
-        decoded = unquote_to_bytes(path).decode()
-    except UnicodeDecodeError:
-        raise TargetRefused("the percent escapes in the path must spell UTF-8") from None
-    if _DOT_SEGMENT.search(decoded):
-        raise TargetRefused("the path must not contain the segments '.' and '..', in any encoding")
-    return path, decoded
-
-
-def _refuse_faults(text: str, faults: Iterable[tuple[re.Pattern[str], str]]) -> None:
-    for pattern, reason in faults:
-        if pattern.search(text):
-            raise TargetRefused(reason)
-
-
 def _row(group: str, row: Mapping[str, Any]) -> Operation:
+    """One row of the table; a word that it may not have is a ValueError, KeyError or TypeError."""
     columns: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in row.items()
     }
     kind, action = columns.pop("object").split(" ")
-    id_params = tuple(re.findall(r"{(\w+)}", columns["path"]))
-    return Operation(group=group, object_kind=kind, object_action=action, id_params=id_params, **columns)
+    model = ModelPlaces.read(columns.pop("model", {}))
+    for name, words in (("reports", UsageReport), ("change", AnswerChange), ("work", Work)):
+        if name in columns:
+            columns[name] = words(columns[name])
+    operation = Operation(group=group, object_kind=kind, object_action=action, model=model, **columns)
+    if "work" not in columns:
+        operation = replace(operation, work=_work_of(operation))
+    if "is_shared_state" not in columns:
+        operation = replace(operation, is_shared_state=kind != "none" and not operation.is_administration)
+    return operation
+
+
+def _work_of(operation: Operation) -> Work:
+    if operation.model != NO_MODEL:
+        return Work.GENERATION
+    if operation.streams or "multipart/form-data" in operation.request_types:
+        return Work.TRANSFER
+    return Work.STORED

@@ -18,18 +18,17 @@ from gateway.errors import (
     UpstreamBroken,
 )
 from gateway.exchange.exchange import Exchange
-from gateway.operations import model_places
 from gateway.operations.model_patterns import allows
-from gateway.operations.model_places import model_in_path, model_in_query, places
+from gateway.operations.model_places import model_in_path, model_in_query
 from gateway.operations.table import (
     UNLISTED_READ,
     UNLISTED_WRITE,
     NeverUnlisted,
     NotUnderV1,
     OperationTable,
-    TargetRefused,
 )
-from gateway.policy import stored_objects
+from gateway.operations.targets import TargetRefused
+from gateway.policy import named_models, stored_objects
 from gateway.policy.tenants import is_shared_state
 from gateway.settings.settings import Settings
 from gateway.wire.json_members import TooIntricate, splice_member
@@ -44,10 +43,10 @@ UNCONTAINED = ("/v1/chatkit/sessions", "/v1/realtime/calls")
 _SOCKET = "connectRealtime"
 _JOINS_CALL = "call_id"
 _EVENT_SIGNS = {
-    (True, False): model_places.SIGNS_IN_EVENTS,
+    (True, False): named_models.SIGNS_IN_EVENTS,
     (False, True): stored_objects.SIGNS_IN_EVENTS,
     (True, True): re.compile(
-        b"%b|%b" % (model_places.SIGNS_IN_EVENTS.pattern, stored_objects.SIGNS_IN_EVENTS.pattern)
+        b"%b|%b" % (named_models.SIGNS_IN_EVENTS.pattern, stored_objects.SIGNS_IN_EVENTS.pattern)
     ),
 }
 
@@ -94,7 +93,7 @@ def _is_unknown_socket(exchange: Exchange) -> bool:
 
 def read_model(exchange: Exchange, target: str) -> None:
     """Find the model where the head has it: in the path or the query. Raises BadRequest."""
-    where = places(exchange.operation)
+    where = exchange.operation.model
     if where.path is not None:
         exchange.model = model_in_path(exchange.params[where.path])
     elif where.query is not None or exchange.operation.id == UNLISTED_READ.id:
@@ -152,7 +151,7 @@ def check_named_model(exchange: Exchange) -> None:
         check_model(exchange, exchange.model)
     if not restricted(exchange):
         return
-    where = places(exchange.operation)
+    where = exchange.operation.model
     if exchange.model is None and where.query is not None and where.required:
         raise unnamed("the query")
     if exchange.operation.model_location.startswith("input file"):
@@ -181,7 +180,7 @@ def check_body(exchange: Exchange, table: OperationTable) -> None:
     body = exchange.body
     if body and (restricted(exchange) or shares(exchange)):
         _check_names(exchange, body)
-    where = places(exchange.operation)
+    where = exchange.operation.model
     if where.body is not None:
         if exchange.model is None and body is not None:
             _set_default_model(exchange)
@@ -200,12 +199,12 @@ def _check_names(exchange: Exchange, body: bytes) -> None:
     fields = exchange.fields
     if fields is not None:
         known = 0 if fields.model is None else 1
-        models = restricted(exchange) and model_places.may_name_models(body, known=known)
+        models = restricted(exchange) and named_models.may_name_models(body, known=known)
         if not models and not (shares(exchange) and stored_objects.may_be_named_in(body)):
             return
     document = _document(body)
     if restricted(exchange):
-        for model in model_places.models_in(document):
+        for model in named_models.models_in(document):
             check_model(exchange, model)
     named = stored_objects.named_in(document) if shares(exchange) else None
     if named == "store":
@@ -218,7 +217,7 @@ def check_field(exchange: Exchange, name: str, model_field: str | None) -> None:
     """Judge the name of a form's field; `model_field` is the one whose value will be. Raises for the caller."""
     if shares(exchange) and stored_objects.named_by_field(name):
         raise _shared(exchange, f"{name[:64]!r} names a stored object", name)
-    if restricted(exchange) and name != model_field and model_places.field_may_name_model(name):
+    if restricted(exchange) and name != model_field and named_models.field_may_name_model(name):
         raise BadRequest(
             f"The field {name[:64]!r} could be read as one that names a model.", code="bad_form", param=name
         )
@@ -231,13 +230,13 @@ def event_signs(exchange: Exchange) -> re.Pattern[bytes] | None:
 
 def refuse_event(exchange: Exchange, event: bytes) -> str | None:
     """Why a realtime client event may not pass: the reason for a close frame, or None."""
-    judged = restricted(exchange) and model_places.may_name_models(event, known=0)
+    judged = restricted(exchange) and named_models.may_name_models(event, known=0)
     shared = shares(exchange) and stored_objects.may_be_named_in(event, in_session=True)
     if not judged and not shared:
         return None
     try:
         document = _document(event)
-        models = list(model_places.models_in(document)) if judged else []
+        models = list(named_models.models_in(document)) if judged else []
     except BadRequest as refusal:
         return refusal.message
     for model in models:
@@ -279,7 +278,7 @@ def _may_see(exchange: Exchange, entry: object) -> bool:
 
 def default_model(exchange: Exchange) -> str | None:
     """The tenant's default, where the operation has one place for a model and needs it."""
-    where = places(exchange.operation)
+    where = exchange.operation.model
     if where.body != ("model",) or where.may_lack or exchange.operation.id == UNLISTED_WRITE.id:
         return None  # whether an unlisted path takes one, nobody knows
     assert exchange.tenant is not None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 
 from gateway.credentials.principal import Principal
 from gateway.limits.terms import Dimension, OnStoreFailure, Quota, account_key
-from gateway.operations.model_patterns import allows
+from gateway.operations.model_patterns import allows, closest
 from gateway.settings.limits import Capacities, Limits
 
 _REMEMBERED = 1024
@@ -82,11 +82,3 @@ class TenantLimits:
             )
             for dimension, capacity in capacities.capacities().items()
         )
-
-
-def closest(patterns: Iterable[str], text: str) -> str | None:
-    """The pattern that speaks most closely of a text: the text itself, else the longest that matches."""
-    matching = [pattern for pattern in patterns if allows((pattern,), text)]
-    if text in matching:
-        return text
-    return max(matching, key=len, default=None)

@@ -17,9 +17,9 @@ from aiohttp.web_protocol import RequestPayloadError
 
 from gateway.errors import BadRequest, BodyTooLarge, ClientLeft, MediaTypeRefused, RequestTimeout
 from gateway.exchange.exchange import Exchange
-from gateway.operations.model_places import models_in, places
 from gateway.operations.table import UNLISTED_WRITE
 from gateway.policy import requests as policy
+from gateway.policy.named_models import models_in
 from gateway.proxy.connection import send_continue
 from gateway.proxy.request import body_arrived
 from gateway.settings.settings import Edge
@@ -133,7 +133,7 @@ def read_fields(exchange: Exchange) -> None:
 
     On unlisted paths a body that is no JSON object is nobody's business, unless only some models may be used.
     """
-    where = places(exchange.operation).body
+    where = exchange.operation.model.body
     if where is None or exchange.body is None:
         return
     try:
@@ -154,7 +154,7 @@ def watch_form(exchange: Exchange, head: RequestHead, *, limited: bool = False) 
     """
     if not head.has_body:
         return
-    where, restricted = places(exchange.operation).form, policy.restricted(exchange)
+    where, restricted = exchange.operation.model.form, policy.restricted(exchange)
     if restricted and exchange.operation.id == UNLISTED_WRITE.id:
         raise policy.unseen("of a form stand where only its own operation knows", "Send JSON")
     if where is None and not policy.shares(exchange):

@@ -13,7 +13,8 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from gateway.operations.table import OperationTable, TargetRefused
+from gateway.operations.table import OperationTable
+from gateway.operations.targets import TargetRefused
 from gateway.simulator import audio, chat, files, images, realtime, responses, threads, vectors
 from gateway.simulator.call import Call, Handler, Reply, as_json, paced
 from gateway.simulator.errors import ApiError

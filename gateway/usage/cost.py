@@ -17,8 +17,8 @@ from typing import Any, assert_never
 import orjson
 
 from gateway.limits.terms import Charge, Dimension, Quota
+from gateway.operations.model_patterns import closest
 from gateway.operations.table import Operation
-from gateway.policy.tenant_limits import closest
 from gateway.usage.reported import Usage
 from gateway.wire.request_fields import RequestFields
 

@@ -14,7 +14,8 @@ from prometheus_client import generate_latest
 from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.metrics import USAGE_KINDS, Metrics, status_class
-from gateway.operations.table import NeverUnlisted, NotUnderV1, OperationTable, TargetRefused
+from gateway.operations.table import NeverUnlisted, NotUnderV1, OperationTable
+from gateway.operations.targets import TargetRefused
 from gateway.policy.tenants import tenant_policies
 from gateway.settings.sources import load
 from gateway.usage.reported import Usage

@@ -18,8 +18,6 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from gateway.operations.table import (
-    MAX_PATH_BYTES,
-    MAX_QUERY_BYTES,
     NEVER_UNLISTED,
     UNLISTED_READ,
     UNLISTED_WRITE,
@@ -27,8 +25,8 @@ from gateway.operations.table import (
     NotUnderV1,
     Operation,
     OperationTable,
-    TargetRefused,
 )
+from gateway.operations.targets import MAX_PATH_BYTES, MAX_QUERY_BYTES, TargetRefused
 
 TABLE = OperationTable.load()
 REFUSALS = (TargetRefused, NotUnderV1, NeverUnlisted)

@@ -10,8 +10,9 @@ import pytest
 
 from gateway.credentials.principal import Principal
 from gateway.limits.terms import Charge, Dimension, OnStoreFailure, Quota, account_key, binds
+from gateway.operations.model_patterns import closest
 from gateway.operations.table import OperationTable
-from gateway.policy.tenant_limits import TenantLimits, closest
+from gateway.policy.tenant_limits import TenantLimits
 from gateway.settings.limits import Capacities, Limits
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.sources import load

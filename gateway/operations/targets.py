@@ -1,0 +1,73 @@
+"""What makes a request target ambiguous: whatever two readers could read differently is refused. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+MAX_PATH_BYTES: Final = 2048
+MAX_QUERY_BYTES: Final = 8192
+
+# A target that needs no second look: no escape, no segment that is empty or begins with a dot.
+_PLAIN: Final = re.compile(r"(?:/(?!\.)[\w.~!$&'()*+,=:@-]+)+(?:\?[!-\"$-~]*)?", re.ASCII)
+
+_DOT_SEGMENT: Final = re.compile(r"/\.\.?(?:/|\Z)")
+
+_TARGET_FAULTS: Final = (
+    (re.compile(r"\A(?!/)"), "the request target must be a path that begins with '/', not a URL"),
+    (re.compile(r"#"), "the request target must not have a fragment ('#')"),
+    (re.compile(r"[^!-~]"), "the request target must be printable ASCII: percent-encode the rest"),
+)
+_PATH_FAULTS: Final = (
+    (re.compile(r"\\"), "the path must not contain a backslash"),
+    (re.compile(r";"), "the path must not contain ';'"),
+    (re.compile(r"//"), "the path must not contain an empty segment ('//')"),
+    (re.compile(r"%(?![0-9A-Fa-f]{2})"), "the path has a '%' that two hexadecimal digits do not follow"),
+    (re.compile(r"[^\w.~!$&'()*+,=:@/%-]"), "the path has a character that must be percent-encoded"),
+    (
+        re.compile(r"%(?:[01].|7F|2F|5C|25|3B|3F|23)", re.IGNORECASE),
+        "the path must not contain a control character or one of / \\ % ; ? # in percent-encoding",
+    ),
+)
+
+
+class TargetRefused(ValueError):
+    """The target could be read in two ways. `reason` is for the caller and quotes nothing of the target."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def read_path(target: str) -> tuple[str, str]:
+    """Return the path of a target raw and percent-decoded. Raise TargetRefused if it is ambiguous."""
+    # So short a target is within the limits of path and query both.
+    if len(target) <= MAX_PATH_BYTES and _PLAIN.fullmatch(target) is not None:
+        path = target.partition("?")[0]
+        return path, path
+    return _examined(target)
+
+
+def _examined(target: str) -> tuple[str, str]:
+    _refuse_faults(target, _TARGET_FAULTS)
+    path, _, query = target.partition("?")
+    if len(path) > MAX_PATH_BYTES:
+        raise TargetRefused(f"the path is longer than {MAX_PATH_BYTES} bytes")
+    if len(query) > MAX_QUERY_BYTES:
+        raise TargetRefused(f"the query is longer than {MAX_QUERY_BYTES} bytes")
+    _refuse_faults(path, _PATH_FAULTS)
+    try:
+        decoded = unquote_to_bytes(path).decode()
+    except UnicodeDecodeError:
+        raise TargetRefused("the percent escapes in the path must spell UTF-8") from None
+    if _DOT_SEGMENT.search(decoded):
+        raise TargetRefused("the path must not contain the segments '.' and '..', in any encoding")
+    return path, decoded
+
+
+def _refuse_faults(text: str, faults: Iterable[tuple[re.Pattern[str], str]]) -> None:
+    for pattern, reason in faults:
+        if pattern.search(text):
+            raise TargetRefused(reason)

@@ -1,0 +1,57 @@
+"""Every model that a body or a form could name is found, however it is spelled."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from gateway.errors import BadRequest
+from gateway.policy.named_models import SIGNS_IN_EVENTS, field_may_name_model, may_name_models, models_in
+
+
+@pytest.mark.parametrize(
+    ("body", "models"),
+    [
+        (b'{"model":"a"}', ["a"]),
+        (b'{"model":"a","tools":[{"type":"x","model":"b"}],"moderation":{"model":"c"}}', ["a", "b", "c"]),
+        (b'{"session":{"audio":{"input":{"transcription":{"model":"a"}}}}}', ["a"]),
+        (b'{"testing_criteria":[{"model":"a"},[[{"model":"b"}]]]}', ["a", "b"]),
+        (b'{"models":["a","b",7]}', ["a", "b"]),
+        (rb'{"x":{"\u006dodel":"a"}}', ["a"]),
+        (b'{"metadata":{"model":"a"},"tools":[{"parameters":{"properties":{"model":{"const":"b"}}}}]}', []),
+        (b'{"text":{"format":{"schema":{"default":{"model":"a"}}}}}', []),
+        (b'{"input":"the \\"model\\":\\"a\\"","n":1}', []),
+        (b'{"model":null,"x":{"model":7}}', []),
+        (b'{"data":[{"item":{"model":"T"},"sample":{"model":"Ford"}}]}', []),
+    ],
+)
+def test_models_of_a_body_are_found_at_any_depth(body: bytes, models: list[str]) -> None:
+    assert sorted(models_in(orjson.loads(body))) == models
+    if models:
+        assert may_name_models(body, known=0)
+        assert SIGNS_IN_EVENTS.search(body)
+
+
+def test_search_by_bytes_spares_a_body_with_nothing_but_the_one_model_that_is_known() -> None:
+    assert not may_name_models(b'{"model":"a","messages":[{"content":"x"}]}', known=1)
+    assert not may_name_models(b'{"messages":[]}', known=0)
+
+
+@pytest.mark.parametrize("name", ["Model", "MODEL", "mOdel", "Models"])
+def test_name_that_differs_in_nothing_but_case_is_refused(name: str) -> None:
+    document = {"x": [{name: "a"}]}
+
+    assert may_name_models(orjson.dumps(document), known=0)
+    with pytest.raises(BadRequest):
+        list(models_in(document))
+
+
+@pytest.mark.parametrize(
+    ("name", "suspicious"),
+    [
+        ("model", True), ("session[model]", True), ("Model", True), ("models[]", True), ("x.model", True),
+        ("model_name", False), ("file", False), ("supermodel", False), ("prompt", False),
+    ],
+)  # fmt: skip
+def test_field_of_a_form_is_known_by_the_steps_of_its_name(name: str, suspicious: bool) -> None:
+    assert field_may_name_model(name) is suspicious
