@@ -19,6 +19,7 @@ from gateway.cli.options import (
     settings_from,
 )
 from gateway.cli.stores import shared_credentials
+from gateway.credentials.issue import issue
 from gateway.credentials.issuers import MAX_NAME_CHARACTERS
 from gateway.credentials.key_ring import KeyRing, ensure_ring
 from gateway.credentials.keys import KeyProblem
@@ -26,11 +27,9 @@ from gateway.credentials.principal import Principal
 from gateway.credentials.redis_credentials import IssuedCredential
 from gateway.credentials.revocation_file import RevocationFile
 from gateway.credentials.revocations import Revocation, RevocationList, RevocationsUnavailable
-from gateway.credentials.verifier import Verifier, issue
 from gateway.limits.terms import Dimension, Quota
 from gateway.operations.scopes import expand
 from gateway.operations.table import OperationTable
-from gateway.policy.tenants import known_scopes
 from gateway.settings.settings import Settings
 
 
@@ -98,40 +97,29 @@ def _issue(options: argparse.Namespace) -> int:
     ring, made = ensure_ring(settings.keys_dir)
     if made:
         _say(f"made a signing key in {settings.keys_dir}")
-    accepted = settings.credentials
-    credential = issue(
+    issued = issue(
         ring,
+        settings.credentials,
         tenant=options.tenant,
         subject=options.subject or getpass.getuser(),
         scopes=_scopes(settings, options.tenant, options.scope),
         ttl_seconds=options.ttl,
-        issuer=accepted.issuer,
-        audience=accepted.audience,
         models=options.model,
         limits=dict(options.limit),
-        max_lifetime_seconds=accepted.max_lifetime_seconds,
-        max_bytes=accepted.max_bytes,
     )
-    verifier = Verifier(
-        ring,
-        issuer=accepted.issuer,
-        audience=accepted.audience,
-        max_lifetime_seconds=accepted.max_lifetime_seconds,
-        max_bytes=accepted.max_bytes,
-    )
-    principal = verifier.verify(credential)
+    principal = issued.principal
     asyncio.run(_enter(settings, principal, ring))
     _say(
         f"credential {principal.credential_id} of {principal.subject} (tenant {principal.tenant}) "
         f"until {date(principal.expires_at)}; it is shown this once"
     )
-    print(credential)
+    print(issued.credential)
     return 0
 
 
 def _scopes(settings: Settings, tenant_id: str, wanted: Iterable[str]) -> frozenset[str]:
     """The scopes asked for, expanded. Says what of them the gateway would refuse all the same."""
-    known = known_scopes(OperationTable.load())
+    known = OperationTable.load().scopes
     scopes = expand([scope for argument in wanted for scope in argument.replace(",", " ").split()], known)
     tenant = settings.tenants.get(tenant_id)
     if tenant is None:

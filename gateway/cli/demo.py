@@ -10,11 +10,10 @@ from aiohttp import web
 
 from gateway.app.build import build_app
 from gateway.cli.serve import run_loop, serve
+from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing
-from gateway.credentials.verifier import issue
 from gateway.operations.scopes import expand
 from gateway.operations.table import OperationTable
-from gateway.policy.tenants import known_scopes
 from gateway.settings.settings import Settings
 from gateway.settings.sources import load
 from gateway.simulator import build_simulator
@@ -96,21 +95,20 @@ async def _demo(options: argparse.Namespace) -> None:
 
 
 def _greet(settings: Settings, ring: KeyRing, public: str, private: str) -> None:
-    credential = issue(
+    issued = issue(
         ring,
+        settings.credentials,
         tenant=_TENANT,
         subject="you",
-        scopes=expand(["*"], known_scopes(OperationTable.load())),
+        scopes=expand(["*"], OperationTable.load().scopes),
         ttl_seconds=86400,
-        issuer=settings.credentials.issuer,
-        audience=settings.credentials.audience,
     )
     print(
         _GREETING.format(
             base=f"http://{public}/v1",
             admin=private,
             tenant=_TENANT,
-            credential=credential,
+            credential=issued.credential,
         ),
         flush=True,
     )

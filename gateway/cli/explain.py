@@ -13,8 +13,8 @@ from typing import Any
 
 from gateway.cli.options import add_credential, add_settings, credential_from, settings_from
 from gateway.credentials.key_ring import KeyRing
+from gateway.credentials.principal import CredentialError, Principal
 from gateway.credentials.trust import Trust
-from gateway.credentials.verifier import CredentialError, Principal
 from gateway.errors import GatewayError
 from gateway.exchange.exchange import Exchange
 from gateway.middleware.authenticate import credential_refusal, tenant_of

@@ -26,7 +26,6 @@ from gateway.credentials.trust import Trust
 from gateway.credentials.verifier import Inspection, inspect
 from gateway.operations.scopes import expand
 from gateway.operations.table import OperationTable
-from gateway.policy.tenants import known_scopes
 from gateway.settings.section import revealed
 from gateway.settings.settings import Settings
 from gateway.wire.strict_json import strict_object
@@ -88,7 +87,7 @@ async def _inspect(settings: Settings, ring: KeyRing, credential: str) -> Inspec
         settings.credentials,
         settings.issuers,
         ring=ring,
-        known_scopes=known_scopes(OperationTable.load()),
+        known_scopes=OperationTable.load().scopes,
         keys_dir=settings.keys_dir,
         redis_url=revealed(settings.redis_url),
     )
@@ -133,7 +132,7 @@ def _allowed(
         "tenant",
         principal.tenant + ("" if tenant.enabled else ", which is disabled: everything is answered 403"),
     )
-    of_tenant = expand(tenant.scopes, known_scopes(table))
+    of_tenant = expand(tenant.scopes, table.scopes)
     usable = principal.scopes & of_tenant
     yield "scopes", " ".join(sorted(usable)) or "none"
     if principal.scopes - of_tenant:

@@ -17,11 +17,10 @@ from aiohttp import web
 from gateway.app.build import App, build_app, make_runner
 from gateway.app.private_listener import AdminListener
 from gateway.cli.options import add_settings, keyless, settings_from
+from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing, ensure_ring
-from gateway.credentials.verifier import issue
 from gateway.operations.scopes import expand
 from gateway.operations.table import OperationTable
-from gateway.policy.tenants import known_scopes
 from gateway.settings.section import SettingsInvalid, split_address
 from gateway.settings.settings import Settings
 
@@ -152,20 +151,17 @@ def _shown(address: Any) -> str:
 
 def _print_first_credential(settings: Settings, ring: KeyRing) -> None:
     tenant = "default" if "default" in settings.tenants else next(iter(settings.tenants))
-    credential = issue(
+    issued = issue(
         ring,
+        settings.credentials,
         tenant=tenant,
         subject="first-run",
-        scopes=expand(settings.tenants[tenant].scopes, known_scopes(OperationTable.load())),
+        scopes=expand(settings.tenants[tenant].scopes, OperationTable.load().scopes),
         ttl_seconds=min(FIRST_CREDENTIAL_SECONDS, int(settings.credentials.max_lifetime_seconds)),
-        issuer=settings.credentials.issuer,
-        audience=settings.credentials.audience,
-        max_lifetime_seconds=settings.credentials.max_lifetime_seconds,
-        max_bytes=settings.credentials.max_bytes,
     )
     print(
         f"gateway: made a signing key in {settings.keys_dir}\n"
-        f"gateway: a first credential, for the tenant {tenant}, shown this once:\n\n{credential}\n",
+        f"gateway: a first credential, for the tenant {tenant}, shown this once:\n\n{issued.credential}\n",
         file=sys.stderr,
         flush=True,
     )

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import Key
-from gateway.credentials.verifier import (
+from gateway.credentials.principal import (
     CredentialExpired,
     CredentialMalformed,
     CredentialNotAccepted,

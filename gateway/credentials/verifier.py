@@ -1,22 +1,18 @@
-"""Credentials: who calls, proved by a signed JWT; issued, verified and explained by one set of rules.
+"""Credentials: who calls, proved by a signed JWT; verified and explained by one set of rules.
 
 What is wrong with the form (see jws.py) makes a credential malformed. Its unproved `iss` then picks the issuer,
 and with it the keys and the rules that it is held to (see issuers.py); no issuer's key counts for another.
 """
 
-import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
-import orjson
-
 from gateway.credentials import jws
 from gateway.credentials.issuers import LEEWAY_SECONDS, MAX_LIFETIME_SECONDS, Issuer, Keys
-from gateway.credentials.key_ring import KeyRing
-from gateway.credentials.keys import Key, KeyProblem
+from gateway.credentials.keys import Key
 from gateway.credentials.principal import (
     CredentialError,
     CredentialExpired,
@@ -27,21 +23,6 @@ from gateway.credentials.principal import (
     Principal,
 )
 from gateway.wire.strict_json import strict_object
-
-__all__ = [
-    "CredentialError",
-    "CredentialExpired",
-    "CredentialMalformed",
-    "CredentialMissing",
-    "CredentialNotAccepted",
-    "CredentialRevoked",
-    "Inspection",
-    "Principal",
-    "Verifier",
-    "bearer_from",
-    "inspect",
-    "issue",
-]
 
 MAX_CREDENTIAL_BYTES = 8192
 
@@ -170,63 +151,6 @@ class Verifier:
         if issuer is None:
             raise CredentialNotAccepted("iss is no issuer that is trusted here")
         return issuer
-
-
-def issue(
-    ring: KeyRing,
-    *,
-    tenant: str,
-    subject: str,
-    scopes: Collection[str],
-    ttl_seconds: int,
-    issuer: str,
-    audience: str,
-    models: Sequence[str] | None = None,
-    limits: Mapping[str, int] | None = None,
-    max_lifetime_seconds: float = MAX_LIFETIME_SECONDS,
-    max_bytes: int = MAX_CREDENTIAL_BYTES,
-    clock: Callable[[], float] = time.time,
-) -> str:
-    """Sign a new credential with the ring's signing key.
-
-    `scopes` are plain scopes: patterns and groups go through `scopes.expand` first. Nothing is issued that a
-    verifier with the same settings would refuse: ValueError says why. Raises KeyProblem when no key signs.
-    """
-    key = ring.signing_key
-    if key is None:
-        raise KeyProblem("no key of the ring can sign")
-    issued_at = int(clock())
-    claims: dict[str, object] = {
-        "iss": issuer,
-        "aud": audience,
-        "sub": subject,
-        "jti": secrets.token_hex(16),
-        "iat": issued_at,
-        "exp": issued_at + ttl_seconds,
-        "tenant": tenant,
-        "scope": " ".join(sorted(scopes)),
-    }
-    if models is not None:
-        claims["models"] = list(models)
-    if limits:
-        claims["limits"] = dict(limits)
-    try:
-        credential = jws.join(key, orjson.dumps(claims))
-    except TypeError as error:  # orjson's way to refuse lone surrogates and huge numbers
-        raise ValueError(f"not issued: {error}") from None
-    verifier = Verifier(
-        ring,
-        issuer=issuer,
-        audience=audience,
-        max_lifetime_seconds=max_lifetime_seconds,
-        max_bytes=max_bytes,
-        clock=clock,
-    )
-    try:
-        verifier.verify(credential)
-    except CredentialError as error:
-        raise ValueError(f"not issued: {error.reason}") from None
-    return credential
 
 
 @dataclass(frozen=True, slots=True)

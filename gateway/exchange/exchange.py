@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from gateway.errors import Ending
 
 if TYPE_CHECKING:
-    from gateway.credentials.verifier import Principal
+    from gateway.credentials.principal import Principal
     from gateway.errors import GatewayError
     from gateway.limits.terms import Decision
     from gateway.operations.table import Operation

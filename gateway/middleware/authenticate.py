@@ -6,9 +6,10 @@ import time
 
 from aiohttp import web
 
+from gateway.credentials import principal as credentials
 from gateway.credentials import realtime_secrets as minting
-from gateway.credentials import verifier as credentials
-from gateway.credentials.verifier import Principal
+from gateway.credentials.principal import Principal
+from gateway.credentials.verifier import bearer_from
 from gateway.errors import (
     CredentialLapsed,
     CredentialMissing,
@@ -69,7 +70,7 @@ def _presented(head: RequestHead) -> str:
             for offered in head.subprotocols
             if offered.startswith(SUBPROTOCOL_CREDENTIAL)
         ]
-    return credentials.bearer_from(values)
+    return bearer_from(values)
 
 
 def tenant_of(policy: TenantPolicy | None) -> TenantPolicy:

@@ -9,7 +9,7 @@ from functools import partial
 from aiohttp import web
 
 from gateway.credentials import realtime_secrets as minting
-from gateway.credentials.verifier import Principal
+from gateway.credentials.principal import Principal
 from gateway.errors import UpstreamBroken
 from gateway.middleware.services import Services
 from gateway.operations.own import GROUP

@@ -12,20 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.credentials.configured_issuers import other_issuers
+from gateway.credentials.issue import issue
 from gateway.credentials.issuers import Issuer, claim_path
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import Algorithm, Key
-from gateway.credentials.verifier import (
+from gateway.credentials.principal import (
     CredentialError,
     CredentialExpired,
     CredentialMalformed,
     CredentialNotAccepted,
     Principal,
-    Verifier,
-    issue,
 )
+from gateway.credentials.verifier import Verifier
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.section import SettingsInvalid
+from gateway.settings.settings import Credentials
 
 NOW = 1_800_000_000
 DAY = 86400
@@ -125,11 +126,10 @@ def verified(credential: str, **settings_of_issuer: object) -> Principal:
 def own_credential(**more: Any) -> str:
     return issue(
         RING,
+        Credentials(issuer=OWN, audience=AUDIENCE),
         **{"tenant": "acme", "subject": "svc", "scopes": ["models:read"], "ttl_seconds": 60, **more},
-        issuer=OWN,
-        audience=AUDIENCE,
         clock=lambda: NOW,
-    )
+    ).credential
 
 
 # Keys and names.

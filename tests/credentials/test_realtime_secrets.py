@@ -8,6 +8,12 @@ import orjson
 import pytest
 
 from gateway.credentials.key_ring import KeyRing
+from gateway.credentials.principal import (
+    CredentialExpired,
+    CredentialMalformed,
+    CredentialNotAccepted,
+    Principal,
+)
 from gateway.credentials.realtime_secrets import (
     OPERATIONS,
     MintedSecret,
@@ -15,12 +21,6 @@ from gateway.credentials.realtime_secrets import (
     replace_secret,
     seal,
     unseal,
-)
-from gateway.credentials.verifier import (
-    CredentialExpired,
-    CredentialMalformed,
-    CredentialNotAccepted,
-    Principal,
 )
 from tests.conftest import StartGateway
 from tests.kit.client import HANDSHAKE, JSON

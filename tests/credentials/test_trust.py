@@ -13,6 +13,7 @@ from typing import Any
 import jwt
 import pytest
 
+from gateway.credentials.issue import issue
 from gateway.credentials.jwks import JwksUrl
 from gateway.credentials.key_ring import (
     REVOCATIONS_FILE,
@@ -24,11 +25,11 @@ from gateway.credentials.key_ring import (
     save,
 )
 from gateway.credentials.keys import Algorithm, Key, KeyProblem
+from gateway.credentials.principal import CredentialError, CredentialNotAccepted, CredentialRevoked
 from gateway.credentials.redis_credentials import RedisCredentials
 from gateway.credentials.revocation_file import RevocationFile
 from gateway.credentials.revocations import Revocation
 from gateway.credentials.trust import Trust
-from gateway.credentials.verifier import CredentialError, CredentialNotAccepted, CredentialRevoked, issue
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.settings import Credentials
@@ -62,7 +63,7 @@ async def trusting(
 
 def credential(ring: KeyRing, **more: Any) -> str:
     members = {"tenant": "acme", "subject": "alice", "scopes": ["models:read"], "ttl_seconds": 600, **more}
-    return issue(ring, issuer=ACCEPTED.issuer, audience=ACCEPTED.audience, **members)
+    return issue(ring, ACCEPTED, **members).credential
 
 
 def their_credential(key: Key = THEIRS) -> str:

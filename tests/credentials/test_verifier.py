@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import Algorithm, Key, KeyProblem, KeyState
-from gateway.credentials.verifier import (
+from gateway.credentials.principal import (
     CredentialError,
     CredentialExpired,
     CredentialMalformed,
@@ -24,11 +25,9 @@ from gateway.credentials.verifier import (
     CredentialNotAccepted,
     CredentialRevoked,
     Principal,
-    Verifier,
-    bearer_from,
-    inspect,
-    issue,
 )
+from gateway.credentials.verifier import Verifier, bearer_from, inspect
+from gateway.settings.settings import Credentials
 
 NOW = 1_800_000_000
 DAY = 86400
@@ -77,11 +76,10 @@ def new_credential(ring: KeyRing = RING, ttl_seconds: int = DAY, **options: obje
     }
     return issue(
         ring,
+        Credentials(issuer=ISSUER, audience=AUDIENCE),
         ttl_seconds=ttl_seconds,
-        issuer=ISSUER,
-        audience=AUDIENCE,
         **{**arguments, **options},  # type: ignore[arg-type]
-    )
+    ).credential
 
 
 # Forging: a credential built from any bytes whatever, signed by a real key.

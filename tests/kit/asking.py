@@ -10,9 +10,10 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing
-from gateway.credentials.verifier import issue
 from gateway.operations.table import OperationTable
+from gateway.settings.settings import Credentials
 from gateway.simulator import build_simulator
 from tests.kit.client import JSON, RawAnswer, RawClient
 from tests.kit.gateway import Gateway
@@ -41,8 +42,9 @@ async def ask(
 def credential_of(ring: KeyRing, scopes: Iterable[str] | None = None, **more: Any) -> str:
     """A credential signed by a ring, with every scope unless told otherwise, for default settings."""
     named: dict[str, Any] = {"tenant": "default", "subject": "tester", "ttl_seconds": 600}
-    named |= {"issuer": "gateway", "audience": "gateway"} | more
-    return issue(ring, scopes=OperationTable.load().scopes if scopes is None else frozenset(scopes), **named)
+    named |= {"scopes": OperationTable.load().scopes if scopes is None else frozenset(scopes)} | more
+    accepted = Credentials(audience=named.pop("audience", "gateway"))
+    return issue(ring, accepted, **named).credential
 
 
 def error_of(answer: RawAnswer) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from aiohttp import web
 from prometheus_client import generate_latest
 
 from gateway.app.build import App, build_app, make_runner
+from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing
-from gateway.credentials.verifier import issue
 from gateway.policy.tenants import known_scopes
 from gateway.settings.sources import load
 from tests.kit.client import RawClient
@@ -49,17 +49,15 @@ class Gateway:
         **more: Any,
     ) -> str:
         """A credential that this gateway accepts; every scope unless told otherwise."""
-        accepted = self.app.services.settings.credentials
         return issue(
             self.ring,
+            self.app.services.settings.credentials,
             tenant=tenant,
             subject=subject,
             scopes=known_scopes(self.app.services.table) if scopes is None else frozenset(scopes),
             ttl_seconds=more.pop("ttl_seconds", 3600),
-            issuer=accepted.issuer,
-            audience=accepted.audience,
             **more,
-        )
+        ).credential
 
     async def connect(self) -> RawClient:
         """A raw connection to the public listener; closed with the gateway, if the test has not done it."""

@@ -13,10 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.credentials.key_ring import KeyRing, ensure_ring
-from gateway.credentials.verifier import issue
-from gateway.operations.table import OperationTable
-from gateway.policy.tenants import known_scopes
+from gateway.credentials.key_ring import ensure_ring
+from tests.kit.asking import credential_of
 from tests.kit.command import RunningCommand, running_command
 
 MIB = 2**20
@@ -108,7 +106,7 @@ async def measured(
     async with running_command(
         "serve", *flags, "--upstream", f"http://127.0.0.1:{upstream_port}/v1", OPENAI_API_KEY="sk-upstream"
     ) as gateway:
-        credential = a_credential(ring)
+        credential = credential_of(ring)
         await asyncio.to_thread(connected, gateway, lambda client: refused(client, credential))
         before = memory_bytes(gateway, "VmRSS")
         Path(f"/proc/{gateway.process.pid}/clear_refs").write_text("5")  # the peak starts afresh
@@ -176,18 +174,6 @@ def drained(connection: socket.socket, length: int) -> int:
             break
         count += size
     return count
-
-
-def a_credential(ring: KeyRing) -> str:
-    return issue(
-        ring,
-        tenant="default",
-        subject="tester",
-        scopes=known_scopes(OperationTable.load()),
-        ttl_seconds=600,
-        issuer="gateway",
-        audience="gateway",
-    )
 
 
 def memory_bytes(gateway: RunningCommand, field: str) -> int:
