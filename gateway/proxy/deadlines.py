@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import assert_never
 
-from gateway.operations.table import Operation
+from gateway.operations.table import Operation, Work
 from gateway.settings.settings import Upstream as UpstreamSettings
 
 # No reasoning takes its time where records are read and written.
@@ -22,7 +22,7 @@ class ReplyDeadlines:
 
 
 class DeadlineTable:
-    """The deadlines in force by operation: those of its kind, else the general ones."""
+    """The deadlines in force by operation: those of its kind of work, else the general ones."""
 
     def __init__(self, settings: UpstreamSettings) -> None:
         self._settings = settings
@@ -38,12 +38,12 @@ class DeadlineTable:
     def _resolved(self, operation: Operation) -> ReplyDeadlines:
         settings = self._settings
         first_byte = settings.first_byte_timeout_seconds
-        match kind_of(operation):
-            case "generation":
+        match operation.work:
+            case Work.GENERATION:
                 own = settings.timeouts.generation
-            case "transfer":
+            case Work.TRANSFER:
                 own = settings.timeouts.transfer
-            case "stored":
+            case Work.STORED:
                 own = settings.timeouts.stored
                 first_byte = min(first_byte, STORED_FIRST_BYTE_SECONDS)
             case _ as never:
@@ -53,12 +53,3 @@ class DeadlineTable:
             own.idle_seconds or settings.idle_timeout_seconds,
             own.total_seconds or settings.total_timeout_seconds,
         )
-
-
-def kind_of(operation: Operation) -> Literal["generation", "transfer", "stored"]:
-    """What an operation's time goes into: a model's thinking, a file's bytes, or the reading of records."""
-    if operation.model_location != "none" or operation.usage_location.startswith("response.usage"):
-        return "generation"
-    if "multipart/form-data" in operation.request_types or operation.streams:
-        return "transfer"
-    return "stored"

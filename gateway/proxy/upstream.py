@@ -62,7 +62,7 @@ class Upstreams:
         Administration has one place and one key for everybody; elsewhere a caller's own `secret` opens the
         upstream instead of the tenant's key.
         """
-        if operation.scope.startswith("org."):
+        if operation.is_administration:
             return self._administration
         return access if secret is None else replace(access, api_key=secret)
 
