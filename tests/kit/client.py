@@ -7,6 +7,8 @@ import socket
 import struct
 from dataclasses import dataclass, field
 
+MIB = 2**20
+
 CHAT = "/v1/chat/completions"
 QUESTION = b'{"model":"gpt-4o-mini","messages":[]}'
 STREAMED_QUESTION = b'{"model":"gpt-4o-mini","stream":true,"messages":[]}'

@@ -15,9 +15,9 @@ import pytest
 
 from gateway.credentials.key_ring import ensure_ring
 from tests.kit.asking import credential_of
+from tests.kit.client import MIB
 from tests.kit.command import RunningCommand, running_command
 
-MIB = 2**20
 GIGABYTE = 2**30
 MAX_GROWTH_BYTES = 16 * MIB
 PIECE = bytes(MIB)

@@ -14,13 +14,11 @@ from functools import partial
 import pytest
 
 from gateway.wire.frame_format import accept_key
-from tests.kit.client import HANDSHAKE, JSON, STREAMED_QUESTION, WEBSOCKET_KEY, RawAnswer, RawClient
+from tests.kit.client import HANDSHAKE, JSON, MIB, STREAMED_QUESTION, WEBSOCKET_KEY, RawAnswer, RawClient
 from tests.kit.faults.buffering_proxy import BufferingProxy
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import OK, SSE_HEAD, ScriptedUpstream, Turn
 from tests.kit.websocket import BINARY, CLOSE, TEXT, accepted, frame, read_message, shake_hands
-
-MIB = 2**20
 
 # A gate that is open lets everybody pass: with all of them open a promise asks for nothing but delivery.
 GATES = ("head seen", "first piece seen", "first megabyte seen", "first message seen")

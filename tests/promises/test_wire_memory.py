@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.client import HANDSHAKE
+from tests.kit.client import HANDSHAKE, MIB
 from tests.kit.upstream import OK, ScriptedUpstream, Turn
 from tests.kit.websocket import BINARY, TARGET, accepted, frame
 
-MIB = 2**20
 CROWD = 200
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
