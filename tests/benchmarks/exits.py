@@ -19,7 +19,7 @@ import uvloop
 from tests.kit.client import RawClient
 from tests.kit.gateway import Gateway, running_gateway
 from tests.kit.upstream import ScriptedUpstream
-from tests.promises.test_endings import WAYS, all_of, leave, settled, stream_for_ever
+from tests.promises.leaving import WAYS, all_of, leave, settled, stream_for_ever
 
 WARM_UP = 500
 
