@@ -13,18 +13,13 @@ from dataclasses import dataclass, field
 from gateway.credentials.principal import Principal
 from gateway.limits.terms import Dimension, Quota
 from gateway.operations.scopes import ScopeProblem, expand
-from gateway.operations.table import UNLISTED_READ, UNLISTED_WRITE, Operation, OperationTable
+from gateway.operations.table import Operation, OperationTable
 from gateway.policy.tenant_limits import TenantLimits
 from gateway.settings.section import Problem, SettingsInvalid, revealed
 from gateway.settings.settings import Settings
 from gateway.settings.tenant import Tenant
 
 _ON_USAGE = frozenset({Dimension.TOKENS_PER_MINUTE, Dimension.TOKENS_PER_DAY})
-
-# Kinds that two tenants may share: models belong to nobody, and realtime secrets are sealed to their tenant.
-_NOT_SHARED_STATE = frozenset(
-    {"none", "realtime_client_secret", "realtime_session", "realtime_transcription_session"}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,27 +88,13 @@ class TenantBook:
         return self.policies.get(tenant_id)
 
 
-def known_scopes(table: OperationTable) -> frozenset[str]:
-    """Every scope that an operation can need."""
-    return frozenset(operation.scope for operation in table) | {UNLISTED_READ.scope, UNLISTED_WRITE.scope}
-
-
 def is_shared_state(operation: Operation) -> bool:
-    """Whether an operation reads or changes what the upstream stores for everybody behind one key."""
-    if operation.scope.startswith("org."):
-        return False  # administration has its own key and its own gate
-    if operation.id == "unlisted":
-        return True  # nobody knows what it touches
-    if operation.object_kind == "model":
-        return operation.object_action == "delete"
-    if operation.id == "createResponse":
-        return False  # what it may not name is looked for in its body
-    return operation.object_kind not in _NOT_SHARED_STATE
+    return operation.is_shared_state
 
 
 def tenant_policies(settings: Settings, table: OperationTable) -> dict[str, TenantPolicy]:
     """All tenants, resolved. Raises SettingsInvalid with every problem."""
-    scopes = known_scopes(table)
+    scopes = table.scopes
     problems: list[Problem] = []
     accesses = {tenant_id: _access(settings, tenant) for tenant_id, tenant in settings.tenants.items()}
     users = Counter(

@@ -46,7 +46,7 @@ class DeadlineTable:
             case Work.STORED:
                 own = settings.timeouts.stored
                 first_byte = min(first_byte, STORED_FIRST_BYTE_SECONDS)
-            case _ as never:
+            case never:
                 assert_never(never)
         return ReplyDeadlines(
             own.first_byte_seconds or first_byte,

@@ -158,7 +158,7 @@ def _handler(operation: Operation, homes: dict[str, str], parents: set[str], cre
         named_by=named_by.strip("{}"),
         verb=verb.removeprefix("/"),
         parent=owner if owner.endswith("}") and owner.rpartition("/")[0] in parents else None,
-        invented=id_param is None or (kind not in creatable and operation.scope.startswith("org.")),
+        invented=id_param is None or (kind not in creatable and operation.is_administration),
     )
     handlers = {
         "create": resource.create,

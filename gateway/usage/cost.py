@@ -26,11 +26,6 @@ BYTES_PER_LLM_TOKEN = 4
 EXPECTED_OUTPUT = 1000
 """LLM tokens of an answer where neither request nor operator says anything."""
 
-_COMPLETIONS_OUTPUT = 16
-"""What the API itself takes for `max_tokens` in createCompletion."""
-
-_USED = frozenset({"tokens", "images", "audio_megabytes", "audio_seconds", "audio_characters"})
-_WITHOUT_OUTPUT = frozenset({"createEmbedding", "createModeration"})
 _ATTACHED = frozenset({"data", "file_data", "b64_json", "encrypted_content"})
 """Members whose text is no text."""
 
@@ -61,8 +56,8 @@ class Guesses:
 
     def output(self, operation: Operation, model: str | None) -> int:
         """LLM tokens of one answer."""
-        if operation.id == "createCompletion":
-            return _COMPLETIONS_OUTPUT
+        if operation.default_output is not None:
+            return operation.default_output
         return self._of_model(model or "") if self._expected else EXPECTED_OUTPUT
 
     def _find(self, model: str) -> int:
@@ -75,9 +70,7 @@ def reports_usage(operation: Operation) -> bool:
 
     Not those that repeat what was reported when something was created, and not those that only prepare a session.
     """
-    return not _USED.isdisjoint(operation.usage_dimensions) and not operation.usage_location.startswith(
-        "none here"
-    )
+    return operation.counts_usage
 
 
 def cost_of(
@@ -94,21 +87,20 @@ def cost_of(
 
     `length_bytes` is the stated size of a body that streams, `most_bytes` the cap of one that states none.
     """
-    dimensions = operation.usage_dimensions
-    if "images" in dimensions:
+    if "images" in operation.uses:
         return Cost(images=1 if fields is None else fields.choices)
-    if "audio_megabytes" in dimensions:
+    if "audio_megabytes" in operation.uses:
         if length_bytes is None:
             return Cost(audio_bytes=0, audio_guess_bytes=most_bytes)
         return Cost(audio_bytes=length_bytes)
-    if "tokens" not in dimensions or not reports_usage(operation):
+    if "tokens" not in operation.uses or not operation.counts_usage:
         return Cost()
-    if operation.id == "connectRealtime":
+    if operation.is_session:
         # What a session uses is charged as it is reported; to begin one, something must be left.
         return Cost(input=1)
     document = _document(fields, body)
     prompt = prompt_estimate(document)
-    if operation.id in _WITHOUT_OUTPUT:
+    if not operation.has_output:
         return Cost(input=prompt)
     each = fields.max_output if fields is not None else None
     if each is None:

@@ -17,7 +17,6 @@ from prometheus_client import generate_latest
 from gateway.app.build import App, build_app, make_runner
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing
-from gateway.policy.tenants import known_scopes
 from gateway.settings.sources import load
 from tests.kit.client import RawClient
 
@@ -54,7 +53,7 @@ class Gateway:
             self.app.services.settings.credentials,
             tenant=tenant,
             subject=subject,
-            scopes=known_scopes(self.app.services.table) if scopes is None else frozenset(scopes),
+            scopes=self.app.services.table.scopes if scopes is None else frozenset(scopes),
             ttl_seconds=more.pop("ttl_seconds", 3600),
             **more,
         ).credential

@@ -112,6 +112,39 @@ def test_the_realtime_upgrade_names_its_model_in_the_query() -> None:
     assert operation.usage_location == "websocket response.done.response.usage"
 
 
+def test_everything_that_the_upstream_stores_is_shared_state_but_for_what_belongs_to_nobody() -> None:
+    open_to_all = {
+        operation.id
+        for operation in TABLE
+        if operation.object_kind != "none"
+        and not operation.is_administration
+        and not operation.is_shared_state
+    }
+
+    assert open_to_all == {
+        *("listModels", "retrieveModel", "createResponse", "createRealtimeSession"),
+        *("createRealtimeClientSecret", "createRealtimeTranslationClientSecret"),
+        "createRealtimeTranscriptionSession",
+    }
+    assert UNLISTED_READ.is_shared_state
+    assert UNLISTED_WRITE.is_shared_state
+    assert not any(operation.is_shared_state for operation in TABLE if operation.object_kind == "none")
+
+
+def test_usage_is_counted_where_it_is_made_and_nowhere_else() -> None:
+    reporting = {operation.id for operation in TABLE if operation.counts_usage}
+    assert {
+        "createChatCompletion",
+        "createEmbedding",
+        "createModeration",
+        "createImage",
+        "createSpeech",
+    } <= reporting
+    assert {"createTranscription", "createRun", "submitToolOuputsToRun", "createResponse"} <= reporting
+    repeating = {"getResponse", "listRuns", "getRun", "getRunStep", "cancelRun", "listChatCompletions"}
+    assert not reporting & (repeating | {"createFile", "createRealtimeSession", "createBatch", "listModels"})
+
+
 def test_an_unknown_id_is_a_key_error() -> None:
     with pytest.raises(KeyError):
         TABLE.by_id("unlisted")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway.operations.table import UNLISTED_READ, UNLISTED_WRITE, OperationTable
-from gateway.policy.tenants import TenantBook, TenantPolicy, is_shared_state, known_scopes, tenant_policies
+from gateway.operations.table import OperationTable
+from gateway.policy.tenants import TenantBook, TenantPolicy, tenant_policies
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.sources import load
 from tests.conftest import StartGateway
@@ -144,31 +144,10 @@ def test_every_tenants_problems_are_said_at_once() -> None:
 def test_star_is_everything_but_what_must_be_granted_by_name() -> None:
     found = policies(tenants={"a": {}, "b": EVERYTHING})
 
-    assert found["b"].scopes == known_scopes(TABLE)
-    assert known_scopes(TABLE) - found["a"].scopes == {
-        scope
-        for scope in known_scopes(TABLE)
-        if scope.startswith(("org.", "unlisted:")) or scope == "realtime:mint"
+    assert found["b"].scopes == set(TABLE.scopes)
+    assert set(TABLE.scopes) - found["a"].scopes == {
+        scope for scope in TABLE.scopes if scope.startswith(("org.", "unlisted:")) or scope == "realtime:mint"
     }
-
-
-def test_everything_that_the_upstream_stores_is_shared_state_but_for_what_belongs_to_nobody() -> None:
-    open_to_all = {
-        operation.id
-        for operation in TABLE
-        if operation.object_kind != "none"
-        and not operation.scope.startswith("org.")
-        and not is_shared_state(operation)
-    }
-
-    assert open_to_all == {
-        *("listModels", "retrieveModel", "createResponse", "createRealtimeSession"),
-        *("createRealtimeClientSecret", "createRealtimeTranslationClientSecret"),
-        "createRealtimeTranscriptionSession",
-    }
-    assert is_shared_state(UNLISTED_READ)
-    assert is_shared_state(UNLISTED_WRITE)
-    assert not any(is_shared_state(operation) for operation in TABLE if operation.object_kind == "none")
 
 
 def test_book_knows_who_is_configured_and_nobody_else() -> None:

@@ -23,7 +23,6 @@ from gateway.usage.cost import (
     charges_for,
     cost_of,
     prompt_estimate,
-    reports_usage,
     settlement,
 )
 from gateway.usage.reported import Usage
@@ -97,20 +96,6 @@ def test_audio_is_its_stated_size_or_else_a_guess_as_large_as_the_cap() -> None:
 
 def test_session_needs_something_to_be_left() -> None:
     assert cost("connectRealtime") == Cost(input=1)
-
-
-def test_only_operations_that_make_usage_report_it() -> None:
-    reporting = {operation.id for operation in TABLE if reports_usage(operation)}
-    assert {
-        "createChatCompletion",
-        "createEmbedding",
-        "createModeration",
-        "createImage",
-        "createSpeech",
-    } <= reporting
-    assert {"createTranscription", "createRun", "submitToolOuputsToRun", "createResponse"} <= reporting
-    repeating = {"getResponse", "listRuns", "getRun", "getRunStep", "cancelRun", "listChatCompletions"}
-    assert not reporting & (repeating | {"createFile", "createRealtimeSession", "createBatch", "listModels"})
 
 
 @pytest.mark.parametrize(
