@@ -21,11 +21,11 @@ from pydantic_core import PydanticUndefined
 from docs import picture
 from gateway.errors import Ending
 from gateway.exchange.log import FIELDS
-from gateway.exchange.metrics import LABELS, USAGE_KINDS, Metrics
+from gateway.exchange.metrics import LABELS, Metrics
 from gateway.limits.terms import Dimension
 from gateway.settings.section import FOLLOWED
 from gateway.settings.settings import Settings
-from gateway.usage.reported import Usage
+from gateway.usage.reported import KINDS, Usage
 
 DOCS = Path(__file__).parent
 
@@ -280,7 +280,7 @@ def endings_table() -> Iterator[str]:
 def usage_table() -> Iterator[str]:
     """The values of `kind`."""
     described = descriptions(Usage)
-    yield from table(("kind", "what it counts"), ((f"`{kind}`", described[kind]) for kind in USAGE_KINDS))
+    yield from table(("kind", "what it counts"), ((f"`{kind}`", described[kind]) for kind in KINDS))
 
 
 def log_table() -> Iterator[str]:

@@ -13,7 +13,7 @@ from prometheus_client.exposition import choose_encoder
 from gateway.middleware.services import Lifecycle
 
 
-class AdminListener:
+class PrivateListener:
     """Serves /livez, /readyz and /metrics. Keep it off the public network: it asks nobody who they are."""
 
     def __init__(self, host: str, port: int, *, registry: CollectorRegistry, lifecycle: Lifecycle) -> None:
@@ -29,7 +29,7 @@ class AdminListener:
         """Listen; returns the port. Raises OSError when the address is taken."""
         listening: Future[int] = Future()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(listening)), name="gateway-admin", daemon=True
+            target=lambda: asyncio.run(self._serve(listening)), name="gateway-private", daemon=True
         )
         self._thread.start()
         return listening.result()

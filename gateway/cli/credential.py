@@ -15,10 +15,11 @@ from gateway.cli import inspection
 from gateway.cli.options import (
     add_settings,
     date,
-    duration_seconds,
+    duration,
     settings_from,
 )
 from gateway.cli.stores import shared_credentials
+from gateway.cli.tables import table
 from gateway.credentials.issue import issue
 from gateway.credentials.issuers import MAX_NAME_CHARACTERS
 from gateway.credentials.key_ring import KeyRing, ensure_ring
@@ -76,7 +77,7 @@ def _add_issue(actions: Any) -> None:
         metavar="NAME=VALUE",
         help="a limit of its own below the tenant's, such as max_requests_per_1_minute=10; may be repeated",
     )
-    command.add_argument("--ttl", type=duration_seconds, default=30 * 86400, metavar="30d", help="lifetime")
+    command.add_argument("--ttl", type=duration, default=30 * 86400, metavar="30d", help="lifetime")
     command.set_defaults(run=_issue)
 
 
@@ -211,7 +212,7 @@ def _list(options: argparse.Namespace) -> int:
     except RevocationsUnavailable as unavailable:
         raise ValueError(str(unavailable)) from None
     retired = _retired_keys(settings, issued)
-    rows = [("ID", "TENANT", "SUBJECT", "ISSUED", "EXPIRES", "KEY", "STATE", "SCOPES")]
+    rows = []
     for one in issued:
         if options.tenant in (None, one.tenant):
             scopes = " ".join(one.scopes)
@@ -219,9 +220,8 @@ def _list(options: argparse.Namespace) -> int:
             state = "revoked" if revocations.check(_principal(one)) else state
             times = date(one.issued_at), date(one.expires_at)
             rows.append((one.id, one.tenant, one.subject, *times, one.key, state, scopes))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
+    for line in table(("ID", "TENANT", "SUBJECT", "ISSUED", "EXPIRES", "KEY", "STATE", "SCOPES"), rows):
+        print(line)
     return 0
 
 

@@ -24,7 +24,7 @@ _GREETING = """\
 A gateway is running, in front of a simulator of the API: its answers are canned, no model is behind them.
 
   gateway   {base}
-  metrics   http://{admin}/metrics
+  metrics   http://{private}/metrics
   tenant    {tenant} (600 requests a minute)
 
 A credential for 24 hours:
@@ -106,7 +106,7 @@ def _greet(settings: Settings, ring: KeyRing, public: str, private: str) -> None
     print(
         _GREETING.format(
             base=f"http://{public}/v1",
-            admin=private,
+            private=private,
             tenant=_TENANT,
             credential=issued.credential,
         ),

@@ -10,6 +10,7 @@ from typing import Any
 
 from gateway.cli.options import add_settings, date, settings_from
 from gateway.cli.stores import shared_credentials
+from gateway.cli.tables import table
 from gateway.credentials.key_ring import KeyRing, add, retire, rotate
 from gateway.credentials.keys import Algorithm, Key
 from gateway.credentials.redis_credentials import IssuedCredential
@@ -63,13 +64,12 @@ def _list(options: argparse.Namespace) -> int:
     ring = KeyRing.load(settings_from(options).keys_dir)
     for warning in ring.warnings:
         print(f"gateway: {warning}", file=sys.stderr)
-    rows = [("KID", "ALGORITHM", "CREATED", "USE")]
+    rows = []
     for key in ring:
         created = date(key.created_at) if key.created_at else "unknown"
         rows.append((key.kid, key.algorithm.value, created, _use(key, ring)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
+    for line in table(("KID", "ALGORITHM", "CREATED", "USE"), rows):
+        print(line)
     return 0
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import orjson
 
-from gateway.cli.counters import PATIENCE_SECONDS, counting_redis, shown, table
 from gateway.cli.options import add_settings, settings_from
+from gateway.cli.stores import PATIENCE_SECONDS, counting_redis
+from gateway.cli.tables import shown, table
 from gateway.limits.arithmetic import format_reset
 from gateway.limits.redis_buckets import RedisBuckets
 from gateway.limits.store import StoreUnavailable

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -14,10 +13,9 @@ from typing import Any
 from gateway.settings.section import Problem, SettingsInvalid
 from gateway.settings.settings import DEFAULT_BASE_URL, Settings
 from gateway.settings.sources import load
+from gateway.usage.report import duration_seconds
 
-_DURATION = re.compile(r"([1-9][0-9]*)([smhdw])")
 _MOST_CREDENTIAL_BYTES = 2**20
-_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def add_settings(command: argparse.ArgumentParser) -> None:
@@ -71,12 +69,12 @@ def keyless(settings: Settings) -> list[Problem]:
     ]
 
 
-def duration_seconds(text: str) -> int:
-    """`45s`, `15m`, `12h`, `30d` or `2w` in seconds."""
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 45s, 15m, 12h, 30d or 2w")
-    return int(match[1]) * _UNIT_SECONDS[match[2]]
+def duration(text: str) -> int:
+    """An argument that is a duration, in seconds."""
+    try:
+        return duration_seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def date(unix_seconds: float) -> str:

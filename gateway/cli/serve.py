@@ -15,7 +15,7 @@ import uvloop
 from aiohttp import web
 
 from gateway.app.build import App, build_app, make_runner
-from gateway.app.private_listener import AdminListener
+from gateway.app.private_listener import PrivateListener
 from gateway.cli.options import add_settings, keyless, settings_from
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing, ensure_ring
@@ -85,19 +85,19 @@ async def serve(app: App, *, listening: Callable[[str, str], None] | None = None
     stop = _signals(app)
     runner = make_runner(app)
     await runner.setup()
-    admin_host, admin_port = split_address(settings.admin_listen)
-    admin = AdminListener(
-        admin_host, admin_port, registry=app.services.metrics.registry, lifecycle=app.services.lifecycle
+    private_host, private_port = split_address(settings.admin_listen)
+    listener = PrivateListener(
+        private_host, private_port, registry=app.services.metrics.registry, lifecycle=app.services.lifecycle
     )
     try:
         host, port = split_address(settings.listen)
         site = web.TCPSite(runner, host, port, backlog=4096)
         await _listen(site.start(), settings.listen, "listen")
         try:
-            port = admin.start()
+            port = listener.start()
         except OSError as error:
             raise OSError(f"admin_listen {settings.admin_listen}: {error.strerror}") from None
-        public, private = _shown(runner.addresses[0]), _shown((admin_host, port))
+        public, private = _shown(runner.addresses[0]), _shown((private_host, port))
         print(
             f"gateway: serving on http://{public}, metrics on http://{private}/metrics",
             file=sys.stderr,
@@ -117,7 +117,7 @@ async def serve(app: App, *, listening: Callable[[str, str], None] | None = None
         await asyncio.gather(impatient, draining, return_exceptions=True)
     finally:
         await runner.cleanup()
-        await asyncio.to_thread(admin.stop)
+        await asyncio.to_thread(listener.stop)
 
 
 async def _drain(app: App, site: web.TCPSite, settings: Settings, *, notice: bool) -> None:

@@ -1,17 +1,19 @@
-"""What commands and running gateways share: the register and the revocations in Redis."""
+"""The Redis that commands share with running gateways: what it holds of credentials, and what it counts."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from gateway.credentials.redis_credentials import RedisCredentials
-from gateway.settings.section import revealed
+from gateway.settings.section import Problem, SettingsInvalid, revealed
 from gateway.settings.settings import Settings
 
-_PATIENCE_SECONDS = 3.0
+PATIENCE_SECONDS = 5.0
 """A person waits; Redis may be far away from their machine."""
+
+_CREDENTIALS_PATIENCE_SECONDS = 3.0
 
 
 @asynccontextmanager
@@ -21,11 +23,32 @@ async def shared_credentials(settings: Settings) -> AsyncIterator[RedisCredentia
     if redis_url is None:
         yield None
         return
-    shared = RedisCredentials(redis_url, deadline_seconds=_PATIENCE_SECONDS)
-    breaker_log = logging.getLogger("gateway.redis.breaker")
-    breaker_log.disabled = True  # the command says itself what could not be done
+    shared = RedisCredentials(redis_url, deadline_seconds=_CREDENTIALS_PATIENCE_SECONDS)
+    with _quiet_breaker():
+        try:
+            yield shared
+        finally:
+            await shared.close()
+
+
+@contextmanager
+def counting_redis(settings: Settings, *, otherwise: str) -> Iterator[str]:
+    """The URL of the Redis that counts; SettingsInvalid says where to look `otherwise`, without one."""
+    url = revealed(settings.redis_url)
+    if url is None:
+        raise SettingsInvalid(
+            [Problem("redis_url", f"is not set, so each gateway counts in its own memory; {otherwise}")]
+        )
+    with _quiet_breaker():
+        yield url
+
+
+@contextmanager
+def _quiet_breaker() -> Iterator[None]:
+    """Let the command say by itself what could not be done."""
+    log = logging.getLogger("gateway.redis.breaker")
+    log.disabled = True
     try:
-        yield shared
+        yield
     finally:
-        await shared.close()
-        breaker_log.disabled = False
+        log.disabled = False

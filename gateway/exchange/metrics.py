@@ -18,22 +18,12 @@ from prometheus_client.process_collector import ProcessCollector
 from gateway import __version__
 from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
+from gateway.usage.reported import KINDS
 
 if TYPE_CHECKING:
     from gateway.limits.limiter import LimiterState
 
 OTHER = "other"
-USAGE_KINDS = (
-    "input",
-    "cached_input",
-    "output",
-    "reasoning",
-    "input_audio",
-    "output_audio",
-    "images",
-    "audio_seconds",
-    "characters",
-)
 
 LABELS = {
     "tenant": "a tenant of the configuration, or `other`",
@@ -279,7 +269,7 @@ class Metrics:
             bound.first_byte.observe(exchange.first_byte_at - exchange.started_at)
         bound.overhead.observe(exchange.overhead_seconds(now))
         if exchange.usage is not None:
-            for kind in USAGE_KINDS:
+            for kind in KINDS:
                 amount = getattr(exchange.usage, kind)
                 if amount:
                     self._used(tenant, operation, kind).inc(amount)

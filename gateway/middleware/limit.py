@@ -28,16 +28,8 @@ from gateway.operations.own import GROUP
 from gateway.policy.requests import check_body
 from gateway.proxy import body as intake
 from gateway.proxy.request import EXCHANGE, Handler, Middleware
-from gateway.usage.cost import (
-    BYTES_PER_LLM_TOKEN,
-    Cost,
-    Guesses,
-    charges_for,
-    cost_of,
-    reports_usage,
-    settlement,
-)
-from gateway.usage.reported import Usage
+from gateway.usage.cost import Cost, Guesses, charges_for, cost_of, reports_usage, settlement
+from gateway.usage.reported import BYTES_PER_LLM_TOKEN, Usage
 
 _BY_REQUEST = frozenset(
     {Dimension.REQUESTS_PER_MINUTE, Dimension.REQUESTS_PER_DAY, Dimension.CONCURRENT_REQUESTS}

@@ -19,10 +19,9 @@ import orjson
 from gateway.limits.terms import Charge, Dimension, Quota
 from gateway.operations.model_patterns import closest
 from gateway.operations.table import Operation
-from gateway.usage.reported import Usage
+from gateway.usage.reported import BYTES_PER_LLM_TOKEN, Usage
 from gateway.wire.request_fields import RequestFields
 
-BYTES_PER_LLM_TOKEN = 4
 EXPECTED_OUTPUT = 1000
 """LLM tokens of an answer where neither request nor operator says anything."""
 

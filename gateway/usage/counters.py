@@ -9,20 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-COUNTERS = (
-    "requests",
-    "input",
-    "cached_input",
-    "output",
-    "input_audio",
-    "output_audio",
-    "images",
-    "milliseconds",
-    "characters",
-    "bytes_in",
-    "bytes_out",
-    "estimated",
-)
+from gateway.usage.reported import COUNTED
+
+COUNTERS = ("requests", *COUNTED, "bytes_in", "bytes_out", "estimated")
 """What is counted, in this order: LLM tokens from `input` to `output_audio`, milliseconds of audio; `estimated`
 is the number of requests whose usage nobody reported."""
 

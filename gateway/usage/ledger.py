@@ -13,11 +13,28 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 
 from gateway.limits.store import StoreUnavailable
-from gateway.usage.counters import HOUR_SECONDS, Batch, Counts, Entry, Period, Row, UsageStore, counts_of
-from gateway.usage.reported import Usage
+from gateway.usage.counters import (
+    COUNTERS,
+    HOUR_SECONDS,
+    Batch,
+    Counts,
+    Entry,
+    Period,
+    Row,
+    UsageStore,
+    counts_of,
+)
+from gateway.usage.reported import COUNTED, Usage
+
+# Positions, found once: counting is on the way of every exchange.
+_REQUESTS, _BYTES_IN, _BYTES_OUT, _ESTIMATED = map(
+    COUNTERS.index, ("requests", "bytes_in", "bytes_out", "estimated")
+)
+_FIRST_COUNTED = COUNTERS.index(COUNTED[0])
+_amounts: Callable[[Usage], tuple[int, ...]] = attrgetter(*COUNTED)
 
 _ENTRIES_PER_BATCH = 250
 _FLUSH_SECONDS = 1.0
@@ -74,20 +91,13 @@ class UsageLedger:
         counts = entries.get(entry)
         if counts is None:
             counts = counts_of(entries, entry)
-        # By position in COUNTERS: this is on the way of every exchange.
-        counts[0] += requests
-        counts[9] += bytes_in
-        counts[10] += bytes_out
+        counts[_REQUESTS] += requests
+        counts[_BYTES_IN] += bytes_in
+        counts[_BYTES_OUT] += bytes_out
         if usage is not None:
-            counts[1] += usage.input
-            counts[2] += usage.cached_input
-            counts[3] += usage.output
-            counts[4] += usage.input_audio
-            counts[5] += usage.output_audio
-            counts[6] += usage.images
-            counts[7] += round(usage.audio_seconds * 1000)
-            counts[8] += usage.characters
-            counts[11] += usage.estimated
+            for position, amount in enumerate(_amounts(usage), _FIRST_COUNTED):
+                counts[position] += amount
+            counts[_ESTIMATED] += usage.estimated
 
     async def start(self) -> None:
         """Begin to tell the store, once a second."""
@@ -121,7 +131,7 @@ class UsageLedger:
     @property
     def waiting(self) -> int:
         """Requests that the store has not confirmed yet."""
-        return sum(counts[0] for counts in self._waiting())
+        return sum(counts[_REQUESTS] for counts in self._waiting())
 
     def _waiting(self) -> Iterator[Counts]:
         for untold in tuple(self._untold):
@@ -173,6 +183,6 @@ class UsageLedger:
                 untold.maybe_told_at = None
 
     def _lose(self, counts: Iterable[Counts]) -> None:
-        requests = sum(count[0] for count in counts)
+        requests = sum(count[_REQUESTS] for count in counts)
         if requests:
             self._lost(requests)

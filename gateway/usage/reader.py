@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Protocol
 
-from gateway.usage.reported import Usage, from_json, from_sse_event
+from gateway.usage.reported import BYTES_PER_LLM_TOKEN, Usage, from_json, from_sse_event
 from gateway.wire.sse import MAX_EVENT_BYTES, SseEvent, SseSplitter
 
 MAX_WHOLE_BYTES = 256 * 1024
 MAX_REPORT_BYTES = 4 * 1024
 _INFLATED_BYTES = 64 * 1024
-_BYTES_PER_LLM_TOKEN = 4
 
 _REPORT = re.compile(rb'"usage"[ \t\r\n]{0,8}:[ \t\r\n]{0,8}(?=\{)')
 _MAX_REPORT_NAME_BYTES = len(b'"usage":{') + 2 * 8
@@ -100,7 +99,7 @@ class _Deltas:
             self._size_bytes += len(delta)
 
     def estimate(self) -> int:
-        return max(self._count, self._size_bytes // _BYTES_PER_LLM_TOKEN)
+        return max(self._count, self._size_bytes // BYTES_PER_LLM_TOKEN)
 
 
 class _NoDeltas(_Deltas):

@@ -26,18 +26,27 @@ class Question:
     @classmethod
     def read(cls, since: str, by: str) -> Question:
         """Read `7d` and `model,operation`. ValueError says what would be right."""
-        duration = _DURATION.fullmatch(since)
-        if duration is None:
-            raise ValueError(f"since: {since[:32]!r} is not a duration such as 45s, 15m, 12h, 30d or 2w")
+        try:
+            since_seconds = duration_seconds(since)
+        except ValueError as error:
+            raise ValueError(f"since: {error}") from None
         groups = tuple(dict.fromkeys(group for group in by.split(",") if group))
         for group in groups:
             if group not in GROUPS:
                 raise ValueError(f"by: {group[:32]!r} is none of {', '.join(GROUPS)}")
-        return cls(int(duration[1]) * _UNIT_SECONDS[duration[2]], groups)
+        return cls(since_seconds, groups)
 
     def periods(self, now: float) -> list[Period]:
         """The hours and days to look at."""
         return periods_since(now - self.since_seconds, now, hourly="hour" in self.by)
+
+
+def duration_seconds(text: str) -> int:
+    """`45s`, `15m`, `12h`, `30d` or `2w` in seconds."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text[:32]!r} is not a duration such as 45s, 15m, 12h, 30d or 2w")
+    return int(match[1]) * _UNIT_SECONDS[match[2]]
 
 
 def report(rows: Iterable[Row], by: Sequence[str]) -> list[dict[str, object]]:

@@ -5,58 +5,82 @@ same; which operation was called does not matter. Reading never fails: what cann
 then there is an estimate from what went by.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import orjson
 
 from gateway.wire.sse import SseEvent
 
+BYTES_PER_LLM_TOKEN = 4
+"""Of text, where nobody has counted."""
+
 _MAX_EXACT = 2**53
 _IMAGE_EVENTS = ("image_generation.completed", "image_edit.completed")
 _REALTIME_EVENTS = ("response.done", "conversation.item.input_audio_transcription.completed")
+
+
+def _kind(unused: float = 0, *, counter: str | None = "") -> Any:
+    """A kind of usage, with what counters call it: the same where nothing is said; None: it is not counted."""
+    return field(default=unused, metadata={"counter": counter})
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What one or more answers used. Counts are of LLM tokens where no other unit is named."""
 
-    input: int = 0
+    input: int = _kind()
     """LLM tokens of what was sent."""
 
-    cached_input: int = 0
+    cached_input: int = _kind()
     """Those of `input` that the upstream had in a cache."""
 
-    output: int = 0
+    output: int = _kind()
     """LLM tokens of the answer."""
 
-    reasoning: int = 0
+    reasoning: int = _kind(counter=None)
     """Those of `output` that were thought and not said."""
 
     total: int = 0
     """LLM tokens in all."""
 
-    input_audio: int = 0
+    input_audio: int = _kind()
     """Those of `input` that are audio."""
 
-    output_audio: int = 0
+    output_audio: int = _kind()
     """Those of `output` that are audio."""
 
-    images: int = 0
+    images: int = _kind()
     """Images that were made."""
 
-    audio_seconds: float = 0.0
+    audio_seconds: float = _kind(0.0, counter="milliseconds")
     """Seconds of audio that were transcribed or translated."""
 
-    characters: int = 0
+    characters: int = _kind()
     """Characters that were spoken, which only the request says."""
 
     estimated: bool = False
     """Whether nobody reported it, so that it was estimated."""
 
+    @property
+    def milliseconds(self) -> int:
+        """`audio_seconds` as stores count them."""
+        return round(self.audio_seconds * 1000)
+
     def __add__(self, other: "Usage") -> "Usage":
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         return Usage(**{**sums, "estimated": self.estimated or other.estimated})
+
+
+KINDS = tuple(kind.name for kind in fields(Usage) if "counter" in kind.metadata)
+"""The kinds that metrics show; the log has `total` and `estimated` beside them."""
+
+COUNTED = tuple(
+    kind.metadata["counter"] or kind.name
+    for kind in fields(Usage)
+    if kind.metadata.get("counter") is not None
+)
+"""What is counted of them, by attributes of Usage that are whole numbers."""
 
 
 def from_json(body: bytes) -> Usage | None:

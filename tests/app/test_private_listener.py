@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from gateway.app.private_listener import AdminListener
+from gateway.app.private_listener import PrivateListener
 from gateway.middleware.services import Lifecycle
 from tests.conftest import StartGateway
 from tests.kit.asking import ask
@@ -22,7 +22,7 @@ from tests.kit.gateway import Gateway
 @contextlib.contextmanager
 def listening(lifecycle: Lifecycle, registry: CollectorRegistry | None = None) -> Iterator[str]:
     """A listener on a free port; its base URL."""
-    admin = AdminListener("127.0.0.1", 0, registry=registry or CollectorRegistry(), lifecycle=lifecycle)
+    admin = PrivateListener("127.0.0.1", 0, registry=registry or CollectorRegistry(), lifecycle=lifecycle)
     port = admin.start()
     try:
         yield f"http://127.0.0.1:{port}"
@@ -139,7 +139,7 @@ async def test_rendering_does_not_hold_up_the_loop_that_serves(session: aiohttp.
 
 def test_taken_address_is_an_error_and_leaves_no_thread_behind() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        admin = AdminListener(
+        admin = PrivateListener(
             "127.0.0.1", taken.getsockname()[1], registry=CollectorRegistry(), lifecycle=Lifecycle()
         )
         with pytest.raises(OSError, match="in use"):

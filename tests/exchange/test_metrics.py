@@ -13,12 +13,12 @@ from prometheus_client import generate_latest
 
 from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
-from gateway.exchange.metrics import USAGE_KINDS, Metrics, status_class
+from gateway.exchange.metrics import Metrics, status_class
 from gateway.operations.table import NeverUnlisted, NotUnderV1, OperationTable
 from gateway.operations.targets import TargetRefused
 from gateway.policy.tenants import tenant_policies
 from gateway.settings.sources import load
-from gateway.usage.reported import Usage
+from gateway.usage.reported import KINDS, Usage
 from tests.kit.client import RawClient
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import ScriptedUpstream
@@ -39,7 +39,7 @@ CLOSED = {
     "status": {"none", "1xx", "2xx", "3xx", "4xx", "5xx"},
     "ending": {ending.value for ending in Ending},
     "direction": {"in", "out"},
-    "kind": set(USAGE_KINDS),
+    "kind": set(KINDS),
     "le": None,  # the buckets, fixed in the code
 }
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -244,7 +244,7 @@ def test_one_exchange_adds_what_happened_once() -> None:
     )
     assert value(metrics, 'gateway_first_byte_seconds_sum{operation="createResponse"}') == pytest.approx(0.4)
     assert value(metrics, 'gateway_overhead_seconds_sum{operation="createResponse"}') == pytest.approx(0.001)
-    used = {kind: value(metrics, f'gateway_usage_total{{kind="{kind}",{who}}}') for kind in USAGE_KINDS}
+    used = {kind: value(metrics, f'gateway_usage_total{{kind="{kind}",{who}}}') for kind in KINDS}
     assert {kind: amount for kind, amount in used.items() if amount} == {
         "input": 7,
         "output": 5,
