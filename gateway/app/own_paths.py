@@ -33,7 +33,7 @@ def own_paths(services: Services) -> Handler:
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         exchange = request[EXCHANGE]
-        query = request._message.path.partition("?")[2]
+        query = exchange.target.partition("?")[2]
         document = await bodies[exchange.operation.id](services, exchange, query)
         answer = own_answer(200, orjson.dumps(document), fields=[(b"Cache-Control", b"no-store")])
         return await send_own(request, answer, services.settings.edge.write_idle_timeout_seconds)

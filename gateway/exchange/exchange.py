@@ -74,6 +74,9 @@ class Exchange:
     started_time: float
     """Unix seconds, for the log."""
 
+    target: str = ""
+    """The raw request target, once it has been read; bytes that are not UTF-8 stand as surrogates."""
+
     params: Mapping[str, str] = field(default_factory=dict)
     head: RequestHead | None = None
     """The request's header fields, once they have been read and found sound."""

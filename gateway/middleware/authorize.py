@@ -27,7 +27,7 @@ def authorize(services: Services) -> Middleware:
             return await handler(request)  # every tenant may ask who it is
         assert principal is not None
         rules.check_operation(exchange, services.settings)
-        target = request._message.path
+        target = exchange.target
         rules.read_model(exchange, target)
         rules.check_head(exchange, target)
         if operation.id == "listModels" and rules.restricted(exchange):

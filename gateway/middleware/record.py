@@ -67,6 +67,7 @@ def record(services: Services) -> Middleware:
         request[EXCHANGE] = exchange
         try:
             asked = read_request(request)
+            exchange.target = asked.target
             match = matched(table, asked.method, asked.target)
             exchange.operation, exchange.params = match.operation, match.params
             exchange.head = headers.read(asked.fields, http10=asked.http10, max_bytes=max_header_bytes)

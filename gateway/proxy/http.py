@@ -92,7 +92,7 @@ def forward(upstreams: Upstreams, settings: Settings, relay: Relay) -> Handler:
         reply.expect(deadlines.of(exchange.operation), no_body=request.method == "HEAD")
         body = exchange.body
         # aiohttp hands the target on as text in which every byte stands for itself.
-        target = pool.target(request._message.path.encode("utf-8", "surrogateescape"))
+        target = pool.target(exchange.target.encode("utf-8", "surrogateescape"))
         block = b"%b %b HTTP/1.1\r\n%b\r\n" % (
             request.method.encode("ascii"),
             target,

@@ -69,7 +69,7 @@ def forward_socket(upstreams: Upstreams, services: Services, relay_answer: Relay
         pool = await upstreams.open(access.base_url)
         reply = await pool.open()
         try:
-            head = await _ask(request, exchange, access, pool, reply)
+            head = await _ask(exchange, access, pool, reply)
             if head.status != 101:
                 answer = await relay_answer(request, exchange, reply, head)
                 reply.release()
@@ -81,7 +81,6 @@ def forward_socket(upstreams: Upstreams, services: Services, relay_answer: Relay
             raise
 
     async def _ask(
-        request: web.BaseRequest,
         exchange: Exchange,
         access: UpstreamAccess,
         pool: UpstreamPool,
@@ -92,7 +91,7 @@ def forward_socket(upstreams: Upstreams, services: Services, relay_answer: Relay
         reply.expect(deadlines.of(exchange.operation))
         offered = _offered(exchange)
         block = b"GET %b HTTP/1.1\r\n%b%bConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n" % (
-            pool.target(request._message.path.encode("utf-8", "surrogateescape")),
+            pool.target(exchange.target.encode("utf-8", "surrogateescape")),
             passing.for_upstream(
                 request_head,
                 host=pool.host,
