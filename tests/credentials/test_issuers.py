@@ -27,10 +27,8 @@ from gateway.credentials.verifier import Verifier
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.settings import Credentials
+from tests.credentials.forging import ABSENT, DAY, LEEWAY, NOW, b64, changed, json_values
 
-NOW = 1_800_000_000
-DAY = 86400
-LEEWAY = 30
 OWN, AUDIENCE = "https://gateway.example", "gateway"
 LOGIN, ROBOTS = "https://login.example/", "https://robots.example"
 KNOWN = frozenset(
@@ -51,7 +49,6 @@ ROBOT_KEY = Key.generate(Algorithm.EDDSA, "k1")
 SECRET = THEIRS[Algorithm.HS256]
 RING = KeyRing([OURS])
 
-ABSENT = object()
 CLAIMS: Mapping[str, object] = {
     "iss": LOGIN,
     "aud": AUDIENCE,
@@ -62,14 +59,6 @@ CLAIMS: Mapping[str, object] = {
     "tenant": "acme",
     "scope": "openid chat.completions:write email models:read",
 }
-
-
-def b64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
-
-
-def changed(members: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in {**members, **changes}.items() if value is not ABSENT}
 
 
 def signed(
@@ -450,16 +439,7 @@ def test_own_limits_are_read_and_one_that_cannot_be_kept_is_refused() -> None:
 # Nothing but the good pass.
 
 NAMES = st.sampled_from([*CLAIMS, "nbf", "models", "limits", "org", "id"])
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**63)
-    | st.floats()
-    | st.text(max_size=20)
-    | st.sampled_from([OWN, LOGIN, ROBOTS, AUDIENCE, "acme", "models:read", "*", "k1"]),
-    lambda children: st.lists(children, max_size=4) | st.dictionaries(NAMES, children, max_size=4),
-    max_leaves=10,
-)
+JSON = json_values(NAMES, st.sampled_from([OWN, LOGIN, ROBOTS, AUDIENCE, "acme", "models:read", "*", "k1"]))
 ALL = verifier_of(
     issuer_of(models=["gpt-*"]),
     issuer_of(

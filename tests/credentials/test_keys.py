@@ -1,6 +1,5 @@
 """A key has one algorithm, tells its secret to nobody, and is refused when it is weak."""
 
-import base64
 import dataclasses
 import secrets
 from hashlib import sha256
@@ -13,14 +12,11 @@ from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from gateway.credentials.keys import KID, Algorithm, Key, KeyProblem, KeyState
+from tests.credentials.forging import b64
 
 KEYS = {algorithm: Key.generate(algorithm, f"key-{algorithm}") for algorithm in Algorithm}
 ASYMMETRIC = [algorithm for algorithm in Algorithm if algorithm is not Algorithm.HS256]
 SECRET_MEMBERS = ("d", "p", "q", "dp", "dq", "qi", "k")
-
-
-def b64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def hmac_jwk(secret: bytes) -> dict[str, object]:

@@ -9,21 +9,16 @@ import pytest
 
 from gateway.limits.store import BucketStore
 from gateway.limits.terms import Charge, Dimension, Quota, account_key
+from tests.kit.clock import Clock
 
 _ids = itertools.count()
 
 
-class FakeClock:
-    """Seconds that pass only when a test says so. Starts at a tick boundary of every dimension."""
+class FakeClock(Clock):
+    """Starts at a tick boundary of every dimension."""
 
     def __init__(self) -> None:
-        self.now = 1_728_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
+        super().__init__(1_728_000_000.0)
 
 
 def quota(

@@ -39,6 +39,7 @@ from gateway.usage.reported import Usage
 from tests.conftest import StartGateway
 from tests.kit.asking import ask, error_of
 from tests.kit.client import JSON
+from tests.kit.clock import Clock
 from tests.kit.gateway import BY_NAME
 from tests.kit.redis import RedisServer, running_cluster, running_redis
 
@@ -69,16 +70,6 @@ async def store(request: pytest.FixtureRequest, redis: RedisServer) -> AsyncIter
     )
     yield made
     await made.close()
-
-
-class Clock:
-    """A time that tests set."""
-
-    def __init__(self, now: float = NOON) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def named_counts(row: Row) -> dict[str, int]:
@@ -115,7 +106,7 @@ async def test_every_counter_is_kept_per_hour_and_day(store: UsageStore) -> None
 
 
 async def test_hours_of_a_day_add_up_to_it(store: UsageStore) -> None:
-    clock = Clock()
+    clock = Clock(NOON)
     ledger = UsageLedger(store, clock=clock)
     for hour in range(3):
         clock.now = NOON + hour * HOUR_SECONDS
@@ -158,7 +149,7 @@ async def test_too_many_names_are_counted_together(store: UsageStore) -> None:
 
 
 async def test_memory_forgets_what_is_older_than_it_keeps() -> None:
-    clock = Clock()
+    clock = Clock(NOON)
     ledger = UsageLedger(MemoryUsage(clock=clock), clock=clock)
     ledger.count("acme", ALICE, None)
     assert len(await ledger.read("acme", [HOUR, DAY])) == 2
