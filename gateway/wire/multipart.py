@@ -101,7 +101,7 @@ class MultipartScanner:
                     step = self._read_head(seen, at)
                 case _State.EPILOGUE:
                     step = self._read_epilogue(seen, at)
-                case _ as never:
+                case never:
                     assert_never(never)
             if isinstance(step, _Wait):
                 break
