@@ -71,6 +71,6 @@ def test_an_audit_that_could_ask_about_nothing_says_so(tmp_path: Path, packages:
 
 
 def test_an_audit_without_a_report_says_so() -> None:
-    command = [sys.executable, CI / "audit.py", ROOT / "none.json"]
+    command = [sys.executable, str(CI / "audit.py"), str(ROOT / "none.json")]
     audit = subprocess.run(command, capture_output=True, text=True, check=True)
     assert audit.stdout.startswith("NOT AUDITED")
