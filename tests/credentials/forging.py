@@ -116,7 +116,7 @@ def json_values(
         | st.integers(-(2**63), 2**63)
         | st.floats()
         | st.text(max_size=20)
-        | (words or names),
+        | (names if words is None else words),
         lambda children: st.lists(children, max_size=4) | st.dictionaries(names, children, max_size=4),
         max_leaves=10,
     )
