@@ -338,7 +338,7 @@ class UpstreamRefusedKey(UpstreamFault):
 
 
 class UpstreamTimeout(UpstreamFault):
-    """A connect, first-byte, idle or total limit ran out."""
+    """A deadline ran out: connecting, first byte, idle, or in all."""
 
     status = 504
     code = "upstream_timeout"

@@ -1,14 +1,8 @@
-"""The closed list of places where the gateway changes bytes; everything else passes as it came.
+"""Rewrite (a): usage asked for in a chat or completions body, and the event that comes of it taken out again.
 
-    (a) `stream_options.include_usage` set in a chat or completions body, for tenants whose usage is metered,
-        and the event that the upstream adds because of it taken out of the answer
-    (b) a tenant's default `model` set in a body that names none
-    (c) the list of models without what a caller may not use: `policy.filtered_models`
-    (d) realtime secrets of the upstream replaced by sealed ones: `minting.replace_secret`
-    (e) the upstream's refusal of our own key turned into a 502: `proxy.py`
-
-Here are (a) and (b). Both set one member of a JSON object; all other bytes stay: order, blanks, spelling of
-names and numbers.
+For callers whose usage is metered `stream_options.include_usage` is set; all other bytes of the body stay: order,
+blanks, spelling of names and numbers. Of the answer only the event that the upstream adds because of it is left
+out. docs/fidelity.md has the closed list of rewrites.
 """
 
 import re

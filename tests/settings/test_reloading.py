@@ -415,6 +415,7 @@ async def test_sighup_reads_everything_again_secrets_included_under_a_running_st
         async with asyncio.timeout(WITHIN_SECONDS):
             while not any("configuration reloaded" in line for line in process.stderr):
                 await asyncio.sleep(0.01)
+        assert not any("next start" in line for line in process.stderr)
         upstream.gate("go on").set()
         assert await client.read_chunk() == b"data: 2\n\n"
         assert await client.read_chunk() == b""
