@@ -15,7 +15,7 @@ from enum import StrEnum
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from gateway.operations.model_places import NO_MODEL, ModelPlaces
 from gateway.operations.targets import TargetRefused, read_path
@@ -37,7 +37,7 @@ class UsageReport(StrEnum):
     NONE = "none"
 
 
-class AnswerChange(StrEnum):
+class Rewrite(StrEnum):
     """What the gateway changes in the answer of an operation."""
 
     MODEL_LIST = "model_list"
@@ -76,15 +76,31 @@ class Operation:
     goes_on: bool = False
     has_output: bool = True
     default_output: int | None = None
-    change: AnswerChange | None = None
+    rewrite: Rewrite | None = None
     is_session: bool = False
     is_contained: bool = True
     is_shared_state: bool = False
     work: Work = Work.STORED
     deprecated: bool = False
-    model_location: str = "none"
-    usage_location: str = "none"
-    usage_dimensions: tuple[str, ...] = ("requests",)
+
+    @classmethod
+    def read(cls, group: str, row: Mapping[str, Any]) -> Self:
+        """Read a row of the table. A word that it may not have is a ValueError, KeyError or TypeError."""
+        columns: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in row.items()
+        }
+        kind, action = columns.pop("object").split(" ")
+        model = ModelPlaces.read(columns.pop("model", {}))
+        for name, words in (("reports", UsageReport), ("rewrite", Rewrite), ("work", Work)):
+            if name in columns:
+                columns[name] = words(columns[name])
+        operation = cls(group=group, object_kind=kind, object_action=action, model=model, **columns)
+        if "work" not in columns:
+            operation = replace(operation, work=_work_of(operation))
+        if "is_shared_state" not in columns:
+            stored = kind != "none" and not operation.is_administration
+            operation = replace(operation, is_shared_state=stored)
+        return operation
 
     @property
     def id_params(self) -> tuple[str, ...]:
@@ -110,6 +126,16 @@ class Operation:
         return self.model.in_input_file
 
     @property
+    def usage_dimensions(self) -> tuple[str, ...]:
+        """`uses`, for modules that have not followed yet."""
+        return self.uses
+
+    @property
+    def model_location(self) -> str:
+        """`is_batch`, for modules that have not followed yet."""
+        return "input file" if self.is_batch else ""
+
+    @property
     def is_administration(self) -> bool:
         """Whether it is administration of the organization, which has a key and a gate of its own."""
         return self.scope.startswith("org.")
@@ -123,6 +149,14 @@ class Operation:
     def is_unlisted(self) -> bool:
         """Whether the table lacks what was asked for, so that nobody knows what it does."""
         return self.id == UNLISTED_ID
+
+
+def _work_of(operation: Operation) -> Work:
+    if operation.model != NO_MODEL:
+        return Work.GENERATION
+    if operation.streams or "multipart/form-data" in operation.request_types:
+        return Work.TRANSFER
+    return Work.STORED
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +193,6 @@ UNLISTED_WRITE: Final = replace(
     scope="unlisted:write",
     model=ModelPlaces(body=("model",)),
     work=Work.GENERATION,
-    model_location="body.model?",
 )
 _NO_PARAMS: Final[Mapping[str, str]] = MappingProxyType({})
 _UNLISTED_READ: Final = Match(UNLISTED_READ, _NO_PARAMS)
@@ -221,7 +254,7 @@ class OperationTable:
         data = tomllib.loads(
             resources.files("gateway.operations").joinpath("operations.toml").read_text("utf-8")
         )
-        return cls(_row(group, row) for group, rows in data["operations"].items() for row in rows)
+        return cls(Operation.read(group, row) for group, rows in data["operations"].items() for row in rows)
 
     def __iter__(self) -> Iterator[Operation]:
         return iter(self.operations)
@@ -289,29 +322,3 @@ class OperationTable:
 @cache
 def _load() -> OperationTable:
     return OperationTable.read()
-
-
-def _row(group: str, row: Mapping[str, Any]) -> Operation:
-    """One row of the table; a word that it may not have is a ValueError, KeyError or TypeError."""
-    columns: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in row.items()
-    }
-    kind, action = columns.pop("object").split(" ")
-    model = ModelPlaces.read(columns.pop("model", {}))
-    for name, words in (("reports", UsageReport), ("change", AnswerChange), ("work", Work)):
-        if name in columns:
-            columns[name] = words(columns[name])
-    operation = Operation(group=group, object_kind=kind, object_action=action, model=model, **columns)
-    if "work" not in columns:
-        operation = replace(operation, work=_work_of(operation))
-    if "is_shared_state" not in columns:
-        operation = replace(operation, is_shared_state=kind != "none" and not operation.is_administration)
-    return operation
-
-
-def _work_of(operation: Operation) -> Work:
-    if operation.model != NO_MODEL:
-        return Work.GENERATION
-    if operation.streams or "multipart/form-data" in operation.request_types:
-        return Work.TRANSFER
-    return Work.STORED

@@ -6,6 +6,7 @@ import csv
 import posixpath
 import random
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,6 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
+from gateway.operations import table
+from gateway.operations.model_places import ModelPlaces
+from gateway.operations.own import OWN
 from gateway.operations.table import (
     NEVER_UNLISTED,
     UNLISTED_READ,
@@ -25,8 +29,12 @@ from gateway.operations.table import (
     NotUnderV1,
     Operation,
     OperationTable,
+    Rewrite,
+    UsageReport,
+    Work,
 )
 from gateway.operations.targets import MAX_PATH_BYTES, MAX_QUERY_BYTES, TargetRefused
+from gateway.simulator.resources import generic_handlers
 
 TABLE = OperationTable.load()
 REFUSALS = (TargetRefused, NotUnderV1, NeverUnlisted)
@@ -34,6 +42,12 @@ REFUSALS = (TargetRefused, NotUnderV1, NeverUnlisted)
 # The API as published, two editions merged.
 with Path(__file__).with_name("operations_reference.csv").open(newline="") as file:
     PUBLISHED = [(row["method"], row["path"], row["id"]) for row in csv.DictReader(file)]
+
+
+USES = {
+    *("tokens", "images", "audio_megabytes", "audio_seconds", "audio_characters", "video_seconds"),
+    *("batch_input_tokens", "training_tokens", "storage_bytes", "code_interpreter_sessions"),
+}
 
 
 def example(path: str) -> str:
@@ -52,11 +66,11 @@ def outcome(method: str, target: str) -> str:
 # The table
 
 
-def test_the_table_is_the_published_api_and_the_realtime_upgrade() -> None:
+def test_the_table_has_the_published_api_and_the_realtime_upgrade() -> None:
     listed = {(operation.method, operation.path, operation.id) for operation in TABLE}
-    assert listed == {*PUBLISHED, ("GET", "/v1/realtime", "connectRealtime")}
+    assert listed >= {*PUBLISHED, ("GET", "/v1/realtime", "connectRealtime")}
     assert len(PUBLISHED) == 281
-    assert len(TABLE) == len(TABLE.operations) == len({operation.id for operation in TABLE}) == 282
+    assert len(TABLE) == len(TABLE.operations) == len({operation.id for operation in TABLE})
 
 
 @pytest.mark.parametrize(("method", "path", "operation_id"), PUBLISHED, ids=[row[2] for row in PUBLISHED])
@@ -82,20 +96,23 @@ def test_every_column_of_a_row_is_filled(operation: Operation) -> None:
         assert re.fullmatch(r"[a-z*]+/[a-z0-9*-]+", media_type)
     assert operation.request_types == () or operation.method == "POST"
     assert operation.streams or "text/event-stream" not in operation.response_types
-    assert re.fullmatch(r"none|(body|form|path|query|response|input|inherited)\b.+", operation.model_location)
-    assert re.fullmatch(r"none|[a-z].*[a-z\])}]", operation.usage_location)
-    assert operation.usage_dimensions[0] == "requests"
-    assert len(set(operation.usage_dimensions)) == len(operation.usage_dimensions)
+    assert set(operation.uses) <= USES
+    assert len(set(operation.uses)) == len(operation.uses)
+    assert operation.streams or operation.reports is not UsageReport.ON_REQUEST
     assert re.fullmatch(r"[a-z_]+(;[a-z_]+)?", operation.object_kind)
     assert operation.object_action in {"create", "read", "list", "update", "delete", "none"}
     assert (operation.object_kind == "none") == (operation.object_action == "none")
     assert operation.id_params == tuple(re.findall(r"\{(\w+)\}", operation.path))
-    if operation.model_location.startswith("path."):
-        assert operation.model_location.removeprefix("path.") in operation.id_params
+    model = operation.model
+    assert model.body is None or "application/json" in operation.request_types
+    assert model.form is None or "multipart/form-data" in operation.request_types
+    assert model.path is None or model.path in operation.id_params
+    assert not (model.required and model.may_lack)
 
 
 def test_what_streams_in_the_api_streams_in_the_table() -> None:
-    assert {operation.id for operation in TABLE if operation.streams} == {
+    published = {operation_id for _, _, operation_id in PUBLISHED} | {"connectRealtime"}
+    assert {operation.id for operation in TABLE if operation.streams} & published == {
         "createChatCompletion", "createCompletion", "createResponse", "getResponse",
         "createImage", "createImageEdit", "createSpeech", "createTranscription",
         "createRun", "createThreadAndRun", "submitToolOuputsToRun", "connectRealtime",
@@ -108,8 +125,9 @@ def test_the_realtime_upgrade_names_its_model_in_the_query() -> None:
     operation = TABLE.match("GET", "/v1/realtime?model=gpt-realtime").operation
     assert operation.id == "connectRealtime"
     assert operation.scope == "realtime:write"
-    assert operation.model_location == "query.model"
-    assert operation.usage_location == "websocket response.done.response.usage"
+    assert operation.model == ModelPlaces(query="model", required=True)
+    assert operation.is_session
+    assert operation.reports is UsageReport.REPORTED
 
 
 def test_everything_that_the_upstream_stores_is_shared_state_but_for_what_belongs_to_nobody() -> None:
@@ -143,6 +161,74 @@ def test_usage_is_counted_where_it_is_made_and_nowhere_else() -> None:
     assert {"createTranscription", "createRun", "submitToolOuputsToRun", "createResponse"} <= reporting
     repeating = {"getResponse", "listRuns", "getRun", "getRunStep", "cancelRun", "listChatCompletions"}
     assert not reporting & (repeating | {"createFile", "createRealtimeSession", "createBatch", "listModels"})
+
+
+def test_a_new_operation_is_a_row_and_nothing_else() -> None:
+    """The example that the table itself gives, with no edit anywhere else."""
+    text = Path(table.__file__).with_name("operations.toml").read_text()
+    [example_row] = re.findall(r"^#   \{ id = .*(?=,$)", text, re.MULTILINE)
+    new = Operation.read("audio", tomllib.loads(f"row = {example_row.removeprefix('#')}")["row"])
+    with_it = OperationTable([*TABLE, new])
+
+    assert with_it.match("POST", "/v1/audio/dubs").operation is new
+    assert set(with_it.scopes) - set(TABLE.scopes) == {"audio.dubs:write"}
+    assert (new.streams, new.model, new.work) == (
+        True,
+        ModelPlaces(form="model", required=True),
+        Work.GENERATION,
+    )
+    assert new.counts_usage
+    assert new.is_shared_state
+    assert new.id in generic_handlers(with_it)
+
+
+def test_what_a_row_leaves_out_follows_from_the_rest_of_it() -> None:
+    row = {"id": "x", "method": "POST", "path": "/v1/x", "scope": "x:write", "object": "none none"}
+
+    assert not Operation.read("x", row).is_shared_state
+    assert Operation.read("x", row | {"object": "thing create"}).is_shared_state
+    assert not Operation.read("x", row | {"object": "thing create", "scope": "org.x:write"}).is_shared_state
+    assert not Operation.read("x", row | {"object": "thing read", "is_shared_state": False}).is_shared_state
+    assert Operation.read("x", row).work is Work.STORED
+    assert Operation.read("x", row | {"streams": True}).work is Work.TRANSFER
+    assert Operation.read("x", row | {"request_types": ["multipart/form-data"]}).work is Work.TRANSFER
+    assert Operation.read("x", row | {"model": {"may_lack": True}}).work is Work.GENERATION
+    assert Operation.read("x", row | {"model": {"body": "model"}, "work": "stored"}).work is Work.STORED
+
+
+@pytest.mark.parametrize(
+    "column",
+    [{"reports": "sometimes"}, {"rewrite": "x"}, {"work": "x"}, {"object": "thing"}, {"stream": True}],
+)
+def test_a_word_that_the_table_does_not_have_is_refused(column: dict[str, object]) -> None:
+    row = {"id": "x", "method": "GET", "path": "/v1/x", "scope": "x:read", "object": "none none"}
+    with pytest.raises((ValueError, TypeError)):
+        Operation.read("x", row | column)
+
+
+def test_what_the_gateway_changes_closes_and_leaves_alone_is_said_in_the_table() -> None:
+    def having(column: str, value: object) -> set[str]:
+        return {operation.id for operation in TABLE if getattr(operation, column) == value}
+
+    assert having("rewrite", Rewrite.MODEL_LIST) == {"listModels"}
+    assert having("rewrite", Rewrite.REALTIME_SECRET) == {
+        operation.id for operation in TABLE if operation.scope == "realtime:mint"
+    }
+    assert having("is_contained", value=False) == {
+        operation.id
+        for operation in TABLE
+        if operation.path.startswith(("/v1/chatkit/sessions", "/v1/realtime/calls"))
+    }
+    assert having("is_session", value=True) == {"connectRealtime"}
+    assert having("is_batch", value=True) == {"createBatch"}
+    assert having("goes_on", value=True) == {"createRun", "createThreadAndRun", "submitToolOuputsToRun"}
+    assert having("reports", UsageReport.ON_REQUEST) == {"createChatCompletion", "createCompletion"}
+    assert having("speaks", value=True) == {"createSpeech"}
+    assert having("has_output", value=False) == {"createEmbedding", "createModeration"}
+    assert not any(o.is_own or o.is_unlisted for o in TABLE)
+    assert all(operation.is_own for operation in OWN.values())
+    assert UNLISTED_READ.is_unlisted
+    assert UNLISTED_WRITE.is_unlisted
 
 
 def test_an_unknown_id_is_a_key_error() -> None:
@@ -182,7 +268,7 @@ def test_a_scope_reads_for_get_and_writes_otherwise() -> None:
 def test_administration_and_nothing_else_needs_org_scopes() -> None:
     for operation in TABLE:
         administration = operation.path.startswith(("/v1/organization/", "/v1/projects/"))
-        assert operation.scope.startswith("org.") == administration, operation
+        assert operation.is_administration == administration, operation
         assert operation.group.startswith("org_") == administration, operation
 
 
