@@ -33,7 +33,7 @@ SECRET = b"ek_of_the_upstream"
 ANSWER = b'{"object":"list","data":[],"value":"%b","expires_at":4102444800}' % SECRET
 
 OPERATIONS = OperationTable.load().operations
-ADMINISTRATION = [operation for operation in OPERATIONS if operation.scope.startswith("org.")]
+ADMINISTRATION = [operation for operation in OPERATIONS if operation.is_administration]
 UNCONTAINED = [
     operation
     for operation in OPERATIONS

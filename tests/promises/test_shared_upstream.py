@@ -38,7 +38,7 @@ OPEN = {
 STATEFUL = [
     operation
     for operation in TABLE
-    if operation.object_kind != "none" and not operation.scope.startswith("org.") and operation.id not in OPEN
+    if operation.object_kind != "none" and not operation.is_administration and operation.id not in OPEN
 ]
 
 # What a creation needs beside the ids in its path, where `{}` is not enough.
