@@ -278,8 +278,15 @@ class LimitExceeded(ClientFault):
     status = 429
     code = "rate_limit_exceeded"
 
-    def __init__(self, message: str, *, type: str, retry_after_seconds: float | None) -> None:  # noqa: A002 (the API's word)
-        super().__init__(message)
+    def __init__(
+        self,
+        message: str,
+        *,
+        type: str,  # noqa: A002 (the API's word)
+        retry_after_seconds: float | None,
+        detail: str | None = None,
+    ) -> None:
+        super().__init__(message, detail=detail)
         self.type = type
         self.retry_after_seconds = retry_after_seconds
 

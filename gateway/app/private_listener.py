@@ -10,7 +10,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from gateway.middleware.services import Lifecycle
+from gateway.proxy.lifecycle import Lifecycle
 
 
 class PrivateListener:

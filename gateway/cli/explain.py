@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from gateway.cli.options import add_credential, add_settings, credential_from, settings_from
@@ -16,13 +15,12 @@ from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.principal import CredentialError, Principal
 from gateway.credentials.trust import Trust
 from gateway.errors import GatewayError
-from gateway.exchange.exchange import Exchange
-from gateway.middleware.authenticate import credential_refusal, tenant_of
+from gateway.middleware.authenticate import check_tenant, credential_refusal
 from gateway.middleware.record import matched
-from gateway.operations.own import GROUP
 from gateway.operations.table import UNLISTED_READ, OperationTable
 from gateway.policy import requests as policy
-from gateway.policy.tenants import tenant_policies
+from gateway.policy.caller import NOBODY, Caller
+from gateway.policy.tenants import UNKNOWN_TENANT, TenantBook, tenant_policies
 from gateway.settings.section import revealed
 from gateway.settings.settings import Settings
 
@@ -71,34 +69,110 @@ def explain(
     settings: Settings, method: str, target: str, model: str | None, credential: str
 ) -> Iterator[Step]:
     """The chain of decisions, ending with the one that refuses, if any does."""
-    exchange = Exchange(id="explain", method=method, operation=UNLISTED_READ, started_at=0, started_time=0)
+    asking = _Asking(settings, method, target, model, credential)
     for name, look in (
-        ("credential", partial(_credential, settings, exchange, credential)),
-        ("tenant", partial(_tenant, settings, exchange)),
-        ("operation", partial(_operation, exchange, method, target)),
-        ("scope", partial(_scope, settings, exchange)),
-        ("model", partial(_model, exchange, target, model)),
-        ("limits", partial(_limits, exchange)),
-        ("upstream", partial(_upstream, exchange, target)),
+        ("credential", asking.credential_verifies),
+        ("tenant", asking.tenant_is_known),
+        ("operation", asking.operation_is_matched),
+        ("scope", asking.scope_is_held),
+        ("model", asking.model_is_allowed),
+        ("limits", asking.limits_that_apply),
+        ("upstream", asking.upstream_is_open),
     ):
         try:
             yield Step(name, look())
         except GatewayError as refusal:
             yield Step(name, refusal.detail or "refused", refusal)
             return
-        if name == "operation" and exchange.operation.group == GROUP:
+        if name == "operation" and asking.operation.is_own:
             yield Step("scope", "none is needed: every tenant may ask")
             return
 
 
-def _credential(settings: Settings, exchange: Exchange, credential: str) -> str:
-    try:
-        principal = asyncio.run(_verified(settings, credential))
-    except CredentialError as error:
-        raise credential_refusal(error, exchange.id) from None
-    exchange.principal = principal
-    until = datetime.fromtimestamp(principal.expires_at, UTC).isoformat()
-    return f"{principal.credential_id} of {principal.subject}, valid until {until}"
+class _Asking:
+    """One request that is never sent, and what has been found of it so far: each step says it, or refuses."""
+
+    def __init__(
+        self, settings: Settings, method: str, target: str, model: str | None, credential: str
+    ) -> None:
+        self._settings = settings
+        self._method = method
+        self._target = target
+        self._model = model
+        self._credential = credential
+        self._params: Mapping[str, str] = {}
+        self._caller = NOBODY
+        self.operation = UNLISTED_READ
+
+    def credential_verifies(self) -> str:
+        """Whose it is."""
+        try:
+            principal = asyncio.run(_verified(self._settings, self._credential))
+        except CredentialError as error:
+            raise credential_refusal(error, "explain") from None
+        self._caller = Caller(principal, UNKNOWN_TENANT)
+        until = datetime.fromtimestamp(principal.expires_at, UTC).isoformat()
+        return f"{principal.credential_id} of {principal.subject}, valid until {until}"
+
+    def tenant_is_known(self) -> str:
+        """Who pays."""
+        principal = self._caller.principal
+        book = TenantBook(tenant_policies(self._settings, OperationTable.load()))
+        tenant = book.get(principal.tenant)
+        check_tenant(tenant)
+        self._caller = Caller(principal, tenant)
+        name = tenant.tenant.name
+        return tenant.id if name is None else f"{tenant.id} ({name})"
+
+    def operation_is_matched(self) -> str:
+        """What is asked for."""
+        match = matched(OperationTable.load(), self._method, self._target)
+        self.operation, self._params = match.operation, match.params
+        return f"{self.operation.id}: {self.operation.method} {self.operation.path}"
+
+    def scope_is_held(self) -> str:
+        """Whether the caller may ask for it."""
+        policy.check_operation(
+            self._caller,
+            self.operation,
+            socket=False,
+            administration=self._settings.upstream.admin_api_key is not None,
+            uncontained=self._settings.allow_uncontained,
+        )
+        return f"{self.operation.scope}, which the credential and the tenant have"
+
+    def model_is_allowed(self) -> str:
+        """Which model would answer."""
+        caller, operation = self._caller, self.operation
+        named = policy.model_in_head(caller, operation, self._params, self._target)
+        self._model = named if self._model is None else self._model
+        policy.check_named_model(caller, operation, self._model, socket=False)
+        where = operation.model
+        if self._model is not None:
+            return f"{self._model}, which is allowed"
+        if where.body is None and where.form is None:
+            return "the operation names none"
+        default = policy.default_model(caller, operation)
+        if default is not None:
+            return f"none given: the tenant's default {default} would be set"
+        if where.may_lack:
+            return "none given, and none is needed"
+        if not caller.restricted:
+            return "none given, and every model is allowed"
+        raise policy.unnamed("the request")
+
+    def limits_that_apply(self) -> str:
+        """What it would be charged to."""
+        quotas = (*self._caller.quotas, *self._caller.tenant.limits.of_model(self._model))
+        return ", ".join(f"{quota.dimension.value} = {quota.capacity}" for quota in quotas) or "none"
+
+    def upstream_is_open(self) -> str:
+        """Where it would go, and as whom."""
+        policy.check_sharing(self._caller, self.operation, self._target, socket=False)
+        access = self._caller.tenant.access
+        key = "with a key" if access.api_key is not None else "without a key"
+        project = "" if access.project is None else f", project {access.project}"
+        return f"{access.base_url}, {key}{project}"
 
 
 async def _verified(settings: Settings, credential: str) -> Principal:
@@ -115,61 +189,3 @@ async def _verified(settings: Settings, credential: str) -> Principal:
         return trust.verifier.verify(credential)
     finally:
         await trust.close()
-
-
-def _tenant(settings: Settings, exchange: Exchange) -> str:
-    assert exchange.principal is not None
-    tenant_id = exchange.principal.tenant
-    tenants = tenant_policies(settings, OperationTable.load())
-    exchange.tenant = tenant_of(tenants.get(tenant_id))
-    name = exchange.tenant.tenant.name
-    return tenant_id if name is None else f"{tenant_id} ({name})"
-
-
-def _operation(exchange: Exchange, method: str, target: str) -> str:
-    match = matched(OperationTable.load(), method, target)
-    exchange.operation, exchange.params = match.operation, match.params
-    return f"{match.operation.id}: {match.operation.method} {match.operation.path}"
-
-
-def _scope(settings: Settings, exchange: Exchange) -> str:
-    policy.check_operation(exchange, settings)
-    return f"{exchange.operation.scope}, which the credential and the tenant have"
-
-
-def _model(exchange: Exchange, target: str, model: str | None) -> str:
-    assert exchange.tenant is not None
-    policy.read_model(exchange, target)
-    if model is not None:
-        exchange.model = model
-    policy.check_named_model(exchange)
-    where = exchange.operation.model
-    if exchange.model is not None:
-        return f"{exchange.model}, which is allowed"
-    if where.body is None and where.form is None:
-        return "the operation names none"
-    default = policy.default_model(exchange)
-    if default is not None:
-        return f"none given: the tenant's default {default} would be set"
-    if where.may_lack or not policy.restricted(exchange):
-        return (
-            "none given, and none is needed" if where.may_lack else "none given, and every model is allowed"
-        )
-    raise policy.unnamed("the request")
-
-
-def _limits(exchange: Exchange) -> str:
-    assert exchange.tenant is not None
-    assert exchange.principal is not None
-    limits = exchange.tenant.limits
-    quotas = (*limits.of_caller(exchange.principal), *limits.of_model(exchange.model))
-    return ", ".join(f"{quota.dimension.value} = {quota.capacity}" for quota in quotas) or "none"
-
-
-def _upstream(exchange: Exchange, target: str) -> str:
-    assert exchange.tenant is not None
-    policy.check_sharing(exchange, target)
-    access = exchange.tenant.access
-    key = "with a key" if access.api_key is not None else "without a key"
-    project = "" if access.project is None else f", project {access.project}"
-    return f"{access.base_url}, {key}{project}"

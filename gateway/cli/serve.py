@@ -14,8 +14,9 @@ from typing import Any
 import uvloop
 from aiohttp import web
 
-from gateway.app.build import App, build_app, make_runner
+from gateway.app.build import build_app
 from gateway.app.private_listener import PrivateListener
+from gateway.app.process import App, make_runner
 from gateway.cli.options import add_settings, keyless, settings_from
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing, ensure_ring

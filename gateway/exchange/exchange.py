@@ -1,63 +1,23 @@
-"""The record of one request and its answer, and who may watch it go by.
+"""The record of one request and its answer.
 
-One mutable `Exchange` per request; everything else that travels with it is frozen. Nothing in here
-performs I/O, and nothing in here may change a byte that it is shown.
+One mutable `Exchange` per request; everything else that travels with it is frozen. Each field has one writer,
+which its comment names. Nothing in here performs I/O, or changes a byte that it is shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
 
-from gateway.errors import Ending
-
-if TYPE_CHECKING:
-    from gateway.credentials.principal import Principal
-    from gateway.errors import GatewayError
-    from gateway.limits.terms import Decision
-    from gateway.operations.table import Operation
-    from gateway.policy.tenants import TenantPolicy, UpstreamAccess
-    from gateway.usage.cost import Cost
-    from gateway.usage.reported import Usage
-    from gateway.wire.headers import Head, RequestHead
-    from gateway.wire.request_fields import RequestFields
-
-
-class StreamObserver(Protocol):
-    """Watches a stream without touching it: told after the bytes were forwarded, returns nothing.
-
-    An observer that raises is dropped for the rest of its exchange and counted; the stream never notices.
-    """
-
-    def opened(self, head: Head) -> None:
-        """The answer's head has been received."""
-
-    def request_piece(self, piece: bytes) -> None:
-        """Bytes of the request body (or of the client's WebSocket frames) went up."""
-
-    def answer_piece(self, piece: bytes) -> None:
-        """Bytes of the answer body (or of the upstream's WebSocket frames) went down."""
-
-
-class FormGate(Protocol):
-    """Stands between a streaming form and the upstream. Both methods raise a GatewayError to refuse."""
-
-    def feed(self, piece: bytes) -> bytes:
-        """Take a piece; return what may go up now."""
-
-    def finish(self) -> bytes:
-        """The form has ended: return what was held back."""
-
-
-class AnswerFilter(Protocol):
-    """Stands between an upstream's stream of events and the client: rewrite (a)."""
-
-    def feed(self, piece: bytes) -> bytes:
-        """Take a piece; return what goes to the client now."""
-
-    def finish(self) -> bytes:
-        """The stream has ended: return what was held back."""
+from gateway.errors import Ending, GatewayError
+from gateway.exchange.observers import AnswerChange, FormGate, StreamObserver
+from gateway.limits.terms import Decision
+from gateway.operations.table import Operation
+from gateway.policy.caller import NOBODY, Caller
+from gateway.usage.cost import Cost
+from gateway.usage.reported import Usage
+from gateway.wire.headers import NO_HEAD, Head, RequestHead
+from gateway.wire.request_body import RequestBody
 
 
 @dataclass(slots=True)
@@ -67,6 +27,7 @@ class Exchange:
     Times are seconds of `time.monotonic`: uvloop's own clock is cached and counts whole milliseconds.
     """
 
+    # record
     id: str
     method: str
     operation: Operation
@@ -75,86 +36,80 @@ class Exchange:
     """Unix seconds, for the log."""
 
     target: str = ""
-    """The raw request target, once it has been read; bytes that are not UTF-8 stand as surrogates."""
+    """The request target as it came over the wire, in which every byte stands for itself."""
 
     params: Mapping[str, str] = field(default_factory=dict)
-    head: RequestHead | None = None
+    head: RequestHead = NO_HEAD
     """The request's header fields, once they have been read and found sound."""
 
-    body: bytes | None = None
-    """The request's body where policy had to read it whole; None where it streams."""
+    unreadable: GatewayError | None = None
+    """What is wrong with the head; raised where an error becomes an answer."""
 
-    fields: RequestFields | None = None
-    """What policy has read in that body."""
+    observer_failed: Callable[[], None] | None = None
 
-    principal: Principal | None = None
-    access: UpstreamAccess | None = None
-    """Where it went, and as whom; None while the upstream was not asked."""
+    # answer
+    error: GatewayError | None = None
 
-    upstream_secret: str | None = None
-    """What opens the upstream for this exchange instead of the gateway's own key."""
+    # authenticate
+    caller: Caller = NOBODY
 
-    rewrite_answer: Callable[[bytes], bytes] | None = None
-    """Changes the whole body of a successful answer; one of the closed list in README."""
-
-    answer_filter: AnswerFilter | None = None
-    """Changes a successful answer that is a stream of events; None once the head says that it is none."""
-
-    plain_answer: bool = False
-    """Ask for an answer without content encoding, because it has to be read."""
-
-    tenant: TenantPolicy | None = None
-    cost: Cost | None = None
-    """What the request says that it will use, where somebody counts that."""
-
-    decision: Decision | None = None
+    # authorize finds it in the head, limit in the body, the reader of a form in the form
     model: str | None = None
-    upstream_request_id: str | None = None
-    status: int | None = None
-    """The status that went to the client; None while nothing was sent."""
 
-    head_at: float | None = None
-    """When the upstream's head arrived."""
-
-    first_byte_at: float | None = None
-    """When the first byte of the answer's body went to the client."""
-
-    forwarded_at: float | None = None
-    """When the upstream was asked: everything before is the gateway's own time, or the client's."""
-
-    upstream_ended_at: float | None = None
-    """When the upstream's part was over."""
+    # limit
+    body: RequestBody | None = None
+    """The request's body where policy had to read it whole; None where it streams. meter makes it ask for usage."""
 
     held_seconds: float = 0.0
     """Time spent waiting for the client's body before the upstream was asked: not the gateway's own."""
 
-    bytes_in: int = 0
-    bytes_out: int = 0
-    form_gate: FormGate | None = None
+    form: FormGate | None = None
     """Judges a form that streams by, and holds its end back until it has."""
 
-    before_form_end: Callable[[], Awaitable[None]] | None = None
-    """To be awaited when the form gate has seen everything but its end; raises to refuse."""
+    cost: Cost | None = None
+    """What the request says that it will use, where somebody counts that."""
 
+    decision: Decision | None = None
+
+    # authorize or meter: they never choose for the same operation
+    change: AnswerChange | None = None
+
+    # meter
     usage: Usage | None = None
-    usage_heard: list[Callable[[Usage], None]] = field(default_factory=list)
-    """Who is told what a session has used, response by response."""
-
     spent: bool = False
     """The upstream took the work on: something was used, known or not."""
 
-    ending: Ending | None = None
-    error: GatewayError | None = None
-    detail: str | None = None
-    """Why it ended as it did, for the log, where no error says so."""
+    # proxy
+    forwarded_at: float | None = None
+    """When the upstream was asked: everything before is the gateway's own time, or the client's."""
 
+    head_at: float | None = None
+    """When the upstream's head arrived."""
+
+    upstream_request_id: str | None = None
+    status: int | None = None
+    """The status that went to the client; None while nothing was sent."""
+
+    first_byte_at: float | None = None
+    """When the first byte of the answer's body went to the client."""
+
+    upstream_ended_at: float | None = None
+    """When the upstream's part was over."""
+
+    detail: str | None = None
+    """Why a session ended as it did, for the log, where no error says so."""
+
+    # this class
+    bytes_in: int = 0
+    bytes_out: int = 0
+    ending: Ending | None = None
     observers: list[StreamObserver] = field(default_factory=list)
-    observer_failed: Callable[[], None] | None = None
+    """Appended to by whoever wants to watch; shortened here."""
 
     @property
-    def head_upgrades(self) -> bool:
+    def is_socket(self) -> bool:
         """Whether the client asks for a WebSocket."""
-        return self.head is not None and self.head.upgrade == b"websocket"
+        return self.head.upgrade == b"websocket"
 
     def overhead_seconds(self, now: float) -> float:
         """What the gateway itself added before the upstream was asked, or in all when it was not."""
@@ -167,11 +122,14 @@ class Exchange:
             return None
         return (now if self.upstream_ended_at is None else self.upstream_ended_at) - self.forwarded_at
 
-    def heard_usage(self, usage: Usage) -> None:
-        """Add what one response of a session has used."""
-        self.usage = usage if self.usage is None else self.usage + usage
-        for tell in self.usage_heard:
-            tell(usage)
+    def end(self, ending: Ending) -> None:
+        """Say how the exchange ends. The first word counts, but COMPLETE only as long as nothing goes wrong."""
+        if self.ending is None or self.ending is Ending.COMPLETE:
+            self.ending = ending
+
+    def sent(self, count: int) -> None:
+        """Count bytes of the answer's body that went down."""
+        self.bytes_out += count
 
     def opened(self, head: Head) -> None:
         """Tell the observers that the answer has begun."""
@@ -191,11 +149,18 @@ class Exchange:
                 self._drop(observer)
 
     def answer_piece(self, piece: bytes) -> None:
-        """Count and show a piece of the answer that went down."""
-        self.bytes_out += len(piece)
+        """Show a piece of the answer as the upstream sent it."""
         for observer in tuple(self.observers):
             try:
                 observer.answer_piece(piece)
+            except Exception:  # noqa: BLE001
+                self._drop(observer)
+
+    def answer_message(self, text: bytes) -> None:
+        """Show a whole text message of the upstream's that came over a WebSocket."""
+        for observer in tuple(self.observers):
+            try:
+                observer.answer_message(text)
             except Exception:  # noqa: BLE001
                 self._drop(observer)
 

@@ -119,13 +119,13 @@ FIELDS = {
 
 def access_record(exchange: Exchange, *, now: float) -> dict[str, Any]:
     """What is logged of an exchange; durations in milliseconds, sizes in body bytes."""
-    principal = exchange.principal
+    principal, tenant = exchange.caller.principal, exchange.caller.tenant.tenant
     record: dict[str, Any] = {
         "time": datetime.fromtimestamp(exchange.started_time, UTC),
         "request_id": exchange.id,
         "upstream_request_id": _short(exchange.upstream_request_id),
-        "tenant": principal.tenant if principal else None,
-        "subject": principal.subject if principal else None,
+        "tenant": principal.tenant or None,
+        "subject": principal.subject or None,
         "method": exchange.method[:32],
         "operation": exchange.operation.id,
         "model": _short(exchange.model),
@@ -140,7 +140,7 @@ def access_record(exchange: Exchange, *, now: float) -> dict[str, Any]:
         "bytes_in": exchange.bytes_in,
         "bytes_out": exchange.bytes_out,
     }
-    if exchange.tenant is not None and exchange.tenant.tenant.logging == "minimal":
+    if tenant.logging == "minimal":
         del record["subject"], record["model"]
     if exchange.usage is not None:
         record["usage"] = {name: value for name in _USAGE_FIELDS if (value := getattr(exchange.usage, name))}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.platform_collector import PlatformCollector
@@ -19,11 +18,6 @@ from gateway import __version__
 from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
 from gateway.usage.reported import KINDS
-
-if TYPE_CHECKING:
-    from gateway.limits.limiter import LimiterState
-
-OTHER = "other"
 
 LABELS = {
     "tenant": "a tenant of the configuration, or `other`",
@@ -253,7 +247,7 @@ class Metrics:
 
     def ended(self, exchange: Exchange, *, now: float) -> None:
         """Record one exchange that has ended; `now` in monotonic seconds."""
-        tenant = OTHER if exchange.tenant is None else exchange.tenant.id
+        tenant = exchange.caller.tenant.id
         operation = exchange.operation.id
         ending = exchange.ending or Ending.FAILED
         bound = self._children(tenant, operation, status_class(exchange.status), ending.value)
@@ -276,15 +270,14 @@ class Metrics:
             if exchange.usage.estimated:
                 self.usage_estimated.labels(tenant, operation).inc()
 
-    def watch_limiter(self, state: Callable[[], LimiterState]) -> None:
-        """Show the state of a limiter whenever somebody looks."""
-        self.limit_stores.labels("up").set_function(lambda: sum(state().servers.values()))
-        self.limit_stores.labels("down").set_function(
-            lambda: sum(not answers for answers in state().servers.values())
-        )
-        self.limit_workers.set_function(lambda: state().workers)
-        self.limit_held.set_function(lambda: state().open_exchanges)
-        self.limit_late.set_function(lambda: state().late_settlements)
+    def watch(self, gauge: Gauge, read: Callable[[], float], *labels: str) -> None:
+        """Let a gauge show what `read` says whenever somebody looks."""
+        (gauge.labels(*labels) if labels else gauge).set_function(read)
+
+    def configuration_loaded(self, well: bool) -> None:
+        """Count one attempt to reload the configuration."""
+        self.configuration_loads.labels("loaded" if well else "failed").inc()
+        self.configuration_valid.set(int(well))
 
     def decided(self, tenant: str, decision: str, dimension: str = "none") -> None:
         """Count one decision of the limiter."""

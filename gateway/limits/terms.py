@@ -56,6 +56,11 @@ class Dimension(StrEnum):
         """Whether what an exchange costs is known only when it ends (a request costs one request at once)."""
         return self.unit != "requests"
 
+    @property
+    def is_reported(self) -> bool:
+        """Whether answers report what counts here, so that usage has to be known where it is limited."""
+        return self.unit == "tokens" and self is not Dimension.BATCH_INPUT_TOKENS_PER_DAY
+
 
 class OnStoreFailure(StrEnum):
     """What becomes of a limit while the store that counts it cannot be reached."""

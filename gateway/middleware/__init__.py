@@ -1,4 +1,8 @@
-"""The order in which an exchange is handled: outermost first, and why each stands where it does."""
+"""The order in which an exchange is handled: outermost first, and why each stands where it does.
+
+One file for each link; `admission` belongs to `limit`. Wired by `app`, asked by nobody. A link decides when, and
+what becomes of a refusal; the rules are in `policy`, the arithmetic in `limits` and `usage`, the bytes in `proxy`.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +16,40 @@ from gateway.middleware.services import Services
 from gateway.proxy.request import Handler, Middleware
 
 
-def build_middlewares(services: Services) -> tuple[Middleware, ...]:
-    """The one place where the order is declared."""
+def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
+    """The one place where the order is declared, and what each link works with."""
+    settings = with_.settings
+    edge = settings.edge
     return (
-        record(services),  # sees every ending, refusals included: one line and one set of metrics each
-        answer(services),  # below record, so that an error is recorded with the status it was answered with
-        authenticate(services),  # before anything that needs to know who calls
-        authorize(services),  # before limit: what is not allowed costs no permits
-        limit(services),  # outside meter: what was used is known when it settles
-        meter(services),  # innermost: nothing stands between it and the bytes
+        # sees every ending, refusals included: one line and one set of metrics each
+        record(
+            table=with_.table,
+            metrics=with_.metrics,
+            log=with_.log,
+            lifecycle=with_.lifecycle,
+            max_header_bytes=edge.max_header_bytes,
+        ),
+        # below record, so that an error is recorded with the status it was answered with
+        answer(lifecycle=with_.lifecycle, write_idle_seconds=edge.write_idle_timeout_seconds),
+        # before anything that needs to know who calls
+        authenticate(trust=with_.trust, tenants=with_.tenants),
+        # before limit: what is not allowed costs no permits
+        authorize(
+            trust=with_.trust,
+            administration=settings.upstream.admin_api_key is not None,
+            uncontained=settings.allow_uncontained,
+        ),
+        # outside meter: what was used is known when it settles
+        limit(
+            limiter=with_.limiter,
+            table=with_.table,
+            edge=edge,
+            expected_output=settings.expected_output,
+            file_bytes=with_.file_bytes,
+            decided=with_.metrics.decided,
+        ),
+        # innermost: nothing stands between it and the bytes
+        meter(ledger=with_.ledger, limiter=with_.limiter),
     )
 
 

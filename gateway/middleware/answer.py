@@ -7,28 +7,27 @@ import asyncio
 from aiohttp import web
 
 from gateway.errors import ClientFault, Ending, GatewayError, Internal
-from gateway.middleware.services import Services
 from gateway.proxy.answer import error_fields, own_answer, own_fields, send_own
 from gateway.proxy.connection import abort
+from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.request import EXCHANGE, Handler, Middleware
 
 # After these the connection is not to be trusted: what follows on it may be part of the refused request.
 _CLOSING = frozenset({400, 405, 408, 413, 417, 426, 431, 500, 505})
 
 
-def answer(services: Services) -> Middleware:
+def answer(*, lifecycle: Lifecycle, write_idle_seconds: float) -> Middleware:
     """Render errors in the API's shape; cut the connection when the head is out already."""
-    write_idle_seconds = services.settings.edge.write_idle_timeout_seconds
 
     async def middleware(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
         exchange = request[EXCHANGE]
         try:
-            if exchange.error is not None:
-                raise exchange.error
+            if exchange.unreadable is not None:
+                raise exchange.unreadable
             return await handler(request)
         except asyncio.CancelledError:
             if exchange.ending is None:
-                exchange.ending = Ending.DRAINED if services.lifecycle.draining else Ending.CLIENT_LEFT
+                exchange.end(Ending.DRAINED if lifecycle.draining else Ending.CLIENT_LEFT)
             raise
         except GatewayError as error:
             refusal = error
@@ -38,7 +37,7 @@ def answer(services: Services) -> Middleware:
             )
             refusal.__cause__ = defect
         exchange.error = refusal
-        exchange.ending = refusal.ending
+        exchange.end(refusal.ending)
         if request.writer.output_size > 0:
             # A second answer would corrupt the first: the client must see a broken end, never a clean one.
             if request.version == (1, 0):
@@ -46,7 +45,6 @@ def answer(services: Services) -> Middleware:
             raise refusal
         if isinstance(refusal, ClientFault) and refusal.ending is Ending.CLIENT_LEFT:
             raise refusal
-        exchange.status = refusal.status
         own = own_answer(
             refusal.status, refusal.body(), fields=[*error_fields(refusal), *own_fields(exchange)]
         )

@@ -7,8 +7,9 @@ import time
 from aiohttp import web
 
 from gateway.credentials import principal as credentials
-from gateway.credentials import realtime_secrets as minting
-from gateway.credentials.principal import Principal
+from gateway.credentials import realtime_secrets
+from gateway.credentials.principal import CredentialError, CredentialNotAccepted, CredentialRevoked, Principal
+from gateway.credentials.trust import Trust
 from gateway.credentials.verifier import bearer_from
 from gateway.errors import (
     CredentialLapsed,
@@ -20,43 +21,41 @@ from gateway.errors import (
     TenantUnknown,
 )
 from gateway.exchange.exchange import Exchange
-from gateway.middleware.services import Services
 from gateway.operations.own import JWKS
-from gateway.policy.tenants import TenantPolicy
+from gateway.policy.caller import Caller
+from gateway.policy.tenants import UNKNOWN_TENANT, TenantBook, TenantPolicy
 from gateway.proxy.request import EXCHANGE, Handler, Middleware
 from gateway.wire.headers import SUBPROTOCOL_CREDENTIAL, RequestHead
 
 
-def authenticate(services: Services) -> Middleware:
+def authenticate(*, trust: Trust, tenants: TenantBook) -> Middleware:
     """Verify the credential and look its tenant up."""
-    verifier, tenants = services.trust.verifier, services.tenants
+    verifier = trust.verifier
 
     async def middleware(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
         exchange = request[EXCHANGE]
-        assert exchange.head is not None
-        if exchange.operation.id == JWKS.id:
+        if exchange.operation is JWKS:
             return await handler(request)  # public keys are for everybody
         try:
             presented = _presented(exchange.head)
-            if presented.startswith(minting.PREFIX):
-                principal = _unsealed(exchange, presented)
+            upstream_secret = None
+            if presented.startswith(realtime_secrets.PREFIX):
+                principal, upstream_secret = _unsealed(exchange, presented)
             else:
                 principal = verifier.verify(presented)
-        except credentials.CredentialError as error:
+        except CredentialError as error:
             raise credential_refusal(error, exchange.id) from None
-        exchange.principal = principal
-        exchange.tenant = tenants.get(principal.tenant)
-        tenant_of(exchange.tenant)
+        exchange.caller = Caller(principal, tenants.get(principal.tenant), upstream_secret)
+        check_tenant(exchange.caller.tenant)
         return await handler(request)
 
-    def _unsealed(exchange: Exchange, presented: str) -> Principal:
-        if exchange.operation.id != minting.OPENS:
-            raise credentials.CredentialNotAccepted("a realtime secret, and this is no realtime WebSocket")
-        minted = minting.unseal(presented, services.trust.ring, now=time.time())
-        if services.trust.revocations.check(minted.principal):
-            raise credentials.CredentialRevoked("a realtime secret of a revoked credential")
-        exchange.upstream_secret = minted.upstream_secret
-        return minted.principal
+    def _unsealed(exchange: Exchange, presented: str) -> tuple[Principal, str]:
+        if not exchange.operation.is_session:
+            raise CredentialNotAccepted("a realtime secret, and this is no realtime WebSocket")
+        minted = realtime_secrets.unseal(presented, trust.ring, now=time.time())
+        if trust.revocations.check(minted.principal):
+            raise CredentialRevoked("a realtime secret of a revoked credential")
+        return minted.principal, minted.upstream_secret
 
     return middleware
 
@@ -73,19 +72,18 @@ def _presented(head: RequestHead) -> str:
     return bearer_from(values)
 
 
-def tenant_of(policy: TenantPolicy | None) -> TenantPolicy:
-    """The tenant that a credential names. Raises TenantUnknown or TenantDisabled."""
-    if policy is None:
+def check_tenant(tenant: TenantPolicy) -> None:
+    """Raise TenantUnknown or TenantDisabled for the tenant that a credential names, if it is one of those."""
+    if tenant is UNKNOWN_TENANT:
         raise TenantUnknown(
             "This credential is genuine, but its tenant is not known here. "
             "Ask the gateway's operator to add it, or for a credential of another tenant."
         )
-    if not policy.tenant.enabled:
+    if not tenant.tenant.enabled:
         raise TenantDisabled("This tenant is switched off. Ask the gateway's operator.")
-    return policy
 
 
-def credential_refusal(error: credentials.CredentialError, request_id: str) -> GatewayError:
+def credential_refusal(error: CredentialError, request_id: str) -> GatewayError:
     """One of four things is said; which check failed stands in the log only."""
     match error:
         case credentials.CredentialMissing():

@@ -5,42 +5,60 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import assert_never
 
 from aiohttp import web
 
-from gateway.credentials import realtime_secrets as minting
+from gateway.credentials import realtime_secrets
 from gateway.credentials.principal import Principal
+from gateway.credentials.trust import Trust
 from gateway.errors import UpstreamBroken
-from gateway.middleware.services import Services
-from gateway.operations.own import GROUP
-from gateway.policy import requests as rules
+from gateway.exchange.exchange import Exchange
+from gateway.exchange.observers import AnswerChange
+from gateway.operations.table import Rewrite
+from gateway.policy import requests as policy
+from gateway.policy.model_list import filtered_models
 from gateway.proxy.request import EXCHANGE, Handler, Middleware
 
 
-def authorize(services: Services) -> Middleware:
-    """Check the operation against the credential's scopes and the tenant's."""
+def authorize(*, trust: Trust, administration: bool, uncontained: bool) -> Middleware:
+    """Check the operation against the credential's scopes and the tenant's.
+
+    `administration` and `uncontained`: the operator has opened those operations.
+    """
 
     async def middleware(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
         exchange = request[EXCHANGE]
-        operation, principal = exchange.operation, exchange.principal
-        if operation.group == GROUP:
+        operation = exchange.operation
+        if operation.is_own:
             return await handler(request)  # every tenant may ask who it is
-        assert principal is not None
-        rules.check_operation(exchange, services.settings)
-        target = exchange.target
-        rules.read_model(exchange, target)
-        rules.check_head(exchange, target)
-        if operation.id == "listModels" and rules.restricted(exchange):
-            exchange.rewrite_answer = partial(rules.filtered_models, exchange)
-        if operation.id in minting.OPERATIONS:
-            exchange.rewrite_answer = _sealing(principal)
+        caller, target, socket = exchange.caller, exchange.target, exchange.is_socket
+        policy.check_operation(
+            caller, operation, socket=socket, administration=administration, uncontained=uncontained
+        )
+        exchange.model = policy.model_in_head(caller, operation, exchange.params, target)
+        policy.check_named_model(caller, operation, exchange.model, socket=socket)
+        policy.check_sharing(caller, operation, target, socket=socket)
+        if operation.rewrite is not None:
+            exchange.change = _change(exchange, operation.rewrite)
         return await handler(request)
+
+    def _change(exchange: Exchange, rewrite: Rewrite) -> AnswerChange | None:
+        match rewrite:
+            case Rewrite.MODEL_LIST:
+                if not exchange.caller.restricted:
+                    return None
+                return AnswerChange(body=partial(filtered_models, exchange.caller))
+            case Rewrite.REALTIME_SECRET:
+                return AnswerChange(body=_sealing(exchange.caller.principal))
+            case never:
+                assert_never(never)
 
     def _sealing(principal: Principal) -> Callable[[bytes], bytes]:
         def rewrite(body: bytes) -> bytes:
             try:
-                return minting.replace_secret(body, principal, services.trust.ring, now=time.time())
-            except (minting.NothingToReplace, LookupError) as error:
+                return realtime_secrets.replace_secret(body, principal, trust.ring, now=time.time())
+            except (realtime_secrets.NothingToReplace, LookupError) as error:
                 raise UpstreamBroken(
                     "The upstream's realtime secret could not be replaced by one of this gateway.",
                     detail=str(error),

@@ -1,53 +1,51 @@
 """What was used: reads usage from the answer as it goes by, asks for it where it would not come, counts it.
 
 Who has no limit on usage is charged for what answers report, and no answer is changed. Where usage has to be
-known (`TenantPolicy.meters`) streams of chat and completions are asked to report it (rewrite (a)), answers
-come in an encoding that can be read, and what nobody reported is estimated.
+known (`Caller.metered`) streams of chat and completions are asked to report it (rewrite (a)), answers
+come in an encoding that can be read, and what nobody reported is estimated. A session says what it used response
+by response, and is counted and charged so.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from aiohttp import web
 
 from gateway.errors import BadRequest, ClientLeft, ClientStalled, UpstreamTimeout
 from gateway.exchange.exchange import Exchange
-from gateway.middleware.services import Services
-from gateway.operations.own import GROUP
+from gateway.exchange.observers import READABLE, AnswerChange, StreamObserver
+from gateway.limits.limiter import Limiter
+from gateway.limits.terms import Charge
+from gateway.operations.table import UsageReport
 from gateway.proxy.request import EXCHANGE, Handler, Middleware
-from gateway.usage.cost import prompt_estimate, reports_usage
+from gateway.usage.cost import prompt_estimate
 from gateway.usage.counters import Entry, named
-from gateway.usage.included import AddedUsageFilter, with_included_usage
+from gateway.usage.included import AddedUsageFilter, options_to_include
+from gateway.usage.ledger import UsageLedger
 from gateway.usage.reader import UsageReader
-from gateway.usage.reported import Usage
+from gateway.usage.reported import Usage, from_realtime_event
 from gateway.wire.headers import Head, RequestHead, media_type
 from gateway.wire.json_members import TooIntricate
 
-_SILENT_STREAMS = frozenset({"createChatCompletion", "createCompletion"})
-"""Operations whose streams report usage only when they are asked to."""
-
-_RUNS = frozenset({"createRun", "createThreadAndRun", "submitToolOuputsToRun"})
-_READABLE = frozenset({b"", b"identity", b"gzip", b"x-gzip", b"deflate"})
+_READABLE_CODINGS = frozenset({b"", b"identity", b"gzip", b"x-gzip", b"deflate"})
 
 
-def meter(services: Services) -> Middleware:
+def meter(*, ledger: UsageLedger, limiter: Limiter) -> Middleware:
     """Know what each exchange used by the time it ends, and count it once."""
-    ledger = services.ledger
 
     async def middleware(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
         exchange = request[EXCHANGE]
-        operation, policy, principal = exchange.operation, exchange.tenant, exchange.principal
-        if operation.group == GROUP:
+        if exchange.operation.is_own:
             return await handler(request)
-        assert policy is not None
-        assert principal is not None
         reading = None
-        if exchange.head_upgrades:
-            exchange.usage_heard.append(lambda usage: _count(exchange, usage, requests=0))
-        elif reports_usage(operation):
-            reading = _Reading(exchange, metered=policy.meters(principal))
+        if exchange.is_socket:
+            exchange.observers.append(_SessionReading(exchange, ledger, limiter))
+        elif exchange.operation.counts_usage:
+            reading = _Reading(exchange)
             exchange.observers.append(reading)
         abandoned = False
         try:
@@ -59,22 +57,23 @@ def meter(services: Services) -> Middleware:
             exchange.spent = _took_on(exchange, abandoned=abandoned)
             if reading is not None:
                 exchange.usage = reading.result()
-            _count(exchange, None if exchange.head_upgrades else exchange.usage, requests=1)
-
-    def _count(exchange: Exchange, usage: Usage | None, *, requests: int) -> None:
-        assert exchange.principal is not None
-        # A model that the upstream knows nothing of is whatever a client makes up.
-        model = named(exchange.model) if exchange.spent or not requests else ""
-        ledger.count(
-            exchange.principal.tenant,
-            Entry(named(exchange.principal.subject), model, exchange.operation.id),
-            usage,
-            requests=requests,
-            bytes_in=exchange.bytes_in if requests else 0,
-            bytes_out=exchange.bytes_out if requests else 0,
-        )
+            _count(ledger, exchange, None if exchange.is_socket else exchange.usage, requests=1)
 
     return middleware
+
+
+def _count(ledger: UsageLedger, exchange: Exchange, usage: Usage | None, *, requests: int) -> None:
+    principal = exchange.caller.principal
+    # A model that the upstream knows nothing of is whatever a client makes up.
+    model = named(exchange.model) if exchange.spent or not requests else ""
+    ledger.count(
+        principal.tenant,
+        Entry(named(principal.subject), model, exchange.operation.id),
+        usage,
+        requests=requests,
+        bytes_in=exchange.bytes_in if requests else 0,
+        bytes_out=exchange.bytes_out if requests else 0,
+    )
 
 
 def _took_on(exchange: Exchange, *, abandoned: bool) -> bool:
@@ -84,18 +83,39 @@ def _took_on(exchange: Exchange, *, abandoned: bool) -> bool:
     return exchange.status is not None and (200 <= exchange.status < 300 or exchange.status == 101)
 
 
-class _Reading:
-    """Reads the usage of one answer: a StreamObserver, unless the answer is filtered on its way."""
+class _SessionReading(StreamObserver):
+    """Counts and charges what a session has used, response by response: it may last for hours."""
 
-    def __init__(self, exchange: Exchange, *, metered: bool) -> None:
+    def __init__(self, exchange: Exchange, ledger: UsageLedger, limiter: Limiter) -> None:
+        caller = exchange.caller
+        quotas = caller.quotas + caller.tenant.limits.of_model(exchange.model)
         self._exchange = exchange
-        self._metered = metered
+        self._ledger = ledger
+        self._limiter = limiter
+        self._quotas = [quota for quota in quotas if quota.dimension.is_reported]
+
+    def answer_message(self, text: bytes) -> None:
+        """Most events report nothing."""
+        used = from_realtime_event(text)
+        if used is None:
+            return
+        exchange = self._exchange
+        exchange.usage = used if exchange.usage is None else exchange.usage + used
+        if self._quotas:
+            self._limiter.charge_soon([Charge(quota, used.total) for quota in self._quotas])
+        _count(self._ledger, exchange, used, requests=0)
+
+
+class _Reading(StreamObserver):
+    """Reads the usage of one answer."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._metered = exchange.caller.metered
         self._reader: UsageReader | None = None
         self._streams = False
-        if metered:
-            assert exchange.head is not None
-            exchange.plain_answer = not _readable(exchange.head)
-            self._ask_for_usage()
+        if self._metered:
+            exchange.change = self._ask_for_usage() or (None if _readable(exchange.head) else READABLE)
 
     def opened(self, head: Head) -> None:
         """The head says whether there is anything to read, and how."""
@@ -104,16 +124,8 @@ class _Reading:
             self._streams = media_type(content_type or b"") == b"text/event-stream"
             self._reader = UsageReader(content_type, head.get(b"content-encoding"), estimates=self._metered)
 
-    def request_piece(self, piece: bytes) -> None:
-        """Nothing: what was asked for is not what was used."""
-
     def answer_piece(self, piece: bytes) -> None:
-        """Read on, unless the filter has seen it: it sees more than goes to the client."""
-        if self._reader is not None and self._exchange.answer_filter is None:
-            self._reader.feed(piece)
-
-    def unfiltered(self, piece: bytes) -> None:
-        """Read what comes before the filter."""
+        """Read on."""
         if self._reader is not None:
             self._reader.feed(piece)
 
@@ -122,7 +134,7 @@ class _Reading:
         if not self._exchange.spent:
             return None
         usage = None if self._reader is None else self._reader.finish()
-        if usage is None and self._metered and "tokens" in self._exchange.operation.usage_dimensions:
+        if usage is None and self._metered and "tokens" in self._exchange.operation.uses:
             usage = self._estimate()
         characters = self._characters()
         return replace(usage or Usage(), characters=characters) if characters else usage
@@ -132,7 +144,7 @@ class _Reading:
         cost = exchange.cost
         prompt = None if cost is None else cost.input
         if prompt is None:
-            prompt = 0 if exchange.fields is None else prompt_estimate(exchange.fields.document)
+            prompt = prompt_estimate(self._document)
         if reader is None:
             return Usage(input=prompt, total=prompt, estimated=True)
         estimate = reader.estimate(prompt)
@@ -142,51 +154,40 @@ class _Reading:
         output = max(estimate.output, cost.output)
         return replace(estimate, output=output, total=prompt + output)
 
+    @property
+    def _document(self) -> Mapping[str, Any]:
+        body = self._exchange.body
+        return {} if body is None or body.fields is None else body.fields.document
+
     def _goes_on(self) -> bool:
         """Whether the answer came before the work was done: its usage shows when it is asked for, if ever."""
-        exchange = self._exchange
-        in_background = exchange.fields is not None and exchange.fields.document.get("background") is True
-        return in_background or (exchange.operation.id in _RUNS and not self._streams)
+        in_background = self._document.get("background") is True
+        return in_background or (self._exchange.operation.goes_on and not self._streams)
 
     def _characters(self) -> int:
         """The characters that are spoken, which only the request says."""
-        exchange = self._exchange
-        if exchange.operation.id != "createSpeech" or exchange.fields is None:
+        if "audio_characters" not in self._exchange.operation.uses:
             return 0
-        text = exchange.fields.document.get("input")
+        text = self._document.get("input")
         return len(text) if isinstance(text, str) else 0
 
-    def _ask_for_usage(self) -> None:
-        """Rewrite (a), first half. Raises BadRequest for a body in which nobody finds a place for it."""
-        exchange = self._exchange
-        fields, body = exchange.fields, exchange.body
-        if exchange.operation.id not in _SILENT_STREAMS or fields is None or not fields.stream or not body:
-            return
+    def _ask_for_usage(self) -> AnswerChange | None:
+        """Rewrite (a). Raises BadRequest for a body in which nobody finds a place for it."""
+        exchange, body = self._exchange, self._exchange.body
+        if exchange.operation.reports is not UsageReport.ON_REQUEST or body is None or not body.raw:
+            return None
+        if body.fields is None or not body.fields.stream:
+            return None
         try:
-            asking = with_included_usage(body)
+            options = options_to_include(body.raw)
+            if options is None:
+                return None
+            exchange.body = body.with_member("stream_options", options)
         except TooIntricate:
             raise BadRequest(
                 "The body is too intricate to be searched for stream_options.", code="invalid_json"
             ) from None
-        if asking is not body:
-            exchange.body = asking
-            exchange.plain_answer = True
-            exchange.answer_filter = _Filter(self)
-
-
-class _Filter:
-    """An AnswerFilter: rewrite (a), second half. What it takes out has been read."""
-
-    def __init__(self, reading: _Reading) -> None:
-        self._reading = reading
-        self._added = AddedUsageFilter()
-
-    def feed(self, piece: bytes) -> bytes:
-        self._reading.unfiltered(piece)
-        return self._added.feed(piece)
-
-    def finish(self) -> bytes:
-        return self._added.finish()
+        return AnswerChange(events=AddedUsageFilter)
 
 
 def _readable(head: RequestHead) -> bool:
@@ -194,6 +195,6 @@ def _readable(head: RequestHead) -> bool:
     for name, value in head.fields:
         if name.lower() == b"accept-encoding":
             for coding in value.split(b","):
-                if coding.partition(b";")[0].strip().lower() not in _READABLE:
+                if coding.partition(b";")[0].strip().lower() not in _READABLE_CODINGS:
                     return False
     return True

@@ -21,7 +21,7 @@ from gateway.errors import (
     TargetAmbiguous,
 )
 from gateway.exchange.exchange import Exchange
-from gateway.middleware.services import Services
+from gateway.exchange.metrics import Metrics
 from gateway.operations.own import OWN
 from gateway.operations.table import (
     UNLISTED_READ,
@@ -33,8 +33,12 @@ from gateway.operations.table import (
 from gateway.operations.targets import TargetRefused
 from gateway.proxy.answer import own_fields
 from gateway.proxy.edge import EdgeProtocol, Unseen
+from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.request import EXCHANGE, Handler, Middleware, read_request
 from gateway.wire import headers
+
+Log = Callable[[Exchange, float], None]
+"""Writes the line of an exchange that has ended; the second is now, in monotonic seconds."""
 
 UNMATCHED = replace(UNLISTED_READ, id="none", scope="", path="")
 """Stands for the operation where a request names none."""
@@ -49,10 +53,15 @@ def request_ids() -> Callable[[], str]:
     return lambda: f"{prefix}{next(count):08x}"
 
 
-def record(services: Services) -> Middleware:
+def record(
+    *,
+    table: OperationTable,
+    metrics: Metrics,
+    log: Log,
+    lifecycle: Lifecycle,
+    max_header_bytes: int,
+) -> Middleware:
     """The outermost middleware: from here on everything has a record."""
-    metrics, log, table, lifecycle = services.metrics, services.log, services.table, services.lifecycle
-    max_header_bytes = services.settings.edge.max_header_bytes
     next_id = request_ids()
 
     async def middleware(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
@@ -75,7 +84,7 @@ def record(services: Services) -> Middleware:
                 # aiohttp hands the body of such a request to whoever reads the connection next.
                 raise BadRequest("A request that asks for an upgrade cannot have a body.", code="bad_framing")
         except GatewayError as refusal:
-            exchange.error = refusal
+            exchange.unreadable = refusal
         lifecycle.in_flight += 1
         try:
             return await handler(request)
@@ -84,14 +93,14 @@ def record(services: Services) -> Middleware:
             lifecycle.in_flight -= 1
             now = monotonic()
             if exchange.ending is None:
-                exchange.ending = Ending.FAILED
+                exchange.end(Ending.FAILED)
             metrics.ended(exchange, now=now)
             log(exchange, now)
 
     return middleware
 
 
-def unseen(services: Services) -> Unseen:
+def unseen(*, metrics: Metrics, log: Log) -> Unseen:
     """Record what was answered before it became a request: the same line, the same metrics."""
     next_id = request_ids()
 
@@ -107,9 +116,9 @@ def unseen(services: Services) -> Unseen:
             error=error,
             ending=error.ending,
         )
-        services.metrics.refused_requests.labels(str(error.status)).inc()
-        services.metrics.ended(exchange, now=now)
-        services.log(exchange, now)
+        metrics.refused_requests.labels(str(error.status)).inc()
+        metrics.ended(exchange, now=now)
+        log(exchange, now)
         return own_fields(exchange)
 
     return refused

@@ -1,10 +1,9 @@
-"""What the middlewares and handlers of one process share: made once by `app.build_app`, then only read."""
+"""What handling exchanges needs in one process: made once by `app`, handed to each link by name."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from gateway.credentials.trust import Trust
 from gateway.exchange.exchange import Exchange
@@ -12,34 +11,14 @@ from gateway.exchange.metrics import Metrics
 from gateway.limits.limiter import Limiter
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import TenantBook
+from gateway.proxy.lifecycle import Lifecycle
 from gateway.settings.settings import Settings
 from gateway.usage.ledger import UsageLedger
 
 
-class EndsPolitely(Protocol):
-    """Something long-lived that can be told to come to an end."""
-
-    def end_politely(self, code: int, reason: str) -> None:
-        """Close both sides with this WebSocket close code and reason."""
-
-
-class Lifecycle:
-    """Whether this process is still meant to get work, and which sessions would outlast a drain."""
-
-    def __init__(self) -> None:
-        self.ready = False
-        """Load balancers may send new connections."""
-
-        self.draining = False
-        """No new connections are accepted; what runs may finish."""
-
-        self.in_flight = 0
-        self.sessions: set[EndsPolitely] = set()
-
-
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything that handling an exchange needs beside the exchange itself."""
+    """Everything beside the exchange itself. Whoever serves one part of it takes that part only."""
 
     settings: Settings
     table: OperationTable

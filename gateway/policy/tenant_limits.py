@@ -31,7 +31,7 @@ class TenantLimits:
         """By pattern; all that match a model count."""
 
         self.counts_usage = any(
-            dimension.unit == "tokens" and dimension is not Dimension.BATCH_INPUT_TOKENS_PER_DAY
+            dimension.is_reported
             for capacities in (limits, *limits.models.values(), *limits.subjects.values())
             for dimension in capacities.capacities()
         )

@@ -11,15 +11,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from gateway.credentials.principal import Principal
-from gateway.limits.terms import Dimension, Quota
+from gateway.limits.terms import Dimension, OnStoreFailure, Quota
 from gateway.operations.scopes import ScopeProblem, expand
-from gateway.operations.table import Operation, OperationTable
+from gateway.operations.table import OperationTable
 from gateway.policy.tenant_limits import TenantLimits
+from gateway.settings.limits import Limits
 from gateway.settings.section import Problem, SettingsInvalid, revealed
 from gateway.settings.settings import Settings
 from gateway.settings.tenant import Tenant
-
-_ON_USAGE = frozenset({Dimension.TOKENS_PER_MINUTE, Dimension.TOKENS_PER_DAY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,18 @@ class TenantPolicy:
 
     def meters(self, principal: Principal) -> bool:
         """Whether usage has to be known of every answer to this caller."""
-        return self.metered or (principal.limits is not None and not _ON_USAGE.isdisjoint(principal.limits))
+        return self.metered or any(Dimension(name).is_reported for name in principal.limits or ())
+
+
+UNKNOWN_TENANT = TenantPolicy(
+    id="other",
+    tenant=Tenant(enabled=False),
+    scopes=frozenset(),
+    limits=TenantLimits("other", Limits(), OnStoreFailure.LOCAL),
+    access=UpstreamAccess("", None),
+    shared=True,
+)
+"""Stands for a tenant that is not configured: it may do nothing, and counts as `other`."""
 
 
 class TenantBook:
@@ -83,13 +93,9 @@ class TenantBook:
     def __init__(self, policies: Mapping[str, TenantPolicy]) -> None:
         self.policies = policies
 
-    def get(self, tenant_id: str) -> TenantPolicy | None:
-        """A tenant's policy; None for one that is not configured."""
-        return self.policies.get(tenant_id)
-
-
-def is_shared_state(operation: Operation) -> bool:
-    return operation.is_shared_state
+    def get(self, tenant_id: str) -> TenantPolicy:
+        """A tenant's policy; UNKNOWN_TENANT for one that is not configured."""
+        return self.policies.get(tenant_id, UNKNOWN_TENANT)
 
 
 def tenant_policies(settings: Settings, table: OperationTable) -> dict[str, TenantPolicy]:

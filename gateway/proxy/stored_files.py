@@ -23,8 +23,7 @@ async def file_bytes(upstreams: Upstreams, exchange: Exchange, file_id: str) -> 
 
     Raises an UpstreamFault.
     """
-    assert exchange.tenant is not None
-    access = upstreams.access_for(exchange.operation, exchange.tenant.access, exchange.upstream_secret)
+    access = upstreams.access_for(exchange.operation, exchange.caller)
     pool = await upstreams.open(access.base_url)
     fields = [(b"Host", pool.host), (b"Accept", b"application/json"), (b"Accept-Encoding", b"identity")]
     if access.authorization is not None:

@@ -19,6 +19,7 @@ from yarl import URL
 
 from gateway.errors import UpstreamTimeout, UpstreamUnreachable
 from gateway.operations.table import Operation
+from gateway.policy.caller import Caller
 from gateway.policy.tenants import UpstreamAccess
 from gateway.proxy.reply import Reply, UpstreamProtocol, cause
 from gateway.settings.settings import Upstream as UpstreamSettings
@@ -56,15 +57,12 @@ class Upstreams:
             pool = self._pools.setdefault(base_url, pool)
         return pool
 
-    def access_for(self, operation: Operation, access: UpstreamAccess, secret: str | None) -> UpstreamAccess:
-        """Where an operation goes, and as whom, for a caller whose tenant has `access`.
-
-        Administration has one place and one key for everybody; elsewhere a caller's own `secret` opens the
-        upstream instead of the tenant's key.
-        """
+    def access_for(self, operation: Operation, caller: Caller) -> UpstreamAccess:
+        """Where an operation goes, and as whom: administration has one place and one key for everybody."""
         if operation.is_administration:
             return self._administration
-        return access if secret is None else replace(access, api_key=secret)
+        access = caller.tenant.access
+        return access if caller.upstream_secret is None else replace(access, api_key=caller.upstream_secret)
 
     def counts(self) -> dict[str, int]:
         """Connections by state, for the gauge."""

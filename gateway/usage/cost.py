@@ -20,7 +20,7 @@ from gateway.limits.terms import Charge, Dimension, Quota
 from gateway.operations.model_patterns import closest
 from gateway.operations.table import Operation
 from gateway.usage.reported import BYTES_PER_LLM_TOKEN, Usage
-from gateway.wire.request_fields import RequestFields
+from gateway.wire.request_body import RequestBody
 
 EXPECTED_OUTPUT = 1000
 """LLM tokens of an answer where neither request nor operator says anything."""
@@ -76,8 +76,7 @@ def cost_of(
     operation: Operation,
     *,
     model: str | None,
-    fields: RequestFields | None,
-    body: bytes | None,
+    body: RequestBody | None,
     length_bytes: int | None,
     most_bytes: int,
     guesses: Guesses,
@@ -86,6 +85,7 @@ def cost_of(
 
     `length_bytes` is the stated size of a body that streams, `most_bytes` the cap of one that states none.
     """
+    fields = None if body is None else body.fields
     if "images" in operation.uses:
         return Cost(images=1 if fields is None else fields.choices)
     if "audio_megabytes" in operation.uses:
@@ -97,7 +97,7 @@ def cost_of(
     if operation.is_session:
         # What a session uses is charged as it is reported; to begin one, something must be left.
         return Cost(input=1)
-    document = _document(fields, body)
+    document = _document(body)
     prompt = prompt_estimate(document)
     if not operation.has_output:
         return Cost(input=prompt)
@@ -173,12 +173,14 @@ def settlement(cost: Cost, *, usage: Usage | None, spent: bool, sent_bytes: int)
     return amounts
 
 
-def _document(fields: RequestFields | None, body: bytes | None) -> Mapping[str, Any]:
+def _document(body: RequestBody | None) -> Mapping[str, Any]:
     """The parsed body; empty for one that nobody can read, which the upstream will refuse."""
-    if fields is not None:
-        return fields.document
+    if body is None:
+        return {}
+    if body.fields is not None:
+        return body.fields.document
     try:
-        document = orjson.loads(body or b"{}")
+        document = orjson.loads(body.raw or b"{}")
     except orjson.JSONDecodeError:
         return {}
     return document if isinstance(document, dict) else {}

@@ -16,11 +16,11 @@ _EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
 _NO_CHOICES = re.compile(rb'"choices"\s*+:\s*+\[\s*+\]')
 
 
-def with_included_usage(body: bytes) -> bytes:
-    """Ask for usage in a streamed chat or completions answer: rewrite (a), first half.
+def options_to_include(body: bytes) -> bytes | None:
+    """The `stream_options` that make a streamed chat or completions answer report its usage, as JSON.
 
-    Returns `body` itself when it asks already, and when its `stream_options` are such that the upstream will
-    refuse them. Raises TooIntricate like `splice_member`.
+    None when the body asks already, and when its own are such that the upstream will refuse them. Raises
+    TooIntricate like `splice_member`.
     """
     options = None
     if b'"stream_options"' in body or hides_letters(body):
@@ -28,11 +28,11 @@ def with_included_usage(body: bytes) -> bytes:
             if member.name == "stream_options":
                 options = body[member.value_from : member.value_to]
     if options is None or options == b"null":
-        return splice_member(body, "stream_options", b'{"include_usage":true}')
+        return b'{"include_usage":true}'
     parsed = orjson.loads(options)
     if not isinstance(parsed, dict) or parsed.get("include_usage") not in (None, False):
-        return body
-    return splice_member(body, "stream_options", splice_member(options, "include_usage", b"true"))
+        return None
+    return splice_member(options, "include_usage", b"true")
 
 
 def is_added_usage(event: SseEvent) -> bool:

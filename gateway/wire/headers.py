@@ -41,7 +41,7 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,18}")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class RequestHead:
     """What the gateway needs to know of a request's header fields, read in one pass."""
 
@@ -80,6 +80,10 @@ class Head:
             if key.lower() == name:
                 return value
         return None
+
+
+NO_HEAD = RequestHead(())
+"""Stands for a head that nobody has read yet."""
 
 
 def read(fields: RawFields, *, http10: bool, max_bytes: int) -> RequestHead:

@@ -18,7 +18,8 @@ import websockets
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from gateway.app.build import build_app, make_runner
+from gateway.app.build import build_app
+from gateway.app.process import make_runner
 from gateway.credentials.key_ring import KeyRing, ensure_ring
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.sources import load

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from gateway.app.private_listener import PrivateListener
-from gateway.middleware.services import Lifecycle
+from gateway.proxy.lifecycle import Lifecycle
 from tests.conftest import StartGateway
 from tests.kit.asking import ask
 from tests.kit.gateway import Gateway

@@ -24,11 +24,10 @@ from gateway.app.build import build_app
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.principal import Principal
 from gateway.exchange.exchange import Exchange
-from gateway.middleware import compose
-from gateway.middleware.limit import limit
-from gateway.middleware.meter import meter
+from gateway.middleware import build_middlewares, compose
 from gateway.middleware.record import request_ids
 from gateway.middleware.services import Services
+from gateway.policy.caller import Caller
 from gateway.proxy.answer import own_fields
 from gateway.proxy.request import EXCHANGE
 from gateway.settings.sources import load
@@ -104,32 +103,35 @@ async def play(request: Any) -> Any:
     """What the proxy does to an exchange, without the sockets."""
     exchange: Exchange = request[EXCHANGE]
     exchange.forwarded_at = time.monotonic()
-    exchange.request_piece(exchange.body or b"")
+    raw = b"" if exchange.body is None else exchange.body.raw
+    exchange.request_piece(raw)
     exchange.head_at = time.monotonic()
-    streams = b'"stream":true' in (exchange.body or request.content.read_nowait(-1))
+    streams = b'"stream":true' in (raw or request.content.read_nowait(-1))
     head = EVENTS_HEAD if streams else JSON_HEAD
     exchange.status = head.status
     exchange.opened(head)
+    change = exchange.change
+    filtering = change.events() if change is not None and change.events is not None else None
     for piece in EVENTS if streams else (JSON_ANSWER,):
-        if exchange.answer_filter is None or (piece := exchange.answer_filter.feed(piece)):
-            exchange.answer_piece(piece)
-    if exchange.answer_filter is not None:
-        exchange.answer_filter.finish()
+        exchange.sent(len(piece if filtering is None else filtering.feed(piece)))
+        exchange.answer_piece(piece)
+    if filtering is not None:
+        filtering.finish()
     own_fields(exchange)
 
 
 def asking(services: Services, body: bytes, handler: Callable[[Any], Awaitable[Any]]) -> Callable[[], Any]:
     """One request after the other layers have done their part."""
     operation = services.table.by_id("createChatCompletion")
-    policy = services.tenants.policies["acme"]
     principal = Principal("acme", "alice", frozenset(), "jti", 0.0, 2e9)
+    caller = Caller(principal, services.tenants.policies["acme"])
     fields = [(b"Content-Type", b"application/json"), (b"Host", b"a"), (b"Content-Length", b"%d" % len(body))]
     next_id = request_ids()
 
     async def ask() -> None:
         exchange = Exchange(next_id(), "POST", operation, time.monotonic(), time.time())
         exchange.head = headers.read(fields, http10=False, max_bytes=65536)
-        exchange.tenant, exchange.principal = policy, principal
+        exchange.caller = caller
         await handler(Request(exchange, body))
 
     return ask
@@ -165,7 +167,7 @@ async def table(store: str, redis_url: str | None, seconds: float) -> None:
         services = app.services
         await services.limiter.start()
         await services.ledger.start()
-        layered = compose((limit(services), meter(services)), play)
+        layered = compose(build_middlewares(services)[-2:], play)
         for kind, body in BODIES.items():
             for concurrent in (1, 64):
                 await microseconds(asking(services, body, layered), concurrent, seconds / ROUNDS)

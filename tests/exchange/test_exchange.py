@@ -9,9 +9,9 @@ import pytest
 
 from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
+from gateway.exchange.observers import StreamObserver
 from gateway.operations.table import UNLISTED_READ
 from gateway.usage.reader import UsageReader
-from gateway.usage.reported import Usage
 from gateway.wire.headers import Head
 from tests.kit.asking import ask
 from tests.kit.client import JSON
@@ -19,8 +19,8 @@ from tests.kit.gateway import Gateway
 from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn
 
 
-class Watcher:
-    """Notes what it is shown; raises at one of the three moments."""
+class Watcher(StreamObserver):
+    """Notes what it is shown; raises at one of the moments."""
 
     def __init__(self, *, fails_at: str = "", error: BaseException | None = None) -> None:
         self.seen: list[tuple[str, object]] = []
@@ -35,6 +35,9 @@ class Watcher:
 
     def answer_piece(self, piece: bytes) -> None:
         self._see("answer_piece", piece)
+
+    def answer_message(self, text: bytes) -> None:
+        self._see("answer_message", text)
 
     def _see(self, moment: str, what: object) -> None:
         self.seen.append((moment, what))
@@ -55,9 +58,10 @@ def shown(record: Exchange) -> None:
     record.request_piece(b"up")
     record.answer_piece(b"down")
     record.answer_piece(b"down again")
+    record.answer_message(b"a message")
 
 
-@pytest.mark.parametrize("moment", ["opened", "request_piece", "answer_piece"])
+@pytest.mark.parametrize("moment", ["opened", "request_piece", "answer_piece", "answer_message"])
 @pytest.mark.parametrize(
     "error", [RuntimeError("x"), KeyError(1), AssertionError(), RecursionError(), StopIteration()]
 )
@@ -75,6 +79,7 @@ def test_observer_that_raises_is_dropped_and_counted_once_and_the_others_see_eve
         ("request_piece", b"up"),
         ("answer_piece", b"down"),
         ("answer_piece", b"down again"),
+        ("answer_message", b"a message"),
     ]
     assert before.seen == after.seen == whole
     assert broken.seen == whole[: [seen[0] for seen in whole].index(moment) + 1]
@@ -93,7 +98,7 @@ def test_every_observer_may_fail() -> None:
 
     assert record.observers == []
     assert len(failures) == 3
-    assert (record.bytes_in, record.bytes_out) == (2, 14)
+    assert (record.bytes_in, record.bytes_out) == (2, 0), "what went down is counted where it does"
 
 
 def test_observer_without_a_counter_is_dropped_all_the_same() -> None:
@@ -123,7 +128,7 @@ def test_observer_may_leave_while_it_watches() -> None:
     shown(record)
 
     assert record.observers == [stays]
-    assert len(stays.seen) == 4
+    assert len(stays.seen) == 5
 
 
 @pytest.mark.parametrize("moment", ["at the head", "in the middle"])
@@ -185,17 +190,22 @@ def test_unfinished_upstream_counts_until_now() -> None:
     assert exchange(forwarded_at=101.0).upstream_seconds(104.0) == pytest.approx(3.0)
 
 
-def test_usage_of_a_session_adds_up_and_everybody_is_told_of_each_part() -> None:
-    told: list[Usage] = []
-    record = exchange(usage_heard=[told.append])
-    first, second = Usage(input=3, output=4), Usage(input=10, output=20)
+@pytest.mark.parametrize(
+    ("said", "ending"),
+    [
+        ([Ending.COMPLETE], Ending.COMPLETE),
+        ([Ending.REFUSED, Ending.COMPLETE], Ending.REFUSED),
+        ([Ending.COMPLETE, Ending.FAILED], Ending.FAILED),
+        ([Ending.DRAINED, Ending.CLIENT_LEFT], Ending.DRAINED),
+        ([Ending.COMPLETE, Ending.CLIENT_LEFT, Ending.UPSTREAM_LOST], Ending.CLIENT_LEFT),
+    ],
+)
+def test_first_word_on_how_it_ended_counts_unless_it_was_complete(said: list[Ending], ending: Ending) -> None:
+    record = exchange()
+    for word in said:
+        record.end(word)
 
-    record.heard_usage(first)
-    record.heard_usage(second)
-
-    assert told == [first, second]
-    assert record.usage is not None
-    assert (record.usage.input, record.usage.output) == (13, 24)
+    assert record.ending is ending
 
 
 def test_endings_are_a_closed_set() -> None:

@@ -13,13 +13,16 @@ import orjson
 import pytest
 from aiohttp import web
 
-from gateway.app.build import build_app, make_runner
+from gateway.app.build import build_app
+from gateway.app.process import make_runner
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.principal import Principal
 from gateway.errors import Ending, NotFound
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.log import LogWriter, access_record, encode
 from gateway.operations.table import UNLISTED_READ
+from gateway.policy.caller import Caller
+from gateway.policy.tenants import UNKNOWN_TENANT
 from gateway.settings.sources import load
 from tests.conftest import StartGateway
 from tests.kit.asking import ask, credential_of
@@ -55,7 +58,8 @@ def principal(**changes: object) -> Principal:
 class TestRecord:
     def test_says_who_what_and_how_it_ended(self) -> None:
         made = exchange(
-            principal=principal(), model="gpt-4o", status=200, ending=Ending.COMPLETE, forwarded_at=100.002,
+            caller=Caller(principal(), UNKNOWN_TENANT),
+            model="gpt-4o", status=200, ending=Ending.COMPLETE, forwarded_at=100.002,
             first_byte_at=100.5, upstream_ended_at=101.0, bytes_in=3, bytes_out=70, upstream_request_id="req_up",
         )  # fmt: skip
 

@@ -16,6 +16,7 @@ from gateway.exchange.exchange import Exchange
 from gateway.exchange.metrics import Metrics, status_class
 from gateway.operations.table import NeverUnlisted, NotUnderV1, OperationTable
 from gateway.operations.targets import TargetRefused
+from gateway.policy.caller import NOBODY, Caller
 from gateway.policy.tenants import tenant_policies
 from gateway.settings.sources import load
 from gateway.usage.reported import KINDS, Usage
@@ -26,6 +27,7 @@ from tests.kit.upstream import ScriptedUpstream
 TABLE = OperationTable.load()
 TENANTS = ("acme", "umbrella", "initech")
 POLICIES = tenant_policies(load(flags={"tenants": {name: {} for name in TENANTS}}, environ={}), TABLE)
+CALLERS = (NOBODY, *(Caller(NOBODY.principal, policy) for policy in POLICIES.values()))
 OPERATIONS = {operation.id for operation in TABLE} | {
     "unlisted",
     "none",
@@ -74,10 +76,10 @@ def test_100000_random_exchanges_add_no_series_beyond_the_closed_sets() -> None:
         *(TABLE.match(method, "/v1/brand/new").operation for method in ("GET", "PUT")),
     ]
     # Everything that the closed sets allow in what is seen here.
-    for operation, tenant in itertools.product(operations, (None, *POLICIES.values())):
+    for operation, caller in itertools.product(operations, CALLERS):
         for status, ending in ((200, Ending.COMPLETE), (None, Ending.CLIENT_LEFT)):
             metrics.ended(
-                exchange(operation=operation, tenant=tenant, status=status, ending=ending), now=101.0
+                exchange(operation=operation, caller=caller, status=status, ending=ending), now=101.0
             )
     before = series(metrics)
 
@@ -95,7 +97,7 @@ def test_100000_random_exchanges_add_no_series_beyond_the_closed_sets() -> None:
             id="req", method=chance.choice(words), operation=operation, started_at=100.0, started_time=0.0
         )
         made.model = f"{chance.choice(words)}{number}"
-        made.tenant = chance.choice((None, *POLICIES.values()))
+        made.caller = chance.choice(CALLERS)
         made.status = chance.randrange(200, 300) if complete else None
         made.ending = Ending.COMPLETE if complete else Ending.CLIENT_LEFT
         metrics.ended(made, now=100.0 + chance.random())
@@ -143,10 +145,10 @@ async def test_requests_of_strangers_add_no_series(gateway: Gateway, upstream: S
 
 async def test_scrape_of_everything_that_can_be_is_bounded(gateway: Gateway) -> None:
     metrics = gateway.app.services.metrics
-    policy = gateway.app.services.tenants.policies["acme"]
+    caller = Caller(NOBODY.principal, gateway.app.services.tenants.policies["acme"])
     for operation in TABLE:
         metrics.ended(
-            exchange(operation=operation, tenant=policy, status=200, ending=Ending.COMPLETE), now=101.0
+            exchange(operation=operation, caller=caller, status=200, ending=Ending.COMPLETE), now=101.0
         )
 
     scraped = generate_latest(metrics.registry)
@@ -157,11 +159,9 @@ async def test_scrape_of_everything_that_can_be_is_bounded(gateway: Gateway) -> 
 def test_labels_of_every_series_come_from_closed_sets_and_tenant_is_on_counters_only() -> None:
     metrics = Metrics()
     usage = Usage(*range(1, 11))
-    for tenant, status, ending in itertools.product(
-        (None, *POLICIES.values()), (None, 101, 204, 302, 404, 503), Ending
-    ):
+    for caller, status, ending in itertools.product(CALLERS, (None, 101, 204, 302, 404, 503), Ending):
         made = exchange(
-            tenant=tenant,
+            caller=caller,
             status=status,
             ending=ending,
             usage=usage,
@@ -219,7 +219,7 @@ def value(metrics: Metrics, line: str) -> float:
 def test_one_exchange_adds_what_happened_once() -> None:
     metrics = Metrics()
     made = exchange(
-        tenant=POLICIES["acme"], status=200, ending=Ending.COMPLETE, bytes_in=10, bytes_out=2000,
+        caller=CALLERS[1], status=200, ending=Ending.COMPLETE, bytes_in=10, bytes_out=2000,
         forwarded_at=100.001, first_byte_at=100.4, usage=Usage(input=7, output=5, reasoning=2),
     )  # fmt: skip
 

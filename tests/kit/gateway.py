@@ -14,7 +14,8 @@ import orjson
 from aiohttp import web
 from prometheus_client import generate_latest
 
-from gateway.app.build import App, build_app, make_runner
+from gateway.app.build import build_app
+from gateway.app.process import App, make_runner
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing
 from gateway.settings.sources import load

@@ -9,9 +9,9 @@ import pytest
 
 from gateway.credentials.principal import Principal
 from gateway.errors import UpstreamBroken
-from gateway.exchange.exchange import Exchange
-from gateway.operations.table import UNLISTED_READ, OperationTable
-from gateway.policy.requests import filtered_models, model_refusal, restricted
+from gateway.operations.table import OperationTable
+from gateway.policy.caller import Caller
+from gateway.policy.model_list import filtered_models
 from gateway.policy.tenants import tenant_policies
 from gateway.settings.sources import load
 from tests.conftest import StartGateway
@@ -24,14 +24,11 @@ TABLE = OperationTable.load()
 UNCONTAINED = ("/v1/chatkit/sessions", "/v1/realtime/calls")
 
 
-def exchange(*, models: list[str] | None = None, own: tuple[str, ...] | None = None) -> Exchange:
-    """An exchange of a tenant and a credential that may use some models."""
+def caller(*, models: list[str] | None = None, own: tuple[str, ...] | None = None) -> Caller:
+    """A tenant and a credential that may use some models."""
     settings = load(flags={"tenants": {"acme": {"models": models}}}, environ={})
     tenant = tenant_policies(settings, TABLE)["acme"]
-    principal = Principal("acme", "alice", frozenset(), "jti-1", 0.0, 1.0, own)
-    asking = Exchange(id="req", method="GET", operation=UNLISTED_READ, started_at=0, started_time=0)
-    asking.principal, asking.tenant = principal, tenant
-    return asking
+    return Caller(Principal("acme", "alice", frozenset(), "jti-1", 0.0, 1.0, own), tenant)
 
 
 class TestScope:
@@ -40,7 +37,7 @@ class TestScope:
     ) -> None:
         way = {"base_url": upstream.base_url, "api_key": "sk-upstream-key", "admin_api_key": "sk-admin"}
         gateway = await start_gateway(upstream=way, allow_uncontained=True)
-        everything = frozenset(gateway.app.services.table.scopes)
+        everything = set(gateway.app.services.table.scopes)
         without, with_it = {}, {}
         for operation in TABLE:
             target = operation.path.replace("{", "").replace("}", "")
@@ -64,7 +61,7 @@ class TestScope:
     async def test_of_an_unlisted_path_is_needed_and_enough(
         self, gateway: Gateway, upstream: ScriptedUpstream, method: str, scope: str
     ) -> None:
-        everything = frozenset(gateway.app.services.table.scopes)
+        everything = set(gateway.app.services.table.scopes)
         refused = await ask(gateway, method, "/v1/brand/new", scopes=everything - {scope})
         assert not upstream.requests
         passed = await ask(gateway, method, "/v1/brand/new", scopes={scope})
@@ -187,13 +184,13 @@ class TestModels:
     def test_are_those_that_both_the_tenant_and_the_credential_allow(
         self, models: list[str] | None, own: tuple[str, ...] | None, allowed: set[str]
     ) -> None:
-        asking = exchange(models=models, own=own)
+        asking = caller(models=models, own=own)
 
-        assert {model for model in ("a", "b", "ab") if model_refusal(asking, model) is None} == allowed
-        assert restricted(asking) is (models is not None or own is not None)
+        assert {model for model in ("a", "b", "ab") if asking.may_use(model)} == allowed
+        assert asking.restricted is (models is not None or own is not None)
 
     def test_refusal_quotes_a_bounded_part_of_the_model(self) -> None:
-        refusal = model_refusal(exchange(models=["a"]), "x" * 10_000)
+        refusal = caller(models=["a"]).refusal_of("x" * 10_000)
 
         assert refusal is not None
         assert len(refusal) < 400
@@ -216,11 +213,11 @@ class TestModels:
         ],
     )
     def test_list_shows_the_allowed_ones(self, body: bytes, kept: object) -> None:
-        assert orjson.loads(filtered_models(exchange(models=["a"]), body)) == kept
+        assert orjson.loads(filtered_models(caller(models=["a"]), body)) == kept
 
     @pytest.mark.parametrize(
         "body", [b"", b"b", b"[]", b"null", b"{}", b'{"data":{"id":"b"}}', b'{"models":["b"]}']
     )
     def test_answer_in_which_no_models_are_found_does_not_pass(self, body: bytes) -> None:
         with pytest.raises(UpstreamBroken):
-            filtered_models(exchange(models=["a"]), body)
+            filtered_models(caller(models=["a"]), body)

@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 
 from gateway.operations.table import OperationTable
-from gateway.policy.tenants import TenantBook, TenantPolicy, tenant_policies
+from gateway.policy.tenants import (
+    UNKNOWN_TENANT,
+    TenantBook,
+    TenantPolicy,
+    tenant_policies,
+)
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.sources import load
 from tests.conftest import StartGateway
@@ -154,7 +159,7 @@ def test_book_knows_who_is_configured_and_nobody_else() -> None:
     book = TenantBook(policies(tenants={"a": {}}))
 
     assert book.get("a") is book.policies["a"]
-    assert book.get("A") is book.get("") is book.get("b") is None
+    assert book.get("A") is book.get("") is book.get("b") is UNKNOWN_TENANT
 
 
 async def test_upstream_sees_the_key_and_account_of_whose_request_it_is(

@@ -8,8 +8,8 @@ import pytest
 
 from gateway.credentials.principal import Principal
 from gateway.errors import BodyTooLarge, MediaTypeRefused
-from gateway.exchange.exchange import Exchange
-from gateway.operations.table import UNLISTED_WRITE, OperationTable
+from gateway.operations.table import UNLISTED_WRITE, Operation, OperationTable
+from gateway.policy.caller import Caller
 from gateway.policy.tenants import tenant_policies
 from gateway.proxy.body import check_length, must_be_read
 from gateway.settings.settings import Edge
@@ -36,14 +36,15 @@ def head(content_type: str | None, *, body: bool = True, encoding: str | None = 
     return headers.read(fields, http10=False, max_bytes=65536)
 
 
-def exchange(operation: str, *, models: list[str] | None = None) -> Exchange:
-    """An exchange of a tenant that may use some models, or all."""
-    named = UNLISTED_WRITE if operation == "unlisted" else TABLE.by_id(operation)
-    made = Exchange(id="req", method="POST", operation=named, started_at=0, started_time=0)
+def named(operation: str) -> Operation:
+    return UNLISTED_WRITE if operation == "unlisted" else TABLE.by_id(operation)
+
+
+def caller(*, models: list[str] | None = None) -> Caller:
+    """A tenant that may use some models, or all."""
     settings = load(flags={"tenants": {"acme": {"models": models}}}, environ={})
-    made.tenant = tenant_policies(settings, TABLE)["acme"]
-    made.principal = Principal("acme", "alice", frozenset(), "jti-1", 0.0, 1.0, None)
-    return made
+    principal = Principal("acme", "alice", frozenset(), "jti-1", 0.0, 1.0, None)
+    return Caller(principal, tenant_policies(settings, TABLE)["acme"])
 
 
 class TestWhatIsRead:
@@ -55,14 +56,14 @@ class TestWhatIsRead:
     def test_everything_is_read_where_the_operation_takes_json_alone(
         self, operation: str, kind: str | None
     ) -> None:
-        assert must_be_read(head(kind), exchange(operation))
+        assert must_be_read(head(kind), named(operation), caller())
 
     @pytest.mark.parametrize(
         "operation", ["createFile", "createTranscription", "createImageEdit", "createVideo"]
     )
     def test_form_streams_where_the_operation_takes_forms(self, operation: str) -> None:
-        assert not must_be_read(head("multipart/form-data; boundary=x"), exchange(operation))
-        assert must_be_read(head("application/json"), exchange(operation))
+        assert not must_be_read(head("multipart/form-data; boundary=x"), named(operation), caller())
+        assert must_be_read(head("application/json"), named(operation), caller())
 
     @pytest.mark.parametrize("operation", ["createImageEdit", "createVideo"])
     @pytest.mark.parametrize(
@@ -71,33 +72,34 @@ class TestWhatIsRead:
     def test_what_is_no_form_is_read_where_json_is_taken_as_well(
         self, operation: str, kind: str | None
     ) -> None:
-        assert must_be_read(head(kind), exchange(operation))
+        assert must_be_read(head(kind), named(operation), caller())
 
     @pytest.mark.parametrize("kind", [None, "text/plain", "audio/wav", "multipart/form-data; boundary=x"])
     def test_unlisted_body_streams_unless_some_models_only_may_be_used(self, kind: str | None) -> None:
-        restricted = exchange("unlisted", models=["good"])
+        restricted = caller(models=["good"])
 
-        assert not must_be_read(head(kind), exchange("unlisted"))
-        assert must_be_read(head(kind), restricted) is (kind is None or not kind.startswith("multipart"))
-        assert must_be_read(head("application/json"), exchange("unlisted"))
+        assert not must_be_read(head(kind), named("unlisted"), caller())
+        read = kind is None or not kind.startswith("multipart")
+        assert must_be_read(head(kind), UNLISTED_WRITE, restricted) is read
+        assert must_be_read(head("application/json"), named("unlisted"), caller())
 
     @pytest.mark.parametrize("operation", ["createChatCompletion", "createFile", "listModels", "unlisted"])
     def test_no_body_is_nothing_to_read(self, operation: str) -> None:
-        assert not must_be_read(head("application/json", body=False), exchange(operation))
+        assert not must_be_read(head("application/json", body=False), named(operation), caller())
 
     @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "x-anything", "gzip, identity"])
     def test_encoded_body_that_has_to_be_read_is_refused(self, encoding: str) -> None:
         with pytest.raises(MediaTypeRefused):
-            must_be_read(head("application/json", encoding=encoding), exchange("createResponse"))
+            must_be_read(head("application/json", encoding=encoding), named("createResponse"), caller())
 
     def test_encoded_body_that_streams_is_the_upstreams_business(self) -> None:
         assert not must_be_read(
-            head("multipart/form-data; boundary=x", encoding="gzip"), exchange("createFile")
+            head("multipart/form-data; boundary=x", encoding="gzip"), named("createFile"), caller()
         )
 
     @pytest.mark.parametrize("encoding", ["identity", "Identity", " identity "])
     def test_identity_is_no_encoding(self, encoding: str) -> None:
-        assert must_be_read(head("application/json", encoding=encoding), exchange("createResponse"))
+        assert must_be_read(head("application/json", encoding=encoding), named("createResponse"), caller())
 
 
 class TestCaps:

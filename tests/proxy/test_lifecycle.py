@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from gateway.middleware.services import Lifecycle
+from gateway.proxy.lifecycle import Lifecycle
 from tests.kit.gateway import Gateway
 
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from gateway.proxy import sockets
+from gateway.proxy import session as sessions
 from tests.conftest import StartGateway
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import ScriptedUpstream, Turn
@@ -416,7 +416,7 @@ async def test_the_session_ends_when_its_credential_expires_and_says_so(
 async def test_a_close_that_nobody_answers_does_not_hold_the_session_for_long(
     gateway: Gateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockets, "CLOSING_SECONDS", 0.3)
+    monkeypatch.setattr(sessions, "CLOSING_SECONDS", 0.3)
     session = await open_session(gateway, upstream)
 
     await session.from_client(close_frame(1000))

@@ -16,7 +16,8 @@ import orjson
 import pytest
 from aiohttp import web
 
-from gateway.app.build import build_app, make_runner
+from gateway.app.build import build_app
+from gateway.app.process import make_runner
 from gateway.credentials.key_ring import KeyRing, ensure_ring
 from gateway.settings.reloading import Configuration
 from gateway.settings.settings import Settings

@@ -27,6 +27,7 @@ from gateway.usage.cost import (
 )
 from gateway.usage.reported import Usage
 from gateway.wire import request_fields
+from gateway.wire.request_body import RequestBody
 
 TABLE = OperationTable.load()
 KEY = account_key("acme")
@@ -38,8 +39,7 @@ def cost(operation_id: str, document: Any = None, *, length: int | None = None, 
     return cost_of(
         TABLE.by_id(operation_id),
         model="m",
-        fields=request_fields.read(body) if body is not None and read else None,
-        body=body,
+        body=None if body is None else RequestBody(body, request_fields.read(body) if read else None),
         length_bytes=length,
         most_bytes=10_000,
         guesses=Guesses({"m": GUESS}),
@@ -83,7 +83,7 @@ def test_body_that_policy_did_not_read_is_estimated_all_the_same() -> None:
     assert cost("submitToolOuputsToRun", outputs, read=False) == Cost(input=20, output=GUESS)
     operation = TABLE.by_id("submitToolOuputsToRun")
     unreadable = cost_of(
-        operation, model=None, fields=None, body=b"{", length_bytes=1, most_bytes=9, guesses=Guesses({})
+        operation, model=None, body=RequestBody(b"{"), length_bytes=1, most_bytes=9, guesses=Guesses({})
     )
     assert unreadable == Cost(input=0, output=EXPECTED_OUTPUT)
 
@@ -324,8 +324,7 @@ def test_every_operation_has_a_cost_whatever_its_body() -> None:
             found = cost_of(
                 operation,
                 model=None,
-                fields=None,
-                body=body,
+                body=None if body is None else RequestBody(body),
                 length_bytes=None,
                 most_bytes=1,
                 guesses=Guesses({}),

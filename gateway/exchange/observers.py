@@ -1,0 +1,67 @@
+"""Who may watch a stream go by, and what may stand in its way. Nothing here may wait for anybody but a form's end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.wire.headers import Head
+
+
+class StreamObserver:
+    """Watches a stream without touching it: told after the bytes were forwarded, returns nothing.
+
+    It sees what the client and the upstream sent, whether or not the answer is changed on its way. One that
+    raises is dropped for the rest of its exchange and counted; the stream never notices.
+    """
+
+    def opened(self, head: Head) -> None:
+        """The answer's head has been received."""
+
+    def request_piece(self, piece: bytes) -> None:
+        """Bytes of the request body (or of the client's WebSocket frames) went up."""
+
+    def answer_piece(self, piece: bytes) -> None:
+        """Bytes of the answer body (or of the upstream's WebSocket frames) came."""
+
+    def answer_message(self, text: bytes) -> None:
+        """A whole text message of the upstream's came over a WebSocket."""
+
+
+class FormGate(Protocol):
+    """Stands between a streaming form and the upstream. Both methods raise a GatewayError to refuse."""
+
+    def feed(self, piece: bytes) -> bytes:
+        """Take a piece; return what may go up now."""
+
+    async def finish(self) -> bytes:
+        """The form has ended: return what was held back, once everything that it names has been admitted."""
+
+
+class EventFilter(Protocol):
+    """Stands between an upstream's stream of events and the client."""
+
+    def feed(self, piece: bytes) -> bytes:
+        """Take a piece; return what goes to the client now."""
+
+    def finish(self) -> bytes:
+        """The stream has ended: return what was held back."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerChange:
+    """How a successful answer is changed on its way; chosen before the upstream is asked.
+
+    What is changed, or only read, has to be readable: such an answer is asked for without content encoding.
+    """
+
+    body: Callable[[bytes], bytes] | None = None
+    """Changes a body that is taken whole; raises a GatewayError for one that may not pass."""
+
+    events: Callable[[], EventFilter] | None = None
+    """Makes what changes a stream of events; any other answer passes as it is."""
+
+
+READABLE = AnswerChange()
+"""Nothing is changed but the encoding: somebody has to read the answer."""

@@ -1,0 +1,98 @@
+"""Who calls, as the rules see it: a principal of a tenant, and what both together may do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from gateway.credentials.principal import Principal
+from gateway.errors import ModelNotAllowed, ScopeMissing, SharedUpstream
+from gateway.limits.terms import Quota
+from gateway.operations.model_patterns import allows
+from gateway.operations.table import Operation
+from gateway.policy.tenants import UNKNOWN_TENANT, TenantPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A principal of a tenant. It may do what both its credential and its tenant allow."""
+
+    principal: Principal
+    tenant: TenantPolicy
+    upstream_secret: str | None = field(default=None, repr=False)
+    """What opens the upstream for this caller instead of the tenant's key: a realtime secret was shown."""
+
+    @property
+    def restricted(self) -> bool:
+        """Whether the tenant or the credential may use some models only."""
+        return self.tenant.models is not None or self.principal.models is not None
+
+    @property
+    def metered(self) -> bool:
+        """Whether usage has to be known of every answer to this caller."""
+        return self.tenant.meters(self.principal)
+
+    @property
+    def quotas(self) -> tuple[Quota, ...]:
+        """What every request of this caller is charged to, whatever model it names."""
+        return self.tenant.limits.of_caller(self.principal)
+
+    def shares(self, operation: Operation) -> bool:
+        """Whether what the upstream stores is open to other tenants as well, so that nothing stored may be named.
+
+        Administration is apart: it has a key of its own, and who holds that sees everything.
+        """
+        return self.tenant.shared and not operation.is_administration
+
+    def may_do(self, operation: Operation) -> bool:
+        """Whether both the credential and the tenant have the operation's scope."""
+        return operation.scope in self.principal.scopes and operation.scope in self.tenant.scopes
+
+    def check_scopes(self, operation: Operation, scopes: Iterable[str]) -> None:
+        """Raise ScopeMissing unless both the credential and the tenant have all scopes that are needed."""
+        for scope in scopes:
+            if scope not in self.principal.scopes:
+                raise ScopeMissing(
+                    f"This credential lacks the scope {scope}, which {operation.id} needs. "
+                    "Ask the gateway's operator for a credential that has it."
+                )
+            if scope not in self.tenant.scopes:
+                raise ScopeMissing(
+                    f"The tenant {self.tenant.id} may not use the scope {scope}, which {operation.id} needs. "
+                    "Ask the gateway's operator."
+                )
+
+    def may_use(self, model: str) -> bool:
+        """Whether both the tenant and the credential may use this model."""
+        return self.refusal_of(model) is None
+
+    def check_model(self, model: str) -> None:
+        """Raise ModelNotAllowed unless both the tenant and the credential may use this model."""
+        refusal = self.refusal_of(model)
+        if refusal is not None:
+            raise ModelNotAllowed(refusal, param="model")
+
+    def refusal_of(self, model: str) -> str | None:
+        """Why this model is refused, in words for the caller; None when it is allowed."""
+        for who, patterns in (
+            (f"The tenant {self.tenant.id}", self.tenant.models),
+            ("This credential", self.principal.models),
+        ):
+            if patterns is not None and not allows(patterns, model):
+                return (
+                    f"{who} may not use the model {model[:128]!r}. Allowed: {', '.join(patterns) or 'none'}. "
+                    "Ask the gateway's operator."
+                )
+        return None
+
+    def closed_to(self, what: str, param: str | None = None) -> SharedUpstream:
+        """The error for something that works on stored objects which other tenants can reach."""
+        return SharedUpstream(
+            f"{what[0].upper()}{what[1:]}, and the tenant {self.tenant.id} shares its upstream key with other "
+            "tenants. Ask the gateway's operator for an upstream key or project of your own.",
+            param=param,
+        )
+
+
+NOBODY = Caller(Principal("", "", frozenset(), "", 0.0, 0.0, models=()), UNKNOWN_TENANT)
+"""Who calls until a credential has verified: nobody, who may do nothing."""

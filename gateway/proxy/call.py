@@ -1,0 +1,80 @@
+"""Asking the upstream, whatever is asked: where, as whom, over which connection, and when it answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import monotonic
+
+from gateway.exchange.exchange import Exchange
+from gateway.policy.tenants import UpstreamAccess
+from gateway.proxy.deadlines import DeadlineTable
+from gateway.proxy.reply import Reply
+from gateway.proxy.upstream import UpstreamPool, Upstreams
+from gateway.wire.headers import Head
+from gateway.wire.passing import for_upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One exchange's call of the upstream."""
+
+    exchange: Exchange
+    access: UpstreamAccess
+    pool: UpstreamPool
+    reply: Reply
+
+    def request_head(
+        self, *, length: int | None, without: frozenset[bytes] = frozenset(), more: bytes = b""
+    ) -> bytes:
+        """The request's head as it goes up.
+
+        `length` is the body's size in bytes where it is known, `without` are further fields, by lower-case name,
+        that do not pass, `more` are lines that follow those that do.
+        """
+        exchange, access, pool = self.exchange, self.access, self.pool
+        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (
+            exchange.method.encode("ascii"),
+            # aiohttp hands the target on as text in which every byte stands for itself.
+            pool.target(exchange.target.encode("utf-8", "surrogateescape")),
+            for_upstream(
+                exchange.head,
+                host=pool.host,
+                authorization=access.authorization,
+                account=(*access.fields, *pool.proxy_fields),
+                length=length,
+                identity=exchange.change is not None,
+                without=without,
+            ),
+            more,
+        )
+
+    async def read_head(self) -> Head:
+        """The head of the answer, with its time. Raises an UpstreamFault."""
+        head = await self.reply.read_head()
+        exchange = self.exchange
+        exchange.head_at = monotonic()
+        request_id = head.get(b"x-request-id")
+        if request_id is not None:
+            exchange.upstream_request_id = request_id.decode("latin-1")
+        return head
+
+    def ended(self) -> None:
+        """The upstream's part is over."""
+        self.exchange.upstream_ended_at = monotonic()
+
+
+async def call_upstream(upstreams: Upstreams, deadlines: DeadlineTable, exchange: Exchange) -> Call:
+    """A connection on which this exchange may ask. Raises UpstreamUnreachable or UpstreamTimeout.
+
+    Whoever gets it ends it, by `release` or `close` of its reply.
+    """
+    exchange.forwarded_at = monotonic()
+    access = upstreams.access_for(exchange.operation, exchange.caller)
+    pool = await upstreams.open(access.base_url)
+    reply = await pool.open()
+    try:
+        reply.expect(deadlines.of(exchange.operation), no_body=exchange.method == "HEAD")
+    except BaseException:
+        reply.close()
+        raise
+    return Call(exchange, access, pool, reply)

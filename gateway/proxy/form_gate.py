@@ -1,0 +1,158 @@
+"""What a form says, read as it streams by; where it matters, the form's end waits until it has been judged."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from gateway.errors import BadRequest
+from gateway.exchange.exchange import Exchange
+from gateway.exchange.observers import FormGate, StreamObserver
+from gateway.policy import requests as policy
+from gateway.policy.named_models import models_in
+from gateway.proxy.body import is_form, refuse_encoding
+from gateway.wire.headers import media_type
+from gateway.wire.multipart import MultipartScanner
+from gateway.wire.part_heads import MultipartRefused, boundary_of
+from gateway.wire.strict_json import strict_object
+
+AdmitModel = Callable[[str | None], Awaitable[None]]
+"""Takes the permits that a form needs for the model which it has named; raises to refuse."""
+
+
+def watch_form(exchange: Exchange, *, admit: AdmitModel | None) -> FormGate | None:
+    """Read the model of a form as it goes by; return what holds the form's end back, where its model matters.
+
+    It matters where some models are closed, where some have limits of their own (`admit` is given), and where the
+    form could name what other tenants have stored. Raises BadRequest, MediaTypeRefused or ModelNotAllowed for a
+    body in which nobody can find that.
+    """
+    head, operation, caller = exchange.head, exchange.operation, exchange.caller
+    if not head.has_body:
+        return None
+    if caller.restricted and operation.is_unlisted:
+        raise policy.unseen("of a form stand where only its own operation knows", "Send JSON")
+    where = operation.model.form
+    if where is None and not caller.shares(operation):
+        return None
+    judged = caller.restricted or admit is not None or caller.shares(operation)
+    if judged:
+        refuse_encoding(head)
+        if not is_form(head) and media_type(head.content_type).decode("latin-1") in operation.request_types:
+            if caller.restricted and exchange.model is None:
+                raise policy.unnamed("the query")
+            return None
+    try:
+        boundary = boundary_of(head.content_type.decode("latin-1"))
+    except MultipartRefused as refused:
+        if judged:
+            raise BadRequest(
+                f"It matters what the form says, and it cannot be read: {refused.reason}.", code="bad_form"
+            ) from None
+        return None  # the upstream will say so
+    name, _, member = (where or "").partition(".")
+    scanner = MultipartScanner(boundary, fields=(name,) if name else ())
+    if judged:
+        return _Gate(exchange, scanner, _ModelField(name, member), admit)
+    if name:
+        exchange.observers.append(_Watcher(exchange, scanner, _ModelField(name, member)))
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelField:
+    """The field of a form that names the model: its text, or one member of the JSON object that it holds."""
+
+    name: str
+    member: str
+
+    def models(self, text: str) -> tuple[str, ...]:
+        """The models that the field names, the one that counts first. Raises BadRequest."""
+        if not self.member:
+            return (text,)
+        try:
+            document = strict_object(text.encode())
+        except ValueError:
+            raise BadRequest(
+                f"The field {self.name!r} must be a JSON object in which no member is named twice.",
+                code="bad_form",
+                param=self.name,
+            ) from None
+        first = document.get(self.member)
+        return (*((first,) if isinstance(first, str) else ()), *models_in(document))
+
+
+class _Gate:
+    """Lets a form pass that names nothing but what the caller may use; its last boundary waits until then."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        scanner: MultipartScanner,
+        field: _ModelField,
+        admit: AdmitModel | None,
+    ) -> None:
+        self._exchange = exchange
+        self._scanner = scanner
+        self._field = field
+        self._admit = admit
+        self._seen = 0
+        self._judged = False
+
+    def feed(self, piece: bytes) -> bytes:
+        """Return what may go up. Raises BadRequest, ModelNotAllowed or SharedUpstream."""
+        exchange = self._exchange
+        try:
+            going = self._scanner.feed(piece)
+        except MultipartRefused as refused:
+            raise _bad_form(refused) from None
+        for part in self._scanner.parts[self._seen :]:
+            policy.check_field(exchange.caller, exchange.operation, part.name, self._field.name)
+        self._seen = len(self._scanner.parts)
+        text = self._scanner.fields.get(self._field.name)
+        if text is not None and not self._judged:
+            self._judged = True
+            for model in self._field.models(text):
+                exchange.caller.check_model(model)
+                exchange.model = exchange.model or model
+        return going
+
+    async def finish(self) -> bytes:
+        """Return the form's end. Raises BadRequest, ModelNotAllowed, or what admitting its model says."""
+        exchange = self._exchange
+        if self._admit is not None:
+            await self._admit(exchange.model)
+        if exchange.caller.restricted and self._field.name and exchange.model is None:
+            raise policy.unnamed("the form")
+        try:
+            return self._scanner.finish()
+        except MultipartRefused as refused:
+            raise _bad_form(refused) from None
+
+
+class _Watcher(StreamObserver):
+    """Notes the model which a form names."""
+
+    def __init__(self, exchange: Exchange, scanner: MultipartScanner, field: _ModelField) -> None:
+        self._exchange = exchange
+        self._scanner: MultipartScanner | None = scanner
+        self._field = field
+
+    def request_piece(self, piece: bytes) -> None:
+        """Feed the scanner until it has found the field, or cannot read on."""
+        if self._scanner is None:
+            return
+        try:
+            self._scanner.feed(piece)
+            text = self._scanner.fields.get(self._field.name)
+            models = None if text is None else self._field.models(text)
+        except (MultipartRefused, BadRequest):
+            self._scanner = None
+            return
+        if models is not None:
+            self._exchange.model = next(iter(models), self._exchange.model)
+            self._scanner = None
+
+
+def _bad_form(refused: MultipartRefused) -> BadRequest:
+    return BadRequest(f"The form cannot be read: {refused.reason}.", code="bad_form", param=refused.param)

@@ -1,0 +1,197 @@
+"""How an answer goes down, whoever asked for it: piece by piece, unchanged but by a change that was chosen."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Awaitable, Callable
+from time import monotonic
+
+from aiohttp import web
+from prometheus_client import Counter
+
+from gateway.errors import CredentialRefused, Ending, UpstreamBroken, UpstreamRefusedKey
+from gateway.exchange.observers import AnswerChange, EventFilter
+from gateway.proxy.answer import Answer, own_fields
+from gateway.proxy.call import Call
+from gateway.proxy.reply import Reply
+from gateway.wire.headers import Head, media_type
+from gateway.wire.passing import for_client
+
+Relay = Callable[[web.BaseRequest, Call, Head], Awaitable[Answer]]
+Fields = list[tuple[bytes, bytes]]
+
+# Larger refusals are not the short JSON that an API answers about a key.
+_REFUSAL_BYTES = 64 * 1024
+_CHANGED_BYTES = 8 * 2**20
+_ABOUT_A_KEY = re.compile(rb"api[ _-]?key|secret|\bsk-", re.IGNORECASE)
+
+
+def relay_answer(*, write_idle_seconds: float, unreadable_headers: Counter) -> Relay:
+    """The relay of one process: gives up on a client that reads nothing for `write_idle_seconds`."""
+
+    async def relay(request: web.BaseRequest, call: Call, head: Head) -> Answer:
+        """Send the upstream's answer to the client."""
+        exchange, reply = call.exchange, call.reply
+        if head.status == 101:
+            raise UpstreamBroken("The upstream switched protocols although nobody asked it to.")
+        if head.status >= 400:
+            await _refuse_about_our_key(call, head)
+        fields, unreadable = for_client(head.fields)
+        if unreadable:
+            unreadable_headers.inc(unreadable)
+        change = exchange.change if 200 <= head.status < 300 else None
+        if change is not None and change.body is not None and request.method != "HEAD":
+            return await _relay_changed(request, call, head, fields, change.body)
+        filtering = _filter_for(change, head)
+        if filtering is not None:
+            fields = _without_length(fields)
+        answer = _begun(request, call, head, fields)
+        if not reply.buffered and head.status < 400:
+            answer.flush_head()  # an error's head waits for its first bytes: they may yet be withheld
+        events = _EventEnds() if _ends_with_connection(head, reply) and is_event_stream(head) else None
+        while piece := await reply.read():
+            if events is not None:
+                events.saw(piece)
+            going = piece if filtering is None else filtering.feed(piece)
+            try:
+                if not going:
+                    continue
+                if exchange.first_byte_at is None:
+                    exchange.first_byte_at = monotonic()
+                if reply.finished and events is None and filtering is None:
+                    await answer.write_eof(going)
+                    exchange.sent(len(going))
+                    break
+                await answer.write(going)
+                exchange.sent(len(going))
+            finally:
+                exchange.answer_piece(piece)
+        if events is not None and not events.between_events:
+            raise UpstreamBroken("The upstream broke off in the middle of an event.")
+        if filtering is not None and (rest := filtering.finish()):
+            await answer.write(rest)
+            exchange.sent(len(rest))
+        await answer.write_eof()
+        return _complete(call, answer)
+
+    async def _relay_changed(
+        request: web.BaseRequest, call: Call, head: Head, fields: Fields, change: Callable[[bytes], bytes]
+    ) -> Answer:
+        """Send a changed body in place of the upstream's. Raises UpstreamBroken for one that cannot be read."""
+        body = await call.reply.peek(_CHANGED_BYTES)
+        if _encoding(head) != b"identity" or body is None:
+            raise UpstreamBroken("The upstream's answer cannot be read, and may not pass unread.")
+        changed = change(body)
+        length = (b"Content-Length", b"%d" % len(changed))
+        answer = _begun(request, call, head, [*_without_length(fields), length])
+        if changed:
+            call.exchange.first_byte_at = monotonic()
+        await answer.write_eof(changed)
+        call.exchange.sent(len(changed))
+        call.exchange.answer_piece(body)
+        return _complete(call, answer)
+
+    def _begun(request: web.BaseRequest, call: Call, head: Head, fields: Fields) -> Answer:
+        exchange = call.exchange
+        answer = Answer(head.status, head.reason, [*fields, *own_fields(exchange)])
+        answer.begin(request, write_idle_seconds=write_idle_seconds)
+        exchange.status = head.status
+        exchange.opened(head)
+        return answer
+
+    return relay
+
+
+def _complete(call: Call, answer: Answer) -> Answer:
+    call.ended()
+    if call.exchange.first_byte_at is None:
+        call.exchange.first_byte_at = call.exchange.upstream_ended_at
+    call.exchange.end(Ending.COMPLETE)
+    return answer
+
+
+async def _refuse_about_our_key(call: Call, head: Head) -> None:
+    """Raise UpstreamRefusedKey for an error that is about the gateway's key, or quotes it."""
+    if call.exchange.caller.upstream_secret is not None and head.status == 401:
+        raise CredentialRefused("This realtime secret is no longer accepted. Ask for a new one.")
+    if head.status != 401 and not await _tells_of_our_key(call, head):
+        return
+    raise UpstreamRefusedKey(
+        "The upstream refused the gateway's own key. This is not your credential's fault; "
+        "tell the gateway's operator.",
+        detail=f"upstream answered {head.status}",
+    )
+
+
+async def _tells_of_our_key(call: Call, head: Head) -> bool:
+    """Whether a short error says something about the key; what is longer, or a stream, is none of that kind."""
+    if is_event_stream(head) or call.reply.finished:
+        return False
+    body = await call.reply.peek(_REFUSAL_BYTES)
+    if body is None:
+        return False
+    text = _readable(body, head)
+    if text is None:
+        return head.status == 403  # unread, it may not pass
+    key = call.access.api_key
+    return (key is not None and key.encode() in text) or (
+        head.status == 403 and _ABOUT_A_KEY.search(text) is not None
+    )
+
+
+def _readable(body: bytes, head: Head) -> bytes | None:
+    """The text of an error, inflated to look at it; None for encodings that cannot be read here."""
+    match _encoding(head):
+        case b"identity":
+            return body
+        case b"gzip" | b"deflate":
+            try:
+                return zlib.decompressobj(wbits=47).decompress(body, _REFUSAL_BYTES)
+            except zlib.error:
+                return None
+        case _:
+            return None
+
+
+def _filter_for(change: AnswerChange | None, head: Head) -> EventFilter | None:
+    """What stands between this answer and the client: only for a readable stream of events."""
+    if change is None or change.events is None or head.status != 200:
+        return None
+    return change.events() if _encoding(head) == b"identity" and is_event_stream(head) else None
+
+
+def _encoding(head: Head) -> bytes:
+    return (head.get(b"content-encoding") or b"identity").strip().lower()
+
+
+def _without_length(fields: Fields) -> Fields:
+    return [field for field in fields if field[0].lower() != b"content-length"]
+
+
+def is_event_stream(head: Head) -> bool:
+    """Whether the answer's head announces server-sent events."""
+    return media_type(head.get(b"content-type") or b"") == b"text/event-stream"
+
+
+def _ends_with_connection(head: Head, reply: Reply) -> bool:
+    """Whether nothing but the end of the connection delimits the body."""
+    return (
+        not reply.finished and head.get(b"content-length") is None and head.get(b"transfer-encoding") is None
+    )
+
+
+class _EventEnds:
+    """Whether a stream of events that only the end of the connection delimits stands between two events."""
+
+    def __init__(self) -> None:
+        self._tail = b""
+
+    def saw(self, piece: bytes) -> None:
+        """Note the last bytes."""
+        self._tail = (self._tail + piece)[-4:]
+
+    @property
+    def between_events(self) -> bool:
+        """An event ends with a blank line; an empty stream has none to break."""
+        return not self._tail or self._tail.endswith((b"\n\n", b"\r\r", b"\r\n\r\n", b"\n\r\n"))

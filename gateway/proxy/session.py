@@ -1,0 +1,282 @@
+"""One open WebSocket, as bytes both ways: judged frame by frame, passed on unchanged, shown to whoever watches.
+
+The gateway's own pings and their answers never show on the other side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.web_protocol import RequestHandler
+
+from gateway.errors import Ending
+from gateway.exchange.exchange import Exchange
+from gateway.policy.events import event_signs, refuse_event
+from gateway.proxy.connection import abort, drained
+from gateway.proxy.lifecycle import Lifecycle
+from gateway.settings.settings import Edge
+from gateway.wire.frame_format import FrameRefused, build_close
+from gateway.wire.frames import FrameRelay
+
+# How long the other side may take to answer a close frame, and the upstream to hang up after it.
+CLOSING_SECONDS = 5.0
+CREDENTIAL_SECONDS = 1.0
+HANGING_UP_SECONDS = 1.0
+# How long a close frame of our own gets before the connections go.
+GOODBYE_SECONDS = 0.2
+# What is looked for stands in short events; longer ones are not kept.
+WATCHED_BYTES = 2**20
+
+
+class Session:
+    """One open WebSocket: two directions, their heartbeat, and the reasons for which it may end."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        client: RequestHandler,
+        upstream: ResponseHandler,
+        *,
+        edge: Edge,
+        most_seconds: float,
+        lifecycle: Lifecycle,
+        revoked: Callable[[], bool],
+    ) -> None:
+        """`most_seconds`: how long it may last; `revoked`: whether its credential has been withdrawn."""
+        prefix = secrets.token_bytes(8)
+        caller, operation = exchange.caller, exchange.operation
+        signs = event_signs(caller, operation)
+        self._loop = asyncio.get_running_loop()
+        self._exchange = exchange
+        self._lifecycle = lifecycle
+        self._heartbeat_seconds = edge.websocket_heartbeat_seconds
+        self._write_idle_seconds = edge.write_idle_timeout_seconds
+        self._client = client
+        self._upstream = upstream
+        self._over = asyncio.Event()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._up = _Direction(
+            self,
+            FrameRelay(
+                from_client=True,
+                max_message_bytes=edge.max_websocket_message_bytes,
+                own_prefix=prefix,
+                examine=None if signs is None else partial(refuse_event, caller, operation),
+                suspicious=signs,
+            ),
+            self._client,
+            self._upstream,
+            exchange.request_piece,
+        )
+        self._down = _Direction(
+            self,
+            FrameRelay(
+                from_client=False,
+                max_message_bytes=edge.max_websocket_message_bytes,
+                own_prefix=prefix,
+                watch_bytes=WATCHED_BYTES,
+            ),
+            self._upstream,
+            self._client,
+            self._answer_piece,
+        )
+        self._revoked = revoked
+        self._deadlines = (
+            (most_seconds, "session time limit reached"),
+            (caller.principal.expires_at - time.time(), "credential expired"),
+        )
+
+    async def run(self) -> None:
+        """Relay until either side has ended it; `exchange.ending` says how it ended."""
+        seconds, reason = min(self._deadlines)
+        self._timers["deadline"] = self._loop.call_later(max(0.0, seconds), self.end_politely, 1008, reason)
+        self._beat()
+        self._check_credential()
+        self._upstream.set_parser(self._down, None)
+        self._client.set_parser(self._up)  # type: ignore[arg-type]  # any object that can be fed
+        await self._over.wait()
+
+    def stop(self) -> None:
+        """Let go of timers and tasks."""
+        for timer in self._timers.values():
+            timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+
+    def end_politely(self, code: int, reason: str) -> None:
+        """Say goodbye to both sides for a reason of our own, and end when they have heard it."""
+        self._up.say(build_close(code, reason, masked=True))
+        self._down.say(build_close(code, reason, masked=False))
+        self._exchange.detail = reason
+        self._conclude(Ending.DRAINED if self._lifecycle.draining else Ending.TIMED_OUT, GOODBYE_SECONDS)
+
+    def refused(self, direction: _Direction, refusal: FrameRefused) -> None:
+        """A peer broke the rules: tell it so, and tell the other that it is over."""
+        from_client = direction is self._up
+        self._exchange.detail = f"{'client' if from_client else 'upstream'}: {refusal.reason}"
+        if from_client:
+            self._down.say(build_close(refusal.close_code, refusal.reason, masked=False))
+            self._up.say(build_close(1001, "", masked=True))
+        else:
+            self._up.say(build_close(refusal.close_code, refusal.reason, masked=True))
+            self._down.say(build_close(1011, "the upstream broke the protocol", masked=False))
+        self._conclude(Ending.REFUSED if from_client else Ending.UPSTREAM_LOST, GOODBYE_SECONDS)
+
+    def closing(self) -> None:
+        """A close frame passed: the other side answers it and the upstream hangs up, or time does."""
+        answered = self._up.relay.close_code is not None and self._down.relay.close_code is not None
+        self._conclude(Ending.COMPLETE, HANGING_UP_SECONDS if answered else CLOSING_SECONDS)
+
+    def lost(self, direction: _Direction) -> None:
+        """A connection is gone."""
+        if "closing" in self._timers:
+            self._over.set()  # how it ended is settled
+        elif direction is self._down:
+            self._down.say(build_close(1011, "the upstream broke off", masked=False))
+            self._end(Ending.UPSTREAM_LOST)
+        else:
+            self._end(Ending.CLIENT_LEFT)
+
+    def hold(self, source: BaseProtocol, sink: BaseProtocol) -> None:
+        """Stop reading from `source` until `sink` has taken what it was sent."""
+        transport = source.transport
+        if transport is None or not transport.is_reading():
+            return
+        transport.pause_reading()
+        self._spawn(self._resume(transport, sink))
+
+    async def _resume(self, transport: asyncio.Transport, sink: BaseProtocol) -> None:
+        try:
+            async with asyncio.timeout(self._write_idle_seconds):
+                await drained(sink)
+        except TimeoutError:
+            self._end(Ending.CLIENT_LEFT if sink is self._client else Ending.TIMED_OUT)
+            if sink is self._client:
+                abort(self._client)
+            return
+        except ConnectionError:
+            return  # whoever lost it has been told
+        if not transport.is_closing():
+            transport.resume_reading()
+
+    def _beat(self) -> None:
+        """Ask a silent side for a sign of life; end the session of one that gave none."""
+        for direction, towards in ((self._up, self._down), (self._down, self._up)):
+            if direction.heard or direction.paused:
+                direction.asked = False
+            elif direction.asked:
+                self._exchange.detail = "no sign of life"
+                self._end(Ending.CLIENT_LEFT if direction is self._up else Ending.UPSTREAM_LOST)
+                return
+            else:
+                direction.asked = True
+                towards.say_ping()
+            direction.heard = False
+        self._timers["beat"] = self._loop.call_later(self._heartbeat_seconds, self._beat)
+
+    def _check_credential(self) -> None:
+        """End the session of a credential that has been revoked meanwhile."""
+        if self._revoked():
+            self.end_politely(1008, "credential revoked")
+            return
+        self._timers["credential"] = self._loop.call_later(CREDENTIAL_SECONDS, self._check_credential)
+
+    def _answer_piece(self, piece: bytes) -> None:
+        if self._exchange.first_byte_at is None:
+            self._exchange.first_byte_at = monotonic()
+        self._exchange.sent(len(piece))
+        self._exchange.answer_piece(piece)
+        for text in self._down.relay.take_texts():
+            self._exchange.answer_message(text)
+
+    def _conclude(self, ending: Ending, within_seconds: float) -> None:
+        """How it ends is settled; when it does is up to the peers, for a while."""
+        if self._exchange.ending is None:
+            self._exchange.end(ending)
+        if "closing" in self._timers:
+            self._timers["closing"].cancel()
+        self._timers["closing"] = self._loop.call_later(within_seconds, self._over.set)
+
+    def _end(self, ending: Ending) -> None:
+        """It is over now."""
+        if not self._over.is_set():
+            self._exchange.end(ending)
+            self._over.set()
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class _Direction:
+    """What aiohttp's protocols feed after the upgrade: judges, passes on, then shows."""
+
+    def __init__(
+        self,
+        session: Session,
+        relay: FrameRelay,
+        source: BaseProtocol,
+        sink: BaseProtocol,
+        show: Callable[[bytes], None],
+    ) -> None:
+        self.relay = relay
+        self.heard = True
+        self.asked = False
+        self._session = session
+        self._source = source
+        self._sink = sink
+        self._show = show
+
+    @property
+    def paused(self) -> bool:
+        """Whether we do not listen because the other side does not read."""
+        transport = self._source.transport
+        return transport is not None and not transport.is_reading()
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """Bytes from the source."""
+        self.heard = True
+        refusal = None
+        try:
+            passed = self.relay.feed(data)
+        except FrameRefused as refused:
+            refusal = refused
+            passed = refused.passed
+        if passed:
+            self._send(passed)
+            self._show(passed)
+        if refusal is not None:
+            self._session.refused(self, refusal)
+        elif self.relay.close_code is not None:
+            self._session.closing()
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """The source's connection is gone."""
+        self._session.lost(self)
+
+    def say(self, frame: bytes) -> None:
+        """Send a frame of our own to the sink, when its turn has come."""
+        self._send(self.relay.insert(frame))
+
+    def say_ping(self) -> None:
+        """Ask the sink for a sign of life."""
+        self._send(self.relay.ping())
+
+    def _send(self, data: bytes) -> None:
+        transport = self._sink.transport
+        if not data or transport is None or transport.is_closing():
+            return
+        transport.write(data)
+        if self._sink.writing_paused:
+            self._session.hold(self._source, self._sink)
