@@ -28,6 +28,7 @@ from tests.kit.client import CHAT, JSON, RawClient
 from tests.kit.command import RunningCommand, running_command
 from tests.kit.gateway import Gateway, running_gateway
 from tests.kit.upstream import ScriptedUpstream, two_events
+from tests.kit.waiting import until
 
 ANYWHERE = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
 
@@ -154,11 +155,6 @@ class Process:
         ):
             return answer.status
 
-    async def says(self, text: str) -> None:
-        async with asyncio.timeout(5):
-            while not any(text in line for line in self.command.stderr):
-                await asyncio.sleep(0.01)
-
 
 @asynccontextmanager
 async def serving(directory: Path, base_url: str, *more: str) -> AsyncIterator[Process]:
@@ -200,7 +196,7 @@ class TestProcess:
                 await begun(client)
                 assert await process.ready() == 200
                 process.command.signal(signal.SIGTERM)
-                await process.says("stopping")
+                await process.command.says("stopping")
                 assert await process.ready() == 503
                 async with await process.connect() as late:
                     answer = await late.request("GET", "/gateway/me")
@@ -231,7 +227,7 @@ class TestProcess:
         async with serving(tmp_path, upstream.base_url) as process, await process.connect() as client:
             await begun(client)
             process.command.signal(first)
-            await process.says("signal again")
+            await process.command.says("signal again")
             began = time.monotonic()
             process.command.signal(signal.SIGTERM)
 
@@ -301,6 +297,4 @@ class TestWiring:
         assert gateway.metric("gateway_exchanges_in_flight") == 0
         assert gateway.metric('gateway_upstream_connections{state="busy"}') == 0
         await client.close()
-        async with asyncio.timeout(2):
-            while gateway.metric("gateway_client_connections"):
-                await asyncio.sleep(0.01)
+        await until(lambda: not gateway.metric("gateway_client_connections"), within_seconds=2)

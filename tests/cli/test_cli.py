@@ -19,6 +19,7 @@ from gateway.operations.table import OperationTable
 from tests.kit.client import STREAMED_QUESTION, RawAnswer, RawClient
 from tests.kit.command import RunningCommand, run_command, running_command
 from tests.kit.upstream import ScriptedUpstream, answer_ok, two_events
+from tests.kit.waiting import until
 
 ANYWHERE = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
 AT_ONCE = ("--set", "drain_notice_seconds=0")
@@ -175,7 +176,7 @@ class TestServe:
         ):
             assert await status_of(gateway, "/readyz") == 200
             gateway.signal()
-            await printed_line(gateway.stderr, "stopping")
+            await gateway.says("stopping")
             upstream.plays(answer_ok)
             assert (await ask(gateway, client.credential)).status == 200, (
                 "load balancers have not noticed yet"
@@ -207,7 +208,7 @@ class TestServe:
             await streaming(gateway) as client,
         ):
             gateway.signal()
-            await printed_line(gateway.stderr, "stopping")
+            await gateway.says("stopping")
             if reason == "second signal":
                 gateway.signal()
 
@@ -306,7 +307,7 @@ async def test_wrong_usage_exits_with_2_and_says_what_there_is() -> None:
 
 async def test_what_the_demo_prints_works_as_printed() -> None:
     async with running_command("demo", *ANYWHERE) as demo:
-        await printed_line(demo.stdout, "Ctrl-C ends it")
+        await until(lambda: any("Ctrl-C ends it" in line for line in demo.stdout))
         printed = dict(
             line.removeprefix("export ").split("=", 1) for line in demo.stdout if line.startswith("export ")
         )
@@ -355,13 +356,6 @@ async def streaming(gateway: RunningCommand) -> RawClient:
 async def ask(gateway: RunningCommand, credential: str, target: str = "/v1/models") -> RawAnswer:
     async with await RawClient.connect(gateway.host, gateway.port, credential) as client:
         return await client.request("GET", target)
-
-
-async def printed_line(lines: list[str], text: str) -> None:
-    """Wait until one of a command's lines has this text in it."""
-    async with asyncio.timeout(5):
-        while not any(text in line for line in lines):
-            await asyncio.sleep(0.01)
 
 
 async def status_of(gateway: RunningCommand, path: str) -> int:

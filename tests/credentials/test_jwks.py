@@ -29,6 +29,7 @@ from gateway.credentials.key_ring import MAX_KEYS_IN_SET, KeyRing
 from gateway.credentials.keys import Algorithm, Key, KeyProblem
 from gateway.wire.strict_json import strict_object
 from tests.kit.jwks import Behaviour, JwksServer, key_set, running_jwks_server
+from tests.kit.waiting import until
 
 OLD, NEW = Key.generate(Algorithm.EDDSA, "old"), Key.generate(Algorithm.ES256, "new")
 PAUSE = 0.2
@@ -66,9 +67,7 @@ class Watched:
 
     async def results_are(self, *expected: str) -> None:
         """Wait until these were the results, and nothing else."""
-        async with asyncio.timeout(5):
-            while len(self.results) < len(expected):
-                await asyncio.sleep(0.005)
+        await until(lambda: len(self.results) >= len(expected))
         assert self.results == list(expected)
 
     def knows(self, *keys: Key) -> bool:
@@ -349,9 +348,7 @@ async def test_set_too_old_no_longer_counts_and_comes_back(server: JwksServer) -
         assert watched.source.age_seconds() > 0.5
         assert watched.changes == 2, "what was verified by the old set must be forgotten"
         server.publish(OLD)
-        async with asyncio.timeout(5):
-            while not watched.knows(OLD):
-                await asyncio.sleep(0.01)
+        await until(lambda: watched.knows(OLD))
         assert watched.changes == 3
 
 

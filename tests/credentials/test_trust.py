@@ -35,6 +35,7 @@ from gateway.settings.section import SettingsInvalid
 from gateway.settings.settings import Credentials
 from tests.kit.jwks import JwksServer, running_jwks_server
 from tests.kit.redis import running_redis
+from tests.kit.waiting import until
 
 KNOWN = frozenset({"models:read", "chat.completions:write"})
 ACCEPTED = Credentials()
@@ -101,9 +102,7 @@ def accepts(trust: Trust, presented: str) -> bool:
 
 async def soon(condition: Callable[[], bool], within_seconds: float = SOON_SECONDS) -> None:
     """Wait until it holds; fails when that takes longer than promised."""
-    async with asyncio.timeout(within_seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
+    await until(condition, within_seconds)
 
 
 # Our own keys.

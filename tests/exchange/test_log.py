@@ -29,6 +29,7 @@ from tests.kit.asking import ask, credential_of
 from tests.kit.client import HANDSHAKE, JSON, RawClient
 from tests.kit.gateway import Gateway, LogReader
 from tests.kit.upstream import ScriptedUpstream, Turn
+from tests.kit.waiting import until
 
 LONGEST_BYTES = 4096
 UNFIT = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\u202a-\u202e\u2066-\u2069]")
@@ -337,9 +338,7 @@ class TestWriter:
 
 async def emptied(pipe: Pipe, condition: Callable[[], bool]) -> int:
     """Read on until the condition holds; returns how many lines came."""
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.01)
+    await until(condition)
     return pipe.text.count(b"\n")
 
 

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from tests.kit.waiting import until
+
 _SERVING = re.compile(
     r"serving on http://(?P<host>[^:/ ]+):(?P<port>\d+), metrics on http://[^:/ ]+:(?P<admin>\d+)/"
 )
@@ -56,6 +58,10 @@ class RunningCommand:
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Ask it to stop."""
         self.process.send_signal(number)
+
+    async def says(self, text: str, within_seconds: float = 5.0) -> None:
+        """Wait until a line of its standard error has this in it; fails when that takes longer."""
+        await until(lambda: any(text in line for line in self.stderr), within_seconds)
 
     async def exit_code(self, within_seconds: float = 10.0) -> int:
         """Wait for its end."""

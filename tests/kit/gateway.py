@@ -105,7 +105,7 @@ class LogReader:
         deadline = asyncio.get_running_loop().time() + within_seconds
         while len(self._lines) < count:
             assert asyncio.get_running_loop().time() < deadline, f"{len(self._lines)} of {count} lines came"
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.005)
         return [orjson.loads(line) for line in self._lines]
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from tests.kit.client import JSON, RawAnswer, RawClient
 from tests.kit.gateway import BY_NAME, Gateway, running_gateway
 from tests.kit.upstream import ScriptedUpstream, Turn
 from tests.kit.usage_answers import CHAT_COUNTS, EVENTS, KINDS, RESPONSE_USAGE, Kind, counted, sse
+from tests.kit.waiting import found
 
 ACME = {"scopes": ["*", *BY_NAME]}
 CHUNKED = b"Transfer-Encoding: chunked"
@@ -296,10 +297,7 @@ async def test_abandoned_stream_is_estimated_within_a_second(
     while got != b"".join(words):
         got += await client.read_chunk()
     client.reset()
-    async with asyncio.timeout(1):
-        while not (found := await counted(metered)):
-            await asyncio.sleep(0.01)
-    counts = found["tester", "m", "createChatCompletion"]
+    counts = (await found(lambda: counted(metered), within_seconds=1))["tester", "m", "createChatCompletion"]
     assert counts["output"] == 3
     assert 100 <= counts["input"] <= 102
     assert counts["estimated"] == 1
@@ -340,10 +338,7 @@ async def test_client_that_leaves_before_the_head_is_charged_the_prompt(
     await client.send(client.request_bytes("POST", "/v1/responses", body, headers=JSON))
     await upstream.passed("asked")
     client.reset()
-    async with asyncio.timeout(1):
-        while not (found := await counted(metered)):
-            await asyncio.sleep(0.01)
-    counts = found["tester", "m", "createResponse"]
+    counts = (await found(lambda: counted(metered), within_seconds=1))["tester", "m", "createResponse"]
     assert counts["estimated"] == 1
     assert 100 <= counts["input"] <= 102
 

@@ -218,9 +218,7 @@ async def story(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Story
                     f'upstream.base_url = "http://u:{canaries.configuration}@h/v1"\n'
                 )
                 process.signal(signal.SIGHUP)
-                async with asyncio.timeout(3):
-                    while not any("not reloaded" in line for line in process.stderr):
-                        await asyncio.sleep(0.01)
+                await process.says("not reloaded", within_seconds=3)
                 async with (
                     aiohttp.ClientSession() as session,
                     session.get(f"http://127.0.0.1:{process.admin_port}/metrics") as metrics,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tests.credentials.test_trust import LOGIN, NEXT, THEIRS, their_credential
 from tests.kit.command import Completed, RunningCommand, run_command, running_command
 from tests.kit.jwks import running_jwks_server
 from tests.kit.redis import RedisServer, running_redis
+from tests.kit.waiting import comes_to
 
 SOON_SECONDS = 2.0
 
@@ -65,27 +66,16 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
             yield Site(flags, (first, second), session, redis)
 
 
-async def soon(answers: Callable[[], Awaitable[object]], expected: object) -> None:
-    """Wait until that is the answer; fails when it takes longer than promised."""
-    seen = None
-    try:
-        async with asyncio.timeout(SOON_SECONDS):
-            while (seen := await answers()) != expected:
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        pytest.fail(f"still {seen}, not {expected}")
-
-
 async def test_rotation_and_retirement_reach_both_gateways(site: Site) -> None:
     before = await site.issue("alice")
     assert await site.answers(before) == [(200, "alice")] * 2
     old = (await site.command("keys", "list")).stdout.splitlines()[1].split()[0]
     await site.command("keys", "rotate")
     after = await site.issue("bob")
-    await soon(lambda: site.answers(after), [(200, "bob")] * 2)
+    await comes_to([(200, "bob")] * 2, lambda: site.answers(after), SOON_SECONDS)
     assert await site.answers(before) == [(200, "alice")] * 2
     retired = await site.command("keys", "retire", old)
-    await soon(lambda: site.answers(before), [(401, "invalid_api_key")] * 2)
+    await comes_to([(401, "invalid_api_key")] * 2, lambda: site.answers(before), SOON_SECONDS)
     assert await site.answers(after) == [(200, "bob")] * 2
     assert "alice" in retired.stdout and "bob" not in retired.stdout
 
@@ -94,7 +84,7 @@ async def test_revocation_reaches_both_gateways_and_outlives_redis(site: Site) -
     alice, bob = await site.issue("alice"), await site.issue("bob")
     assert await site.answers(alice) == [(200, "alice")] * 2
     await site.command("credential", "revoke", "--tenant", "default", "--subject", "alice")
-    await soon(lambda: site.answers(alice), [(401, "revoked_api_key")] * 2)
+    await comes_to([(401, "revoked_api_key")] * 2, lambda: site.answers(alice), SOON_SECONDS)
     assert await site.answers(bob) == [(200, "bob")] * 2
     assert await site.answers(await site.issue("alice")) == [(200, "alice")] * 2
     listed = (await site.command("credential", "list")).stdout.splitlines()

@@ -11,6 +11,7 @@ from tests.conftest import StartGateway
 from tests.kit.client import RawClient
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import ScriptedUpstream, Turn
+from tests.kit.waiting import until
 from tests.promises.leaving import (
     WAYS,
     all_of,
@@ -33,8 +34,7 @@ async def test_a_client_that_leaves_takes_the_upstream_exchange_with_it_within_a
     client = await gateway.connect()
     await way(client)
     if way in (during_an_upload, before_the_first_byte):
-        while not upstream.requests:
-            await asyncio.sleep(0.01)
+        await until(lambda: upstream.requests)
 
     await leave(client, by)
 

@@ -18,6 +18,7 @@ from tests.kit.client import HANDSHAKE, JSON, MIB, STREAMED_QUESTION, WEBSOCKET_
 from tests.kit.faults.buffering_proxy import BufferingProxy
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import OK, SSE_HEAD, ScriptedUpstream, Turn
+from tests.kit.waiting import until
 from tests.kit.websocket import BINARY, CLOSE, TEXT, accepted, frame, read_message, shake_hands
 
 # A gate that is open lets everybody pass: with all of them open a promise asks for nothing but delivery.
@@ -92,8 +93,7 @@ async def upstream_has_megabyte_one_before_the_client_sends_megabyte_two(
     async def script(turn: Turn) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(turn.read_body())
-            while len(turn.seen.body) < len(one):
-                await asyncio.sleep(0.002)
+            await until(lambda: len(turn.seen.body) >= len(one))
             upstream.gate("first megabyte seen").set()
         await turn.send(OK)
 

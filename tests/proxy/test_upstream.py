@@ -17,6 +17,7 @@ from tests.kit.asking import assert_upstream_error
 from tests.kit.client import JSON, QUESTION
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import OK, ScriptedUpstream, Turn
+from tests.kit.waiting import until
 
 # Reuse.
 
@@ -150,8 +151,7 @@ async def test_a_refused_connect_is_tried_again_because_nothing_was_sent(start_g
         )
         client = await gateway.connect()
         asking = asyncio.create_task(client.request("POST", "/v1/chat/completions", QUESTION, headers=JSON))
-        while not gateway.metric('gateway_upstream_connects_total{result="failed"}'):
-            await asyncio.sleep(0.005)
+        await until(lambda: gateway.metric('gateway_upstream_connects_total{result="failed"}'))
 
         bodies: list[bytes] = []
 
@@ -235,8 +235,7 @@ async def test_the_pool_limit_holds_and_who_waits_is_seen(
     upstream.plays(gated)
     clients = [await gateway.connect() for _ in range(7)]
     asking = [asyncio.create_task(client.request("GET", "/v1/models")) for client in clients]
-    while len(upstream.requests) < 2 or gateway.upstream_connections("waiting") < 5:
-        await asyncio.sleep(0.01)
+    await until(lambda: len(upstream.requests) >= 2 and gateway.upstream_connections("waiting") >= 5)
 
     assert gateway.upstream_connections("busy") == 2
     assert gateway.upstream_connections("waiting") == 5
@@ -268,8 +267,7 @@ async def test_waiting_for_a_place_in_the_pool_ends_at_the_connect_limit(
     upstream.plays(gated)
     first, second = await gateway.connect(), await gateway.connect()
     asking = asyncio.create_task(first.request("GET", "/v1/models"))
-    while not upstream.requests:
-        await asyncio.sleep(0.01)
+    await until(lambda: upstream.requests)
 
     answer = await second.request("GET", "/v1/models")
     upstream.gate("open").set()
@@ -297,8 +295,7 @@ async def test_clients_that_leave_while_they_wait_take_no_place(
     waiting = [await gateway.connect() for _ in range(20)]
     for client in waiting:
         await client.send(client.request_bytes("GET", "/v1/models"))
-    while gateway.upstream_connections("waiting") < 20:
-        await asyncio.sleep(0.01)
+    await until(lambda: gateway.upstream_connections("waiting") >= 20)
     for number, client in enumerate(waiting):
         client.reset() if number % 2 else await client.close()
     await asyncio.sleep(0.2)

@@ -27,6 +27,7 @@ from tests.kit.client import JSON, RawClient
 from tests.kit.command import running_command
 from tests.kit.gateway import Gateway, LogReader
 from tests.kit.upstream import ScriptedUpstream, Turn, two_events
+from tests.kit.waiting import until
 
 WITHIN_SECONDS = 2.0
 DISABLED = (403, "tenant_disabled")
@@ -149,9 +150,7 @@ class TestFollowing:
 
 
 async def gauge_becomes(gateway: Gateway, valid: int) -> None:
-    async with asyncio.timeout(WITHIN_SECONDS):
-        while gateway.metric("gateway_configuration_valid") != valid:
-            await asyncio.sleep(0.02)
+    await until(lambda: gateway.metric("gateway_configuration_valid") == valid, within_seconds=WITHIN_SECONDS)
 
 
 class TestTakingOver:
@@ -413,9 +412,7 @@ async def test_sighup_reads_everything_again_secrets_included_under_a_running_st
 
         secret.write_text("sk-after\n")
         process.signal(signal.SIGHUP)
-        async with asyncio.timeout(WITHIN_SECONDS):
-            while not any("configuration reloaded" in line for line in process.stderr):
-                await asyncio.sleep(0.01)
+        await process.says("configuration reloaded", within_seconds=WITHIN_SECONDS)
         assert not any("next start" in line for line in process.stderr)
         upstream.gate("go on").set()
         assert await client.read_chunk() == b"data: 2\n\n"
@@ -425,9 +422,7 @@ async def test_sighup_reads_everything_again_secrets_included_under_a_running_st
 
         config.write_text("[tenants.default]\nbogus = 1\n")
         process.signal(signal.SIGHUP)
-        async with asyncio.timeout(WITHIN_SECONDS):
-            while not any("tenants.default.bogus" in line for line in process.stderr):
-                await asyncio.sleep(0.01)
+        await process.says("tenants.default.bogus", within_seconds=WITHIN_SECONDS)
         assert (await client.request("GET", "/v1/models")).status == 200
         async with (
             aiohttp.ClientSession() as session,

@@ -82,14 +82,6 @@ async def http(simulator: Running) -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
-    """What the condition returns once it is true; fails after five seconds."""
-    async with asyncio.timeout(5):
-        while not (found := await condition()):
-            await asyncio.sleep(0.01)
-        return found
-
-
 async def told(connection: AsyncRealtimeConnection) -> list[Any]:
     """The events up to the end of a response; fails after five seconds."""
     events: list[Any] = []

@@ -12,7 +12,8 @@ from openai import (
     NotFoundError,
 )
 
-from tests.simulator.conftest import QUESTION, sse, until
+from tests.kit.waiting import found
+from tests.simulator.conftest import QUESTION, sse
 
 
 class TestChat:
@@ -151,7 +152,7 @@ class TestResponses:
         async def completed() -> bool:
             return (await sdk.responses.retrieve(made.id)).status == "completed"
 
-        await until(completed)
+        await found(completed)
 
     async def test_a_limit_makes_a_response_incomplete(self, sdk: AsyncOpenAI) -> None:
         made = await sdk.responses.create(model="m", input="hello", max_output_tokens=2)

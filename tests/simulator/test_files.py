@@ -15,7 +15,8 @@ from openai import (
 )
 
 from gateway.simulator.forms import KEPT_BYTES
-from tests.simulator.conftest import QUESTION, Start, until
+from tests.kit.waiting import found
+from tests.simulator.conftest import QUESTION, Start
 
 
 class TestFiles:
@@ -124,7 +125,7 @@ class TestFiles:
             found = await sdk.batches.retrieve(batch.id)
             return found if found.status == "completed" else None
 
-        done = await until(completed)
+        done = await found(completed)
         assert (done.request_counts.completed, done.request_counts.failed) == (2, 1)
         output = (await sdk.files.content(done.output_file_id)).content.splitlines()
         answers = [orjson.loads(line) for line in output]
@@ -143,7 +144,7 @@ class TestFiles:
             async def cancelled() -> bool:
                 return (await sdk.batches.retrieve(batch.id)).status == "cancelled"
 
-            await until(cancelled)
+            await found(cancelled)
             assert (await sdk.batches.retrieve(batch.id)).output_file_id is None
 
     async def test_a_batch_needs_a_batch_file(self, sdk: AsyncOpenAI) -> None:

@@ -14,7 +14,8 @@ from openai import (
     NotFoundError,
 )
 
-from tests.simulator.conftest import Start, sse, until
+from tests.kit.waiting import found
+from tests.simulator.conftest import Start, sse
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK says so of all of them
@@ -82,7 +83,7 @@ class TestAssistants:
         async def used() -> Any:
             return (await sdk.beta.threads.runs.retrieve(run.id, thread_id=thread.id)).usage
 
-        assert (await until(used)).total_tokens > 0
+        assert (await found(used)).total_tokens > 0
 
     async def test_a_run_that_is_cancelled_stays_cancelled(self, start: Start) -> None:
         async with (await start(pace_seconds=0.03)).sdk() as sdk:

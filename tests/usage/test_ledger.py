@@ -42,6 +42,7 @@ from tests.kit.client import JSON
 from tests.kit.clock import Clock
 from tests.kit.gateway import BY_NAME
 from tests.kit.redis import RedisServer, running_cluster, running_redis
+from tests.kit.waiting import until
 
 ALICE = Entry("alice", "gpt-4o", "createChatCompletion")
 BOB = Entry("bob", "", "listModels")
@@ -223,9 +224,7 @@ async def test_server_that_is_gone_delays_counters_until_it_is_back() -> None:
             ledger.count("acme", ALICE, Usage(input=1))
             await ledger.flush()
         server.start()
-        async with asyncio.timeout(5):
-            while ledger.waiting:
-                await asyncio.sleep(0.05)
+        await until(lambda: not ledger.waiting)
         assert [row.counts[0] for row in await ledger.read("acme", [HOUR])] == [10]
         await ledger.close()
 
