@@ -64,14 +64,7 @@ def issue(
         credential = jws.join(key, orjson.dumps(claims))
     except TypeError as error:  # orjson's way to refuse lone surrogates and huge numbers
         raise ValueError(f"not issued: {error}") from None
-    verifier = Verifier(
-        ring,
-        issuer=accepted.issuer,
-        audience=accepted.audience,
-        max_lifetime_seconds=accepted.max_lifetime_seconds,
-        max_bytes=accepted.max_bytes,
-        clock=clock,
-    )
+    verifier = Verifier(ring, accepted, clock=clock)
     try:
         return Issued(credential, verifier.verify(credential))
     except CredentialError as error:

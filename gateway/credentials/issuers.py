@@ -23,8 +23,6 @@ from gateway.operations.scopes import ScopeProblem
 from gateway.operations.scopes import parse as parse_scopes
 from gateway.settings.section import TENANT_ID
 
-MAX_LIFETIME_SECONDS = 90 * 86400
-LEEWAY_SECONDS = 30
 MAX_NAME_CHARACTERS = 256
 
 TYPES = frozenset({"jwt", "at+jwt"})
@@ -99,7 +97,7 @@ class Issuer:
     id_required: bool = True
     """Whether a credential must have a `jti`, by which alone it can be told from others of its subject."""
 
-    max_lifetime_seconds: float = MAX_LIFETIME_SECONDS
+    max_lifetime_seconds: float
 
     def principal(
         self, message: SignedMessage, claims: Claims, *, now: float, leeway_seconds: float

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import aiohttp
 
-from gateway.credentials.configured_issuers import other_issuers, own_issuer
+from gateway.credentials.configured_issuers import other_issuers
 from gateway.credentials.issuers import Issuer, Keys
 from gateway.credentials.jwks import JwksUrl, open_session
 from gateway.credentials.key_ring import Fingerprint, KeyRing, fingerprint
@@ -59,13 +59,7 @@ class Trust:
         """Our own keys in force."""
 
         self.revocations = RevocationList()
-        self.verifier = Verifier(
-            ring,
-            issuer=accepted.issuer,
-            audience=accepted.audience,
-            revoked=self.revocations.check,
-            clock=clock,
-        )
+        self.verifier = Verifier(ring, accepted, revoked=self.revocations.check, clock=clock)
         self._known_scopes = known_scopes
         self._keys_dir = keys_dir
         self._jwks_fetched = jwks_fetched
@@ -152,13 +146,7 @@ class Trust:
 
     def _believe(self, accepted: Credentials, others: list[Issuer], jwks: dict[str, JwksUrl]) -> None:
         self._jwks = jwks
-        self.verifier.trust(
-            own_issuer(accepted, self.ring),
-            others,
-            leeway_seconds=accepted.leeway_seconds,
-            max_bytes=accepted.max_bytes,
-            cache_size=accepted.cache_size,
-        )
+        self.verifier.trust(self.ring, accepted, others)
 
     async def _follow(self) -> None:
         while True:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from gateway.credentials import jws
-from gateway.credentials.issuers import LEEWAY_SECONDS, MAX_LIFETIME_SECONDS, Issuer, Keys
+from gateway.credentials.configured_issuers import own_issuer
+from gateway.credentials.issuers import Issuer, Keys
 from gateway.credentials.keys import Key
 from gateway.credentials.principal import (
     CredentialError,
@@ -22,9 +23,8 @@ from gateway.credentials.principal import (
     CredentialRevoked,
     Principal,
 )
+from gateway.settings.settings import Credentials
 from gateway.wire.strict_json import strict_object
-
-MAX_CREDENTIAL_BYTES = 8192
 
 
 def bearer_from(authorization_values: Sequence[str]) -> str:
@@ -62,41 +62,28 @@ class Verifier:
     def __init__(
         self,
         keys: Keys,
+        accepted: Credentials,
         *,
-        issuer: str,
-        audience: str,
         others: Iterable[Issuer] = (),
-        leeway_seconds: float = LEEWAY_SECONDS,
-        max_lifetime_seconds: float = MAX_LIFETIME_SECONDS,
-        max_bytes: int = MAX_CREDENTIAL_BYTES,
-        cache_size: int = 10_000,
         revoked: Callable[[Principal], bool] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        own = Issuer(name=issuer, audience=audience, keys=keys, max_lifetime_seconds=max_lifetime_seconds)
         self._revoked = revoked
         self._clock = clock
         self._verified: OrderedDict[bytes, Principal] = OrderedDict()
-        self.trust(own, others, leeway_seconds=leeway_seconds, max_bytes=max_bytes, cache_size=cache_size)
+        self.trust(keys, accepted, others)
 
-    def trust(
-        self,
-        own: Issuer,
-        others: Iterable[Issuer],
-        *,
-        leeway_seconds: float,
-        max_bytes: int,
-        cache_size: int,
-    ) -> None:
-        """Believe these issuers from now on, and no other; ValueError when two have one name."""
+    def trust(self, keys: Keys, accepted: Credentials, others: Iterable[Issuer]) -> None:
+        """Believe our own keys and these issuers from now on, and no other; ValueError when two have one name."""
+        own = own_issuer(accepted, keys)
         issuers = (own, *others)
         by_name = {issuer.name: issuer for issuer in issuers}
         if len(by_name) != len(issuers):
             raise ValueError("two issuers have the same name")
         self._own, self._issuers = own, by_name
-        self._leeway_seconds = leeway_seconds
-        self._max_bytes = max_bytes
-        self._cache_size = cache_size
+        self._leeway_seconds = accepted.leeway_seconds
+        self._max_bytes = accepted.max_bytes
+        self._cache_size = accepted.cache_size
         self.forget()
 
     def use(self, keys: Keys) -> None:

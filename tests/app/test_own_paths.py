@@ -11,6 +11,7 @@ import pytest
 
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.verifier import Verifier
+from gateway.settings.settings import Credentials
 from tests.conftest import StartGateway
 from tests.kit.asking import ask, error_of, verdict
 from tests.kit.client import JSON, RawClient
@@ -154,7 +155,7 @@ class TestJwks:
         )
 
         assert claims["sub"] == "bob"
-        Verifier(gateway.ring, issuer="gateway", audience="gateway").verify(gateway.credential())
+        Verifier(gateway.ring, Credentials()).verify(gateway.credential())
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import Algorithm, Key
 from gateway.credentials.principal import Principal
 from gateway.credentials.verifier import Verifier
+from gateway.settings.settings import Credentials
 from tests.credentials.test_trust import THEIRS, their_credential
 from tests.kit.jwks import running_jwks_server
 from tests.kit.redis import RedisServer, free_port
@@ -83,7 +84,7 @@ class Operator:
 
     def principal(self, credential: str) -> Principal:
         ring = KeyRing.load(self.keys_dir)
-        return Verifier(ring, issuer="gateway", audience="gateway").verify(credential)
+        return Verifier(ring, Credentials()).verify(credential)
 
     def verdict(self, credential: str) -> str:
         out, _ = self.run("credential", "inspect", stdin=credential, code=None)

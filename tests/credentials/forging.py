@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jwt
 import orjson
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import Algorithm, Key
+from gateway.credentials.principal import Principal
 from gateway.credentials.verifier import Verifier
 from gateway.settings.settings import Credentials
 from tests.kit.clock import Clock
@@ -27,9 +29,13 @@ STRANGER = Key.generate(Algorithm.EDDSA, "stranger")
 
 
 def new_verifier(
-    ring: KeyRing = RING, clock: Callable[[], float] | None = None, **options: object
+    ring: KeyRing = RING,
+    clock: Callable[[], float] | None = None,
+    revoked: Callable[[Principal], bool] | None = None,
+    **accepted: Any,
 ) -> Verifier:
-    return Verifier(ring, issuer=ISSUER, audience=AUDIENCE, clock=clock or Clock(NOW), **options)  # type: ignore[arg-type]
+    rules = Credentials(issuer=ISSUER, audience=AUDIENCE, **accepted)
+    return Verifier(ring, rules, revoked=revoked, clock=clock or Clock(NOW))
 
 
 def new_credential(ring: KeyRing = RING, ttl_seconds: int = DAY, **options: object) -> str:

@@ -100,11 +100,9 @@ def built(configured: IssuerSettings) -> Issuer:
 def verifier_of(*others: Issuer, **options: Any) -> Verifier:
     return Verifier(
         RING,
-        issuer=OWN,
-        audience=AUDIENCE,
+        Credentials(issuer=OWN, audience=AUDIENCE, **{"cache_size": 100, **options}),
         others=others,
         clock=lambda: NOW,
-        **{"cache_size": 100, **options},
     )
 
 
@@ -162,8 +160,7 @@ def test_issuer_no_longer_trusted_is_refused_though_verified_before() -> None:
     other = issuer_of()
     verifier = verifier_of(other)
     verifier.verify(signed())
-    own = Issuer(name=OWN, audience=AUDIENCE, keys=RING)
-    verifier.trust(own, [], leeway_seconds=LEEWAY, max_bytes=8192, cache_size=10)
+    verifier.trust(RING, Credentials(issuer=OWN, audience=AUDIENCE), [])
     with pytest.raises(CredentialNotAccepted):
         verifier.verify(signed())
 
