@@ -27,6 +27,7 @@ from gateway.operations.table import OperationTable
 from gateway.settings.settings import Settings
 from gateway.settings.sources import load
 from gateway.wire import passing
+from tests.repository.rooms import BESIDE, ROOMS
 from tests.repository.test_configuration import referred
 
 ROOT = Path(__file__).parents[2]
@@ -167,6 +168,26 @@ def test_log_fields_described_are_those_of_the_line() -> None:
     exchange = Exchange("req", "GET", UNMATCHED, 0.0, 0.0)
     always = set(access_record(exchange, now=1.0))
     assert set(FIELDS) == always | {"usage", "error", "detail"}
+
+
+# Architecture
+
+
+def test_architecture_lists_the_rooms_in_their_order() -> None:
+    stated = [
+        quoted(name)[0].removesuffix(".py").rstrip("/") for name, _ in rows("docs/architecture.md", "Rooms")
+    ]
+    assert stated == [*ROOMS, *BESIDE]
+
+
+def test_architecture_names_files_and_what_stands_in_them() -> None:
+    text = " ".join(DOCUMENTS["docs/architecture.md"].split())
+    named = re.findall(r"`([\w/]+\.py)`(?: \(((?:`\w+`(?:, )?)+)\))?", text)
+    assert len(named) > 30
+    for path, names in named:
+        code = (ROOT / "gateway" / path).read_text("utf-8")
+        for name in quoted(names):
+            assert re.search(rf"\b(?:class|def) {name}\b", code), f"{name} in {path}"
 
 
 # Commands and configuration

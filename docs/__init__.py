@@ -1,0 +1,1 @@
+"""The documents, and what keeps the generated parts of them current."""
