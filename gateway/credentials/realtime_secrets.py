@@ -29,17 +29,6 @@ from gateway.credentials.principal import (
 )
 
 PREFIX = "ek_gw_"
-OPERATIONS = frozenset(
-    {
-        "createRealtimeClientSecret",
-        "createRealtimeSession",
-        "createRealtimeTranscriptionSession",
-        "createRealtimeTranslationClientSecret",
-    }
-)
-"""The operations whose answers carry a secret that is replaced."""
-
-OPENS = "connectRealtime"
 
 _INFO = b"gateway realtime secret 1"
 _NONCE_BYTES = 12

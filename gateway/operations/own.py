@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from gateway.operations.table import OWN_GROUP, Operation
 
-GROUP = OWN_GROUP
 ME = Operation(id="gatewayMe", method="GET", path="/gateway/me", group=OWN_GROUP, scope="")
 USAGE = Operation(id="gatewayUsage", method="GET", path="/gateway/usage", group=OWN_GROUP, scope="")
 JWKS = Operation(id="gatewayJwks", method="GET", path="/.well-known/jwks.json", group=OWN_GROUP, scope="")

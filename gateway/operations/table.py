@@ -126,16 +126,6 @@ class Operation:
         return self.model.in_input_file
 
     @property
-    def usage_dimensions(self) -> tuple[str, ...]:
-        """`uses`, for modules that have not followed yet."""
-        return self.uses
-
-    @property
-    def model_location(self) -> str:
-        """`is_batch`, for modules that have not followed yet."""
-        return "input file" if self.is_batch else ""
-
-    @property
     def is_administration(self) -> bool:
         """Whether it is administration of the organization, which has a key and a gate of its own."""
         return self.scope.startswith("org.")

@@ -64,14 +64,6 @@ class Guesses:
         return EXPECTED_OUTPUT if pattern is None else self._expected[pattern]
 
 
-def reports_usage(operation: Operation) -> bool:
-    """Whether the answers of this operation say what they used, or ought to.
-
-    Not those that repeat what was reported when something was created, and not those that only prepare a session.
-    """
-    return operation.counts_usage
-
-
 def cost_of(
     operation: Operation,
     *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import posixpath
 import random
@@ -229,6 +230,19 @@ def test_what_the_gateway_changes_closes_and_leaves_alone_is_said_in_the_table()
     assert all(operation.is_own for operation in OWN.values())
     assert UNLISTED_READ.is_unlisted
     assert UNLISTED_WRITE.is_unlisted
+
+
+def test_no_other_module_knows_an_operation_by_its_id() -> None:
+    package = Path(table.__file__).parents[1]
+    ids = {operation.id for operation in (*TABLE, *OWN.values(), UNLISTED_READ)}
+    known = [
+        f"{path.relative_to(package)}:{node.lineno} {node.value!r}"
+        for path in sorted(package.rglob("*.py"))
+        if path.relative_to(package).parts[0] not in ("operations", "simulator")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in ids
+    ]
+    assert known == []
 
 
 def test_an_unknown_id_is_a_key_error() -> None:
