@@ -54,6 +54,7 @@ class Trust:
         jwks_fetched: Callable[[str, str], None] = lambda _issuer, _result: None,
         ring_loaded: Callable[[str], None] = lambda _result: None,
         clock: Callable[[], float] = time.time,
+        poll_seconds: float = POLL_SECONDS,
     ) -> None:
         self.ring = ring
         """Our own keys in force."""
@@ -65,6 +66,7 @@ class Trust:
         self._jwks_fetched = jwks_fetched
         self._ring_loaded = ring_loaded
         self._clock = clock
+        self._poll_seconds = poll_seconds
         self._fingerprint: Fingerprint | None = ()
         self._session: aiohttp.ClientSession | None = None
         self._follower: asyncio.Task[None] | None = None
@@ -150,7 +152,7 @@ class Trust:
 
     async def _follow(self) -> None:
         while True:
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(self._poll_seconds)
             try:
                 await self._look_at_keys()
                 await self._look_at_revocations()

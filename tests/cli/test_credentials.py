@@ -20,8 +20,7 @@ from gateway.credentials.keys import Algorithm, Key
 from gateway.credentials.principal import Principal
 from gateway.credentials.verifier import Verifier
 from gateway.settings.settings import Credentials
-from tests.credentials.test_trust import THEIRS, their_credential
-from tests.kit.jwks import running_jwks_server
+from tests.kit.jwks import THEIRS, running_jwks_server, their_credential
 from tests.kit.redis import RedisServer, free_port
 
 CONFIG = """

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jwt
 import pytest
 
 from gateway.credentials.issue import issue
@@ -33,7 +32,7 @@ from gateway.credentials.trust import Trust
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.settings import Credentials
-from tests.kit.jwks import JwksServer, running_jwks_server
+from tests.kit.jwks import LOGIN, NEXT, THEIRS, JwksServer, running_jwks_server, their_credential
 from tests.kit.redis import running_redis
 from tests.kit.waiting import until
 
@@ -41,9 +40,6 @@ KNOWN = frozenset({"models:read", "chat.completions:write"})
 ACCEPTED = Credentials()
 SOON_SECONDS = 2.0
 """What is promised to operators."""
-
-LOGIN = "https://login.example"
-THEIRS, NEXT = Key.generate(Algorithm.ES256, "t1"), Key.generate(Algorithm.EDDSA, "t2")
 
 
 @asynccontextmanager
@@ -65,19 +61,6 @@ async def trusting(
 def credential(ring: KeyRing, **more: Any) -> str:
     members = {"tenant": "acme", "subject": "alice", "scopes": ["models:read"], "ttl_seconds": 600, **more}
     return issue(ring, ACCEPTED, **members).credential
-
-
-def their_credential(key: Key = THEIRS) -> str:
-    now = int(time.time())
-    claims = {
-        "iss": LOGIN,
-        "aud": "gateway",
-        "sub": "bob",
-        "iat": now,
-        "exp": now + 60,
-        "scope": "models:read",
-    }
-    return jwt.encode(claims, jwt.PyJWK(key.jwk()), key.algorithm, headers={"kid": key.kid})
 
 
 def login(url: str, **more: Any) -> dict[str, IssuerSettings]:
@@ -127,7 +110,7 @@ async def test_rotation_and_retirement_are_followed_without_a_signal(tmp_path: P
 
 async def test_unusable_key_directory_leaves_the_last_good_ring_in_force(tmp_path: Path) -> None:
     loads: list[str] = []
-    async with trusting(tmp_path, ring_loaded=loads.append) as trust:
+    async with trusting(tmp_path, ring_loaded=loads.append, poll_seconds=0.1) as trust:
         presented = credential(trust.ring)
         await soon(lambda: "loaded" in loads)
         (tmp_path / "bad.json").write_text("{}")
@@ -142,8 +125,8 @@ async def test_unusable_key_directory_leaves_the_last_good_ring_in_force(tmp_pat
 
 async def test_unchanged_directory_is_loaded_once(tmp_path: Path) -> None:
     loads: list[str] = []
-    async with trusting(tmp_path, ring_loaded=loads.append):
-        await asyncio.sleep(2.5)
+    async with trusting(tmp_path, ring_loaded=loads.append, poll_seconds=0.05):
+        await asyncio.sleep(0.3)  # nothing more comes
     assert loads == ["loaded"]
 
 
@@ -219,19 +202,18 @@ async def test_what_was_revoked_holds_while_redis_is_gone_and_when_it_comes_back
     with running_redis() as server:
         ring, _ = ensure_ring(tmp_path)
         alice, bob = credential(ring), credential(ring, subject="bob")
-        async with trusting(tmp_path, redis_url=server.url) as trust:
+        async with trusting(tmp_path, redis_url=server.url, poll_seconds=0.1) as trust:
             await add(server.url, trust.verifier.verify(alice).credential_id)
             await soon(lambda: not accepts(trust, alice))
             server.stop()
-            await asyncio.sleep(1.5)
+            await until(lambda: trust.revocations_age_seconds() > 0.5)
             assert not accepts(trust, alice) and accepts(trust, bob)
-            assert trust.revocations_age_seconds() > 1
             async with trusting(tmp_path, redis_url=server.url) as newcomer:
                 assert not accepts(newcomer, alice), "a process that starts meanwhile knows it too"
                 assert accepts(newcomer, bob)
                 assert newcomer.revocations_age_seconds() == float("inf")
             server.start()
-            await soon(lambda: trust.revocations_age_seconds() < 1, within_seconds=4)
+            await soon(lambda: trust.revocations_age_seconds() < 0.5, within_seconds=4)
             assert not accepts(trust, alice)
             async with trusting(redis_url=server.url) as stranger:
                 assert len(stranger.revocations) == 1, "and Redis knows it again"
@@ -243,9 +225,9 @@ async def test_what_the_file_remembers_is_told_to_a_redis_that_has_lost_it(tmp_p
         alice = credential(ring)
         now = int(time.time())
         await RevocationFile(tmp_path).add(Revocation(tenant="acme", before=now + 1, until=now + 600))
-        async with trusting(tmp_path, redis_url=server.url) as trust:
+        async with trusting(tmp_path, redis_url=server.url, poll_seconds=0.1) as trust:
             assert not accepts(trust, alice)
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(0.5)
             assert not accepts(trust, alice)
             async with trusting(redis_url=server.url) as stranger:
                 assert len(stranger.revocations) == 1

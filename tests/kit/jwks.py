@@ -1,15 +1,20 @@
-"""An issuer's web server for tests: it serves a key set, and fails, lies and rotates when told to."""
+"""Another issuer: its keys, its credentials, and its web server, which fails, lies and rotates when told to."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
+import jwt
 import orjson
 from aiohttp import web
 
-from gateway.credentials.keys import Key
+from gateway.credentials.keys import Algorithm, Key
+
+LOGIN = "https://login.example"
+THEIRS, NEXT = Key.generate(Algorithm.ES256, "t1"), Key.generate(Algorithm.EDDSA, "t2")
 
 Behaviour = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -17,6 +22,20 @@ Behaviour = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def key_set(keys: Iterable[Key], *more: object) -> bytes:
     """The JWK Set of these keys' public parts, and whatever else is to stand in it."""
     return orjson.dumps({"keys": [*(key.public_jwk() for key in keys), *more]})
+
+
+def their_credential(key: Key = THEIRS) -> str:
+    """What that issuer gives out for a minute."""
+    now = int(time.time())
+    claims = {
+        "iss": LOGIN,
+        "aud": "gateway",
+        "sub": "bob",
+        "iat": now,
+        "exp": now + 60,
+        "scope": "models:read",
+    }
+    return jwt.encode(claims, jwt.PyJWK(key.jwk()), key.algorithm, headers={"kid": key.kid})
 
 
 class JwksServer:

@@ -11,9 +11,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.credentials.test_trust import LOGIN, NEXT, THEIRS, their_credential
 from tests.kit.command import Completed, RunningCommand, run_command, running_command
-from tests.kit.jwks import running_jwks_server
+from tests.kit.jwks import LOGIN, NEXT, THEIRS, running_jwks_server, their_credential
 from tests.kit.redis import RedisServer, running_redis
 from tests.kit.waiting import comes_to
 
