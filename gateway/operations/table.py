@@ -116,11 +116,6 @@ class Operation:
         return self.reports not in _NOT_HERE and not _COUNTED.isdisjoint(self.uses)
 
     @property
-    def speaks(self) -> bool:
-        """Whether it uses characters, which only the request says."""
-        return "audio_characters" in self.uses
-
-    @property
     def is_batch(self) -> bool:
         """Whether it runs another operation, the `endpoint` of its body, over the lines of a file."""
         return self.model.in_input_file

@@ -103,7 +103,6 @@ def test_every_column_of_a_row_is_filled(operation: Operation) -> None:
     assert re.fullmatch(r"[a-z_]+(;[a-z_]+)?", operation.object_kind)
     assert operation.object_action in {"create", "read", "list", "update", "delete", "none"}
     assert (operation.object_kind == "none") == (operation.object_action == "none")
-    assert operation.id_params == tuple(re.findall(r"\{(\w+)\}", operation.path))
     model = operation.model
     assert model.body is None or "application/json" in operation.request_types
     assert model.form is None or "multipart/form-data" in operation.request_types
@@ -224,8 +223,8 @@ def test_what_the_gateway_changes_closes_and_leaves_alone_is_said_in_the_table()
     assert having("is_batch", value=True) == {"createBatch"}
     assert having("goes_on", value=True) == {"createRun", "createThreadAndRun", "submitToolOuputsToRun"}
     assert having("reports", UsageReport.ON_REQUEST) == {"createChatCompletion", "createCompletion"}
-    assert having("speaks", value=True) == {"createSpeech"}
     assert having("has_output", value=False) == {"createEmbedding", "createModeration"}
+    assert {o.id for o in TABLE if "audio_characters" in o.uses} == {"createSpeech"}
     assert not any(o.is_own or o.is_unlisted for o in TABLE)
     assert all(operation.is_own for operation in OWN.values())
     assert UNLISTED_READ.is_unlisted
