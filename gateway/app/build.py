@@ -27,7 +27,7 @@ from gateway.policy.tenants import TenantBook, UpstreamAccess, tenant_policies
 from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.http import forward
 from gateway.proxy.lifecycle import Lifecycle
-from gateway.proxy.relay import relay_answer
+from gateway.proxy.relay import Relay
 from gateway.proxy.request import EXCHANGE, Handler
 from gateway.proxy.sockets import forward_socket
 from gateway.proxy.stored_files import file_bytes
@@ -117,7 +117,7 @@ def _dispatch(services: Services, upstreams: Upstreams) -> Handler:
     """What stands at the end of the middlewares: the gateway itself, a WebSocket, or anything else over HTTP."""
     settings, metrics = services.settings, services.metrics
     edge, deadlines = settings.edge, DeadlineTable(settings.upstream)
-    relay = relay_answer(
+    relay = Relay(
         write_idle_seconds=edge.write_idle_timeout_seconds, unreadable_headers=metrics.unreadable_headers
     )
     http = forward(upstreams, deadlines=deadlines, edge=edge, relay=relay)
@@ -129,7 +129,6 @@ def _dispatch(services: Services, upstreams: Upstreams) -> Handler:
         relay=relay,
         lifecycle=services.lifecycle,
         revoked=services.trust.revocations.check,
-        unreadable_headers=metrics.unreadable_headers,
     )
     own = own_paths(
         trust=services.trust,

@@ -53,7 +53,14 @@ class EventFilter(Protocol):
 class AnswerChange:
     """How a successful answer is changed on its way; chosen before the upstream is asked.
 
-    What is changed, or only read, has to be readable: such an answer is asked for without content encoding.
+    What is changed, or only read, has to be readable: such an answer is asked for without content encoding. The
+    rewrites are a closed list, and nothing else changes a byte of a body:
+
+        (a) usage asked for in a stream that would not report it, and taken out again: usage/included.py
+        (b) a tenant's default model, in a request body that names none: policy/requests.py
+        (c) the list of models without what the caller may not use: policy/model_list.py
+        (d) the upstream's realtime secrets, replaced by sealed ones: credentials/realtime_secrets.py
+        (e) the upstream's refusal of our own key, turned into a 502: proxy/relay.py
     """
 
     body: Callable[[bytes], bytes] | None = None

@@ -81,6 +81,9 @@ class Answer(web.StreamResponse):
         writer._headers_buf = b"".join(lines)
         writer._headers_written = False
         self.started = True
+        exchange = request.get(EXCHANGE)
+        if exchange is not None:
+            exchange.status = self.status
 
     def flush_head(self) -> None:
         """Send the head now, without waiting for a piece of the body."""
@@ -175,7 +178,6 @@ async def send_own(request: web.BaseRequest, own: Answer, write_idle_seconds: fl
     """Send a complete answer of the gateway itself. Raises ClientLeft."""
     own.begin(request, write_idle_seconds=write_idle_seconds)
     exchange = request[EXCHANGE]
-    exchange.status = own.status
     await own.write_eof(own.content)
     if request.method != "HEAD":
         exchange.bytes_out += len(own.content)

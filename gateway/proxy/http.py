@@ -39,7 +39,7 @@ def forward(upstreams: Upstreams, *, deadlines: DeadlineTable, edge: Edge, relay
             reply.close()
             raise
         try:
-            answer = await relay(request, call, head)
+            answer = await relay.answer(request, call, head)
         except BaseException:
             if upload is not None:
                 upload.cancel()

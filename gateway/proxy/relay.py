@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from time import monotonic
 
 from aiohttp import web
@@ -18,7 +18,6 @@ from gateway.proxy.reply import Reply
 from gateway.wire.headers import Head, media_type
 from gateway.wire.passing import for_client
 
-Relay = Callable[[web.BaseRequest, Call, Head], Awaitable[Answer]]
 Fields = list[tuple[bytes, bytes]]
 
 # Larger refusals are not the short JSON that an API answers about a key.
@@ -27,26 +26,44 @@ _CHANGED_BYTES = 8 * 2**20
 _ABOUT_A_KEY = re.compile(rb"api[ _-]?key|secret|\bsk-", re.IGNORECASE)
 
 
-def relay_answer(*, write_idle_seconds: float, unreadable_headers: Counter) -> Relay:
-    """The relay of one process: gives up on a client that reads nothing for `write_idle_seconds`."""
+class Relay:
+    """Sends the upstream's answers to clients; gives up on one that reads nothing for `write_idle_seconds`."""
 
-    async def relay(request: web.BaseRequest, call: Call, head: Head) -> Answer:
-        """Send the upstream's answer to the client."""
+    def __init__(self, *, write_idle_seconds: float, unreadable_headers: Counter) -> None:
+        self._write_idle_seconds = write_idle_seconds
+        self._unreadable_headers = unreadable_headers
+
+    def begin(self, request: web.BaseRequest, call: Call, head: Head, fields: Fields | None = None) -> Answer:
+        """An answer with the upstream's head, and what the gateway adds to it; `fields` are what passes of it."""
+        exchange = call.exchange
+        passing = self.passing(head) if fields is None else fields
+        answer = Answer(head.status, head.reason, [*passing, *own_fields(exchange)])
+        answer.begin(request, write_idle_seconds=self._write_idle_seconds)
+        exchange.opened(head)
+        return answer
+
+    def passing(self, head: Head) -> Fields:
+        """The header fields that pass; those that nobody could read are counted."""
+        fields, unreadable = for_client(head.fields)
+        if unreadable:
+            self._unreadable_headers.inc(unreadable)
+        return fields
+
+    async def answer(self, request: web.BaseRequest, call: Call, head: Head) -> Answer:
+        """Send the upstream's answer to the client, piece by piece."""
         exchange, reply = call.exchange, call.reply
         if head.status == 101:
             raise UpstreamBroken("The upstream switched protocols although nobody asked it to.")
         if head.status >= 400:
             await _refuse_about_our_key(call, head)
-        fields, unreadable = for_client(head.fields)
-        if unreadable:
-            unreadable_headers.inc(unreadable)
+        fields = self.passing(head)
         change = exchange.change if 200 <= head.status < 300 else None
         if change is not None and change.body is not None and request.method != "HEAD":
-            return await _relay_changed(request, call, head, fields, change.body)
+            return await self._answer_changed(request, call, head, fields, change.body)
         filtering = _filter_for(change, head)
         if filtering is not None:
             fields = _without_length(fields)
-        answer = _begun(request, call, head, fields)
+        answer = self.begin(request, call, head, fields)
         if not reply.buffered and head.status < 400:
             answer.flush_head()  # an error's head waits for its first bytes: they may yet be withheld
         events = _EventEnds() if _ends_with_connection(head, reply) and is_event_stream(head) else None
@@ -75,8 +92,13 @@ def relay_answer(*, write_idle_seconds: float, unreadable_headers: Counter) -> R
         await answer.write_eof()
         return _complete(call, answer)
 
-    async def _relay_changed(
-        request: web.BaseRequest, call: Call, head: Head, fields: Fields, change: Callable[[bytes], bytes]
+    async def _answer_changed(
+        self,
+        request: web.BaseRequest,
+        call: Call,
+        head: Head,
+        fields: Fields,
+        change: Callable[[bytes], bytes],
     ) -> Answer:
         """Send a changed body in place of the upstream's. Raises UpstreamBroken for one that cannot be read."""
         body = await call.reply.peek(_CHANGED_BYTES)
@@ -84,23 +106,13 @@ def relay_answer(*, write_idle_seconds: float, unreadable_headers: Counter) -> R
             raise UpstreamBroken("The upstream's answer cannot be read, and may not pass unread.")
         changed = change(body)
         length = (b"Content-Length", b"%d" % len(changed))
-        answer = _begun(request, call, head, [*_without_length(fields), length])
+        answer = self.begin(request, call, head, [*_without_length(fields), length])
         if changed:
             call.exchange.first_byte_at = monotonic()
         await answer.write_eof(changed)
         call.exchange.sent(len(changed))
         call.exchange.answer_piece(body)
         return _complete(call, answer)
-
-    def _begun(request: web.BaseRequest, call: Call, head: Head, fields: Fields) -> Answer:
-        exchange = call.exchange
-        answer = Answer(head.status, head.reason, [*fields, *own_fields(exchange)])
-        answer.begin(request, write_idle_seconds=write_idle_seconds)
-        exchange.status = head.status
-        exchange.opened(head)
-        return answer
-
-    return relay
 
 
 def _complete(call: Call, answer: Answer) -> Answer:

@@ -10,12 +10,10 @@ from base64 import b64decode
 from collections.abc import Callable
 
 from aiohttp import web
-from prometheus_client import Counter
 
 from gateway.credentials.principal import Principal
 from gateway.errors import BadRequest, UpgradeRequired, UpstreamBroken
 from gateway.exchange.exchange import Exchange
-from gateway.proxy.answer import Answer, own_fields
 from gateway.proxy.call import Call, call_upstream
 from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.lifecycle import Lifecycle
@@ -26,7 +24,6 @@ from gateway.proxy.upstream import Upstreams
 from gateway.settings.settings import Edge
 from gateway.wire.frame_format import accept_key
 from gateway.wire.headers import SUBPROTOCOL_CREDENTIAL, Head
-from gateway.wire.passing import for_client
 
 _NOT_OFFERED = (SUBPROTOCOL_CREDENTIAL, b"openai-organization.", b"openai-project.")
 
@@ -43,7 +40,6 @@ def forward_socket(
     relay: Relay,
     lifecycle: Lifecycle,
     revoked: Callable[[Principal], bool],
-    unreadable_headers: Counter,
 ) -> Handler:
     """The handler for upgrade requests; a refusal by the upstream goes down by `relay`, as it came.
 
@@ -58,7 +54,7 @@ def forward_socket(
         try:
             head = await _ask(call, offered)
             if head.status != 101:
-                answer = await relay(request, call, head)
+                answer = await relay.answer(request, call, head)
                 call.reply.release()
                 return answer
             _check_upgrade(head, key, offered)
@@ -78,13 +74,7 @@ def forward_socket(
 
     async def _converse(request: web.BaseRequest, call: Call, head: Head) -> web.StreamResponse:
         exchange = call.exchange
-        fields, unreadable = for_client(head.fields)
-        if unreadable:
-            unreadable_headers.inc(unreadable)
-        answer = Answer(101, "Switching Protocols", [*fields, *own_fields(exchange)])
-        answer.begin(request, write_idle_seconds=edge.write_idle_timeout_seconds)
-        exchange.status = 101
-        exchange.opened(head)
+        answer = relay.begin(request, call, Head(101, "Switching Protocols", head.fields))
         answer.flush_head()
         answer.finished = True
         call.reply.upgraded()

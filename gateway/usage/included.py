@@ -1,8 +1,7 @@
-"""Rewrite (a): usage asked for in a chat or completions body, and the event that comes of it taken out again.
+"""Usage in the streams of chat and completions that report it only when asked: rewrite (a).
 
-For callers whose usage is metered `stream_options.include_usage` is set; all other bytes of the body stay: order,
-blanks, spelling of names and numbers. Of the answer only the event that the upstream adds because of it is left
-out. docs/fidelity.md has the closed list of rewrites.
+The body is made to ask, and the event that the upstream adds because of it is taken out of the answer; all other
+bytes stay: order, blanks, spelling of names and numbers. Pure.
 """
 
 import re
