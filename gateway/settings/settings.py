@@ -70,10 +70,10 @@ class Upstream(Section):
     admin_api_key: SecretStr | None = None
     """Opens organization administration, with this key only; unset, those operations are closed."""
 
-    organization: HeaderText | None = None
+    organization: Annotated[HeaderText | None, FOLLOWED] = None
     """Sent as OpenAI-Organization for tenants that have none of their own."""
 
-    project: HeaderText | None = None
+    project: Annotated[HeaderText | None, FOLLOWED] = None
     """Sent as OpenAI-Project for tenants that have none of their own."""
 
     ca_file: UserPath | None = None
