@@ -16,7 +16,7 @@ from gateway.operations.scopes import ScopeProblem, expand
 from gateway.operations.table import OperationTable
 from gateway.policy.tenant_limits import TenantLimits
 from gateway.settings.limits import Limits
-from gateway.settings.section import Problem, SettingsInvalid, revealed
+from gateway.settings.section import OTHER_TENANT, Problem, SettingsInvalid, revealed
 from gateway.settings.settings import Settings
 from gateway.settings.tenant import Tenant
 
@@ -77,10 +77,10 @@ class TenantPolicy:
 
 
 UNKNOWN_TENANT = TenantPolicy(
-    id="other",
+    id=OTHER_TENANT,
     tenant=Tenant(enabled=False),
     scopes=frozenset(),
-    limits=TenantLimits("other", Limits(), OnStoreFailure.LOCAL),
+    limits=TenantLimits(OTHER_TENANT, Limits(), OnStoreFailure.LOCAL),
     access=UpstreamAccess("", None),
     shared=True,
 )

@@ -14,6 +14,8 @@ FOLLOWED = "followed"
 """Marks a setting that takes effect while the gateway runs; any other waits for the next start."""
 
 TENANT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+OTHER_TENANT = "other"
+"""What metrics call every tenant that is not configured; none can have the name."""
 
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 ByteCount = Annotated[int, Field(gt=0)]

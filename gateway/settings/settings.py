@@ -15,6 +15,7 @@ from gateway.settings.issuer import IssuerSettings
 from gateway.settings.limits import Limits, Pattern, Permits
 from gateway.settings.section import (
     FOLLOWED,
+    OTHER_TENANT,
     TENANT_ID,
     Address,
     BaseUrl,
@@ -228,10 +229,10 @@ class Settings(BaseSettings):
     @classmethod
     def _tenant_ids(cls, value: dict[str, Tenant]) -> dict[str, Tenant]:
         for tenant_id in value:
-            if not TENANT_ID.fullmatch(tenant_id) or tenant_id == "other":
+            if not TENANT_ID.fullmatch(tenant_id) or tenant_id == OTHER_TENANT:
                 raise ValueError(
                     f"{tenant_id!r} cannot name a tenant: use 1 to 64 letters, digits, '.', '_' or '-', "
-                    "beginning with a letter or digit, and not the word 'other'"
+                    f"beginning with a letter or digit, and not the word {OTHER_TENANT!r}"
                 )
         return value
 
