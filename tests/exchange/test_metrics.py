@@ -14,17 +14,17 @@ from prometheus_client import generate_latest
 from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.metrics import Metrics, status_class
-from gateway.operations.table import NeverUnlisted, NotUnderV1, OperationTable
+from gateway.operations.table import NeverUnlisted, NotUnderV1
 from gateway.operations.targets import TargetRefused
 from gateway.policy.caller import NOBODY, Caller
 from gateway.policy.tenants import tenant_policies
 from gateway.settings.sources import load
 from gateway.usage.reported import KINDS, Usage
+from tests.kit.asking import TABLE
 from tests.kit.client import RawClient
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import ScriptedUpstream
 
-TABLE = OperationTable.load()
 TENANTS = ("acme", "umbrella", "initech")
 POLICIES = tenant_policies(load(flags={"tenants": {name: {} for name in TENANTS}}, environ={}), TABLE)
 CALLERS = (NOBODY, *(Caller(NOBODY.principal, policy) for policy in POLICIES.values()))

@@ -18,6 +18,9 @@ from gateway.simulator import build_simulator
 from tests.kit.client import JSON, RawAnswer, RawClient
 from tests.kit.gateway import Gateway
 
+TABLE = OperationTable.load()
+"""The operations as they are shipped."""
+
 
 async def ask(
     gateway: Gateway,
@@ -42,7 +45,7 @@ async def ask(
 def credential_of(ring: KeyRing, scopes: Iterable[str] | None = None, **more: Any) -> str:
     """A credential signed by a ring, with every scope unless told otherwise, for default settings."""
     named: dict[str, Any] = {"tenant": "default", "subject": "tester", "ttl_seconds": 600}
-    named |= {"scopes": OperationTable.load().scopes if scopes is None else frozenset(scopes)} | more
+    named |= {"scopes": TABLE.scopes if scopes is None else frozenset(scopes)} | more
     accepted = Credentials(audience=named.pop("audience", "gateway"))
     return issue(ring, accepted, **named).credential
 

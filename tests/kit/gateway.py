@@ -22,6 +22,8 @@ from gateway.settings.sources import load
 from tests.kit.client import RawClient
 
 BY_NAME = ("org.*", "realtime:mint", "unlisted:*")
+EVERY_SCOPE: dict[str, Any] = {"scopes": ["*", *BY_NAME]}
+"""The table of a tenant that may do everything."""
 
 
 @dataclass
@@ -117,7 +119,7 @@ class LogReader:
 @asynccontextmanager
 async def running_gateway(*, ring: KeyRing | None = None, **settings: Any) -> AsyncIterator[Gateway]:
     """Start a gateway on a free port; `settings` are nested like the configuration file."""
-    settings.setdefault("tenants", {"acme": {"scopes": ["*", *BY_NAME]}})
+    settings.setdefault("tenants", {"acme": EVERY_SCOPE})
     lines = LogReader()
     ring = ring or KeyRing.ephemeral()
     app = build_app(load(flags=settings, environ={}), ring=ring, log_descriptor=lines.descriptor)

@@ -9,14 +9,12 @@ import orjson
 
 from gateway.limits.terms import Charge, Dimension
 from tests.kit.client import JSON, RawAnswer, RawClient
-from tests.kit.gateway import BY_NAME, Gateway
+from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.upstream import ScriptedUpstream, Turn
-
-ACME: dict[str, Any] = {"scopes": ["*", *BY_NAME]}
 
 
 def tenant(**limits: Any) -> dict[str, Any]:
-    return {"tenants": {"acme": {**ACME, "limits": limits}}}
+    return {"tenants": {"acme": {**EVERY_SCOPE, "limits": limits}}}
 
 
 def chat(text: str = "Hi", **members: Any) -> bytes:

@@ -15,11 +15,11 @@ from gateway.limits.terms import Dimension
 from tests.conftest import StartGateway
 from tests.kit.asking import error_of, form
 from tests.kit.client import CHAT, FORM, JSON, RawClient
+from tests.kit.gateway import EVERY_SCOPE
 from tests.kit.redis import RedisServer
 from tests.kit.upstream import ScriptedUpstream, Turn
 from tests.kit.usage_answers import counted
 from tests.middleware.limited import (
-    ACME,
     IMAGE,
     TRANSCRIBE,
     answers,
@@ -215,7 +215,7 @@ def test_realtime_secret_keeps_the_limits_of_the_credential_that_minted_it() -> 
 async def test_tenants_own_limit_stands_before_the_common_one(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(
         limits={"max_requests_per_1_day": 5, "max_tokens_per_1_day": 700},
-        tenants={"acme": {**ACME, "limits": {"max_requests_per_1_day": 2}}, "beta": ACME},
+        tenants={"acme": {**EVERY_SCOPE, "limits": {"max_requests_per_1_day": 2}}, "beta": EVERY_SCOPE},
     )
     answer = await post(gateway, CHAT, chat(max_tokens=1))
     assert (answer.get("x-ratelimit-limit-requests"), answer.get("x-ratelimit-limit-tokens")) == ("2", "700")

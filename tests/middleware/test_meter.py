@@ -13,19 +13,18 @@ import pytest
 from tests.conftest import StartGateway
 from tests.kit.asking import running_simulator
 from tests.kit.client import JSON, RawAnswer, RawClient
-from tests.kit.gateway import BY_NAME, Gateway, running_gateway
+from tests.kit.gateway import EVERY_SCOPE, Gateway, running_gateway
 from tests.kit.upstream import ScriptedUpstream, Turn
 from tests.kit.usage_answers import CHAT_COUNTS, EVENTS, KINDS, RESPONSE_USAGE, Kind, counted, sse
 from tests.kit.waiting import found
 
-ACME = {"scopes": ["*", *BY_NAME]}
 CHUNKED = b"Transfer-Encoding: chunked"
 
 
 @pytest.fixture
 async def metered(start_gateway: StartGateway) -> Gateway:
     """A gateway whose tenant has no limits and is metered."""
-    return await start_gateway(tenants={"acme": {**ACME, "metering": True}})
+    return await start_gateway(tenants={"acme": {**EVERY_SCOPE, "metering": True}})
 
 
 async def ask(gateway: Gateway, kind: Kind, subject: str, headers: str = "") -> RawAnswer:
@@ -129,7 +128,7 @@ async def test_tenant_without_limits_and_metering_has_no_stream_changed(
 async def test_limit_on_usage_meters_its_tenant(
     start_gateway: StartGateway, upstream: ScriptedUpstream, limits: dict[str, object]
 ) -> None:
-    gateway = await start_gateway(tenants={"acme": {**ACME, "limits": limits}})
+    gateway = await start_gateway(tenants={"acme": {**EVERY_SCOPE, "limits": limits}})
     kind = next(kind for kind in KINDS if kind.added)
     plays(upstream, kind, [kind.answer])
     await ask(gateway, kind, "alice")
@@ -346,7 +345,9 @@ async def test_client_that_leaves_before_the_head_is_charged_the_prompt(
 async def test_answer_that_cannot_be_read_costs_what_was_guessed(
     start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:
-    gateway = await start_gateway(tenants={"acme": {**ACME, "limits": {"max_tokens_per_1_day": 10_000}}})
+    gateway = await start_gateway(
+        tenants={"acme": {**EVERY_SCOPE, "limits": {"max_tokens_per_1_day": 10_000}}}
+    )
     kind = KINDS[0]
     plays(upstream, kind, [b"\x1b\x02\x00"], b"br")  # whatever was asked for
     body = orjson.dumps({"model": "m", "messages": [], "max_tokens": 321})
@@ -367,7 +368,9 @@ async def test_answer_that_cannot_be_read_costs_what_was_guessed(
 async def test_work_that_goes_on_after_its_answer_costs_what_was_guessed(
     start_gateway: StartGateway, upstream: ScriptedUpstream, target: str, members: dict[str, object]
 ) -> None:
-    gateway = await start_gateway(tenants={"acme": {**ACME, "limits": {"max_tokens_per_1_day": 10_000}}})
+    gateway = await start_gateway(
+        tenants={"acme": {**EVERY_SCOPE, "limits": {"max_tokens_per_1_day": 10_000}}}
+    )
     plays(upstream, KINDS[0], [b'{"id":"x","status":"queued","usage":null}'])
     client = await gateway.connect()
     await client.request("POST", target, orjson.dumps({"model": "m", **members}), headers=JSON)
@@ -413,7 +416,7 @@ async def test_realtime_session_adds_up_its_responses() -> None:
     async with (
         running_simulator() as simulator,
         running_gateway(
-            upstream={"base_url": simulator.base_url, "api_key": "sk-x"}, tenants={"acme": ACME}
+            upstream={"base_url": simulator.base_url, "api_key": "sk-x"}, tenants={"acme": EVERY_SCOPE}
         ) as gateway,
     ):
         import websockets
@@ -448,7 +451,7 @@ async def test_simulated_api_used_through_the_gateway_is_counted_as_it_reports()
         running_simulator() as simulator,
         running_gateway(
             upstream={"base_url": simulator.base_url, "api_key": "sk-x"},
-            tenants={"acme": {**ACME, "metering": True}},
+            tenants={"acme": {**EVERY_SCOPE, "metering": True}},
         ) as gateway,
     ):
         client = await gateway.connect()

@@ -6,9 +6,8 @@ import pytest
 
 from gateway.errors import BadRequest
 from gateway.operations.model_places import ModelPlaces, model_in_path, model_in_query
-from gateway.operations.table import UNLISTED_READ, UNLISTED_WRITE, OperationTable
-
-TABLE = OperationTable.load()
+from gateway.operations.table import UNLISTED_READ, UNLISTED_WRITE
+from tests.kit.asking import TABLE
 
 
 @pytest.mark.parametrize(

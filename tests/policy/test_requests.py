@@ -9,18 +9,16 @@ import pytest
 
 from gateway.credentials.principal import Principal
 from gateway.errors import UpstreamBroken
-from gateway.operations.table import OperationTable
 from gateway.policy.caller import Caller
 from gateway.policy.model_list import filtered_models
 from gateway.policy.tenants import tenant_policies
 from gateway.settings.sources import load
 from tests.conftest import StartGateway
-from tests.kit.asking import ask, error_of, verdict
+from tests.kit.asking import TABLE, ask, error_of, verdict
 from tests.kit.client import JSON
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import ScriptedUpstream
 
-TABLE = OperationTable.load()
 UNCONTAINED = ("/v1/chatkit/sessions", "/v1/realtime/calls")
 
 

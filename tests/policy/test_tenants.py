@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from gateway.operations.table import OperationTable
 from gateway.policy.tenants import (
     UNKNOWN_TENANT,
     TenantBook,
@@ -16,13 +15,10 @@ from gateway.policy.tenants import (
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.sources import load
 from tests.conftest import StartGateway
-from tests.kit.asking import ask, verdict
+from tests.kit.asking import TABLE, ask, verdict
 from tests.kit.client import HANDSHAKE
-from tests.kit.gateway import BY_NAME, running_gateway
+from tests.kit.gateway import EVERY_SCOPE, running_gateway
 from tests.kit.upstream import ScriptedUpstream
-
-TABLE = OperationTable.load()
-EVERYTHING = {"scopes": ["*", *BY_NAME]}
 
 
 def policies(environ: dict[str, str] | None = None, **settings: Any) -> dict[str, TenantPolicy]:
@@ -147,7 +143,7 @@ def test_every_tenants_problems_are_said_at_once() -> None:
 
 
 def test_star_is_everything_but_what_must_be_granted_by_name() -> None:
-    found = policies(tenants={"a": {}, "b": EVERYTHING})
+    found = policies(tenants={"a": {}, "b": EVERY_SCOPE})
 
     assert found["b"].scopes == set(TABLE.scopes)
     assert set(TABLE.scopes) - found["a"].scopes == {
@@ -167,9 +163,9 @@ async def test_upstream_sees_the_key_and_account_of_whose_request_it_is(
 ) -> None:
     gateway = await start_gateway(
         tenants={
-            "plain": EVERYTHING,
-            "keyed": EVERYTHING | {"upstream": {"api_key": "sk-keyed"}},
-            "mapped": EVERYTHING | {"upstream": {"organization": "org-m", "project": "proj_m"}},
+            "plain": EVERY_SCOPE,
+            "keyed": EVERY_SCOPE | {"upstream": {"api_key": "sk-keyed"}},
+            "mapped": EVERY_SCOPE | {"upstream": {"organization": "org-m", "project": "proj_m"}},
         }
     )
     forged = (
@@ -202,7 +198,7 @@ async def test_tenant_with_another_upstream_is_sent_there(upstream: ScriptedUpst
         own = {"base_url": other.base_url.replace("/v1", "/api/v7"), "api_key": "sk-own"}
         async with running_gateway(
             upstream={"base_url": upstream.base_url, "api_key": "sk-common"},
-            tenants={"a": EVERYTHING, "b": EVERYTHING | {"upstream": own}},
+            tenants={"a": EVERY_SCOPE, "b": EVERY_SCOPE | {"upstream": own}},
         ) as gateway:
             await ask(gateway, "GET", "/v1/files?limit=1", tenant="b")
 
@@ -239,7 +235,7 @@ class TestAdministration:
             own = {"base_url": other.base_url, "api_key": "sk-own", "project": "proj_own"}
             async with running_gateway(
                 upstream={"base_url": upstream.base_url, "api_key": "sk-common"} | self.ADMIN,
-                tenants={"a": EVERYTHING | {"upstream": own}},
+                tenants={"a": EVERY_SCOPE | {"upstream": own}},
             ) as gateway:
                 answer = await ask(gateway, "GET", "/v1/organization/users", tenant="a")
 

@@ -15,16 +15,14 @@ import pytest
 import pytest_asyncio
 import websockets
 
-from gateway.operations.table import Operation, OperationTable
-from tests.kit.asking import Simulator, ask, error_of, form, running_simulator, verdict
+from gateway.operations.table import Operation
+from tests.kit.asking import TABLE, Simulator, ask, error_of, form, running_simulator, verdict
 from tests.kit.client import FORM, HANDSHAKE, JSON
-from tests.kit.gateway import Gateway, running_gateway
+from tests.kit.gateway import EVERY_SCOPE, Gateway, running_gateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SHARED_KEY = "sk-shared-by-both"
-EVERYTHING = {"scopes": ["*", "realtime:mint", "unlisted:*", "org.*"]}
-TABLE = OperationTable.load()
 REFUSED = (403, "shared_upstream")
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 
@@ -111,7 +109,7 @@ async def situation() -> AsyncIterator[Situation]:
         settings: dict[str, Any] = {
             "upstream": {"base_url": simulator.base_url, "api_key": SHARED_KEY},
             "allow_uncontained": True,
-            "tenants": {"a": EVERYTHING, "b": EVERYTHING},
+            "tenants": {"a": EVERY_SCOPE, "b": EVERY_SCOPE},
         }
         closed = await stack.enter_async_context(running_gateway(**settings))
         allowing = await stack.enter_async_context(running_gateway(**settings, shared_objects="allow"))
@@ -536,7 +534,7 @@ async def test_operator_may_allow_it_for_all(situation: Situation) -> None:
 
 async def test_disabled_tenant_shares_with_nobody(situation: Situation) -> None:
     upstream = {"base_url": situation.simulator.base_url, "api_key": SHARED_KEY}
-    tenants = {"a": EVERYTHING | {"enabled": False}, "b": EVERYTHING}
+    tenants = {"a": EVERY_SCOPE | {"enabled": False}, "b": EVERY_SCOPE}
     async with running_gateway(upstream=upstream, tenants=tenants) as gateway:
         answer = await ask(gateway, "GET", "/v1/files", tenant="b")
 
@@ -554,7 +552,7 @@ async def test_disabled_tenant_shares_with_nobody(situation: Situation) -> None:
 async def test_tenant_with_a_way_of_its_own_may_keep_things_there(
     own: dict[str, str], authorization: str, project: str | None
 ) -> None:
-    tenants = {"a": EVERYTHING, "b": EVERYTHING | {"upstream": own}}
+    tenants = {"a": EVERY_SCOPE, "b": EVERY_SCOPE | {"upstream": own}}
     async with running_simulator() as simulator:
         upstream = {"base_url": simulator.base_url, "api_key": SHARED_KEY}
         async with running_gateway(upstream=upstream, tenants=tenants) as gateway:

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.credentials.principal import Principal
 from gateway.errors import BodyTooLarge, MediaTypeRefused
-from gateway.operations.table import UNLISTED_WRITE, Operation, OperationTable
+from gateway.operations.table import UNLISTED_WRITE, Operation
 from gateway.policy.caller import Caller
 from gateway.policy.tenants import tenant_policies
 from gateway.proxy.body import check_length, must_be_read
@@ -16,12 +16,10 @@ from gateway.settings.settings import Edge
 from gateway.settings.sources import load
 from gateway.wire import headers
 from tests.conftest import StartGateway
-from tests.kit.asking import ask, form, verdict
+from tests.kit.asking import TABLE, ask, form, verdict
 from tests.kit.client import CHAT, FORM, JSON
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import ScriptedUpstream, Turn
-
-TABLE = OperationTable.load()
 
 
 def head(content_type: str | None, *, body: bool = True, encoding: str | None = None) -> headers.RequestHead:

@@ -11,7 +11,6 @@ import pytest
 from gateway.credentials.principal import Principal
 from gateway.limits.terms import Charge, Dimension, OnStoreFailure, Quota, account_key, binds
 from gateway.operations.model_patterns import closest
-from gateway.operations.table import OperationTable
 from gateway.policy.tenant_limits import TenantLimits
 from gateway.settings.limits import Capacities, Limits
 from gateway.settings.section import SettingsInvalid
@@ -28,8 +27,8 @@ from gateway.usage.cost import (
 from gateway.usage.reported import Usage
 from gateway.wire import request_fields
 from gateway.wire.request_body import RequestBody
+from tests.kit.asking import TABLE
 
-TABLE = OperationTable.load()
 KEY = account_key("acme")
 GUESS = 77
 

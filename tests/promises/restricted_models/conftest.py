@@ -9,13 +9,12 @@ from typing import Any
 import pytest_asyncio
 
 from tests.conftest import StartGateway
-from tests.kit.gateway import BY_NAME, Gateway, running_gateway
+from tests.kit.gateway import EVERY_SCOPE, Gateway, running_gateway
 from tests.kit.upstream import ScriptedUpstream, answer_ok
 
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
 REFUSED = (403, "model_not_allowed")
-PLAIN = {"scopes": ["*", *BY_NAME]}
-RESTRICTED = PLAIN | {"models": ["good", "good-*", "gpt-4o*"]}
+RESTRICTED = EVERY_SCOPE | {"models": ["good", "good-*", "gpt-4o*"]}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -47,7 +46,7 @@ async def start_gateway(scripted: ScriptedUpstream) -> AsyncIterator[StartGatewa
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(scripted: ScriptedUpstream) -> AsyncIterator[Gateway]:
     """A gateway whose tenant may use every model."""
-    async with running_gateway(upstream=way_to(scripted), tenants={"acme": PLAIN}) as running:
+    async with running_gateway(upstream=way_to(scripted), tenants={"acme": EVERY_SCOPE}) as running:
         yield running
 
 

@@ -17,9 +17,9 @@ import pytest
 from tests.conftest import StartGateway
 from tests.kit.asking import ask, error_of, form, verdict
 from tests.kit.client import CHAT, FORM, JSON, RawClient
-from tests.kit.gateway import Gateway
+from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.upstream import ScriptedUpstream
-from tests.promises.restricted_models.conftest import PLAIN, REFUSED, RESTRICTED
+from tests.promises.restricted_models.conftest import REFUSED, RESTRICTED
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -131,7 +131,7 @@ class TestAbsentModel:
     async def test_is_the_tenants_default_with_every_other_byte_kept(
         self, start_gateway: StartGateway, upstream: ScriptedUpstream, body: bytes
     ) -> None:
-        gateway = await start_gateway(tenants={"acme": PLAIN | {"default_model": "good-ü"}})
+        gateway = await start_gateway(tenants={"acme": EVERY_SCOPE | {"default_model": "good-ü"}})
 
         answer = await ask(gateway, "POST", "/v1/responses", body)
 
@@ -162,7 +162,7 @@ class TestAbsentModel:
     async def test_is_left_alone_where_the_body_names_one(
         self, start_gateway: StartGateway, upstream: ScriptedUpstream
     ) -> None:
-        gateway = await start_gateway(tenants={"acme": PLAIN | {"default_model": "good"}})
+        gateway = await start_gateway(tenants={"acme": EVERY_SCOPE | {"default_model": "good"}})
 
         await ask(gateway, "POST", CHAT, b'{"model" :"other"}')
 
@@ -189,7 +189,7 @@ class TestAbsentModel:
         self, start_gateway: StartGateway, upstream: ScriptedUpstream
     ) -> None:
         """A body in which the place cannot be found in reasonable time is no defect of the gateway."""
-        gateway = await start_gateway(tenants={"acme": PLAIN | {"default_model": "good"}})
+        gateway = await start_gateway(tenants={"acme": EVERY_SCOPE | {"default_model": "good"}})
         body = b'{"input":[' + b",".join([b'""'] * 210_000) + b'],"x":{"model":"y"}}'
 
         answer = await ask(gateway, "POST", CHAT, body)

@@ -15,9 +15,9 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from tests.kit.asking import ask
 from tests.kit.client import HANDSHAKE, MIB
-from tests.kit.gateway import Gateway, running_gateway
+from tests.kit.gateway import EVERY_SCOPE, Gateway, running_gateway
 from tests.kit.upstream import ScriptedUpstream
-from tests.promises.restricted_models.conftest import PLAIN, RESTRICTED
+from tests.promises.restricted_models.conftest import RESTRICTED
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -163,6 +163,6 @@ async def echo() -> AsyncIterator[Echo]:
     async with serve(listen, "127.0.0.1", 0, max_size=None, compression=None) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         upstream = {"base_url": f"http://127.0.0.1:{port}/v1", "api_key": "sk-upstream-key"}
-        tenants = {"acme": RESTRICTED, "free": PLAIN}
+        tenants = {"acme": RESTRICTED, "free": EVERY_SCOPE}
         async with running_gateway(upstream=upstream, tenants=tenants, shared_objects="allow") as gateway:
             yield Echo(gateway, heard)
