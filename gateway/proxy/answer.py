@@ -180,9 +180,8 @@ async def send_own(request: web.BaseRequest, own: Answer, write_idle_seconds: fl
     exchange = request[EXCHANGE]
     await own.write_eof(own.content)
     if request.method != "HEAD":
-        exchange.bytes_out += len(own.content)
-    if exchange.ending is None:
-        exchange.ending = Ending.COMPLETE
+        exchange.sent(len(own.content))
+    exchange.end(Ending.COMPLETE)
     return own
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import gateway as gateway_package
 from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import StreamObserver
@@ -212,3 +216,40 @@ def test_endings_are_a_closed_set() -> None:
     assert {ending.value for ending in Ending} == {
         *("complete", "refused", "client_left", "upstream_lost", "timed_out", "drained", "failed")
     }
+
+
+WRITERS = {
+    "record": {"operation", "target", "params", "head", "unreadable"},
+    "answer": {"error"},
+    "authenticate": {"caller"},
+    "authorize": {"model", "change"},
+    "limit": {"body", "model", "held_seconds", "form", "cost"},
+    "admission": {"decision"},
+    "meter": {"body", "change", "usage", "spent"},
+    "form_gate": {"model"},
+    "call": {"forwarded_at", "head_at", "upstream_request_id", "upstream_ended_at"},
+    "proxy/answer": {"status"},
+    "relay": {"first_byte_at"},
+    "session": {"first_byte_at", "detail"},
+}
+"""Who writes which field while an exchange goes on; the rest is fixed at birth or counted by the exchange itself."""
+
+
+def test_every_field_of_an_exchange_is_written_where_its_record_says() -> None:
+    package = Path(gateway_package.__file__).parent
+    names = {field.name for field in dataclasses.fields(Exchange)}
+    found: dict[str, set[str]] = {}
+    for source in package.rglob("*.py"):
+        if source.name == "exchange.py" or "simulator" in source.parts:
+            continue
+        place = "proxy/answer" if source.match("proxy/answer.py") else source.stem
+        for node in ast.walk(ast.parse(source.read_text("utf-8"))):
+            if (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.ctx, ast.Store)
+                and node.attr in names
+                and ast.unparse(node.value).lstrip("_").endswith("exchange")
+            ):
+                found.setdefault(place, set()).add(node.attr)
+
+    assert found == WRITERS
