@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import orjson
 import pytest
@@ -12,7 +13,6 @@ from gateway.credentials.principal import (
     CredentialExpired,
     CredentialMalformed,
     CredentialNotAccepted,
-    Principal,
 )
 from gateway.credentials.realtime_secrets import (
     MintedSecret,
@@ -23,6 +23,7 @@ from gateway.credentials.realtime_secrets import (
 )
 from gateway.operations.table import OperationTable, Rewrite
 from tests.conftest import StartGateway
+from tests.kit import records
 from tests.kit.client import HANDSHAKE, JSON
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import Script, ScriptedUpstream, Turn
@@ -31,18 +32,13 @@ NOW = 1_800_000_000.0
 UPSTREAM_SECRET = "ek_68af296e8e408191a1120a5ba2eeb9e4"
 
 
-def principal(**changes: object) -> Principal:
-    """Somebody who may mint."""
-    values = {
-        "tenant": "acme",
-        "subject": "alice",
-        "scopes": frozenset({"realtime:write", "realtime:mint", "files:read"}),
-        "credential_id": "jti-1",
-        "issued_at": NOW - 60,
-        "expires_at": NOW + 3600,
-        "models": ("gpt-realtime",),
-    }
-    return Principal(**{**values, **changes})  # type: ignore[arg-type]
+principal = partial(
+    records.principal,
+    scopes=frozenset({"realtime:write", "realtime:mint", "files:read"}),
+    issued_at=NOW - 60,
+    expires_at=NOW + 3600,
+)
+"""Somebody who may mint."""
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "EdDSA", "ES256", "RS256"])

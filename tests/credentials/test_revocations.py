@@ -8,32 +8,29 @@ import stat
 import threading
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import orjson
 import pytest
 
-from gateway.credentials.principal import Principal
 from gateway.credentials.redis_credentials import IssuedCredential, RedisCredentials
 from gateway.credentials.revocation_file import RevocationFile
 from gateway.credentials.revocations import Revocation, RevocationList, RevocationsUnavailable
+from tests.kit import records
 from tests.kit.redis import RedisServer, running_redis
 
 NOW = int(time.time())  # Redis lets keys expire by its own clock
 LATER = NOW + 86400
 
 
-def principal(**changes: object) -> Principal:
-    members: dict[str, object] = {
-        "tenant": "acme",
-        "subject": "alice",
-        "scopes": frozenset({"models:read"}),
-        "credential_id": "c1",
-        "issued_at": NOW,
-        "expires_at": LATER,
-        **changes,
-    }
-    return Principal(**members)  # type: ignore[arg-type]
+principal = partial(
+    records.principal,
+    scopes=frozenset({"models:read"}),
+    credential_id="c1",
+    issued_at=NOW,
+    expires_at=LATER,
+)
 
 
 def revoked(*entries: Revocation) -> RevocationList:

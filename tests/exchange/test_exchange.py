@@ -14,12 +14,12 @@ import gateway as gateway_package
 from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import StreamObserver
-from gateway.operations.table import UNLISTED_READ
 from gateway.usage.reader import UsageReader
 from gateway.wire.headers import Head
 from tests.kit.asking import ask
 from tests.kit.client import JSON
 from tests.kit.gateway import Gateway
+from tests.kit.records import exchange
 from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn
 
 
@@ -47,13 +47,6 @@ class Watcher(StreamObserver):
         self.seen.append((moment, what))
         if moment == self._fails_at:
             raise self._error
-
-
-def exchange(**changes: object) -> Exchange:
-    made = Exchange(id="req_1", method="POST", operation=UNLISTED_READ, started_at=100.0, started_time=0.0)
-    for name, value in changes.items():
-        setattr(made, name, value)
-    return made
 
 
 def shown(record: Exchange) -> None:

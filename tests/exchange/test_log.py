@@ -16,11 +16,8 @@ from aiohttp import web
 from gateway.app.build import build_app
 from gateway.app.process import make_runner
 from gateway.credentials.key_ring import KeyRing
-from gateway.credentials.principal import Principal
 from gateway.errors import Ending, NotFound
-from gateway.exchange.exchange import Exchange
 from gateway.exchange.log import LogWriter, access_record, encode
-from gateway.operations.table import UNLISTED_READ
 from gateway.policy.caller import Caller
 from gateway.policy.tenants import UNKNOWN_TENANT
 from gateway.settings.sources import load
@@ -28,32 +25,13 @@ from tests.conftest import StartGateway
 from tests.kit.asking import ask, credential_of
 from tests.kit.client import HANDSHAKE, JSON, RawClient
 from tests.kit.gateway import Gateway, LogReader
+from tests.kit.records import exchange, principal
 from tests.kit.upstream import ScriptedUpstream, Turn
 from tests.kit.waiting import until
 
 LONGEST_BYTES = 4096
 UNFIT = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\u202a-\u202e\u2066-\u2069]")
 NASTY = 'a\r\n{"forged":1}\x00\x1b[31m\x7f\x85\x9b31m\u2028\u2029\u202eb'
-
-
-def exchange(**changes: object) -> Exchange:
-    made = Exchange(
-        id="req_gw_1", method="POST", operation=UNLISTED_READ, started_at=100.0, started_time=1_800_000_000.5
-    )
-    for name, value in changes.items():
-        setattr(made, name, value)
-    return made
-
-
-def principal(**changes: object) -> Principal:
-    values = {
-        "tenant": "acme",
-        "subject": "alice",
-        "scopes": frozenset(),
-        "credential_id": "jti",
-        "issued_at": 0.0,
-    }
-    return Principal(**(values | {"expires_at": 1.0} | changes))  # type: ignore[arg-type]
 
 
 class TestRecord:

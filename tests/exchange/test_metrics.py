@@ -7,6 +7,7 @@ import itertools
 import random
 import re
 import string
+from functools import partial
 
 import pytest
 from prometheus_client import generate_latest
@@ -20,6 +21,7 @@ from gateway.policy.caller import NOBODY, Caller
 from gateway.policy.tenants import tenant_policies
 from gateway.settings.sources import load
 from gateway.usage.reported import KINDS, Usage
+from tests.kit import records
 from tests.kit.asking import TABLE
 from tests.kit.client import RawClient
 from tests.kit.gateway import Gateway
@@ -59,13 +61,7 @@ def word(chance: random.Random) -> str:
     )
 
 
-def exchange(**changes: object) -> Exchange:
-    made = Exchange(
-        id="req", method="POST", operation=TABLE.by_id("createResponse"), started_at=100.0, started_time=0.0
-    )
-    for name, value in changes.items():
-        setattr(made, name, value)
-    return made
+exchange = partial(records.exchange, operation=TABLE.by_id("createResponse"))
 
 
 def test_100000_random_exchanges_add_no_series_beyond_the_closed_sets() -> None:

@@ -7,26 +7,16 @@ import asyncio
 import orjson
 import pytest
 
-from gateway.credentials.principal import Principal
 from gateway.errors import UpstreamBroken
-from gateway.policy.caller import Caller
 from gateway.policy.model_list import filtered_models
-from gateway.policy.tenants import tenant_policies
-from gateway.settings.sources import load
 from tests.conftest import StartGateway
 from tests.kit.asking import TABLE, ask, error_of, verdict
 from tests.kit.client import JSON
 from tests.kit.gateway import Gateway
+from tests.kit.records import caller
 from tests.kit.upstream import ScriptedUpstream
 
 UNCONTAINED = ("/v1/chatkit/sessions", "/v1/realtime/calls")
-
-
-def caller(*, models: list[str] | None = None, own: tuple[str, ...] | None = None) -> Caller:
-    """A tenant and a credential that may use some models."""
-    settings = load(flags={"tenants": {"acme": {"models": models}}}, environ={})
-    tenant = tenant_policies(settings, TABLE)["acme"]
-    return Caller(Principal("acme", "alice", frozenset(), "jti-1", 0.0, 1.0, own), tenant)
 
 
 class TestScope:

@@ -6,19 +6,16 @@ import asyncio
 
 import pytest
 
-from gateway.credentials.principal import Principal
 from gateway.errors import BodyTooLarge, MediaTypeRefused
 from gateway.operations.table import UNLISTED_WRITE, Operation
-from gateway.policy.caller import Caller
-from gateway.policy.tenants import tenant_policies
 from gateway.proxy.body import check_length, must_be_read
 from gateway.settings.settings import Edge
-from gateway.settings.sources import load
 from gateway.wire import headers
 from tests.conftest import StartGateway
 from tests.kit.asking import TABLE, ask, form, verdict
 from tests.kit.client import CHAT, FORM, JSON
 from tests.kit.gateway import Gateway
+from tests.kit.records import caller
 from tests.kit.upstream import ScriptedUpstream, Turn
 
 
@@ -36,13 +33,6 @@ def head(content_type: str | None, *, body: bool = True, encoding: str | None = 
 
 def named(operation: str) -> Operation:
     return UNLISTED_WRITE if operation == "unlisted" else TABLE.by_id(operation)
-
-
-def caller(*, models: list[str] | None = None) -> Caller:
-    """A tenant that may use some models, or all."""
-    settings = load(flags={"tenants": {"acme": {"models": models}}}, environ={})
-    principal = Principal("acme", "alice", frozenset(), "jti-1", 0.0, 1.0, None)
-    return Caller(principal, tenant_policies(settings, TABLE)["acme"])
 
 
 class TestWhatIsRead:
