@@ -20,7 +20,7 @@ from gateway.limits.limiter import Limiter
 from gateway.limits.terms import Dimension, Quota
 from gateway.middleware.admission import Admission, Decided
 from gateway.operations.table import OperationTable
-from gateway.policy.requests import judge_body
+from gateway.policy import requests as policy
 from gateway.proxy import body
 from gateway.proxy.form_gate import watch_form
 from gateway.proxy.request import EXCHANGE, Handler, Middleware
@@ -91,13 +91,24 @@ def limit(
         started = monotonic()
         raw = await body.whole(request, edge)
         exchange.held_seconds = monotonic() - started
-        asked = (exchange.caller, exchange.operation, raw)
         if len(raw) <= _JUDGED_AT_ONCE_BYTES:
-            judged = judge_body(*asked, model=exchange.model, table=table)
+            _judge(exchange, raw)
         else:
-            # The loop is everybody's.
-            judged = await asyncio.to_thread(judge_body, *asked, model=exchange.model, table=table)
-        exchange.body, exchange.model = judged.body, judged.model
+            await asyncio.to_thread(_judge, exchange, raw)  # the loop is everybody's
+
+    def _judge(exchange: Exchange, raw: bytes) -> None:
+        """Let policy read a body and decide about it; what it names is noted even where it is refused."""
+        caller, operation = exchange.caller, exchange.operation
+        exchange.body = policy.read_body(caller, operation, raw)
+        if exchange.body.fields is not None:
+            exchange.model = exchange.body.fields.model
+        policy.check_names(caller, operation, exchange.body)
+        default = policy.default_model(caller, operation) if exchange.model is None else None
+        if default is not None:
+            exchange.body, exchange.model = policy.with_model(exchange.body, default), default
+        policy.check_model_of_body(caller, operation, exchange.model)
+        if operation.is_batch:
+            policy.check_batch(caller, exchange.body, table)
 
     async def _cost(
         exchange: Exchange, admission: Admission, quotas: Sequence[Quota], *, form_may_cost_more: bool

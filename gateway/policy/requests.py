@@ -6,7 +6,6 @@ Everything here is asked with a caller and an operation. It returns what it foun
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -109,61 +108,30 @@ def check_sharing(caller: Caller, operation: Operation, target: str, *, socket: 
 # The body
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A body that the caller may send, as it goes up, and the model that the request names in all."""
-
-    body: RequestBody
-    model: str | None
-
-
-def judge_body(
-    caller: Caller, operation: Operation, raw: bytes, *, model: str | None, table: OperationTable
-) -> Judged:
-    """What a body that was read whole can decide; sets the tenant's default model where none is named.
-
-    `model` is what the head names. Raises ModelNotAllowed, SharedUpstream, ScopeMissing or BadRequest.
-    """
-    body = RequestBody(raw, _fields(caller, operation, raw))
-    if body.fields is not None:
-        model = body.fields.model
-    if raw and (caller.restricted or caller.shares(operation)):
-        _check_names(caller, operation, body)
-    where = operation.model
-    if where.body is not None:
-        default = default_model(caller, operation) if model is None else None
-        if default is not None:
-            body, model = _with_model(body, default), default
-        if model is not None:
-            caller.check_model(model)
-        elif caller.restricted and not where.may_lack:
-            raise unnamed("the body")
-    elif model is None and where.form is not None and caller.restricted:
-        raise unnamed("the form")
-    if operation.is_batch and raw:
-        _check_batch(caller, raw, table)
-    return Judged(body, model)
-
-
-def _fields(caller: Caller, operation: Operation, raw: bytes) -> request_fields.RequestFields | None:
-    """What policy needs of a JSON body. Raises BadRequest.
+def read_body(caller: Caller, operation: Operation, raw: bytes) -> RequestBody:
+    """A body that was taken in whole, with what policy needs of it. Raises BadRequest.
 
     On unlisted paths a body that is no JSON object is nobody's business, unless only some models may be used.
     """
     where = operation.model.body
     if where is None:
-        return None
+        return RequestBody(raw)
     try:
-        return request_fields.read(raw, model_path=where)
+        return RequestBody(raw, request_fields.read(raw, model_path=where))
     except request_fields.BodyRefused as refused:
         if operation.is_unlisted and not caller.restricted:
-            return None
+            return RequestBody(raw)
         raise BadRequest(refused.message, code=refused.code, param=refused.param) from None
 
 
-def _check_names(caller: Caller, operation: Operation, body: RequestBody) -> None:
-    """Judge what a body names beside the one model that has been read. Most bodies are searched, not parsed."""
+def check_names(caller: Caller, operation: Operation, body: RequestBody) -> None:
+    """Judge what a body names beside the one model that has been read. Most bodies are searched, not parsed.
+
+    Raises ModelNotAllowed, SharedUpstream or BadRequest.
+    """
     shares = caller.shares(operation)
+    if not body.raw or not (caller.restricted or shares):
+        return
     if body.fields is not None:
         known = 0 if body.fields.model is None else 1
         models = caller.restricted and named_models.may_name_models(body.raw, known=known)
@@ -180,6 +148,18 @@ def _check_names(caller: Caller, operation: Operation, body: RequestBody) -> Non
         raise caller.closed_to(f"{named!r} names a stored object", named)
 
 
+def check_model_of_body(caller: Caller, operation: Operation, model: str | None) -> None:
+    """Judge the model of a request whose body has been read, or that there is none. Raises ModelNotAllowed."""
+    where = operation.model
+    if where.body is not None:
+        if model is not None:
+            caller.check_model(model)
+        elif caller.restricted and not where.may_lack:
+            raise unnamed("the body")
+    elif model is None and where.form is not None and caller.restricted:
+        raise unnamed("the form")
+
+
 def default_model(caller: Caller, operation: Operation) -> str | None:
     """The tenant's default, where the operation has one place for a model and needs it: rewrite (b)."""
     where = operation.model
@@ -188,7 +168,8 @@ def default_model(caller: Caller, operation: Operation) -> str | None:
     return caller.tenant.tenant.default_model
 
 
-def _with_model(body: RequestBody, model: str) -> RequestBody:
+def with_model(body: RequestBody, model: str) -> RequestBody:
+    """The body with its model set. Raises BadRequest when no place for it can be found."""
     try:
         return body.with_member("model", orjson.dumps(model))
     except TooIntricate:
@@ -198,9 +179,14 @@ def _with_model(body: RequestBody, model: str) -> RequestBody:
         ) from None
 
 
-def _check_batch(caller: Caller, raw: bytes, table: OperationTable) -> None:
-    """A batch runs another operation for the caller, so the caller needs that one's scope as well."""
-    document = document_of(raw)
+def check_batch(caller: Caller, body: RequestBody, table: OperationTable) -> None:
+    """A batch runs another operation for the caller, so the caller needs that one's scope as well.
+
+    Raises ScopeMissing, TargetAmbiguous or BadRequest.
+    """
+    if not body.raw:
+        return
+    document = document_of(body.raw)
     if any(name != "endpoint" and name.casefold() == "endpoint" for name in document):
         raise BadRequest("Write 'endpoint' in lower case, once.", param="endpoint")
     endpoint = document.get("endpoint")

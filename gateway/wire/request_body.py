@@ -25,5 +25,8 @@ class RequestBody:
         """
         fields = self.fields
         if fields is not None:
-            fields = replace(fields, document={**fields.document, name: orjson.loads(raw_value)})
+            value = orjson.loads(raw_value)
+            fields = replace(fields, document={**fields.document, name: value})
+            if name == "model":
+                fields = replace(fields, model=value)
         return RequestBody(splice_member(self.raw or b"{}", name, raw_value), fields)

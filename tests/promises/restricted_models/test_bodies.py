@@ -100,6 +100,16 @@ class TestJsonBody:
         assert "good, good-*, gpt-4o*" in error["message"]
         assert error["type"] == "permission_error"
 
+    async def test_model_that_was_refused_stands_in_the_log(
+        self, start_gateway: StartGateway, upstream: ScriptedUpstream
+    ) -> None:
+        gateway = await start_gateway(tenants={"acme": RESTRICTED})
+
+        await ask(gateway, "POST", CHAT, {"model": "bad"})
+        (line,) = await gateway.lines.wait(1)
+
+        assert (line["model"], line["error"], line["ending"]) == ("bad", "model_not_allowed", "refused")
+
     async def test_credential_narrows_what_its_tenant_may(
         self, restricted: Gateway, upstream: ScriptedUpstream
     ) -> None:
