@@ -1,44 +1,45 @@
 """How an exchange can end, and every way in which the gateway itself can refuse or fail one.
 
-    GatewayError                      status  type                   code
+    GatewayError                         status  type                   code
     ├─ ClientFault
-    │  ├─ CredentialMissing           401     invalid_request_error  missing_api_key
-    │  ├─ CredentialRefused           401     invalid_request_error  invalid_api_key
-    │  ├─ CredentialLapsed            401     invalid_request_error  expired_api_key
-    │  ├─ CredentialWithdrawn         401     invalid_request_error  revoked_api_key
-    │  ├─ ScopeMissing                403     permission_error       missing_scope
-    │  ├─ ModelNotAllowed             403     permission_error       model_not_allowed
-    │  ├─ TenantUnknown               403     permission_error       unknown_tenant
-    │  ├─ TenantDisabled              403     permission_error       tenant_disabled
-    │  ├─ SharedUpstream              403     permission_error       shared_upstream
-    │  ├─ OperationClosed             403     permission_error       operation_closed
-    │  ├─ BadRequest                  400     invalid_request_error  bad_request, …
-    │  ├─ TargetAmbiguous             400     invalid_request_error  ambiguous_target
-    │  ├─ NeverFits                   400     invalid_request_error  request_too_large_for_limit
-    │  ├─ NotFound                    404     invalid_request_error  not_found
-    │  ├─ MethodRefused               405     invalid_request_error  method_not_allowed
-    │  ├─ RequestTimeout              408     invalid_request_error  request_timeout
-    │  ├─ BodyTooLarge                413     invalid_request_error  request_too_large
-    │  ├─ MediaTypeRefused            415     invalid_request_error  unsupported_media_type
-    │  ├─ ExpectationRefused          417     invalid_request_error  expectation_failed
-    │  ├─ UpgradeRequired             426     invalid_request_error  websocket_version
-    │  ├─ HeadersTooLarge             431     invalid_request_error  headers_too_large
-    │  ├─ LimitExceeded               429     requests, tokens, …    rate_limit_exceeded
-    │  ├─ ClientLeft                  —       never sent: nobody is there to read it
-    │  └─ ClientStalled               —       never sent: the client stopped reading
+    │  ├─ CredentialMissing              401     invalid_request_error  missing_api_key
+    │  ├─ CredentialRefused              401     invalid_request_error  invalid_api_key
+    │  │  ├─ CredentialLapsed            401     invalid_request_error  expired_api_key
+    │  │  └─ CredentialWithdrawn         401     invalid_request_error  revoked_api_key
+    │  ├─ PermissionFault
+    │  │  ├─ ScopeMissing                403     permission_error       missing_scope
+    │  │  ├─ ModelNotAllowed             403     permission_error       model_not_allowed
+    │  │  ├─ TenantUnknown               403     permission_error       unknown_tenant
+    │  │  ├─ TenantDisabled              403     permission_error       tenant_disabled
+    │  │  ├─ SharedUpstream              403     permission_error       shared_upstream
+    │  │  └─ OperationClosed             403     permission_error       operation_closed
+    │  ├─ BadRequest                     400     invalid_request_error  bad_request, …
+    │  ├─ TargetAmbiguous                400     invalid_request_error  ambiguous_target
+    │  ├─ NeverFits                      400     invalid_request_error  request_too_large_for_limit
+    │  ├─ NotFound                       404     invalid_request_error  not_found
+    │  ├─ MethodRefused                  405     invalid_request_error  method_not_allowed
+    │  ├─ RequestTimeout                 408     invalid_request_error  request_timeout
+    │  ├─ BodyTooLarge                   413     invalid_request_error  request_too_large
+    │  ├─ MediaTypeRefused               415     invalid_request_error  unsupported_media_type
+    │  ├─ ExpectationRefused             417     invalid_request_error  expectation_failed
+    │  ├─ UpgradeRequired                426     invalid_request_error  websocket_version
+    │  ├─ HeadersTooLarge                431     invalid_request_error  headers_too_large
+    │  ├─ LimitExceeded                  429     requests, tokens, …    rate_limit_exceeded
+    │  ├─ ClientLeft                     —       never sent: nobody is there to read it
+    │  └─ ClientStalled                  —       never sent: the client stopped reading
     ├─ UpstreamFault
-    │  ├─ UpstreamUnreachable         502     upstream_error         upstream_unreachable
-    │  ├─ UpstreamBroken              502     upstream_error         upstream_broken
-    │  ├─ UpstreamRefusedKey          502     upstream_error         upstream_refused_key
-    │  └─ UpstreamTimeout             504     upstream_error         upstream_timeout
+    │  ├─ UpstreamUnreachable            502     upstream_error         upstream_unreachable
+    │  ├─ UpstreamBroken                 502     upstream_error         upstream_broken
+    │  ├─ UpstreamRefusedKey             502     upstream_error         upstream_refused_key
+    │  └─ UpstreamTimeout                504     upstream_error         upstream_timeout
     └─ GatewayFault
-       ├─ VersionRefused              505     invalid_request_error  http_version_not_supported
-       ├─ LimitsUnavailable           503     server_error           limits_unavailable
-       ├─ Overloaded                  503     server_error           overloaded
-       └─ Internal                    500     server_error           internal_error
+       ├─ VersionRefused                 505     invalid_request_error  http_version_not_supported
+       ├─ LimitsUnavailable              503     server_error           limits_unavailable
+       ├─ Overloaded                     503     server_error           overloaded
+       └─ Internal                       500     server_error           internal_error
 
 Types and codes are API: changing one is a breaking change. An error is rendered once, by
-`middleware/answer.py` or, for what the application never sees, by `edge.py`. An upstream's own
+`middleware/answer.py` or, for what the application never sees, by `proxy/edge.py`. An upstream's own
 4xx or 5xx is not an error of the gateway: it is relayed as it came.
 """
 
@@ -273,7 +274,10 @@ class HeadersTooLarge(ClientFault):
 
 
 class LimitExceeded(ClientFault):
-    """A limit refused the request; nothing was taken from any bucket. None: waiting does not help."""
+    """A limit refused the request; nothing was taken from any bucket.
+
+    `retry_after_seconds` is when it could be granted; None: waiting does not help.
+    """
 
     status = 429
     code = "rate_limit_exceeded"
@@ -365,7 +369,7 @@ class VersionRefused(GatewayFault):
 
 
 class LimitsUnavailable(GatewayFault):
-    """The limit store is down and the operator chose to refuse rather than guess."""
+    """What counts limits or usage cannot be reached, and there is no answering without it."""
 
     status = 503
     code = "limits_unavailable"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Iterator
 
 import orjson
 import pytest
@@ -104,6 +106,18 @@ def test_tree_in_the_modules_docstring_says_the_same(name: str) -> None:
         assert said.split()[0] == str(status)
         assert kind in said
         assert code in said
+
+
+def test_tree_in_the_modules_docstring_has_the_shape_of_the_classes() -> None:
+    drawn = re.findall(r"^    ([│├└─ ]+)(\w+)", errors.__doc__ or "", re.MULTILINE)
+
+    assert [(len(lead), name) for lead, name in drawn] == list(branches(GatewayError, depth=3))
+
+
+def branches(kind: type[GatewayError], *, depth: int) -> Iterator[tuple[int, str]]:
+    for below in kind.__subclasses__():
+        yield depth, below.__name__
+        yield from branches(below, depth=depth + 3)
 
 
 def test_whose_fault_it_is_shows_in_the_ending() -> None:

@@ -98,14 +98,14 @@ async def _me(limiter: Limiter, exchange: Exchange, _: str) -> dict[str, object]
     return {
         "object": "gateway.principal",
         "tenant": tenant.id,
-        "tenant_name": tenant.tenant.name,
+        "tenant_name": tenant.settings.name,
         "subject": principal.subject,
         "credential_id": principal.credential_id,
         "expires_at": int(principal.expires_at),
         "expires": datetime.fromtimestamp(principal.expires_at, UTC).isoformat(),
         "scopes": sorted(principal.scopes & tenant.scopes),
         "models": {"tenant": tenant.models, "credential": principal.models},
-        "default_model": tenant.tenant.default_model,
+        "default_model": tenant.settings.default_model,
         "limits": levels,
         "stored_objects": "closed: the upstream key is shared" if tenant.shared else "open",
     }

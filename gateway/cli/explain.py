@@ -121,7 +121,7 @@ class _Asking:
         tenant = book.get(principal.tenant)
         check_tenant(tenant)
         self._caller = Caller(principal, tenant)
-        name = tenant.tenant.name
+        name = tenant.settings.name
         return tenant.id if name is None else f"{tenant.id} ({name})"
 
     def operation_is_matched(self) -> str:
@@ -159,7 +159,7 @@ class _Asking:
             return "none given, and none is needed"
         if not caller.restricted:
             return "none given, and every model is allowed"
-        raise policy.unnamed("the request")
+        raise policy.model_unnamed("the request")
 
     def limits_that_apply(self) -> str:
         """What it would be charged to."""

@@ -119,7 +119,7 @@ FIELDS = {
 
 def access_record(exchange: Exchange, *, now: float) -> dict[str, Any]:
     """What is logged of an exchange; durations in milliseconds, sizes in body bytes."""
-    principal, tenant = exchange.caller.principal, exchange.caller.tenant.tenant
+    principal, tenant = exchange.caller.principal, exchange.caller.tenant
     record: dict[str, Any] = {
         "time": datetime.fromtimestamp(exchange.started_time, UTC),
         "request_id": exchange.id,
@@ -140,7 +140,7 @@ def access_record(exchange: Exchange, *, now: float) -> dict[str, Any]:
         "bytes_in": exchange.bytes_in,
         "bytes_out": exchange.bytes_out,
     }
-    if tenant.logging == "minimal":
+    if tenant.settings.logging == "minimal":
         del record["subject"], record["model"]
     if exchange.usage is not None:
         record["usage"] = {name: value for name in _USAGE_FIELDS if (value := getattr(exchange.usage, name))}

@@ -79,7 +79,7 @@ def check_tenant(tenant: TenantPolicy) -> None:
             "This credential is genuine, but its tenant is not known here. "
             "Ask the gateway's operator to add it, or for a credential of another tenant."
         )
-    if not tenant.tenant.enabled:
+    if not tenant.settings.enabled:
         raise TenantDisabled("This tenant is switched off. Ask the gateway's operator.")
 
 

@@ -86,11 +86,13 @@ def check_named_model(caller: Caller, operation: Operation, model: str | None, *
         return
     where = operation.model
     if model is None and where.query is not None and where.required:
-        raise unnamed("the query")
+        raise model_unnamed("the query")
     if where.in_input_file:
-        raise unseen("of a batch stand in its input file", "Send the requests one by one")
+        raise models_unseen("of a batch stand in its input file", "Send the requests one by one")
     if socket and not operation.is_session:
-        raise unseen("of this WebSocket stand in events that the gateway does not know", "Use /v1/realtime")
+        raise models_unseen(
+            "of this WebSocket stand in events that the gateway does not know", "Use /v1/realtime"
+        )
 
 
 def check_sharing(caller: Caller, operation: Operation, target: str, *, socket: bool) -> None:
@@ -155,9 +157,9 @@ def check_model_of_body(caller: Caller, operation: Operation, model: str | None)
         if model is not None:
             caller.check_model(model)
         elif caller.restricted and not where.may_lack:
-            raise unnamed("the body")
+            raise model_unnamed("the body")
     elif model is None and where.form is not None and caller.restricted:
-        raise unnamed("the form")
+        raise model_unnamed("the form")
 
 
 def default_model(caller: Caller, operation: Operation) -> str | None:
@@ -165,7 +167,7 @@ def default_model(caller: Caller, operation: Operation) -> str | None:
     where = operation.model
     if where.body != ("model",) or where.may_lack or operation.is_unlisted:
         return None  # whether an unlisted path takes one, nobody knows
-    return caller.tenant.tenant.default_model
+    return caller.tenant.settings.default_model
 
 
 def with_model(body: RequestBody, model: str) -> RequestBody:
@@ -237,7 +239,7 @@ def check_field(caller: Caller, operation: Operation, name: str, model_field: st
 # The errors that others raise too
 
 
-def unseen(where: str, instead: str) -> ModelNotAllowed:
+def models_unseen(where: str, instead: str) -> ModelNotAllowed:
     """The error for models that stand where the gateway cannot look, although it matters which they are."""
     return ModelNotAllowed(
         f"The models {where}, where they cannot be checked, and you may use some models only. "
@@ -246,7 +248,7 @@ def unseen(where: str, instead: str) -> ModelNotAllowed:
     )
 
 
-def unnamed(where: str) -> ModelNotAllowed:
+def model_unnamed(where: str) -> ModelNotAllowed:
     """The error for a request that names no model although it matters which."""
     return ModelNotAllowed(
         f"You may use some models only, so {where} must name one. Set 'model'.", param="model"

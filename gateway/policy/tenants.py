@@ -47,7 +47,7 @@ class TenantPolicy:
     """A tenant's settings, resolved."""
 
     id: str
-    tenant: Tenant
+    settings: Tenant
     scopes: frozenset[str]
     """The most that a credential may use here, patterns expanded."""
 
@@ -59,7 +59,7 @@ class TenantPolicy:
     @property
     def models(self) -> tuple[str, ...] | None:
         """The models that the tenant may use, names and globs; None: all."""
-        return self.tenant.models
+        return self.settings.models
 
     @property
     def quotas(self) -> tuple[Quota, ...]:
@@ -69,7 +69,7 @@ class TenantPolicy:
     @property
     def metered(self) -> bool:
         """Whether usage has to be known of every answer: there is a limit on it, or the operator wants it."""
-        return self.tenant.metering or self.limits.counts_usage
+        return self.settings.metering or self.limits.counts_usage
 
     def meters(self, principal: Principal) -> bool:
         """Whether usage has to be known of every answer to this caller."""
@@ -78,7 +78,7 @@ class TenantPolicy:
 
 UNKNOWN_TENANT = TenantPolicy(
     id=OTHER_TENANT,
-    tenant=Tenant(enabled=False),
+    settings=Tenant(enabled=False),
     scopes=frozenset(),
     limits=TenantLimits(OTHER_TENANT, Limits(), OnStoreFailure.LOCAL),
     access=UpstreamAccess("", None),

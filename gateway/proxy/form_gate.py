@@ -31,7 +31,7 @@ def watch_form(exchange: Exchange, *, admit: AdmitModel | None) -> FormGate | No
     if not head.has_body:
         return None
     if caller.restricted and operation.is_unlisted:
-        raise policy.unseen("of a form stand where only its own operation knows", "Send JSON")
+        raise policy.models_unseen("of a form stand where only its own operation knows", "Send JSON")
     where = operation.model.form
     if where is None and not caller.shares(operation):
         return None
@@ -40,7 +40,7 @@ def watch_form(exchange: Exchange, *, admit: AdmitModel | None) -> FormGate | No
         refuse_encoding(head)
         if not is_form(head) and media_type(head.content_type).decode("latin-1") in operation.request_types:
             if caller.restricted and exchange.model is None:
-                raise policy.unnamed("the query")
+                raise policy.model_unnamed("the query")
             return None
     try:
         boundary = boundary_of(head.content_type.decode("latin-1"))
@@ -123,7 +123,7 @@ class _Gate:
         if self._admit is not None:
             await self._admit(exchange.model)
         if exchange.caller.restricted and self._field.name and exchange.model is None:
-            raise policy.unnamed("the form")
+            raise policy.model_unnamed("the form")
         try:
             return self._scanner.finish()
         except MultipartRefused as refused:
