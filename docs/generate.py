@@ -230,9 +230,8 @@ def unit_of(name: str) -> str:
         dimension = Dimension(name)
     except ValueError:
         return UNITS.get(name) or UNITS.get(name.rpartition("_")[2], "")
-    unit = {"tokens": "LLM tokens", "audio-megabytes": "megabytes", "concurrent-requests": "requests at once"}
-    per = {60: " per minute", 86_400: " per day", 0: ""}[dimension.period_seconds]
-    return unit.get(dimension.unit, dimension.unit) + per
+    unit = dimension.unit.replace("-", " ").replace("tokens", "LLM tokens")
+    return unit + {60: " per minute", 86_400: " per day", 0: ""}[dimension.period_seconds]
 
 
 # Metrics and log

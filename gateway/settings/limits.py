@@ -26,7 +26,7 @@ Megabytes = Annotated[
 
 
 class Capacities(Section):
-    """Token buckets, each with its capacity; absent means unlimited. Named as the API's own ProjectRateLimit."""
+    """Buckets, each with its capacity; absent means unlimited. Named as the API's own ProjectRateLimit."""
 
     max_requests_per_1_minute: Permits | None = None
     """Requests that are admitted."""

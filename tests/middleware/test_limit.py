@@ -49,6 +49,14 @@ DIMENSIONS = [
 ]
 
 
+REFUSED_ELSEWHERE = {"batch_1_day_max_input_tokens"}
+"""What a batch costs stands in a file: test_settlement.py."""
+
+
+def test_every_limit_is_seen_refusing() -> None:
+    assert {limit for limit, *_ in DIMENSIONS} | REFUSED_ELSEWHERE == set(Dimension)
+
+
 @pytest.mark.parametrize(
     ("limit", "capacity", "target", "body", "headers", "unit"), DIMENSIONS, ids=lambda value: str(value)[:32]
 )

@@ -145,6 +145,8 @@ def test_every_problem_is_named_at_once_with_what_was_probably_meant() -> None:
 # Against the operations as they are.
 
 OPERATIONS = frozenset(operation.scope for operation in OperationTable.load())
+IN_NO_GROUP = {"evals:write", "fine_tuning:write", "models:write", "realtime:mint", "videos:write"}
+"""Operations that name a model, and are for those who ask for them by name or pattern."""
 
 
 def test_scope_of_every_operation_is_a_scope() -> None:
@@ -156,6 +158,15 @@ def test_group_names_only_what_exists_and_nothing_that_is_granted_by_name(group:
     for pattern in GROUPS[group]:
         assert expand([pattern], OPERATIONS)
     assert not [scope for scope in expand([group], OPERATIONS) if scope.startswith(BY_NAME_ONLY)]
+
+
+def test_whatever_runs_a_model_is_in_a_group_or_deliberately_in_none() -> None:
+    named = {
+        operation.scope
+        for operation in OperationTable.load()
+        if operation.model.body or operation.model.form or operation.model.path or operation.model.query
+    }
+    assert named - expand(GROUPS, OPERATIONS) == IN_NO_GROUP
 
 
 def test_star_leaves_out_what_is_granted_by_name_and_nothing_else() -> None:

@@ -168,10 +168,13 @@ def test_a_new_operation_is_a_row_and_nothing_else() -> None:
     text = Path(table.__file__).with_name("operations.toml").read_text()
     [example_row] = re.findall(r"^#   \{ id = .*(?=,$)", text, re.MULTILINE)
     new = Operation.read("audio", tomllib.loads(f"row = {example_row.removeprefix('#')}")["row"])
-    with_it = OperationTable([*TABLE, new])
+    without = OperationTable(
+        operation for operation in TABLE if operation.id != new.id
+    )  # it may be tried out
+    with_it = OperationTable([*without, new])
 
     assert with_it.match("POST", "/v1/audio/dubs").operation is new
-    assert set(with_it.scopes) - set(TABLE.scopes) == {"audio.dubs:write"}
+    assert set(with_it.scopes) - set(without.scopes) == {"audio.dubs:write"}
     assert (new.streams, new.model, new.work) == (
         True,
         ModelPlaces(form="model", required=True),

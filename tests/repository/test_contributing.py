@@ -62,12 +62,20 @@ def test_files_that_contributing_names_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["charges_for", "settlement", "access_for", "access_record", "_change", "watch"]
+    "name", ["cost_of", "charges_for", "settlement", "access_for", "access_record", "_change", "watch"]
 )
 def test_functions_that_contributing_sends_to_exist_in_one_place(name: str) -> None:
     assert f"`{name}`" in CONTRIBUTING
     sources = (ROOT / "gateway").rglob("*.py")
     assert sum(len(re.findall(rf"\bdef {name}\(", source.read_text("utf-8"))) for source in sources) == 1
+
+
+def test_no_module_is_longer_than_contributing_says() -> None:
+    [most_lines] = re.findall(r"none has more than (\d+)", CONTRIBUTING)
+    sources = [*(ROOT / "gateway").rglob("*.py")]
+    assert len(sources) > 100
+    lines = {str(path.relative_to(ROOT)): len(path.read_text("utf-8").splitlines()) for path in sources}
+    assert {path: count for path, count in lines.items() if count > int(most_lines)} == {}
 
 
 def test_commands_that_contributing_shows_are_there() -> None:

@@ -204,7 +204,20 @@ def test_every_gateway_command_in_documents_is_one_that_the_command_line_takes()
     commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("gateway ")]
     assert len(commands) >= 12
     for command in commands:
+        if ">" in command[:-1]:
+            command[command.index(">") :] = []  # where the shell puts what is printed
         parser().parse_args(command)
+
+
+def test_files_that_commands_read_are_made_by_a_command_of_the_same_document() -> None:
+    for document in DOCUMENTS:
+        commands = "\n".join(fenced("sh", document))
+        made = set(re.findall(r"> (\S+)$", commands, re.MULTILINE))
+        assert set(re.findall(r" @(\S+)", commands)) <= made, document
+
+
+def test_configuration_in_readme_needs_nothing_but_the_key_that_readme_sets() -> None:
+    assert set().union(*map(referred, fenced("toml", "README.md"))) == {"OPENAI_API_KEY"}
 
 
 def test_toml_in_documents_loads_and_its_scopes_exist(tmp_path: Path) -> None:
@@ -241,6 +254,26 @@ def paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         else:
             member = "" if inner is field.annotation else f"{generate.MEMBERS.get(name, 'ID')}."
             yield from paths(inner, f"{prefix}{name}.{member}")
+
+
+# Limits
+
+
+def test_every_limit_is_described_and_no_other() -> None:
+    stated = [
+        name for names, _ in rows("docs/limits-and-usage.md", "What can be limited") for name in quoted(names)
+    ]
+    assert sorted(stated) == sorted(Dimension)
+
+
+def test_every_unit_of_limits_stands_among_the_headers_and_no_other() -> None:
+    listed = section("docs/fidelity.md", "Header fields").partition("- added downward:")[2]
+    stated = {
+        name.rpartition("x-ratelimit-limit-")[2].removeprefix("-")
+        for name in quoted(listed)
+        if name.startswith(("-", "x-ratelimit-limit-"))
+    }
+    assert stated == {dimension.unit for dimension in Dimension}
 
 
 # Errors, headers
