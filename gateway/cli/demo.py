@@ -27,12 +27,12 @@ A gateway is running, in front of a simulator of the API: its answers are canned
   metrics   http://{private}/metrics
   tenant    {tenant} (600 requests a minute)
 
-A credential for 24 hours:
+A credential for 24 hours. In another shell, which is to be the service's:
 
 export OPENAI_BASE_URL={base}
 export OPENAI_API_KEY={credential}
 
-Then, in that shell:
+Then, in that other shell:
 
 curl {base}/models -H "Authorization: Bearer $OPENAI_API_KEY"
 curl -N {base}/chat/completions -H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json" \\
@@ -56,8 +56,18 @@ def register(verbs: Any) -> None:
     command = verbs.add_parser(
         "demo", help="run the gateway in front of an embedded simulator of the API", allow_abbrev=False
     )
-    command.add_argument("--listen", default="127.0.0.1:8080", metavar="HOST:PORT")
-    command.add_argument("--admin-listen", default="127.0.0.1:9090", metavar="HOST:PORT")
+    command.add_argument(
+        "--listen",
+        default="127.0.0.1:8080",
+        metavar="HOST:PORT",
+        help="public listener; by default %(default)s",
+    )
+    command.add_argument(
+        "--admin-listen",
+        default="127.0.0.1:9090",
+        metavar="HOST:PORT",
+        help="private listener: metrics and health; by default %(default)s",
+    )
     command.set_defaults(run=run)
 
 
