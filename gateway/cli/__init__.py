@@ -1,4 +1,8 @@
-"""The `gateway` command: one module per group of verbs."""
+"""The `gateway` command: one module per group of verbs.
+
+Asked by nobody but the interpreter: it stands above all. A verb reads its options, asks a room and prints; what it
+asks about is decided there.
+"""
 
 from __future__ import annotations
 

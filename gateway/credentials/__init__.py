@@ -1,4 +1,5 @@
 """Who calls: keys, issuers, verification, issuing and revocation.
 
-Asked by `middleware.authenticate` and by the commands. What a known caller may do is decided in `policy`.
+Every room above may ask; mostly `middleware.authenticate` and the commands. What a known caller may do is
+decided in `policy`.
 """

@@ -54,7 +54,8 @@ class AnswerChange:
     """How a successful answer is changed on its way; chosen before the upstream is asked.
 
     What is changed, or only read, has to be readable: such an answer is asked for without content encoding. The
-    rewrites are a closed list, and nothing else changes a byte of a body:
+    rewrites are a closed list (docs/fidelity.md), and nothing else changes a byte of a body. Of these (b) changes a
+    request, and (e) replaces an answer by an error; the others are changes of this kind:
 
         (a) usage asked for in a stream that would not report it, and taken out again: usage/included.py
         (b) a tenant's default model, in a request body that names none: policy/requests.py

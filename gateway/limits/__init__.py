@@ -1,5 +1,5 @@
 """How much: buckets, the stores that hold them, and the limiter in front.
 
-Asked by `settings` for its terms, by `policy` for quotas and by `middleware.limit`. Nothing here knows HTTP, or
-what a request costs: that is `usage`.
+Every room above may ask: mostly `middleware` for permits, and `settings`, `usage` and `policy` for the terms.
+Nothing here knows HTTP, or what a request costs: that is `usage`.
 """

@@ -1,7 +1,8 @@
 """The order in which an exchange is handled: outermost first, and why each stands where it does.
 
-One file for each link; `admission` belongs to `limit`. Wired by `app`, asked by nobody. A link decides when, and
-what becomes of a refusal; the rules are in `policy`, the arithmetic in `limits` and `usage`, the bytes in `proxy`.
+One file for each link; `admission` belongs to `limit`. Every room above may ask: `app`, which wires it, and
+`cli.explain`, which asks `authenticate` and `record` what they would say. A link decides when, and what becomes of
+a refusal; the rules are in `policy`, the arithmetic in `limits` and `usage`, the bytes in `proxy`.
 """
 
 from __future__ import annotations

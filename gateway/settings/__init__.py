@@ -1,4 +1,4 @@
 """What an operator can set, how it is read, and how its files are followed.
 
-Asked by everything that is wired in `app` and by the commands. Nothing here acts on a setting.
+Every room above may ask; mostly those who are wired in `app`, and the commands. Nothing here acts on a setting.
 """

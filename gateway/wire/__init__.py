@@ -1,4 +1,4 @@
 """Bytes in, decisions out: heads, frames, events, forms, JSON.
 
-Anybody may ask. Nothing here knows aiohttp, waits, or performs I/O; what needs a connection lives in `proxy`.
+Every room may ask. Nothing here knows aiohttp, waits, or performs I/O; what needs a connection lives in `proxy`.
 """
