@@ -136,10 +136,15 @@ class Session:
         answered = self._up.relay.close_code is not None and self._down.relay.close_code is not None
         self._conclude(Ending.COMPLETE, HANGING_UP_SECONDS if answered else CLOSING_SECONDS)
 
+    @property
+    def _settled(self) -> bool:
+        """Whether it is known how the session ends, and only to be seen when."""
+        return "closing" in self._timers
+
     def lost(self, direction: _Direction) -> None:
         """A connection is gone."""
-        if "closing" in self._timers:
-            self._over.set()  # how it ended is settled
+        if self._settled:
+            self._over.set()
         elif direction is self._down:
             self._down.say(build_close(1011, "the upstream broke off", masked=False))
             self._end(Ending.UPSTREAM_LOST)
@@ -170,6 +175,8 @@ class Session:
 
     def _beat(self) -> None:
         """Ask a silent side for a sign of life; end the session of one that gave none."""
+        if self._settled:
+            return
         for direction, towards in ((self._up, self._down), (self._down, self._up)):
             if direction.heard or direction.paused:
                 direction.asked = False

@@ -312,6 +312,21 @@ async def test_a_peer_that_gives_no_sign_of_life_ends_the_session(
         assert (seen[-1].opcode, seen[-1].code) == (CLOSE, 1011)
 
 
+async def test_a_goodbye_to_silent_peers_keeps_its_reason(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    """A heartbeat falls due while both are told that time is up; neither gives a sign of life."""
+    gateway = await start_gateway(
+        edge={"websocket_heartbeat_seconds": 0.15},
+        upstream={"base_url": upstream.base_url, "api_key": "sk-up", "websocket_timeout_seconds": 0.2},
+    )
+    await open_session(gateway, upstream)
+
+    [line] = await gateway.lines.wait(1)
+
+    assert (line["ending"], line["detail"]) == ("timed_out", "session time limit reached")
+
+
 # Ends.
 
 
