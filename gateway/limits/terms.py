@@ -32,20 +32,29 @@ class Dimension(StrEnum):
     permits_per_unit: int
     """Permits to one unit of the configured capacity: audio is limited in megabytes and charged in bytes."""
 
+    is_reported: bool
+    """Whether answers report what counts here, so that usage has to be known where it is limited."""
+
     def __new__(
-        cls, value: str, period_seconds: int = 0, unit: str = "", permits_per_unit: int = 1
+        cls,
+        value: str,
+        period_seconds: int = 0,
+        unit: str = "",
+        permits_per_unit: int = 1,
+        is_reported: bool = False,
     ) -> Dimension:
         member = str.__new__(cls, value)
         member._value_ = value
         member.period_seconds = period_seconds
         member.unit = unit
         member.permits_per_unit = permits_per_unit
+        member.is_reported = is_reported
         return member
 
     REQUESTS_PER_MINUTE = "max_requests_per_1_minute", 60, "requests", 1
     REQUESTS_PER_DAY = "max_requests_per_1_day", 86_400, "requests", 1
-    TOKENS_PER_MINUTE = "max_tokens_per_1_minute", 60, "tokens", 1
-    TOKENS_PER_DAY = "max_tokens_per_1_day", 86_400, "tokens", 1
+    TOKENS_PER_MINUTE = "max_tokens_per_1_minute", 60, "tokens", 1, True
+    TOKENS_PER_DAY = "max_tokens_per_1_day", 86_400, "tokens", 1, True
     BATCH_INPUT_TOKENS_PER_DAY = "batch_1_day_max_input_tokens", 86_400, "tokens", 1
     IMAGES_PER_MINUTE = "max_images_per_1_minute", 60, "images", 1
     AUDIO_MEGABYTES_PER_MINUTE = "max_audio_megabytes_per_1_minute", 60, "audio-megabytes", 1_000_000
@@ -55,11 +64,6 @@ class Dimension(StrEnum):
     def settles(self) -> bool:
         """Whether what an exchange costs is known only when it ends (a request costs one request at once)."""
         return self.unit != "requests"
-
-    @property
-    def is_reported(self) -> bool:
-        """Whether answers report what counts here, so that usage has to be known where it is limited."""
-        return self.unit == "tokens" and self is not Dimension.BATCH_INPUT_TOKENS_PER_DAY
 
 
 class OnStoreFailure(StrEnum):

@@ -83,6 +83,35 @@ class Operation:
     work: Work = Work.STORED
     deprecated: bool = False
 
+    # What follows from these, found once: every request asks.
+    counts_usage: bool = field(init=False, compare=False)
+    """Whether answers say what they used, or ought to: what they do not say is estimated.
+
+    Not those that repeat what was counted when something was created, nor those that only prepare a session.
+    """
+
+    is_batch: bool = field(init=False, compare=False)
+    """Whether it runs another operation, the `endpoint` of its body, over the lines of a file."""
+
+    is_administration: bool = field(init=False, compare=False)
+    """Whether it is administration of the organization, which has a key and a gate of its own."""
+
+    is_own: bool = field(init=False, compare=False)
+    """Whether it is one of the gateway's own paths, which no upstream sees."""
+
+    is_unlisted: bool = field(init=False, compare=False)
+    """Whether the table lacks what was asked for, so that nobody knows what it does."""
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("counts_usage", self.reports not in _NOT_HERE and not _COUNTED.isdisjoint(self.uses)),
+            ("is_batch", self.model.in_input_file),
+            ("is_administration", self.scope.startswith("org.")),
+            ("is_own", self.group == OWN_GROUP),
+            ("is_unlisted", self.id == UNLISTED_ID),
+        ):
+            object.__setattr__(self, name, value)
+
     @classmethod
     def read(cls, group: str, row: Mapping[str, Any]) -> Self:
         """Read a row of the table. A word that it may not have is a ValueError, KeyError or TypeError."""
@@ -106,34 +135,6 @@ class Operation:
     def id_params(self) -> tuple[str, ...]:
         """The names of the path's parameters, in their order."""
         return tuple(re.findall(r"{(\w+)}", self.path))
-
-    @property
-    def counts_usage(self) -> bool:
-        """Whether answers say what they used, or ought to: what they do not say is estimated.
-
-        Not those that repeat what was counted when something was created, nor those that only prepare a session.
-        """
-        return self.reports not in _NOT_HERE and not _COUNTED.isdisjoint(self.uses)
-
-    @property
-    def is_batch(self) -> bool:
-        """Whether it runs another operation, the `endpoint` of its body, over the lines of a file."""
-        return self.model.in_input_file
-
-    @property
-    def is_administration(self) -> bool:
-        """Whether it is administration of the organization, which has a key and a gate of its own."""
-        return self.scope.startswith("org.")
-
-    @property
-    def is_own(self) -> bool:
-        """Whether it is one of the gateway's own paths, which no upstream sees."""
-        return self.group == OWN_GROUP
-
-    @property
-    def is_unlisted(self) -> bool:
-        """Whether the table lacks what was asked for, so that nobody knows what it does."""
-        return self.id == UNLISTED_ID
 
 
 def _work_of(operation: Operation) -> Work:

@@ -46,7 +46,9 @@ class Answer(web.StreamResponse):
         self.finished = False
         self._writer: StreamWriter | None = None
 
-    def begin(self, request: web.BaseRequest, *, write_idle_seconds: float) -> None:
+    def begin(
+        self, request: web.BaseRequest, exchange: Exchange | None, *, write_idle_seconds: float
+    ) -> None:
         """Fix the framing and hand the head to the writer; nothing is sent yet."""
         self._write_idle_seconds = write_idle_seconds
         self._protocol = request.protocol
@@ -81,7 +83,6 @@ class Answer(web.StreamResponse):
         writer._headers_buf = b"".join(lines)
         writer._headers_written = False
         self.started = True
-        exchange = request.get(EXCHANGE)
         if exchange is not None:
             exchange.status = self.status
 
@@ -176,8 +177,8 @@ def own_answer(
 
 async def send_own(request: web.BaseRequest, own: Answer, write_idle_seconds: float) -> Answer:
     """Send a complete answer of the gateway itself. Raises ClientLeft."""
-    own.begin(request, write_idle_seconds=write_idle_seconds)
     exchange = request[EXCHANGE]
+    own.begin(request, exchange, write_idle_seconds=write_idle_seconds)
     await own.write_eof(own.content)
     if request.method != "HEAD":
         exchange.sent(len(own.content))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from time import monotonic
+from typing import NamedTuple
 
 from gateway.exchange.exchange import Exchange
 from gateway.policy.tenants import UpstreamAccess
@@ -14,8 +14,7 @@ from gateway.wire.headers import Head
 from gateway.wire.passing import for_upstream
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One exchange's call of the upstream."""
 
     exchange: Exchange

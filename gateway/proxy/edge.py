@@ -203,7 +203,7 @@ class _Unbegun(web.StreamResponse):
         self._keep_alive = False
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        self._answer.begin(request, write_idle_seconds=self._protocol._edge.write_idle_seconds)
+        self._answer.begin(request, None, write_idle_seconds=self._protocol._edge.write_idle_seconds)
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:  # noqa: ARG002

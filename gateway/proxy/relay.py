@@ -38,7 +38,7 @@ class Relay:
         exchange = call.exchange
         passing = self.passing(head) if fields is None else fields
         answer = Answer(head.status, head.reason, [*passing, *own_fields(exchange)])
-        answer.begin(request, write_idle_seconds=self._write_idle_seconds)
+        answer.begin(request, exchange, write_idle_seconds=self._write_idle_seconds)
         exchange.opened(head)
         return answer
 
