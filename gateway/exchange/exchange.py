@@ -1,7 +1,7 @@
 """The record of one request and its answer.
 
-One mutable `Exchange` per request; everything else that travels with it is frozen. Each field has one writer,
-which its comment names. Nothing in here performs I/O, or changes a byte that it is shown.
+One mutable `Exchange` per request; everything else that travels with it is frozen. Each field is written where
+the comment above it says. Nothing in here performs I/O, or changes a byte that it is shown.
 """
 
 from __future__ import annotations
@@ -71,9 +71,6 @@ class Exchange:
 
     decision: Decision | None = None
 
-    # authorize or meter: they never choose for the same operation
-    change: AnswerChange | None = None
-
     # meter
     usage: Usage | None = None
     spent: bool = False
@@ -90,9 +87,6 @@ class Exchange:
     status: int | None = None
     """The status that went to the client; None while nothing was sent."""
 
-    first_byte_at: float | None = None
-    """When the first byte of the answer's body went to the client."""
-
     upstream_ended_at: float | None = None
     """When the upstream's part was over."""
 
@@ -100,6 +94,10 @@ class Exchange:
     """Why a session ended as it did, for the log, where no error says so."""
 
     # this class
+    change: AnswerChange | None = None
+    first_byte_at: float | None = None
+    """When the first byte of the answer's body went to the client."""
+
     bytes_in: int = 0
     bytes_out: int = 0
     ending: Ending | None = None
@@ -126,6 +124,19 @@ class Exchange:
         """Say how the exchange ends. The first word counts, but COMPLETE only as long as nothing goes wrong."""
         if self.ending is None or self.ending is Ending.COMPLETE:
             self.ending = ending
+
+    def choose(self, change: AnswerChange | None) -> None:
+        """Have the answer changed so; None: not by you. Two changes of one answer are a defect of the gateway."""
+        if change is None:
+            return
+        if self.change is not None:
+            raise RuntimeError("an answer is changed in one way")
+        self.change = change
+
+    def body_begins(self, now: float) -> None:
+        """The first byte of the answer's body is about to go down, or its end where it has none."""
+        if self.first_byte_at is None:
+            self.first_byte_at = now
 
     def sent(self, count: int) -> None:
         """Count bytes of the answer's body that went down."""

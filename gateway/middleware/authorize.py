@@ -40,7 +40,7 @@ def authorize(*, trust: Trust, administration: bool, uncontained: bool) -> Middl
         policy.check_named_model(caller, operation, exchange.model, socket=socket)
         policy.check_sharing(caller, operation, target, socket=socket)
         if operation.rewrite is not None:
-            exchange.change = _change(exchange, operation.rewrite)
+            exchange.choose(_change(exchange, operation.rewrite))
         return await handler(request)
 
     def _change(exchange: Exchange, rewrite: Rewrite) -> AnswerChange | None:

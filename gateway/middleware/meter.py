@@ -115,7 +115,7 @@ class _Reading(StreamObserver):
         self._reader: UsageReader | None = None
         self._streams = False
         if self._metered:
-            exchange.change = self._ask_for_usage() or (None if _readable(exchange.head) else READABLE)
+            exchange.choose(self._ask_for_usage() or (None if _readable(exchange.head) else READABLE))
 
     def opened(self, head: Head) -> None:
         """The head says whether there is anything to read, and how."""

@@ -57,9 +57,10 @@ class Call(NamedTuple):
             exchange.upstream_request_id = request_id.decode("latin-1")
         return head
 
-    def ended(self) -> None:
-        """The upstream's part is over."""
-        self.exchange.upstream_ended_at = monotonic()
+    def ended(self) -> float:
+        """The upstream's part is over; returns when."""
+        now = self.exchange.upstream_ended_at = monotonic()
+        return now
 
 
 async def call_upstream(upstreams: Upstreams, deadlines: DeadlineTable, exchange: Exchange) -> Call:

@@ -75,7 +75,7 @@ class Relay:
                 if not going:
                     continue
                 if exchange.first_byte_at is None:
-                    exchange.first_byte_at = monotonic()
+                    exchange.body_begins(monotonic())
                 if reply.finished and events is None and filtering is None:
                     await answer.write_eof(going)
                     exchange.sent(len(going))
@@ -108,7 +108,7 @@ class Relay:
         length = (b"Content-Length", b"%d" % len(changed))
         answer = self.begin(request, call, head, [*_without_length(fields), length])
         if changed:
-            call.exchange.first_byte_at = monotonic()
+            call.exchange.body_begins(monotonic())
         await answer.write_eof(changed)
         call.exchange.sent(len(changed))
         call.exchange.answer_piece(body)
@@ -116,9 +116,7 @@ class Relay:
 
 
 def _complete(call: Call, answer: Answer) -> Answer:
-    call.ended()
-    if call.exchange.first_byte_at is None:
-        call.exchange.first_byte_at = call.exchange.upstream_ended_at
+    call.exchange.body_begins(call.ended())
     call.exchange.end(Ending.COMPLETE)
     return answer
 

@@ -199,7 +199,7 @@ class Session:
 
     def _answer_piece(self, piece: bytes) -> None:
         if self._exchange.first_byte_at is None:
-            self._exchange.first_byte_at = monotonic()
+            self._exchange.body_begins(monotonic())
         self._exchange.sent(len(piece))
         self._exchange.answer_piece(piece)
         for text in self._down.relay.take_texts():

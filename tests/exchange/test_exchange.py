@@ -13,7 +13,7 @@ import pytest
 import gateway as gateway_package
 from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
-from gateway.exchange.observers import StreamObserver
+from gateway.exchange.observers import READABLE, StreamObserver
 from gateway.usage.reader import UsageReader
 from gateway.wire.headers import Head
 from tests.kit.asking import ask
@@ -211,19 +211,38 @@ def test_endings_are_a_closed_set() -> None:
     }
 
 
+def test_an_answer_is_changed_in_one_way() -> None:
+    record = exchange()
+    record.choose(None)
+    assert record.change is None
+
+    record.choose(READABLE)
+
+    assert record.change is READABLE
+    with pytest.raises(RuntimeError):
+        record.choose(READABLE)
+
+
+def test_the_body_begins_once() -> None:
+    record = exchange()
+    record.body_begins(101.0)
+    record.body_begins(102.0)
+
+    assert record.first_byte_at == 101.0
+
+
 WRITERS = {
     "record": {"operation", "target", "params", "head", "unreadable"},
     "answer": {"error"},
     "authenticate": {"caller"},
-    "authorize": {"model", "change"},
+    "authorize": {"model"},
     "limit": {"body", "model", "held_seconds", "form", "cost"},
     "admission": {"decision"},
-    "meter": {"body", "change", "usage", "spent"},
+    "meter": {"body", "usage", "spent"},
     "form_gate": {"model"},
     "call": {"forwarded_at", "head_at", "upstream_request_id", "upstream_ended_at"},
     "proxy/answer": {"status"},
-    "relay": {"first_byte_at"},
-    "session": {"first_byte_at", "detail"},
+    "session": {"detail"},
 }
 """Who writes which field while an exchange goes on; the rest is fixed at birth or counted by the exchange itself."""
 
