@@ -135,7 +135,8 @@ class _Asking:
         policy.check_operation(
             self._caller,
             self.operation,
-            socket=False,
+            self._target,
+            socket=self.operation.is_session,
             administration=self._settings.upstream.admin_api_key is not None,
             uncontained=self._settings.allow_uncontained,
         )
@@ -146,7 +147,7 @@ class _Asking:
         caller, operation = self._caller, self.operation
         named = policy.model_in_head(caller, operation, self._params, self._target)
         self._model = named if self._model is None else self._model
-        policy.check_named_model(caller, operation, self._model, socket=False)
+        policy.check_named_model(caller, operation, self._model, socket=operation.is_session)
         where = operation.model
         if self._model is not None:
             return f"{self._model}, which is allowed"
@@ -168,7 +169,7 @@ class _Asking:
 
     def upstream_is_open(self) -> str:
         """Where it would go, and as whom."""
-        policy.check_sharing(self._caller, self.operation, self._target, socket=False)
+        policy.check_sharing(self._caller, self.operation, self._target, socket=self.operation.is_session)
         access = self._caller.tenant.access
         key = "with a key" if access.api_key is not None else "without a key"
         project = "" if access.project is None else f", project {access.project}"

@@ -34,7 +34,7 @@ def authorize(*, trust: Trust, administration: bool, uncontained: bool) -> Middl
             return await handler(request)  # every tenant may ask who it is
         caller, target, socket = exchange.caller, exchange.target, exchange.is_socket
         policy.check_operation(
-            caller, operation, socket=socket, administration=administration, uncontained=uncontained
+            caller, operation, target, socket=socket, administration=administration, uncontained=uncontained
         )
         exchange.model = policy.model_in_head(caller, operation, exchange.params, target)
         policy.check_named_model(caller, operation, exchange.model, socket=socket)

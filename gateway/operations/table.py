@@ -23,6 +23,9 @@ from gateway.operations.targets import TargetRefused, read_path
 # Administration and billing: reached through a row of the table or not at all, whatever follows the prefix.
 NEVER_UNLISTED: Final = ("/v1/organization", "/v1/projects", "/v1/dashboard", "/v1/usage")
 
+# Where sessions are started and steered that may run past the gateway: what is not known here could be one of them.
+AMONG_SESSIONS: Final = ("/v1/realtime", "/v1/chatkit")
+
 UNLISTED_ID: Final = "unlisted"
 OWN_GROUP: Final = "gateway"
 
@@ -79,6 +82,7 @@ class Operation:
     rewrite: Rewrite | None = None
     is_session: bool = False
     is_contained: bool = True
+    joined_by: str | None = None
     is_shared_state: bool = False
     work: Work = Work.STORED
     deprecated: bool = False
@@ -102,6 +106,9 @@ class Operation:
     is_unlisted: bool = field(init=False, compare=False)
     """Whether the table lacks what was asked for, so that nobody knows what it does."""
 
+    is_among_sessions: bool = field(init=False, compare=False)
+    """Whether it lies where sessions are started, so that asked for in any other way it may start one too."""
+
     def __post_init__(self) -> None:
         for name, value in (
             ("counts_usage", self.reports not in _NOT_HERE and not _COUNTED.isdisjoint(self.uses)),
@@ -109,6 +116,7 @@ class Operation:
             ("is_administration", self.scope.startswith("org.")),
             ("is_own", self.group == OWN_GROUP),
             ("is_unlisted", self.id == UNLISTED_ID),
+            ("is_among_sessions", self.path.startswith(AMONG_SESSIONS)),
         ):
             object.__setattr__(self, name, value)
 
@@ -181,8 +189,12 @@ UNLISTED_WRITE: Final = replace(
     work=Work.GENERATION,
 )
 _NO_PARAMS: Final[Mapping[str, str]] = MappingProxyType({})
-_UNLISTED_READ: Final = Match(UNLISTED_READ, _NO_PARAMS)
-_UNLISTED_WRITE: Final = Match(UNLISTED_WRITE, _NO_PARAMS)
+_UNLISTED: Final = {
+    # By whether it only reads, and whether it is contained.
+    (reads, contained): Match(operation if contained else replace(operation, is_contained=False), _NO_PARAMS)
+    for reads, operation in ((True, UNLISTED_READ), (False, UNLISTED_WRITE))
+    for contained in (True, False)
+}
 
 
 @dataclass(slots=True)
@@ -256,7 +268,8 @@ class OperationTable:
         """Return the operation that a request names, from its raw target (query included).
 
         HEAD is its GET. A path or method that the table lacks is `UNLISTED_READ` (GET, HEAD) or
-        `UNLISTED_WRITE`. Raise TargetRefused, NotUnderV1 or NeverUnlisted; nothing else.
+        `UNLISTED_WRITE`, or below `AMONG_SESSIONS` one like it that is not contained. Raise
+        TargetRefused, NotUnderV1 or NeverUnlisted; nothing else.
         """
         known = self._literal.get((method, target))
         if known is not None:
@@ -273,7 +286,7 @@ class OperationTable:
             raise NotUnderV1("only paths under /v1 exist here")
         if path.startswith(NEVER_UNLISTED):
             raise NeverUnlisted("administration and billing paths are forwarded only if they are listed")
-        return _UNLISTED_READ if method in ("GET", "HEAD") else _UNLISTED_WRITE
+        return _UNLISTED[method in ("GET", "HEAD"), not meaning.startswith(AMONG_SESSIONS)]
 
     def _refuse_other_reading(self, method: str, path: str, found: Operation | None, meaning: str) -> None:
         """Raise TargetRefused if the decoded, folded path is another operation than the path as it came."""

@@ -5,6 +5,7 @@ Everything here is asked with a caller and an operation. It returns what it foun
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
@@ -32,14 +33,18 @@ from gateway.wire.strict_json import strict_object
 # Judging costs about 10 µs a member: nobody needs more of them, and nobody shall wait for more.
 _MOST_MEMBERS = 200_000
 
-_JOINS_CALL = "call_id"
-
 
 # The head
 
 
 def check_operation(
-    caller: Caller, operation: Operation, *, socket: bool, administration: bool, uncontained: bool
+    caller: Caller,
+    operation: Operation,
+    target: str,
+    *,
+    socket: bool,
+    administration: bool,
+    uncontained: bool,
 ) -> None:
     """Whether the operation is open, and the caller has its scope. Raises OperationClosed or ScopeMissing.
 
@@ -49,12 +54,36 @@ def check_operation(
         raise OperationClosed(
             "Organization administration is not offered by this gateway. Ask its operator if you need it."
         )
-    if not operation.is_contained and not uncontained:
-        raise OperationClosed(
-            f"{operation.id} starts sessions that run past this gateway, so it is closed here. "
-            "Ask its operator if you need it."
-        )
+    if not uncontained:
+        _check_contained(operation, target, socket=socket)
     caller.check_scopes(operation, _scopes_of(operation, socket=socket))
+
+
+def _check_contained(operation: Operation, target: str, *, socket: bool) -> None:
+    """Refuse what could start or steer a session that does not pass the gateway. Raises OperationClosed."""
+    if not operation.is_contained:
+        what = "this path" if operation.is_unlisted else operation.id
+        why = f"{what} starts or steers sessions that run past this gateway"
+    elif operation.is_among_sessions and socket != operation.is_session:
+        why = f"{operation.id} is {'no WebSocket' if socket else 'a WebSocket, and no upgrade was asked for'}"
+    elif _joins(operation, target):
+        why = f"{operation.joined_by!r} joins a session that runs past this gateway"
+    else:
+        return
+    raise OperationClosed(
+        f"{why[0].upper()}{why[1:]}, so it is closed here. Ask its operator if you need it."
+    )
+
+
+def _joins(operation: Operation, target: str) -> bool:
+    """Whether the query, as any reader could read it, names a session that runs elsewhere."""
+    if operation.joined_by is None:
+        return False
+    query = target.partition("?")[2].replace(";", "&")
+    return any(
+        re.split(r"[\[.]", name.strip().casefold())[0] == operation.joined_by
+        for name, _ in parse_qsl(query, keep_blank_values=True)
+    )
 
 
 def _scopes_of(operation: Operation, *, socket: bool) -> tuple[str, ...]:
@@ -101,10 +130,10 @@ def check_sharing(caller: Caller, operation: Operation, target: str, *, socket: 
         return
     if operation.is_shared_state or (socket and not operation.is_session):
         raise caller.closed_to(f"the operation {operation.id} works on stored objects")
-    if operation.is_session:
-        names = parse_qsl(target.partition("?")[2].replace(";", "&"), keep_blank_values=True)
-        if any(name == _JOINS_CALL for name, _ in names):
-            raise caller.closed_to("'call_id' joins a call that the upstream holds", _JOINS_CALL)
+    if _joins(operation, target):
+        raise caller.closed_to(
+            f"{operation.joined_by!r} joins a call that the upstream holds", operation.joined_by
+        )
 
 
 # The body
@@ -184,7 +213,7 @@ def with_model(body: RequestBody, model: str) -> RequestBody:
 def check_batch(caller: Caller, body: RequestBody, table: OperationTable) -> None:
     """A batch runs another operation for the caller, so the caller needs that one's scope as well.
 
-    Raises ScopeMissing, TargetAmbiguous or BadRequest.
+    Raises ScopeMissing, OperationClosed, TargetAmbiguous or BadRequest.
     """
     if not body.raw:
         return
@@ -200,6 +229,8 @@ def check_batch(caller: Caller, body: RequestBody, table: OperationTable) -> Non
         operation = table.match("POST", endpoint).operation
     except (TargetRefused, NotUnderV1, NeverUnlisted):
         raise TargetAmbiguous("The batch's endpoint is no operation of the API.", param="endpoint") from None
+    if operation.is_administration or not operation.is_contained:
+        raise OperationClosed(f"{operation.id} is not run by batches.", param="endpoint")
     if not caller.may_do(operation):
         raise ScopeMissing(
             f"The batch calls {operation.id}, which needs the scope {operation.scope}. "

@@ -202,7 +202,8 @@ class Settings(BaseSettings):
     """Whether tenants that share an upstream key may use stored objects, each other's included."""
 
     allow_uncontained: bool = False
-    """Open the operations whose sessions run past the gateway: /v1/chatkit/sessions and /v1/realtime/calls."""
+    """Open what starts or steers sessions that run past the gateway: all of /v1/chatkit, and of /v1/realtime all but
+    the WebSocket and what mints secrets for it."""
 
     drain_seconds: float = Field(default=600.0, ge=0, le=86400)
     """How long running exchanges may take to finish at a stop."""

@@ -76,7 +76,7 @@ CASES = {
     "two models in the query": Case("GET", "/v1/realtime?model=good&model=bad", "model", "duplicate_parameter"),
     "batch": Case("POST", "/v1/batches", "model", "model_not_allowed"),
     "shared upstream": Case("GET", "/v1/files", "upstream", "shared_upstream"),
-    "live call": Case("GET", "/v1/realtime?model=good&call_id=rtc_1", "upstream", "shared_upstream"),
+    "live call": Case("GET", "/v1/realtime?model=good&call_id=rtc_1", "scope", "operation_closed"),
     "own upstream": Case("GET", "/v1/files", "upstream", None, tenant="free"),
 }  # fmt: skip
 ORDER = ["credential", "tenant", "operation", "scope", "model", "limits", "upstream"]

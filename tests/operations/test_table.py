@@ -220,7 +220,7 @@ def test_what_the_gateway_changes_closes_and_leaves_alone_is_said_in_the_table()
     assert having("is_contained", value=False) == {
         operation.id
         for operation in TABLE
-        if operation.path.startswith(("/v1/chatkit/sessions", "/v1/realtime/calls"))
+        if operation.path.startswith(("/v1/chatkit", "/v1/realtime/calls"))
     }
     assert having("is_session", value=True) == {"connectRealtime"}
     assert having("is_batch", value=True) == {"createBatch"}

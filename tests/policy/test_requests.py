@@ -16,7 +16,7 @@ from tests.kit.gateway import Gateway
 from tests.kit.records import caller
 from tests.kit.upstream import ScriptedUpstream
 
-UNCONTAINED = ("/v1/chatkit/sessions", "/v1/realtime/calls")
+UNCONTAINED = ("/v1/chatkit", "/v1/realtime/calls")
 
 
 class TestScope:

@@ -174,8 +174,8 @@ async def test_upstream_sees_the_key_and_account_of_whose_request_it_is(
     )
 
     for tenant in ("plain", "keyed", "mapped"):
-        for headers in (forged, forged + HANDSHAKE):
-            await ask(gateway, "GET", "/v1/realtime?model=m", headers=headers, tenant=tenant)
+        for target, headers in (("/v1/models", forged), ("/v1/realtime?model=m", forged + HANDSHAKE)):
+            await ask(gateway, "GET", target, headers=headers, tenant=tenant)
 
     seen = [
         (sent.all("authorization"), sent.all("openai-organization"), sent.all("openai-project"))
