@@ -27,7 +27,12 @@ from gateway.credentials.keys import KeyProblem
 from gateway.credentials.principal import Principal
 from gateway.credentials.redis_credentials import IssuedCredential
 from gateway.credentials.revocation_file import RevocationFile
-from gateway.credentials.revocations import Revocation, RevocationList, RevocationsUnavailable
+from gateway.credentials.revocations import (
+    Revocation,
+    RevocationList,
+    RevocationsUnavailable,
+    moment_for,
+)
 from gateway.limits.terms import Dimension, Quota
 from gateway.operations.scopes import expand
 from gateway.operations.table import OperationTable
@@ -83,12 +88,12 @@ def _add_issue(actions: Any) -> None:
 
 def _add_revoke(actions: Any) -> None:
     command = actions.add_parser(
-        "revoke", help="withdraw one credential, or all issued before now", allow_abbrev=False
+        "revoke", help="withdraw one credential, or all issued until now", allow_abbrev=False
     )
     add_settings(command)
     which = command.add_mutually_exclusive_group(required=True)
     which.add_argument("--jti", metavar="ID", help="the credential of this id")
-    which.add_argument("--tenant", help="everything of this tenant that was issued before now")
+    which.add_argument("--tenant", help="everything of this tenant that was issued until now")
     command.add_argument("--subject", help="with --tenant: only what this subject has")
     command.set_defaults(run=_revoke)
 
@@ -98,11 +103,13 @@ def _issue(options: argparse.Namespace) -> int:
     ring, made = ensure_ring(settings.keys_dir)
     if made:
         _say(f"made a signing key in {settings.keys_dir}")
+    subject = options.subject or getpass.getuser()
+    asyncio.run(_wait_for_revocations(settings, options.tenant, subject))
     issued = issue(
         ring,
         settings.credentials,
         tenant=options.tenant,
-        subject=options.subject or getpass.getuser(),
+        subject=subject,
         scopes=_scopes(settings, options.tenant, options.scope),
         ttl_seconds=options.ttl,
         models=options.model,
@@ -116,6 +123,27 @@ def _issue(options: argparse.Namespace) -> int:
     )
     print(issued.credential)
     return 0
+
+
+async def _wait_for_revocations(settings: Settings, tenant: str, subject: str) -> None:
+    """Wait until a new credential is not revoked already: a revocation reaches a little into the future."""
+    try:
+        revocations = await _revocations(settings)
+    except RevocationsUnavailable:
+        return  # whoever issues while Redis is gone is told so
+    wait_seconds = revocations.before(tenant, subject) - time.time()
+    if wait_seconds > 0:
+        _say(f"all that is dated before now was revoked just so; issuing in {math.ceil(wait_seconds)} s")
+        await asyncio.sleep(wait_seconds)
+
+
+async def _revocations(settings: Settings) -> RevocationList:
+    """What is revoked, as running gateways read it."""
+    revocations = RevocationList()
+    async with shared_credentials(settings) as shared:
+        store = shared or RevocationFile(settings.keys_dir)
+        revocations.replace(await store.changed() or (), time.time())
+    return revocations
 
 
 def _scopes(settings: Settings, tenant_id: str, wanted: Iterable[str]) -> frozenset[str]:
@@ -174,7 +202,7 @@ def _revoke(options: argparse.Namespace) -> int:
 
 
 async def _withdraw(settings: Settings, options: argparse.Namespace) -> str:
-    """Revoke what the options name, and return what was done when it is safe to issue anew."""
+    """Revoke what the options name, and return what was done."""
     leeway_seconds = settings.credentials.leeway_seconds
     now = time.time()
     lifetimes = [issuer.max_lifetime_seconds for issuer in settings.issuers.values()]
@@ -193,16 +221,18 @@ async def _withdraw(settings: Settings, options: argparse.Namespace) -> str:
             await store.add(Revocation(credential=options.jti, until=until))
             whose = "".join(f" of {one.subject} (tenant {one.tenant})" for one in known)
             return f"revoked credential {options.jti}{whose}; {notice}"
-        before = int(now) + 1
+        before = moment_for(now, leeway_seconds)
+        until = math.ceil(before + longest_seconds + leeway_seconds)
         await store.add(
             Revocation(tenant=options.tenant, subject=options.subject, before=before, until=until)
         )
-    # What is issued from here on belongs to a later second, and so is not revoked.
-    await asyncio.sleep(before - time.time())
     whose = (
         f"tenant {options.tenant}" if options.subject is None else f"{options.subject} of {options.tenant}"
     )
-    return f"revoked everything of {whose} issued until {date(before - 1)}; {notice}"
+    return (
+        f"revoked everything of {whose} dated before {date(before)}, for issuers' clocks may be "
+        f"{leeway_seconds:g} s ahead; what is to be valid is issued after that; {notice}"
+    )
 
 
 def _list(options: argparse.Namespace) -> int:

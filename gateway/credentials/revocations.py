@@ -1,7 +1,8 @@
 """Revocations: which credentials the operator has withdrawn. Pure; stores keep them in Redis or in a file.
 
-A revocation names one credential by its id, or everything of a tenant or of one of its subjects that was
-issued before a moment. It is kept until nothing that it names could still be valid.
+A revocation names one credential by its id, or everything of a tenant or of one of its subjects that is dated
+before a moment. Clocks of issuers may be ahead, by as much as a credential's date may be in the future: `moment_for`
+takes that in. It is kept until nothing that it names could still be valid.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _FORMS = ({"credential", "until"}, {"tenant", "before", "until"}, {"tenant", "su
 class Revocation:
     """One withdrawal: of a credential, or else of all that a tenant (and subject) had `before`.
 
-    Times in whole unix seconds. Credentials are issued at whole seconds, so `before` is exact.
+    Times in whole unix seconds.
     """
 
     credential: str | None = None
@@ -52,6 +53,11 @@ class Revocation:
         return cls(**members)
 
 
+def moment_for(now: float, leeway_seconds: float) -> int:
+    """The `before` of what revokes all that anybody can have issued until now, in whole unix seconds."""
+    return math.floor(now + leeway_seconds) + 1
+
+
 class RevocationsUnavailable(Exception):
     """The store cannot say, or keep, what is revoked. The message is for logs and operators."""
 
@@ -78,6 +84,10 @@ class RevocationList:
             or issued_at < self._tenants.get(tenant, 0)
             or issued_at < self._subjects.get((tenant, principal.subject), 0)
         )
+
+    def before(self, tenant: str, subject: str) -> int:
+        """The moment from which on credentials of this subject may be dated; 0 where nothing is revoked."""
+        return max(self._tenants.get(tenant, 0), self._subjects.get((tenant, subject), 0))
 
     def replace(self, entries: Iterable[Revocation], now: float) -> None:
         """Let these be in force instead, but for those that have ended; `now` in unix seconds."""

@@ -26,6 +26,9 @@ from tests.kit.redis import RedisServer, free_port
 CONFIG = """
 redis_url = "{redis_url}"
 
+[credentials]
+leeway_seconds = 1
+
 [tenants.acme]
 scopes = ["inference", "files:*"]
 models = ["gpt-*"]
@@ -263,7 +266,7 @@ def test_revocation_by_id_spares_the_others(operator: Operator) -> None:
 
 
 @pytest.mark.parametrize("subject", [[], ["--subject", "alice"]], ids=["tenant", "subject"])
-def test_revocation_of_all_before_now_spares_what_is_issued_next(
+def test_revocation_of_all_until_now_spares_what_is_issued_next(
     operator: Operator, subject: list[str]
 ) -> None:
     before, other = operator.issue("--subject", "alice"), operator.issue("--subject", "bob")

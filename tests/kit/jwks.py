@@ -24,9 +24,9 @@ def key_set(keys: Iterable[Key], *more: object) -> bytes:
     return orjson.dumps({"keys": [*(key.public_jwk() for key in keys), *more]})
 
 
-def their_credential(key: Key = THEIRS) -> str:
-    """What that issuer gives out for a minute."""
-    now = int(time.time())
+def their_credential(key: Key = THEIRS, *, ahead_seconds: int = 0) -> str:
+    """What that issuer gives out for a minute, its clock being ahead."""
+    now = int(time.time()) + ahead_seconds
     claims = {
         "iss": LOGIN,
         "aud": "gateway",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,17 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from gateway.credentials.issue import issue
+from gateway.credentials.key_ring import KeyRing
+from gateway.settings.settings import Credentials
 from tests.kit.command import Completed, RunningCommand, run_command, running_command
 from tests.kit.jwks import LOGIN, NEXT, THEIRS, running_jwks_server, their_credential
 from tests.kit.redis import RedisServer, running_redis
 from tests.kit.waiting import comes_to
 
 SOON_SECONDS = 2.0
+LEEWAY_SECONDS = 2
+"""Short, since what is issued after a revocation waits for it."""
 
 
 @dataclass
@@ -27,6 +33,7 @@ class Site:
     gateways: tuple[RunningCommand, ...]
     session: aiohttp.ClientSession
     redis: RedisServer
+    keys_dir: Path
 
     async def command(self, *words: str) -> Completed:
         done = await run_command(*words, *self.flags)
@@ -36,6 +43,18 @@ class Site:
     async def issue(self, subject: str) -> str:
         words = ("credential", "issue", "--tenant", "default", "--subject", subject, "--scope", "models:read")
         return (await self.command(*words)).stdout.strip()
+
+    def dated_ahead(self, subject: str) -> str:
+        """What somebody issued whose clock is as far ahead as is tolerated."""
+        return issue(
+            KeyRing.load(self.keys_dir),
+            Credentials(leeway_seconds=LEEWAY_SECONDS),
+            tenant="default",
+            subject=subject,
+            scopes=["models:read"],
+            ttl_seconds=600,
+            clock=lambda: time.time() + LEEWAY_SECONDS,
+        ).credential
 
     async def answers(self, credential: str) -> list[tuple[int, str]]:
         """Status, and error code or subject, at each gateway."""
@@ -55,6 +74,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         flags = (
             *("--keys-dir", str(tmp_path / "keys"), "--upstream", "http://127.0.0.1:9/v1"),
             *("--set", f"redis_url={redis.url}", "--set", "drain_notice_seconds=0"),
+            *("--set", f"credentials.leeway_seconds={LEEWAY_SECONDS}"),
         )
         serve = ("serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", *flags)
         async with (
@@ -62,7 +82,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
             running_command(*serve) as second,
             aiohttp.ClientSession() as session,
         ):
-            yield Site(flags, (first, second), session, redis)
+            yield Site(flags, (first, second), session, redis, tmp_path / "keys")
 
 
 async def test_rotation_and_retirement_reach_both_gateways(site: Site) -> None:
@@ -100,15 +120,52 @@ async def test_revocation_reaches_both_gateways_and_outlives_redis(site: Site) -
             assert not [part for part in credential.split(".")[1:] if part in written]
 
 
+@pytest.mark.parametrize("subject", [[], ["--subject", "alice"]], ids=["tenant", "subject"])
+async def test_revocation_covers_what_was_issued_by_a_clock_that_is_ahead(
+    site: Site, subject: list[str]
+) -> None:
+    ahead, other = site.dated_ahead("alice"), site.dated_ahead("bob")
+    assert await site.answers(ahead) == [(200, "alice")] * 2
+    await site.command("credential", "revoke", "--tenant", "default", *subject)
+    await comes_to([(401, "revoked_api_key")] * 2, lambda: site.answers(ahead), SOON_SECONDS)
+    spared = [(200, "bob")] if subject else [(401, "revoked_api_key")]
+    assert await site.answers(other) == spared * 2
+    assert await site.answers(await site.issue("alice")) == [(200, "alice")] * 2, "issued after that"
+    assert await site.answers(ahead) == [(401, "revoked_api_key")] * 2
+
+
+@pytest.mark.parametrize("subject", [[], ["--subject", "bob"]], ids=["tenant", "subject"])
+async def test_revocation_covers_what_another_issuers_clock_dates_ahead(
+    tmp_path: Path, subject: list[str]
+) -> None:
+    async with running_jwks_server() as issuer:
+        issuer.publish(THEIRS)
+        config = tmp_path / "gateway.toml"
+        config.write_text(_config_with(issuer.url))
+        flags = ("--config", str(config), "--keys-dir", str(tmp_path / "keys"))
+        addresses = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
+        async with (
+            running_command("serve", *flags, *addresses, "--upstream", "http://127.0.0.1:9/v1") as gateway,
+            aiohttp.ClientSession() as session,
+        ):
+            headers = {"Authorization": f"Bearer {their_credential(ahead_seconds=25)}"}
+
+            async def status() -> int:
+                url = f"http://127.0.0.1:{gateway.port}/gateway/me"
+                async with session.get(url, headers=headers) as answer:
+                    return answer.status
+
+            assert await status() == 200
+            done = await run_command("credential", "revoke", "--tenant", "acme", *subject, *flags)
+            assert done.code == 0, done.stderr
+            await comes_to(401, status, SOON_SECONDS)
+
+
 async def test_credential_of_another_issuer_opens_a_running_gateway(tmp_path: Path) -> None:
     async with running_jwks_server() as issuer:
         issuer.publish(THEIRS)
         config = tmp_path / "gateway.toml"
-        config.write_text(
-            "[tenants.acme]\n[issuers.login]\n"
-            f'issuer = "{LOGIN}"\naudience = "gateway"\njwks_url = "{issuer.url}"\n'
-            'tenant = "acme"\nscopes = ["models:read"]\n'
-        )
+        config.write_text(_config_with(issuer.url))
         flags = ("--config", str(config), "--keys-dir", str(tmp_path / "keys"))
         addresses = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
         async with (
@@ -125,3 +182,11 @@ async def test_credential_of_another_issuer_opens_a_running_gateway(tmp_path: Pa
     assert 'gateway_jwks_fetches_total{issuer="login",result="new"} 1.0' in metrics
     age = re.search(r'^gateway_jwks_age_seconds\{issuer="login"\} (\S+)$', metrics, re.MULTILINE)
     assert age is not None and 0 <= float(age[1]) < 30
+
+
+def _config_with(jwks_url: str) -> str:
+    return (
+        "[tenants.acme]\n[issuers.login]\n"
+        f'issuer = "{LOGIN}"\naudience = "gateway"\njwks_url = "{jwks_url}"\n'
+        'tenant = "acme"\nscopes = ["models:read"]\n'
+    )
