@@ -196,26 +196,27 @@ class Limiter:
 
     async def _renew(self) -> None:
         """Renew what the store holds for open exchanges, and take again what it forgot."""
-        held = {
-            (exchange_id, charge.quota.key): held
-            for exchange_id, admissions in self._open.items()
-            for held in admissions
-            if not held.local
-            for charge in held.charges
-        }
+        # Several steps of one exchange may have charged the same account.
+        steps: dict[tuple[str, str], dict[_Held, list[Charge]]] = {}
+        for exchange_id, admissions in self._open.items():
+            for held in admissions:
+                if not held.local:
+                    for charge in held.charges:
+                        lease = steps.setdefault((exchange_id, charge.quota.key), {})
+                        lease.setdefault(held, []).append(charge)
+        lost_touch, self._lost_touch = self._lost_touch, False
         try:
-            self._lost_touch = False
-            missing = await self._store.renew(held)
+            missing = set(await self._store.renew(steps))
         except StoreUnavailable:
             self._lost_touch = True
             return
+        if lost_touch:
+            # The store may have forgotten an earlier step, and been told of a later one since.
+            missing.update(lease for lease in steps if len(self._open.get(lease[0], ())) > 1)
         await _together(
-            self._restore(
-                exchange_id,
-                held[exchange_id, key],
-                [c for c in held[exchange_id, key].charges if c.quota.key == key],
-            )
-            for exchange_id, key in missing
+            self._restore(lease[0], held, charges)
+            for lease in missing
+            for held, charges in steps[lease].items()
         )
 
     async def _catch_up(self) -> None:

@@ -41,6 +41,11 @@ class _Account:
         tick = now_microseconds // quota.tick_microseconds if quota.tick_microseconds else 0
         self.buckets[quota.dimension] = _Bucket(quota, taken, tick)
 
+    def holds(self, exchange_id: str, dimension: Dimension) -> bool:
+        """Whether the exchange took this here, and has not been settled."""
+        exchange = self.open.get(exchange_id)
+        return exchange is not None and dimension in exchange.grains
+
     def reclaim(self, now_microseconds: int) -> None:
         """Give back what exchanges took whose lease has run out: their worker is gone."""
         while self.open:
@@ -90,7 +95,8 @@ class MemoryBuckets:
         taken = _taken(accounts, charges, now)
         held_id = exchange_id if hold or holds(charges) else ""
         if not all(
-            fits(c, t) or held_id in accounts[c.quota.key].open for c, t in zip(charges, taken, strict=True)
+            fits(c, t) or accounts[c.quota.key].holds(held_id, c.quota.dimension)
+            for c, t in zip(charges, taken, strict=True)
         ):
             return decide(charges, taken, granted=False)
         return decide(charges, self._take(held_id, accounts, charges, taken, now), granted=True)
@@ -108,24 +114,21 @@ class MemoryBuckets:
     async def settle(self, exchange_id: str, charges: Sequence[Charge]) -> bool:
         now = self._now()
         found = False
-        used = {(charge.quota.key, charge.quota.dimension): charge for charge in charges}
-        for key in {charge.quota.key for charge in charges}:
-            account = self._accounts.get(key)
+        for charge in charges:
+            quota = charge.quota
+            account = self._accounts.get(quota.key)
             if account is None:
                 continue
             account.reclaim(now)
-            exchange = account.open.pop(exchange_id, None)
-            if exchange is None:
+            exchange = account.open.get(exchange_id)
+            reserved = None if exchange is None else exchange.grains.pop(quota.dimension, None)
+            if exchange is None or reserved is None:
                 continue
             found = True
-            for dimension, reserved in exchange.grains.items():
-                charge = used.get((key, dimension))
-                if dimension is Dimension.CONCURRENT_REQUESTS:
-                    if reserved:
-                        account.buckets[dimension].taken -= reserved
-                elif charge is not None:
-                    taken = account.taken(charge.quota, now) - reserved + charge.permits * TICKS_PER_PERIOD
-                    account.put(charge.quota, bounded(charge.quota, taken), now)
+            if not exchange.grains:
+                del account.open[exchange_id]
+            used = charge.permits * TICKS_PER_PERIOD if quota.period_seconds else 0
+            account.put(quota, bounded(quota, account.taken(quota, now) - reserved + used), now)
         return found
 
     async def renew(self, leases: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -196,14 +199,13 @@ class MemoryBuckets:
     ) -> list[int]:
         """Take every charge and hold it under the exchange, if one is named; what is missing afterwards.
 
-        Where the exchange is open already, this is a repetition and takes nothing.
+        What the exchange holds already is a repetition, and takes nothing.
         """
         expires = now + self._lease_microseconds()
-        known = {key for key, account in accounts.items() if exchange_id in account.open}
         after = []
         for charge, before in zip(charges, taken, strict=True):
             quota, account, missing = charge.quota, accounts[charge.quota.key], before
-            if quota.key in known:
+            if account.holds(exchange_id, quota.dimension):
                 after.append(before)
                 continue
             if charge.permits:
@@ -213,6 +215,9 @@ class MemoryBuckets:
                 exchange = account.open.get(exchange_id)
                 if exchange is None:
                     exchange = account.open[exchange_id] = _Open(expires, {})
+                elif exchange.expires_microseconds != expires:
+                    exchange.expires_microseconds = expires
+                    account.open.move_to_end(exchange_id)
                 exchange.grains[quota.dimension] = missing - before
             after.append(missing)
         for key, account in accounts.items():

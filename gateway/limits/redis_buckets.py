@@ -132,7 +132,7 @@ class RedisBuckets:
 
     async def _settle_unused(self, exchange_id: str, charges: Sequence[Charge]) -> None:
         """Undo an admission that nobody heard of: all but the requests, which were made."""
-        unused = [Charge(c.quota, 0) for c in charges if c.quota.dimension.settles]
+        unused = [Charge(c.quota, 0 if c.quota.dimension.settles else c.permits) for c in charges]
         try:
             await self.settle(exchange_id, unused)
         except StoreUnavailable:

@@ -41,19 +41,20 @@ class BucketStore(Protocol):
     ) -> Decision:
         """Take every charge, or none.
 
-        `hold=None` remembers the exchange if a charge needs it. A held admission may be repeated: while the
-        exchange is open in an account, that account is charged nothing further. So a later step of the same
-        exchange charges other accounts; naming the first ones again costs nothing.
+        `hold=None` remembers the exchange if a charge needs it. A held admission may be repeated: what the
+        exchange holds already is not charged again. So a later step of the same exchange charges the
+        dimensions and the accounts that are new to it; naming the first ones again costs nothing.
         """
 
     async def look(self, charges: Sequence[Charge]) -> Decision:
         """What admit would say now, taking nothing."""
 
     async def settle(self, exchange_id: str, charges: Sequence[Charge]) -> bool:
-        """Put what was really used in place of what was taken, and free the slots; once per exchange.
+        """Put what was really used in place of what was taken, and free the slots that are named; once each.
 
-        Charges whose quota was not admitted change nothing; permits above the reservation become debt, no
-        deeper than one capacity. False if no such exchange is open (settled before, expired, never held).
+        Charges whose quota was not admitted change nothing, and what is not named stays held; permits above the
+        reservation become debt, no deeper than one capacity. False if the exchange holds none of these
+        (settled before, expired, never held).
         """
 
     async def debit(self, exchange_id: str, charges: Sequence[Charge], *, hold: bool = False) -> None:

@@ -155,6 +155,65 @@ class BucketContract:
         assert (await store.admit(exchange, [Charge(tenant, 60), Charge(model, 50)])).allowed
         assert await self.remaining(store, tenant, model) == [40, 0]
 
+    async def test_second_step_charges_in_the_same_account_what_the_exchange_does_not_hold_there(
+        self, store: BucketStore
+    ) -> None:
+        exchange, key = fresh_id(), fresh_key()
+        requests, slots, tokens = (
+            quota(capacity=2, key=key),
+            quota(SLOTS, 2, key=key),
+            quota(TOKENS, 100, key=key),
+        )
+        door = [Charge(requests), Charge(slots)]
+        assert (await store.admit(exchange, door)).allowed
+        refused = await store.admit(exchange, [*door, Charge(tokens, 101)])
+        assert (refused.allowed, refused.refused_by) == (False, tokens)
+        assert await self.remaining(store, requests, slots, tokens) == [1, 1, 100]
+        granted = await store.admit(exchange, [*door, Charge(tokens, 60)])
+        assert (granted.allowed, [level.remaining for level in granted.levels]) == (True, [1, 1, 40])
+        assert (await store.admit(exchange, [Charge(tokens, 60)])).allowed, "a repetition"
+        assert await self.remaining(store, requests, slots, tokens) == [1, 1, 40]
+        assert await store.settle(exchange, [Charge(tokens, 10), Charge(slots, 0), Charge(requests)])
+        assert await self.remaining(store, requests, slots, tokens) == [1, 2, 90]
+
+    async def test_step_that_is_refused_leaves_what_the_exchange_holds_to_be_given_back(
+        self, store: BucketStore
+    ) -> None:
+        exchange, key = fresh_id(), fresh_key()
+        requests, tokens = quota(capacity=2, key=key), quota(TOKENS, 100, key=key)
+        assert (await store.admit(exchange, [Charge(requests)], hold=True)).allowed
+        assert not (await store.admit(exchange, [Charge(tokens, 101)], hold=True)).allowed
+        assert await store.settle(exchange, [Charge(requests, 0)])
+        assert await self.remaining(store, requests, tokens) == [2, 100]
+
+    async def test_steps_of_one_exchange_are_settled_each_by_itself(self, store: BucketStore) -> None:
+        exchange, key = fresh_id(), fresh_key()
+        slots, tokens = quota(SLOTS, 2, key=key), quota(TOKENS, 100, key=key)
+        await store.admit(exchange, [Charge(slots)])
+        await store.admit(exchange, [Charge(tokens, 60)])
+        assert await store.settle(exchange, [Charge(tokens, 10)])
+        assert not await store.settle(exchange, [Charge(tokens, 10)])
+        assert await self.remaining(store, slots, tokens) == [1, 90], "the exchange goes on"
+        assert await store.settle(exchange, [Charge(slots, 0)])
+        assert not await store.settle(exchange, [Charge(slots, 0)])
+        assert await self.remaining(store, slots, tokens) == [2, 90]
+
+    async def test_lease_of_all_steps_ends_with_the_last_one(
+        self, store: BucketStore, clock: FakeClock
+    ) -> None:
+        exchange, key = fresh_id(), fresh_key()
+        slots, tokens = quota(SLOTS, 2, key=key), quota(Dimension.TOKENS_PER_DAY, 100, key=key)
+        await store.admit(exchange, [Charge(slots)])
+        clock.advance(6)
+        other = fresh_id()
+        await store.admit(other, [Charge(slots)])
+        clock.advance(2)
+        await store.admit(exchange, [Charge(tokens, 60)])
+        clock.advance(9)
+        assert await self.remaining(store, slots, tokens) == [1, 40], "the other one's has ended"
+        clock.advance(1)
+        assert await self.remaining(store, slots, tokens) == [2, 100]
+
     @pytest.mark.parametrize(("used", "left"), [(0, 1000), (100, 900), (600, 400), (1000, 0)])
     async def test_settling_charges_what_was_used(self, store: BucketStore, used: int, left: int) -> None:
         tokens, exchange = quota(TOKENS, 1000), fresh_id()
@@ -183,12 +242,14 @@ class BucketContract:
         clock.advance(30)
         assert (await store.admit(fresh_id(), [Charge(tokens, 500)])).allowed
 
-    async def test_settling_leaves_unnamed_quotas_as_they_were_taken(self, store: BucketStore) -> None:
+    async def test_settling_holds_on_to_what_is_not_named(self, store: BucketStore) -> None:
         key, exchange = fresh_key(), fresh_id()
         requests, tokens = quota(capacity=10, key=key), quota(TOKENS, 1000, key=key)
         await store.admit(exchange, [Charge(requests), Charge(tokens, 600)])
         await store.settle(exchange, [Charge(tokens, 100)])
         assert await self.remaining(store, requests, tokens) == [9, 900]
+        assert await store.settle(exchange, [Charge(requests, 0)])
+        assert await self.remaining(store, requests, tokens) == [10, 900]
 
     async def test_settling_with_zeros_gives_everything_back(self, store: BucketStore) -> None:
         key, exchange = fresh_key(), fresh_id()

@@ -55,8 +55,8 @@ class Model:
                     self._add(quota, taken)
 
     def take(self, exchange: str, charges: list[Charge], now: Fraction, *, force: bool, hold: bool) -> bool:
-        known = {key for holder, key in self.holders if hold and holder == exchange}
-        charges = [charge for charge in charges if charge.quota.key not in known]
+        if hold:
+            charges = [c for c in charges if c.quota not in self.holders.get((exchange, c.quota.key), {})]
         if not force and any(
             charge.permits and charge.permits > self.there[charge.quota] for charge in charges
         ):
@@ -73,16 +73,15 @@ class Model:
 
     def settle(self, exchange: str, charges: list[Charge]) -> bool:
         found = False
-        for key in {charge.quota.key for charge in charges}:
-            if (exchange, key) not in self.holders:
+        for charge in charges:
+            quota, lease = charge.quota, (exchange, charge.quota.key)
+            if quota not in self.holders.get(lease, {}):
                 continue
             found = True
-            used = {charge.quota: charge.permits for charge in charges}
-            for quota, taken in self._forget(exchange, key).items():
-                if quota.dimension is SLOTS:
-                    self._add(quota, taken)
-                elif quota in used:
-                    self._add(quota, taken - used[quota])
+            used = 0 if quota.dimension is SLOTS else charge.permits
+            self._add(quota, self.holders[lease].pop(quota) - used)
+            if not self.holders[lease]:
+                self._forget(*lease)
         return found
 
     def remaining(self, quota: Quota) -> int:

@@ -197,6 +197,40 @@ async def test_exchange_that_ends_while_it_is_handed_over_keeps_no_slot(
     assert await remaining(limiter, slots, tokens) == [10, 970]
 
 
+async def test_both_steps_of_an_exchange_are_counted_again_after_redis_lost_them(redis: RedisServer) -> None:
+    """It restarts between the two, so that the second is all that it knows of the exchange."""
+    async with limiter_over(RedisBuckets(redis.url, lease_seconds=60)) as limiter:
+        key, exchange = fresh_key(), fresh_id()
+        slots, tokens = Quota(SLOTS, 10, key), Quota(TOKENS_PER_DAY, 1000, key)
+        assert (await limiter.admit(exchange, [Charge(slots)], hold=True)).from_store
+        redis.stop()
+        await asyncio.sleep(0.3)
+        redis.start()
+        await until(lambda: all(limiter.state().servers.values()))
+        await limiter.admit(exchange, [Charge(tokens, 100)], hold=True)
+        await comes_to([9, 900], lambda: remaining(limiter, slots, tokens))
+        limiter.settle_soon(exchange, {TOKENS_PER_DAY: 30})
+        await comes_to([10, 970], lambda: remaining(limiter, slots, tokens))
+
+
+async def test_second_step_that_nobody_heard_of_gives_nothing_of_the_first_back(
+    link: FaultyLink, limiter: Limiter
+) -> None:
+    key, exchange = fresh_key(), fresh_id()
+    slots, tokens = Quota(SLOTS, 10, key), Quota(TOKENS_PER_DAY, 1000, key, OnStoreFailure.CLOSED)
+    await limiter.admit(exchange, [Charge(slots)], hold=True)
+    link.delay_seconds = 0.15
+    with pytest.raises(StoreUnavailable):
+        await limiter.admit(exchange, [Charge(tokens, 100)], hold=True)
+    link.delay_seconds = 0
+    await seconds_until_from_store(limiter, slots)
+    await stays([9], lambda: remaining(limiter, slots), for_seconds=0.3)
+    limiter.cancel_soon(exchange)
+    await comes_to([10], lambda: remaining(limiter, slots))
+    # What Redis granted and nobody heard of is held until its lease ends.
+    await comes_to([10, 1000], lambda: remaining(limiter, slots, tokens))
+
+
 async def test_settlement_that_met_an_outage_is_made_up_for(
     redis: RedisServer, link: FaultyLink, limiter: Limiter
 ) -> None:
