@@ -19,7 +19,7 @@ from gateway.limits.limiter import Limiter
 from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import Charge, Level, Quota, binds
 from gateway.operations.own import JWKS, ME, USAGE
-from gateway.proxy.answer import own_answer, send_own
+from gateway.proxy.answer import own_answer, own_fields, send_own
 from gateway.proxy.request import EXCHANGE, Handler
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.report import Question, moment, report, total
@@ -42,7 +42,8 @@ def own_paths(*, trust: Trust, limiter: Limiter, ledger: UsageLedger, write_idle
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         exchange = request[EXCHANGE]
         document = await bodies[exchange.operation.id](exchange, exchange.target.partition("?")[2])
-        answer = own_answer(200, orjson.dumps(document), fields=[(b"Cache-Control", b"no-store")])
+        fields = [(b"Cache-Control", b"no-store"), *own_fields(exchange)]
+        answer = own_answer(200, orjson.dumps(document), fields=fields)
         return await send_own(request, answer, write_idle_seconds)
 
     return handle

@@ -44,6 +44,10 @@ class Caller:
         """
         return self.tenant.shared and not operation.is_administration
 
+    def is_alone_on_account(self, operation: Operation) -> bool:
+        """Whether nobody else uses the upstream account that it asks with, so that it may see what is left of it."""
+        return not self.tenant.has_neighbours and not operation.is_administration
+
     def may_do(self, operation: Operation) -> bool:
         """Whether both the credential and the tenant have the operation's scope."""
         return operation.scope in self.principal.scopes and operation.scope in self.tenant.scopes

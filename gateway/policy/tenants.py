@@ -53,8 +53,11 @@ class TenantPolicy:
 
     limits: TenantLimits
     access: UpstreamAccess
+    has_neighbours: bool
+    """Another enabled tenant has the same access."""
+
     shared: bool
-    """Another enabled tenant has the same access, and the operator has not allowed that."""
+    """It has neighbours, and the operator has not allowed them to reach each other's stored objects."""
 
     @property
     def models(self) -> tuple[str, ...] | None:
@@ -82,6 +85,7 @@ UNKNOWN_TENANT = TenantPolicy(
     scopes=frozenset(),
     limits=TenantLimits(OTHER_TENANT, Limits(), OnStoreFailure.LOCAL),
     access=UpstreamAccess("", None),
+    has_neighbours=True,
     shared=True,
 )
 """Stands for a tenant that is not configured: it may do nothing, and counts as `other`."""
@@ -109,13 +113,15 @@ def tenant_policies(settings: Settings, table: OperationTable) -> dict[str, Tena
     policies = {}
     for tenant_id, tenant in settings.tenants.items():
         access = accesses[tenant_id]
+        has_neighbours = users[_account(access)] > 1
         policies[tenant_id] = TenantPolicy(
             tenant_id,
             tenant,
             _expanded(tenant_id, tenant, scopes, problems),
             TenantLimits(tenant_id, settings.limits_of(tenant), settings.on_store_failure),
             access,
-            shared=users[_account(access)] > 1 and settings.shared_objects == "refuse",
+            has_neighbours=has_neighbours,
+            shared=has_neighbours and settings.shared_objects == "refuse",
         )
     if problems:
         raise SettingsInvalid(problems)

@@ -36,15 +36,17 @@ class Relay:
     def begin(self, request: web.BaseRequest, call: Call, head: Head, fields: Fields | None = None) -> Answer:
         """An answer with the upstream's head, and what the gateway adds to it; `fields` are what passes of it."""
         exchange = call.exchange
-        passing = self.passing(head) if fields is None else fields
+        passing = self.passing(call, head) if fields is None else fields
         answer = Answer(head.status, head.reason, [*passing, *own_fields(exchange)])
         answer.begin(request, exchange, write_idle_seconds=self._write_idle_seconds)
         exchange.opened(head)
         return answer
 
-    def passing(self, head: Head) -> Fields:
+    def passing(self, call: Call, head: Head) -> Fields:
         """The header fields that pass; those that nobody could read are counted."""
-        fields, unreadable = for_client(head.fields)
+        exchange = call.exchange
+        alone = exchange.caller.is_alone_on_account(exchange.operation)
+        fields, unreadable = for_client(head.fields, limits=alone)
         if unreadable:
             self._unreadable_headers.inc(unreadable)
         return fields
@@ -56,7 +58,7 @@ class Relay:
             raise UpstreamBroken("The upstream switched protocols although nobody asked it to.")
         if head.status >= 400:
             await _refuse_about_our_key(call, head)
-        fields = self.passing(head)
+        fields = self.passing(call, head)
         change = exchange.change if 200 <= head.status < 300 else None
         if change is not None and change.body is not None and request.method != "HEAD":
             return await self._answer_changed(request, call, head, fields, change.body)

@@ -112,10 +112,11 @@ def for_upstream(
     return b"".join(lines)
 
 
-def for_client(fields: RawFields) -> tuple[list[tuple[bytes, bytes]], int]:
+def for_client(fields: RawFields, *, limits: bool) -> tuple[list[tuple[bytes, bytes]], int]:
     """The answer's header fields that go down, and how many had to be dropped for not being UTF-8.
 
-    The upstream's own limits are told apart by the prefix `x-upstream-ratelimit-`.
+    `limits`: the upstream's own limits go down too, told apart by the prefix `x-upstream-ratelimit-`. On an account
+    that others use as well they would tell what these do.
     """
     # What an answer is cannot be taken away by a header that speaks of the connection.
     listed = {
@@ -137,6 +138,8 @@ def for_client(fields: RawFields) -> tuple[list[tuple[bytes, bytes]], int]:
                 unreadable += 1
                 continue
         if lower.startswith(UPSTREAM_LIMITS):
+            if not limits:
+                continue
             name = b"x-upstream-" + name[2:]
         passed.append((name, value))
     return passed, unreadable
