@@ -31,7 +31,7 @@ from gateway.proxy.relay import Relay
 from gateway.proxy.request import EXCHANGE, Handler
 from gateway.proxy.sockets import forward_socket
 from gateway.proxy.stored_files import file_bytes
-from gateway.proxy.upstream import Upstreams
+from gateway.proxy.upstream import PoolEvents, Upstreams
 from gateway.settings.reloading import Configuration
 from gateway.settings.section import revealed
 from gateway.settings.settings import Settings, waiting_for_restart
@@ -65,7 +65,13 @@ def build_app(
             revealed(settings.upstream.admin_api_key),
         ),
         http_proxy=revealed(settings.upstream.http_proxy),
-        connected=lambda result: metrics.upstream_connects.labels(result).inc(),
+        events=PoolEvents(
+            connected=lambda result: metrics.upstream_connects.labels(result).inc(),
+            waited=metrics.waited,
+            first=lambda tenant: metrics.watch(
+                metrics.upstream_held, partial(upstreams.held_by, tenant), tenant
+            ),
+        ),
     )
     redis_url = revealed(settings.redis_url)
     if store is None:

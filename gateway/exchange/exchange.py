@@ -77,6 +77,9 @@ class Exchange:
     """The upstream took the work on: something was used, known or not."""
 
     # proxy
+    waited_seconds: float = 0.0
+    """Time spent waiting for a connection to the upstream to come free: the gateway's own, for it allows no more."""
+
     forwarded_at: float | None = None
     """When the upstream was asked: everything before is the gateway's own time, or the client's."""
 

@@ -108,6 +108,7 @@ FIELDS = {
     "first_byte_ms": "From the request's head to the first byte of the answer's body.",
     "upstream_ms": "The upstream's part, connecting included; null where it was not asked.",
     "overhead_ms": "What the gateway itself added before it asked the upstream, or in all where it did not.",
+    "waited_ms": "The part of it that was spent waiting for a connection to come free; only where there was any.",
     "bytes_in": "Body bytes that went up.",
     "bytes_out": "Body bytes that went down.",
     "usage": "What was used, by kind as in the metrics and with its `total`; `estimated` where nobody reported it.",
@@ -142,6 +143,8 @@ def access_record(exchange: Exchange, *, now: float) -> dict[str, Any]:
     }
     if tenant.settings.logging == "minimal":
         del record["subject"], record["model"]
+    if exchange.waited_seconds:
+        record["waited_ms"] = _milliseconds(exchange.waited_seconds)
     if exchange.usage is not None:
         record["usage"] = {name: value for name in _USAGE_FIELDS if (value := getattr(exchange.usage, name))}
     if exchange.error is not None:

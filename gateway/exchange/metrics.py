@@ -1,7 +1,7 @@
 """Every instrument of the gateway, declared once, on its own registry.
 
-`tenant` is a label of counters only; histograms have the operation and no tenant. All labels come
-from closed sets: tenants are those of the configuration or `other`, operations those of the table,
+`tenant` is a label of counters and of gauges that are bounded; histograms have the operation and no tenant. All
+labels come from closed sets: tenants are those of the configuration or `other`, operations those of the table,
 a status is its class. Series appear on first use, and bound children are kept for the hot path.
 """
 
@@ -29,7 +29,8 @@ LABELS = {
     "dimension": "the limit that refused, or `none`",
     "kind": "see below",
     "state": "of limit store servers `up` or `down`; of upstream connections `busy`, `idle` or `waiting`",
-    "result": "of connects `failed` or `timeout`; of loads `loaded` or `failed`; of fetches `new`, `same` or `failed`",
+    "result": "of connects `failed`, `timeout` or `no_files` (on this machine); of waits `served`, `refused` or "
+    "`left`; of loads `loaded` or `failed`; of fetches `new`, `same` or `failed`",
     "issuer": "the short name of another issuer in the configuration",
     "version": "that of the gateway",
 }
@@ -39,6 +40,8 @@ LABELS = {
 _DURATION_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 # What the gateway itself costs: tens of microseconds to a stalled store.
 _OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
+# From a crowd that has just gone by to the deadline of who waits.
+_WAIT_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class _PerExchange:
@@ -181,6 +184,24 @@ class Metrics:
             ["result"],
             registry=registry,
         )
+        self.upstream_held = Gauge(
+            "gateway_upstream_connections_held",
+            "Connections to the upstream that a tenant's exchanges hold.",
+            ["tenant"],
+            registry=registry,
+        )
+        self.upstream_waits = Counter(
+            "gateway_upstream_waits",
+            "Exchanges that had to wait for a connection to come free, by result (served, refused, left).",
+            ["tenant", "result"],
+            registry=registry,
+        )
+        self.upstream_wait = Histogram(
+            "gateway_upstream_wait_seconds",
+            "How long they waited.",
+            buckets=_WAIT_SECONDS,
+            registry=registry,
+        )
         self.refused_requests = Counter(
             "gateway_refused_requests",
             "Requests answered before they could be understood, by status.",
@@ -278,6 +299,11 @@ class Metrics:
         """Count one attempt to reload the configuration."""
         self.configuration_loads.labels("loaded" if well else "failed").inc()
         self.configuration_valid.set(int(well))
+
+    def waited(self, tenant: str, result: str, seconds: float) -> None:
+        """Count one exchange that had to wait for a connection to the upstream."""
+        self.upstream_waits.labels(tenant, result).inc()
+        self.upstream_wait.observe(seconds)
 
     def decided(self, tenant: str, decision: str, dimension: str = "none") -> None:
         """Count one decision of the limiter."""

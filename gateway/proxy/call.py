@@ -64,14 +64,15 @@ class Call(NamedTuple):
 
 
 async def call_upstream(upstreams: Upstreams, deadlines: DeadlineTable, exchange: Exchange) -> Call:
-    """A connection on which this exchange may ask. Raises UpstreamUnreachable or UpstreamTimeout.
+    """A connection on which this exchange may ask. Raises Overloaded, UpstreamUnreachable or UpstreamTimeout.
 
     Whoever gets it ends it, by `release` or `close` of its reply.
     """
-    exchange.forwarded_at = monotonic()
     access = upstreams.access_for(exchange.operation, exchange.caller)
     pool = await upstreams.open(access.base_url)
-    reply = await pool.open()
+    await pool.take_place(exchange)
+    exchange.forwarded_at = monotonic()
+    reply = await pool.open(exchange.caller.tenant.id)
     try:
         reply.expect(deadlines.of(exchange.operation), no_body=exchange.method == "HEAD")
     except BaseException:

@@ -10,6 +10,7 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.web_protocol import RequestHandler
 
 NO_LINGER = struct.pack("ii", 1, 0)
+_TCP_ESTABLISHED = 1
 _TCP_CLOSE = 7
 
 
@@ -29,14 +30,24 @@ def abort(protocol: RequestHandler) -> None:
 
 def connection_reset(protocol: RequestHandler) -> bool:
     """Whether the client has reset its connection, as the kernel sees it; for when we do not read from it."""
+    return _tcp_state(protocol) == _TCP_CLOSE
+
+
+def hung_up(protocol: BaseProtocol) -> bool:
+    """Whether the peer has ended its side or reset the connection, as the kernel sees it: before the loop does."""
+    return _tcp_state(protocol) != _TCP_ESTABLISHED
+
+
+def _tcp_state(protocol: BaseProtocol) -> int:
     transport = protocol.transport
     sock = None if transport is None else transport.get_extra_info("socket")
     if sock is None:
-        return True
+        return _TCP_CLOSE
     try:
-        return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE)
+        state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
     except OSError:
-        return True
+        return _TCP_CLOSE
+    return state
 
 
 async def drained(protocol: BaseProtocol) -> None:

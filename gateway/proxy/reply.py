@@ -92,6 +92,7 @@ class Reply:
 
     __slots__ = (
         "_connection",
+        "_give_back",
         "_head_due_at",
         "_loop",
         "_payload",
@@ -104,9 +105,16 @@ class Reply:
     )
 
     def __init__(
-        self, connection: Connection, protocol: UpstreamProtocol, loop: asyncio.AbstractEventLoop
+        self,
+        connection: Connection,
+        protocol: UpstreamProtocol,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        give_back: Callable[[], None],
     ) -> None:
+        """`give_back` is called once, when somebody else may have a connection."""
         self._connection = connection
+        self._give_back = give_back
         self._loop = loop
         self._payload: StreamReader = EMPTY_PAYLOAD
         self._peeked = b""
@@ -239,21 +247,27 @@ class Reply:
 
     def release(self) -> None:
         """The exchange ended properly: the connection may serve another one."""
-        self._end()
+        ended = self._end()
         self.protocol.idle = True
         self._connection.release()
+        if not ended:
+            self._give_back()
 
     def close(self) -> None:
         """The exchange ended in any other way: nobody shares this connection any more."""
-        self._end()
+        ended = self._end()
         self._connection.close()
+        if not ended:
+            self._give_back()
 
-    def _end(self) -> None:
-        self.ended = True
+    def _end(self) -> bool:
+        """Leave nothing of this exchange on the connection; returns whether that had been done."""
+        before, self.ended = self.ended, True
         self._cancel_total()
         # A deadline of this exchange must not run out in the next one.
         self.protocol.read_timeout = None
         self.protocol._drop_timeout()
+        return before
 
     def _cancel_total(self) -> None:
         if self._total is not None:

@@ -21,7 +21,7 @@ _MOST_BYTES = 64 * 1024
 async def file_bytes(upstreams: Upstreams, exchange: Exchange, file_id: str) -> int | None:
     """The size of a file, asked for as the exchange's tenant; None when the upstream does not say.
 
-    Raises an UpstreamFault.
+    Raises an UpstreamFault, or Overloaded. The connection is free again before the exchange has one of its own.
     """
     access = upstreams.access_for(exchange.operation, exchange.caller)
     pool = await upstreams.open(access.base_url)
@@ -31,7 +31,8 @@ async def file_bytes(upstreams: Upstreams, exchange: Exchange, file_id: str) -> 
     fields += (*access.fields, *pool.proxy_fields)
     block = b"".join(b"%b: %b\r\n" % field for field in fields)
     target = pool.target(b"/v1/files/" + quote(file_id, safe="").encode("ascii"))
-    reply = await pool.open()
+    await pool.take_place(exchange)
+    reply = await pool.open(exchange.caller.tenant.id)
     try:
         reply.expect(_DEADLINES)
         reply.transport.write(b"GET %b HTTP/1.1\r\n%b\r\n" % (target, block))

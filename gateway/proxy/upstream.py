@@ -1,32 +1,55 @@
 """The way to the upstream: pools of connections, and as whom they are used.
 
-aiohttp's connector dials, pools, verifies and tunnels; what goes over a connection is the business of
-`reply.py`.
+aiohttp's connector dials, keeps, verifies and tunnels; who may use it is decided by `places.py`, what goes over
+a connection is the business of `reply.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from time import monotonic
+from typing import Any, NamedTuple
 
 import aiohttp
 from aiohttp.client_reqrep import ClientRequest
+from aiohttp.connector import Connection
 from yarl import URL
 
-from gateway.errors import UpstreamTimeout, UpstreamUnreachable
+from gateway.errors import GatewayError, Overloaded, UpstreamTimeout, UpstreamUnreachable
+from gateway.exchange.exchange import Exchange
 from gateway.operations.table import Operation
 from gateway.policy.caller import Caller
 from gateway.policy.tenants import UpstreamAccess
+from gateway.proxy.connection import hung_up
+from gateway.proxy.places import Places
 from gateway.proxy.reply import Reply, UpstreamProtocol, cause
 from gateway.settings.settings import Upstream as UpstreamSettings
 
 # One refused or reset connect may be a restart in progress; nothing was sent, so trying again is safe.
 CONNECT_ATTEMPTS = 3
 CONNECT_PAUSE_SECONDS = 0.05
+
+_NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What the system says when it is this machine that has nothing left."""
+
+
+class PoolEvents(NamedTuple):
+    """Who is told what becomes of connections."""
+
+    connected: Callable[[str], None]
+    """An attempt to connect failed: `failed`, `timeout`, or `no_files` when that is our own doing."""
+
+    waited: Callable[[str, str, float], None]
+    """A tenant's exchange had to wait for a connection: whose, `served`, `refused` or `left`, and how long."""
+
+    first: Callable[[str], None]
+    """A tenant uses a pool for the first time; told once for each pool."""
 
 
 class Upstreams:
@@ -38,12 +61,12 @@ class Upstreams:
         *,
         administration: UpstreamAccess,
         http_proxy: str | None,
-        connected: Callable[[str], None],
+        events: PoolEvents,
     ) -> None:
         self._settings = settings
         self._administration = administration
         self._http_proxy = http_proxy
-        self._connected = connected
+        self._events = events
         self._pools: dict[str, UpstreamPool] = {}
 
     async def open(self, base_url: str) -> UpstreamPool:
@@ -51,7 +74,11 @@ class Upstreams:
         pool = self._pools.get(base_url)
         if pool is None:
             pool = UpstreamPool(
-                self._settings, base_url=base_url, http_proxy=self._http_proxy, connected=self._connected
+                self._settings,
+                base_url=base_url,
+                http_proxy=self._http_proxy,
+                events=self._events,
+                make_room=self._drop_idle,
             )
             await pool.start()
             pool = self._pools.setdefault(base_url, pool)
@@ -72,6 +99,15 @@ class Upstreams:
                 counts[state] += count
         return counts
 
+    def held_by(self, tenant: str) -> int:
+        """Connections that a tenant's exchanges hold, for the gauge."""
+        return sum(pool.places.held_by(tenant) for pool in tuple(self._pools.values()))
+
+    def _drop_idle(self) -> None:
+        """Close what nobody uses: one pool's idle connections must not keep another from connecting."""
+        for pool in self._pools.values():
+            pool.drop_idle()
+
     async def close(self) -> None:
         """Close every connection."""
         for pool in self._pools.values():
@@ -87,7 +123,8 @@ class UpstreamPool:
         *,
         base_url: str,
         http_proxy: str | None,
-        connected: Callable[[str], None],
+        events: PoolEvents,
+        make_room: Callable[[], None],
     ) -> None:
         url = URL(base_url, encoded=True)
         self.settings = settings
@@ -100,11 +137,12 @@ class UpstreamPool:
         self.proxy_fields: tuple[tuple[bytes, bytes], ...] = ()
         """What a proxy that is asked without a tunnel wants to see."""
 
+        self.places = Places(settings.max_connections, tenant_share=settings.tenant_share, first=events.first)
         self._http_proxy = http_proxy
-        self._connected = connected
+        self._events = events
+        self._make_room = make_room
         self._connector: aiohttp.TCPConnector | None = None
         self._request: ClientRequest | None = None
-        self._waiting = 0
 
     async def start(self) -> None:
         """Make the pool; needs the running loop. Raises OSError for an unreadable CA file."""
@@ -114,7 +152,7 @@ class UpstreamPool:
             context = await asyncio.to_thread(ssl.create_default_context, cafile=str(self.settings.ca_file))
             context.set_alpn_protocols(["http/1.1"])
         self._connector = aiohttp.TCPConnector(
-            limit=self.settings.max_connections,
+            limit=0,  # who may have one is decided by the places
             keepalive_timeout=self.settings.keepalive_seconds,
             ttl_dns_cache=30,
             ssl=context,
@@ -145,59 +183,143 @@ class UpstreamPool:
         """The request target upstream: the base URL's path in place of `/v1`, the rest byte for byte."""
         return self.base_path + raw_target[3:]
 
-    async def open(self) -> Reply:
-        """A connection, from the pool or new. Raises UpstreamUnreachable or UpstreamTimeout.
+    async def take_place(self, exchange: Exchange) -> None:
+        """Take the right to a connection, for the exchange's tenant; `open` takes it over.
 
-        A failed connect is tried again, because nothing was sent; nothing else ever is.
+        Raises Overloaded when none comes free in time. Nobody waits here who has one already.
         """
+        places, tenant = self.places, exchange.caller.tenant.id
+        if places.take(tenant):
+            return
+        began = monotonic()
+        result = "left"
+        try:
+            served = await places.wait(tenant, self.settings.connection_wait_seconds)
+            result = "served" if served else "refused"
+        finally:
+            seconds = monotonic() - began
+            exchange.waited_seconds += seconds
+            self._events.waited(tenant, result, seconds)
+        if not served:
+            raise Overloaded(
+                "The gateway's connections to the upstream are all in use, or all that this tenant may have. "
+                "Try again in a moment.",
+                detail=f"{places.taken} of {places.most} connections to the upstream in use, "
+                f"{places.held_by(tenant)} by this tenant",
+            )
+
+    async def open(self, tenant: str) -> Reply:
+        """A connection, kept or new, for the place that the tenant has taken; the end of the reply gives it back.
+
+        Raises UpstreamUnreachable, UpstreamTimeout, or Overloaded when it is this machine that cannot connect;
+        then the place has been given back. A failed connect is tried again, because nothing was sent; nothing
+        else ever is.
+        """
+        give_back = partial(self.places.give_back, tenant)
+        try:
+            connection, protocol = await self._connected()
+        except BaseException:
+            give_back()
+            raise
+        return Reply(connection, protocol, asyncio.get_running_loop(), give_back=give_back)
+
+    async def _connected(self) -> tuple[Connection, UpstreamProtocol]:
         connector, request = self._connector, self._request
         assert connector is not None
         assert request is not None
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.connect_timeout_seconds
         attempt = 1
-        self._waiting += 1
-        try:
-            while True:
-                try:
-                    connection = await connector.connect(request, traces=[], timeout=self._timeout)
-                except (aiohttp.ServerTimeoutError, TimeoutError) as error:
-                    self._connected("timeout")
-                    raise UpstreamTimeout(
-                        "The upstream could not be reached in time. Try again later.", detail=cause(error)
-                    ) from error
-                except (aiohttp.ClientSSLError, aiohttp.ClientConnectorDNSError) as error:
-                    self._connected("failed")
-                    raise UpstreamUnreachable(
-                        "The upstream could not be reached securely or by name. Tell the gateway's operator.",
-                        detail=cause(error),
-                    ) from error
-                except (aiohttp.ClientError, OSError) as error:
-                    self._connected("failed")
-                    if attempt >= CONNECT_ATTEMPTS or loop.time() + CONNECT_PAUSE_SECONDS > deadline:
-                        raise UpstreamUnreachable(
-                            "The upstream cannot be reached. Try again later.", detail=cause(error)
-                        ) from error
-                    await asyncio.sleep(CONNECT_PAUSE_SECONDS * attempt)
-                    attempt += 1
-                else:
-                    protocol = connection.protocol
-                    assert isinstance(protocol, UpstreamProtocol)
-                    if protocol.should_close or not protocol.is_connected():
-                        connection.close()  # something came, or went wrong, while it was idle
-                        continue
-                    protocol.idle = False
-                    return Reply(connection, protocol, loop)
-        finally:
-            self._waiting -= 1
+        while True:
+            try:
+                connection = await connector.connect(request, traces=[], timeout=self._timeout)
+            except (aiohttp.ClientError, OSError) as error:
+                failure = _failure(error)
+                self._events.connected(failure.result)
+                if (
+                    failure.is_final
+                    or attempt >= CONNECT_ATTEMPTS
+                    or loop.time() + CONNECT_PAUSE_SECONDS > deadline
+                ):
+                    raise failure.error from error
+                if failure.result == "no_files":
+                    self._make_room()
+                await asyncio.sleep(CONNECT_PAUSE_SECONDS * attempt)
+                attempt += 1
+            else:
+                protocol = connection.protocol
+                assert isinstance(protocol, UpstreamProtocol)
+                gone = protocol.should_close or not protocol.is_connected()
+                if gone or (protocol.idle and hung_up(protocol)):
+                    connection.close()  # something came, or went wrong, while it was idle
+                    continue
+                protocol.idle = False
+                return connection, protocol
+
+    def drop_idle(self) -> None:
+        """Close the connections that nobody uses."""
+        connector: Any = self._connector
+        for kept in () if connector is None else connector._conns.values():
+            while kept:
+                protocol, _ = kept.popleft()
+                protocol.close()
 
     def counts(self) -> dict[str, int]:
         """Connections by state, for the gauge."""
         connector: Any = self._connector
-        if connector is None:
-            return {"busy": 0, "idle": 0, "waiting": 0}
+        kept = () if connector is None else tuple(connector._conns.values())
         return {
-            "busy": len(connector._acquired),
-            "idle": sum(map(len, connector._conns.values())),
-            "waiting": self._waiting,
+            "busy": self.places.taken,
+            "idle": sum(map(len, kept)),
+            "waiting": self.places.waiting,
         }
+
+
+class _Failure(NamedTuple):
+    """A failed attempt to connect: what it is counted as, how it is told, and whether trying again is in vain."""
+
+    result: str
+    error: GatewayError
+    is_final: bool = False
+
+
+def _failure(error: aiohttp.ClientError | OSError) -> _Failure:
+    if isinstance(error, TimeoutError):  # aiohttp's are among these
+        return _Failure(
+            "timeout",
+            UpstreamTimeout(
+                "The upstream could not be reached in time. Try again later.", detail=cause(error)
+            ),
+            is_final=True,
+        )
+    by_name = isinstance(error, aiohttp.ClientConnectorDNSError)
+    if (isinstance(error, OSError) and error.errno in _NO_FILES) or (by_name and not _files_left()):
+        return _Failure(
+            "no_files",
+            Overloaded(
+                "The gateway cannot open more connections. Try again in a moment.",
+                detail=f"no connection to the upstream: {cause(error)}",
+            ),
+        )
+    if by_name or isinstance(error, aiohttp.ClientSSLError):
+        return _Failure(
+            "failed",
+            UpstreamUnreachable(
+                "The upstream could not be reached securely or by name. Tell the gateway's operator.",
+                detail=cause(error),
+            ),
+            is_final=True,
+        )
+    return _Failure(
+        "failed",
+        UpstreamUnreachable("The upstream cannot be reached. Try again later.", detail=cause(error)),
+    )
+
+
+def _files_left() -> bool:
+    """Whether a file can be opened: name resolution does not say when that was its trouble."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return False
+    return True

@@ -86,11 +86,17 @@ class Upstream(Section):
     max_connections: int = Field(default=1000, ge=1)
     """Connections to one base URL at once; what exceeds them waits."""
 
+    tenant_share: float = Field(default=0.5, gt=0, le=1)
+    """The part of them that one tenant may always take; more only while a tenth of all stays free."""
+
+    connection_wait_seconds: Seconds = 5.0
+    """For a connection to come free, while all of them or all of the tenant's are in use; then 503."""
+
     keepalive_seconds: Seconds = 15.0
     """How long an idle connection is kept; must stay below the upstream's own idle time."""
 
     connect_timeout_seconds: Seconds = 10.0
-    """For a connection to be had, waiting for a free one included."""
+    """For a new connection to be made."""
 
     first_byte_timeout_seconds: Seconds = 600.0
     """From the end of the request to the head of the answer; at most 120 for stored objects, unless set for

@@ -243,6 +243,7 @@ WRITERS = {
     "call": {"forwarded_at", "head_at", "upstream_request_id", "upstream_ended_at"},
     "proxy/answer": {"status"},
     "session": {"detail"},
+    "upstream": {"waited_seconds"},
 }
 """Who writes which field while an exchange goes on; the rest is fixed at birth or counted by the exchange itself."""
 
