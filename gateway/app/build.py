@@ -27,6 +27,7 @@ from gateway.policy.tenants import TenantBook, UpstreamAccess, tenant_policies
 from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.http import forward
 from gateway.proxy.lifecycle import Lifecycle
+from gateway.proxy.reading import Reading
 from gateway.proxy.relay import Relay
 from gateway.proxy.request import EXCHANGE, Handler
 from gateway.proxy.sockets import forward_socket
@@ -98,6 +99,7 @@ def build_app(
         metrics=metrics,
         log=_line_to(log),
         lifecycle=Lifecycle(),
+        reading=Reading(),
         file_bytes=partial(file_bytes, upstreams),
     )
     configuration = None

@@ -16,6 +16,7 @@ from gateway.operations.table import Operation
 from gateway.policy.caller import NOBODY, Caller
 from gateway.usage.cost import Cost
 from gateway.usage.reported import Usage
+from gateway.wire.body_facts import NOTHING_READ, BodyFacts
 from gateway.wire.headers import NO_HEAD, Head, RequestHead
 from gateway.wire.request_body import RequestBody
 
@@ -59,6 +60,9 @@ class Exchange:
     # limit
     body: RequestBody | None = None
     """The request's body where policy had to read it whole; None where it streams. meter makes it ask for usage."""
+
+    facts: BodyFacts = NOTHING_READ
+    """What policy has read in that body."""
 
     held_seconds: float = 0.0
     """Time spent waiting for the client's body before the upstream was asked: not the gateway's own."""

@@ -45,6 +45,7 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
             limiter=with_.limiter,
             table=with_.table,
             edge=edge,
+            reading=with_.reading,
             expected_output=settings.expected_output,
             file_bytes=with_.file_bytes,
             decided=with_.metrics.decided,

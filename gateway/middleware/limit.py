@@ -8,7 +8,6 @@ own, those are a second step, and a form refused by it never reaches its end and
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
 
@@ -23,10 +22,12 @@ from gateway.operations.table import OperationTable
 from gateway.policy import requests as policy
 from gateway.proxy import body
 from gateway.proxy.form_gate import watch_form
+from gateway.proxy.reading import Reading
 from gateway.proxy.request import EXCHANGE, Handler, Middleware
 from gateway.settings.settings import Edge
 from gateway.usage.cost import Cost, Guesses, cost_of
 from gateway.usage.reported import BYTES_PER_LLM_TOKEN
+from gateway.wire.request_body import RequestBody
 
 _BY_REQUEST = frozenset(
     {Dimension.REQUESTS_PER_MINUTE, Dimension.REQUESTS_PER_DAY, Dimension.CONCURRENT_REQUESTS}
@@ -34,7 +35,6 @@ _BY_REQUEST = frozenset(
 """Limits for which it does not matter what is asked."""
 
 _NO_COST = Cost()
-_JUDGED_AT_ONCE_BYTES = 256 * 1024
 
 
 def limit(
@@ -42,6 +42,7 @@ def limit(
     limiter: Limiter,
     table: OperationTable,
     edge: Edge,
+    reading: Reading,
     expected_output: Mapping[str, int],
     file_bytes: Callable[[Exchange, str], Awaitable[int | None]],
     decided: Decided,
@@ -89,26 +90,25 @@ def limit(
     async def _take_in(request: web.BaseRequest, exchange: Exchange) -> None:
         """Read a body that policy must see, and let it decide."""
         started = monotonic()
-        raw = await body.whole(request, edge)
+        exchange.body = RequestBody(await body.whole(request, edge))
         exchange.held_seconds = monotonic() - started
-        if len(raw) <= _JUDGED_AT_ONCE_BYTES:
-            _judge(exchange, raw)
-        else:
-            await asyncio.to_thread(_judge, exchange, raw)  # the loop is everybody's
+        await _judge(exchange, exchange.body)
 
-    def _judge(exchange: Exchange, raw: bytes) -> None:
+    async def _judge(exchange: Exchange, taken: RequestBody) -> None:
         """Let policy read a body and decide about it; what it names is noted even where it is refused."""
         caller, operation = exchange.caller, exchange.operation
-        exchange.body = policy.read_body(caller, operation, raw)
-        if exchange.body.fields is not None:
-            exchange.model = exchange.body.fields.model
-        policy.check_names(caller, operation, exchange.body)
+        question = policy.question_of(caller, operation)
+        if question is not None:
+            exchange.facts = await reading.body(caller.tenant.id, taken.received, question)
+        facts = exchange.facts
+        if facts.fields is not None:
+            exchange.model = facts.fields.model
+        policy.check_body(caller, facts, table)
         default = policy.default_model(caller, operation) if exchange.model is None else None
-        if default is not None:
-            exchange.body, exchange.model = policy.with_model(exchange.body, default), default
+        if default is not None and facts.model_place is not None:
+            exchange.body = taken.changed(facts.model_place.filled(orjson.dumps(default)))
+            exchange.model = default
         policy.check_model_of_body(caller, operation, exchange.model)
-        if operation.is_batch:
-            policy.check_batch(caller, exchange.body, table)
 
     async def _cost(
         exchange: Exchange, admission: Admission, quotas: Sequence[Quota], *, form_may_cost_more: bool
@@ -125,7 +125,7 @@ def limit(
         return cost_of(
             exchange.operation,
             model=exchange.model,
-            body=exchange.body,
+            facts=exchange.facts,
             length_bytes=exchange.head.content_length,
             most_bytes=edge.max_body_bytes,
             guesses=guesses,
@@ -133,9 +133,8 @@ def limit(
 
     async def _batch_cost(exchange: Exchange) -> Cost:
         """A batch costs what its input file has, and the upstream knows how much that is."""
-        raw = b"" if exchange.body is None else exchange.body.raw
-        file_id = orjson.loads(raw or b"{}").get("input_file_id")
-        size_bytes = await file_bytes(exchange, file_id) if isinstance(file_id, str) else None
+        file_id = exchange.facts.input_file
+        size_bytes = None if file_id is None else await file_bytes(exchange, file_id)
         # Of a file that is not there the upstream will make no batch.
         return Cost(batch_input=-(-(size_bytes or 0) // BYTES_PER_LLM_TOKEN))
 

@@ -9,27 +9,22 @@ by response, and is counted and charged so.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from aiohttp import web
 
-from gateway.errors import BadRequest, ClientLeft, ClientStalled, UpstreamTimeout
+from gateway.errors import ClientLeft, ClientStalled, UpstreamTimeout
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import READABLE, AnswerChange, StreamObserver
 from gateway.limits.limiter import Limiter
 from gateway.limits.terms import Charge
-from gateway.operations.table import UsageReport
 from gateway.proxy.request import EXCHANGE, Handler, Middleware
-from gateway.usage.cost import prompt_estimate
 from gateway.usage.counters import Entry, named
-from gateway.usage.included import AddedUsageFilter, options_to_include
+from gateway.usage.included import AddedUsageFilter
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.reader import UsageReader
 from gateway.usage.reported import Usage, from_realtime_event
 from gateway.wire.headers import Head, RequestHead, media_type
-from gateway.wire.json_members import TooIntricate
 
 _READABLE_CODINGS = frozenset({b"", b"identity", b"gzip", b"x-gzip", b"deflate"})
 
@@ -144,7 +139,7 @@ class _Reading(StreamObserver):
         cost = exchange.cost
         prompt = None if cost is None else cost.input
         if prompt is None:
-            prompt = prompt_estimate(self._document)
+            prompt = exchange.facts.prompt
         if reader is None:
             return Usage(input=prompt, total=prompt, estimated=True)
         estimate = reader.estimate(prompt)
@@ -154,39 +149,23 @@ class _Reading(StreamObserver):
         output = max(estimate.output, cost.output)
         return replace(estimate, output=output, total=prompt + output)
 
-    @property
-    def _document(self) -> Mapping[str, Any]:
-        body = self._exchange.body
-        return {} if body is None or body.fields is None else body.fields.document
-
     def _goes_on(self) -> bool:
         """Whether the answer came before the work was done: its usage shows when it is asked for, if ever."""
-        in_background = self._document.get("background") is True
-        return in_background or (self._exchange.operation.goes_on and not self._streams)
+        exchange = self._exchange
+        return exchange.facts.background or (exchange.operation.goes_on and not self._streams)
 
     def _characters(self) -> int:
         """The characters that are spoken, which only the request says."""
-        if "audio_characters" not in self._exchange.operation.uses:
-            return 0
-        text = self._document.get("input")
-        return len(text) if isinstance(text, str) else 0
+        exchange = self._exchange
+        return exchange.facts.characters if "audio_characters" in exchange.operation.uses else 0
 
     def _ask_for_usage(self) -> AnswerChange | None:
-        """Rewrite (a). Raises BadRequest for a body in which nobody finds a place for it."""
-        exchange, body = self._exchange, self._exchange.body
-        if exchange.operation.reports is not UsageReport.ON_REQUEST or body is None or not body.raw:
+        """Rewrite (a)."""
+        exchange = self._exchange
+        asking = exchange.facts.asks_for_usage
+        if asking is None or exchange.body is None:
             return None
-        if body.fields is None or not body.fields.stream:
-            return None
-        try:
-            options = options_to_include(body.raw)
-            if options is None:
-                return None
-            exchange.body = body.with_member("stream_options", options)
-        except TooIntricate:
-            raise BadRequest(
-                "The body is too intricate to be searched for stream_options.", code="invalid_json"
-            ) from None
+        exchange.body = exchange.body.changed(asking)
         return AnswerChange(events=AddedUsageFilter)
 
 

@@ -12,6 +12,7 @@ from gateway.limits.limiter import Limiter
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import TenantBook
 from gateway.proxy.lifecycle import Lifecycle
+from gateway.proxy.reading import Reading
 from gateway.settings.settings import Settings
 from gateway.usage.ledger import UsageLedger
 
@@ -29,5 +30,6 @@ class Services:
     metrics: Metrics
     log: Callable[[Exchange, float], None]
     lifecycle: Lifecycle
+    reading: Reading
     file_bytes: Callable[[Exchange, str], Awaitable[int | None]]
     """The size of a file that the upstream has stored, by its id; None when it does not say."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from gateway.errors import BadRequest
 from gateway.operations.table import Operation
 from gateway.policy import named_models, stored_objects
 from gateway.policy.caller import Caller
-from gateway.policy.requests import document_of
+from gateway.policy.reading import Question
+from gateway.wire.body_facts import Named
 
 _SIGNS = {
     (True, False): named_models.SIGNS_IN_EVENTS,
@@ -25,20 +25,19 @@ def event_signs(caller: Caller, operation: Operation) -> re.Pattern[bytes] | Non
     return _SIGNS.get((caller.restricted, caller.shares(operation)))
 
 
-def refuse_event(caller: Caller, operation: Operation, event: bytes) -> str | None:
-    """Why a realtime client event may not pass: the reason for a close frame, or None."""
-    judged = caller.restricted and named_models.may_name_models(event, known=0)
-    shared = caller.shares(operation) and stored_objects.may_be_named_in(event, in_session=True)
-    if not judged and not shared:
-        return None
-    try:
-        document = document_of(event)
-        models = list(named_models.models_in(document)) if judged else []
-    except BadRequest as refusal:
-        return refusal.message
-    for model in models:
+def question_of(caller: Caller, operation: Operation) -> Question:
+    """What has to be known of an event that has such a sign."""
+    return Question(models=caller.restricted, stored=caller.shares(operation))
+
+
+def refuse_event(caller: Caller, named: Named) -> str | None:
+    """Why a realtime client event that names this may not pass: the reason for a close frame, or None."""
+    for model in named.models:
         refused = caller.refusal_of(model)
         if refused is not None:
             return refused
-    named = stored_objects.named_in(document, in_session=True) if shared else None
-    return None if named is None else f"{named!r} names a stored object, and the upstream key is shared."
+    if named.fault is not None:
+        return named.fault.message
+    if named.stored is not None:
+        return f"{named.stored!r} names a stored object, and the upstream key is shared."
+    return None

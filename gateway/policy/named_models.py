@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from gateway.errors import BadRequest
+from gateway.wire.request_fields import BodyRefused
 from gateway.wire.strict_json import DISGUISE, USER_NAMED, hides_names, objects
 
 SIGNS_IN_EVENTS = re.compile(rb'(?i:"models?")|' + DISGUISE)
@@ -28,16 +28,17 @@ def may_name_models(body: bytes, *, known: int) -> bool:
 def models_in(document: object) -> Iterator[str]:
     """Every model that a parsed body names, at any depth: the text, or texts, of members named so.
 
-    Raises BadRequest for a name that differs from these in nothing but case.
+    Raises BodyRefused for a name that differs from these in nothing but case.
     """
     for _, members in objects(document, beside=_BESIDE):
         for name, value in members.items():
             if name.casefold() not in _NAMES:
                 continue
             if name not in _NAMES:
-                raise BadRequest(
-                    f"{name!r} could be read as {name.casefold()!r}. Write it in lower case, once.",
-                    param=name,
+                raise BodyRefused(
+                    "bad_request",
+                    f"{name[:64]!r} could be read as {name.casefold()[:64]!r}. Write it in lower case, once.",
+                    param=name[:64],
                 )
             yield from (
                 text for text in (value if isinstance(value, list) else (value,)) if isinstance(text, str)

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import parse_qsl
-
-import orjson
 
 from gateway.errors import BadRequest, ModelNotAllowed, OperationClosed, ScopeMissing, TargetAmbiguous
 from gateway.operations.model_places import model_in_path, model_in_query
@@ -21,17 +18,16 @@ from gateway.operations.table import (
     NotUnderV1,
     Operation,
     OperationTable,
+    UsageReport,
 )
 from gateway.operations.targets import TargetRefused
 from gateway.policy import named_models, stored_objects
 from gateway.policy.caller import Caller
-from gateway.wire import request_fields
-from gateway.wire.json_members import TooIntricate
-from gateway.wire.request_body import RequestBody
-from gateway.wire.strict_json import strict_object
+from gateway.policy.reading import Question
+from gateway.wire.body_facts import BodyFacts
+from gateway.wire.request_fields import Fault
 
-# Judging costs about 10 µs a member: nobody needs more of them, and nobody shall wait for more.
-_MOST_MEMBERS = 200_000
+_NOTHING = Question()
 
 
 # The head
@@ -139,44 +135,38 @@ def check_sharing(caller: Caller, operation: Operation, target: str, *, socket: 
 # The body
 
 
-def read_body(caller: Caller, operation: Operation, raw: bytes) -> RequestBody:
-    """A body that was taken in whole, with what policy needs of it. Raises BadRequest.
+def question_of(caller: Caller, operation: Operation) -> Question | None:
+    """What has to be known of a body of this operation; None where nobody has to look into it."""
+    where = operation.model
+    question = Question(
+        where.body,
+        operation.is_unlisted and not caller.restricted,
+        caller.restricted,
+        caller.shares(operation),
+        operation.is_batch,
+        caller.metered and operation.counts_usage and "tokens" in operation.uses,
+        default_model(caller, operation) is not None,
+        caller.metered and operation.reports is UsageReport.ON_REQUEST,
+    )
+    return None if question == _NOTHING else question
 
-    On unlisted paths a body that is no JSON object is nobody's business, unless only some models may be used.
+
+def check_body(caller: Caller, facts: BodyFacts, table: OperationTable) -> None:
+    """Judge what was read in a body, but for the one model that the operation has a place for.
+
+    Raises ModelNotAllowed, SharedUpstream, ScopeMissing, TargetAmbiguous or BadRequest.
     """
-    where = operation.model.body
-    if where is None:
-        return RequestBody(raw)
-    try:
-        return RequestBody(raw, request_fields.read(raw, model_path=where))
-    except request_fields.BodyRefused as refused:
-        if operation.is_unlisted and not caller.restricted:
-            return RequestBody(raw)
-        raise BadRequest(refused.message, code=refused.code, param=refused.param) from None
-
-
-def check_names(caller: Caller, operation: Operation, body: RequestBody) -> None:
-    """Judge what a body names beside the one model that has been read. Most bodies are searched, not parsed.
-
-    Raises ModelNotAllowed, SharedUpstream or BadRequest.
-    """
-    shares = caller.shares(operation)
-    if not body.raw or not (caller.restricted or shares):
-        return
-    if body.fields is not None:
-        known = 0 if body.fields.model is None else 1
-        models = caller.restricted and named_models.may_name_models(body.raw, known=known)
-        if not models and not (shares and stored_objects.may_be_named_in(body.raw)):
-            return
-    document = document_of(body.raw)
-    if caller.restricted:
-        for model in named_models.models_in(document):
-            caller.check_model(model)
-    named = stored_objects.named_in(document) if shares else None
-    if named == "store":
-        raise caller.closed_to("'store' keeps the answer where other tenants could reach it", named)
-    if named is not None:
-        raise caller.closed_to(f"{named!r} names a stored object", named)
+    named = facts.named
+    for model in named.models:
+        caller.check_model(model)
+    if named.fault is not None:
+        raise bad_request(named.fault)
+    if named.stored == "store":
+        raise caller.closed_to("'store' keeps the answer where other tenants could reach it", named.stored)
+    if named.stored is not None:
+        raise caller.closed_to(f"{named.stored!r} names a stored object", named.stored)
+    if facts.endpoint is not None:
+        _check_batch(caller, facts.endpoint, table)
 
 
 def check_model_of_body(caller: Caller, operation: Operation, model: str | None) -> None:
@@ -199,38 +189,12 @@ def default_model(caller: Caller, operation: Operation) -> str | None:
     return caller.tenant.settings.default_model
 
 
-def with_model(body: RequestBody, model: str) -> RequestBody:
-    """The body with its model set. Raises BadRequest when no place for it can be found."""
-    try:
-        return body.with_member("model", orjson.dumps(model))
-    except TooIntricate:
-        raise BadRequest(
-            "The body is too intricate for the tenant's default model to be set in it. Set 'model'.",
-            code="invalid_json",
-        ) from None
-
-
-def check_batch(caller: Caller, body: RequestBody, table: OperationTable) -> None:
-    """A batch runs another operation for the caller, so the caller needs that one's scope as well.
-
-    Raises ScopeMissing, OperationClosed, TargetAmbiguous or BadRequest.
-    """
-    if not body.raw:
-        return
-    document = document_of(body.raw)
-    if any(name != "endpoint" and name.casefold() == "endpoint" for name in document):
-        raise BadRequest("Write 'endpoint' in lower case, once.", param="endpoint")
-    endpoint = document.get("endpoint")
-    if endpoint is None:
-        return  # the upstream will ask for one
-    if not isinstance(endpoint, str):
-        raise BadRequest("A batch's endpoint must be a string.", code="invalid_type", param="endpoint")
+def _check_batch(caller: Caller, endpoint: str, table: OperationTable) -> None:
+    """A batch runs another operation for the caller, so the caller needs that one's scope as well."""
     try:
         operation = table.match("POST", endpoint).operation
     except (TargetRefused, NotUnderV1, NeverUnlisted):
         raise TargetAmbiguous("The batch's endpoint is no operation of the API.", param="endpoint") from None
-    if operation.is_administration or not operation.is_contained:
-        raise OperationClosed(f"{operation.id} is not run by batches.", param="endpoint")
     if not caller.may_do(operation):
         raise ScopeMissing(
             f"The batch calls {operation.id}, which needs the scope {operation.scope}. "
@@ -239,16 +203,9 @@ def check_batch(caller: Caller, body: RequestBody, table: OperationTable) -> Non
         )
 
 
-def document_of(body: bytes) -> dict[str, Any]:
-    """The parsed body, which every parser reads alike. Raises BadRequest for any other, or too large a one."""
-    try:
-        if body.count(b":") > _MOST_MEMBERS:
-            raise ValueError("too many members")
-        return strict_object(body)
-    except ValueError:
-        raise BadRequest(
-            "The body must be a JSON object in UTF-8 in which no member is named twice.", code="invalid_json"
-        ) from None
+def bad_request(fault: Fault) -> BadRequest:
+    """The error for a body on which nobody can rely."""
+    return BadRequest(fault.message, code=fault.code, param=fault.param)
 
 
 # A form

@@ -72,16 +72,16 @@ def invite(request: web.BaseRequest, head: RequestHead) -> None:
         send_continue(request)
 
 
-async def whole(request: web.BaseRequest, edge: Edge) -> bytes:
-    """The whole body, at most `max_json_body_bytes` of it. Raises as `pieces` does."""
+async def whole(request: web.BaseRequest, edge: Edge) -> tuple[bytes, ...]:
+    """The whole body, as it came, at most `max_json_body_bytes` of it. Raises as `pieces` does."""
     content = request.content
     if content.is_eof():
         # The common case: the body came with the head.
         body = content.read_nowait(-1)
         if len(body) > edge.max_json_body_bytes:
             raise _too_large(edge.max_json_body_bytes)
-        return body
-    return b"".join([piece async for piece in pieces(request, edge, cap=edge.max_json_body_bytes)])
+        return (body,)
+    return tuple([piece async for piece in pieces(request, edge, cap=edge.max_json_body_bytes)])
 
 
 async def pieces(request: web.BaseRequest, edge: Edge, *, cap: int | None = None) -> AsyncIterator[bytes]:

@@ -14,6 +14,7 @@ from gateway.proxy.body import is_form, refuse_encoding
 from gateway.wire.headers import media_type
 from gateway.wire.multipart import MultipartScanner
 from gateway.wire.part_heads import MultipartRefused, boundary_of
+from gateway.wire.request_fields import BodyRefused
 from gateway.wire.strict_json import strict_object
 
 AdmitModel = Callable[[str | None], Awaitable[None]]
@@ -79,7 +80,10 @@ class _ModelField:
                 param=self.name,
             ) from None
         first = document.get(self.member)
-        return (*((first,) if isinstance(first, str) else ()), *models_in(document))
+        try:
+            return (*((first,) if isinstance(first, str) else ()), *models_in(document))
+        except BodyRefused as refused:
+            raise policy.bad_request(refused.fault) from None
 
 
 class _Gate:

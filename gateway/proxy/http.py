@@ -7,6 +7,7 @@ request bodies that policy had to read, which lie in `exchange.body`.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from time import monotonic
 
 from aiohttp import web
@@ -23,8 +24,10 @@ from gateway.proxy.request import EXCHANGE, Handler
 from gateway.proxy.upstream import Upstreams
 from gateway.settings.settings import Edge
 from gateway.wire.headers import Head
+from gateway.wire.request_body import RequestBody
 
 CLIENT_WATCH_SECONDS = 1.0
+SENT_AT_ONCE_BYTES = 64 * 1024
 
 
 def forward(upstreams: Upstreams, *, deadlines: DeadlineTable, edge: Edge, relay: Relay) -> Handler:
@@ -56,13 +59,13 @@ def forward(upstreams: Upstreams, *, deadlines: DeadlineTable, edge: Edge, relay
     async def _ask(request: web.BaseRequest, call: Call) -> tuple[Head, asyncio.Task[bool] | None]:
         """Send the request and wait for the answer's head."""
         exchange, reply = call.exchange, call.reply
-        chunked = exchange.head.chunked
-        raw = None if exchange.body is None else exchange.body.raw
-        block = call.request_head(length=None if raw is None else len(raw))
-        if raw is None and exchange.head.has_body:
+        chunked, held = exchange.head.chunked, exchange.body
+        length = None if held is None else held.length
+        block = call.request_head(length=length)
+        if exchange.head.has_body if length is None else length > SENT_AT_ONCE_BYTES:
             reply.transport.write(block)
             return await _ask_while_uploading(request, call)
-        if raw:
+        if held is not None and (raw := b"".join(held.pieces())):
             block += _chunk(raw) + b"0\r\n\r\n" if chunked else raw
             exchange.request_piece(raw)
         elif chunked:
@@ -86,13 +89,16 @@ def forward(upstreams: Upstreams, *, deadlines: DeadlineTable, edge: Edge, relay
             raise
 
     async def _upload(request: web.BaseRequest, exchange: Exchange, reply: Reply) -> bool:
-        """Send the client's body up as it comes; an upstream that stops reading stops the client.
+        """Send the client's body up as it comes, or as it was taken in; an upstream that stops reading stops it.
 
         Returns whether all of it went up.
         """
         chunked, stated, form = exchange.head.chunked, exchange.head.content_length, exchange.form
+        pieces, held = body.pieces(request, edge), exchange.body
+        if held is not None:
+            pieces, stated = _one_by_one(held), None
         try:
-            async for piece in body.pieces(request, edge):
+            async for piece in pieces:
                 going = piece if form is None else form.feed(piece)
                 if going:
                     reply.transport.write(_chunk(going) if chunked else going)
@@ -113,6 +119,13 @@ def forward(upstreams: Upstreams, *, deadlines: DeadlineTable, edge: Edge, relay
         return True
 
     return handle
+
+
+async def _one_by_one(held: RequestBody) -> AsyncIterator[bytes]:
+    """Pieces of a body that is there, none in the same turn of the loop as another: they may be many."""
+    for piece in held.pieces():
+        yield piece
+        await asyncio.sleep(0)
 
 
 def _went_up_whole(upload: asyncio.Task[bool]) -> bool:

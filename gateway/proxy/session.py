@@ -9,7 +9,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Coroutine
-from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -19,7 +18,8 @@ from aiohttp.web_protocol import RequestHandler
 
 from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
-from gateway.policy.events import event_signs, refuse_event
+from gateway.policy.events import event_signs, question_of, refuse_event
+from gateway.policy.reading import read_event
 from gateway.proxy.connection import abort, drained
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.settings.settings import Edge
@@ -56,6 +56,7 @@ class Session:
         signs = event_signs(caller, operation)
         self._loop = asyncio.get_running_loop()
         self._exchange = exchange
+        self._question = question_of(caller, operation)
         self._lifecycle = lifecycle
         self._heartbeat_seconds = edge.websocket_heartbeat_seconds
         self._write_idle_seconds = edge.write_idle_timeout_seconds
@@ -70,7 +71,7 @@ class Session:
                 from_client=True,
                 max_message_bytes=edge.max_websocket_message_bytes,
                 own_prefix=prefix,
-                examine=None if signs is None else partial(refuse_event, caller, operation),
+                examine=None if signs is None else self._examine,
                 suspicious=signs,
             ),
             self._client,
@@ -172,6 +173,9 @@ class Session:
             return  # whoever lost it has been told
         if not transport.is_closing():
             transport.resume_reading()
+
+    def _examine(self, event: bytes) -> str | None:
+        return refuse_event(self._exchange.caller, read_event(event, self._question))
 
     def _beat(self) -> None:
         """Ask a silent side for a sign of life; end the session of one that gave none."""

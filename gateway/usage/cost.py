@@ -1,10 +1,9 @@
 """What a request costs before anybody knows: the part that it says, the part that is guessed. Pure.
 
-The prompt is estimated at four bytes of text per LLM token, over every text of the body (attachments count
-nothing), and at one per number of an array of numbers, which is what embeddings and old completions take for
-LLM tokens. The answer is guessed at what the request allows it at most, times the answers asked for; where it
-allows anything, at what the operator expects of the model. Images are counted as asked for, one where a form
-asks. Audio is the size of the body that carries it; where no length is stated, the whole cap is guessed.
+How the prompt is estimated stands in `prompt`. The answer is guessed at what the request allows it at most, times
+the answers asked for; where it allows anything, at what the operator expects of the model. Images are counted as
+asked for, one where a form asks. Audio is the size of the body that carries it; where no length is stated, the
+whole cap is guessed.
 """
 
 from __future__ import annotations
@@ -12,21 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, assert_never
-
-import orjson
+from typing import assert_never
 
 from gateway.limits.terms import Charge, Dimension, Quota
 from gateway.operations.model_patterns import closest
 from gateway.operations.table import Operation
-from gateway.usage.reported import BYTES_PER_LLM_TOKEN, Usage
-from gateway.wire.request_body import RequestBody
+from gateway.usage.reported import Usage
+from gateway.wire.body_facts import BodyFacts
 
 EXPECTED_OUTPUT = 1000
 """LLM tokens of an answer where neither request nor operator says anything."""
-
-_ATTACHED = frozenset({"data", "file_data", "b64_json", "encrypted_content"})
-"""Members whose text is no text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +62,16 @@ def cost_of(
     operation: Operation,
     *,
     model: str | None,
-    body: RequestBody | None,
+    facts: BodyFacts,
     length_bytes: int | None,
     most_bytes: int,
     guesses: Guesses,
 ) -> Cost:
-    """Read the cost of a request from its head and, where it was read, its body.
+    """The cost of a request by its head and what was read in its body.
 
     `length_bytes` is the stated size of a body that streams, `most_bytes` the cap of one that states none.
     """
-    fields = None if body is None else body.fields
+    fields = facts.fields
     if "images" in operation.uses:
         return Cost(images=1 if fields is None else fields.choices)
     if "audio_megabytes" in operation.uses:
@@ -89,34 +83,13 @@ def cost_of(
     if operation.is_session:
         # What a session uses is charged as it is reported; to begin one, something must be left.
         return Cost(input=1)
-    document = _document(body)
-    prompt = prompt_estimate(document)
     if not operation.has_output:
-        return Cost(input=prompt)
+        return Cost(input=facts.prompt)
     each = fields.max_output if fields is not None else None
     if each is None:
         each = guesses.output(operation, model)
-    answers = (1 if fields is None else fields.choices) * _prompts(document.get("prompt"))
-    return Cost(input=prompt, output=each * answers)
-
-
-def prompt_estimate(document: object) -> int:
-    """About how many LLM tokens the texts of a parsed body have; linear in its size."""
-    text_bytes, numbers = 0, 0
-    pending: list[Any] = [document]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, str):
-            if not value.startswith("data:"):
-                text_bytes += len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
-        elif isinstance(value, dict):
-            pending.extend(member for name, member in value.items() if name not in _ATTACHED)
-        elif isinstance(value, list):
-            if value and type(value[0]) in (int, float):  # not one by one: there may be millions
-                numbers += len(value)
-            else:
-                pending.extend(value)
-    return -(-text_bytes // BYTES_PER_LLM_TOKEN) + numbers
+    answers = (1 if fields is None else fields.choices) * facts.prompts
+    return Cost(input=facts.prompt, output=each * answers)
 
 
 def charges_for(quotas: Iterable[Quota], cost: Cost) -> tuple[Charge, ...]:
@@ -163,23 +136,3 @@ def settlement(cost: Cost, *, usage: Usage | None, spent: bool, sent_bytes: int)
     if cost.audio_bytes is not None:
         amounts[Dimension.AUDIO_MEGABYTES_PER_MINUTE] = sent_bytes
     return amounts
-
-
-def _document(body: RequestBody | None) -> Mapping[str, Any]:
-    """The parsed body; empty for one that nobody can read, which the upstream will refuse."""
-    if body is None:
-        return {}
-    if body.fields is not None:
-        return body.fields.document
-    try:
-        document = orjson.loads(body.raw or b"{}")
-    except orjson.JSONDecodeError:
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _prompts(prompt: object) -> int:
-    """How many prompts old completions are asked to complete: a list of texts, or of lists of numbers."""
-    if isinstance(prompt, list) and prompt and type(prompt[0]) is not int:
-        return len(prompt)
-    return 1

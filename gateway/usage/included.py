@@ -18,8 +18,7 @@ _NO_CHOICES = re.compile(rb'"choices"\s*+:\s*+\[\s*+\]')
 def options_to_include(body: bytes) -> bytes | None:
     """The `stream_options` that make a streamed chat or completions answer report its usage, as JSON.
 
-    None when the body asks already, and when its own are such that the upstream will refuse them. Raises
-    TooIntricate like `splice_member`.
+    None when the body asks already, and when its own are such that the upstream will refuse them.
     """
     options = None
     if b'"stream_options"' in body or hides_letters(body):

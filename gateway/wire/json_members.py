@@ -7,11 +7,9 @@ often, and which bytes each value has. Only for documents that a parser has acce
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import orjson
-
-MAX_LEXEMES = 200_000
-"""Strings and brackets that are looked at before giving up: about 50 ms."""
 
 STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
 """A whole string, quotes included."""
@@ -24,10 +22,6 @@ ESCAPED_LETTER = re.compile(rb"\\u00(?:5[Ff]|6[1-9A-Fa-f]|7[0-9Aa])")
 """A lower-case letter or underscore, of which the API's names are made, needlessly written as an escape."""
 
 
-class TooIntricate(ValueError):
-    """The object has more strings and brackets than can be looked at in reasonable time."""
-
-
 @dataclass(frozen=True, slots=True)
 class Member:
     """One member of an object: its name, and where its value begins and ends in the document."""
@@ -37,24 +31,41 @@ class Member:
     value_to: int
 
 
+class Change(NamedTuple):
+    """Bytes that stand in place of `document[begin:end]`."""
+
+    begin: int
+    end: int
+    raw: bytes
+
+
+class Place(NamedTuple):
+    """Where the value of a member goes: in place of `document[begin:end]`, between `before` and `after`."""
+
+    begin: int
+    end: int
+    before: bytes = b""
+    after: bytes = b""
+
+    def filled(self, raw_value: bytes) -> Change:
+        """The change that puts a JSON value there."""
+        return Change(self.begin, self.end, self.before + raw_value + self.after)
+
+
 def members(document: bytes, at: int = 0) -> Iterator[Member]:
     """The members of the object that begins at or after `at`, in order, names decoded, repetitions included.
 
-    `document` must be valid JSON. Linear in its size; raises TooIntricate beyond `MAX_LEXEMES`.
+    `document` must be valid JSON. Linear in its size: about 0.2 µs for a string or a bracket.
     """
-    budget = MAX_LEXEMES
     at = _skip(document, _skip(document, at) + 1)
     while document[at] != ord("}"):
         name_to = _end(STRING, document, at)
         value_from = _skip(document, _skip(document, name_to) + 1)
         first = document[value_from]
         if first in b"{[":
-            value_to, budget = _close(document, value_from, budget)
+            value_to = _close(document, value_from)
         else:
             value_to = _end(STRING if first == ord('"') else _SCALAR, document, value_from)
-        budget -= 1
-        if budget < 0:
-            raise TooIntricate
         yield Member(orjson.loads(document[at:name_to]), value_from, value_to)
         at = _skip(document, value_to)
         if document[at] == ord(","):
@@ -66,40 +77,49 @@ def hides_letters(document: bytes) -> bool:
     return b"\\u00" in document and ESCAPED_LETTER.search(document) is not None
 
 
-def splice_member(body: bytes, name: str, raw_value: bytes) -> bytes:
-    """Set a top-level member of a JSON object to a JSON value, keeping all other bytes.
+def place_of(document: bytes, name: str) -> Place:
+    """Where the value of a top-level member goes: where it stands, else in front of all members.
 
-    The value of a member that is there is replaced; else the member is put in front. `body` must be a valid
-    JSON object. Raises TooIntricate when it cannot be searched in reasonable time.
+    `document` must be a valid JSON object in which the name is written once at most, or empty: then the object is
+    made around the member.
     """
     quoted = orjson.dumps(name)
-    pieces, kept_to = [], 0
-    if quoted in body or hides_letters(body):
-        for member in members(body):
+    if not document:
+        return Place(0, 0, b"{" + quoted + b":", b"}")
+    if quoted in document or hides_letters(document):
+        for member in members(document):
             if member.name == name:
-                pieces += [body[kept_to : member.value_from], raw_value]
+                return Place(member.value_from, member.value_to)
+    at = document.index(b"{") + 1
+    is_empty = document[_skip(document, at)] == ord("}")
+    return Place(at, at, quoted + b":", b"" if is_empty else b",")
+
+
+def splice_member(document: bytes, name: str, raw_value: bytes) -> bytes:
+    """Set a top-level member of a JSON object to a JSON value, wherever it is written, keeping all other bytes."""
+    pieces, kept_to = [], 0
+    if orjson.dumps(name) in document or hides_letters(document):
+        for member in members(document):
+            if member.name == name:
+                pieces += [document[kept_to : member.value_from], raw_value]
                 kept_to = member.value_to
     if not pieces:
-        kept_to = body.index(b"{") + 1
-        is_empty = body[kept_to:].lstrip().startswith(b"}")
-        pieces = [body[:kept_to], quoted, b":", raw_value, b"" if is_empty else b","]
-    return b"".join((*pieces, body[kept_to:]))
+        begin, kept_to, raw = place_of(document, name).filled(raw_value)
+        pieces = [document[:begin], raw]
+    return b"".join((*pieces, document[kept_to:]))
 
 
-def _close(document: bytes, at: int, budget: int) -> tuple[int, int]:
-    """The end of the array or object that begins at `at`, and what is left of the budget."""
+def _close(document: bytes, at: int) -> int:
+    """The end of the array or object that begins at `at`."""
     depth = 0
     for lexeme in _NESTED.finditer(document, at):
-        budget -= 1
-        if budget < 0:
-            raise TooIntricate
         first = document[lexeme.start()]
         if first in b"{[":
             depth += 1
         elif first in b"}]":
             depth -= 1
             if not depth:
-                return lexeme.end(), budget
+                return lexeme.end()
     raise ValueError("not valid JSON")
 
 

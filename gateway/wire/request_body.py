@@ -1,32 +1,51 @@
-"""A request body that has been read whole: its bytes and what was read in them, replaced together. Pure."""
+"""A request body that was taken in whole, and what is changed in it on its way up. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-import orjson
-
-from gateway.wire.json_members import splice_member
-from gateway.wire.request_fields import RequestFields
+from gateway.wire.json_members import Change
 
 
 @dataclass(frozen=True, slots=True)
 class RequestBody:
-    """What goes up, and what policy has read in it. A change makes a new one, so that both always agree."""
+    """The bytes as they came, in pieces; they are never copied into one, for they may be many."""
 
-    raw: bytes
-    fields: RequestFields | None = None
-    """None where nobody had to read it, or nobody can."""
+    received: tuple[bytes, ...] = ()
+    changes: tuple[Change, ...] = ()
+    """By their places in what was received, none inside another. Of two at one place the later stands in front."""
 
-    def with_member(self, name: str, raw_value: bytes) -> RequestBody:
-        """This body with a top-level member set to a JSON value, all other bytes kept.
+    @property
+    def length(self) -> int:
+        """In bytes, changed."""
+        return sum(map(len, self.received)) + sum(
+            len(raw) - (end - begin) for begin, end, raw in self.changes
+        )
 
-        Raises TooIntricate when the place for it cannot be found in reasonable time.
-        """
-        fields = self.fields
-        if fields is not None:
-            value = orjson.loads(raw_value)
-            fields = replace(fields, document={**fields.document, name: value})
-            if name == "model":
-                fields = replace(fields, model=value)
-        return RequestBody(splice_member(self.raw or b"{}", name, raw_value), fields)
+    def changed(self, change: Change) -> RequestBody:
+        """This body with a change more, all other bytes kept."""
+        return RequestBody(self.received, (change, *self.changes))
+
+    def pieces(self) -> Iterator[bytes]:
+        """What goes up, piece by piece."""
+        if not self.changes:
+            yield from self.received
+            return
+        changes = sorted(self.changes, key=lambda change: change.begin)
+        at, skip_to = 0, 0
+        for piece in self.received:
+            end = at + len(piece)
+            kept_from = max(0, skip_to - at)
+            while changes and changes[0].begin < end:
+                change = changes.pop(0)
+                if change.begin - at > kept_from:
+                    yield piece[kept_from : change.begin - at]
+                yield change.raw
+                skip_to = change.end
+                kept_from = skip_to - at
+            if kept_from < len(piece):
+                yield piece[kept_from:]
+            at = end
+        for change in changes:
+            yield change.raw

@@ -7,12 +7,11 @@ NaN, comments, text behind the document, more than 1024 levels.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
-from gateway.wire.json_members import TooIntricate, hides_letters, members
+from gateway.wire.json_members import hides_letters, members
 
 _COUNTS = ("n", "best_of")
 _MAXIMA = ("max_tokens", "max_completion_tokens", "max_output_tokens")
@@ -25,20 +24,26 @@ POLICY_NAMES = frozenset(
 _QUOTED = {name: b'"' + name.encode() + b'"' for name in POLICY_NAMES}
 _NUMBERS = frozenset((*_COUNTS, *_MAXIMA))
 _MAX_EXACT = 2**53
+_MOST_MODEL_CHARACTERS = 1024
+
+
+class Fault(NamedTuple):
+    """Why nobody can rely on a body: `code` and `message` are for the caller, `param` is at fault."""
+
+    code: str
+    message: str
+    param: str | None = None
 
 
 class BodyRefused(ValueError):
-    """Policy cannot rely on this body. `code` and `message` are for the caller, `param` is at fault."""
+    """Policy cannot rely on this body."""
 
     def __init__(self, code: str, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
-        self.code = code
-        self.message = message
-        self.param = param
+        self.fault = Fault(code, message, param)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFields:
+class RequestFields(NamedTuple):
     """A request body as policy sees it. A member that is null counts as absent."""
 
     model: str | None = None
@@ -47,20 +52,35 @@ class RequestFields:
     """How many answers are computed: the larger of `n` and `best_of`."""
     max_output: int | None = None
     """The largest of the API's three names for the most LLM tokens per answer; None when there is no cap."""
-    document: Mapping[str, Any] = field(default_factory=dict)
-    """The whole body, parsed; names outside of POLICY_NAMES may have been written twice."""
 
 
-def read(body: bytes, *, model_path: Sequence[str] = ("model",)) -> RequestFields:
-    """Read the body of a JSON request; an empty body reads like `{}`.
+def parse(body: bytes) -> dict[str, Any]:
+    """The document of a body, an empty one for an empty body. Raises BodyRefused.
+
+    Names outside of POLICY_NAMES may have been written twice.
+    """
+    if not body:
+        return {}
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BodyRefused("invalid_json", f"The body is not valid JSON in UTF-8: {error.msg}.") from None
+    if not isinstance(document, dict):
+        raise BodyRefused("invalid_json", "The body must be a JSON object.")
+    return document
+
+
+def read(
+    body: bytes, document: Mapping[str, Any], *, model_path: Sequence[str] = ("model",)
+) -> RequestFields:
+    """Read the document of a body, which `parse` made of it.
 
     `model_path` leads to the model through nested objects, as in `("session", "model")`. Raises BodyRefused
-    for what is not a JSON object in UTF-8, for a policy name that is written twice, and for one whose value
-    has a type that the API does not know for it. Linear in the size of the body.
+    for a policy name that is written twice, and for one whose value has a type that the API does not know for it.
+    Linear in the size of the body.
     """
     if not body:
         return RequestFields()
-    document = _parse(body)
     _require_single(body, document, model_path)
     stream = document.get("stream")
     if stream is not None and not isinstance(stream, bool):
@@ -72,17 +92,7 @@ def read(body: bytes, *, model_path: Sequence[str] = ("model",)) -> RequestField
             choices = max(choices, number)
         elif number:
             max_output = max(max_output or 0, number)
-    return RequestFields(_model(document, model_path), stream is True, choices, max_output, document)
-
-
-def _parse(body: bytes) -> dict[str, Any]:
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BodyRefused("invalid_json", f"The body is not valid JSON in UTF-8: {error.msg}.") from None
-    if not isinstance(document, dict):
-        raise BodyRefused("invalid_json", "The body must be a JSON object.")
-    return document
+    return RequestFields(_model(document, model_path), stream is True, choices, max_output)
 
 
 def _require_single(body: bytes, document: Mapping[str, Any], path: Sequence[str]) -> None:
@@ -95,12 +105,7 @@ def _require_single(body: bytes, document: Mapping[str, Any], path: Sequence[str
         else:
             if len(path) == 1 or all(body.count(f'"{name}"'.encode()) < 2 for name in path):
                 return
-    try:
-        _walk(body, path)
-    except TooIntricate:
-        raise BodyRefused(
-            "invalid_json", "The body is too intricate to be searched for repeated names."
-        ) from None
+    _walk(body, path)
 
 
 def _walk(body: bytes, path: Sequence[str]) -> None:
@@ -131,6 +136,11 @@ def _model(document: Mapping[str, Any], path: Sequence[str]) -> str | None:
     if not isinstance(value, str):
         param = ".".join(path)
         raise BodyRefused("invalid_type", f"{param} must be a string.", param=param)
+    if len(value) > _MOST_MODEL_CHARACTERS:
+        param = ".".join(path)
+        raise BodyRefused(
+            "invalid_value", f"{param} is longer than {_MOST_MODEL_CHARACTERS} characters.", param=param
+        )
     return value
 
 

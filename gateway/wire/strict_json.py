@@ -61,11 +61,16 @@ def strict_object(document: bytes) -> dict[str, object]:
     parsed = orjson.loads(document)
     if not isinstance(parsed, dict):
         raise ValueError("not a JSON object")
-    # orjson keeps the last of two equal names. Outside strings a colon occurs once per member, so when
-    # fewer members were kept than written, one was dropped.
-    if STRING.sub(b"", document).count(b":") != _members(parsed):
+    if not all_distinct(document, parsed):
         raise ValueError("a member is named twice")
     return parsed
+
+
+def all_distinct(document: bytes, parsed: object) -> bool:
+    """Whether the members of every object are written once, in a document that orjson has parsed."""
+    # orjson keeps the last of two equal names. Outside strings a colon occurs once per member, so when
+    # fewer members were kept than written, one was dropped.
+    return STRING.sub(b"", document).count(b":") == _members(parsed)
 
 
 def _members(root: object) -> int:

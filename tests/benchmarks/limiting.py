@@ -103,7 +103,7 @@ async def play(request: Any) -> Any:
     """What the proxy does to an exchange, without the sockets."""
     exchange: Exchange = request[EXCHANGE]
     exchange.forwarded_at = time.monotonic()
-    raw = b"" if exchange.body is None else exchange.body.raw
+    raw = b"" if exchange.body is None else b"".join(exchange.body.pieces())
     exchange.request_piece(raw)
     exchange.head_at = time.monotonic()
     streams = b'"stream":true' in (raw or request.content.read_nowait(-1))

@@ -236,7 +236,7 @@ WRITERS = {
     "answer": {"error"},
     "authenticate": {"caller"},
     "authorize": {"model"},
-    "limit": {"body", "model", "held_seconds", "form", "cost"},
+    "limit": {"body", "facts", "model", "held_seconds", "form", "cost"},
     "admission": {"decision"},
     "meter": {"body", "usage", "spent"},
     "form_gate": {"model"},

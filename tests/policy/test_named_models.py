@@ -5,8 +5,8 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from gateway.errors import BadRequest
 from gateway.policy.named_models import SIGNS_IN_EVENTS, field_may_name_model, may_name_models, models_in
+from gateway.wire.request_fields import BodyRefused
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_name_that_differs_in_nothing_but_case_is_refused(name: str) -> None:
     document = {"x": [{name: "a"}]}
 
     assert may_name_models(orjson.dumps(document), known=0)
-    with pytest.raises(BadRequest):
+    with pytest.raises(BodyRefused):
         list(models_in(document))
 
 

@@ -11,6 +11,7 @@ import pytest
 from gateway.credentials.principal import Principal
 from gateway.limits.terms import Charge, Dimension, OnStoreFailure, Quota, account_key, binds
 from gateway.operations.model_patterns import closest
+from gateway.policy.reading import Question, read_body
 from gateway.policy.tenant_limits import TenantLimits
 from gateway.settings.limits import Capacities, Limits
 from gateway.settings.section import SettingsInvalid
@@ -21,12 +22,11 @@ from gateway.usage.cost import (
     Guesses,
     charges_for,
     cost_of,
-    prompt_estimate,
     settlement,
 )
+from gateway.usage.prompt import prompt_estimate
 from gateway.usage.reported import Usage
-from gateway.wire import request_fields
-from gateway.wire.request_body import RequestBody
+from gateway.wire.body_facts import NOTHING_READ
 from tests.kit.asking import TABLE
 
 KEY = account_key("acme")
@@ -34,11 +34,11 @@ GUESS = 77
 
 
 def cost(operation_id: str, document: Any = None, *, length: int | None = None, read: bool = True) -> Cost:
-    body = None if document is None else orjson.dumps(document)
+    question = Question(model_path=("model",) if read else None, prompt=True)
     return cost_of(
         TABLE.by_id(operation_id),
         model="m",
-        body=None if body is None else RequestBody(body, request_fields.read(body) if read else None),
+        facts=NOTHING_READ if document is None else read_body(orjson.dumps(document), question),
         length_bytes=length,
         most_bytes=10_000,
         guesses=Guesses({"m": GUESS}),
@@ -82,7 +82,12 @@ def test_body_that_policy_did_not_read_is_estimated_all_the_same() -> None:
     assert cost("submitToolOuputsToRun", outputs, read=False) == Cost(input=20, output=GUESS)
     operation = TABLE.by_id("submitToolOuputsToRun")
     unreadable = cost_of(
-        operation, model=None, body=RequestBody(b"{"), length_bytes=1, most_bytes=9, guesses=Guesses({})
+        operation,
+        model=None,
+        facts=read_body(b"{", Question(prompt=True)),
+        length_bytes=1,
+        most_bytes=9,
+        guesses=Guesses({}),
     )
     assert unreadable == Cost(input=0, output=EXPECTED_OUTPUT)
 
@@ -323,7 +328,7 @@ def test_every_operation_has_a_cost_whatever_its_body() -> None:
             found = cost_of(
                 operation,
                 model=None,
-                body=None if body is None else RequestBody(body),
+                facts=NOTHING_READ if body is None else read_body(body, Question(prompt=True)),
                 length_bytes=None,
                 most_bytes=1,
                 guesses=Guesses({}),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.usage.included import AddedUsageFilter, is_added_usage, options_to_include
-from gateway.wire.request_body import RequestBody
+from gateway.wire.json_members import splice_member
 from gateway.wire.sse import SseEvent
 
 
@@ -14,7 +14,7 @@ def asked(body: bytes) -> bytes:
     """The body with the options that make its answer report usage."""
     options = options_to_include(body)
     assert options is not None
-    return RequestBody(body).with_member("stream_options", options).raw
+    return splice_member(body, "stream_options", options)
 
 
 @pytest.mark.parametrize(

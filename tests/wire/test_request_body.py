@@ -1,34 +1,63 @@
-"""A body that was read: what goes up and what was read in it change together or not at all."""
+"""A body that was taken in: what goes up has its changes in their places, and every other byte."""
 
 from __future__ import annotations
 
-import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gateway.wire import request_fields
+from gateway.wire.json_members import Change, place_of
 from gateway.wire.request_body import RequestBody
 
 
-def read(raw: bytes) -> RequestBody:
-    return RequestBody(raw, request_fields.read(raw))
+def cut(raw: bytes, size: int) -> RequestBody:
+    return RequestBody(tuple(raw[at : at + size] for at in range(0, len(raw), size)))
 
 
-def test_a_member_that_is_set_stands_in_the_bytes_and_in_what_was_read() -> None:
-    before = read(b'{ "n" : 1, "stream":true}')
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b'{ "n" : 1, "stream":true}', b'{"b":2,"model":"m", "n" : 1, "stream":true}'),
+        (b'{"b":"old","n":1,"model": null }', b'{"b":2,"n":1,"model": "m" }'),
+        (b'{"n":1,"model": null }', b'{"b":2,"n":1,"model": "m" }'),
+    ],
+)
+def test_members_that_are_set_stand_in_their_places(before: bytes, after: bytes, size: int) -> None:
+    body = cut(before, size)
 
-    after = before.with_member("model", b'"m"')
+    changed = body.changed(place_of(before, "model").filled(b'"m"'))
+    changed = changed.changed(place_of(before, "b").filled(b"2"))
 
-    assert after.raw == b'{"model":"m", "n" : 1, "stream":true}'
-    assert after.fields is not None
-    assert after == read(after.raw)
-    assert (after.fields.model, after.fields.document["model"]) == ("m", "m")
-    assert before == read(b'{ "n" : 1, "stream":true}'), "the first value is as it was"
-
-
-def test_a_body_that_nobody_read_is_changed_all_the_same() -> None:
-    assert RequestBody(b'{"a":1}').with_member("b", b"[2]") == RequestBody(b'{"b":[2],"a":1}')
+    assert b"".join(changed.pieces()) == after
+    assert changed.length == len(after)
+    assert b"".join(body.pieces()) == before, "the first value is as it was"
 
 
 def test_an_empty_body_becomes_an_object() -> None:
-    after = read(b"").with_member("model", b'"m"')
+    for body in (RequestBody(), RequestBody((b"",))):
+        changed = body.changed(place_of(b"", "model").filled(b'"m"'))
 
-    assert orjson.loads(after.raw) == {"model": "m"}
+        assert b"".join(changed.pieces()) == b'{"model":"m"}'
+        assert (body.length, changed.length) == (0, 13)
+
+
+@given(st.binary(max_size=30), st.integers(1, 9), st.lists(st.integers(0, 30), max_size=6), st.data())
+def test_what_was_not_changed_goes_up_as_it_came(
+    raw: bytes, size: int, places: list[int], data: st.DataObject
+) -> None:
+    marks = sorted(min(place, len(raw)) for place in places)
+    changes = [
+        Change(begin, end, data.draw(st.binary(max_size=4)))
+        for begin, end in zip(marks[::2], marks[1::2], strict=False)
+    ]
+    expected = raw
+    for begin, end, put in reversed(changes):
+        expected = expected[:begin] + put + expected[end:]
+    body = cut(raw, size)
+    for change in changes:
+        body = body.changed(change)
+
+    if len({change.begin for change in changes}) == len(changes):
+        assert b"".join(body.pieces()) == expected
+    assert body.length == len(expected)

@@ -10,16 +10,22 @@ from hypothesis import strategies as st
 from gateway.wire.request_fields import (
     POLICY_NAMES,
     BodyRefused,
+    Fault,
     RequestFields,
-    read,
+    parse,
 )
+from gateway.wire.request_fields import read as read_document
 from tests.wire.test_json_members import spelled_out
 
 
-def refusal(body: bytes, **how) -> BodyRefused:
+def read(body: bytes, **how) -> RequestFields:
+    return read_document(body, parse(body), **how)
+
+
+def refusal(body: bytes, **how) -> Fault:
     with pytest.raises(BodyRefused) as caught:
         read(body, **how)
-    return caught.value
+    return caught.value.fault
 
 
 def test_policy_fields_are_read():
@@ -29,7 +35,7 @@ def test_policy_fields_are_read():
     )
     fields = read(body)
     assert (fields.model, fields.stream, fields.choices, fields.max_output) == ("gpt-4o", True, 3, 64)
-    assert fields.document == orjson.loads(body)
+    assert parse(body) == orjson.loads(body)
 
 
 @pytest.mark.parametrize(
@@ -43,9 +49,7 @@ def test_an_empty_body_null_and_zero_read_as_absent(body):
 
 def test_a_maximum_may_be_infinite_and_a_whole_number_may_have_a_point():
     assert read(b'{"max_output_tokens":"inf"}').max_output is None
-    assert read(b'{"max_output_tokens":1e3,"n":2.0}') == RequestFields(
-        choices=2, max_output=1000, document={"max_output_tokens": 1000.0, "n": 2.0}
-    )
+    assert read(b'{"max_output_tokens":1e3,"n":2.0}') == RequestFields(choices=2, max_output=1000)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +85,12 @@ def test_what_is_not_a_json_object_in_utf8_is_refused(body):
 def test_a_policy_field_of_another_type_is_refused(body, param):
     refused = refusal(body, model_path=("session", "model") if param == "session" else ("model",))
     assert (refused.code, refused.param) == ("invalid_type", param)
+
+
+def test_a_model_is_not_longer_than_any_name():
+    assert read(b'{"model":"' + b"m" * 1024 + b'"}').model == "m" * 1024
+    refused = refusal(b'{"model":"' + b"m" * 1025 + b'"}')
+    assert (refused.code, refused.param) == ("invalid_value", "model")
 
 
 @pytest.mark.parametrize("number", [b"-1", b"99999999999999999999", b"1e300"])
@@ -174,13 +184,10 @@ def test_no_input_raises_anything_but_a_refusal(body):
 @pytest.mark.parametrize(
     "filling", [b'"model",', b"[],", b'{"model":"\\u006dodel"},', b'"\\\\\\\\\\\\",', b"1,2,3,4,5,"]
 )
-def test_a_large_hostile_body_is_read_or_refused_quickly(filling):
+def test_a_large_hostile_body_is_read_quickly(filling):
     body = b'{"model":"m","messages":[' + filling * (4_000_000 // len(filling)) + b'"model"]}'
     started = time.process_time()
     orjson.loads(body)
     parsed = time.process_time()
-    try:
-        assert read(body).model == "m"
-    except BodyRefused as refused:
-        assert "intricate" in refused.message
+    assert read(body).model == "m"
     assert time.process_time() - parsed < 1.5 + 3 * (parsed - started)

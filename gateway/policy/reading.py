@@ -1,0 +1,168 @@
+"""Reading JSON that policy has to see: bytes and a question in, small facts out. Pure.
+
+Reading is apart from judging. It knows no caller, only what is asked; it may take long, so it may happen in
+another process: what goes in and comes out are small values. `requests` and `events` say what to ask, and judge.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from gateway.policy import named_models, stored_objects
+from gateway.usage.included import options_to_include
+from gateway.usage.prompt import prompt_count, prompt_estimate
+from gateway.wire import request_fields
+from gateway.wire.body_facts import BodyFacts, Named
+from gateway.wire.json_members import Change, place_of
+from gateway.wire.request_fields import BodyRefused, Fault, RequestFields
+from gateway.wire.strict_json import all_distinct
+
+_MOST_MODELS = 1000
+_MOST_MODEL_CHARACTERS = 1024
+_SHOWN_CHARACTERS = 64
+"""Of a member's name, in a refusal."""
+
+_NOT_STRICT = Fault(
+    "invalid_json", "The body must be a JSON object in UTF-8 in which no member is named twice."
+)
+
+
+class Question(NamedTuple):
+    """What somebody wants to know of a body. Nothing else is looked for."""
+
+    model_path: tuple[str, ...] | None = None
+    """Where the operation has its model; None: no fields are read."""
+
+    tolerant: bool = False
+    """What is no JSON object is nobody's business."""
+
+    models: bool = False
+    """Which models are named anywhere else."""
+
+    stored: bool = False
+    """Whether a stored object is named."""
+
+    batch: bool = False
+    """Which operation is run, over which file."""
+
+    prompt: bool = False
+    """How long the prompt is."""
+
+    default_model: bool = False
+    """Where a model goes, if none is named."""
+
+    usage: bool = False
+    """How a stream is made to report its usage."""
+
+
+def read_body(body: bytes, question: Question) -> BodyFacts:
+    """Answer a question about a request body. Linear in its size. Raises BodyRefused.
+
+    What is wrong with other names than those that policy reads first is a fault among the facts, so that these are
+    known all the same.
+    """
+    document, fields = _fields(body, question)
+    named = Named()
+    if body and (question.models or question.stored):
+        named = _named(body, document, question, known=_known(fields))
+    endpoint, input_file = None, None
+    if question.batch and body and named.fault is None:
+        endpoint, input_file, fault = _batch(body, document)
+        named = named._replace(fault=fault)
+    if document is None:
+        return BodyFacts(fields, named)
+    spoken = document.get("input")
+    nameless = question.default_model and fields is not None and fields.model is None
+    return BodyFacts(
+        fields,
+        named,
+        prompt_estimate(document) if question.prompt else 0,
+        prompt_count(document.get("prompt")),
+        len(spoken) if isinstance(spoken, str) else 0,
+        document.get("background") is True,
+        endpoint,
+        input_file,
+        place_of(body, "model") if nameless else None,
+        _asking_for_usage(body) if question.usage and fields is not None and fields.stream else None,
+    )
+
+
+def read_event(event: bytes, question: Question) -> Named:
+    """What a client's event in a realtime session names, by `models` and `stored`. Linear in its size."""
+    models = question.models and named_models.may_name_models(event, known=0)
+    stored = question.stored and stored_objects.may_be_named_in(event, in_session=True)
+    if not models and not stored:
+        return Named()
+    return _names_in(event, None, models=models, stored=stored, in_session=True)
+
+
+def _fields(body: bytes, question: Question) -> tuple[dict[str, Any] | None, RequestFields | None]:
+    """The document, where it is one, and its fields, where they are asked for. Raises BodyRefused."""
+    path = question.model_path
+    try:
+        document = request_fields.parse(body)
+        return document, None if path is None else request_fields.read(body, document, model_path=path)
+    except BodyRefused:
+        if path is None or question.tolerant:
+            return None, None
+        raise
+
+
+def _known(fields: RequestFields | None) -> int | None:
+    """How many models have been read where they belong; None: nobody has looked."""
+    if fields is None:
+        return None
+    return 0 if fields.model is None else 1
+
+
+def _named(body: bytes, document: dict[str, Any] | None, question: Question, *, known: int | None) -> Named:
+    """What is named beside the fields. Most bodies that were read are searched by bytes alone."""
+    if known is not None:
+        models = question.models and named_models.may_name_models(body, known=known)
+        if not models and not (question.stored and stored_objects.may_be_named_in(body)):
+            return Named()
+    return _names_in(body, document, models=question.models, stored=question.stored)
+
+
+def _names_in(
+    raw: bytes, document: dict[str, Any] | None, *, models: bool, stored: bool, in_session: bool = False
+) -> Named:
+    """All names; `document` is what `raw` means where it has been parsed.
+
+    What else of a document decides who may do something is found here, by a function of the document.
+    """
+    try:
+        document = request_fields.parse(raw) if document is None else document
+    except BodyRefused:
+        return Named(fault=_NOT_STRICT)
+    if not all_distinct(raw, document):
+        return Named(fault=_NOT_STRICT)
+    found: dict[str, None] = {}
+    if models:
+        try:
+            for model in named_models.models_in(document):
+                found[model] = None
+                if len(found) > _MOST_MODELS or len(model) > _MOST_MODEL_CHARACTERS:
+                    raise BodyRefused("invalid_value", "The body names too many models, or too long ones.")
+        except BodyRefused as refused:
+            return Named(tuple(found), fault=refused.fault)
+    member = stored_objects.named_in(document, in_session=in_session) if stored else None
+    return Named(tuple(found), None if member is None else member[:_SHOWN_CHARACTERS])
+
+
+def _batch(body: bytes, document: dict[str, Any] | None) -> tuple[str | None, str | None, Fault | None]:
+    """The operation that a batch runs, the file that it runs over, and what is wrong with them."""
+    if document is None or not all_distinct(body, document):
+        return None, None, _NOT_STRICT
+    if any(name != "endpoint" and name.casefold() == "endpoint" for name in document):
+        return None, None, Fault("bad_request", "Write 'endpoint' in lower case, once.", "endpoint")
+    endpoint, input_file = document.get("endpoint"), document.get("input_file_id")
+    if endpoint is not None and not isinstance(endpoint, str):
+        return None, None, Fault("invalid_type", "A batch's endpoint must be a string.", "endpoint")
+    return endpoint, input_file if isinstance(input_file, str) else None, None
+
+
+def _asking_for_usage(body: bytes) -> Change | None:
+    """Rewrite (a); None where the stream reports its usage anyway, or the upstream will refuse it."""
+    options = options_to_include(body)
+    return None if options is None else place_of(body, "stream_options").filled(options)

@@ -1,0 +1,59 @@
+"""What is known of a JSON body once it has been read: small values, which outlive the document. Pure.
+
+Whoever decides later, about the caller, the cost or the answer, decides by these; nobody parses a body again.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gateway.wire.json_members import Change, Place
+from gateway.wire.request_fields import Fault, RequestFields
+
+
+class Named(NamedTuple):
+    """What a body or an event names beside the one model that the operation has a place for."""
+
+    models: tuple[str, ...] = ()
+    """Each once, in the order in which they were found; those found before the fault."""
+
+    stored: str | None = None
+    """The name of a member that asks for a stored object, or to store one."""
+
+    fault: Fault | None = None
+
+
+class BodyFacts(NamedTuple):
+    """What was read in a request body. What nobody asked for is absent."""
+
+    fields: RequestFields | None = None
+    """None where nobody had to read it, or nobody can."""
+
+    named: Named = Named()
+
+    prompt: int = 0
+    """About how many LLM tokens its texts have."""
+
+    prompts: int = 1
+    """How many prompts it has completed."""
+
+    characters: int = 0
+    """Of its `input`, where that is a text."""
+
+    background: bool = False
+    """Whether it asks for an answer that is made later."""
+
+    endpoint: str | None = None
+    """The operation that a batch runs."""
+
+    input_file: str | None = None
+    """The id of the file that a batch runs over."""
+
+    model_place: Place | None = None
+    """Where a model goes in a body that names none."""
+
+    asks_for_usage: Change | None = None
+    """What has a stream report its usage that would not."""
+
+
+NOTHING_READ = BodyFacts()
