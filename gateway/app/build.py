@@ -24,6 +24,7 @@ from gateway.middleware import build_middlewares, compose
 from gateway.middleware.services import Services
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import TenantBook, UpstreamAccess, tenant_policies
+from gateway.proxy.bites import Turns
 from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.http import forward
 from gateway.proxy.lifecycle import Lifecycle
@@ -59,6 +60,7 @@ def build_app(
     table = OperationTable.load()
     metrics = Metrics()
     log = LogWriter(log_descriptor, dropped=metrics.log_lines_dropped.inc)
+    turns = Turns()
     upstreams = Upstreams(
         settings.upstream,
         administration=UpstreamAccess(
@@ -73,6 +75,7 @@ def build_app(
                 metrics.upstream_held, partial(upstreams.held_by, tenant), tenant
             ),
         ),
+        turns=turns,
     )
     redis_url = revealed(settings.redis_url)
     if store is None:
@@ -114,6 +117,7 @@ def build_app(
         services,
         upstreams,
         compose(build_middlewares(services), _dispatch(services, upstreams)),
+        turns=turns,
         configuration=configuration,
         close_log=log.close,
     )

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from gateway.middleware.record import unseen
 from gateway.middleware.services import Services
+from gateway.proxy.bites import Turns
 from gateway.proxy.edge import EdgeServer
 from gateway.proxy.request import Handler
 from gateway.proxy.upstream import Upstreams
@@ -28,6 +29,7 @@ class App:
         upstreams: Upstreams,
         handler: Handler,
         *,
+        turns: Turns,
         configuration: Configuration | None,
         close_log: Callable[[], None],
     ) -> None:
@@ -37,6 +39,7 @@ class App:
         self.configuration = configuration
         self.server: EdgeServer | None = None
         self._upstreams = upstreams
+        self._turns = turns
         self._close_log = close_log
         self._started = AsyncExitStack()
 
@@ -68,6 +71,7 @@ class App:
                 header_timeout_seconds=edge.header_timeout_seconds,
                 write_idle_seconds=edge.write_idle_timeout_seconds,
                 keepalive_seconds=edge.keepalive_seconds,
+                turns=self._turns,
             )
             self._started = started.pop_all()
         services.lifecycle.ready = True

@@ -15,6 +15,7 @@ from aiohttp.http_writer import HttpVersion10, StreamWriter
 from gateway.errors import ClientLeft, ClientStalled, Ending, GatewayError
 from gateway.exchange.exchange import Exchange
 from gateway.limits.arithmetic import format_reset, tightest
+from gateway.proxy.bites import Turns
 from gateway.proxy.connection import abort, drained
 from gateway.proxy.request import EXCHANGE
 
@@ -27,6 +28,10 @@ class _Connection(Protocol):
     @property
     def draining(self) -> bool:
         """Whether the connection ends with this answer."""
+
+    @property
+    def turns(self) -> Turns:
+        """Whose turns its answers are part of."""
 
 
 class Answer(web.StreamResponse):
@@ -145,6 +150,8 @@ class Answer(web.StreamResponse):
         except TimeoutError:
             abort(self._protocol)
             raise ClientStalled("The client stopped reading.") from None
+        # Many that read on at the same moment must not make one long turn.
+        await cast(_Connection, self._protocol).turns.share()
 
     @property
     def prepared(self) -> bool:

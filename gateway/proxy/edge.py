@@ -30,6 +30,7 @@ from gateway.errors import (
     VersionRefused,
 )
 from gateway.proxy.answer import Answer, error_fields, own_answer, reason_of
+from gateway.proxy.bites import InBites, Turns
 from gateway.proxy.request import SPOKEN
 
 assert HttpRequestParserC is not None
@@ -39,7 +40,7 @@ Unseen = Callable[["EdgeProtocol", GatewayError], list[tuple[bytes, bytes]]]
 """Records an exchange that never became a request; returns the header fields that its answer shall carry."""
 
 
-class EdgeProtocol(RequestHandler):
+class EdgeProtocol(InBites, RequestHandler):
     """aiohttp's request handler, bounded.
 
     Adds a cap on the whole head (431), a deadline for it (408), a cap on connections (503), and
@@ -50,7 +51,8 @@ class EdgeProtocol(RequestHandler):
     __slots__ = ("_edge", "_head_bytes", "_head_timer", "_last_payload")
 
     def __init__(self, manager: web.Server, *, edge: EdgeServer, **kwargs: Any) -> None:
-        super().__init__(manager, **kwargs)
+        RequestHandler.__init__(self, manager, **kwargs)
+        self.begin_bites(edge.turns)
         self._edge = edge
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
@@ -71,14 +73,15 @@ class EdgeProtocol(RequestHandler):
         self._stop_head_timer()
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
+    def take(self, data: bytes) -> None:
+        """Have a bite parsed."""
         if not data or self._upgraded or self._payload_parser is not None:
-            super().data_received(data)
+            super().take(data)
             return
         payload = self._last_payload
         in_head = payload is None or payload.is_eof()
         count = self._request_count
-        super().data_received(data)
+        super().take(data)
         if self._request_count != count:
             self._head_bytes = 0
             self._stop_head_timer()
@@ -122,7 +125,7 @@ class EdgeProtocol(RequestHandler):
     @property
     def idle(self) -> bool:
         """Whether no request is being read or answered."""
-        return self._waiter is not None and not self._messages and not self._head_bytes
+        return self._waiter is not None and not self._messages and not self._head_bytes and not self.surplus
 
     def _head_overdue(self) -> None:
         self._head_timer = None
@@ -225,6 +228,7 @@ class EdgeServer(web.Server):
         header_timeout_seconds: float,
         write_idle_seconds: float,
         keepalive_seconds: float,
+        turns: Turns,
     ) -> None:
         super().__init__(
             handler,
@@ -243,6 +247,7 @@ class EdgeServer(web.Server):
         self.max_header_bytes = max_header_bytes
         self.header_timeout_seconds = header_timeout_seconds
         self.write_idle_seconds = write_idle_seconds
+        self.turns = turns
         self.open_connections = 0
         self.draining = False
 

@@ -18,10 +18,12 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from gateway.errors import GatewayError, UpstreamBroken, UpstreamTimeout
+from gateway.proxy.bites import BITE_BYTES, InBites, Turns
 from gateway.proxy.deadlines import ReplyDeadlines
 from gateway.wire.headers import Head
 
-READ_BUFFER_BYTES = 64 * 1024
+# Enough for one bite: what is more waits in front of the parser, where turns are shared.
+READ_BUFFER_BYTES = BITE_BYTES // 2
 MOST_INTERIM_ANSWERS = 32
 
 
@@ -65,7 +67,7 @@ def translated(error: BaseException) -> GatewayError:
     raise TypeError(f"not a foreign exception: {error!r}")
 
 
-class UpstreamProtocol(ResponseHandler):
+class UpstreamProtocol(InBites, ResponseHandler):
     """aiohttp's client protocol, without two habits that would let one exchange into another.
 
     It takes what comes on an idle connection for the answer to the next request, whoever makes it; and it
@@ -74,11 +76,30 @@ class UpstreamProtocol(ResponseHandler):
 
     idle = False
 
+    def __init__(self, loop: asyncio.AbstractEventLoop, turns: Turns) -> None:
+        ResponseHandler.__init__(self, loop)
+        self.begin_bites(turns)
+
+    @property
+    def should_close(self) -> bool:
+        return self.surplus or super().should_close
+
     def data_received(self, data: bytes) -> None:
         if self.idle and data:
             self.abort()
             return
         super().data_received(data)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if not self.held and self.transport is not None:
+            self.take_rest()  # what came before the break is still the client's
+        super().connection_lost(exc)
+
+    def _drain_tail(self) -> None:
+        # What lies there came before all that waits.
+        within, self._taking = self._taking, True
+        super()._drain_tail()
+        self._taking = within
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException = _NO_CAUSE) -> None:
         payload = self._payload

@@ -13,15 +13,16 @@ from time import monotonic
 from typing import Any
 
 from aiohttp.base_protocol import BaseProtocol
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.web_protocol import RequestHandler
 
 from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
 from gateway.policy.events import event_signs, question_of, refuse_event
 from gateway.policy.reading import read_event
+from gateway.proxy.bites import InBites
 from gateway.proxy.connection import abort, drained
+from gateway.proxy.edge import EdgeProtocol
 from gateway.proxy.lifecycle import Lifecycle
+from gateway.proxy.reply import UpstreamProtocol
 from gateway.settings.settings import Edge
 from gateway.wire.frame_format import FrameRefused, build_close
 from gateway.wire.frames import FrameRelay
@@ -42,8 +43,8 @@ class Session:
     def __init__(
         self,
         exchange: Exchange,
-        client: RequestHandler,
-        upstream: ResponseHandler,
+        client: EdgeProtocol,
+        upstream: UpstreamProtocol,
         *,
         edge: Edge,
         most_seconds: float,
@@ -152,15 +153,14 @@ class Session:
         else:
             self._end(Ending.CLIENT_LEFT)
 
-    def hold(self, source: BaseProtocol, sink: BaseProtocol) -> None:
+    def hold(self, source: InBites, sink: BaseProtocol) -> None:
         """Stop reading from `source` until `sink` has taken what it was sent."""
-        transport = source.transport
-        if transport is None or not transport.is_reading():
+        if source.transport is None or source.held:
             return
-        transport.pause_reading()
-        self._spawn(self._resume(transport, sink))
+        source.hold()
+        self._spawn(self._resume(source, sink))
 
-    async def _resume(self, transport: asyncio.Transport, sink: BaseProtocol) -> None:
+    async def _resume(self, source: InBites, sink: BaseProtocol) -> None:
         try:
             async with asyncio.timeout(self._write_idle_seconds):
                 await drained(sink)
@@ -171,8 +171,7 @@ class Session:
             return
         except ConnectionError:
             return  # whoever lost it has been told
-        if not transport.is_closing():
-            transport.resume_reading()
+        source.go_on()
 
     def _examine(self, event: bytes) -> str | None:
         return refuse_event(self._exchange.caller, read_event(event, self._question))
@@ -236,7 +235,7 @@ class _Direction:
         self,
         session: Session,
         relay: FrameRelay,
-        source: BaseProtocol,
+        source: InBites,
         sink: BaseProtocol,
         show: Callable[[bytes], None],
     ) -> None:
@@ -251,8 +250,7 @@ class _Direction:
     @property
     def paused(self) -> bool:
         """Whether we do not listen because the other side does not read."""
-        transport = self._source.transport
-        return transport is not None and not transport.is_reading()
+        return self._source.held
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Bytes from the source."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import binascii
 from base64 import b64decode
 from collections.abc import Callable
+from typing import cast
 
 from aiohttp import web
 
@@ -16,6 +17,7 @@ from gateway.errors import BadRequest, UpgradeRequired, UpstreamBroken
 from gateway.exchange.exchange import Exchange
 from gateway.proxy.call import Call, call_upstream
 from gateway.proxy.deadlines import DeadlineTable
+from gateway.proxy.edge import EdgeProtocol
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.relay import Relay
 from gateway.proxy.request import EXCHANGE, Handler
@@ -80,7 +82,7 @@ def forward_socket(
         call.reply.upgraded()
         session = Session(
             exchange,
-            request.protocol,
+            cast(EdgeProtocol, request.protocol),
             call.reply.protocol,
             edge=edge,
             most_seconds=most_seconds,

@@ -26,6 +26,7 @@ from gateway.exchange.exchange import Exchange
 from gateway.operations.table import Operation
 from gateway.policy.caller import Caller
 from gateway.policy.tenants import UpstreamAccess
+from gateway.proxy.bites import Turns
 from gateway.proxy.connection import hung_up
 from gateway.proxy.places import Places
 from gateway.proxy.reply import Reply, UpstreamProtocol, cause
@@ -62,11 +63,13 @@ class Upstreams:
         administration: UpstreamAccess,
         http_proxy: str | None,
         events: PoolEvents,
+        turns: Turns,
     ) -> None:
         self._settings = settings
         self._administration = administration
         self._http_proxy = http_proxy
         self._events = events
+        self._turns = turns
         self._pools: dict[str, UpstreamPool] = {}
 
     async def open(self, base_url: str) -> UpstreamPool:
@@ -79,6 +82,7 @@ class Upstreams:
                 http_proxy=self._http_proxy,
                 events=self._events,
                 make_room=self._drop_idle,
+                turns=self._turns,
             )
             await pool.start()
             pool = self._pools.setdefault(base_url, pool)
@@ -125,6 +129,7 @@ class UpstreamPool:
         http_proxy: str | None,
         events: PoolEvents,
         make_room: Callable[[], None],
+        turns: Turns,
     ) -> None:
         url = URL(base_url, encoded=True)
         self.settings = settings
@@ -141,6 +146,7 @@ class UpstreamPool:
         self._http_proxy = http_proxy
         self._events = events
         self._make_room = make_room
+        self._turns = turns
         self._connector: aiohttp.TCPConnector | None = None
         self._request: ClientRequest | None = None
 
@@ -157,7 +163,7 @@ class UpstreamPool:
             ttl_dns_cache=30,
             ssl=context,
         )
-        factory: Any = partial(UpstreamProtocol, loop=loop)
+        factory: Any = partial(UpstreamProtocol, loop, self._turns)
         self._connector._factory = factory
         proxy = URL(self._http_proxy) if self._http_proxy else None
         if proxy is not None and self._url.scheme == "http":

@@ -26,7 +26,13 @@ import gateway as gateway_package
 # widened too far: read the new source, adapt, and only then change this table.
 
 INSIDE_AIOHTTP: dict[str, set[str]] = {
-    "BaseProtocol": {"_drain_helper", "_loop", "_upgraded"},
+    "BaseProtocol": {
+        "_drain_helper",
+        "_loop",
+        "_pause_transport_reading",
+        "_resume_transport_reading",
+        "_upgraded",
+    },
     "BaseRequest": {"_message", "_payload_writer"},
     "ClientRequest": set(),
     "RequestHandler": {
@@ -39,7 +45,7 @@ INSIDE_AIOHTTP: dict[str, set[str]] = {
         "_request_count",
         "_waiter",
     },
-    "ResponseHandler": {"_drop_timeout", "_on_read_timeout", "_payload"},
+    "ResponseHandler": {"_drain_tail", "_drop_timeout", "_on_read_timeout", "_payload"},
     "Server": {"_kwargs", "_loop"},
     "StreamReader": {"_read_nowait", "_size"},
     "StreamResponse": {"_eof_sent", "_keep_alive", "_payload_writer"},
@@ -127,7 +133,7 @@ def private_names(tree: ast.AST, owner: str) -> set[tuple[str, str]]:
     for node in ast.iter_child_nodes(tree):
         inner = owner
         if isinstance(node, ast.ClassDef):
-            inner = ast.unparse(node.bases[0]).rpartition(".")[2] if node.bases else "nobody"
+            inner = ast.unparse(node.bases[-1]).rpartition(".")[2] if node.bases else "nobody"
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
             own = isinstance(node.value, ast.Name) and node.value.id == "self"
             found.add((owner if own else "*", node.attr))

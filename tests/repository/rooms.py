@@ -49,7 +49,8 @@ READS_ITS_OWN_DATA = {"gateway.operations.table": {"importlib.resources"}}
 REACHES_OUT = {"open", "print", "input", "exec", "eval", "compile", "breakpoint"}
 
 INSIDE = {
-    f"gateway.proxy.{name}" for name in ("answer", "connection", "edge", "reply", "request", "upstream")
+    f"gateway.proxy.{name}"
+    for name in ("answer", "bites", "connection", "edge", "reply", "request", "upstream")
 }
 """The modules that may touch what is private to aiohttp."""
 
