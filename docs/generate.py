@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, IPvAnyNetwork, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -195,6 +195,7 @@ def kind_of(kind: Any) -> str:
         float: "number",
         SecretStr: "secret",
         Path: "path",
+        IPvAnyNetwork: "network",
     }.get(kind) or (" or ".join(f"`{member.value}`" for member in kind) if _is_enum(kind) else "text")
 
 

@@ -12,6 +12,8 @@ from prometheus_client.exposition import choose_encoder
 
 from gateway.proxy.lifecycle import Lifecycle
 
+PRIVATE_CONNECTIONS = 16
+
 
 class PrivateListener:
     """Serves /livez, /readyz and /metrics. Keep it off the public network: it asks nobody who they are."""

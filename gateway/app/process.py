@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from aiohttp import web
 
+from gateway.app.private_listener import PRIVATE_CONNECTIONS
 from gateway.middleware.record import unseen
 from gateway.middleware.services import Services
 from gateway.proxy.bites import Turns
-from gateway.proxy.edge import EdgeServer
+from gateway.proxy.client_connections import ClientConnections
+from gateway.proxy.edge import MOST_LINGERING, EdgeEvents, EdgeServer
 from gateway.proxy.request import Handler
 from gateway.proxy.upstream import Upstreams
 from gateway.settings.reloading import Configuration
+from gateway.settings.settings import Edge
 
+_log = logging.getLogger("gateway.connections")
 _POLL_SECONDS = 0.05
+_MOST_UNASKED = 10_000
+"""Connections of clients where nobody has said how many: more than one process serves well."""
+
+_FILES_OF_THE_PROCESS = 64
+"""What is open beside connections: listeners, the loops, Redis, files that are read."""
 
 
 class App:
@@ -46,11 +56,11 @@ class App:
     @property
     def open_connections(self) -> int:
         """Clients' connections."""
-        return 0 if self.server is None else self.server.open_connections
+        return 0 if self.server is None else self.server.clients.open
 
     async def start(self) -> EdgeServer:
         """Start everything that lives as long as the process; return what connections are handed to."""
-        services = self.services
+        services, metrics = self.services, self.services.metrics
         edge = services.settings.edge
         async with AsyncExitStack() as started:
             started.push_async_callback(asyncio.to_thread, self._close_log)
@@ -65,8 +75,14 @@ class App:
                 started.push_async_callback(self.configuration.close)
             self.server = EdgeServer(
                 self.handler,
-                unseen=unseen(metrics=services.metrics, log=services.log),
-                max_connections=edge.max_connections or _half_of_file_limit(),
+                events=EdgeEvents(
+                    unseen=unseen(metrics=metrics, log=services.log),
+                    refused=lambda reason: metrics.refused_connections.labels(reason).inc(),
+                    closed=lambda reason: metrics.closed_connections.labels(reason).inc(),
+                ),
+                clients=ClientConnections(
+                    _most_connections(edge), peer_share=edge.peer_share, trusted=edge.trusted_proxies
+                ),
                 max_header_bytes=edge.max_header_bytes,
                 header_timeout_seconds=edge.header_timeout_seconds,
                 write_idle_seconds=edge.write_idle_timeout_seconds,
@@ -126,7 +142,24 @@ def make_runner(app: App) -> GatewayRunner:
     return GatewayRunner(app)
 
 
-def _half_of_file_limit() -> int:
-    """Each client connection needs another one upstream, and the rest of the process some files too."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(16, (soft - 64) // 2 - 1)
+def _most_connections(edge: Edge) -> int:
+    """How many clients may be connected: as many as were asked for, if there are files for them."""
+    room = room_for_connections()
+    if not edge.max_connections:
+        return min(room, _MOST_UNASKED)
+    if edge.max_connections > room:
+        _log.warning(
+            "edge.max_connections is %d, but with %d files there is room for %d; raise the file limit",
+            edge.max_connections,
+            resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            room,
+        )
+    return min(edge.max_connections, room)
+
+
+def room_for_connections() -> int:
+    """Each client's connection needs another one upstream, and the rest of the process some files too."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return _MOST_UNASKED
+    return max(1, (files - _FILES_OF_THE_PROCESS - MOST_LINGERING - PRIVATE_CONNECTIONS) // 2)

@@ -31,6 +31,7 @@ LABELS = {
     "state": "of limit store servers `up` or `down`; of upstream connections `busy`, `idle` or `waiting`",
     "result": "of connects `failed`, `timeout` or `no_files` (on this machine); of waits `served`, `refused` or "
     "`left`; of loads `loaded` or `failed`; of fetches `new`, `same` or `failed`",
+    "reason": "of refused connections `full` or `peer_share`; of closed ones `idle`, or `head` with half a head",
     "issuer": "the short name of another issuer in the configuration",
     "version": "that of the gateway",
 }
@@ -171,6 +172,18 @@ class Metrics:
         )
         self.connections = Gauge(
             "gateway_client_connections", "Client connections open now.", registry=registry
+        )
+        self.refused_connections = Counter(
+            "gateway_refused_connections",
+            "Clients' connections that were not let in, by reason (full, peer_share).",
+            ["reason"],
+            registry=registry,
+        )
+        self.closed_connections = Counter(
+            "gateway_closed_connections",
+            "Clients' connections that had to make way for others, by what they were (idle, head).",
+            ["reason"],
+            registry=registry,
         )
         self.upstream_connections = Gauge(
             "gateway_upstream_connections",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -31,11 +31,15 @@ from gateway.errors import (
 )
 from gateway.proxy.answer import Answer, error_fields, own_answer, reason_of
 from gateway.proxy.bites import InBites, Turns
+from gateway.proxy.client_connections import ClientConnections, NoRoom, Peer
 from gateway.proxy.request import SPOKEN
 
 assert HttpRequestParserC is not None
 
 LINGER_SECONDS = 2.0
+MOST_LINGERING = 32
+"""Connections that are over and wait for their client to have read so: one more, and the first is cut."""
+
 Unseen = Callable[["EdgeProtocol", GatewayError], list[tuple[bytes, bytes]]]
 """Records an exchange that never became a request; returns the header fields that its answer shall carry."""
 
@@ -43,12 +47,12 @@ Unseen = Callable[["EdgeProtocol", GatewayError], list[tuple[bytes, bytes]]]
 class EdgeProtocol(InBites, RequestHandler):
     """aiohttp's request handler, bounded.
 
-    Adds a cap on the whole head (431), a deadline for it (408), a cap on connections (503), and
-    the API's error shape for everything that could not be parsed. What never becomes a request is
-    reported to `unseen`, so that it is logged and counted like any other exchange.
+    Adds a cap on the whole head (431), a deadline for it (408), caps on connections (503), an end for answers that
+    are left unread, and the API's error shape for everything that could not be parsed. What never becomes a request
+    is reported to `unseen`, so that it is logged and counted like any other exchange.
     """
 
-    __slots__ = ("_edge", "_head_bytes", "_head_timer", "_last_payload")
+    __slots__ = ("_edge", "_head_bytes", "_head_timer", "_last_payload", "peer", "waits_since")
 
     def __init__(self, manager: web.Server, *, edge: EdgeServer, **kwargs: Any) -> None:
         RequestHandler.__init__(self, manager, **kwargs)
@@ -57,19 +61,28 @@ class EdgeProtocol(InBites, RequestHandler):
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._last_payload: StreamReader | None = None
+        self.peer: Peer | None = None
+        self.waits_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         edge = self._edge
-        edge.open_connections += 1
-        if edge.max_connections and edge.open_connections > edge.max_connections:
+        address = transport.get_extra_info("peername")
+        host = address[0] if isinstance(address, tuple) else ""
+        try:
+            edge.clients.enter(self, host, self._loop.time())
+        except NoRoom as refusal:
+            edge.events.refused(refusal.reason)
             self._refuse(
-                Overloaded("This gateway serves as many connections as it can. Try again in a moment.")
+                Overloaded(
+                    "This gateway serves as many connections as it can. Try again in a moment.",
+                    detail=str(refusal),
+                )
             )
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._manager is not None:
-            self._edge.open_connections -= 1
+        self._edge.clients.leave(self)
+        self._edge.gone(self)
         self._stop_head_timer()
         super().connection_lost(exc)
 
@@ -83,6 +96,7 @@ class EdgeProtocol(InBites, RequestHandler):
         count = self._request_count
         super().take(data)
         if self._request_count != count:
+            self._edge.clients.asks(self)
             self._head_bytes = 0
             self._stop_head_timer()
             if self._messages:
@@ -103,6 +117,7 @@ class EdgeProtocol(InBites, RequestHandler):
                     )
                 )
             elif self._head_timer is None:
+                self._edge.clients.waits(self, self._loop.time())
                 self._head_timer = self._loop.call_later(
                     self._edge.header_timeout_seconds, self._head_overdue
                 )
@@ -127,6 +142,54 @@ class EdgeProtocol(InBites, RequestHandler):
         """Whether no request is being read or answered."""
         return self._waiter is not None and not self._messages and not self._head_bytes and not self.surplus
 
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """An answer has been written: the connection waits for its next request."""
+        finished = await super().finish_response(request, resp, start_time)
+        transport = self.transport
+        if transport is not None and not self._messages:
+            if transport.get_write_buffer_size():
+                self._watch_unread(transport, self._request_count, 0, 0.0)
+            else:
+                self._edge.clients.waits(self, self._loop.time())
+        return finished
+
+    def _watch_unread(self, transport: asyncio.Transport, count: int, before: int, since: float) -> None:
+        """Cut a connection when nothing of an answer's rest is read within the write idle deadline.
+
+        Closing it in any other way would wait for the client to read that first, for ever. `before` bytes were
+        left `since` then.
+        """
+        if self._request_count != count:
+            return  # another answer has its own deadline
+        unread, now = transport.get_write_buffer_size(), self._loop.time()
+        if not unread:
+            self._edge.clients.waits(self, now)
+            return
+        deadline_seconds = self._edge.write_idle_seconds
+        if unread != before:
+            since = now
+        elif now - since >= deadline_seconds:
+            transport.abort()
+            return
+        self._loop.call_later(min(1.0, deadline_seconds), self._watch_unread, transport, count, unread, since)
+
+    def make_way(self) -> None:
+        """Close for somebody else's sake; a client that has begun to ask is told so."""
+        if self._head_bytes:
+            self._edge.events.closed("head")
+            self._refuse(
+                Overloaded(
+                    "This gateway serves as many connections as it can, and this request was slow to come. "
+                    "Try again in a moment.",
+                    detail="made way with half a head",
+                )
+            )
+            return
+        self._edge.events.closed("idle")
+        self.force_close()
+
     def _head_overdue(self) -> None:
         self._head_timer = None
         self._refuse(
@@ -147,7 +210,7 @@ class EdgeProtocol(InBites, RequestHandler):
         # While an earlier request on this connection is being answered, a second answer would corrupt the first.
         if transport is not None and self._current_request is None and not self._messages:
             body = error.body()
-            fields = [*error_fields(error), *self._edge.unseen(self, error)]
+            fields = [*error_fields(error), *self._edge.events.unseen(self, error)]
             head = [b"HTTP/1.1 %d %b\r\n" % (error.status, reason_of(error.status).encode())]
             head += [b"%b: %b\r\n" % field for field in fields]
             head.append(
@@ -158,7 +221,7 @@ class EdgeProtocol(InBites, RequestHandler):
             self.linger(transport)
             return
         if transport is not None:
-            self._edge.unseen(self, error)
+            self._edge.events.unseen(self, error)
         self.force_close()
 
     def linger(self, transport: asyncio.Transport) -> None:
@@ -166,11 +229,12 @@ class EdgeProtocol(InBites, RequestHandler):
         # Closing over unread bytes would reset the connection and take the answer away with it:
         # send our end, drop what still comes, and close when the client does or after a moment.
         self._force_close = True
+        self._edge.clients.leave(self)
         if self._waiter is not None:
             self._waiter.cancel()
         if transport.can_write_eof():
             transport.write_eof()
-        self._loop.call_later(LINGER_SECONDS, transport.abort)
+        self._edge.linger(self)
 
     def handle_error(
         self,
@@ -187,7 +251,7 @@ class EdgeProtocol(InBites, RequestHandler):
         if not isinstance(exc, HttpProcessingError):
             error.detail = repr(exc)
         answer = own_answer(
-            error.status, error.body(), fields=[*error_fields(error), *self._edge.unseen(self, error)]
+            error.status, error.body(), fields=[*error_fields(error), *self._edge.events.unseen(self, error)]
         )
         answer.force_close()
         return _Unbegun(answer, self)
@@ -215,15 +279,27 @@ class _Unbegun(web.StreamResponse):
             self._protocol.linger(self._protocol.transport)
 
 
+class EdgeEvents(NamedTuple):
+    """Who is told what becomes of connections."""
+
+    unseen: Unseen
+
+    refused: Callable[[str], None]
+    """A newcomer was not let in: `full` or `peer_share`."""
+
+    closed: Callable[[str], None]
+    """One had to make way: it was `idle`, or had sent half a `head`."""
+
+
 class EdgeServer(web.Server):
-    """Makes one EdgeProtocol per connection and knows how many are open."""
+    """Makes one EdgeProtocol per connection and knows all that are open."""
 
     def __init__(
         self,
         handler: Callable[..., Any],
         *,
-        unseen: Unseen,
-        max_connections: int,
+        events: EdgeEvents,
+        clients: ClientConnections,
         max_header_bytes: int,
         header_timeout_seconds: float,
         write_idle_seconds: float,
@@ -242,14 +318,14 @@ class EdgeServer(web.Server):
             max_headers=256,
             lingering_time=3.0,
         )
-        self.unseen = unseen
-        self.max_connections = max_connections
+        self.events = events
+        self.clients = clients
         self.max_header_bytes = max_header_bytes
         self.header_timeout_seconds = header_timeout_seconds
         self.write_idle_seconds = write_idle_seconds
         self.turns = turns
-        self.open_connections = 0
         self.draining = False
+        self._lingering: dict[EdgeProtocol, asyncio.TimerHandle] = {}
 
     def close_idle(self) -> None:
         """Close connections that wait for a next request; those that serve one go on."""
@@ -258,6 +334,25 @@ class EdgeServer(web.Server):
                 connection.close()
                 if connection.transport is not None:
                     connection.transport.close()
+
+    def linger(self, connection: EdgeProtocol) -> None:
+        """Cut a connection that is over when its client has had a moment to read so; few at once."""
+        if len(self._lingering) >= MOST_LINGERING:
+            first, timer = next(iter(self._lingering.items()))
+            timer.cancel()
+            self._cut(first)
+        self._lingering[connection] = self._loop.call_later(LINGER_SECONDS, self._cut, connection)
+
+    def _cut(self, connection: EdgeProtocol) -> None:
+        self._lingering.pop(connection, None)
+        if connection.transport is not None:
+            connection.transport.abort()
+
+    def gone(self, connection: EdgeProtocol) -> None:
+        """A connection is lost: nobody waits for its client any more."""
+        timer = self._lingering.pop(connection, None)
+        if timer is not None:
+            timer.cancel()
 
     def __call__(self) -> RequestHandler:
         return EdgeProtocol(self, edge=self, loop=self._loop, **self._kwargs)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, SecretStr, field_validator
+from pydantic import BaseModel, Field, IPvAnyNetwork, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.limits.terms import OnStoreFailure
@@ -161,7 +161,14 @@ class Edge(Section):
     """Any other body, which streams."""
 
     max_connections: int = Field(default=0, ge=0)
-    """From clients; 0: just below half of the process's file limit."""
+    """From clients; 0: what the process's file limit has room for, at most 10,000."""
+
+    peer_share: float = Field(default=0.5, gt=0, le=1)
+    """The part of them that one address (of IPv6: one network of 64 bits) may have once four fifths are in use."""
+
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
+    """Networks of proxies and load balancers, which have no such share: many clients come by one of their
+    addresses."""
 
     websocket_heartbeat_seconds: Seconds = 20.0
     """A silent side is pinged after one of these, given up after two."""

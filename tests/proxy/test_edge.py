@@ -139,7 +139,7 @@ async def test_an_idle_connection_is_closed_without_a_word(start_gateway: StartG
 async def test_above_the_connection_cap_everybody_is_told_to_come_back(
     start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:
-    gateway = await start_gateway(edge={"max_connections": 3})
+    gateway = await start_gateway(edge={"max_connections": 3, "peer_share": 1.0})
     inside = [await gateway.connect() for _ in range(3)]
     for client in inside:
         assert (await client.request("GET", "/v1/models")).status == 200
@@ -165,7 +165,7 @@ async def test_the_connection_cap_leaves_half_of_the_files_for_the_upstream(gate
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     assert gateway.app.server is not None
-    assert 0 < gateway.app.server.max_connections < files / 2
+    assert 0 < gateway.app.server.clients.most < files / 2
 
 
 async def test_the_header_cap_is_where_the_setting_says(start_gateway: StartGateway) -> None:

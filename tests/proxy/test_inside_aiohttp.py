@@ -39,7 +39,6 @@ INSIDE_AIOHTTP: dict[str, set[str]] = {
         "_close",
         "_current_request",
         "_force_close",
-        "_manager",
         "_messages",
         "_payload_parser",
         "_request_count",

@@ -1,0 +1,138 @@
+"""Who is connected, who of them waits for a request of its own making, and who makes way when it gets full.
+
+Nothing in here is searched for: whoever has waited longest stands first.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network
+from typing import Protocol
+
+Network = IPv4Network | IPv6Network
+
+NARROW = 0.8
+"""The part of all connections up to which nobody asks whose they are."""
+
+GRACE_SECONDS = 1.0
+"""How long a connection is left to say something before it may have to make way for another."""
+
+
+class Peer:
+    """One address, or one network, that connects; with its connections that serve no request now."""
+
+    __slots__ = ("count", "name", "waiting")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.count = 0
+        self.waiting: dict[ClientConnection, None] = {}
+
+
+class ClientConnection(Protocol):
+    """What is counted here; `peer` and `waits_since` are written here alone."""
+
+    peer: Peer | None
+    waits_since: float
+
+    def make_way(self) -> None:
+        """Close this connection, which serves no request."""
+
+
+class NoRoom(Exception):
+    """A newcomer is not let in; `reason` is `full` or `peer_share`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class ClientConnections:
+    """At most `most` connections; when it gets narrow, a share of them per peer, but for trusted networks.
+
+    A newcomer for whom there is no room takes the place of the one that has waited longest, of all or of its own
+    peer's; only where none has waited for a moment is the newcomer refused. Times are seconds of one clock.
+    """
+
+    def __init__(self, most: int, *, peer_share: float, trusted: Sequence[Network] = ()) -> None:
+        self.most = most
+        self.open = 0
+        self._wide = int(most * NARROW)
+        self._most_of_peer = max(1, int(most * peer_share))
+        self._trusted = trusted
+        self._peers: dict[str, Peer] = {}
+        self._waiting: dict[ClientConnection, None] = {}
+
+    def enter(self, connection: ClientConnection, host: str, now: float) -> None:
+        """Count a newcomer, which waits from now on. Raises NoRoom; then it is not counted."""
+        name = peer_of(host)
+        peer = self._peers.get(name)
+        if peer is None:
+            peer = self._peers[name] = Peer(name)
+        if self.open >= self._wide:
+            self._make_room(peer, host, now)
+        self.open += 1
+        peer.count += 1
+        connection.peer = peer
+        self.waits(connection, now)
+
+    def leave(self, connection: ClientConnection) -> None:
+        """Count a connection no more; nothing for one that is not counted."""
+        peer = connection.peer
+        if peer is None:
+            return
+        self.asks(connection)
+        connection.peer = None
+        self.open -= 1
+        peer.count -= 1
+        if not peer.count:
+            del self._peers[peer.name]
+
+    def waits(self, connection: ClientConnection, now: float) -> None:
+        """It waits for a request, or for the rest of one's head, from now on."""
+        peer = connection.peer
+        if peer is not None:
+            self.asks(connection)
+            connection.waits_since = now
+            peer.waiting[connection] = self._waiting[connection] = None
+
+    def asks(self, connection: ClientConnection) -> None:
+        """A request of it is being served."""
+        peer = connection.peer
+        if peer is not None:
+            peer.waiting.pop(connection, None)
+            self._waiting.pop(connection, None)
+
+    def _make_room(self, peer: Peer, host: str, now: float) -> None:
+        """Let whoever has to make way do so. Raises NoRoom when nobody has to."""
+        if peer.count >= self._most_of_peer < self.most and not self._is_trusted(host):
+            waiting, reason = peer.waiting, "peer_share"
+            detail = f"{peer.name} has {peer.count} of {self.most} connections"
+        elif self.open >= self.most:
+            waiting, reason = self._waiting, "full"
+            detail = f"{self.open} of {self.most} connections in use"
+        else:
+            return
+        longest = next(iter(waiting), None)
+        if longest is None or now - longest.waits_since < GRACE_SECONDS:
+            if not peer.count:
+                del self._peers[peer.name]
+            raise NoRoom(reason, detail)
+        self.leave(longest)
+        longest.make_way()
+
+    def _is_trusted(self, host: str) -> bool:
+        address = ipaddress.ip_address(host.partition("%")[0])
+        mapped = address.ipv4_mapped if address.version == 6 else None
+        return any((mapped or address) in network for network in self._trusted)
+
+
+def peer_of(host: str) -> str:
+    """Who an address is: of IPv6 the network of 64 bits, for its holder has all addresses in it."""
+    if ":" not in host:
+        return host
+    address = ipaddress.IPv6Address(host.partition("%")[0])
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(IPv6Network((int(address) >> 64 << 64, 64)))

@@ -1,0 +1,252 @@
+"""Who may be connected: a share for each peer when it gets narrow, and whoever waits longest makes way."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from gateway.proxy.client_connections import GRACE_SECONDS, peer_of
+from tests.conftest import StartGateway
+from tests.kit.asking import assert_refused
+from tests.kit.client import RawClient
+from tests.kit.gateway import Gateway
+from tests.kit.upstream import OK, SSE_HEAD, ScriptedUpstream, Turn
+from tests.kit.waiting import until
+
+HALF_A_HEAD = b"GET /v1/models HTTP/1.1\r\nHost: gateway.test\r\nX-Slow: "
+
+
+async def connect(gateway: Gateway, peer: str = "127.0.0.1") -> RawClient:
+    """A connection from a peer of one's choice."""
+    reader, writer = await asyncio.open_connection(gateway.host, gateway.port, local_addr=(peer, 0))
+    client = RawClient(reader, writer, gateway.credential())
+    gateway.clients.append(client)
+    return client
+
+
+async def idle(gateway: Gateway, count: int, peer: str = "127.0.0.1") -> list[RawClient]:
+    """Connections that have been served and are kept."""
+    clients = []
+    for _ in range(count):
+        client = await connect(gateway, peer)
+        assert (await client.request("GET", "/v1/models")).status == 200
+        clients.append(client)
+    return clients
+
+
+async def busy(gateway: Gateway, count: int, peer: str = "127.0.0.1") -> list[RawClient]:
+    """Connections on which an answer is awaited; for an upstream that holds it."""
+    before, clients = gateway.metric("gateway_exchanges_in_flight"), []
+    for _ in range(count):
+        client = await connect(gateway, peer)
+        await client.send(client.request_bytes("GET", "/v1/models/held"))
+        clients.append(client)
+    await until(lambda: gateway.metric("gateway_exchanges_in_flight") == before + count)
+    return clients
+
+
+async def hold(turn: Turn) -> None:
+    """Answers about the model `held` wait at the gate `open`; all others come at once."""
+    await turn.read_body()
+    if turn.seen.target.endswith("/held"):
+        await turn.wait_for("open")
+    await turn.send(OK)
+
+
+async def refused(gateway: Gateway, peer: str = "127.0.0.1") -> None:
+    """A newcomer is told to come back, whether or not it has said anything."""
+    client = await connect(gateway, peer)
+    assert_refused(await client.read_answer(), 503, "overloaded")
+    assert await client.closed()
+
+
+async def served(gateway: Gateway, peer: str = "127.0.0.1") -> RawClient:
+    """A newcomer is served."""
+    [client] = await idle(gateway, 1, peer)
+    return client
+
+
+async def is_open(client: RawClient) -> bool:
+    """Whether the gateway has not closed it."""
+    return (await client.request("GET", "/v1/models")).status == 200
+
+
+def started(start_gateway: StartGateway, most: int, **more: Any) -> Any:
+    """A gateway for so many connections."""
+    return start_gateway(edge={"max_connections": most, "peer_share": 1.0, **more})
+
+
+async def test_when_full_the_one_that_has_been_idle_longest_makes_way(start_gateway: StartGateway) -> None:
+    gateway = await started(start_gateway, 4)
+    oldest, second, third = await idle(gateway, 3)
+    assert await is_open(oldest)  # and so it is not the oldest any more
+    await asyncio.sleep(GRACE_SECONDS)
+    fourth = await served(gateway)
+
+    newcomer = await served(gateway)
+
+    assert await second.reader.read() == b""
+    for client in (oldest, third, fourth, newcomer):
+        assert await is_open(client)
+    assert gateway.metric("gateway_client_connections") == 4
+    assert gateway.metric('gateway_closed_connections_total{reason="idle"}') == 1
+    assert gateway.metric('gateway_refused_connections_total{reason="full"}') == 0
+
+
+async def test_when_all_are_served_newcomers_are_refused_and_nobody_is_closed(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await started(start_gateway, 3)
+    upstream.plays(hold)
+    inside = await busy(gateway, 3)
+    await asyncio.sleep(GRACE_SECONDS)
+
+    for _ in range(3):
+        await refused(gateway)
+
+    assert gateway.metric('gateway_refused_connections_total{reason="full"}') == 3
+    line = (await gateway.lines.wait(3))[0]
+    assert (line["status"], line["error"], line["detail"]) == (503, "overloaded", "3 of 3 connections in use")
+    assert gateway.metric("gateway_client_connections") == 3, "who is being refused does not count"
+    upstream.gate("open").set()
+    assert [(await client.read_answer()).status for client in inside] == [200] * 3
+
+
+async def test_a_burst_of_newcomers_does_not_push_each_other_out(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    """Who has just come has had no time to ask: it is no idle connection."""
+    gateway = await started(start_gateway, 6)
+    upstream.plays(hold)
+    await busy(gateway, 3)
+    newcomers = [await connect(gateway) for _ in range(12)]
+
+    async def status(client: RawClient) -> int:
+        try:
+            await client.send(client.request_bytes("GET", "/v1/models"))
+            return (await client.read_answer()).status
+        except (ConnectionError, asyncio.IncompleteReadError):
+            return 503  # sent into a connection that had been refused
+
+    answers = await asyncio.gather(*map(status, newcomers))
+
+    assert sorted(answers) == [200] * 3 + [503] * 9
+
+
+async def test_half_a_head_makes_way_too_so_that_nobody_can_fill_the_house_with_them(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await started(start_gateway, 8)
+    slow = [await connect(gateway) for _ in range(8)]
+    for client in slow:
+        await client.send(HALF_A_HEAD)
+    await until(lambda: gateway.metric("gateway_client_connections") == 8)
+    await refused(gateway)
+    await asyncio.sleep(GRACE_SECONDS)
+    for client in slow:
+        await client.send(b"a")  # single bytes do not make it younger
+
+    await served(gateway)
+
+    assert_refused(await slow[0].read_answer(), 503, "overloaded")
+    assert gateway.metric('gateway_closed_connections_total{reason="head"}') == 1
+
+
+async def test_one_peer_has_its_share_when_it_gets_narrow(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await started(start_gateway, 20, peer_share=0.5)
+    upstream.plays(hold)
+    greedy = await busy(gateway, 16, "127.0.0.2")  # as many as it likes while there is room
+    await asyncio.sleep(GRACE_SECONDS)
+
+    for _ in range(3):
+        await refused(gateway, "127.0.0.2")
+    others = await idle(gateway, 4, "127.0.0.3")
+
+    assert gateway.metric('gateway_refused_connections_total{reason="peer_share"}') == 3
+    line = (await gateway.lines.wait(3))[0]
+    assert line["detail"] == "127.0.0.2 has 16 of 20 connections"
+    upstream.gate("open").set()
+    assert [(await client.read_answer()).status for client in greedy] == [200] * 16
+    await asyncio.sleep(GRACE_SECONDS)
+    await served(gateway, "127.0.0.2")  # one of its own makes way
+    assert await greedy[0].reader.read() == b""
+    for client in others:
+        assert await is_open(client)
+
+
+async def test_trusted_proxies_have_no_share(start_gateway: StartGateway, upstream: ScriptedUpstream) -> None:
+    gateway = await started(
+        start_gateway, 10, peer_share=0.1, trusted_proxies=["10.0.0.0/8", "127.0.0.4/30", "fd00::/8"]
+    )
+    upstream.plays(hold)
+
+    await busy(gateway, 10, "127.0.0.5")
+
+    await refused(gateway, "127.0.0.5")
+    assert gateway.metric('gateway_refused_connections_total{reason="full"}') == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "peer"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+    ],
+)
+def test_an_ipv6_peer_is_its_network(host: str, peer: str) -> None:
+    assert peer_of(host) == peer
+
+
+async def test_refusing_many_at_once_holds_few_connections(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    """Each is left a moment to read its answer, but not all of them together."""
+    gateway = await started(start_gateway, 2)
+    upstream.plays(hold)
+    await busy(gateway, 2)
+    crowd = [await connect(gateway) for _ in range(100)]
+    await until(lambda: gateway.metric('gateway_refused_connections_total{reason="full"}') == 100)
+
+    assert gateway.app.server is not None
+    assert len(gateway.app.server.connections) <= 2 + 32 + 1
+    for client in crowd:
+        assert (await client.reader.read()).startswith(b"HTTP/1.1 503 ")
+
+
+async def test_an_answer_that_nobody_fetches_holds_no_connection_for_ever(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    """The gateway has written it all, but its last bytes wait for a client that does not read."""
+    gateway = await started(start_gateway, 10, keepalive_seconds=0.2, write_idle_timeout_seconds=0.6)
+    assert gateway.app.server is not None
+    server = gateway.app.server
+
+    async def until_it_is_stuck(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(SSE_HEAD)
+        transport = next(iter(server.connections)).transport
+        assert transport is not None
+        while not transport.get_write_buffer_size():
+            await turn.chunk(b"x" * 8192)
+            await asyncio.sleep(0)
+        await turn.send(b"0\r\n\r\n")
+
+    upstream.plays(until_it_is_stuck)
+    client = await connect(gateway)
+    client.reader._limit = 1024  # type: ignore[attr-defined]  # stops reading early
+    began = monotonic()
+    await client.send(client.request_bytes("GET", "/v1/models"))
+
+    assert (await gateway.lines.wait(1))[0]["ending"] == "complete"
+    await until(lambda: not gateway.metric("gateway_client_connections") and not server.connections)
+    assert monotonic() - began < 4
