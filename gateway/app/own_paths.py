@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from urllib.parse import parse_qsl
 
 import orjson
 from aiohttp import web
 
+from gateway.app.usage_answers import UsageAnswers
+from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.trust import Trust
-from gateway.errors import BadRequest, LimitsUnavailable
+from gateway.errors import LimitExceeded
 from gateway.exchange.exchange import Exchange
 from gateway.limits.arithmetic import format_reset
 from gateway.limits.limiter import Limiter
+from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.limits.store import StoreUnavailable
-from gateway.limits.terms import Charge, Level, Quota, binds
+from gateway.limits.terms import Charge, Dimension, Level, Quota, account_key, binds
 from gateway.operations.own import JWKS, ME, USAGE
 from gateway.proxy.answer import own_answer, own_fields, send_own
 from gateway.proxy.request import EXCHANGE, Handler
 from gateway.usage.ledger import UsageLedger
-from gateway.usage.report import Question, moment, report, total
 
-_ASKED = {"since": "24h", "by": "model"}
-"""What GET /gateway/usage understands, with its defaults."""
+_REQUESTS_PER_MINUTE = 60
+"""Of one credential, whatever its limits; every process counts for itself, whatever becomes of a shared store."""
 
-_Body = Callable[[Exchange, str], Awaitable[dict[str, object]]]
+_MOST_CREDENTIALS = 10_000
+
+_Body = Callable[[Exchange, str], Awaitable[bytes]]
 """Makes the document that answers an exchange with this query."""
 
 
@@ -35,55 +37,57 @@ def own_paths(*, trust: Trust, limiter: Limiter, ledger: UsageLedger, write_idle
     """The handler for the gateway's own operations."""
     bodies: Mapping[str, _Body] = {
         ME.id: partial(_me, limiter),
-        USAGE.id: partial(_usage, ledger),
-        JWKS.id: partial(_jwks, trust),
+        USAGE.id: UsageAnswers(ledger).answer,
+        JWKS.id: _KeySet(trust).answer,
     }
+    permits = MemoryBuckets(most_accounts=_MOST_CREDENTIALS)
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         exchange = request[EXCHANGE]
+        if exchange.operation is not JWKS:
+            await _take_permit(permits, exchange)
         document = await bodies[exchange.operation.id](exchange, exchange.target.partition("?")[2])
         fields = [(b"Cache-Control", b"no-store"), *own_fields(exchange)]
-        answer = own_answer(200, orjson.dumps(document), fields=fields)
+        answer = own_answer(200, document, fields=fields)
         return await send_own(request, answer, write_idle_seconds)
 
     return handle
 
 
-async def _jwks(trust: Trust, _: Exchange, __: str) -> dict[str, object]:
-    return trust.ring.public_jwks()
+async def _take_permit(permits: MemoryBuckets, exchange: Exchange) -> None:
+    """Take from what a credential may ask of the gateway itself. Raises LimitExceeded."""
+    caller = exchange.caller
+    account = account_key(caller.tenant.id, credential=caller.principal.credential_id)
+    quota = Quota(Dimension.REQUESTS_PER_MINUTE, _REQUESTS_PER_MINUTE, account)
+    decision = await permits.admit(exchange.id, (Charge(quota),))
+    if not decision.allowed:
+        seconds = decision.retry_after_seconds or 0.0
+        raise LimitExceeded(
+            f"Rate limit reached: {_REQUESTS_PER_MINUTE} requests a minute of one credential to the gateway's "
+            f"own paths. Try again in {format_reset(seconds)}.",
+            type=quota.dimension.unit,
+            retry_after_seconds=seconds,
+            detail="the gateway's own paths",
+        )
 
 
-async def _usage(ledger: UsageLedger, exchange: Exchange, query: str) -> dict[str, object]:
-    """What the caller's tenant has used. Raises BadRequest, or LimitsUnavailable when nobody can say."""
-    asked = {**_ASKED, **dict(parse_qsl(query))}
-    unknown = asked.keys() - _ASKED.keys()
-    if unknown:
-        raise BadRequest(f"The query has {min(unknown)!r}; known are {', '.join(_ASKED)}.")
-    try:
-        question = Question.read(asked["since"], asked["by"])
-    except ValueError as error:
-        raise BadRequest(f"The query cannot be answered: {error}.") from None
-    now = time.time()
-    periods = question.periods(now)
-    tenant = exchange.caller.tenant.id
-    try:
-        rows = await ledger.read(tenant, periods)
-    except StoreUnavailable as error:
-        raise LimitsUnavailable(
-            "The usage counters cannot be read at the moment. Try again shortly.", detail=str(error)
-        ) from error
-    return {
-        "object": "gateway.usage",
-        "tenant": tenant,
-        "since": moment(periods[0].start),
-        "until": moment(now),
-        "data": report(rows, question.by),
-        "total": total(rows),
-    }
+class _KeySet:
+    """The public keys, written down once for each ring: anybody may ask, as often as they like."""
+
+    def __init__(self, trust: Trust) -> None:
+        self._trust = trust
+        self._ring: KeyRing | None = None
+        self._document = b""
+
+    async def answer(self, _: Exchange, __: str) -> bytes:
+        ring = self._trust.ring
+        if ring is not self._ring:
+            self._ring, self._document = ring, orjson.dumps(ring.public_jwks())
+        return self._document
 
 
-async def _me(limiter: Limiter, exchange: Exchange, _: str) -> dict[str, object]:
-    """What a tenant may know of itself. Takes nothing from any bucket."""
+async def _me(limiter: Limiter, exchange: Exchange, _: str) -> bytes:
+    """What a tenant may know of itself. Takes nothing from its limits."""
     caller = exchange.caller
     principal, tenant = caller.principal, caller.tenant
     quotas = caller.quotas
@@ -96,7 +100,7 @@ async def _me(limiter: Limiter, exchange: Exchange, _: str) -> dict[str, object]
         levels = [
             {"limit": quota.dimension.value, **binds(quota), "capacity": quota.capacity} for quota in quotas
         ]
-    return {
+    document = {
         "object": "gateway.principal",
         "tenant": tenant.id,
         "tenant_name": tenant.settings.name,
@@ -110,6 +114,7 @@ async def _me(limiter: Limiter, exchange: Exchange, _: str) -> dict[str, object]
         "limits": levels,
         "stored_objects": "closed: the upstream key is shared" if tenant.shared else "open",
     }
+    return orjson.dumps(document)
 
 
 def _level(level: Level, quota: Quota) -> dict[str, object]:

@@ -15,9 +15,9 @@ from gateway.cli.options import add_settings, settings_from
 from gateway.cli.stores import PATIENCE_SECONDS, counting_redis
 from gateway.cli.tables import shown, table
 from gateway.limits.store import StoreUnavailable
-from gateway.usage.counters import Period, Row
+from gateway.usage.counters import Period
 from gateway.usage.redis_usage import RedisUsage
-from gateway.usage.report import GROUPS, Question, moment, report, total
+from gateway.usage.report import GROUPS, Question, Report, moment
 
 _ALWAYS = ("requests", "input", "output")
 """Counters that are shown even where nothing was counted."""
@@ -52,12 +52,12 @@ def run(options: argparse.Namespace) -> int:
     periods = question.periods(now)
     with counting_redis(settings, otherwise="GET /gateway/usage of each says what it has counted") as url:
         try:
-            rows = asyncio.run(_read(url, options.tenant, periods))
+            report = asyncio.run(_read(url, options.tenant, periods, question.by))
         except StoreUnavailable as unavailable:
             print(f"gateway: the usage cannot be read: {unavailable}", file=sys.stderr)
             return 1
     since = moment(periods[0].start)
-    found, sums = report(rows, question.by), total(rows)
+    found, sums = report.rows(), report.total()
     if options.json:
         document = {
             "tenant": options.tenant,
@@ -74,10 +74,13 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _read(url: str, tenant: str, periods: Sequence[Period]) -> list[Row]:
+async def _read(url: str, tenant: str, periods: Sequence[Period], by: Sequence[str]) -> Report:
     store = RedisUsage(url, deadline_seconds=PATIENCE_SECONDS)
+    report = Report(by)
     try:
-        return await store.read(tenant, periods)
+        async for rows in store.read(tenant, periods):
+            report.add(rows)
+        return report
     finally:
         await store.close()
 

@@ -9,9 +9,12 @@ import re
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
+OTHERS_USAGE = "usage:read"
+"""What it takes to be told of the usage of the tenant's other subjects. No operation needs it."""
+
 # Granted by name: a pattern reaches these only when it spells the same beginning. So `*` and `*:read` never
 # include them, `org.*` and `unlisted:*` do what they say, and `realtime:*` does not mint.
-BY_NAME_ONLY = ("org.", "unlisted:", "realtime:mint")
+BY_NAME_ONLY = ("org.", "unlisted:", "realtime:mint", OTHERS_USAGE)
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "inference": (

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, Final, Self
 
 from gateway.operations.model_places import NO_MODEL, ModelPlaces
+from gateway.operations.scopes import OTHERS_USAGE
 from gateway.operations.targets import TargetRefused, read_path
 
 # Administration and billing: reached through a row of the table or not at all, whatever follows the prefix.
@@ -231,9 +232,9 @@ class OperationTable:
         if len(self._by_id) < len(self.operations):
             raise ValueError("two operations share an id")
         self.scopes: tuple[str, ...] = tuple(
-            sorted({o.scope for o in (*self.operations, UNLISTED_READ, UNLISTED_WRITE)})
+            sorted({OTHERS_USAGE, *(o.scope for o in (*self.operations, UNLISTED_READ, UNLISTED_WRITE))})
         )
-        """Every scope that a request can need, those of unlisted paths included."""
+        """Every scope that a credential can have: what requests need, those of unlisted paths included, and more."""
 
         self._root = _Node()
         self._literal: dict[tuple[str, str], Match] = {}

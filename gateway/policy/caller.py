@@ -9,6 +9,7 @@ from gateway.credentials.principal import Principal
 from gateway.errors import ModelNotAllowed, ScopeMissing, SharedUpstream
 from gateway.limits.terms import Quota
 from gateway.operations.model_patterns import allows
+from gateway.operations.scopes import OTHERS_USAGE
 from gateway.operations.table import Operation
 from gateway.policy.tenants import UNKNOWN_TENANT, TenantPolicy
 
@@ -51,6 +52,11 @@ class Caller:
     def may_do(self, operation: Operation) -> bool:
         """Whether both the credential and the tenant have the operation's scope."""
         return operation.scope in self.principal.scopes and operation.scope in self.tenant.scopes
+
+    @property
+    def sees_usage_of_others(self) -> bool:
+        """Whether it may be told what the tenant's other subjects use."""
+        return OTHERS_USAGE in self.principal.scopes and OTHERS_USAGE in self.tenant.scopes
 
     def check_scopes(self, operation: Operation, scopes: Iterable[str]) -> None:
         """Raise ScopeMissing unless both the credential and the tenant have all scopes that are needed."""

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import SecretStr
 
+from gateway.operations.scopes import OTHERS_USAGE
 from gateway.settings.limits import Limits
 from gateway.settings.section import BaseUrl, HeaderText, Section
 
@@ -45,7 +46,7 @@ class Tenant(Section):
     logging: Literal["full", "minimal"] = "full"
     """`minimal` leaves the subject and the model out of the tenant's log lines."""
 
-    scopes: tuple[str, ...] = ("*",)
+    scopes: tuple[str, ...] = ("*", OTHERS_USAGE)
     """The most that a credential of this tenant may hold; `*` is everything but what must be granted by name."""
 
     metering: bool = False

@@ -5,7 +5,7 @@ An entry is a subject, a model and an operation of one tenant; every entry has t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -26,7 +26,11 @@ OTHER = "other"
 MOST_ENTRIES = 10_000
 """Of one tenant and hour, or day, that are told apart."""
 
-_NAME_LENGTH = 128
+ROWS_AT_ONCE = 1000
+"""Rows that a store hands out together."""
+
+_NAME_LENGTH = 256
+"""No subject is longer, so none is taken for another."""
 
 Counts = list[int]
 
@@ -82,11 +86,18 @@ class UsageStore(Protocol):
     async def add(self, batch: Batch) -> None:
         """Add to the hour and to its day, once: a batch may be told again for two minutes after a call failed."""
 
-    async def read(self, tenant: str, periods: Sequence[Period]) -> list[Row]:
-        """What a tenant used in these periods."""
+    def read(
+        self, tenant: str, periods: Sequence[Period], *, subject: str | None = None
+    ) -> AsyncGenerator[Sequence[Row], None]:
+        """What a tenant, or one subject of it, used in these periods, some rows at a time."""
 
     async def close(self) -> None:
         """Let go of connections; nothing else may be called afterwards."""
+
+
+def is_of(entry: Entry, subject: str | None) -> bool:
+    """Whether the usage is this subject's; None: anybody's. What was not told apart is nobody's."""
+    return subject is None or (entry.subject == subject and entry[:2] != (OTHER, OTHER))
 
 
 def kept_seconds(period: Period) -> int:

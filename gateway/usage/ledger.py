@@ -11,7 +11,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from operator import attrgetter, itemgetter
 
@@ -113,10 +114,17 @@ class UsageLedger:
             await asyncio.gather(*map(self._tell, self._untold))
             self._untold = [untold for untold in self._untold if not untold.told]
 
-    async def read(self, tenant: str, periods: Sequence[Period]) -> list[Row]:
-        """What a tenant used in these periods, up to now. Raises StoreUnavailable."""
+    async def read(
+        self, tenant: str, periods: Sequence[Period], *, subject: str | None = None
+    ) -> AsyncGenerator[Sequence[Row], None]:
+        """What a tenant, or one subject of it, used in these periods, up to now: some rows at a time.
+
+        Raises StoreUnavailable.
+        """
         await self.flush()
-        return await self._store.read(tenant, periods)
+        async with aclosing(self._store.read(tenant, periods, subject=subject)) as reading:
+            async for rows in reading:
+                yield rows
 
     async def close(self) -> None:
         """Tell the store what is left, as far as it listens now, and close it."""

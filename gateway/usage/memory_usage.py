@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
-from gateway.usage.counters import Batch, Counts, Entry, Period, Row, add_counts, kept_seconds
+from gateway.usage.counters import (
+    ROWS_AT_ONCE,
+    Batch,
+    Counts,
+    Entry,
+    Period,
+    Row,
+    add_counts,
+    is_of,
+    kept_seconds,
+)
 
 
 class MemoryUsage:
-    """A UsageStore without I/O: no method ever suspends or fails, so no batch is told twice."""
+    """A UsageStore without I/O: adding never suspends or fails, so no batch is told twice."""
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -24,12 +34,14 @@ class MemoryUsage:
             for entry, counts in batch.entries:
                 add_counts(entries, entry, counts)
 
-    async def read(self, tenant: str, periods: Sequence[Period]) -> list[Row]:
-        return [
-            Row(period, entry, counts)
-            for period in periods
-            for entry, counts in self._periods.get((tenant, period), {}).items()
-        ]
+    async def read(
+        self, tenant: str, periods: Sequence[Period], *, subject: str | None = None
+    ) -> AsyncGenerator[Sequence[Row], None]:
+        for period in periods:
+            entries = tuple(self._periods.get((tenant, period), {}).items())
+            for at in range(0, len(entries), ROWS_AT_ONCE):
+                some = entries[at : at + ROWS_AT_ONCE]
+                yield [Row(period, entry, counts) for entry, counts in some if is_of(entry, subject)]
 
     async def close(self) -> None:
         self._periods.clear()

@@ -6,7 +6,7 @@ it is counted whole or not at all, and its id is kept for two minutes so that it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 
 import orjson
 
@@ -21,10 +21,13 @@ from gateway.usage.counters import (
     HOUR_SECONDS,
     MOST_ENTRIES,
     OTHER,
+    ROWS_AT_ONCE,
     Batch,
+    Counts,
     Entry,
     Period,
     Row,
+    is_of,
     kept_seconds,
 )
 
@@ -32,6 +35,10 @@ DEADLINE_SECONDS = 0.5
 _BATCH_KEPT_SECONDS = 120
 _MOST_FIELDS = 4 * MOST_ENTRIES
 """Most entries have few counters that are not 0, and only those are fields."""
+
+_KEYS_PER_CALL = 32
+_FIELDS_PER_CALL = 1000
+"""Looked at in one step: Redis serves everybody, and does nothing else meanwhile."""
 
 _SCRIPTS = ("add", "read")
 
@@ -68,11 +75,25 @@ class RedisUsage:
                 arguments += pair
         await self._run("add", keys, arguments)
 
-    async def read(self, tenant: str, periods: Sequence[Period]) -> list[Row]:
-        if not periods:
-            return []
-        hashes = await self._run("read", [self._key(tenant, period) for period in periods], [])
-        return [row for period, fields in zip(periods, hashes, strict=True) for row in _rows(period, fields)]
+    async def read(
+        self, tenant: str, periods: Sequence[Period], *, subject: str | None = None
+    ) -> AsyncGenerator[Sequence[Row], None]:
+        begins = b"" if subject is None else orjson.dumps([subject])[:-1] + b","
+        at, cursor = 0, b"0"
+        entries: dict[Entry, Counts] = {}
+        while at < len(periods):
+            some = periods[at : at + _KEYS_PER_CALL]
+            keys = [self._key(tenant, period) for period in some]
+            cursor, found = await self._run("read", keys, [cursor, _FIELDS_PER_CALL, begins])
+            goes_on = cursor != b"0"
+            for period, fields in zip(some[: len(found) - goes_on], found, strict=False):
+                _note(entries, fields)
+                for rows in _rows(period, entries, subject):
+                    yield rows
+                entries = {}
+            if goes_on:
+                _note(entries, found[-1])
+            at += len(found) - goes_on
 
     async def close(self) -> None:
         await self._wire.close()
@@ -96,12 +117,17 @@ def _written(entry: Entry) -> bytes:
     return orjson.dumps(list(entry))
 
 
-def _rows(period: Period, fields: Sequence[bytes]) -> list[Row]:
-    found: dict[Entry, list[int]] = {}
+def _note(entries: dict[Entry, Counts], fields: Sequence[bytes]) -> None:
+    """Take fields of a hash, of which some may be told twice."""
     for field, amount in zip(fields[::2], fields[1::2], strict=True):
         name, _, counter = field.rpartition(b":")
         if counter.decode() not in COUNTERS:
             continue  # of another version
-        counts = found.setdefault(Entry(*orjson.loads(name)), [0] * len(COUNTERS))
+        counts = entries.setdefault(Entry(*orjson.loads(name)), [0] * len(COUNTERS))
         counts[COUNTERS.index(counter.decode())] = int(amount)
-    return [Row(period, entry, counts) for entry, counts in found.items()]
+
+
+def _rows(period: Period, entries: Mapping[Entry, Counts], subject: str | None) -> Iterator[list[Row]]:
+    rows = [Row(period, entry, counts) for entry, counts in entries.items() if is_of(entry, subject)]
+    for at in range(0, len(rows), ROWS_AT_ONCE):
+        yield rows[at : at + ROWS_AT_ONCE]

@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from heapq import nlargest
+from operator import itemgetter
 
-from gateway.usage.counters import COUNTERS, DAY_SECONDS, HOUR_SECONDS, Period, Row, periods_since
+from gateway.usage.counters import COUNTERS, DAY_SECONDS, HOUR_SECONDS, Counts, Period, Row, periods_since
 
 GROUPS = ("hour", "day", "subject", "model", "operation")
 """By what usage can be told apart; hours go back for eight days, days for four hundred."""
@@ -49,23 +51,54 @@ def duration_seconds(text: str) -> int:
     return int(match[1]) * _UNIT_SECONDS[match[2]]
 
 
-def report(rows: Iterable[Row], by: Sequence[str]) -> list[dict[str, object]]:
-    """Add up the rows that are alike, the busiest first; periods come in their order, with their start in UTC."""
-    sums: dict[tuple[str, ...], list[int]] = {}
-    for row in rows:
-        counts = sums.setdefault(tuple(_group(row, group) for group in by), [0] * len(COUNTERS))
-        for position, amount in enumerate(row.counts):
-            counts[position] += amount
-    periods = [position for position, group in enumerate(by) if group in ("hour", "day")]
+class TooManyRows(ValueError):
+    """More rows than anybody shall add up."""
 
-    def order(item: tuple[tuple[str, ...], list[int]]) -> tuple[object, ...]:
-        groups, counts = item
-        return (*(groups[position] for position in periods), *(-count for count in counts), groups)
 
-    return [
-        {**dict(zip(by, groups, strict=True)), **figures(counts)}
-        for groups, counts in sorted(sums.items(), key=order)
-    ]
+class Report:
+    """Rows that are alike, added up as they come; more than `most` different ones are TooManyRows."""
+
+    def __init__(self, by: Sequence[str], *, most: int | None = None) -> None:
+        self._by = by
+        self._most = most
+        self._sums: dict[tuple[str, ...], Counts] = {}
+        self._total = [0] * len(COUNTERS)
+
+    def __len__(self) -> int:
+        return len(self._sums)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Add these. Raises TooManyRows."""
+        for row in rows:
+            group = tuple(_group(row, name) for name in self._by)
+            counts = self._sums.get(group)
+            if counts is None:
+                if self._most is not None and len(self._sums) >= self._most:
+                    raise TooManyRows(f"more than {self._most} rows")
+                counts = self._sums[group] = [0] * len(COUNTERS)
+            for position, amount in enumerate(row.counts):
+                counts[position] += amount
+                self._total[position] += amount
+
+    def rows(self, largest: int | None = None) -> list[dict[str, object]]:
+        """The busiest first; periods come in their order, with their start in UTC. `largest`: no more than so many."""
+        items = list(self._sums.items())
+        if largest is not None and len(items) > largest:
+            items = nlargest(largest, items, key=itemgetter(1))
+        periods = [position for position, name in enumerate(self._by) if name in ("hour", "day")]
+
+        def order(item: tuple[tuple[str, ...], Counts]) -> tuple[object, ...]:
+            groups, counts = item
+            return (*(groups[position] for position in periods), *(-count for count in counts), groups)
+
+        return [
+            {**dict(zip(self._by, groups, strict=True)), **figures(counts)}
+            for groups, counts in sorted(items, key=order)
+        ]
+
+    def total(self) -> dict[str, int | float]:
+        """Everything together, whether it is among the rows that are shown or not."""
+        return figures(self._total)
 
 
 def figures(counts: Sequence[int]) -> dict[str, int | float]:
@@ -73,15 +106,6 @@ def figures(counts: Sequence[int]) -> dict[str, int | float]:
     named: dict[str, int | float] = dict(zip(COUNTERS, counts, strict=True))
     milliseconds = named.pop("milliseconds")
     return {**named, "audio_seconds": milliseconds / 1000}
-
-
-def total(rows: Iterable[Row]) -> dict[str, int | float]:
-    """Everything together."""
-    counts = [0] * len(COUNTERS)
-    for row in rows:
-        for position, amount in enumerate(row.counts):
-            counts[position] += amount
-    return figures(counts)
 
 
 def moment(seconds: float) -> str:

@@ -21,7 +21,7 @@ from gateway.credentials.key_ring import KeyRing
 from gateway.settings.sources import load
 from tests.kit.client import RawClient
 
-BY_NAME = ("org.*", "realtime:mint", "unlisted:*")
+BY_NAME = ("org.*", "realtime:mint", "unlisted:*", "usage:read")
 EVERY_SCOPE: dict[str, Any] = {"scopes": ["*", *BY_NAME]}
 """The table of a tenant that may do everything."""
 

@@ -326,10 +326,10 @@ KINDS = (
 async def counted(gateway: Gateway, tenant: str = "acme") -> dict[tuple[str, str, str], dict[str, int]]:
     """What a gateway has counted, by subject, model and operation; counters that are 0 are left out."""
     now = time.time()
-    rows = await gateway.app.services.ledger.read(tenant, periods_since(now - 7200, now, hourly=True))
+    reading = gateway.app.services.ledger.read(tenant, periods_since(now - 7200, now, hourly=True))
     found: dict[tuple[str, str, str], dict[str, int]] = {}
-    for row in rows:
-        counts = found.setdefault(tuple(row.entry), {})  # type: ignore[arg-type]
+    for row in [row async for rows in reading for row in rows]:
+        counts = found.setdefault((*row.entry,), {})
         for name, amount in zip(COUNTERS, row.counts, strict=True):
             if amount:
                 counts[name] = counts.get(name, 0) + amount

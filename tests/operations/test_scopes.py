@@ -172,6 +172,19 @@ def test_whatever_runs_a_model_is_in_a_group_or_deliberately_in_none() -> None:
 def test_star_leaves_out_what_is_granted_by_name_and_nothing_else() -> None:
     left_out = OPERATIONS - expand(["*"], OPERATIONS)
     assert left_out == {
-        scope for scope in OPERATIONS if scope.startswith(("org.", "unlisted:", "realtime:mint"))
+        scope
+        for scope in OPERATIONS
+        if scope.startswith(("org.", "unlisted:", "realtime:mint", "usage:read"))
     }
     assert {"realtime:mint", "org.users:write"} <= left_out
+
+
+@pytest.mark.parametrize("pattern", ["*", "*:read", "usage:*", "usage", "usage.*", "usage.*:read", *GROUPS])
+def test_usage_of_others_is_granted_by_its_name_and_by_no_pattern_or_group(pattern: str) -> None:
+    known = OperationTable.load().scopes
+    assert expand(["usage:read"], known) == {"usage:read"}
+    try:
+        granted = expand([pattern], known)
+    except ScopeProblem:
+        return
+    assert "usage:read" not in granted

@@ -309,8 +309,10 @@ def test_an_operation_needs_the_scope_of_its_resource(operation_id: str, scope: 
     assert TABLE.by_id(operation_id).scope == scope
 
 
-def test_the_closed_set_of_scopes_includes_the_unlisted_ones() -> None:
-    assert set(TABLE.scopes) == {operation.scope for operation in TABLE} | {"unlisted:read", "unlisted:write"}
+def test_the_closed_set_of_scopes_includes_the_unlisted_ones_and_what_no_operation_needs() -> None:
+    needed = {operation.scope for operation in TABLE}
+    assert set(TABLE.scopes) == needed | {"unlisted:read", "unlisted:write", "usage:read"}
+    assert "usage:read" not in needed
     assert list(TABLE.scopes) == sorted(TABLE.scopes)
 
 

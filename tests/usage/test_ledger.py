@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,7 +34,7 @@ from gateway.usage.counters import (
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.memory_usage import MemoryUsage
 from gateway.usage.redis_usage import RedisUsage
-from gateway.usage.report import GROUPS, Question, figures, report, total
+from gateway.usage.report import GROUPS, Question, Report, TooManyRows, figures
 from gateway.usage.reported import Usage
 from tests.conftest import StartGateway
 from tests.kit.asking import ask, error_of
@@ -73,6 +73,13 @@ async def store(request: pytest.FixtureRequest, redis: RedisServer) -> AsyncIter
     await made.close()
 
 
+async def rows_of(
+    source: UsageLedger | UsageStore, tenant: str, periods: Sequence[Period], *, subject: str | None = None
+) -> list[Row]:
+    """All at once what is read in bites."""
+    return [row async for rows in source.read(tenant, periods, subject=subject) for row in rows]
+
+
 def named_counts(row: Row) -> dict[str, int]:
     return {name: amount for name, amount in zip(COUNTERS, row.counts, strict=True) if amount}
 
@@ -84,7 +91,7 @@ async def test_every_counter_is_kept_per_hour_and_day(store: UsageStore) -> None
     ledger.count("acme", BOB, None, bytes_out=11)
     ledger.count("other", BOB, None)
     for period in (HOUR, DAY):
-        rows = {row.entry: named_counts(row) for row in await ledger.read("acme", [period])}
+        rows = {row.entry: named_counts(row) for row in await rows_of(ledger, "acme", [period])}
         assert rows == {
             ALICE: {
                 "requests": 2,
@@ -102,8 +109,8 @@ async def test_every_counter_is_kept_per_hour_and_day(store: UsageStore) -> None
             },
             BOB: {"requests": 1, "bytes_out": 11},
         }
-    assert await ledger.read("nobody", [HOUR, DAY]) == []
-    assert await ledger.read("acme", []) == []
+    assert await rows_of(ledger, "nobody", [HOUR, DAY]) == []
+    assert await rows_of(ledger, "acme", []) == []
 
 
 async def test_hours_of_a_day_add_up_to_it(store: UsageStore) -> None:
@@ -114,16 +121,16 @@ async def test_hours_of_a_day_add_up_to_it(store: UsageStore) -> None:
         ledger.count("acme", ALICE, Usage(input=10**hour))
         await ledger.flush()
     hours = [Period(HOUR.start + hour * HOUR_SECONDS, HOUR_SECONDS) for hour in range(3)]
-    assert [(row.period, row.counts[1]) for row in await ledger.read("acme", hours)] == [
+    assert [(row.period, row.counts[1]) for row in await rows_of(ledger, "acme", hours)] == [
         (hour, 10**n) for n, hour in enumerate(hours)
     ]
-    assert [row.counts[1] for row in await ledger.read("acme", [DAY])] == [111]
+    assert [row.counts[1] for row in await rows_of(ledger, "acme", [DAY])] == [111]
 
 
 async def test_part_of_an_exchange_is_no_request(store: UsageStore) -> None:
     ledger = UsageLedger(store, clock=lambda: NOON)
     ledger.count("acme", ALICE, Usage(output=5), requests=0)
-    ((row),) = await ledger.read("acme", [HOUR])
+    ((row),) = await rows_of(ledger, "acme", [HOUR])
     assert named_counts(row) == {"output": 5}
 
 
@@ -132,8 +139,8 @@ async def test_names_of_any_kind_are_kept(store: UsageStore, name: str) -> None:
     ledger = UsageLedger(store, clock=lambda: NOON)
     entry = Entry(named(name), named(name), "op")
     ledger.count("acme", entry, None)
-    assert [row.entry for row in await ledger.read("acme", [HOUR])] == [entry]
-    assert len(entry.subject) <= 128
+    assert [row.entry for row in await rows_of(ledger, "acme", [HOUR])] == [entry]
+    assert len(entry.subject) <= 256
 
 
 async def test_too_many_names_are_counted_together(store: UsageStore) -> None:
@@ -143,7 +150,7 @@ async def test_too_many_names_are_counted_together(store: UsageStore) -> None:
         ledger.count("acme", Entry("alice", f"model-{number}", "op"), Usage(input=1))
         if number % 3000 == 2999:
             await ledger.flush()
-    rows = await ledger.read("acme", [DAY])
+    rows = await rows_of(ledger, "acme", [DAY])
     assert sum(row.counts[0] for row in rows) == names
     assert MOST_ENTRIES <= len(rows) < names - 5000
     assert max(rows, key=lambda row: row.counts[0]).entry == Entry("other", "other", "op")
@@ -153,12 +160,12 @@ async def test_memory_forgets_what_is_older_than_it_keeps() -> None:
     clock = Clock(NOON)
     ledger = UsageLedger(MemoryUsage(clock=clock), clock=clock)
     ledger.count("acme", ALICE, None)
-    assert len(await ledger.read("acme", [HOUR, DAY])) == 2
+    assert len(await rows_of(ledger, "acme", [HOUR, DAY])) == 2
     for later, left in ((HOURS_KEPT_SECONDS, 1), (DAYS_KEPT_SECONDS, 0)):
         clock.now = NOON + later + DAY_SECONDS
         ledger.count("acme", ALICE, None)
         await ledger.flush()
-        assert len(await ledger.read("acme", [HOUR, DAY])) == left
+        assert len(await rows_of(ledger, "acme", [HOUR, DAY])) == left
 
 
 async def test_redis_keeps_counters_no_longer_than_they_are_asked_for(redis: RedisServer) -> None:
@@ -182,7 +189,7 @@ async def test_batch_that_is_told_again_counts_once(redis: RedisServer) -> None:
     batch = Batch("b", "acme", HOUR, [(ALICE, [1] * len(COUNTERS)), (BOB, [2] * len(COUNTERS))])
     for _ in range(3):
         await store.add(batch)
-    rows = await store.read("acme", [HOUR, DAY])
+    rows = await rows_of(store, "acme", [HOUR, DAY])
     await store.close()
     assert sorted(row.counts[0] for row in rows) == [1, 1, 2, 2]
 
@@ -202,14 +209,14 @@ async def test_outage_delays_counters_and_loses_none(redis: RedisServer) -> None
             await ledger.flush()
         assert ledger.waiting == 7
         with pytest.raises(StoreUnavailable):
-            await ledger.read("acme", [HOUR])
+            await rows_of(ledger, "acme", [HOUR])
     finally:
         redis.thaw()
     async with asyncio.timeout(5):
         while ledger.waiting:
             await ledger.flush()
             await asyncio.sleep(0.05)
-    rows = await ledger.read("acme", [HOUR, DAY])
+    rows = await rows_of(ledger, "acme", [HOUR, DAY])
     assert [(row.counts[0], row.counts[1]) for row in rows] == [(12, 12)] * 2
     await ledger.close()
     assert lost == []
@@ -225,7 +232,7 @@ async def test_server_that_is_gone_delays_counters_until_it_is_back() -> None:
             await ledger.flush()
         server.start()
         await until(lambda: not ledger.waiting)
-        assert [row.counts[0] for row in await ledger.read("acme", [HOUR])] == [10]
+        assert [row.counts[0] for row in await rows_of(ledger, "acme", [HOUR])] == [10]
         await ledger.close()
 
 
@@ -261,11 +268,11 @@ async def test_ledger_tells_by_itself_within_moments(redis: RedisServer) -> None
     await ledger.start()
     ledger.count("acme", ALICE, None)
     async with asyncio.timeout(2):
-        while not await reader.read("acme", [HOUR]):
+        while not await rows_of(reader, "acme", [HOUR]):
             await asyncio.sleep(0.02)
     ledger.count("acme", ALICE, None)
     await ledger.close()
-    assert [row.counts[0] for row in await reader.read("acme", [HOUR])] == [2], "closing tells the rest"
+    assert [row.counts[0] for row in await rows_of(reader, "acme", [HOUR])] == [2], "closing tells the rest"
     await reader.close()
 
 
@@ -279,7 +286,7 @@ async def test_cluster_keeps_a_tenant_in_one_slot() -> None:
         await ledger.flush()
         assert ledger.waiting == 0
         for number in range(20):
-            rows = await ledger.read(f"tenant-{number}", [HOUR, DAY])
+            rows = await rows_of(ledger, f"tenant-{number}", [HOUR, DAY])
             assert [row.counts[1] for row in rows] == [number] * 2
         await ledger.close()
 
@@ -314,11 +321,33 @@ def row(hour: int, subject: str, model: str, requests: int, *, seconds: int = HO
     )
 
 
+def test_report_shows_the_largest_in_their_order_and_adds_all_up() -> None:
+    report = Report(["hour", "model"])
+    report.add(row(number % 3, "a", f"m{number}", number) for number in range(1, 31))
+
+    shown = [(found["hour"], found["requests"]) for found in report.rows(largest=4)]
+    assert [requests for _, requests in shown] == [30, 27, 28, 29]
+    assert shown == sorted(shown, key=lambda one: str(one[0]))
+    assert report.total()["requests"] == 465
+
+
+def test_report_adds_up_so_many_rows_and_no_more() -> None:
+    report = Report(["model"], most=3)
+    report.add(row(0, "a", f"m{number % 3}", 1) for number in range(9))
+    with pytest.raises(TooManyRows):
+        report.add([row(0, "a", "another", 1)])
+
+
 def test_report_groups_and_adds_up() -> None:
     rows = [row(0, "a", "x", 1), row(1, "a", "y", 2), row(1, "b", "x", 4), row(30, "b", "x", 8)]
 
+    def added_up(*by: str) -> Report:
+        report = Report(by)
+        report.add(rows)
+        return report
+
     def requests(*by: str) -> list[tuple[Any, ...]]:
-        return [(*(found[group] for group in by), found["requests"]) for found in report(rows, by)]
+        return [(*(found[group] for group in by), found["requests"]) for found in added_up(*by).rows()]
 
     assert requests("model") == [("x", 13), ("y", 2)]
     assert requests("subject") == [("b", 12), ("a", 3)]
@@ -331,7 +360,7 @@ def test_report_groups_and_adds_up() -> None:
         ("2026-11-22T01:00:00Z", "y", 2),
         ("2026-11-23T06:00:00Z", "x", 8),
     ]
-    assert total(rows)["requests"] == 15
+    assert added_up("model").total()["requests"] == 15
     assert figures([1] * len(COUNTERS))["audio_seconds"] == 0.001
 
 

@@ -1,0 +1,102 @@
+"""GET /gateway/usage: what the caller, or for who may see that its whole tenant, has used."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import aclosing
+from urllib.parse import parse_qsl
+from weakref import WeakValueDictionary
+
+import orjson
+
+from gateway.errors import BadRequest, LimitsUnavailable
+from gateway.exchange.exchange import Exchange
+from gateway.limits.store import StoreUnavailable
+from gateway.usage.counters import Period, named
+from gateway.usage.ledger import UsageLedger
+from gateway.usage.report import Question, Report, TooManyRows, moment
+
+_ASKED = {"since": "24h", "by": "model"}
+"""What the query may have, with its defaults."""
+
+_MOST_SHOWN = 1000
+_MOST_ADDED_UP = 20_000
+_MOST_SECONDS = 10.0
+_PAUSE_SECONDS = 0.005
+"""Between two bites of rows: who asks for a great deal waits, and nobody else."""
+
+_AT_ONCE = 4
+"""Questions of different tenants that are answered side by side."""
+
+
+class UsageAnswers:
+    """Answers questions about usage, of one tenant one at a time."""
+
+    def __init__(self, ledger: UsageLedger) -> None:
+        self._ledger = ledger
+        self._tenants: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._room = asyncio.Semaphore(_AT_ONCE)
+
+    async def answer(self, exchange: Exchange, query: str) -> bytes:
+        """The document. Raises BadRequest, or LimitsUnavailable when nobody can say."""
+        question = _question(query)
+        caller, now = exchange.caller, time.time()
+        tenant = caller.tenant.id
+        subject = None if caller.sees_usage_of_others else caller.principal.subject
+        periods = question.periods(now)
+        whose = self._tenants.setdefault(tenant, asyncio.Lock())
+        async with whose, self._room:
+            report = await self._read(tenant, periods, question.by, subject)
+            rows = await asyncio.to_thread(report.rows, _MOST_SHOWN)  # sorting many takes a while
+        document: dict[str, object] = {
+            "object": "gateway.usage",
+            "tenant": tenant,
+            **({} if subject is None else {"subject": subject}),
+            "since": moment(periods[0].start),
+            "until": moment(now),
+            "data": rows,
+            "total": report.total(),
+        }
+        if len(report) > len(rows):
+            document["note"] = (
+                f"These are the largest {len(rows)} of {len(report)} rows; the total has all of them. "
+                "Ask for a shorter time, or tell less apart."
+            )
+        return orjson.dumps(document)
+
+    async def _read(
+        self, tenant: str, periods: Sequence[Period], by: Sequence[str], subject: str | None
+    ) -> Report:
+        report = Report(by, most=_MOST_ADDED_UP)
+        try:
+            async with (
+                asyncio.timeout(_MOST_SECONDS),
+                aclosing(
+                    self._ledger.read(tenant, periods, subject=None if subject is None else named(subject))
+                ) as bites,
+            ):
+                async for rows in bites:
+                    report.add(rows)
+                    await asyncio.sleep(_PAUSE_SECONDS if len(rows) > 100 else 0)
+        except (TooManyRows, TimeoutError):
+            raise BadRequest(
+                "That is more than is added up here. Ask for a shorter time, or tell less apart."
+            ) from None
+        except StoreUnavailable as error:
+            raise LimitsUnavailable(
+                "The usage counters cannot be read at the moment. Try again shortly.", detail=str(error)
+            ) from error
+        return report
+
+
+def _question(query: str) -> Question:
+    asked = {**_ASKED, **dict(parse_qsl(query))}
+    unknown = asked.keys() - _ASKED.keys()
+    if unknown:
+        raise BadRequest(f"The query has {min(unknown)!r}; known are {', '.join(_ASKED)}.")
+    try:
+        return Question.read(asked["since"], asked["by"])
+    except ValueError as error:
+        raise BadRequest(f"The query cannot be answered: {error}.") from None
