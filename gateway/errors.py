@@ -20,6 +20,7 @@
     │  ├─ MethodRefused                  405     invalid_request_error  method_not_allowed
     │  ├─ RequestTimeout                 408     invalid_request_error  request_timeout
     │  ├─ BodyTooLarge                   413     invalid_request_error  request_too_large
+    │  │  └─ JsonTooComplex              413     invalid_request_error  json_too_complex
     │  ├─ MediaTypeRefused               415     invalid_request_error  unsupported_media_type
     │  ├─ ExpectationRefused             417     invalid_request_error  expectation_failed
     │  ├─ UpgradeRequired                426     invalid_request_error  websocket_version
@@ -242,6 +243,12 @@ class BodyTooLarge(ClientFault):
     code = "request_too_large"
 
 
+class JsonTooComplex(BodyTooLarge):
+    """JSON with more structure than anybody is made to wait for."""
+
+    code = "json_too_complex"
+
+
 class MediaTypeRefused(ClientFault):
     """An encoded or otherwise unreadable body where policy must read it."""
 
@@ -359,6 +366,9 @@ class UpstreamTimeout(UpstreamFault):
 class GatewayFault(GatewayError):
     """The gateway itself cannot serve now."""
 
+    def headers(self) -> list[tuple[str, str]]:
+        return [("retry-after", "1")] if self.status == 503 else []
+
 
 class VersionRefused(GatewayFault):
     """A protocol version other than HTTP/1.0 and HTTP/1.1."""
@@ -374,18 +384,12 @@ class LimitsUnavailable(GatewayFault):
     status = 503
     code = "limits_unavailable"
 
-    def headers(self) -> list[tuple[str, str]]:
-        return [("retry-after", "1")]
-
 
 class Overloaded(GatewayFault):
     """A cap of this process is reached."""
 
     status = 503
     code = "overloaded"
-
-    def headers(self) -> list[tuple[str, str]]:
-        return [("retry-after", "1")]
 
 
 class Internal(GatewayFault):

@@ -37,6 +37,7 @@ TABLE = {
     "MethodRefused": (405, INVALID, "method_not_allowed"),
     "RequestTimeout": (408, INVALID, "request_timeout"),
     "BodyTooLarge": (413, INVALID, "request_too_large"),
+    "JsonTooComplex": (413, INVALID, "json_too_complex"),
     "MediaTypeRefused": (415, INVALID, "unsupported_media_type"),
     "ExpectationRefused": (417, INVALID, "expectation_failed"),
     "UpgradeRequired": (426, INVALID, "websocket_version"),

@@ -102,7 +102,7 @@ def build_app(
         metrics=metrics,
         log=_line_to(log),
         lifecycle=Lifecycle(),
-        reading=Reading(),
+        reading=Reading(settings.edge, lost=metrics.json_readers_lost.inc),
         file_bytes=partial(file_bytes, upstreams),
     )
     configuration = None
@@ -165,6 +165,7 @@ def _show_state(app: App, upstreams: Upstreams) -> None:
     services, metrics = app.services, app.services.metrics
     trust, state = services.trust, services.limiter.state
     metrics.watch(metrics.in_flight, lambda: services.lifecycle.in_flight)
+    metrics.watch(metrics.json_waiting, lambda: services.reading.waiting)
     metrics.watch(metrics.connections, lambda: app.open_connections)
     for kind in ("busy", "idle", "waiting"):
         metrics.watch(metrics.upstream_connections, partial(_count, upstreams, kind), kind)

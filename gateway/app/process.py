@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 
 from aiohttp import web
 
+from gateway.app.loop_lag import LoopLag
 from gateway.app.private_listener import PRIVATE_CONNECTIONS
 from gateway.middleware.record import unseen
 from gateway.middleware.services import Services
@@ -65,9 +66,11 @@ class App:
         async with AsyncExitStack() as started:
             started.push_async_callback(asyncio.to_thread, self._close_log)
             started.push_async_callback(self._upstreams.close)
+            started.push_async_callback(services.reading.close)
             for tenant in services.tenants.policies.values():
                 await self._upstreams.open(tenant.access.base_url)
-            for part in (services.trust, services.ledger, services.limiter):
+            lag = LoopLag(services.metrics.loop_lag.observe)
+            for part in (services.trust, services.ledger, services.limiter, lag):
                 await part.start()
                 started.push_async_callback(part.close)
             if self.configuration is not None:

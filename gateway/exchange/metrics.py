@@ -39,6 +39,8 @@ LABELS = {
 
 # From a cached embedding to a ten-minute reasoning answer.
 _DURATION_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+# From a turn of the loop that nobody feels to one that everybody does.
+_LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 # What the gateway itself costs: tens of microseconds to a stalled store.
 _OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 # From a crowd that has just gone by to the deadline of who waits.
@@ -121,6 +123,12 @@ class Metrics:
             "What the gateway itself added before the upstream was asked.",
             ["operation"],
             buckets=_OVERHEAD_SECONDS,
+            registry=registry,
+        )
+        self.loop_lag = Histogram(
+            "gateway_event_loop_lag_seconds",
+            "By how much a timer that is due every 50 ms came too late: nobody was served meanwhile.",
+            buckets=_LAG_SECONDS,
             registry=registry,
         )
         self.decisions = Counter(
@@ -213,6 +221,16 @@ class Metrics:
             "gateway_upstream_wait_seconds",
             "How long they waited.",
             buckets=_WAIT_SECONDS,
+            registry=registry,
+        )
+        self.json_waiting = Gauge(
+            "gateway_json_waiting",
+            "Large JSON documents that wait for one of the processes that read them.",
+            registry=registry,
+        )
+        self.json_readers_lost = Counter(
+            "gateway_json_readers_lost",
+            "Processes that read large JSON documents and died, or were ended because they took too long.",
             registry=registry,
         )
         self.refused_requests = Counter(

@@ -1,27 +1,95 @@
-"""Who reads the JSON that policy has to see: small documents at once, larger ones where nobody waits for it."""
+"""Who reads the JSON that policy has to see: small documents at once, larger ones where nobody waits for them.
+
+What may take longer than a few milliseconds is not done on the event loop, nor in a thread, for a parser keeps the
+interpreter's lock: it is done in processes beside this one, one for documents of up to a megabyte and one for
+larger ones, so that these do not keep those waiting.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, assert_never
 
-from gateway.policy.reading import Question, read_body
+from gateway.errors import JsonTooComplex
+from gateway.policy.reading import Question, read_body, read_event
 from gateway.policy.requests import bad_request
-from gateway.wire.body_facts import BodyFacts
+from gateway.proxy.reading_lane import Lane
+from gateway.proxy.reading_process import Call, Found
+from gateway.settings.settings import Edge
+from gateway.wire.body_facts import BodyFacts, Named
+from gateway.wire.json_structure import Bounds
 from gateway.wire.request_fields import BodyRefused
 
 AT_ONCE_BYTES = 64 * 1024
+_PLAIN_BYTES = 8 * 1024
+_PLAIN_STRUCTURES = 10_000
+_MIDDLE_BYTES = 2**20
 
 
 class Reading:
     """Reads documents for everybody in this process."""
 
-    async def body(self, tenant: str, pieces: Sequence[bytes], question: Question) -> BodyFacts:  # noqa: ARG002
-        """What a request's body says. Raises BadRequest."""
-        raw = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        try:
-            if len(raw) <= AT_ONCE_BYTES:
-                return read_body(raw, question)
-            return await asyncio.to_thread(read_body, raw, question)
-        except BodyRefused as refused:
-            raise bad_request(refused.fault) from None
+    def __init__(self, edge: Edge, *, lost: Callable[[], None]) -> None:
+        """`lost` counts the processes that died, or were ended because they took too long."""
+        self._bounds = Bounds(edge.max_json_structures, edge.max_json_commas)
+        seconds = edge.json_reading_timeout_seconds
+        self._middle = Lane(self._bounds, seconds=seconds, lost=lost)
+        self._large = Lane(self._bounds, seconds=seconds, lost=lost)
+
+    @property
+    def waiting(self) -> int:
+        """Documents that wait for their turn."""
+        return self._middle.waiting + self._large.waiting
+
+    async def close(self) -> None:
+        """End what was started."""
+        await asyncio.gather(self._middle.close(), self._large.close())
+
+    async def body(self, tenant: str, pieces: Sequence[bytes], question: Question) -> BodyFacts:
+        """What a request's body says. Raises BadRequest, JsonTooComplex or Overloaded."""
+        if is_read_at_once(pieces):
+            try:
+                return read_body(b"".join(pieces), question)
+            except BodyRefused as refused:
+                raise bad_request(refused.fault) from None
+        facts: BodyFacts = await self.call(tenant, pieces, Call(read_body, (question,)))
+        return facts
+
+    async def event(self, tenant: str, event: bytes, question: Question) -> Named:
+        """What a client's event in a realtime session names. Raises JsonTooComplex or Overloaded."""
+        named: Named = await self.call(tenant, (event,), Call(read_event, (question,)))
+        return named
+
+    async def call(self, tenant: str, pieces: Sequence[bytes], call: Call) -> Any:
+        """Call a function of a document in another process. Raises BadRequest, JsonTooComplex or Overloaded."""
+        lane = self._middle if sum(map(len, pieces)) <= _MIDDLE_BYTES else self._large
+        found, value = await lane.ask(tenant, pieces, call)
+        match found:
+            case Found.ANSWER:
+                return value
+            case Found.REFUSED:
+                raise bad_request(value)
+            case Found.TOO_COMPLEX:
+                raise self._too_complex()
+            case Found.FAILED:
+                raise RuntimeError(value)
+            case never:
+                assert_never(never)
+
+    def _too_complex(self) -> JsonTooComplex:
+        structures, commas = self._bounds
+        return JsonTooComplex(
+            f"The JSON has too much structure: outside of strings there may be {structures} of '{{', '[' and ':' "
+            f"in all, and {commas} commas. Divide it among several requests, or send it as text in one string."
+        )
+
+
+def is_read_at_once(pieces: Sequence[bytes]) -> bool:
+    """Whether reading takes a few milliseconds at most: by size, and between 8 and 64 KiB by structure too."""
+    length = sum(map(len, pieces))
+    if length <= _PLAIN_BYTES:
+        return True
+    if length > AT_ONCE_BYTES:
+        return False
+    return sum(piece.count(mark) for piece in pieces for mark in (b"{", b"[", b",")) <= _PLAIN_STRUCTURES

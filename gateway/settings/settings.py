@@ -157,6 +157,15 @@ class Edge(Section):
     max_json_body_bytes: ByteCount = 64 * 2**20
     """A JSON body, which is read whole before it is forwarded."""
 
+    max_json_structures: int = Field(default=200_000, ge=2**16)
+    """Of `{`, `[` and `:` in a JSON document, outside of strings; what exceeds it is not parsed."""
+
+    max_json_commas: int = Field(default=2_000_000, ge=2**16)
+    """Of commas in a JSON document, outside of strings."""
+
+    json_reading_timeout_seconds: Seconds = 30.0
+    """For a JSON document of more than 64 KiB to be read, waiting for its turn included."""
+
     max_body_bytes: ByteCount = 8 * 2**30
     """Any other body, which streams."""
 

@@ -57,13 +57,15 @@ class RequestFields(NamedTuple):
 def parse(body: bytes) -> dict[str, Any]:
     """The document of a body, an empty one for an empty body. Raises BodyRefused.
 
-    Names outside of POLICY_NAMES may have been written twice.
+    Names outside of POLICY_NAMES may have been written twice. Where memory does not suffice, a MemoryError says so.
     """
     if not body:
         return {}
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        if error.msg.startswith("Not enough memory"):
+            raise MemoryError from None  # the fault of no body
         raise BodyRefused("invalid_json", f"The body is not valid JSON in UTF-8: {error.msg}.") from None
     if not isinstance(document, dict):
         raise BodyRefused("invalid_json", "The body must be a JSON object.")

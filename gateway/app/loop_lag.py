@@ -1,0 +1,35 @@
+"""How late the event loop is: everybody's requests wait while one thing is computed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+
+BEAT_SECONDS = 0.05
+
+
+class LoopLag:
+    """Notes by how much each of its beats comes too late: as long as the loop was blocked, less one beat at most."""
+
+    def __init__(self, observe: Callable[[float], None]) -> None:
+        self._observe = observe
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+
+    async def start(self) -> None:
+        """Begin to beat."""
+        self._arm()
+
+    async def close(self) -> None:
+        """Stop."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _arm(self) -> None:
+        self._due = monotonic() + BEAT_SECONDS
+        self._timer = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
+
+    def _beat(self) -> None:
+        self._observe(max(0.0, monotonic() - self._due))
+        self._arm()
