@@ -14,8 +14,8 @@ _TCP_ESTABLISHED = 1
 _TCP_CLOSE = 7
 
 
-def abort(protocol: RequestHandler) -> None:
-    """Reset the connection: the one sign of a broken answer that no client can take for its end."""
+def abort(protocol: BaseProtocol) -> None:
+    """Reset the connection: the one sign of a broken answer, or form, that nobody can take for its end."""
     transport = protocol.transport
     if transport is None:
         return

@@ -12,11 +12,11 @@ from time import monotonic
 
 from aiohttp import web
 
-from gateway.errors import BadRequest, ClientLeft, UpstreamBroken, UpstreamTimeout
+from gateway.errors import BadRequest, ClientLeft, UpstreamBroken, UpstreamFault, UpstreamTimeout
 from gateway.exchange.exchange import Exchange
 from gateway.proxy import body
 from gateway.proxy.call import Call, call_upstream
-from gateway.proxy.connection import connection_reset, drained
+from gateway.proxy.connection import abort, connection_reset, drained
 from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.relay import Relay
 from gateway.proxy.reply import Reply
@@ -75,47 +75,67 @@ def forward(upstreams: Upstreams, *, deadlines: DeadlineTable, edge: Edge, relay
         return await call.read_head(), None
 
     async def _ask_while_uploading(request: web.BaseRequest, call: Call) -> tuple[Head, asyncio.Task[bool]]:
+        """Upload and listen at once. What is wrong with the client's body ends the exchange, whatever was answered.
+
+        An answer to a form that is still being judged waits for the verdict: the upstream may have read an open
+        form, or run what it runs by default. An error has run nothing, and may save the client the upload.
+        """
         upload = asyncio.create_task(_upload(request, call.exchange, call.reply))
         reading = asyncio.create_task(call.read_head())
         try:
             await asyncio.wait({upload, reading}, return_when=asyncio.FIRST_COMPLETED)
-            if upload.done() and not reading.done():
-                upload.result()  # what is wrong with the client's body ends the exchange
+            if upload.done() and not isinstance(upload.exception(), UpstreamFault):
+                upload.result()
+            if reading.done() and (call.exchange.form is None or reading.result().status >= 400):
+                return reading.result(), upload
+            await upload
             return await reading, upload
         except BaseException:
             upload.cancel()
             reading.cancel()
             await asyncio.gather(upload, reading, return_exceptions=True)
+            if not _went_up_whole(upload):
+                abort(call.reply.protocol)  # some take the mere end of a connection for the end of a form
             raise
 
     async def _upload(request: web.BaseRequest, exchange: Exchange, reply: Reply) -> bool:
         """Send the client's body up as it comes, or as it was taken in; an upstream that stops reading stops it.
 
-        Returns whether all of it went up.
+        Returns whether all of it went up. An upstream that hangs up may have answered before: whoever reads the
+        head finds out, and a form that is judged is judged to its end.
         """
         chunked, stated, form = exchange.head.chunked, exchange.head.content_length, exchange.form
         pieces, held = body.pieces(request, edge), exchange.body
         if held is not None:
             pieces, stated = _one_by_one(held), None
+        listens = True
+        async for piece in pieces:
+            going = piece if form is None else form.feed(piece)
+            if going and listens:
+                listens = await _send(request, reply, _chunk(going) if chunked else going)
+            exchange.request_piece(piece)
+            if not listens and form is None:
+                return False
+        if stated not in (None, exchange.bytes_in):
+            # The rest would be looked for in whatever comes next on this connection.
+            raise BadRequest("The request body is not as long as it said.", code="bad_framing")
+        rest = b"" if form is None else await form.finish()
+        if chunked:
+            rest = (_chunk(rest) if rest else b"") + b"0\r\n\r\n"
+        if rest and listens:
+            listens = await _send(request, reply, rest)
+        if listens:
+            reply.start_clock()
+        return listens
+
+    async def _send(request: web.BaseRequest, reply: Reply, data: bytes) -> bool:
+        """Send bytes of a body up, and wait while the upstream reads slowly; tells whether it still listens."""
         try:
-            async for piece in pieces:
-                going = piece if form is None else form.feed(piece)
-                if going:
-                    reply.transport.write(_chunk(going) if chunked else going)
-                exchange.request_piece(piece)
-                if reply.protocol.writing_paused:
-                    await _drained(request, reply, edge.body_idle_timeout_seconds)
-            if stated not in (None, exchange.bytes_in):
-                # The rest would be looked for in whatever comes next on this connection.
-                raise BadRequest("The request body is not as long as it said.", code="bad_framing")
-            rest = b"" if form is None else await form.finish()
-            if chunked:
-                rest = (_chunk(rest) if rest else b"") + b"0\r\n\r\n"
-            if rest:
-                reply.transport.write(rest)
+            reply.transport.write(data)
+            if reply.protocol.writing_paused:
+                await _drained(request, reply, edge.body_idle_timeout_seconds)
         except (ConnectionError, UpstreamBroken):
-            return False  # it may have answered before it closed; whoever reads the head finds out
-        reply.start_clock()
+            return False
         return True
 
     return handle

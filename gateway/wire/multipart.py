@@ -1,9 +1,13 @@
 """A multipart/form-data body watched while it streams by: small fields are read, files are not kept.
 
 Policy must see `model`, and clients (curl among them) may send it behind the file. So the body flows on as
-it comes, but for its end: what may be the beginning of a delimiter waits until the next bytes tell, and the
-closing delimiter waits for `finish`. Who refuses the request never calls that, and the upstream is left
-with a body that visibly has no end.
+it comes, but for three things that wait:
+
+- what may be the beginning of a delimiter, until the next bytes tell;
+- a part's head until it is whole, and a field that policy reads, head and all, until its end has been seen: whoever
+  raises upon what it says has let nothing of it pass;
+- the last bytes of all, the closing delimiter if there is one, until `finish`. Who refuses the request never calls
+  that, and the upstream is left with a body that visibly has no end, even if it would take one without a delimiter.
 
 The upstream's parser is unknown, and a body that two parsers read differently could show policy one model
 and the upstream another. Hence strictness wherever parsers are known to differ:
@@ -30,6 +34,8 @@ MAX_FIELD_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 8 * 1024
 MAX_PARTS = 100
 _MAX_EPILOGUE_BYTES = 8
+# One would do: what counts is that a length which was stated is never reached.
+_LAST_BYTES = 8
 
 
 class _State(Enum):
@@ -74,11 +80,14 @@ class MultipartScanner:
         self._passed = 0
         self._value: bytearray | None = None
         self._closing_bytes = 0
+        # What could have gone on and waits: the last bytes, or all of the field under way.
+        self._held = bytearray()
+        self._field_bytes = 0
 
     @property
     def held_bytes(self) -> int:
         """How many of the bytes seen wait here."""
-        return len(self._tail) - self._passed
+        return len(self._held) + len(self._tail) - self._passed
 
     @property
     def file_bytes(self) -> int:
@@ -88,17 +97,18 @@ class MultipartScanner:
     def feed(self, piece: bytes) -> bytes:
         """Take the next bytes of the body; return those that may go on now.
 
-        What stays is only what may turn out to be a delimiter, and from the closing one on everything. Raises
-        MultipartRefused, after which nothing may go on.
+        Raises MultipartRefused, after which nothing may go on.
         """
         seen = self._tail + piece
         at = 0
+        field_at = self._passed
         while True:
             match self._state:
                 case _State.START | _State.CONTENT:
                     step = self._find_delimiter(seen, at)
                 case _State.HEAD:
                     step = self._read_head(seen, at)
+                    field_at = at
                 case _State.EPILOGUE:
                     step = self._read_epilogue(seen, at)
                 case never:
@@ -106,9 +116,16 @@ class MultipartScanner:
             if isinstance(step, _Wait):
                 break
             at = step
-        going = seen[self._passed : step.hold_from]
+        held = self._held
+        held += seen[self._passed : step.hold_from]
+        self._field_bytes = 0 if self._value is None else self._field_bytes + step.hold_from - field_at
         self._tail = seen[step.keep_from :]
         self._passed = step.hold_from - step.keep_from
+        end = len(held) - max(0 if self.closed else _LAST_BYTES, self._field_bytes)
+        if end <= 0:
+            return b""
+        going = bytes(held[:end])
+        del held[:end]
         return going
 
     def finish(self) -> bytes:
@@ -118,7 +135,7 @@ class MultipartScanner:
         """
         if not self.closed:
             raise MultipartRefused("the body ends before its closing boundary")
-        return self._tail[self._passed :]
+        return bytes(self._held) + self._tail[self._passed :]
 
     def _find_delimiter(self, seen: bytes, at: int) -> int | _Wait:
         """Take content up to the next delimiter; return where the bytes behind it begin."""
@@ -167,13 +184,14 @@ class MultipartScanner:
         if (end if end >= 0 else len(seen) - 3) - at > MAX_HEAD_BYTES:
             raise MultipartRefused(f"a part's head is longer than {MAX_HEAD_BYTES} bytes")
         if end < 0:
-            return _Wait(keep_from=at, hold_from=len(seen))
+            return _Wait(keep_from=at, hold_from=at)
         if len(self.parts) == self._max_parts:
             raise MultipartRefused(f"the body has more than {self._max_parts} parts")
         head = seen[at:end]
         if self._dash_boundary in head:
             raise MultipartRefused("the boundary occurs in a part's head")
         part = read_part_head(head, self._wanted)
+        self._field_bytes = 0
         if part.name in self._wanted:
             if any(part.name == earlier.name for earlier in self.parts):
                 raise MultipartRefused("the field occurs twice", param=part.name)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.wire.multipart import _LAST_BYTES as LAST
 from gateway.wire.multipart import MultipartScanner
 from gateway.wire.part_heads import MultipartRefused, Part
 
@@ -69,19 +70,43 @@ def test_everything_but_the_closing_delimiter_passes_before_policy_is_satisfied(
     assert scanner.finish() == CLOSING + b"\r\n"
 
 
-def test_only_what_may_be_a_delimiter_waits():
+def test_of_a_file_only_the_last_bytes_wait_and_what_may_be_a_delimiter():
     scanner = MultipartScanner(BOUNDARY)
     head = part(FILE, b"")[:-2]
-    assert scanner.feed(head) == head
-    piece = b"\x00" * 65_536
-    assert scanner.feed(piece) == piece
+    assert scanner.feed(head) == head[:-LAST]
+    assert scanner.feed(b"\x00" * 65_536) == head[-LAST:] + b"\x00" * (65_536 - LAST)
     assert scanner.feed(b"\r\n-") == b""
-    assert scanner.feed(b"\r\n--") == b"\r\n-"
-    assert scanner.feed(b"x") == b"\r\n--x"
+    assert scanner.feed(b"\r\n--") == b"\x00" * 3
+    assert scanner.feed(b"x") == b"\x00" * 5
     assert scanner.feed(b"\r\n--" + BOUNDARY) == b""
     assert scanner.feed(b"\r") == b""
-    assert scanner.feed(b"\n") == b"\r\n--" + BOUNDARY + b"\r\n"
+    assert scanner.feed(b"\n") == b"\r\n-\r\n--x" + (b"\r\n--" + BOUNDARY + b"\r\n")[:-LAST]
     assert scanner.parts == [Part("file", is_file=True, size_bytes=65_536 + 8)]
+
+
+def test_a_head_waits_until_it_is_whole_and_a_field_that_is_read_until_its_end():
+    scanner = MultipartScanner(BOUNDARY)
+    other, model = field(b"language", b"de"), field(b"model", b"whisper-1")
+    begin = len(other) + len(b"--" + BOUNDARY + b"\r\n")
+    data = other + model + b"--" + BOUNDARY
+    passed = b"".join(scanner.feed(data[at : at + 1]) for at in range(len(data)))
+    assert scanner.fields == {}
+    assert passed == data[:begin]
+    assert passed + scanner.feed(b"\r\n") == (data + b"\r\n")[:-LAST]
+    assert scanner.fields == {"model": "whisper-1"}
+    assert scanner.feed(b"Content-Disposition: form-data; name") == b""
+
+
+@pytest.mark.parametrize("cut", range(1, 60))
+def test_a_body_without_its_end_never_passes_whole(cut):
+    data = body(part(FILE, b"x" * 50))[:-cut]
+    for step in (1, 7, len(data)):
+        scanner = MultipartScanner(BOUNDARY)
+        passed = b"".join(scanner.feed(data[at : at + step]) for at in range(0, len(data), step))
+        assert len(passed) < len(data)
+        if cut > 2:  # its closing boundary has begun to be missing
+            with pytest.raises(MultipartRefused):
+                scanner.finish()
 
 
 def test_a_field_is_known_before_the_file_behind_it_has_arrived():

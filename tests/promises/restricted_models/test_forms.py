@@ -110,9 +110,11 @@ class TestForm:
 
         async def count(turn: Turn) -> None:
             total = 0
-            while piece := await turn.reader.read(MIB):
-                total += len(piece)
-            received.append(total)
+            try:
+                while piece := await turn.reader.read(MIB):
+                    total += len(piece)
+            finally:
+                received.append(total)
 
         file_head = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
         model = b'--edge\r\nContent-Disposition: form-data; name="model"\r\n\r\nbad\r\n'
