@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import gc
 import logging
 import signal
@@ -26,6 +27,9 @@ from gateway.settings.section import SettingsInvalid, split_address
 from gateway.settings.settings import Settings
 
 FIRST_CREDENTIAL_SECONDS = 30 * 86400
+
+_M_MMAP_THRESHOLD = -3
+_LARGE_BLOCK_BYTES = 2**20
 
 
 def register(verbs: Any) -> None:
@@ -61,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
     """Run to the end on uvloop."""
     _spare_the_collector()
+    _give_large_blocks_back()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main)
 
@@ -73,6 +78,16 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+
+def _give_large_blocks_back() -> None:
+    """Return a large body's memory to the system when it is freed, where the C library is glibc.
+
+    Left to itself, glibc takes the first large block that is freed for a sign to keep blocks of its size.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
 
 
 async def serve(app: App, *, listening: Callable[[str, str], None] | None = None) -> None:

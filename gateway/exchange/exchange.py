@@ -182,6 +182,17 @@ class Exchange:
             except Exception:  # noqa: BLE001
                 self._drop(observer)
 
+    def release(self) -> None:
+        """Let go of what is large, and of what holds this record: it is over and has been recorded.
+
+        Connections, tasks and errors may know a record for a while; what it held is free at once, without the
+        cycle collector.
+        """
+        self.observers.clear()
+        self.head = NO_HEAD
+        self.body = self.form = self.change = self.cost = None
+        self.error = self.unreadable = self.observer_failed = None
+
     def _drop(self, observer: StreamObserver) -> None:
         self.observers.remove(observer)
         if self.observer_failed is not None:

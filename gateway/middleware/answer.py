@@ -6,9 +6,9 @@ import asyncio
 
 from aiohttp import web
 
-from gateway.errors import ClientFault, Ending, GatewayError, Internal
-from gateway.proxy.answer import error_fields, own_answer, own_fields, send_own
-from gateway.proxy.connection import abort
+from gateway.errors import ClientLeft, ClientStalled, Ending, GatewayError, Internal
+from gateway.exchange.kept_errors import forget_origin
+from gateway.proxy.answer import broken_off, error_fields, own_answer, own_fields, send_own
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.request import EXCHANGE, Handler, Middleware
 
@@ -36,20 +36,20 @@ def answer(*, lifecycle: Lifecycle, write_idle_seconds: float) -> Middleware:
                 "The gateway failed. Quote this request's id to its operator.", detail=repr(defect)
             )
             refusal.__cause__ = defect
+        forget_origin(refusal)
         exchange.error = refusal
         exchange.end(refusal.ending)
-        if request.writer.output_size > 0:
-            # A second answer would corrupt the first: the client must see a broken end, never a clean one.
-            if request.version == (1, 0):
-                abort(request.protocol)  # to HTTP/1.0 a closed connection is the end of the body
-            raise refusal
-        if isinstance(refusal, ClientFault) and refusal.ending is Ending.CLIENT_LEFT:
-            raise refusal
+        if request.writer.output_size > 0 or isinstance(refusal, ClientLeft | ClientStalled):
+            # A second answer would corrupt the first.
+            return broken_off(request)
         own = own_answer(
             refusal.status, refusal.body(), fields=[*error_fields(refusal), *own_fields(exchange)]
         )
         if refusal.status in _CLOSING:
             own.force_close()
-        return await send_own(request, own, write_idle_seconds)
+        try:
+            return await send_own(request, own, write_idle_seconds)
+        except (ClientLeft, ClientStalled):
+            return broken_off(request)
 
     return middleware

@@ -108,6 +108,7 @@ def record(
                 exchange.end(Ending.FAILED)
             metrics.ended(exchange, now=now)
             log(exchange, now)
+            exchange.release()
 
     return middleware
 

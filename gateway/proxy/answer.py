@@ -193,6 +193,20 @@ async def send_own(request: web.BaseRequest, own: Answer, write_idle_seconds: fl
     return own
 
 
+def broken_off(request: web.BaseRequest) -> Answer:
+    """End the connection in the middle of an answer: the client must see a broken end, never a clean one.
+
+    Nothing is raised for that: aiohttp would keep the error, and with it whatever the exchange held.
+    """
+    if request.version == HttpVersion10:
+        abort(request.protocol)  # to HTTP/1.0 a closed connection is the end of the body
+    request.protocol.force_close()
+    answer = Answer(HTTPStatus.INTERNAL_SERVER_ERROR, "", ())
+    answer.started = answer.finished = True
+    answer.force_close()
+    return answer
+
+
 def error_fields(error: GatewayError) -> list[tuple[bytes, bytes]]:
     """The header fields that belong to an error, as raw bytes."""
     return [(name.encode(), value.encode("latin-1", "replace")) for name, value in error.headers()]

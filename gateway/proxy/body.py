@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 
 from gateway.errors import BadRequest, BodyTooLarge, ClientLeft, MediaTypeRefused, RequestTimeout
+from gateway.exchange.kept_errors import forget_origin
 from gateway.operations.table import Operation
 from gateway.policy.caller import Caller
 from gateway.proxy.connection import send_continue
@@ -108,7 +109,9 @@ async def pieces(request: web.BaseRequest, edge: Edge, *, cap: int | None = None
             raise BadRequest(
                 "The request body's framing is broken.", code="bad_framing", detail=repr(error)
             ) from error
-        except (ConnectionError, RuntimeError):  # aiohttp says RuntimeError once the connection is gone
+        # aiohttp says RuntimeError once the connection is gone.
+        except (ConnectionError, RuntimeError) as lost:
+            forget_origin(lost)  # the reader of the body keeps it
             raise ClientLeft("The client left.") from None
         if not piece:
             return

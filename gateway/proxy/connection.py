@@ -9,6 +9,8 @@ from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.web_protocol import RequestHandler
 
+from gateway.exchange.kept_errors import forget_origin
+
 NO_LINGER = struct.pack("ii", 1, 0)
 _TCP_ESTABLISHED = 1
 _TCP_CLOSE = 7
@@ -52,7 +54,11 @@ def _tcp_state(protocol: BaseProtocol) -> int:
 
 async def drained(protocol: BaseProtocol) -> None:
     """Wait until the peer has taken what was written, but for a bounded rest. Raises ConnectionError."""
-    await protocol._drain_helper()
+    try:
+        await protocol._drain_helper()
+    except ConnectionError as lost:
+        forget_origin(lost)  # aiohttp's frame knows the future that keeps it
+        raise
 
 
 def send_continue(request: web.BaseRequest) -> None:

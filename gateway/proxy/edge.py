@@ -29,6 +29,7 @@ from gateway.errors import (
     RequestTimeout,
     VersionRefused,
 )
+from gateway.exchange.kept_errors import forget_origin
 from gateway.proxy.answer import Answer, error_fields, own_answer, reason_of
 from gateway.proxy.bites import InBites, Turns
 from gateway.proxy.client_connections import ClientConnections, NoRoom, Peer
@@ -84,7 +85,10 @@ class EdgeProtocol(InBites, RequestHandler):
         self._edge.clients.leave(self)
         self._edge.gone(self)
         self._stop_head_timer()
+        if self._task_handler is not None:
+            self._task_handler.add_done_callback(_forget_cancellation)
         super().connection_lost(exc)
+        self._last_payload = None  # it knows this connection
 
     def take(self, data: bytes) -> None:
         """Have a bite parsed."""
@@ -97,6 +101,7 @@ class EdgeProtocol(InBites, RequestHandler):
         super().take(data)
         if self._request_count != count:
             self._edge.clients.asks(self)
+            self._forget_frames()
             self._head_bytes = 0
             self._stop_head_timer()
             if self._messages:
@@ -121,6 +126,12 @@ class EdgeProtocol(InBites, RequestHandler):
                 self._head_timer = self._loop.call_later(
                     self._edge.header_timeout_seconds, self._head_overdue
                 )
+
+    def _forget_frames(self) -> None:
+        """An error of the parser's keeps the bytes that it came from, and itself, by the frames it came through."""
+        message = self._messages[-1][0] if self._messages else None
+        if isinstance(message, _ErrInfo) and message.exc is not None:
+            forget_origin(message.exc)
 
     def _note_message(self, payload: StreamReader | None) -> None:
         """Remember whose body comes next; let a body that turned out broken fail the request it belongs to."""
@@ -244,7 +255,7 @@ class EdgeProtocol(InBites, RequestHandler):
         message: str | None = None,  # noqa: ARG002 (aiohttp's text echoes input)
     ) -> web.StreamResponse:
         """Answer what could not be parsed; cut what broke after its head was out."""
-        if request.writer.output_size > 0 or isinstance(exc, GatewayError):
+        if request.writer.output_size > 0:
             # aiohttp closes the connection upon this; a second answer would corrupt the first.
             raise ConnectionResetError("the answer has begun and cannot be completed")
         error = _parse_error(exc) if isinstance(exc, HttpProcessingError) else Internal("The gateway failed.")
@@ -258,6 +269,14 @@ class EdgeProtocol(InBites, RequestHandler):
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Nothing: what happened is in the exchange's one line."""
+
+
+def _forget_cancellation(task: asyncio.Task[None]) -> None:
+    """A task that was cancelled keeps the error of that, whose frames may know the task."""
+    try:
+        task.exception()
+    except asyncio.CancelledError as cancelled:
+        forget_origin(cancelled)
 
 
 class _Unbegun(web.StreamResponse):

@@ -172,6 +172,7 @@ async def _drained(request: web.BaseRequest, reply: Reply, body_idle_seconds: fl
                 raise UpstreamTimeout("The upstream stopped reading the request body.")
     finally:
         draining.cancel()
+        del draining  # it keeps the error that is raised from here
 
 
 def _chunk(piece: bytes) -> bytes:

@@ -18,6 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from gateway.errors import GatewayError, UpstreamBroken, UpstreamTimeout
+from gateway.exchange.kept_errors import forget_origin
 from gateway.proxy.bites import BITE_BYTES, InBites, Turns
 from gateway.proxy.deadlines import ReplyDeadlines
 from gateway.wire.headers import Head
@@ -285,6 +286,9 @@ class Reply:
         """Leave nothing of this exchange on the connection; returns whether that had been done."""
         before, self.ended = self.ended, True
         self._cancel_total()
+        for kept in (self._payload.exception(), self.protocol.exception()):
+            if isinstance(kept, BaseException):
+                forget_origin(kept)
         # A deadline of this exchange must not run out in the next one.
         self.protocol.read_timeout = None
         self.protocol._drop_timeout()

@@ -77,7 +77,6 @@ class Session:
             ),
             self._client,
             self._upstream,
-            exchange.request_piece,
         )
         self._down = _Direction(
             self,
@@ -89,7 +88,6 @@ class Session:
             ),
             self._upstream,
             self._client,
-            self._answer_piece,
         )
         self._revoked = revoked
         self._deadlines = (
@@ -113,6 +111,8 @@ class Session:
             timer.cancel()
         for task in self._tasks:
             task.cancel()
+        self._timers.clear()
+        self._up.session = self._down.session = None
 
     def end_politely(self, code: int, reason: str) -> None:
         """Say goodbye to both sides for a reason of our own, and end when they have heard it."""
@@ -185,7 +185,7 @@ class Session:
                 direction.asked = False
             elif direction.asked:
                 self._exchange.detail = "no sign of life"
-                self._end(Ending.CLIENT_LEFT if direction is self._up else Ending.UPSTREAM_LOST)
+                self.lost(direction)
                 return
             else:
                 direction.asked = True
@@ -200,7 +200,11 @@ class Session:
             return
         self._timers["credential"] = self._loop.call_later(CREDENTIAL_SECONDS, self._check_credential)
 
-    def _answer_piece(self, piece: bytes) -> None:
+    def passed(self, direction: _Direction, piece: bytes) -> None:
+        """These bytes have been passed on: show them to whoever watches."""
+        if direction is self._up:
+            self._exchange.request_piece(piece)
+            return
         if self._exchange.first_byte_at is None:
             self._exchange.body_begins(monotonic())
         self._exchange.sent(len(piece))
@@ -237,15 +241,15 @@ class _Direction:
         relay: FrameRelay,
         source: InBites,
         sink: BaseProtocol,
-        show: Callable[[bytes], None],
     ) -> None:
         self.relay = relay
         self.heard = True
         self.asked = False
-        self._session = session
+        self.session: Session | None = session
+        """None once it is over: a connection may know its direction for longer."""
+
         self._source = source
         self._sink = sink
-        self._show = show
 
     @property
     def paused(self) -> bool:
@@ -254,25 +258,24 @@ class _Direction:
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Bytes from the source."""
+        session = self.session
+        if session is None:
+            return True, b""
         self.heard = True
-        refusal = None
         try:
-            passed = self.relay.feed(data)
+            self._pass(session, self.relay.feed(data))
         except FrameRefused as refused:
-            refusal = refused
-            passed = refused.passed
-        if passed:
-            self._send(passed)
-            self._show(passed)
-        if refusal is not None:
-            self._session.refused(self, refusal)
-        elif self.relay.close_code is not None:
-            self._session.closing()
+            self._pass(session, refused.passed)
+            session.refused(self, refused)
+        else:
+            if self.relay.close_code is not None:
+                session.closing()
         return False, b""
 
     def feed_eof(self) -> None:
         """The source's connection is gone."""
-        self._session.lost(self)
+        if self.session is not None:
+            self.session.lost(self)
 
     def say(self, frame: bytes) -> None:
         """Send a frame of our own to the sink, when its turn has come."""
@@ -282,10 +285,15 @@ class _Direction:
         """Ask the sink for a sign of life."""
         self._send(self.relay.ping())
 
+    def _pass(self, session: Session, data: bytes) -> None:
+        if data:
+            self._send(data)
+            session.passed(self, data)
+
     def _send(self, data: bytes) -> None:
         transport = self._sink.transport
         if not data or transport is None or transport.is_closing():
             return
         transport.write(data)
-        if self._sink.writing_paused:
-            self._session.hold(self._source, self._sink)
+        if self._sink.writing_paused and self.session is not None:
+            self.session.hold(self._source, self._sink)

@@ -23,6 +23,7 @@ from yarl import URL
 
 from gateway.errors import GatewayError, Overloaded, UpstreamTimeout, UpstreamUnreachable
 from gateway.exchange.exchange import Exchange
+from gateway.exchange.kept_errors import forget_origin
 from gateway.operations.table import Operation
 from gateway.policy.caller import Caller
 from gateway.policy.tenants import UpstreamAccess
@@ -240,6 +241,7 @@ class UpstreamPool:
             try:
                 connection = await connector.connect(request, traces=[], timeout=self._timeout)
             except (aiohttp.ClientError, OSError) as error:
+                forget_origin(error)  # what dials keeps it
                 failure = _failure(error)
                 self._events.connected(failure.result)
                 if (

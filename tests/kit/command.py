@@ -69,9 +69,14 @@ class RunningCommand:
 
 
 @asynccontextmanager
-async def running_command(*arguments: str, **environ: str) -> AsyncIterator[RunningCommand]:
-    """Start a command that serves, and wait until it says where; it is gone afterwards, whatever happened."""
-    process = await _start(arguments, environ)
+async def running_command(
+    *arguments: str, module: str = "gateway", **environ: str
+) -> AsyncIterator[RunningCommand]:
+    """Start a command that serves, and wait until it says where; it is gone afterwards, whatever happened.
+
+    `module` is what runs it, where that is not `python -m gateway` itself.
+    """
+    process = await _start(arguments, environ, module)
     assert process.stdout is not None
     assert process.stderr is not None
     running = RunningCommand(process)
@@ -93,9 +98,9 @@ async def running_command(*arguments: str, **environ: str) -> AsyncIterator[Runn
         await asyncio.gather(*collecting)
 
 
-async def _start(arguments: tuple[str, ...], environ: dict[str, str]) -> Process:
+async def _start(arguments: tuple[str, ...], environ: dict[str, str], module: str = "gateway") -> Process:
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", *arguments),
+        *(sys.executable, "-m", module, *arguments),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=PIPE,
         stderr=PIPE,

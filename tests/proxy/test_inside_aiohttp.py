@@ -42,6 +42,7 @@ INSIDE_AIOHTTP: dict[str, set[str]] = {
         "_messages",
         "_payload_parser",
         "_request_count",
+        "_task_handler",
         "_waiter",
     },
     "ResponseHandler": {"_drain_tail", "_drop_timeout", "_on_read_timeout", "_payload"},
