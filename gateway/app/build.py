@@ -9,8 +9,10 @@ from pathlib import Path
 
 from aiohttp import web
 
+from gateway.app.account_memory import AccountMemory
 from gateway.app.own_paths import own_paths
 from gateway.app.process import App
+from gateway.app.tenants_in_force import TenantsInForce
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.trust import Trust
 from gateway.exchange.exchange import Exchange
@@ -23,7 +25,7 @@ from gateway.limits.store import BucketStore
 from gateway.middleware import build_middlewares, compose
 from gateway.middleware.services import Services
 from gateway.operations.table import OperationTable
-from gateway.policy.tenants import TenantBook, UpstreamAccess, tenant_policies
+from gateway.policy.tenants import UpstreamAccess
 from gateway.proxy.bites import Turns
 from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.http import forward
@@ -90,11 +92,14 @@ def build_app(
         jwks_fetched=lambda issuer, result: metrics.jwks_fetches.labels(issuer, result).inc(),
         ring_loaded=lambda result: metrics.key_ring_loads.labels(result).inc(),
     )
+    tenants = TenantsInForce(
+        settings, table=table, memory=AccountMemory(redis_url=redis_url, keys_dir=keys_dir)
+    )
     services = Services(
         settings=settings,
         table=table,
         trust=trust,
-        tenants=TenantBook(tenant_policies(settings, table)),
+        tenants=tenants.book,
         limiter=Limiter(store, expected_replicas=settings.expected_replicas),
         ledger=UsageLedger(
             RedisUsage(redis_url) if redis_url else MemoryUsage(), lost=metrics.usage_lost.inc
@@ -110,7 +115,7 @@ def build_app(
         configuration = Configuration(
             read=read_settings,
             file=settings_file,
-            take=partial(_take, services),
+            take=partial(_take, services, tenants),
             loaded=metrics.configuration_loaded,
         )
     app = App(
@@ -118,6 +123,7 @@ def build_app(
         upstreams,
         compose(build_middlewares(services), _dispatch(services, upstreams)),
         turns=turns,
+        tenants=tenants,
         configuration=configuration,
         close_log=log.close,
     )
@@ -186,12 +192,13 @@ def _show_issuers(services: Services, settings: Settings) -> None:
             services.metrics.watch(services.metrics.jwks_age, partial(_age, services.trust, name), name)
 
 
-def _take(services: Services, settings: Settings) -> Iterable[str]:
+async def _take(services: Services, tenants: TenantsInForce, settings: Settings) -> Iterable[str]:
     """Put new settings in force; name those that have changed and wait. Raises SettingsInvalid."""
-    policies = tenant_policies(settings, services.table)
+    services.trust.check(settings.credentials, settings.issuers)
+    await tenants.remember(settings)
     services.trust.reload(settings.credentials, settings.issuers)
     _show_issuers(services, settings)
-    services.tenants.policies = policies
+    tenants.take(settings)
     return waiting_for_restart(services.settings, settings)
 
 

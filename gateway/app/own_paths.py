@@ -112,7 +112,7 @@ async def _me(limiter: Limiter, exchange: Exchange, _: str) -> bytes:
         "models": {"tenant": tenant.models, "credential": principal.models},
         "default_model": tenant.settings.default_model,
         "limits": levels,
-        "stored_objects": "closed: the upstream key is shared" if tenant.shared else "open",
+        "stored_objects": "open" if tenant.closed is None else f"closed: {tenant.closed.words}",
     }
     return orjson.dumps(document)
 

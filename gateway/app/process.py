@@ -12,6 +12,7 @@ from aiohttp import web
 
 from gateway.app.loop_lag import LoopLag
 from gateway.app.private_listener import PRIVATE_CONNECTIONS
+from gateway.app.tenants_in_force import TenantsInForce
 from gateway.middleware.record import unseen
 from gateway.middleware.services import Services
 from gateway.proxy.bites import Turns
@@ -41,6 +42,7 @@ class App:
         handler: Handler,
         *,
         turns: Turns,
+        tenants: TenantsInForce,
         configuration: Configuration | None,
         close_log: Callable[[], None],
     ) -> None:
@@ -51,6 +53,7 @@ class App:
         self.server: EdgeServer | None = None
         self._upstreams = upstreams
         self._turns = turns
+        self._tenants = tenants
         self._close_log = close_log
         self._started = AsyncExitStack()
 
@@ -70,7 +73,7 @@ class App:
             for tenant in services.tenants.policies.values():
                 await self._upstreams.open(tenant.access.base_url)
             lag = LoopLag(services.metrics.loop_lag.observe)
-            for part in (services.trust, services.ledger, services.limiter, lag):
+            for part in (self._tenants, services.trust, services.ledger, services.limiter, lag):
                 await part.start()
                 started.push_async_callback(part.close)
             if self.configuration is not None:

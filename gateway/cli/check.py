@@ -6,10 +6,11 @@ import argparse
 from typing import Any
 
 from gateway.cli.options import add_settings, keyless, settings_from
+from gateway.cli.stores import account_history
 from gateway.credentials.configured_issuers import other_issuers
 from gateway.credentials.key_ring import KeyRing
 from gateway.operations.table import OperationTable
-from gateway.policy.tenants import tenant_policies
+from gateway.policy.tenants import closed_to, tenant_policies
 from gateway.settings.section import SettingsInvalid
 
 
@@ -34,14 +35,12 @@ def run(options: argparse.Namespace) -> int:
         known_scopes=OperationTable.load().scopes,
         keys_from_url=lambda _name, _issuer: KeyRing([]),
     )
-    policies = tenant_policies(settings, OperationTable.load())
-    shared = sorted(policy.id for policy in policies.values() if policy.shared)
-    if shared:
-        print(
-            f"Stored objects (files, threads, batches …) are closed to {', '.join(shared)}: "
-            "they share an upstream key. "
-            'Give each its own key or project under [tenants.ID.upstream], or set shared_objects = "allow".'
-        )
+    history, trouble = account_history(settings)
+    policies = tenant_policies(settings, OperationTable.load(), history)
+    if trouble is not None:
+        print(f"What is remembered of upstream accounts cannot be read: {trouble}")
+    for sentence in closed_to(policies.values()):
+        print(sentence)
     tenants = ", ".join(sorted(settings.tenants))
     print(f"The configuration is valid. Upstream: {settings.upstream.base_url}. Tenants: {tenants}.")
     return 0

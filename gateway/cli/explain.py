@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gateway.cli.options import add_credential, add_settings, credential_from, settings_from
+from gateway.cli.stores import account_history
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.principal import CredentialError, Principal
 from gateway.credentials.trust import Trust
@@ -117,7 +118,8 @@ class _Asking:
     def tenant_is_known(self) -> str:
         """Who pays."""
         principal = self._caller.principal
-        book = TenantBook(tenant_policies(self._settings, OperationTable.load()))
+        history, _ = account_history(self._settings)
+        book = TenantBook(tenant_policies(self._settings, OperationTable.load(), history))
         tenant = book.get(principal.tenant)
         check_tenant(tenant)
         self._caller = Caller(principal, tenant)

@@ -1,12 +1,15 @@
-"""The Redis that commands share with running gateways: what it holds of credentials, and what it counts."""
+"""What commands share with running gateways: what is remembered of credentials and accounts, and what is counted."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
+from gateway.app.account_memory import AccountMemory
 from gateway.credentials.redis_credentials import RedisCredentials
+from gateway.policy.accounts import History
 from gateway.settings.section import Problem, SettingsInvalid, revealed
 from gateway.settings.settings import Settings
 
@@ -29,6 +32,29 @@ async def shared_credentials(settings: Settings) -> AsyncIterator[RedisCredentia
             yield shared
         finally:
             await shared.close()
+
+
+def account_history(settings: Settings) -> tuple[History, str | None]:
+    """What running gateways remember of upstream accounts, and why that is not known, if so. Notes nothing."""
+
+    async def recall() -> tuple[History, str | None]:
+        memory = AccountMemory(
+            redis_url=revealed(settings.redis_url),
+            keys_dir=settings.keys_dir,
+            deadline_seconds=_CREDENTIALS_PATIENCE_SECONDS,
+        )
+        try:
+            return await memory.recall(), memory.trouble
+        finally:
+            await memory.close()
+
+    log = logging.getLogger("gateway.accounts")
+    log.disabled = True
+    with _quiet_breaker():
+        try:
+            return asyncio.run(recall())
+        finally:
+            log.disabled = False
 
 
 @contextmanager

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from gateway.credentials.key_ring import REVOCATIONS_FILE
-from gateway.credentials.private_files import write_private
+from gateway.credentials.private_files import locked, write_private
 from gateway.credentials.revocations import Revocation, RevocationsUnavailable
 from gateway.wire.strict_json import strict_object
 
@@ -60,7 +57,7 @@ class RevocationFile:
 
     def _add(self, new: set[Revocation]) -> None:
         try:
-            with _locked(self.path.parent):
+            with locked(self.path.parent):
                 present = self._read() if self.path.exists() else frozenset()
                 if new <= present:
                     return
@@ -84,18 +81,6 @@ class RevocationFile:
             raise _unavailable(self.path, error) from None
         except ValueError as error:
             raise RevocationsUnavailable(f"{self.path}: {error}") from None
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Let one process at a time read, change and write; the directory is made when it is missing."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _unavailable(path: Path, error: OSError) -> RevocationsUnavailable:

@@ -88,6 +88,10 @@ class Trust:
         )
         self._follower = asyncio.create_task(self._follow())
 
+    def check(self, accepted: Credentials, issuers: Mapping[str, IssuerSettings]) -> None:
+        """Raise SettingsInvalid when new settings cannot be used."""
+        self._resolve(accepted, issuers)
+
     def reload(self, accepted: Credentials, issuers: Mapping[str, IssuerSettings]) -> None:
         """Believe what new settings say; raises SettingsInvalid, and changes nothing, when they cannot be used.
 

@@ -47,7 +47,7 @@ class Caller:
 
     def is_alone_on_account(self, operation: Operation) -> bool:
         """Whether nobody else uses the upstream account that it asks with, so that it may see what is left of it."""
-        return not self.tenant.has_neighbours and not operation.is_administration
+        return self.tenant.apart and not operation.is_administration
 
     def may_do(self, operation: Operation) -> bool:
         """Whether both the credential and the tenant have the operation's scope."""
@@ -97,9 +97,12 @@ class Caller:
 
     def closed_to(self, what: str, param: str | None = None) -> SharedUpstream:
         """The error for something that works on stored objects which other tenants can reach."""
+        closed = self.tenant.closed
+        assert closed is not None, "nobody is kept from what is open"
         return SharedUpstream(
-            f"{what[0].upper()}{what[1:]}, and the tenant {self.tenant.id} shares its upstream key with other "
-            "tenants. Ask the gateway's operator for an upstream key or project of your own.",
+            f"{what[0].upper()}{what[1:]}, and stored objects are closed to the tenant {self.tenant.id}: "
+            f"{closed.words}. Ask the gateway's operator for an upstream account or project of your own; who has one "
+            'needs stored_objects = "own" in the tenant\'s table.',
             param=param,
         )
 

@@ -6,14 +6,25 @@ policy it began with.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from gateway.credentials.principal import Principal
 from gateway.limits.terms import Dimension, OnStoreFailure, Quota
 from gateway.operations.scopes import ScopeProblem, expand
 from gateway.operations.table import OperationTable
+from gateway.policy.accounts import (
+    NOTHING_REMEMBERED,
+    Account,
+    Closed,
+    History,
+    Reason,
+    Uses,
+    account_of,
+    judge,
+    said,
+    way_of,
+)
 from gateway.policy.tenant_limits import TenantLimits
 from gateway.settings.limits import Limits
 from gateway.settings.section import OTHER_TENANT, Problem, SettingsInvalid, revealed
@@ -23,12 +34,17 @@ from gateway.settings.tenant import Tenant
 
 @dataclass(frozen=True, slots=True)
 class UpstreamAccess:
-    """Where a tenant's requests go, and as whom. Two tenants with equal access share stored objects."""
+    """Where a tenant's requests go, and as whom."""
 
     base_url: str
     api_key: str | None = field(repr=False)
     organization: str | None = None
     project: str | None = None
+
+    @property
+    def account(self) -> Account:
+        """What is known of the account behind it."""
+        return account_of(self.base_url, self.api_key, self.project)
 
     @property
     def authorization(self) -> bytes | None:
@@ -53,11 +69,18 @@ class TenantPolicy:
 
     limits: TenantLimits
     access: UpstreamAccess
-    has_neighbours: bool
-    """Another enabled tenant has the same access."""
+    account: Account
+    apart: bool
+    """Whether no other tenant can have, or have had, its upstream account, as far as anybody has said."""
 
-    shared: bool
-    """It has neighbours, and the operator has not allowed them to reach each other's stored objects."""
+    closed: Closed | None
+    """Why what the upstream stores is closed to it; None when it is open."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether what the upstream stores may be open to other tenants as well, and the operator does not allow
+        that."""
+        return self.closed is not None
 
     @property
     def models(self) -> tuple[str, ...] | None:
@@ -85,8 +108,9 @@ UNKNOWN_TENANT = TenantPolicy(
     scopes=frozenset(),
     limits=TenantLimits(OTHER_TENANT, Limits(), OnStoreFailure.LOCAL),
     access=UpstreamAccess("", None),
-    has_neighbours=True,
-    shared=True,
+    account=Account("", "", None),
+    apart=False,
+    closed=Closed(Reason.SHARED),
 )
 """Stands for a tenant that is not configured: it may do nothing, and counts as `other`."""
 
@@ -102,36 +126,66 @@ class TenantBook:
         return self.policies.get(tenant_id, UNKNOWN_TENANT)
 
 
-def tenant_policies(settings: Settings, table: OperationTable) -> dict[str, TenantPolicy]:
-    """All tenants, resolved. Raises SettingsInvalid with every problem."""
+def tenant_policies(
+    settings: Settings, table: OperationTable, history: History = NOTHING_REMEMBERED
+) -> dict[str, TenantPolicy]:
+    """All tenants, resolved, with what is remembered of their accounts. Raises SettingsInvalid with every problem."""
     scopes = table.scopes
-    problems: list[Problem] = []
     accesses = {tenant_id: _access(settings, tenant) for tenant_id, tenant in settings.tenants.items()}
-    users = Counter(
-        _account(accesses[tenant_id]) for tenant_id, tenant in settings.tenants.items() if tenant.enabled
-    )
+    problems = list(_words_that_cannot_hold(settings, accesses))
+    uses = account_uses(settings)
+    judged = judge(uses, history)
     policies = {}
-    for tenant_id, tenant in settings.tenants.items():
-        access = accesses[tenant_id]
-        has_neighbours = users[_account(access)] > 1
+    for (tenant_id, account), tenant in zip(uses, settings.tenants.values(), strict=True):
+        closed = judged[tenant_id]
         policies[tenant_id] = TenantPolicy(
             tenant_id,
             tenant,
             _expanded(tenant_id, tenant, scopes, problems),
             TenantLimits(tenant_id, settings.limits_of(tenant), settings.on_store_failure),
-            access,
-            has_neighbours=has_neighbours,
-            shared=has_neighbours and settings.shared_objects == "refuse",
+            accesses[tenant_id],
+            account,
+            apart=closed is None,
+            closed=closed if settings.shared_objects == "refuse" else None,
         )
     if problems:
         raise SettingsInvalid(problems)
     return policies
 
 
-def _account(access: UpstreamAccess) -> tuple[str | None, ...]:
-    """What makes two accesses one account: the same key is, by whatever name its API is called."""
-    where = access.base_url if access.api_key is None else None
-    return where, access.api_key, access.organization, access.project
+def closed_to(policies: Iterable[TenantPolicy]) -> list[str]:
+    """What an operator should know of tenants whose stored objects are closed, and what opens them."""
+    return said(
+        {(policy.id, policy.account): policy.closed for policy in policies if policy.closed is not None}
+    )
+
+
+def account_uses(settings: Settings) -> Uses:
+    """Which account each tenant has, disabled ones included, in their order."""
+    return {
+        (tenant_id, _access(settings, tenant).account): tenant.stored_objects == "own"
+        for tenant_id, tenant in settings.tenants.items()
+    }
+
+
+def _words_that_cannot_hold(settings: Settings, accesses: Mapping[str, UpstreamAccess]) -> Iterator[Problem]:
+    """What one upstream key opens cannot be the own of one tenant and in use by another, or the own of two."""
+    claims: dict[object, list[str]] = {}
+    for tenant_id, access in accesses.items():
+        tenant = settings.tenants[tenant_id]
+        if tenant.enabled or tenant.stored_objects == "own":
+            claims.setdefault(way_of(access.account, access.base_url, access.organization), []).append(
+                tenant_id
+            )
+    for tenant_ids in claims.values():
+        for tenant_id in tenant_ids:
+            if len(tenant_ids) > 1 and settings.tenants[tenant_id].stored_objects == "own":
+                others = ", ".join(other for other in tenant_ids if other != tenant_id)
+                yield Problem(
+                    f"tenants.{tenant_id}.stored_objects",
+                    f'"own" cannot be: {others} goes to the same upstream with the same key; give each a key of an '
+                    "account or project of its own, or take this line away",
+                )
 
 
 def _expanded(

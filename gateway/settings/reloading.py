@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from gateway.settings.section import SettingsInvalid
@@ -30,7 +30,7 @@ class Configuration:
         *,
         read: Callable[[], Settings],
         file: Path | None,
-        take: Callable[[Settings], Iterable[str]],
+        take: Callable[[Settings], Awaitable[Iterable[str]]],
         loaded: Callable[[bool], None],
     ) -> None:
         self._read = read
@@ -68,7 +68,7 @@ class Configuration:
     async def _reload(self) -> bool:
         try:
             settings = await asyncio.to_thread(self._read)
-            needing_restart = sorted(self._take(settings))
+            needing_restart = sorted(await self._take(settings))
         except Exception as invalid:  # noqa: BLE001 (whatever the files hold, what is in force stays in force)
             problems = invalid.problems if isinstance(invalid, SettingsInvalid) else [invalid]
             for problem in problems:

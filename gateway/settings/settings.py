@@ -221,7 +221,7 @@ class Settings(BaseSettings):
     else the longest pattern that matches, else 1000. A guess, which is settled when usage is known."""
 
     shared_objects: Annotated[Literal["refuse", "allow"], FOLLOWED] = "refuse"
-    """Whether tenants that share an upstream key may use stored objects, each other's included."""
+    """Whether tenants that may have one upstream account may use stored objects, each other's included."""
 
     allow_uncontained: bool = False
     """Open what starts or steers sessions that run past the gateway: all of /v1/chatkit, and of /v1/realtime all but

@@ -12,7 +12,8 @@ from gateway.settings.section import BaseUrl, HeaderText, Section
 
 
 class TenantUpstream(Section):
-    """A tenant's own way upstream; what is unset is the common one. The strongest isolation there is."""
+    """A tenant's own way upstream; what is unset is the common one. An account or project of its own is the strongest
+    isolation there is; a key of the same project is none."""
 
     base_url: BaseUrl | None = None
     """Where this tenant's `/v1` is."""
@@ -37,6 +38,10 @@ class Tenant(Section):
     """`false` answers every credential of the tenant 403."""
 
     upstream: TenantUpstream = TenantUpstream()
+    stored_objects: Literal["own"] | None = None
+    """`"own"`: by the operator's word the upstream account of this tenant is no other's, so that what the upstream
+    stores (files, batches, threads, …) is open to it. Unset: open only where nobody else can have the account."""
+
     models: tuple[str, ...] | None = None
     """The models that may be used, exact names or globs such as `gpt-4o*`; unset: all."""
 

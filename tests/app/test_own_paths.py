@@ -58,7 +58,7 @@ class TestMe:
         assert 3590 < said["expires_at"] - time.time() <= 3600
         assert said["expires"].endswith("+00:00")
         assert len(said["credential_id"]) == 32
-        assert "shared" in said["stored_objects"]
+        assert said["stored_objects"] == "closed: other tenants may have the same upstream account"
         (limit,) = said["limits"]
         assert (limit["limit"], limit["capacity"]) == ("max_requests_per_1_minute", 60)
         assert not upstream.requests

@@ -131,7 +131,7 @@ class TestServe:
         assert upstream.requests[0].get("authorization") == "Bearer sk-upstream-key"
         assert jwt.decode(credential, options={"verify_signature": False})["tenant"] == "default"
         keys = tmp_path / ".config/gateway/keys"
-        (key,) = keys.iterdir()
+        (key,) = keys.glob("*.json")
         assert stat.S_IMODE(keys.stat().st_mode) == 0o700
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
         assert CREDENTIAL.findall("\n".join(second.stderr)) == []

@@ -34,6 +34,7 @@ limits.max_requests_per_1_minute = 60
 scopes = ["*"]
 default_model = "house"
 upstream = { api_key = "sk-own-never-shown", project = "proj_free" }
+stored_objects = "own"
 [tenants.narrow]
 scopes = ["files:*"]
 [tenants.asleep]

@@ -28,63 +28,6 @@ def policies(environ: dict[str, str] | None = None, **settings: Any) -> dict[str
     return tenant_policies(load(flags=settings, environ=environ), TABLE)
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "shared"),
-    [
-        ({}, {}, True),
-        ({"api_key": "sk-a"}, {}, False),
-        ({"api_key": "sk-a"}, {"api_key": "sk-b"}, False),
-        ({"api_key": "sk-a"}, {"api_key": "sk-a"}, True),
-        ({"api_key": "sk-common"}, {}, True),
-        ({"api_key": "env:A"}, {"api_key": "env:ALIAS_OF_A"}, True),
-        ({"project": "proj_a"}, {}, False),
-        ({"project": "proj_a"}, {"project": "proj_b"}, False),
-        ({"project": "proj_a"}, {"project": "proj_a"}, True),
-        ({"organization": "org-a"}, {"organization": "org-b"}, False),
-        ({"base_url": "http://api.test/v1/"}, {}, True),
-        ({"base_url": "http://API.test/v1"}, {}, True),
-        ({"base_url": "HTTP://api.test/v1"}, {}, True),
-        ({"base_url": "http://api.test:80/v1"}, {}, True),
-        ({"base_url": "http://alias-of-the-same-api.test/v1"}, {}, True),
-        ({"base_url": "http://other.test/v1", "api_key": "sk-other"}, {}, False),
-    ],
-)
-def test_tenants_share_what_is_stored_when_they_have_one_account(
-    a: dict[str, str], b: dict[str, str], shared: bool
-) -> None:
-    environ = {"A": "sk-one", "ALIAS_OF_A": "sk-one"}
-
-    found = policies(environ, tenants={"a": {"upstream": a}, "b": {"upstream": b}})
-
-    assert (found["a"].shared, found["b"].shared) == (shared, shared)
-
-
-@pytest.mark.parametrize(("urls", "shared"), [(("one", "one"), True), (("one", "two"), False)])
-def test_without_any_key_the_upstream_itself_is_the_account(urls: tuple[str, str], shared: bool) -> None:
-    tenants = {
-        name: {"upstream": {"base_url": f"http://{url}.test/v1"}}
-        for name, url in zip("ab", urls, strict=True)
-    }
-
-    found = policies(tenants=tenants, upstream={"base_url": "http://api.test/v1"})
-
-    assert found["a"].shared is found["b"].shared is shared
-
-
-def test_only_enabled_tenants_count_and_only_those_of_the_same_account() -> None:
-    own = {"upstream": {"api_key": "sk-own"}}
-
-    found = policies(tenants={"a": {}, "b": {"enabled": False}, "c": own, "d": own | {"enabled": False}})
-
-    assert {name: policy.shared for name, policy in found.items()} == {
-        "a": False,
-        "b": False,
-        "c": False,
-        "d": False,
-    }
-    assert policies(tenants={"a": {}, "b": {}, "c": own})["c"].shared is False
-
-
 def test_operator_may_allow_sharing() -> None:
     found = policies(tenants={"a": {}, "b": {}}, shared_objects="allow")
 

@@ -371,7 +371,7 @@ async def test_reload_that_read_the_files_later_is_the_one_that_holds() -> None:
             assert go_on.wait(5)
         return reading
 
-    def take(settings: Settings) -> list[str]:
+    async def take(settings: Settings) -> list[str]:
         taken.append(settings.drain_seconds)
         return []
 

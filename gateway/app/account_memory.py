@@ -1,0 +1,146 @@
+"""Remembers which tenants have had which upstream account, also over restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from gateway.app.account_store import (
+    DEADLINE_SECONDS,
+    AccountFile,
+    AccountStore,
+    AccountsUnavailable,
+    RedisAccounts,
+)
+from gateway.policy.accounts import Account, History, Uses
+
+_log = logging.getLogger("gateway.accounts")
+
+
+class AccountMemory:
+    """What is noted in Redis where there is one, else beside the keys; without either, in this process alone.
+
+    With Redis the file is a copy, from which a Redis that lost its data gets it back. No method fails: what cannot be
+    read or kept is said once, and the history says that it is not known, or not kept.
+    """
+
+    def __init__(
+        self, *, redis_url: str | None, keys_dir: Path | None, deadline_seconds: float = DEADLINE_SECONDS
+    ) -> None:
+        """`deadline_seconds`: of one question to Redis."""
+        redis = RedisAccounts(redis_url, deadline_seconds=deadline_seconds) if redis_url else None
+        file = None if keys_dir is None else AccountFile(keys_dir)
+        self._store: AccountStore | None = redis or file
+        self._copy = None if redis is None else file
+        self._copied: dict[tuple[str, Account], bool] | None = None
+        self._known: dict[tuple[str, Account], bool] = {}
+        self._unwritten: dict[tuple[str, Account], bool] = {}
+        self._lost: dict[tuple[str, Account], bool] = {}
+        self._has_read = self._store is None
+        self._one_at_a_time = asyncio.Lock()
+        self.trouble: str | None = None
+        """Why something cannot be read or kept at the moment."""
+
+    @property
+    def history(self) -> History:
+        """What is known now."""
+        return History(dict(self._known), known=self._has_read, unwritten=frozenset(self._unwritten))
+
+    async def remember(self, uses: Uses) -> None:
+        """Note what is to be in force, before it is."""
+        async with self._one_at_a_time:
+            await self._read()
+            new = {use: own for use, own in uses.items() if self._known.get(use) is not own}
+            self._known |= new
+            if self._store is not None:
+                self._unwritten |= new
+            await self._write()
+
+    async def recall(self) -> History:
+        """Read what is noted, and note nothing: for who only wants to know."""
+        async with self._one_at_a_time:
+            await self._read()
+            return self.history
+
+    async def look(self) -> bool:
+        """Read what others have noted, note what could not be noted before; whether the history is another now."""
+        async with self._one_at_a_time:
+            before = (self._has_read, len(self._unwritten))
+            changed = await self._read()
+            await self._write()
+            return changed or before != (self._has_read, len(self._unwritten))
+
+    async def close(self) -> None:
+        """Let everything go."""
+        if self._store is not None:
+            await self._store.close()
+
+    async def _read(self) -> bool:
+        """Take over what is noted; whether any of it was new."""
+        if self._store is None:
+            return False
+        new = await self._read_copy()
+        try:
+            found = await self._store.changed()
+        except AccountsUnavailable as unavailable:
+            self._in_trouble(unavailable)
+            return new
+        self._has_read = True
+        if found is None:
+            return new
+        self._lost = {
+            use: own for use, own in self._known.items() if use not in found and use not in self._unwritten
+        }
+        before = dict(self._known)
+        self._known |= found
+        self._known |= self._unwritten
+        return new or before != self._known
+
+    async def _read_copy(self) -> bool:
+        """Begin with what was known here last."""
+        if self._copy is None or self._copied is not None:
+            return False
+        self._copied = {}
+        try:
+            self._copied |= await self._copy.changed() or {}
+        except AccountsUnavailable as unavailable:
+            _log.error("%s", unavailable)
+        self._known = {**self._copied, **self._known}
+        return bool(self._copied)
+
+    async def _write(self) -> None:
+        """Note what is not noted yet, or was and got lost."""
+        if self._store is None:
+            return
+        owed = {**self._lost, **self._unwritten}
+        if owed:
+            try:
+                await self._store.add(owed)
+            except AccountsUnavailable as unavailable:
+                self._in_trouble(unavailable)
+                return
+            self._lost, self._unwritten = {}, {}
+        elif not self._has_read:
+            return
+        if self.trouble is not None and self._has_read:
+            _log.warning("what is remembered of upstream accounts can be read and kept again")
+            self.trouble = None
+        await self._write_copy()
+
+    async def _write_copy(self) -> None:
+        if self._copy is None or self._copied is None:
+            return
+        missing = {use: own for use, own in self._known.items() if self._copied.get(use) is not own}
+        if not missing:
+            return
+        self._copied |= missing
+        try:
+            await self._copy.add(missing)
+        except AccountsUnavailable as unavailable:
+            _log.info("upstream accounts are remembered in Redis alone: %s", unavailable)
+
+    def _in_trouble(self, unavailable: AccountsUnavailable) -> None:
+        if self.trouble is None:
+            _log.error("what is remembered of upstream accounts cannot be read or kept: %s", unavailable)
+        self.trouble = str(unavailable)

@@ -1,0 +1,159 @@
+"""Where it is noted which tenants have had which upstream account: in Redis, and in a file beside the keys.
+
+Of a key there is a digest only. Nothing is ever taken out: that a tenant has had an account stays true.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import orjson
+
+from gateway.credentials.private_files import locked, write_private
+from gateway.policy.accounts import Account, Uses
+from gateway.redis.cluster import open_wire
+from gateway.redis.line import Argument, RedisUnavailable, Reply
+from gateway.redis.script import Script
+from gateway.redis.servers import RedisServers
+
+FILE_NAME = "upstream-accounts.jsonl"
+"""Beside the keys, and named unlike them: it is none."""
+
+MOST_FILE_BYTES = 64 * 2**20
+DEADLINE_SECONDS = 0.5
+_USES_PER_CALL = 1000
+_SCRIPTS = ("changed", "add")
+
+
+class AccountsUnavailable(Exception):
+    """What is noted of accounts could not be read, or not be kept."""
+
+
+class AccountStore(Protocol):
+    """A place that outlives the process. Every method raises AccountsUnavailable."""
+
+    async def changed(self) -> Uses | None:
+        """All that is noted; None when nothing has changed since the last call."""
+
+    async def add(self, uses: Uses) -> None:
+        """Note these, whole or not at all as far as a reader can tell them apart."""
+
+    async def close(self) -> None:
+        """Let everything go."""
+
+
+class RedisAccounts:
+    """What all replicas share. Nothing is connected before the first call, none takes longer than the deadline."""
+
+    def __init__(
+        self, url: str, *, deadline_seconds: float = DEADLINE_SECONDS, prefix: str = "gateway:"
+    ) -> None:
+        servers = RedisServers.parse(url)
+        self._name = servers.name
+        self._wire = open_wire(servers, deadline_seconds=deadline_seconds)
+        self._scripts = {name: Script.load(__package__, f"accounts_{name}") for name in _SCRIPTS}
+        # The braces put both into one slot of a cluster.
+        self._keys = (f"{prefix}{{accounts}}:version", f"{prefix}{{accounts}}")
+        self._version = b"not yet read"
+
+    async def changed(self) -> Uses | None:
+        version, *found = await self._run("changed", [self._version])
+        if not found:
+            return None
+        (members,) = found
+        uses = dict(_read(zip(members[::2], members[1::2], strict=True), f"Redis {self._name}"))
+        self._version = version
+        return uses
+
+    async def add(self, uses: Uses) -> None:
+        pairs = [
+            argument for use, own in uses.items() for argument in (_written(*use), b"1" if own else b"0")
+        ]
+        for start in range(0, len(pairs), 2 * _USES_PER_CALL):
+            # Random, not counted: a Redis that lost its data would count to the same number again.
+            await self._run("add", [secrets.token_hex(8), *pairs[start : start + 2 * _USES_PER_CALL]])
+
+    async def close(self) -> None:
+        await self._wire.close()
+
+    async def _run(self, script: str, arguments: Sequence[Argument]) -> Reply:
+        try:
+            return await self._wire.run(self._scripts[script], self._keys, arguments)
+        except RedisUnavailable as error:
+            raise AccountsUnavailable(f"Redis {self._name}: {error}") from error
+
+
+class AccountFile:
+    """What the processes of one machine share: mode 0600, a line for each use, replaced as a whole."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / FILE_NAME
+        self._seen: tuple[int, int, int] | None = None
+
+    async def changed(self) -> Uses | None:
+        return await asyncio.to_thread(self._changed)
+
+    async def add(self, uses: Uses) -> None:
+        await asyncio.to_thread(self._add, uses)
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
+    def _changed(self) -> Uses | None:
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            self._seen = None
+            return {}  # the first start, or somebody took it away: whoever remembers writes it back
+        except OSError as error:
+            raise _unavailable(self.path, error) from None
+        seen = (found.st_ino, found.st_size, found.st_mtime_ns)
+        if seen == self._seen:
+            return None
+        uses = self._read()
+        self._seen = seen
+        return uses
+
+    def _add(self, new: Uses) -> None:
+        try:
+            with locked(self.path.parent):
+                noted = {**self._read(), **new} if self.path.exists() else dict(new)
+                lines = [b"%b %d\n" % (_written(*use), own) for use, own in noted.items()]
+                write_private(self.path, b"".join(lines))
+        except OSError as error:
+            raise _unavailable(self.path, error) from None
+
+    def _read(self) -> dict[tuple[str, Account], bool]:
+        try:
+            with self.path.open("rb") as file:
+                document = file.read(MOST_FILE_BYTES + 1)
+        except OSError as error:
+            raise _unavailable(self.path, error) from None
+        if len(document) > MOST_FILE_BYTES:
+            raise AccountsUnavailable(f"{self.path} is larger than {MOST_FILE_BYTES} bytes")
+        lines = (line.rpartition(b" ") for line in document.splitlines())
+        return dict(_read(((use, own) for use, _, own in lines), str(self.path)))
+
+
+def _written(tenant: str, account: Account) -> bytes:
+    return orjson.dumps([tenant, *account])
+
+
+def _read(entries: Iterable[tuple[bytes, bytes]], where: str) -> Iterator[tuple[tuple[str, Account], bool]]:
+    """What is noted. Of one that cannot be read nobody knows whom it would close: none counts then."""
+    for written, own in entries:
+        try:
+            tenant, place, key, project = orjson.loads(written)
+            if not all(isinstance(text, str) for text in (tenant, place, key, project or "")):
+                raise ValueError
+            yield (tenant, Account(place, key, project)), {b"0": False, b"1": True}[own]
+        except (ValueError, TypeError, KeyError):
+            raise AccountsUnavailable(f"{where}: what it says of accounts cannot be read") from None
+
+
+def _unavailable(path: Path, error: OSError) -> AccountsUnavailable:
+    return AccountsUnavailable(f"{error.filename or path}: {error.strerror}")

@@ -1,0 +1,74 @@
+"""The tenants in force: those of the configuration, judged by what their upstream accounts have had."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from gateway.app.account_memory import AccountMemory
+from gateway.operations.table import OperationTable
+from gateway.policy.tenants import TenantBook, account_uses, closed_to, tenant_policies
+from gateway.settings.settings import Settings
+
+LOOK_SECONDS = 1.0
+"""Between two looks at what other gateways have noted."""
+
+_log = logging.getLogger("gateway.accounts")
+
+
+class TenantsInForce:
+    """Keeps the book of tenants current: with the configuration, and with what other gateways note of accounts.
+
+    Until `start` has read what is remembered, stored objects are open by the operator's word alone. Raises
+    SettingsInvalid for a configuration that cannot be in force.
+    """
+
+    def __init__(self, settings: Settings, *, table: OperationTable, memory: AccountMemory) -> None:
+        self._settings = settings
+        self._table = table
+        self._memory = memory
+        self._said: list[str] = []
+        self._follower: asyncio.Task[None] | None = None
+        self.book = TenantBook(tenant_policies(settings, table, memory.history))
+
+    async def start(self) -> None:
+        """Remember who has which account, and put that in force; then follow it."""
+        await self._memory.remember(account_uses(self._settings))
+        self._put()
+        self._follower = asyncio.create_task(self._follow())
+
+    async def close(self) -> None:
+        """Stop following."""
+        if self._follower is not None:
+            self._follower.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._follower
+        await self._memory.close()
+
+    async def remember(self, settings: Settings) -> None:
+        """Judge a new configuration, and note its accounts before it is put in force. Raises SettingsInvalid."""
+        tenant_policies(settings, self._table)
+        await self._memory.remember(account_uses(settings))
+
+    def take(self, settings: Settings) -> None:
+        """Put in force what `remember` has judged."""
+        self._settings = settings
+        self._put()
+
+    def _put(self) -> None:
+        self.book.policies = tenant_policies(self._settings, self._table, self._memory.history)
+        sentences = closed_to(self.book.policies.values())
+        if sentences != self._said:
+            for sentence in sentences or ["Stored objects are open to every tenant again."]:
+                _log.warning("%s", sentence)
+        self._said = sentences
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                if await self._memory.look():
+                    self._put()
+            except Exception:  # noqa: BLE001 (what is known holds; without further looks nothing new would close)
+                _log.exception("looking at what is remembered of upstream accounts failed")
