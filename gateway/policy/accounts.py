@@ -9,7 +9,7 @@ taking a tenant away.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain
@@ -105,10 +105,13 @@ def account_of(base_url: str, api_key: str | None, project: str | None) -> Accou
     return Account(place, hashlib.sha256(secret.encode()).hexdigest()[:_DIGITS], project if public else None)
 
 
-def way_of(account: Account, base_url: str, organization: str | None) -> tuple[object, ...]:
-    """What is equal for two tenants only if the upstream cannot tell them apart."""
+def way_of(
+    base_url: str, api_key: str | None, organization: str | None, project: str | None
+) -> tuple[object, ...]:
+    """What is equal for two tenants only if no upstream could tell them apart."""
+    account = account_of(base_url, api_key, project)
     path = "" if account.place == _PUBLIC_API else urlsplit(base_url).path
-    return account, path, organization
+    return account, path, organization, project
 
 
 def judge(present: Uses, history: History) -> dict[str, Closed | None]:
@@ -173,27 +176,28 @@ def said(closed: Mapping[tuple[str, Account], Closed]) -> list[str]:
         groups.setdefault((why.reason, account.place), []).append(tenant)
         others.setdefault((why.reason, account.place), set()).update(why.others)
     return [
-        _sentence(reason, place, _listed(tenants), _listed(others[reason, place]))
+        _sentence(reason, place, tenants, sorted(others[reason, place].difference(tenants)))
         for (reason, place), tenants in groups.items()
     ]
 
 
-def _sentence(reason: Reason, place: str, tenants: str, others: str) -> str:
+def _sentence(reason: Reason, place: str, closed_to: Collection[str], others: Collection[str]) -> str:
+    tenants = _listed(closed_to)
     what = "Stored objects (files, batches, threads, …) are closed to"
     word = 'stored_objects = "own" under [tenants.ID]'
     match reason:
         case Reason.SHARED:
             named = ", or name it in upstream.project" if place == _PUBLIC_API else ""
             return (
-                f"{what} {tenants}: at {place} they may have one account, with each other or with tenants that "
-                "are disabled, for different keys do not prove different accounts. "
-                f"If one has a project or account that is its own there, write {word}{named}. "
+                f"{what} {tenants}: at {place} {'they' if len(closed_to) > 1 else 'it'} may have one account"
+                f"{' with ' if others else ''}{_listed(others)}, for different keys do not prove different accounts. "
+                f"For one whose project or account is its own, write {word}{named}. "
                 'To let all of them reach each other\'s: shared_objects = "allow".'
             )
         case Reason.ONCE_SHARED:
             return (
-                f"{what} {tenants}: the account at {place} may have been that of {others} as well. "
-                f"If what is stored there may be its own now, write {word}."
+                f"{what} {tenants}: the account at {place} may have been that of {_listed(others)} as well. "
+                f"For one to which all that is stored there may be open, write {word}."
             )
         case Reason.UNKNOWN:
             return (

@@ -174,9 +174,8 @@ def _words_that_cannot_hold(settings: Settings, accesses: Mapping[str, UpstreamA
     for tenant_id, access in accesses.items():
         tenant = settings.tenants[tenant_id]
         if tenant.enabled or tenant.stored_objects == "own":
-            claims.setdefault(way_of(access.account, access.base_url, access.organization), []).append(
-                tenant_id
-            )
+            way = way_of(access.base_url, access.api_key, access.organization, access.project)
+            claims.setdefault(way, []).append(tenant_id)
     for tenant_ids in claims.values():
         for tenant_id in tenant_ids:
             if len(tenant_ids) > 1 and settings.tenants[tenant_id].stored_objects == "own":

@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -18,6 +19,7 @@ from gateway.app.build import build_app
 from gateway.app.process import App, make_runner
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing
+from gateway.settings.settings import Settings
 from gateway.settings.sources import load
 from tests.kit.client import RawClient
 
@@ -36,6 +38,8 @@ class Gateway:
     port: int
     lines: LogReader
     clients: list[RawClient] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Nested like the configuration file; where they are followed, a reload reads what a test has put there."""
 
     @property
     def base_url(self) -> str:
@@ -117,12 +121,28 @@ class LogReader:
 
 
 @asynccontextmanager
-async def running_gateway(*, ring: KeyRing | None = None, **settings: Any) -> AsyncIterator[Gateway]:
-    """Start a gateway on a free port; `settings` are nested like the configuration file."""
+async def running_gateway(
+    *, ring: KeyRing | None = None, keys_dir: Path | None = None, followed: bool = False, **settings: Any
+) -> AsyncIterator[Gateway]:
+    """Start a gateway on a free port; `settings` are nested like the configuration file.
+
+    `keys_dir` is what it follows and where it remembers accounts; None: it forgets them at its end. With `followed`
+    its settings can be read again, from the same dictionary.
+    """
     settings.setdefault("tenants", {"acme": EVERY_SCOPE})
     lines = LogReader()
     ring = ring or KeyRing.ephemeral()
-    app = build_app(load(flags=settings, environ={}), ring=ring, log_descriptor=lines.descriptor)
+
+    def read() -> Settings:
+        return load(flags=settings, environ={})
+
+    app = build_app(
+        read(),
+        ring=ring,
+        keys_dir=keys_dir,
+        log_descriptor=lines.descriptor,
+        read_settings=read if followed else None,
+    )
     runner = make_runner(app)
     await runner.setup()
     clients: list[RawClient] = []
@@ -130,7 +150,7 @@ async def running_gateway(*, ring: KeyRing | None = None, **settings: Any) -> As
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         host, port = runner.addresses[0][:2]
-        yield Gateway(app, ring, host, port, lines, clients)
+        yield Gateway(app, ring, host, port, lines, clients, settings)
     finally:
         for client in clients:
             await client.close()
