@@ -195,10 +195,10 @@ def _show_issuers(services: Services, settings: Settings) -> None:
 async def _take(services: Services, tenants: TenantsInForce, settings: Settings) -> Iterable[str]:
     """Put new settings in force; name those that have changed and wait. Raises SettingsInvalid."""
     services.trust.check(settings.credentials, settings.issuers)
-    await tenants.remember(settings)
+    put_tenants = await tenants.remembered(settings)
     services.trust.reload(settings.credentials, settings.issuers)
     _show_issuers(services, settings)
-    tenants.take(settings)
+    put_tenants()
     return waiting_for_restart(services.settings, settings)
 
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 
 from gateway.app.account_memory import AccountMemory
 from gateway.operations.table import OperationTable
-from gateway.policy.tenants import TenantBook, account_uses, closed_to, tenant_policies
+from gateway.policy.tenants import (
+    TenantBook,
+    TenantPolicy,
+    account_uses,
+    closed_to,
+    judged,
+    tenant_policies,
+)
 from gateway.settings.settings import Settings
 
 LOOK_SECONDS = 1.0
@@ -34,30 +41,31 @@ class TenantsInForce:
 
     async def start(self) -> None:
         """Remember who has which account, and put that in force; then follow it."""
-        await self._memory.remember(account_uses(self._settings))
-        self._put()
+        await self._memory.remember(account_uses(self.book.policies))
+        self._put(self.book.policies)
         self._follower = asyncio.create_task(self._follow())
 
     async def close(self) -> None:
         """Stop following."""
         if self._follower is not None:
             self._follower.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._follower
+            await asyncio.wait({self._follower})
         await self._memory.close()
 
-    async def remember(self, settings: Settings) -> None:
-        """Judge a new configuration, and note its accounts before it is put in force. Raises SettingsInvalid."""
-        tenant_policies(settings, self._table)
-        await self._memory.remember(account_uses(settings))
+    async def remembered(self, settings: Settings) -> Callable[[], None]:
+        """Judge a new configuration and note its accounts; returns what puts it in force. Raises SettingsInvalid."""
+        policies = await asyncio.to_thread(tenant_policies, settings, self._table)
+        await self._memory.remember(account_uses(policies))
 
-    def take(self, settings: Settings) -> None:
-        """Put in force what `remember` has judged."""
-        self._settings = settings
-        self._put()
+        def put() -> None:
+            self._settings = settings
+            self._put(policies)
 
-    def _put(self) -> None:
-        self.book.policies = tenant_policies(self._settings, self._table, self._memory.history)
+        return put
+
+    def _put(self, policies: Mapping[str, TenantPolicy]) -> None:
+        allowed = self._settings.shared_objects == "allow"
+        self.book.policies = judged(policies, self._memory.history, allowed=allowed)
         sentences = closed_to(self.book.policies.values())
         if sentences != self._said:
             for sentence in sentences or ["Stored objects are open to every tenant again."]:
@@ -69,6 +77,6 @@ class TenantsInForce:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 if await self._memory.look():
-                    self._put()
+                    self._put(self.book.policies)
             except Exception:  # noqa: BLE001 (what is known holds; without further looks nothing new would close)
                 _log.exception("looking at what is remembered of upstream accounts failed")

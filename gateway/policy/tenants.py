@@ -7,7 +7,7 @@ policy it began with.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gateway.credentials.principal import Principal
 from gateway.limits.terms import Dimension, OnStoreFailure, Quota
@@ -133,24 +133,35 @@ def tenant_policies(
     scopes = table.scopes
     accesses = {tenant_id: _access(settings, tenant) for tenant_id, tenant in settings.tenants.items()}
     problems = list(_words_that_cannot_hold(settings, accesses))
-    uses = account_uses(settings)
-    judged = judge(uses, history)
-    policies = {}
-    for (tenant_id, account), tenant in zip(uses, settings.tenants.values(), strict=True):
-        closed = judged[tenant_id]
-        policies[tenant_id] = TenantPolicy(
+    policies = {
+        tenant_id: TenantPolicy(
             tenant_id,
             tenant,
             _expanded(tenant_id, tenant, scopes, problems),
             TenantLimits(tenant_id, settings.limits_of(tenant), settings.on_store_failure),
             accesses[tenant_id],
-            account,
-            apart=closed is None,
-            closed=closed if settings.shared_objects == "refuse" else None,
+            accesses[tenant_id].account,
+            apart=False,
+            closed=Closed(Reason.UNKNOWN),
         )
+        for tenant_id, tenant in settings.tenants.items()
+    }
     if problems:
         raise SettingsInvalid(problems)
-    return policies
+    return judged(policies, history, allowed=settings.shared_objects == "allow")
+
+
+def judged(
+    policies: Mapping[str, TenantPolicy], history: History, *, allowed: bool
+) -> dict[str, TenantPolicy]:
+    """The same tenants by what is remembered of accounts now; `allowed`: they may reach each other's objects."""
+    found = judge(account_uses(policies), history)
+    return {
+        tenant_id: replace(
+            policy, apart=found[tenant_id] is None, closed=None if allowed else found[tenant_id]
+        )
+        for tenant_id, policy in policies.items()
+    }
 
 
 def closed_to(policies: Iterable[TenantPolicy]) -> list[str]:
@@ -160,11 +171,10 @@ def closed_to(policies: Iterable[TenantPolicy]) -> list[str]:
     )
 
 
-def account_uses(settings: Settings) -> Uses:
-    """Which account each tenant has, disabled ones included, in their order."""
+def account_uses(policies: Mapping[str, TenantPolicy]) -> Uses:
+    """Which account each tenant has, disabled ones included."""
     return {
-        (tenant_id, _access(settings, tenant).account): tenant.stored_objects == "own"
-        for tenant_id, tenant in settings.tenants.items()
+        (policy.id, policy.account): policy.settings.stored_objects == "own" for policy in policies.values()
     }
 
 

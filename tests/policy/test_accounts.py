@@ -34,7 +34,7 @@ def remembered(*configurations: dict[str, Any], **settings: Any) -> History:
     """The history of gateways that ran with these tenants, one after another."""
     uses: dict[tuple[str, Account], bool] = {}
     for tenants in configurations:
-        uses |= account_uses(settings_with(tenants, **settings))
+        uses |= account_uses(tenant_policies(settings_with(tenants, **settings), TABLE))
     return History(uses)
 
 
@@ -225,7 +225,7 @@ class TestWhatWas:
 
     def test_that_could_not_be_kept_closes_to_those_of_whom_it_is(self) -> None:
         elsewhere = {"upstream": {"base_url": "http://other.test/v1", "api_key": "sk-o"}}
-        uses = account_uses(settings_with({"a": {}, "b": elsewhere}))
+        uses = account_uses(tenant_policies(settings_with({"a": {}, "b": elsewhere}), TABLE))
         (_, of_b) = uses
         found = reasons({"a": {}, "b": elsewhere}, History(uses, unwritten=frozenset({of_b})))
         assert found == {"a": None, "b": Reason.UNKNOWN}
