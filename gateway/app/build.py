@@ -10,6 +10,7 @@ from pathlib import Path
 from aiohttp import web
 
 from gateway.app.account_memory import AccountMemory
+from gateway.app.memory_limit import usable_memory_bytes
 from gateway.app.own_paths import own_paths
 from gateway.app.process import App
 from gateway.app.tenants_in_force import TenantsInForce
@@ -27,6 +28,7 @@ from gateway.middleware.services import Services
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import UpstreamAccess
 from gateway.proxy.bites import Turns
+from gateway.proxy.body_memory import BodyMemory
 from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.http import forward
 from gateway.proxy.lifecycle import Lifecycle
@@ -108,6 +110,11 @@ def build_app(
         log=_line_to(log),
         lifecycle=Lifecycle(),
         reading=Reading(settings.edge, lost=metrics.json_readers_lost.inc),
+        memory=BodyMemory(
+            most_bytes=settings.edge.body_memory_bytes or usable_memory_bytes() // 4,
+            share=settings.edge.body_memory_share,
+            refused=lambda tenant, reason: metrics.body_memory_refusals.labels(tenant, reason).inc(),
+        ),
         file_bytes=partial(file_bytes, upstreams),
     )
     configuration = None
@@ -173,6 +180,8 @@ def _show_state(app: App, upstreams: Upstreams) -> None:
     metrics.watch(metrics.in_flight, lambda: services.lifecycle.in_flight)
     metrics.watch(metrics.json_waiting, lambda: services.reading.waiting)
     metrics.watch(metrics.connections, lambda: app.open_connections)
+    metrics.watch(metrics.body_memory, lambda: services.memory.held_bytes, "held")
+    metrics.watch(metrics.body_memory, lambda: services.memory.most_bytes, "most")
     for kind in ("busy", "idle", "waiting"):
         metrics.watch(metrics.upstream_connections, partial(_count, upstreams, kind), kind)
     metrics.watch(metrics.limit_stores, lambda: sum(state().servers.values()), "up")

@@ -28,10 +28,12 @@ LABELS = {
     "decision": "`granted`, `refused`, or `unavailable` where nobody could decide",
     "dimension": "the limit that refused, or `none`",
     "kind": "see below",
-    "state": "of limit store servers `up` or `down`; of upstream connections `busy`, `idle` or `waiting`",
+    "state": "of limit store servers `up` or `down`; of upstream connections `busy`, `idle` or `waiting`; "
+    "of memory `held` or `most`",
     "result": "of connects `failed`, `timeout` or `no_files` (on this machine); of waits `served`, `refused` or "
     "`left`; of loads `loaded` or `failed`; of fetches `new`, `same` or `failed`",
-    "reason": "of refused connections `full` or `peer_share`; of closed ones `idle`, or `head` with half a head",
+    "reason": "of refused connections `full` or `peer_share`; of closed ones `idle`, or `head` with half a head; "
+    "of bodies `full`, `share` or `never_fits`",
     "issuer": "the short name of another issuer in the configuration",
     "version": "that of the gateway",
 }
@@ -191,6 +193,18 @@ class Metrics:
             "gateway_closed_connections",
             "Clients' connections that had to make way for others, by what they were (idle, head).",
             ["reason"],
+            registry=registry,
+        )
+        self.body_memory = Gauge(
+            "gateway_body_memory_bytes",
+            "Memory that request bodies occupy (held), and may occupy at most (most).",
+            ["state"],
+            registry=registry,
+        )
+        self.body_memory_refusals = Counter(
+            "gateway_body_memory_refusals",
+            "Requests whose body found no room in memory: in all (full), in the share of its tenant, or never.",
+            ["tenant", "reason"],
             registry=registry,
         )
         self.upstream_connections = Gauge(

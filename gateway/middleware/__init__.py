@@ -49,6 +49,7 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
             expected_output=settings.expected_output,
             file_bytes=with_.file_bytes,
             decided=with_.metrics.decided,
+            memory=with_.memory,
         ),
         # innermost: nothing stands between it and the bytes
         meter(ledger=with_.ledger, limiter=with_.limiter),

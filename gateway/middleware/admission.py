@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from gateway.errors import LimitExceeded, LimitsUnavailable, NeverFits
@@ -10,7 +10,7 @@ from gateway.exchange.exchange import Exchange
 from gateway.limits.arithmetic import format_reset
 from gateway.limits.limiter import Limiter
 from gateway.limits.store import StoreUnavailable
-from gateway.limits.terms import Decision, Quota, binds
+from gateway.limits.terms import Charge, Decision, Quota, binds
 from gateway.usage.cost import Cost, charges_for, settlement
 
 Decided = Callable[[str, str, str], None]
@@ -20,28 +20,41 @@ _NO_COST = Cost()
 
 
 class Admission:
-    """The permits of one exchange, until it is settled. Refusals are raised as they are told to the client."""
+    """The permits of one exchange, until it is settled. Refusals are raised as they are told to the client.
+
+    What it needs is taken in one step or in several; until the last has been granted, nothing of it is spent.
+    """
 
     def __init__(self, exchange: Exchange, limiter: Limiter, decided: Decided) -> None:
         self._exchange = exchange
         self._limiter = limiter
         self._decided = decided
+        self._at_the_door: tuple[Quota, ...] = ()
+        self._takes = False
         self._gives_back = False
-        """A later step was not granted: everything goes back."""
+        """Something is held, and not yet for good."""
 
-    async def look(self, quotas: Iterable[Quota]) -> None:
-        """Refuse what could not be admitted even if it used nothing. Takes nothing, and tells no levels."""
-        self._heed(await self._asked(self._limiter.look(charges_for(quotas, _NO_COST))))
-        self._exchange.decision = None
+    async def enter(self, quotas: Iterable[Quota]) -> None:
+        """Take at the door what the exchange needs whatever its body says; once."""
+        if self._at_the_door:
+            return
+        self._at_the_door = tuple(quotas)
+        await self._take(charges_for(self._at_the_door, _NO_COST), hold=True)
+        self._gives_back = True
 
     async def admit(self, quotas: Iterable[Quota], *, hold: bool) -> None:
-        """Take everything that is known to be needed; with `hold` it can be settled or given back."""
+        """Take everything that is known to be needed and not yet held; with `hold` it can be given back."""
         exchange = self._exchange
+        if self._at_the_door:
+            hold = True
+            quotas = [quota for quota in quotas if quota not in self._at_the_door]
         charges = charges_for(quotas, exchange.cost or _NO_COST)
         if exchange.operation.counts_usage and not exchange.is_socket:
             # Even where nothing is reserved, something will be reported. A session is charged as it goes on.
             hold = hold or any(charge.quota.dimension.is_reported for charge in charges)
-        self._heed(await self._asked(self._limiter.admit(exchange.id, charges, hold=hold or None)))
+        if charges:
+            await self._take(charges, hold=hold or None)
+        self._gives_back = False
         self._count("granted")
 
     async def admit_model(self, model: str | None) -> None:
@@ -51,13 +64,18 @@ class Admission:
         if not quotas:
             return
         self._gives_back = True
-        charges = charges_for(quotas, exchange.cost or _NO_COST)
-        self._heed(await self._asked(self._limiter.admit(exchange.id, charges, hold=True)))
+        await self._take(charges_for(quotas, exchange.cost or _NO_COST), hold=True)
         self._gives_back = False
+
+    def give_back(self) -> None:
+        """What was asked for was refused after all: what is held was not used."""
+        self._gives_back = True
 
     def settle(self) -> None:
         """Put what was used in place of what was taken. Never raises and never waits."""
         exchange = self._exchange
+        if not self._takes:
+            return
         if self._gives_back:
             self._limiter.cancel_soon(exchange.id)
             return
@@ -67,14 +85,16 @@ class Admission:
         )
         self._limiter.settle_soon(exchange.id, used)
 
-    async def _asked(self, asking: Awaitable[Decision]) -> Decision:
+    async def _take(self, charges: Sequence[Charge], *, hold: bool | None) -> None:
+        self._takes = True
         try:
-            return await asking
+            decision = await self._limiter.admit(self._exchange.id, charges, hold=hold)
         except StoreUnavailable as outage:
             self._count("unavailable")
             raise LimitsUnavailable(
                 "The limits cannot be checked at the moment. Try again shortly.", detail=str(outage)
             ) from outage
+        self._heed(decision)
 
     def _heed(self, decision: Decision) -> None:
         """Note the levels for the answer; raise what the decision says."""

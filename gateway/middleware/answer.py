@@ -9,6 +9,8 @@ from aiohttp import web
 from gateway.errors import ClientLeft, ClientStalled, Ending, GatewayError, Internal
 from gateway.exchange.kept_errors import forget_origin
 from gateway.proxy.answer import broken_off, error_fields, own_answer, own_fields, send_own
+from gateway.proxy.body import much_is_left
+from gateway.proxy.edge import hang_up
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.request import EXCHANGE, Handler, Middleware
 
@@ -45,11 +47,15 @@ def answer(*, lifecycle: Lifecycle, write_idle_seconds: float) -> Middleware:
         own = own_answer(
             refusal.status, refusal.body(), fields=[*error_fields(refusal), *own_fields(exchange)]
         )
-        if refusal.status in _CLOSING:
+        body_left = much_is_left(request, exchange.head)
+        if body_left or refusal.status in _CLOSING:
             own.force_close()
         try:
-            return await send_own(request, own, write_idle_seconds)
+            sent = await send_own(request, own, write_idle_seconds)
         except (ClientLeft, ClientStalled):
             return broken_off(request)
+        if body_left:
+            hang_up(request)  # it would otherwise be read to its end, and thrown away
+        return sent
 
     return middleware

@@ -1,9 +1,10 @@
 """How much: takes permits before the upstream is asked, holds what must be held to the last byte, then settles.
 
-Admission has two moments. At the door, with the head alone: what fails there costs the client no
-byte of its body. With the body: everything is taken in one step, all or nothing. Only a form that
-streams is admitted at the door, by its stated size; if it then names a model that has limits of its
-own, those are a second step, and a form refused by it never reaches its end and costs nothing.
+Admission has two moments. At the door, with the head alone: slot, request permit and room for the body are taken
+before a byte of it is read, and what fails there costs the client none. With the body: what it will use is taken
+under the same id, all or nothing; what is refused then gives everything back. A small body that comes with its head,
+or closely behind, is taken in one step. What streams is admitted at the door, by its stated size; if a form then
+names a model that has limits of its own, those are a second step, and a form refused by it never reaches its end.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from time import monotonic
 import orjson
 from aiohttp import web
 
+from gateway.errors import Ending, GatewayError
 from gateway.exchange.exchange import Exchange
 from gateway.limits.limiter import Limiter
 from gateway.limits.terms import Dimension, Quota
@@ -21,6 +23,7 @@ from gateway.middleware.admission import Admission, Decided
 from gateway.operations.table import OperationTable
 from gateway.policy import requests as policy
 from gateway.proxy import body
+from gateway.proxy.body_memory import BodyMemory, BodyRoom
 from gateway.proxy.form_gate import watch_form
 from gateway.proxy.reading import Reading
 from gateway.proxy.request import EXCHANGE, Handler, Middleware
@@ -46,6 +49,7 @@ def limit(
     expected_output: Mapping[str, int],
     file_bytes: Callable[[Exchange, str], Awaitable[int | None]],
     decided: Decided,
+    memory: BodyMemory,
 ) -> Middleware:
     """Admit the exchange, or refuse it naming the limit; settle it when it has ended, however it ended.
 
@@ -58,41 +62,68 @@ def limit(
         if exchange.operation.is_own:
             return await handler(request)  # asking what is left takes nothing away
         head, caller = exchange.head, exchange.caller
-        limits = caller.tenant.limits
         whole = body.must_be_read(head, exchange.operation, caller)
         body.check_length(head, whole=whole, edge=edge)
         admission = Admission(exchange, limiter, decided)
-        quotas = caller.quotas
-        if whole:
-            if head.expect_continue and quotas:
-                # The client waits for our word: look before it sends what would be refused.
-                await admission.look(quotas)
-            body.invite(request, head)
-            await _take_in(request, exchange)
-        else:
-            exchange.form = watch_form(exchange, admit=admission.admit_model if limits.models else None)
-        quotas += limits.of_model(exchange.model)
-        form_may_cost_more = exchange.form is not None and bool(limits.models)
-        if not quotas and not form_may_cost_more:
-            if not whole:
-                body.invite(request, head)
-            return await handler(request)
-        exchange.cost = await _cost(exchange, admission, quotas, form_may_cost_more=form_may_cost_more)
+        room = memory.room_for(caller.tenant.id) if whole else None
         try:
-            if quotas:
-                await admission.admit(quotas, hold=form_may_cost_more)
-            if not whole:
-                body.invite(request, head)
+            if room is None:
+                await _admit_by_head(request, exchange, admission)
+            else:
+                await _take_in(request, exchange, admission, room)
+                await _admit_by_body(exchange, admission)
             return await handler(request)
+        except GatewayError as refusal:
+            if refusal.ending is Ending.REFUSED and exchange.head_at is None:
+                admission.give_back()  # what of its body went up reached no end there
+            raise
         finally:
             admission.settle()
+            if room is not None:
+                room.release()
 
-    async def _take_in(request: web.BaseRequest, exchange: Exchange) -> None:
-        """Read a body that policy must see, and let it decide."""
-        started = monotonic()
-        exchange.body = RequestBody(await body.whole(request, edge))
-        exchange.held_seconds = monotonic() - started
+    async def _admit_by_head(request: web.BaseRequest, exchange: Exchange, admission: Admission) -> None:
+        """Admit what has no body, or one that streams: that by its stated size."""
+        head, limits = exchange.head, exchange.caller.tenant.limits
+        exchange.form = watch_form(exchange, admit=admission.admit_model if limits.models else None)
+        quotas = exchange.caller.quotas + limits.of_model(exchange.model)
+        form_may_cost_more = exchange.form is not None and bool(limits.models)
+        if quotas or form_may_cost_more:
+            exchange.cost = await _cost(exchange, admission, quotas, form_may_cost_more=form_may_cost_more)
+        if quotas:
+            await admission.admit(quotas, hold=head.has_body)
+        body.invite(request, head)
+
+    async def _admit_by_body(exchange: Exchange, admission: Admission) -> None:
+        """Admit what has been read whole."""
+        quotas = exchange.caller.quotas + exchange.caller.tenant.limits.of_model(exchange.model)
+        if quotas:
+            exchange.cost = await _cost(exchange, admission, quotas, form_may_cost_more=False)
+            await admission.admit(quotas, hold=False)
+
+    async def _take_in(
+        request: web.BaseRequest, exchange: Exchange, admission: Admission, room: BodyRoom
+    ) -> None:
+        """Read a body that policy must see, and let it decide; what is large or slow has to be let in first."""
+        head = exchange.head
+        began = monotonic()
+        at_once = await body.comes_at_once(request, head, room)
+        exchange.held_seconds = monotonic() - began
+        if not at_once:
+            await _enter(exchange, admission)
+            await room.take(max(head.content_length or 0, request.content.total_bytes))
+            body.invite(request, head)
+            began = monotonic()
+        exchange.body = RequestBody(await body.whole(request, edge, room))
+        exchange.held_seconds += monotonic() - began
         await _judge(exchange, exchange.body)
+
+    async def _enter(exchange: Exchange, admission: Admission) -> None:
+        """Take what does not depend on the body."""
+        quotas = exchange.caller.quotas + exchange.caller.tenant.limits.of_model(exchange.model)
+        needed = [quota for quota in quotas if quota.dimension in _BY_REQUEST]
+        if needed:
+            await admission.enter(needed)
 
     async def _judge(exchange: Exchange, taken: RequestBody) -> None:
         """Let policy read a body and decide about it; what it names is noted even where it is refused."""
@@ -120,7 +151,7 @@ def limit(
         if exchange.operation.is_batch:
             if Dimension.BATCH_INPUT_TOKENS_PER_DAY not in asked:
                 return _NO_COST
-            await admission.look(quotas)  # a request that is refused anyway asks the upstream nothing
+            await _enter(exchange, admission)  # a request that is refused anyway asks the upstream nothing
             return await _batch_cost(exchange)
         return cost_of(
             exchange.operation,

@@ -11,6 +11,7 @@ from gateway.exchange.metrics import Metrics
 from gateway.limits.limiter import Limiter
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import TenantBook
+from gateway.proxy.body_memory import BodyMemory
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.reading import Reading
 from gateway.settings.settings import Settings
@@ -31,5 +32,6 @@ class Services:
     log: Callable[[Exchange, float], None]
     lifecycle: Lifecycle
     reading: Reading
+    memory: BodyMemory
     file_bytes: Callable[[Exchange, str], Awaitable[int | None]]
     """The size of a file that the upstream has stored, by its id; None when it does not say."""

@@ -7,8 +7,10 @@ form says is read as it goes by (`form_gate`). Nothing is decoded, nothing is re
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import AsyncIterator
+from time import monotonic
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -18,12 +20,21 @@ from gateway.errors import BadRequest, BodyTooLarge, ClientLeft, MediaTypeRefuse
 from gateway.exchange.kept_errors import forget_origin
 from gateway.operations.table import Operation
 from gateway.policy.caller import Caller
+from gateway.proxy.body_memory import BodyRoom
 from gateway.proxy.connection import send_continue
-from gateway.proxy.request import body_arrived
+from gateway.proxy.request import body_arrived, waits_its_turn
 from gateway.settings.settings import Edge
 from gateway.wire.headers import RequestHead, is_json, media_type
 
 _JSON, _FORM, _ANYTHING = "application/json", "multipart/form-data", "*/*"
+AT_ONCE_BYTES = 64 * 1024
+AT_ONCE_SECONDS = 0.05
+LEAST_SECONDS = 60.0
+SLOW_LINK_BYTES_PER_SECOND = 64 * 1024
+_BROKEN = (RequestPayloadError, HttpProcessingError)
+_UNREADABLE = (*_BROKEN, ConnectionError, RuntimeError)
+"""What aiohttp raises for a body that does not come; RuntimeError once the connection is gone."""
+
 _CHARSET = re.compile(rb';\s*charset\s*=\s*"?([^\s;"]*)', re.IGNORECASE)
 
 
@@ -73,52 +84,113 @@ def invite(request: web.BaseRequest, head: RequestHead) -> None:
         send_continue(request)
 
 
-async def whole(request: web.BaseRequest, edge: Edge) -> tuple[bytes, ...]:
-    """The whole body, as it came, at most `max_json_body_bytes` of it. Raises as `pieces` does."""
+def much_is_left(request: web.BaseRequest, head: RequestHead) -> bool:
+    """Whether more of the body may follow than is worth waiting for before the next request."""
+    if not head.has_body or request.content.is_eof():
+        return False
+    return head.content_length is None or head.content_length > AT_ONCE_BYTES or head.expect_continue
+
+
+async def comes_at_once(request: web.BaseRequest, head: RequestHead, room: BodyRoom) -> bool:
+    """Whether the whole body is there, or follows its head so closely that waiting for it is cheaper than not.
+
+    SDKs send head and body apart. What is there has been given room; room that is not free at once is not waited
+    for here, and nobody is invited.
+    """
     content = request.content
     if content.is_eof():
-        # The common case: the body came with the head.
+        return room.take_now(content.total_bytes)
+    length = head.content_length
+    if length is None or length > AT_ONCE_BYTES or head.expect_continue or not room.take_now(length):
+        return False
+    try:
+        async with asyncio.timeout(AT_ONCE_SECONDS):
+            await content.wait_eof()
+    except TimeoutError:
+        return False
+    except _UNREADABLE as error:
+        raise _unreadable(error) from None
+    return True
+
+
+async def whole(request: web.BaseRequest, edge: Edge, room: BodyRoom) -> tuple[bytes, ...]:
+    """The whole body, as it came, at most `max_json_body_bytes` of it.
+
+    Raises as `pieces` does, and as `BodyRoom.take`.
+    """
+    content = request.content
+    if content.is_eof():
+        # The common case: the body came with the head, or closely behind.
         body = content.read_nowait(-1)
         if len(body) > edge.max_json_body_bytes:
             raise _too_large(edge.max_json_body_bytes)
         return (body,)
-    return tuple([piece async for piece in pieces(request, edge, cap=edge.max_json_body_bytes)])
+    come, size = [], 0
+    async for piece in pieces(request, edge, cap=edge.max_json_body_bytes):
+        come.append(piece)
+        size += len(piece)
+        await room.grow(size)
+    return tuple(come)
 
 
 async def pieces(request: web.BaseRequest, edge: Edge, *, cap: int | None = None) -> AsyncIterator[bytes]:
-    """The body as it arrives, within the idle deadline and the size cap.
+    """The body as it arrives, within the idle deadline, the deadline for all of it, and the size cap.
 
+    Only the time in which the client is waited for counts: not what whoever takes the pieces does with them, nor what
+    has come and waits until this process gets round to it.
     Raises RequestTimeout, BodyTooLarge, BadRequest or ClientLeft.
     """
     content = request.content
-    idle_seconds = edge.body_idle_timeout_seconds
     cap = edge.max_body_bytes if cap is None else cap
-    room = cap
+    come, waited_seconds, left_seconds = 0, 0.0, math.inf
     while True:
         try:
             if body_arrived(request):
                 piece = content.read_nowait(-1)
             else:
-                async with asyncio.timeout(idle_seconds):
+                left_seconds = _allowed_seconds(edge, come) - waited_seconds
+                began, its_turn_comes = monotonic(), waits_its_turn(request)
+                async with asyncio.timeout(min(left_seconds, edge.body_idle_timeout_seconds)):
                     piece = await content.readany()
+                if not its_turn_comes:
+                    waited_seconds += monotonic() - began
         except TimeoutError:
-            raise RequestTimeout(
-                f"The request body stopped for more than {idle_seconds:g} seconds. Send the request again."
-            ) from None
-        except (RequestPayloadError, HttpProcessingError) as error:
-            raise BadRequest(
-                "The request body's framing is broken.", code="bad_framing", detail=repr(error)
-            ) from error
-        # aiohttp says RuntimeError once the connection is gone.
-        except (ConnectionError, RuntimeError) as lost:
-            forget_origin(lost)  # the reader of the body keeps it
-            raise ClientLeft("The client left.") from None
+            if waits_its_turn(request):
+                continue
+            raise _too_slow(edge, come, left_seconds) from None
+        except _UNREADABLE as error:
+            raise _unreadable(error) from None
         if not piece:
             return
-        room -= len(piece)
-        if room < 0:
+        come += len(piece)
+        if come > cap:
             raise _too_large(cap)
         yield piece
+
+
+def _allowed_seconds(edge: Edge, come_bytes: int) -> float:
+    """How long a client may be waited for in all."""
+    return edge.body_timeout_seconds or LEAST_SECONDS + come_bytes / SLOW_LINK_BYTES_PER_SECOND
+
+
+def _too_slow(edge: Edge, come_bytes: int, left_seconds: float) -> RequestTimeout:
+    if left_seconds > edge.body_idle_timeout_seconds:
+        idle_seconds = edge.body_idle_timeout_seconds
+        return RequestTimeout(
+            f"The request body stopped for more than {idle_seconds:g} seconds. Send the request again."
+        )
+    seconds = _allowed_seconds(edge, come_bytes)
+    return RequestTimeout(
+        f"The request body came too slowly: {come_bytes} bytes in {seconds:.0f} seconds. "
+        "Send the request again over a faster connection, or in smaller parts."
+    )
+
+
+def _unreadable(error: BaseException) -> BadRequest | ClientLeft:
+    forget_origin(error)  # the reader of the body keeps it
+    if isinstance(error, _BROKEN):
+        return BadRequest("The request body's framing is broken.", code="bad_framing", detail=repr(error))
+    return ClientLeft("The client left.")
 
 
 def _too_large(cap: int) -> BodyTooLarge:

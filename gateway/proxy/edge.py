@@ -245,6 +245,7 @@ class EdgeProtocol(InBites, RequestHandler):
             self._waiter.cancel()
         if transport.can_write_eof():
             transport.write_eof()
+        self._resume_transport_reading()  # a body may have been held back
         self._edge.linger(self)
 
     def handle_error(
@@ -277,6 +278,13 @@ def _forget_cancellation(task: asyncio.Task[None]) -> None:
         task.exception()
     except asyncio.CancelledError as cancelled:
         forget_origin(cancelled)
+
+
+def hang_up(request: web.BaseRequest) -> None:
+    """Close behind an answer although the client may still be sending, such that it can read the answer."""
+    protocol = request.protocol
+    if isinstance(protocol, EdgeProtocol) and protocol.transport is not None:
+        protocol.linger(protocol.transport)
 
 
 class _Unbegun(web.StreamResponse):

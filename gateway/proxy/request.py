@@ -10,6 +10,7 @@ from aiohttp.http_writer import HttpVersion10, HttpVersion11
 
 from gateway.errors import VersionRefused
 from gateway.exchange.exchange import Exchange
+from gateway.proxy.bites import InBites
 from gateway.wire.headers import RawFields
 
 SPOKEN = "Only HTTP/1.1 and HTTP/1.0 are spoken here."
@@ -48,6 +49,12 @@ def read_request(request: web.BaseRequest) -> ReadRequest:
         http10=message.version == HttpVersion10,
         asks_upgrade=bool(message.upgrade),
     )
+
+
+def waits_its_turn(request: web.BaseRequest) -> bool:
+    """Whether the client has sent something that has not been taken from its connection yet."""
+    protocol = request.protocol
+    return isinstance(protocol, InBites) and protocol.surplus
 
 
 def body_arrived(request: web.BaseRequest) -> bool:

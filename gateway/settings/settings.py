@@ -148,6 +148,10 @@ class Edge(Section):
     body_idle_timeout_seconds: Seconds = 30.0
     """Between two pieces of a request's body."""
 
+    body_timeout_seconds: float = Field(default=0.0, ge=0, le=7 * 86400)
+    """For a request's whole body, as far as it is the client that is waited for; 0: a minute, and a second more for
+    every 64 KiB that have come."""
+
     write_idle_timeout_seconds: Seconds = 60.0
     """How long a client may leave its answer unread."""
 
@@ -168,6 +172,13 @@ class Edge(Section):
 
     max_body_bytes: ByteCount = 8 * 2**30
     """Any other body, which streams."""
+
+    body_memory_bytes: int = Field(default=0, ge=0)
+    """All bodies that are held in memory at once, in one process; what finds no room waits a second, then is told to
+    come back; 0: a quarter of the memory that the process may use."""
+
+    body_memory_share: float = Field(default=0.5, gt=0, le=1)
+    """The part of it that the bodies of one tenant may occupy; what is larger by itself is refused."""
 
     max_connections: int = Field(default=0, ge=0)
     """From clients; 0: what the process's file limit has room for, at most 10,000."""

@@ -1,0 +1,188 @@
+"""What bodies may occupy in memory: counted before they come, bounded for all, shared among tenants.
+
+Who finds no room waits a moment, in turn by tenant: when room comes free, it goes to the tenant that holds least. A
+tenant has a share that it never exceeds, and who holds more than a tenth gets more only while a tenth of all stays
+free: so however much a few hold, the others' bodies fit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from gateway.errors import BodyTooLarge, Overloaded
+
+PATIENCE_SECONDS = 1.0
+GROWTH_BYTES = 256 * 1024
+"""A body that states no size takes room in steps of this."""
+
+Refused = Callable[[str, str], None]
+"""Counts a refusal: tenant, and `full`, `share` (the tenant's own is used up) or `never_fits`."""
+
+
+class BodyMemory:
+    """The room for bodies of one process."""
+
+    def __init__(
+        self,
+        *,
+        most_bytes: int,
+        share: float,
+        refused: Refused,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        """`share` is the part of `most_bytes` that one tenant may hold."""
+        self.most_bytes = most_bytes
+        self.held_bytes = 0
+        self._little = most_bytes // 10
+        self.share_bytes = min(int(most_bytes * share), most_bytes - self._little)
+        self._refused = refused
+        self._patience_seconds = patience_seconds
+        self._held_by: dict[str, int] = {}
+        self._waiting: dict[str, deque[_Waiting]] = {}
+
+    def room_for(self, tenant: str) -> BodyRoom:
+        """Room for one exchange, none of it taken yet. Whoever gets it ends it, by `release`."""
+        return BodyRoom(self, tenant)
+
+    def held_by_tenant(self) -> dict[str, int]:
+        """Bytes per tenant that holds any."""
+        return dict(self._held_by)
+
+    @property
+    def waiting(self) -> int:
+        """Bodies that wait for room."""
+        return sum(map(len, self._waiting.values()))
+
+    def _fits(self, tenant: str, count: int) -> bool:
+        own = self._held_by.get(tenant, 0) + count
+        if own > self.share_bytes:
+            return False
+        return self.held_bytes + count <= self.most_bytes - (self._little if own > self._little else 0)
+
+    def _take_now(self, tenant: str, count: int) -> bool:
+        if tenant in self._waiting or not self._fits(tenant, count):
+            return False
+        self._take(tenant, count)
+        return True
+
+    def _take(self, tenant: str, count: int) -> None:
+        self.held_bytes += count
+        self._held_by[tenant] = self._held_by.get(tenant, 0) + count
+
+    async def _take_in_turn(self, tenant: str, count: int) -> None:
+        """Raises Overloaded when no room comes free in time."""
+        waiting = _Waiting(count, asyncio.get_running_loop().create_future())
+        self._waiting.setdefault(tenant, deque()).append(waiting)
+        try:
+            async with asyncio.timeout(self._patience_seconds):
+                await waiting.served
+        except BaseException as ended:
+            if waiting.served.done() and not waiting.served.cancelled():
+                self._give_back(tenant, count)
+            else:
+                self._leave(tenant, waiting)
+            if not isinstance(ended, TimeoutError):
+                raise
+        else:
+            return
+        if self._held_by.get(tenant, 0) + count > self.share_bytes:
+            self._refused(tenant, "share")
+            raise Overloaded(
+                "Your other requests' bodies fill your part of this gateway's memory. Send fewer at a time, "
+                "or try again in a moment."
+            )
+        self._refused(tenant, "full")
+        raise Overloaded("The gateway holds as many request bodies as it can. Try again in a moment.")
+
+    def _give_back(self, tenant: str, count: int) -> None:
+        self.held_bytes -= count
+        left = self._held_by[tenant] - count
+        if left:
+            self._held_by[tenant] = left
+        else:
+            del self._held_by[tenant]
+        if self._waiting:
+            self._serve()
+
+    def _leave(self, tenant: str, waiting: _Waiting) -> None:
+        queue = self._waiting.get(tenant)
+        if queue is not None and waiting in queue:
+            queue.remove(waiting)
+            if not queue:
+                del self._waiting[tenant]
+        self._serve()  # what stood behind it may be smaller
+
+    def _serve(self) -> None:
+        while True:
+            ready = [tenant for tenant, queue in self._waiting.items() if self._fits(tenant, queue[0].count)]
+            if not ready:
+                return
+            tenant = min(ready, key=lambda tenant: self._held_by.get(tenant, 0))
+            queue = self._waiting[tenant]
+            served = queue.popleft()
+            if not queue:
+                del self._waiting[tenant]
+            if not served.served.done():  # it has just given up
+                self._take(tenant, served.count)
+                served.served.set_result(None)
+
+
+class _Waiting:
+    """One body that waits for room."""
+
+    __slots__ = ("count", "served")
+
+    def __init__(self, count: int, served: asyncio.Future[None]) -> None:
+        self.count = count
+        self.served = served
+
+
+class BodyRoom:
+    """What the body of one exchange occupies."""
+
+    __slots__ = ("_memory", "_tenant", "held_bytes")
+
+    def __init__(self, memory: BodyMemory, tenant: str) -> None:
+        self._memory = memory
+        self._tenant = tenant
+        self.held_bytes = 0
+
+    def take_now(self, size_bytes: int) -> bool:
+        """Have room for so many bytes in all, if it can be had without waiting; whether it could."""
+        more = size_bytes - self.held_bytes
+        if more > 0:
+            if not self._memory._take_now(self._tenant, more):
+                return False
+            self.held_bytes = size_bytes
+        return True
+
+    async def take(self, size_bytes: int) -> None:
+        """Have room for so many bytes in all.
+
+        Raises BodyTooLarge for what can never fit, and Overloaded when no room comes free in time.
+        """
+        if self.take_now(size_bytes):
+            return
+        memory = self._memory
+        if size_bytes > memory.share_bytes:
+            memory._refused(self._tenant, "never_fits")
+            raise BodyTooLarge(
+                f"A request body of {size_bytes} bytes exceeds the {memory.share_bytes} bytes that one tenant's "
+                "bodies may occupy in this gateway. Send less at once; large files go up in parts, by /v1/uploads."
+            )
+        await memory._take_in_turn(self._tenant, size_bytes - self.held_bytes)
+        self.held_bytes = size_bytes
+
+    async def grow(self, size_bytes: int) -> None:
+        """Have room for a body that states no size and has so many bytes by now. Raises as `take` does."""
+        if size_bytes > self.held_bytes:
+            step = -(-size_bytes // GROWTH_BYTES) * GROWTH_BYTES
+            await self.take(max(size_bytes, min(step, self._memory.share_bytes)))
+
+    def release(self) -> None:
+        """Give everything back."""
+        held, self.held_bytes = self.held_bytes, 0
+        if held:
+            self._memory._give_back(self._tenant, held)
