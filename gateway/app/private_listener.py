@@ -3,26 +3,71 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import socket
 import threading
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from gateway.app.reserved_files import ReservedFiles
+from gateway.errors import ClientLeft, ClientStalled
+from gateway.proxy.answer import Answer, own_answer
+from gateway.proxy.bites import Turns
+from gateway.proxy.client_connections import ClientConnections
+from gateway.proxy.edge import EdgeEvents, EdgeServer
 from gateway.proxy.lifecycle import Lifecycle
 
-PRIVATE_CONNECTIONS = 16
+_CONNECTIONS = 16
+_LINGERING = 8
+PRIVATE_FILES = _CONNECTIONS + _LINGERING
+"""What its connections take of the process's files."""
+
+_HEADER_TIMEOUT_SECONDS = 5.0
+_KEEPALIVE_SECONDS = 75.0
+_WRITE_IDLE_SECONDS = 10.0
+_MAX_HEADER_BYTES = 16 * 1024
+_PAUSE_SECONDS = 0.5
+
+_BY_ANY_NAME = frozenset({"/livez", "/readyz", "/metrics"})
+"""Pages that whoever reaches this listener may have: Prometheus comes by whatever name its target has."""
+
+_TEXT = b"text/plain; charset=utf-8"
 
 
 class PrivateListener:
-    """Serves /livez, /readyz and /metrics. Keep it off the public network: it asks nobody who they are."""
+    """Serves /livez, /readyz and /metrics. Keep it off the public network: it asks nobody who they are.
 
-    def __init__(self, host: str, port: int, *, registry: CollectorRegistry, lifecycle: Lifecycle) -> None:
+    Anything else is answered only to who asks by address, as localhost or by one of the names it is known by: a web
+    page that had its own name point here must not make a browser ask. It has connections and files of its own, so
+    that it answers when the public listener has no more.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        registry: CollectorRegistry,
+        lifecycle: Lifecycle,
+        names: Iterable[str] = (),
+        refused: Callable[[], None] | None = None,
+    ) -> None:
+        """`refused` is told of connections for which there was no room."""
         self._host = host
         self._port = port
         self._registry = registry
         self._lifecycle = lifecycle
+        self._names = frozenset(map(_normal, names))
+        self._refused = refused
+        self._pages: dict[str, Callable[[web.BaseRequest], Answer]] = {
+            "/livez": self._livez,
+            "/readyz": self._readyz,
+            "/metrics": self._metrics,
+        }
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
@@ -31,7 +76,7 @@ class PrivateListener:
         """Listen; returns the port. Raises OSError when the address is taken."""
         listening: Future[int] = Future()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(listening)), name="gateway-private", daemon=True
+            target=self._run, args=(listening,), name="gateway-private", daemon=True
         )
         self._thread.start()
         return listening.result()
@@ -43,37 +88,165 @@ class PrivateListener:
         if self._thread is not None:
             self._thread.join()
 
+    def _run(self, listening: Future[int]) -> None:
+        # Accepting with reserved files needs a loop that can watch a socket which is listening.
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            runner.run(self._serve(listening))
+
     async def _serve(self, listening: Future[int]) -> None:
         stop = asyncio.Event()
-        app = web.Application()
-        app.add_routes(
-            [
-                web.get("/livez", self._livez),
-                web.get("/readyz", self._readyz),
-                web.get("/metrics", self._metrics),
-            ]
-        )
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await runner.setup()
         try:
-            await web.TCPSite(runner, self._host, self._port).start()
+            sockets = _listening(self._host, self._port)
         except OSError as error:
-            await runner.cleanup()
             listening.set_exception(error)
             return
+        server = self._server()
+        doors = [_Door(one, server) for one in sockets]
         self._loop, self._stop = asyncio.get_running_loop(), stop
-        listening.set_result(int(runner.addresses[0][1]))
+        listening.set_result(int(sockets[0].getsockname()[1]))
         await stop.wait()
-        await runner.cleanup()
+        for door in doors:
+            door.close()
+        server.pre_shutdown()
+        await server.shutdown(1.0)
 
-    async def _livez(self, _: web.Request) -> web.Response:
-        return web.Response(text="live\n")
+    def _server(self) -> EdgeServer:
+        refused = self._refused
+        return EdgeServer(
+            self._answer,
+            events=EdgeEvents(
+                unseen=lambda _, __: [],
+                refused=lambda _: None if refused is None else refused(),
+                closed=lambda _: None,
+            ),
+            clients=ClientConnections(_CONNECTIONS, peer_share=0.5),
+            most_lingering=_LINGERING,
+            max_header_bytes=_MAX_HEADER_BYTES,
+            header_timeout_seconds=_HEADER_TIMEOUT_SECONDS,
+            write_idle_seconds=_WRITE_IDLE_SECONDS,
+            keepalive_seconds=_KEEPALIVE_SECONDS,
+            turns=Turns(),
+        )
 
-    async def _readyz(self, _: web.Request) -> web.Response:
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        answer = self._page(request)
+        answer.begin(request, None, write_idle_seconds=_WRITE_IDLE_SECONDS)
+        try:
+            await answer.write_eof(answer.content)
+        except (ClientLeft, ClientStalled):
+            raise ConnectionResetError from None
+        return answer
+
+    def _page(self, request: web.BaseRequest) -> Answer:
+        path = request.raw_path.partition("?")[0]
+        if path not in _BY_ANY_NAME and not self._is_us(request.headers.getall("Host", [])):
+            return _text(421, "Ask by address, or name this host in admin_hosts.\n")
+        page = self._pages.get(path)
+        if page is None:
+            return _text(404, "Not found.\n")
+        if request.method not in ("GET", "HEAD"):
+            return _text(405, "Only GET and HEAD.\n", (b"Allow", b"GET, HEAD"))
+        return page(request)
+
+    def _is_us(self, hosts: list[str]) -> bool:
+        """Whether a request was meant for this listener, and not for a name that somebody made lead here."""
+        return len(hosts) == 1 and (_is_local(hosts[0]) or _normal(_without_port(hosts[0])) in self._names)
+
+    def _livez(self, _: web.BaseRequest) -> Answer:
+        return _text(200, "live\n")
+
+    def _readyz(self, _: web.BaseRequest) -> Answer:
         if self._lifecycle.ready:
-            return web.Response(text="ready\n")
-        return web.Response(status=503, text="draining\n" if self._lifecycle.draining else "not ready\n")
+            return _text(200, "ready\n")
+        return _text(503, "draining\n" if self._lifecycle.draining else "not ready\n")
 
-    async def _metrics(self, request: web.Request) -> web.Response:
+    def _metrics(self, request: web.BaseRequest) -> Answer:
         render, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return web.Response(body=render(self._registry), headers={"Content-Type": content_type})
+        return own_answer(200, render(self._registry), content_type=content_type.encode())
+
+
+class _Door:
+    """Accepts the connections of one listening socket, also when the process may open no more files."""
+
+    def __init__(self, listening: socket.socket, server: EdgeServer) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listening = listening
+        self._server = server
+        self._reserved = ReservedFiles(PRIVATE_FILES)
+        self._entering: set[asyncio.Task[None]] = set()
+        self._open()
+
+    def _open(self) -> None:
+        if self._listening.fileno() >= 0:
+            self._loop.add_reader(self._listening, self._accept)
+
+    def _accept(self) -> None:
+        self._reserved.fill()
+        try:
+            accepted, _ = self._reserved.use(self._listening.accept)
+        except (BlockingIOError, InterruptedError, ConnectionError):
+            return
+        except OSError:
+            # Nothing can be done about who waits; asking again at once would take a whole core.
+            self._loop.remove_reader(self._listening)
+            self._loop.call_later(_PAUSE_SECONDS, self._open)
+            return
+        accepted.setblocking(False)
+        task = self._loop.create_task(self._enter(accepted))
+        self._entering.add(task)
+        task.add_done_callback(self._entering.discard)
+
+    async def _enter(self, accepted: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._server, accepted)
+        except OSError:
+            accepted.close()  # it has left already
+
+    def close(self) -> None:
+        """Accept nothing any more."""
+        self._loop.remove_reader(self._listening)
+        self._listening.close()
+        self._reserved.close()
+
+
+def _listening(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen on every address of a host. Raises OSError."""
+    sockets: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in dict.fromkeys(
+            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        ):
+            one = socket.create_server(address[:2], family=family, backlog=128)
+            one.setblocking(False)
+            sockets.append(one)
+    except OSError:
+        for one in sockets:
+            one.close()
+        raise
+    return sockets
+
+
+def _text(status: int, text: str, *fields: tuple[bytes, bytes]) -> Answer:
+    return own_answer(status, text.encode(), content_type=_TEXT, fields=fields)
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+def _normal(name: str) -> str:
+    return name.lower().removesuffix(".")
+
+
+def _is_local(host: str) -> bool:
+    """Whether a Host is an address, or the name of this machine for itself: nobody can have those point elsewhere."""
+    name = _normal(_without_port(host))
+    if name == "localhost":
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -11,13 +11,13 @@ from contextlib import AsyncExitStack
 from aiohttp import web
 
 from gateway.app.loop_lag import LoopLag
-from gateway.app.private_listener import PRIVATE_CONNECTIONS
+from gateway.app.private_listener import PRIVATE_FILES
 from gateway.app.tenants_in_force import TenantsInForce
 from gateway.middleware.record import unseen
 from gateway.middleware.services import Services
 from gateway.proxy.bites import Turns
 from gateway.proxy.client_connections import ClientConnections
-from gateway.proxy.edge import MOST_LINGERING, EdgeEvents, EdgeServer
+from gateway.proxy.edge import EdgeEvents, EdgeServer
 from gateway.proxy.request import Handler
 from gateway.proxy.upstream import Upstreams
 from gateway.settings.reloading import Configuration
@@ -27,6 +27,9 @@ _log = logging.getLogger("gateway.connections")
 _POLL_SECONDS = 0.05
 _MOST_UNASKED = 10_000
 """Connections of clients where nobody has said how many: more than one process serves well."""
+
+_LINGERING = 32
+"""Connections that are over, and left a moment for their client to read so."""
 
 _FILES_OF_THE_PROCESS = 64
 """What is open beside connections: listeners, the loops, Redis, files that are read."""
@@ -89,6 +92,7 @@ class App:
                 clients=ClientConnections(
                     _most_connections(edge), peer_share=edge.peer_share, trusted=edge.trusted_proxies
                 ),
+                most_lingering=_LINGERING,
                 max_header_bytes=edge.max_header_bytes,
                 header_timeout_seconds=edge.header_timeout_seconds,
                 write_idle_seconds=edge.write_idle_timeout_seconds,
@@ -168,4 +172,4 @@ def room_for_connections() -> int:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return _MOST_UNASKED
-    return max(1, (files - _FILES_OF_THE_PROCESS - MOST_LINGERING - PRIVATE_CONNECTIONS) // 2)
+    return max(1, (files - _FILES_OF_THE_PROCESS - _LINGERING - PRIVATE_FILES) // 2)

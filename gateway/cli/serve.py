@@ -103,7 +103,12 @@ async def serve(app: App, *, listening: Callable[[str, str], None] | None = None
     await runner.setup()
     private_host, private_port = split_address(settings.admin_listen)
     listener = PrivateListener(
-        private_host, private_port, registry=app.services.metrics.registry, lifecycle=app.services.lifecycle
+        private_host,
+        private_port,
+        registry=app.services.metrics.registry,
+        lifecycle=app.services.lifecycle,
+        names=settings.admin_hosts,
+        refused=app.services.metrics.refused_connections.labels("private").inc,
     )
     try:
         host, port = split_address(settings.listen)

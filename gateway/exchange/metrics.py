@@ -32,8 +32,8 @@ LABELS = {
     "of memory `held` or `most`",
     "result": "of connects `failed`, `timeout` or `no_files` (on this machine); of waits `served`, `refused` or "
     "`left`; of loads `loaded` or `failed`; of fetches `new`, `same` or `failed`",
-    "reason": "of refused connections `full` or `peer_share`; of closed ones `idle`, or `head` with half a head; "
-    "of bodies `full`, `share` or `never_fits`",
+    "reason": "of refused connections `full`, `peer_share`, or `private` on that listener; of closed ones `idle`, or "
+    "`head` with half a head; of bodies `full`, `share` or `never_fits`",
     "issuer": "the short name of another issuer in the configuration",
     "version": "that of the gateway",
 }
@@ -185,7 +185,7 @@ class Metrics:
         )
         self.refused_connections = Counter(
             "gateway_refused_connections",
-            "Clients' connections that were not let in, by reason (full, peer_share).",
+            "Clients' connections that were not let in, by reason (full, peer_share, private).",
             ["reason"],
             registry=registry,
         )

@@ -38,9 +38,6 @@ from gateway.proxy.request import SPOKEN
 assert HttpRequestParserC is not None
 
 LINGER_SECONDS = 2.0
-MOST_LINGERING = 32
-"""Connections that are over and wait for their client to have read so: one more, and the first is cut."""
-
 Unseen = Callable[["EdgeProtocol", GatewayError], list[tuple[bytes, bytes]]]
 """Records an exchange that never became a request; returns the header fields that its answer shall carry."""
 
@@ -327,6 +324,7 @@ class EdgeServer(web.Server):
         *,
         events: EdgeEvents,
         clients: ClientConnections,
+        most_lingering: int,
         max_header_bytes: int,
         header_timeout_seconds: float,
         write_idle_seconds: float,
@@ -347,6 +345,7 @@ class EdgeServer(web.Server):
         )
         self.events = events
         self.clients = clients
+        self._most_lingering = most_lingering
         self.max_header_bytes = max_header_bytes
         self.header_timeout_seconds = header_timeout_seconds
         self.write_idle_seconds = write_idle_seconds
@@ -363,8 +362,8 @@ class EdgeServer(web.Server):
                     connection.transport.close()
 
     def linger(self, connection: EdgeProtocol) -> None:
-        """Cut a connection that is over when its client has had a moment to read so; few at once."""
-        if len(self._lingering) >= MOST_LINGERING:
+        """Cut a connection that is over when its client has had a moment to read so; `most_lingering` at once."""
+        if len(self._lingering) >= self._most_lingering:
             first, timer = next(iter(self._lingering.items()))
             timer.cancel()
             self._cut(first)

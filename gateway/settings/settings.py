@@ -29,6 +29,8 @@ from gateway.settings.section import (
 )
 from gateway.settings.tenant import Tenant
 
+HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9.])?$")]
+
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 
 
@@ -209,6 +211,9 @@ class Settings(BaseSettings):
 
     admin_listen: Address = "127.0.0.1:9090"
     """The private listener: metrics and health. Keep it off the public network."""
+
+    admin_hosts: tuple[HostName, ...] = ()
+    """Names under which it may be asked for more than metrics and health; by address and as localhost it always may."""
 
     keys_dir: UserPath = Field(
         default_factory=lambda: (

@@ -5,24 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from gateway.app.private_listener import PrivateListener
+from gateway.proxy.client_connections import GRACE_SECONDS
 from gateway.proxy.lifecycle import Lifecycle
 from tests.conftest import StartGateway
 from tests.kit.asking import ask
+from tests.kit.client import RawClient
 from tests.kit.gateway import Gateway
 
 
 @contextlib.contextmanager
-def listening(lifecycle: Lifecycle, registry: CollectorRegistry | None = None) -> Iterator[str]:
+def listening(lifecycle: Lifecycle, registry: CollectorRegistry | None = None, **more: Any) -> Iterator[str]:
     """A listener on a free port; its base URL."""
-    admin = PrivateListener("127.0.0.1", 0, registry=registry or CollectorRegistry(), lifecycle=lifecycle)
+    admin = PrivateListener(
+        "127.0.0.1", 0, registry=registry or CollectorRegistry(), lifecycle=lifecycle, **more
+    )
     port = admin.start()
     try:
         yield f"http://127.0.0.1:{port}"
@@ -153,3 +160,119 @@ def test_listener_that_has_stopped_refuses_connections() -> None:
 
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=1)
+
+
+# Who may ask what, by which name.
+
+
+async def asked(base: str, path: str, *hosts: str, method: str = "GET") -> int:
+    """The status of a page when it is asked for with these Host fields."""
+    host, port = base.removeprefix("http://").split(":")
+    async with await RawClient.connect(host, int(port)) as client:
+        fields = "".join(f"Host: {name}\r\n" for name in hosts)
+        await client.send(f"{method} {path} HTTP/1.1\r\n{fields}\r\n".encode())
+        return (await client.read_answer(method)).status
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/metrics?name[]=a"])
+async def test_metrics_and_health_are_for_whoever_comes_by_whatever_name(path: str) -> None:
+    lifecycle = Lifecycle()
+    lifecycle.ready = True
+    with listening(lifecycle) as base:
+        for host in (
+            "gateway.monitoring.svc:9090",
+            "evil.example",
+            "10.0.0.7:9090",
+            "[::1]:9090",
+            "localhost",
+        ):
+            assert await asked(base, path, host) == 200
+        assert await asked(base, path, "a", method="HEAD") == 200
+        assert await asked(base, path, "a", method="POST") == 405
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("evil.example", 421),
+        ("evil.example:9090", 421),
+        ("localhost.evil.example", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("127.0.0.1@evil.example", 421),
+        ("127.1", 421),
+        ("0x7f000001", 421),
+        ("", 421),
+        ("127.0.0.1", 404),
+        ("127.0.0.1:9090", 404),
+        ("[::1]:9090", 404),
+        ("LOCALHOST:9090", 404),
+        ("localhost.", 404),
+        ("Ops.Internal:9090", 404),
+        ("ops.internal.", 404),
+        ("ops.internal.evil.example", 421),
+    ],
+)
+async def test_anything_else_is_not_for_a_browser_that_was_led_here(host: str, status: int) -> None:
+    """A page of somebody else's whose own name points here is of one origin with all that it is answered."""
+    with listening(Lifecycle(), names=["ops.internal"]) as base:
+        for path in ("/", "/config", "/metrics/", "/%6Detrics", "/livez;x", "http://127.0.0.1/"):
+            assert await asked(base, path, host) == status
+
+
+async def test_a_request_without_one_clear_host_is_refused() -> None:
+    with listening(Lifecycle()) as base:
+        assert await asked(base, "/config", "127.0.0.1", "evil.example") in (400, 421)
+        assert await asked(base, "/config") in (400, 421)
+
+
+# What it may be made to hold.
+
+
+async def test_half_heads_and_idle_connections_do_not_keep_prometheus_out(
+    session: aiohttp.ClientSession,
+) -> None:
+    refused: list[int] = []
+    with listening(Lifecycle(), refused=lambda: refused.append(1)) as base:
+        host, port = base.removeprefix("http://").split(":")
+        crowd = [await RawClient.connect(host, int(port)) for _ in range(40)]
+        for number, client in enumerate(crowd):
+            with contextlib.suppress(ConnectionError):
+                await client.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\n" if number % 2 else b"")
+        await asyncio.sleep(GRACE_SECONDS)
+
+        for _ in range(3):
+            assert await status_of(session, f"{base}/metrics") == 200
+        assert refused
+        for client in crowd:
+            await client.close()
+
+
+def test_a_file_is_to_be_had_when_there_is_no_other() -> None:
+    """In a process of its own: this one needs its files."""
+    code = """
+import os, resource
+from gateway.app.reserved_files import ReservedFiles
+reserved = ReservedFiles(2)
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+taken = []
+try:
+    while True:
+        taken.append(os.dup(0))
+except OSError:
+    pass
+opened = [reserved.use(lambda: os.open("/", os.O_RDONLY)) for _ in range(2)]
+try:
+    reserved.use(lambda: os.dup(0))
+except OSError as error:
+    print(error.strerror)
+for file in (*opened, *taken):
+    os.close(file)
+reserved.fill()
+print(reserved.use(lambda: os.dup(0)) > 0, len(reserved._files))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True
+    )
+
+    assert done.stdout.splitlines() == ["Too many open files", "True 2"]
