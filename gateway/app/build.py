@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from time import monotonic
 
 from aiohttp import web
 
@@ -27,6 +28,7 @@ from gateway.middleware import build_middlewares, compose
 from gateway.middleware.services import Services
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import UpstreamAccess
+from gateway.proxy.account_watch import AccountWatch
 from gateway.proxy.bites import Turns
 from gateway.proxy.body_memory import BodyMemory
 from gateway.proxy.deadlines import DeadlineTable
@@ -64,6 +66,11 @@ def build_app(
     table = OperationTable.load()
     metrics = Metrics()
     log = LogWriter(log_descriptor, dropped=metrics.log_lines_dropped.inc)
+    redis_url = revealed(settings.redis_url)
+    tenants = TenantsInForce(
+        settings, table=table, memory=AccountMemory(redis_url=redis_url, keys_dir=keys_dir)
+    )
+    accounts = AccountWatch(tenants.book)
     turns = Turns()
     upstreams = Upstreams(
         settings.upstream,
@@ -80,8 +87,8 @@ def build_app(
             ),
         ),
         turns=turns,
+        accounts=accounts,
     )
-    redis_url = revealed(settings.redis_url)
     if store is None:
         store = RedisBuckets(redis_url) if redis_url else MemoryBuckets()
     trust = Trust(
@@ -93,9 +100,6 @@ def build_app(
         redis_url=redis_url,
         jwks_fetched=lambda issuer, result: metrics.jwks_fetches.labels(issuer, result).inc(),
         ring_loaded=lambda result: metrics.key_ring_loads.labels(result).inc(),
-    )
-    tenants = TenantsInForce(
-        settings, table=table, memory=AccountMemory(redis_url=redis_url, keys_dir=keys_dir)
     )
     services = Services(
         settings=settings,
@@ -177,6 +181,7 @@ def _show_state(app: App, upstreams: Upstreams) -> None:
     """Let the gauges show what is, whenever somebody looks."""
     services, metrics = app.services, app.services.metrics
     trust, state = services.trust, services.limiter.state
+    metrics.watch(metrics.mistaken_accounts, lambda: upstreams.accounts.mistaken(monotonic()))
     metrics.watch(metrics.in_flight, lambda: services.lifecycle.in_flight)
     metrics.watch(metrics.json_waiting, lambda: services.reading.waiting)
     metrics.watch(metrics.connections, lambda: app.open_connections)

@@ -247,6 +247,11 @@ class Metrics:
             "Processes that read large JSON documents and died, or were ended because they took too long.",
             registry=registry,
         )
+        self.mistaken_accounts = Gauge(
+            "gateway_mistaken_accounts",
+            "Tenants on one upstream account, by what it answers, of whom one counts as having it alone.",
+            registry=registry,
+        )
         self.refused_requests = Counter(
             "gateway_refused_requests",
             "Requests answered before they could be understood, by status.",

@@ -20,6 +20,7 @@ _PUBLIC_API = "api.openai.com"
 _DEFAULT_PORTS = (None, 80, 443)
 _DIGITS = 32
 _MOST_NAMES = 5
+_MOST_SAID_BYTES = 256
 
 
 class Account(NamedTuple):
@@ -112,6 +113,22 @@ def way_of(
     account = account_of(base_url, api_key, project)
     path = "" if account.place == _PUBLIC_API else urlsplit(base_url).path
     return account, path, organization, project
+
+
+def account_said(account: Account, project: bytes | None, organization: bytes | None) -> str | None:
+    """What an upstream calls the account from which it answered; None where that tells nothing.
+
+    A project is one wherever it is met. An organization has many projects at the public API, so there it says nothing.
+    """
+    if project:
+        return f"project {_shown(project)}"
+    if organization and account.place != _PUBLIC_API:
+        return f"organization {_shown(organization)} at {account.place}"
+    return None
+
+
+def _shown(said: bytes) -> str:
+    return ascii(said[:_MOST_SAID_BYTES].decode("latin-1"))[1:-1]
 
 
 def judge(present: Uses, history: History) -> dict[str, Closed | None]:

@@ -7,11 +7,15 @@ from typing import NamedTuple
 
 from gateway.exchange.exchange import Exchange
 from gateway.policy.tenants import UpstreamAccess
+from gateway.proxy.account_watch import ACCOUNT_FIELDS, AccountWatch
 from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.reply import Reply
 from gateway.proxy.upstream import UpstreamPool, Upstreams
 from gateway.wire.headers import Head
 from gateway.wire.passing import for_upstream
+
+_REQUEST_ID = b"x-request-id"
+_READ_FIELDS = frozenset({_REQUEST_ID, *ACCOUNT_FIELDS})
 
 
 class Call(NamedTuple):
@@ -21,6 +25,7 @@ class Call(NamedTuple):
     access: UpstreamAccess
     pool: UpstreamPool
     reply: Reply
+    accounts: AccountWatch
 
     def request_head(
         self, *, length: int | None, without: frozenset[bytes] = frozenset(), more: bytes = b""
@@ -52,9 +57,14 @@ class Call(NamedTuple):
         head = await self.reply.read_head()
         exchange = self.exchange
         exchange.head_at = monotonic()
-        request_id = head.get(b"x-request-id")
+        said = head.pick(_READ_FIELDS)
+        if not said:
+            return head
+        request_id = said.pop(_REQUEST_ID, None)
         if request_id is not None:
             exchange.upstream_request_id = request_id.decode("latin-1")
+        if said and not exchange.operation.is_administration:
+            self.accounts.saw(exchange.caller.tenant, said, exchange.head_at)
         return head
 
     def ended(self) -> float:
@@ -78,4 +88,4 @@ async def call_upstream(upstreams: Upstreams, deadlines: DeadlineTable, exchange
     except BaseException:
         reply.close()
         raise
-    return Call(exchange, access, pool, reply)
+    return Call(exchange, access, pool, reply, upstreams.accounts)

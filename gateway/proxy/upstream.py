@@ -27,6 +27,7 @@ from gateway.exchange.kept_errors import forget_origin
 from gateway.operations.table import Operation
 from gateway.policy.caller import Caller
 from gateway.policy.tenants import UpstreamAccess
+from gateway.proxy.account_watch import AccountWatch
 from gateway.proxy.bites import Turns
 from gateway.proxy.connection import hung_up
 from gateway.proxy.places import Places
@@ -65,7 +66,11 @@ class Upstreams:
         http_proxy: str | None,
         events: PoolEvents,
         turns: Turns,
+        accounts: AccountWatch,
     ) -> None:
+        self.accounts = accounts
+        """Is told what answers say of whose account they come from."""
+
         self._settings = settings
         self._administration = administration
         self._http_proxy = http_proxy

@@ -6,7 +6,7 @@ Works on raw header names and values, order and duplicates kept.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from gateway.errors import BadRequest, ExpectationRefused, HeadersTooLarge
@@ -80,6 +80,15 @@ class Head:
             if key.lower() == name:
                 return value
         return None
+
+    def pick(self, names: Collection[bytes]) -> dict[bytes, bytes]:
+        """The first value of each of these headers that is there, names in lower case."""
+        found: dict[bytes, bytes] = {}
+        for key, value in self.fields:
+            lower = key.lower()
+            if lower in names and lower not in found:
+                found[lower] = value
+        return found
 
 
 NO_HEAD = RequestHead(())
