@@ -22,8 +22,8 @@ from gateway.proxy.request import EXCHANGE, Handler, Middleware
 from gateway.usage.counters import Entry, named
 from gateway.usage.included import AddedUsageFilter
 from gateway.usage.ledger import UsageLedger
-from gateway.usage.reader import UsageReader
-from gateway.usage.reported import Usage, from_realtime_event
+from gateway.usage.reader import UsageReader, realtime_usage
+from gateway.usage.reported import Usage
 from gateway.wire.headers import Head, RequestHead, media_type
 
 _READABLE_CODINGS = frozenset({b"", b"identity", b"gzip", b"x-gzip", b"deflate"})
@@ -91,7 +91,7 @@ class _SessionReading(StreamObserver):
 
     def answer_message(self, text: bytes) -> None:
         """Most events report nothing."""
-        used = from_realtime_event(text)
+        used = realtime_usage(text)
         if used is None:
             return
         exchange = self._exchange

@@ -11,7 +11,6 @@ import orjson
 from gateway.wire.json_members import hides_letters, members, splice_member
 from gateway.wire.sse import SseEvent, SseSplitter
 
-_EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
 _NO_CHOICES = re.compile(rb'"choices"\s*+:\s*+\[\s*+\]')
 
 
@@ -58,11 +57,17 @@ class AddedUsageFilter:
 
     def feed(self, piece: bytes) -> bytes:
         """Take the next bytes of the answer; return those that go to the client now."""
-        if self._splitter.at_boundary and piece.endswith(_EVENT_ENDS) and not _NO_CHOICES.search(piece):
-            return piece  # the usual piece: one whole event, or several, and none of them is the added one
-        return b"".join([event.raw for event in self._splitter.feed(piece) if not is_added_usage(event)])
+        run, events = self._splitter.take(piece)
+        passing = run.raw  # the usual piece: none of its events is the added one
+        if _NO_CHOICES.search(passing):
+            passing = _without_added(run.events())
+        return passing + _without_added(events) if events else passing
 
     def finish(self) -> bytes:
         """The answer has ended: return what follows its last blank line."""
         last = self._splitter.finish()
         return b"" if last is None or is_added_usage(last) else last.raw
+
+
+def _without_added(events: list[SseEvent]) -> bytes:
+    return b"".join([event.raw for event in events if not is_added_usage(event)])

@@ -1,9 +1,9 @@
 """An answer watched for its usage while it goes by: cheap per piece, bounded in memory, never in the way.
 
 What the answer is, its head tells. Of a stream of events only those are parsed that may report usage. JSON is
-kept up to `MAX_WHOLE_BYTES` and read at its end; of larger answers, and of events too large to hold (images
-travel in both), only the `usage` objects are kept as they go by. Encoded answers are inflated for reading,
-except br and zstd: their usage stays unknown.
+kept up to `MAX_WHOLE_BYTES` and read at its end; of what is larger, answers and events (images travel in both),
+only the `usage` objects are parsed, and looked for as they go by. Encoded answers are inflated for reading,
+except br and zstd, and what unpacks to more than any answer would: their usage stays unknown.
 """
 
 import re
@@ -12,21 +12,40 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Protocol
 
-from gateway.usage.reported import BYTES_PER_LLM_TOKEN, Usage, from_json, from_sse_event
-from gateway.wire.sse import MAX_EVENT_BYTES, SseEvent, SseSplitter
+from gateway.usage.reported import (
+    BYTES_PER_LLM_TOKEN,
+    Usage,
+    from_json,
+    from_realtime_event,
+    from_sse_event,
+    seconds_of,
+)
+from gateway.wire.sse import SseEvent, SseSplitter
 
-MAX_WHOLE_BYTES = 256 * 1024
+MAX_WHOLE_BYTES = 64 * 1024
 MAX_REPORT_BYTES = 4 * 1024
 _INFLATED_BYTES = 64 * 1024
+# Text shrinks to a tenth. What unpacks to so much more than was sent would keep everybody waiting.
+_INFLATED_TIMES = 50
+_INFLATED_FREELY_BYTES = 2**20
+# Where a document says what it is.
+_BEGINNING_BYTES = 1024
 
 _REPORT = re.compile(rb'"usage"[ \t\r\n]{0,8}:[ \t\r\n]{0,8}(?=\{)')
 _MAX_REPORT_NAME_BYTES = len(b'"usage":{') + 2 * 8
 _BRACES = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}"]')
-_EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
 _IMAGE_EVENT = re.compile(rb"\bimage_(?:generation|edit)\.completed\b")
 _IMAGE = b'"b64_json"'
+_PART_OF_A_RUN = re.compile(rb'"object"[ \t]*:[ \t]*"thread\.run\.step"')
+_REALTIME = re.compile(
+    rb'"type"[ \t]*:[ \t]*"(?:response\.done|conversation\.item\.input_audio_transcription\.completed)"'
+)
+_DURATION = re.compile(rb'"duration"[ \t\r\n]*:[ \t\r\n]*"?([0-9.eE+-]{1,32})')
 # What models write, under the names that the API's streams have for it.
-_DELTA = re.compile(rb'"(?:content|delta|text|value|refusal|arguments)": ?"((?:[^"\\\r\n]|\\[^\r\n])++)')
+_WRITTEN = rb'(?:[^"\\\r\n]|\\[^\r\n])'
+_DELTA = re.compile(rb'"(?:content|delta|text|value|refusal|arguments)": ?"(' + _WRITTEN + rb"++)")
+_DELTA_BEGINS_BYTES = len(b'"arguments": "\\')
+_DELTA_GOES_ON = re.compile(_WRITTEN + rb"*+")
 
 
 class UsageReader:
@@ -86,17 +105,50 @@ class _Reader(Protocol):
     def finish(self) -> Usage | None: ...
 
 
+def realtime_usage(text: bytes) -> Usage | None:
+    """The usage that one server event of a realtime session adds; None when it adds none."""
+    if len(text) <= MAX_WHOLE_BYTES:
+        return from_realtime_event(text)
+    if not _REALTIME.search(text, 0, _BEGINNING_BYTES):
+        return None
+    search = _ReportSearch(images=False)
+    search.feed(text)
+    return search.finish()
+
+
 class _Deltas:
     """Counts what models wrote. Most streams send one LLM token per delta, some bundle them."""
 
     def __init__(self) -> None:
         self._count = 0
         self._size_bytes = 0
+        self._carry = b""
+        self._goes_on = False
 
     def add(self, text: bytes) -> None:
+        """Take a whole event, or several."""
         for delta in _DELTA.findall(text):
             self._count += 1
             self._size_bytes += len(delta)
+
+    def add_piece(self, piece: bytes) -> None:
+        """Take the next bytes of a document that comes in pieces."""
+        seen = self._carry + piece
+        at = 0
+        if self._goes_on:
+            at = self._written(seen, _DELTA_GOES_ON.match(seen), 0)
+        while not self._goes_on and (delta := _DELTA.search(seen, at)):
+            self._count += 1
+            at = self._written(seen, delta, 1)
+        self._carry = seen[at if self._goes_on else max(at, len(seen) - _DELTA_BEGINS_BYTES) :]
+
+    def _written(self, seen: bytes, delta: re.Match[bytes] | None, group: int) -> int:
+        """Count a delta, or more of it; return where it ends, and note whether that is in sight."""
+        if delta is None:
+            return 0
+        self._size_bytes += len(delta[group])
+        self._goes_on = seen[delta.end() :] in (b"", b"\\")
+        return delta.end()
 
     def estimate(self) -> int:
         return max(self._count, self._size_bytes // BYTES_PER_LLM_TOKEN)
@@ -106,6 +158,9 @@ class _NoDeltas(_Deltas):
     """Stands in where nobody wants an estimate."""
 
     def add(self, text: bytes) -> None:
+        pass
+
+    def add_piece(self, piece: bytes) -> None:
         pass
 
 
@@ -119,14 +174,15 @@ class _EventReader:
         self._usage: Usage | None = None
 
     def feed(self, piece: bytes) -> None:
-        # The usual piece is one whole event, or several, and none of them reports anything.
-        is_whole = (
-            self._splitter.at_boundary and piece.endswith(_EVENT_ENDS) and len(piece) <= MAX_EVENT_BYTES
-        )
-        if is_whole and not _may_report(piece):
-            self.deltas.add(piece)
-            return
-        for event in self._splitter.feed(piece):
+        run, events = self._splitter.take(piece)
+        if run.raw:
+            # The usual piece: none of its events reports anything.
+            self._end_fragments()
+            if _may_report(run.raw):
+                events = run.events() + events
+            else:
+                self.deltas.add(run.raw)
+        for event in events:
             self._take(event)
 
     def finish(self) -> Usage | None:
@@ -139,14 +195,20 @@ class _EventReader:
     def _take(self, event: SseEvent) -> None:
         if not event.whole:
             if self._fragments is None:
-                self._fragments = _ReportSearch(images=_IMAGE_EVENT.search(event.raw[:1024]) is not None)
+                self._fragments = _ReportSearch(
+                    images=_IMAGE_EVENT.search(event.raw, 0, _BEGINNING_BYTES) is not None
+                )
             self._fragments.feed(event.raw)
             return
         self._end_fragments()
-        if _may_report(event.raw):
-            self._keep(from_sse_event(event))
-        else:
+        if not _may_report(event.raw):
             self.deltas.add(event.raw)
+        elif len(event.raw) <= MAX_WHOLE_BYTES:
+            self._keep(from_sse_event(event))
+        elif not _PART_OF_A_RUN.search(event.raw, 0, _BEGINNING_BYTES):
+            search = _ReportSearch(images=_IMAGE_EVENT.search(event.raw, 0, _BEGINNING_BYTES) is not None)
+            search.feed(event.data)
+            self._keep(search.finish())
 
     def _end_fragments(self) -> None:
         if self._fragments is not None:
@@ -167,6 +229,7 @@ class _JsonReader:
         self.deltas: _Deltas = _Deltas()
         self._kept = bytearray()
         self._search: _ReportSearch | None = None
+        self._audio_seconds = 0.0
 
     def feed(self, piece: bytes) -> None:
         if self._search is None:
@@ -176,17 +239,28 @@ class _JsonReader:
             self._search = _ReportSearch(images=True)
             piece = bytes(self._kept)
             self._kept.clear()
+            self._audio_seconds = _duration(piece[:MAX_WHOLE_BYTES])
         self._search.feed(piece)
+        self.deltas.add_piece(piece)
 
     def finish(self) -> Usage | None:
         if self._search is not None:
-            return self._search.finish()
+            usage = self._search.finish()
+            if self._audio_seconds and not (usage and usage.audio_seconds):
+                usage = replace(usage or Usage(), audio_seconds=self._audio_seconds)
+            return usage
         document = bytes(self._kept)
         usage = from_json(document)
         if usage is None:
             self.deltas = type(self.deltas)()
             self.deltas.add(document)
         return usage
+
+
+def _duration(beginning: bytes) -> float:
+    """The seconds of audio that a transcription says it is of, in front of its text."""
+    said = _DURATION.search(beginning, 0, _BEGINNING_BYTES) if b'"text"' in beginning else None
+    return seconds_of(said[1].decode("ascii")) if said else 0.0
 
 
 class _ReportSearch:
@@ -231,7 +305,7 @@ class _ReportSearch:
 
 
 class _Inflater:
-    """Undoes a content encoding piece by piece. Raises zlib.error for what is not in that encoding."""
+    """Undoes a content encoding piece by piece. Raises zlib.error for what is not in that encoding, or a bomb."""
 
     ENCODINGS = (b"gzip", b"x-gzip", b"deflate")
 
@@ -239,8 +313,10 @@ class _Inflater:
         self._gzip = encoding != b"deflate"
         self._stream = zlib.decompressobj(31) if self._gzip else None
         self._head = b""
+        self._room_bytes = _INFLATED_FREELY_BYTES
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
+        self._room_bytes += len(piece) * _INFLATED_TIMES
         if self._stream is None:
             # Some send `deflate` with a zlib header, as the standard says, some without.
             self._head += piece
@@ -252,6 +328,9 @@ class _Inflater:
         stream = self._stream
         while True:
             inflated = stream.decompress(piece, _INFLATED_BYTES)
+            self._room_bytes -= len(inflated)
+            if self._room_bytes < 0:
+                raise zlib.error("it unpacks to more than any answer would")
             if inflated:
                 yield inflated
             piece = stream.unconsumed_tail
@@ -268,9 +347,11 @@ def _may_report(events: bytes) -> bool:
     """Whether usage may stand in there: an object of that name, or an event that ends something."""
     if b".done" in events or b".completed" in events:
         return True
+    # Streams that include usage carry `"usage":null` in every other event.
+    if events.count(b'"usage"') == events.count(b'"usage":null'):
+        return False
     at = events.find(b'"usage"')
     while at >= 0:
-        # Streams that include usage carry `"usage":null` in every other event.
         if _REPORT.match(events, at):
             return True
         at = events.find(b'"usage"', at + 1)

@@ -119,7 +119,7 @@ def _from_answer(answer: dict[str, Any]) -> Usage | None:
     if images := _images(answer):
         usage = replace(usage, images=images)
     if not usage.audio_seconds and "text" in answer:
-        usage = replace(usage, audio_seconds=_seconds(answer.get("duration")))
+        usage = replace(usage, audio_seconds=seconds_of(answer.get("duration")))
     return None if usage == Usage() and not isinstance(reported, dict) else usage
 
 
@@ -137,7 +137,7 @@ def from_usage_object(reported: dict[str, Any]) -> Usage:
         total=_count(reported.get("total_tokens")) or input_count + output_count,
         input_audio=_detail(before, "audio_tokens"),
         output_audio=_detail(after, "audio_tokens"),
-        audio_seconds=_seconds(reported.get("seconds")) if reported.get("type") == "duration" else 0.0,
+        audio_seconds=seconds_of(reported.get("seconds")) if reported.get("type") == "duration" else 0.0,
     )
 
 
@@ -168,7 +168,7 @@ def _count(value: object) -> int:
     return value if 0 <= value <= _MAX_EXACT else 0
 
 
-def _seconds(value: object) -> float:
+def seconds_of(value: object) -> float:
     """A duration; verbose transcriptions write it as a string."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return 0.0

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.usage.reader import MAX_WHOLE_BYTES, UsageReader
+from gateway.usage.reader import MAX_WHOLE_BYTES, UsageReader, realtime_usage
 from gateway.usage.reported import Usage
 
 CHAT = b'{"prompt_tokens":19,"completion_tokens":10,"total_tokens":29}'
@@ -121,6 +121,59 @@ def test_usage_and_images_are_found_in_a_json_answer_too_large_to_keep(step):
     assert read(first, list(range(0, len(first), step)), JSON).finish() == CHAT_USAGE
 
 
+LARGE = b'"' + b"x" * MAX_WHOLE_BYTES + b'"'
+
+
+@pytest.mark.parametrize("step", [1000, 65_536, 10_000_000])
+def test_no_document_larger_than_that_is_parsed_and_its_usage_is_found_all_the_same(step):
+    not_json = b'{"type":"response.completed",,,"output":' + LARGE + b',"usage":' + CHAT + b"}"
+    stream = event(not_json) + event(b"[DONE]")
+    assert read(stream, list(range(0, len(stream), step))).finish() == CHAT_USAGE
+    answer = not_json.replace(b"response.completed", b"x")
+    assert read(answer, list(range(0, len(answer), step)), JSON).finish() == CHAT_USAGE
+    small = event(not_json.replace(LARGE, b'""'))
+    assert read(small).finish() is None
+
+
+def test_a_large_event_about_a_part_of_a_run_reports_nothing_of_its_own():
+    step = b'{"id":"s","object": "thread.run.step","logs":' + LARGE + b',"usage":' + CHAT + b"}"
+    assert read(event(step, b"thread.run.step.completed")).finish() is None
+
+
+@pytest.mark.parametrize("step", [1000, 10_000_000])
+def test_a_long_transcription_says_its_duration_in_front_of_its_text(step):
+    answer = b'{"task":"transcribe","duration":"5400.5","text":' + LARGE + b',"words":[{"duration":1}]}'
+    assert read(answer, list(range(0, len(answer), step)), JSON).finish() == Usage(audio_seconds=5400.5)
+    other = answer.replace(b'"text"', b'"body"')
+    assert read(other, list(range(0, len(other), step)), JSON).finish() is None
+
+
+def test_a_long_answer_without_a_report_is_estimated_from_all_that_it_says():
+    answer = b'{"choices":[{"message":{"content":' + LARGE + b'}},{"message":{"content":' + LARGE + b"}}]}"
+    reader = read(answer, list(range(0, len(answer), 999)), JSON)
+    assert reader.finish() is None
+    assert reader.estimate().output == 2 * MAX_WHOLE_BYTES // 4
+
+
+@pytest.mark.parametrize("kind", [EVENTS, JSON])
+def test_what_unpacks_to_more_than_an_answer_would_is_not_read_on(kind):
+    bomb = gzip.compress(b'{"a":"' + b"x" * 100_000_000 + b'","usage":' + CHAT + b"}")
+    reader = read(bomb, list(range(0, len(bomb), 32_768)), kind, b"gzip")
+    assert not reader.readable
+    assert reader.finish() is None
+    honest = b'{"a":"' + b"the same words, " * 60_000 + b'","usage":' + CHAT + b"}"
+    assert read(gzip.compress(honest), [32_768], JSON, b"gzip").finish() == CHAT_USAGE
+
+
+def test_a_large_event_of_a_session_is_not_parsed_either():
+    done = (
+        b'{"type":"response.done","event_id":1,"response":{,,"output":' + LARGE + b',"usage":' + CHAT + b"}}"
+    )
+    assert realtime_usage(done) == CHAT_USAGE
+    assert realtime_usage(done.replace(b"response.done", b"response.created")) is None
+    assert realtime_usage(done.replace(LARGE, b'""')) is None
+
+
 def test_only_a_member_of_that_name_is_taken_for_usage():
     text = orjson.dumps('he wrote "usage":{"total_tokens":9} and {"usage":{"total_tokens":9}}')
     filling = b'"' + b"x" * MAX_WHOLE_BYTES + b'"'
@@ -152,7 +205,20 @@ SCRAPS = st.lists(
             [chunk("hi"), chunk("é\n"), STREAM, event(b"[DONE]"), b": ping\n\n", b"\n", b"\r\n\r\n"]
         ),
         st.sampled_from(
-            [b'"usage"', b":", b"{", b"}", b'"', b" ", b"\\", CHAT, b'"usage":' + CHAT, b"data: ", b"x"]
+            [
+                b'"usage"',
+                b":",
+                b"{",
+                b"}",
+                b'"',
+                b" ",
+                b"\\",
+                b'"text":"\\"',
+                CHAT,
+                b'"usage":' + CHAT,
+                b"data: ",
+                b"x",
+            ]
         ),
         st.sampled_from([b'"delta":"', b'"content": "abc', b".done", b"\r", b'"usage":null', b'"b64_json"']),
     ),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.wire.sse import SseEvent, SseSplitter
+from gateway.wire.sse import SseEvent, SseRun, SseSplitter
 
 
 def split(stream: bytes, cuts: Sequence[int] = (), **how) -> list[SseEvent]:
@@ -59,10 +59,8 @@ def test_events_are_read_whatever_ends_their_lines(line_end):
 def test_an_event_comes_with_its_own_bytes_as_soon_as_its_blank_line_is_there():
     splitter = SseSplitter()
     assert splitter.feed(b"data: one\n") == []
-    assert not splitter.at_boundary
     assert splitter.feed(b"\ndata: two\n\n: ") == [SseEvent(b"data: one\n\n"), SseEvent(b"data: two\n\n")]
     assert splitter.feed(b"keep-alive\n\n") == [SseEvent(b": keep-alive\n\n")]
-    assert splitter.at_boundary
     assert splitter.feed(b"\n") == [SseEvent(b"\n")]
     assert splitter.finish() is None
 
@@ -134,6 +132,36 @@ def test_any_split_gives_the_same_result_as_one_piece(stream, cuts):
     assert b"".join(event.raw for event in split(stream, cuts)) == stream
 
 
+@settings(max_examples=400, deadline=None)
+@given(STREAMS, st.lists(st.integers(0, 2**20), max_size=12), st.sampled_from([1, 9, 30, 2**20]))
+def test_events_taken_in_runs_are_the_same_and_come_as_soon(stream, cuts, most):
+    taking, feeding = SseSplitter(max_event_bytes=most), SseSplitter(max_event_bytes=most)
+    edges = sorted({0, len(stream), *(c % (len(stream) + 1) for c in cuts)})
+    taken, fed = list[SseEvent](), list[SseEvent]()
+    for a, b in itertools.pairwise(edges):
+        run, events = taking.take(stream[a:b])
+        assert b"".join(event.raw for event in run.events()) == run.raw
+        taken += [*run.events(), *events]
+        fed += feeding.feed(stream[a:b])
+        assert sum(len(event.raw) for event in taken) == sum(len(event.raw) for event in fed)
+    for events, last in ((taken, taking.finish()), (fed, feeding.finish())):
+        events += [last] if last else []
+    assert b"".join(event.raw for event in taken) == stream
+    for what in ("whole", "data", "name"):
+        assert [getattr(e, what) for e in taken if e.data] == [getattr(e, what) for e in fed if e.data]
+
+
+def test_what_ends_amid_an_event_is_not_split_up_to_there():
+    splitter = SseSplitter()
+    assert splitter.take(b"data: 1\n\ndata: 2\n\nda") == (SseRun(b"data: 1\n\ndata: 2\n\n", first=True), [])
+    assert splitter.take(b"ta: 3\n") == (SseRun(b"", first=False), [])
+    assert splitter.take(b"\n") == (SseRun(b"data: 3\n\n", first=False), [])
+    assert splitter.take(b"data: 4\r\n\r\ndata: 5\n\r\nd") == (
+        SseRun(b"data: 4\r\n\r\n", first=False),
+        [SseEvent(b"data: 5\n\r"), SseEvent(b"\n")],
+    )
+
+
 @settings(max_examples=200, deadline=None)
 @given(STREAMS, st.lists(st.integers(0, 2**20), max_size=12), st.integers(1, 30))
 def test_nothing_is_lost_or_reordered_when_events_are_too_large(stream, cuts, most):
@@ -151,7 +179,7 @@ def test_time_is_linear_in_the_number_of_pieces(filling):
         splitter = SseSplitter()
         started = time.process_time()
         for at in range(len(stream)):
-            splitter.feed(stream[at : at + 1])
+            splitter.take(stream[at : at + 1])
         return time.process_time() - started
 
     small = min(seconds(20_000) for _ in range(3))
