@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from docs import picture
-from gateway.errors import Ending
+from gateway.endings import Ending
 from gateway.exchange.log import FIELDS
 from gateway.exchange.metrics import LABELS, Metrics
 from gateway.limits.terms import Dimension

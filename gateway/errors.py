@@ -1,4 +1,4 @@
-"""How an exchange can end, and every way in which the gateway itself can refuse or fail one.
+"""Every way in which the gateway itself can refuse or fail an exchange.
 
     GatewayError                         status  type                   code
     ├─ ClientFault
@@ -37,6 +37,7 @@
        ├─ VersionRefused                 505     invalid_request_error  http_version_not_supported
        ├─ LimitsUnavailable              503     server_error           limits_unavailable
        ├─ Overloaded                     503     server_error           overloaded
+       ├─ LoopDetected                   508     server_error           loop_detected
        └─ Internal                       500     server_error           internal_error
 
 Types and codes are API: changing one is a breaking change. An error is rendered once, by
@@ -47,35 +48,15 @@ Types and codes are API: changing one is a breaking change. An error is rendered
 from __future__ import annotations
 
 import math
-from enum import StrEnum
 from typing import ClassVar
 
 import orjson
 
+from gateway.endings import Ending as Ending
 
-class Ending(StrEnum):
-    """How an exchange ended; a metric label, so a closed set."""
-
-    COMPLETE = "complete"
-    """The whole answer went to the client."""
-
-    REFUSED = "refused"
-    """By the gateway, with an error of its own."""
-
-    CLIENT_LEFT = "client_left"
-    """The client hung up, or stopped reading."""
-
-    UPSTREAM_LOST = "upstream_lost"
-    """The upstream could not be reached, broke off, or did not answer properly."""
-
-    TIMED_OUT = "timed_out"
-    """A deadline towards the upstream ran out, or a session's time or its credential."""
-
-    DRAINED = "drained"
-    """By a stop of the gateway."""
-
-    FAILED = "failed"
-    """By a defect of the gateway."""
+_SOON = (("retry-after", "1"),)
+_NEVER = (("x-should-retry", "false"),)
+"""What keeps the official SDKs from asking again."""
 
 
 class GatewayError(Exception):
@@ -87,7 +68,9 @@ class GatewayError(Exception):
     status: ClassVar[int] = 500
     type: str = "server_error"
     code: str = "internal_error"
-    ending: ClassVar[Ending] = Ending.REFUSED
+    ending: Ending = Ending.REFUSED
+    fields: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """The header fields that every error of this kind carries."""
 
     def __init__(self, message: str, *, param: str | None = None, detail: str | None = None) -> None:
         super().__init__(message)
@@ -103,7 +86,7 @@ class GatewayError(Exception):
 
     def headers(self) -> list[tuple[str, str]]:
         """Headers that belong to this error, beside content type and length."""
-        return []
+        return list(self.fields)
 
 
 class ClientFault(GatewayError):
@@ -117,9 +100,7 @@ class CredentialMissing(ClientFault):
 
     status = 401
     code = "missing_api_key"
-
-    def headers(self) -> list[tuple[str, str]]:
-        return [("WWW-Authenticate", "Bearer")]
+    fields = (("WWW-Authenticate", "Bearer"),)
 
 
 class CredentialRefused(ClientFault):
@@ -127,9 +108,7 @@ class CredentialRefused(ClientFault):
 
     status = 401
     code = "invalid_api_key"
-
-    def headers(self) -> list[tuple[str, str]]:
-        return [("WWW-Authenticate", 'Bearer error="invalid_token"')]
+    fields = (("WWW-Authenticate", 'Bearer error="invalid_token"'),)
 
 
 class CredentialLapsed(CredentialRefused):
@@ -268,9 +247,7 @@ class UpgradeRequired(ClientFault):
 
     status = 426
     code = "websocket_version"
-
-    def headers(self) -> list[tuple[str, str]]:
-        return [("Sec-WebSocket-Version", "13")]
+    fields = (("Sec-WebSocket-Version", "13"),)
 
 
 class HeadersTooLarge(ClientFault):
@@ -304,14 +281,14 @@ class LimitExceeded(ClientFault):
     def headers(self) -> list[tuple[str, str]]:
         seconds = self.retry_after_seconds
         if seconds is None:
-            return [("x-should-retry", "false")]
+            return list(_NEVER)
         fields = [
             ("retry-after", str(max(1, math.ceil(seconds)))),
             ("retry-after-ms", str(max(1, math.ceil(seconds * 1000)))),
         ]
         # The SDKs would sleep through this: past two minutes the caller should decide, not the client library.
         if seconds > 120:
-            fields.append(("x-should-retry", "false"))
+            fields += _NEVER
         return fields
 
 
@@ -353,6 +330,7 @@ class UpstreamRefusedKey(UpstreamFault):
 
     status = 502
     code = "upstream_refused_key"
+    fields = _NEVER
 
 
 class UpstreamTimeout(UpstreamFault):
@@ -365,9 +343,6 @@ class UpstreamTimeout(UpstreamFault):
 
 class GatewayFault(GatewayError):
     """The gateway itself cannot serve now."""
-
-    def headers(self) -> list[tuple[str, str]]:
-        return [("retry-after", "1")] if self.status == 503 else []
 
 
 class VersionRefused(GatewayFault):
@@ -383,6 +358,7 @@ class LimitsUnavailable(GatewayFault):
 
     status = 503
     code = "limits_unavailable"
+    fields = _SOON
 
 
 class Overloaded(GatewayFault):
@@ -390,6 +366,15 @@ class Overloaded(GatewayFault):
 
     status = 503
     code = "overloaded"
+    fields = _SOON
+
+
+class LoopDetected(GatewayFault):
+    """The request has been here before: some upstream in its way leads back to this deployment."""
+
+    status = 508
+    code = "loop_detected"
+    fields = _NEVER
 
 
 class Internal(GatewayFault):

@@ -50,6 +50,7 @@ TABLE = {
     "VersionRefused": (505, INVALID, "http_version_not_supported"),
     "LimitsUnavailable": (503, SERVER, "limits_unavailable"),
     "Overloaded": (503, SERVER, "overloaded"),
+    "LoopDetected": (508, SERVER, "loop_detected"),
     "Internal": (500, SERVER, "internal_error"),
 }
 NEVER_SENT = {"ClientLeft", "ClientStalled"}
@@ -175,6 +176,11 @@ def test_limit_says_when_to_come_back_rounded_up_and_whether_to_sleep_for_it(
 @pytest.mark.parametrize("name", ["LimitsUnavailable", "Overloaded"])
 def test_what_passes_says_when_to_try_again(name: str) -> None:
     assert dict(made(name).headers()) == {"retry-after": "1"}
+
+
+@pytest.mark.parametrize("name", ["UpstreamRefusedKey", "LoopDetected"])
+def test_what_only_an_operator_can_mend_is_not_asked_again(name: str) -> None:
+    assert dict(made(name).headers()) == {"x-should-retry": "false"}
 
 
 @pytest.mark.parametrize("message", ['quotes " and \\ and \r\n breaks', "\x00\x1b[31m", "ü – \U0001f600", ""])

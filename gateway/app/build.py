@@ -25,7 +25,9 @@ from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.limits.redis_buckets import RedisBuckets
 from gateway.limits.store import BucketStore
 from gateway.middleware import build_middlewares, compose
+from gateway.middleware.authorize import check_head
 from gateway.middleware.services import Services
+from gateway.middleware.withdrawal import Withdrawal
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import UpstreamAccess
 from gateway.proxy.account_watch import AccountWatch
@@ -121,6 +123,20 @@ def build_app(
         ),
         file_bytes=partial(file_bytes, upstreams),
     )
+    withdrawal = Withdrawal(
+        trust=trust,
+        tenants=tenants.book,
+        table=table,
+        lifecycle=services.lifecycle,
+        reading=services.reading,
+        check_head=partial(
+            check_head,
+            administration=settings.upstream.admin_api_key is not None,
+            uncontained=settings.allow_uncontained,
+        ),
+    )
+    trust.tell(withdrawal.look_soon)
+    tenants.tell(withdrawal.look_soon)
     configuration = None
     if read_settings is not None:
         configuration = Configuration(
@@ -135,6 +151,7 @@ def build_app(
         compose(build_middlewares(services), _dispatch(services, upstreams)),
         turns=turns,
         tenants=tenants,
+        withdrawal=withdrawal,
         configuration=configuration,
         close_log=log.close,
     )
@@ -157,7 +174,6 @@ def _dispatch(services: Services, upstreams: Upstreams) -> Handler:
         most_seconds=settings.upstream.websocket_timeout_seconds,
         relay=relay,
         lifecycle=services.lifecycle,
-        revoked=services.trust.revocations.check,
     )
     own = own_paths(
         trust=services.trust,

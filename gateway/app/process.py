@@ -13,8 +13,10 @@ from aiohttp import web
 from gateway.app.loop_lag import LoopLag
 from gateway.app.private_listener import PRIVATE_FILES
 from gateway.app.tenants_in_force import TenantsInForce
+from gateway.errors import Ending
 from gateway.middleware.record import unseen
 from gateway.middleware.services import Services
+from gateway.middleware.withdrawal import Withdrawal
 from gateway.proxy.bites import Turns
 from gateway.proxy.client_connections import ClientConnections
 from gateway.proxy.edge import EdgeEvents, EdgeServer
@@ -46,6 +48,7 @@ class App:
         *,
         turns: Turns,
         tenants: TenantsInForce,
+        withdrawal: Withdrawal,
         configuration: Configuration | None,
         close_log: Callable[[], None],
     ) -> None:
@@ -57,6 +60,7 @@ class App:
         self._upstreams = upstreams
         self._turns = turns
         self._tenants = tenants
+        self._withdrawal = withdrawal
         self._close_log = close_log
         self._started = AsyncExitStack()
 
@@ -76,7 +80,14 @@ class App:
             for tenant in services.tenants.policies.values():
                 await self._upstreams.open(tenant.access.base_url)
             lag = LoopLag(services.metrics.loop_lag.observe)
-            for part in (self._tenants, services.trust, services.ledger, services.limiter, lag):
+            for part in (
+                self._tenants,
+                services.trust,
+                self._withdrawal,
+                services.ledger,
+                services.limiter,
+                lag,
+            ):
                 await part.start()
                 started.push_async_callback(part.close)
             if self.configuration is not None:
@@ -113,8 +124,8 @@ class App:
         lifecycle.draining = True
         if self.server is not None:
             self.server.draining = True
-        for session in tuple(lifecycle.sessions):
-            session.end_politely(1001, "the gateway is restarting")
+        for session in tuple(lifecycle.sessions.values()):
+            session.end_politely(1001, "the gateway is restarting", Ending.DRAINED)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while lifecycle.in_flight and loop.time() < deadline:

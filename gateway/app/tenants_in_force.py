@@ -36,8 +36,13 @@ class TenantsInForce:
         self._table = table
         self._memory = memory
         self._said: list[str] = []
+        self._changed: Callable[[], None] = _nothing
         self._follower: asyncio.Task[None] | None = None
         self.book = TenantBook(tenant_policies(settings, table, memory.history))
+
+    def tell(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called whenever other tenants, or other rules about them, are in force."""
+        self._changed = changed
 
     async def start(self) -> None:
         """Remember who has which account, and put that in force; then follow it."""
@@ -71,6 +76,7 @@ class TenantsInForce:
             for sentence in sentences or ["Stored objects are open to every tenant again."]:
                 _log.warning("%s", sentence)
         self._said = sentences
+        self._changed()
 
     async def _follow(self) -> None:
         while True:
@@ -80,3 +86,7 @@ class TenantsInForce:
                     self._put(self.book.policies)
             except Exception:  # noqa: BLE001 (what is known holds; without further looks nothing new would close)
                 _log.exception("looking at what is remembered of upstream accounts failed")
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

@@ -80,6 +80,7 @@ def _issuer(settings: IssuerSettings, keys: Keys, scopes: frozenset[str]) -> Iss
         tenant=settings.tenant,
         id_required=settings.require_jti,
         max_lifetime_seconds=settings.max_lifetime_seconds,
+        session_seconds=settings.session_seconds,
     )
 
 

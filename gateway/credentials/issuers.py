@@ -9,7 +9,7 @@ may grant are left out (its credentials speak to other services too); everything
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from types import MappingProxyType
 from typing import Protocol
@@ -98,6 +98,7 @@ class Issuer:
     """Whether a credential must have a `jti`, by which alone it can be told from others of its subject."""
 
     max_lifetime_seconds: float
+    session_seconds: float = 0.0
 
     def principal(
         self, message: SignedMessage, claims: Claims, *, now: float, leeway_seconds: float
@@ -106,7 +107,7 @@ class Issuer:
 
         Raises CredentialNotAccepted, or CredentialExpired for one that is right in every other way.
         """
-        self.signer(message)
+        key = self.signer(message)
         if claims.get("aud") not in (self.audience, [self.audience]):
             raise CredentialNotAccepted("aud is not this audience alone")
         principal = Principal(
@@ -118,6 +119,9 @@ class Issuer:
             expires_at=(expires_at := _seconds(claims, "exp")),
             models=self._models(claims),
             limits=_limits(claims) if self.ceiling is None else None,
+            issuer=self.name,
+            key_id=key.kid,
+            session_seconds=self.session_seconds,
         )
         if not 0 < expires_at - issued_at <= self.max_lifetime_seconds:
             raise CredentialNotAccepted(f"exp is not within {self.max_lifetime_seconds} seconds after iat")
@@ -128,6 +132,28 @@ class Issuer:
         if now >= expires_at + leeway_seconds:
             raise CredentialExpired("expired")
         return principal
+
+    def remaining(self, principal: Principal) -> Principal:
+        """Return what is left of a principal for which this issuer vouched once, by what it may say now.
+
+        Raises CredentialNotAccepted when nothing is.
+        """
+        if self.keys.get(principal.key_id) is None:
+            raise CredentialNotAccepted(f"kid {principal.key_id} is no key of the issuer any more")
+        most = self.ceiling
+        if most is None:
+            return principal
+        if not self._speaks_for(principal.tenant):
+            raise CredentialNotAccepted("its tenant is one that the issuer may not speak for any more")
+        models = principal.models
+        if most.models is not None:
+            models = most.models if models is None else narrowed(models, most.models)
+        return replace(
+            principal,
+            scopes=principal.scopes & most.scopes,
+            models=models,
+            session_seconds=self.session_seconds,
+        )
 
     def signer(self, message: SignedMessage) -> Key:
         """Return the key of this issuer that signed a message; raises CredentialNotAccepted."""
@@ -163,9 +189,14 @@ class Issuer:
         value = _claim(claims, path)
         if not isinstance(value, str) or not TENANT_ID.fullmatch(value):
             raise CredentialNotAccepted(f"{_spelled(path)} is not a tenant id")
-        if self.ceiling is not None and not self.ceiling.tenants & {value, ANY_TENANT}:
+        if not self._speaks_for(value):
             raise CredentialNotAccepted(f"{_spelled(path)} is a tenant that the issuer may not speak for")
         return value
+
+    def _speaks_for(self, tenant: str) -> bool:
+        if self.tenant is not None:
+            return tenant == self.tenant
+        return self.ceiling is None or not self.ceiling.tenants.isdisjoint((tenant, ANY_TENANT))
 
     def _credential_id(self, message: SignedMessage, claims: Claims) -> str:
         if self.id_required or "jti" in claims:

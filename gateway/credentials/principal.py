@@ -30,6 +30,15 @@ class Principal:
     limits: Mapping[str, int] | None = field(default=None, hash=False)
     """Limits of its own, by name of the dimension, below those of the tenant."""
 
+    issuer: str = ""
+    """The `iss` that vouches for it."""
+
+    key_id: str = ""
+    """The key of that issuer that signed."""
+
+    session_seconds: float = 0.0
+    """How long a WebSocket may last that was opened in time, even past the expiry."""
+
 
 class CredentialError(Exception):
     """A request without a credential that counts. `reason` is for the log, never for the answer."""

@@ -71,6 +71,8 @@ def seal(minted: MintedSecret, ring: KeyRing) -> str:
             "jti": principal.credential_id,
             "iat": principal.issued_at,
             "exp": principal.expires_at,
+            "iss": principal.issuer,
+            "key": principal.key_id,
         }
     )
     head = bytes((len(kid),)) + kid
@@ -108,6 +110,8 @@ def unseal(text: str, ring: KeyRing, *, now: float) -> MintedSecret:
             expires_at=held["exp"],
             models=None if held["models"] is None else tuple(held["models"]),
             limits=held.get("limits"),
+            issuer=held["iss"],
+            key_id=held["key"],
         ),
         held["until"],
     )

@@ -76,16 +76,23 @@ class Trust:
         self._confirmed_at = -math.inf
         self._trouble: str | None = None
         self._jwks: dict[str, JwksUrl] = {}
+        self._changed: Callable[[], None] = _nothing
         self._believe(accepted, *self._resolve(accepted, issuers))
+
+    def tell(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called whenever somebody may be believed less than before, but for a `reload`."""
+        self._changed = changed
+
+    async def settled(self) -> None:
+        """Return when the keys of every issuer have been asked for."""
+        await asyncio.gather(*(source.tried() for source in self._jwks.values()))
 
     async def start(self) -> None:
         """Get what can be had of keys and revocations, in a few seconds at most, and follow it from then on."""
         self._session = open_session()
         for source in self._jwks.values():
             source.start(self._session)
-        await asyncio.gather(
-            self._remember_revocations(), *(source.tried() for source in self._jwks.values())
-        )
+        await asyncio.gather(self._remember_revocations(), self.settled())
         self._follower = asyncio.create_task(self._follow())
 
     def check(self, accepted: Credentials, issuers: Mapping[str, IssuerSettings]) -> None:
@@ -139,7 +146,7 @@ class Trust:
                     name,
                     url,
                     stale_seconds=stale_seconds,
-                    changed=self.verifier.forget,
+                    changed=self._forget,
                     fetched=partial(self._jwks_fetched, name),
                 )
             jwks[name] = present
@@ -149,6 +156,10 @@ class Trust:
             issuers, own_name=accepted.issuer, known_scopes=self._known_scopes, keys_from_url=keys_from_url
         )
         return others, jwks
+
+    def _forget(self) -> None:
+        self.verifier.forget()
+        self._changed()
 
     def _believe(self, accepted: Credentials, others: list[Issuer], jwks: dict[str, JwksUrl]) -> None:
         self._jwks = jwks
@@ -180,6 +191,7 @@ class Trust:
             return
         self.ring = ring
         self.verifier.use(ring)
+        self._changed()
         self._ring_loaded("loaded")
 
     async def _remember_revocations(self) -> None:
@@ -212,8 +224,13 @@ class Trust:
         if entries is None:
             return
         self.revocations.replace(entries, self._clock())
+        self._changed()
         if self._redis is not None and self._file is not None:
             try:
                 await self._file.merge(self.revocations.entries)
             except RevocationsUnavailable as unavailable:
                 _log.info("revocations are not kept beside the keys: %s", unavailable)
+
+
+def _nothing() -> None:
+    """Nobody watches."""

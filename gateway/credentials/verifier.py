@@ -95,8 +95,12 @@ class Verifier:
         """Verify everything afresh from now on."""
         self._verified.clear()
 
-    def verify(self, credential: str) -> Principal:
-        """Return who this is; raises one of the credential errors and nothing else."""
+    def verify(self, credential: str, *, at: float | None = None) -> Principal:
+        """Return who this is; raises one of the credential errors and nothing else.
+
+        `at`: the moment, in unix seconds, at which it must have been in its time; now, unless it was shown before.
+        """
+        now = self._clock() if at is None else at
         if len(credential) > self._max_bytes:
             raise CredentialMalformed(f"longer than {self._max_bytes} bytes")
         try:
@@ -106,20 +110,32 @@ class Verifier:
         digest = sha256(compact).digest()
         principal = self._verified.get(digest)
         if principal is None:
-            principal = self._verify_afresh(compact)
+            principal = self._verify_afresh(compact, now)
             self._verified[digest] = principal
             if len(self._verified) > self._cache_size:
                 self._verified.popitem(last=False)
-        elif self._clock() >= principal.expires_at + self._leeway_seconds:
+        elif now >= principal.expires_at + self._leeway_seconds:
             del self._verified[digest]
             raise CredentialExpired("expired")
         else:
             self._verified.move_to_end(digest)
-        if self._revoked is not None and self._revoked(principal):
-            raise CredentialRevoked("revoked")
+        self._check_revoked(principal)
         return principal
 
-    def _verify_afresh(self, compact: bytes) -> Principal:
+    def remaining(self, principal: Principal) -> Principal:
+        """Return what is left of a principal that was verified before; raises a credential error when nothing is."""
+        issuer = self._issuers.get(principal.issuer)
+        if issuer is None:
+            raise CredentialNotAccepted("its issuer is not trusted here any more")
+        left = issuer.remaining(principal)
+        self._check_revoked(left)
+        return left
+
+    def _check_revoked(self, principal: Principal) -> None:
+        if self._revoked is not None and self._revoked(principal):
+            raise CredentialRevoked("revoked")
+
+    def _verify_afresh(self, compact: bytes, now: float) -> Principal:
         try:
             message = jws.split(compact)
         except ValueError as error:
@@ -129,7 +145,7 @@ class Verifier:
         except ValueError:
             raise CredentialNotAccepted("the payload is no JSON object with distinct members") from None
         issuer = self.issuer_of(claims)
-        return issuer.principal(message, claims, now=self._clock(), leeway_seconds=self._leeway_seconds)
+        return issuer.principal(message, claims, now=now, leeway_seconds=self._leeway_seconds)
 
     def issuer_of(self, claims: Mapping[str, object]) -> Issuer:
         """Return the issuer that claims, proved or not, name; raises CredentialNotAccepted."""

@@ -33,7 +33,7 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
         # below record, so that an error is recorded with the status it was answered with
         answer(lifecycle=with_.lifecycle, write_idle_seconds=edge.write_idle_timeout_seconds),
         # before anything that needs to know who calls
-        authenticate(trust=with_.trust, tenants=with_.tenants),
+        authenticate(trust=with_.trust, tenants=with_.tenants, lifecycle=with_.lifecycle),
         # before limit: what is not allowed costs no permits
         authorize(
             trust=with_.trust,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from aiohttp import web
 
 from gateway.credentials import principal as credentials
 from gateway.credentials import realtime_secrets
-from gateway.credentials.principal import CredentialError, CredentialNotAccepted, CredentialRevoked, Principal
+from gateway.credentials.principal import CredentialError, CredentialNotAccepted, Principal
 from gateway.credentials.trust import Trust
 from gateway.credentials.verifier import bearer_from
 from gateway.errors import (
@@ -24,40 +25,55 @@ from gateway.exchange.exchange import Exchange
 from gateway.operations.own import JWKS
 from gateway.policy.caller import Caller
 from gateway.policy.tenants import UNKNOWN_TENANT, TenantBook, TenantPolicy
+from gateway.proxy.lifecycle import Lifecycle, Running
 from gateway.proxy.request import EXCHANGE, Handler, Middleware
 from gateway.wire.headers import SUBPROTOCOL_CREDENTIAL, RequestHead
 
 
-def authenticate(*, trust: Trust, tenants: TenantBook) -> Middleware:
-    """Verify the credential and look its tenant up."""
-    verifier = trust.verifier
+def authenticate(*, trust: Trust, tenants: TenantBook, lifecycle: Lifecycle) -> Middleware:
+    """Verify the credential and look its tenant up; from then on the exchange can be interrupted."""
 
     async def middleware(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
         exchange = request[EXCHANGE]
         if exchange.operation is JWKS:
             return await handler(request)  # public keys are for everybody
-        try:
-            presented = _presented(exchange.head)
-            upstream_secret = None
-            if presented.startswith(realtime_secrets.PREFIX):
-                principal, upstream_secret = _unsealed(exchange, presented)
-            else:
-                principal = verifier.verify(presented)
-        except CredentialError as error:
-            raise credential_refusal(error, exchange.id) from None
-        exchange.caller = Caller(principal, tenants.get(principal.tenant), upstream_secret)
+        exchange.caller = caller_of(exchange, trust, tenants)
         check_tenant(exchange.caller.tenant)
-        return await handler(request)
-
-    def _unsealed(exchange: Exchange, presented: str) -> tuple[Principal, str]:
-        if not exchange.operation.is_session:
-            raise CredentialNotAccepted("a realtime secret, and this is no realtime WebSocket")
-        minted = realtime_secrets.unseal(presented, trust.ring, now=time.time())
-        if trust.revocations.check(minted.principal):
-            raise CredentialRevoked("a realtime secret of a revoked credential")
-        return minted.principal, minted.upstream_secret
+        running = lifecycle.running[exchange.id] = Running(exchange)
+        try:
+            return await handler(request)
+        except asyncio.CancelledError:
+            if not running.interrupted():
+                raise
+        finally:
+            del lifecycle.running[exchange.id]
+        raise running.refusal()
 
     return middleware
+
+
+def caller_of(exchange: Exchange, trust: Trust, tenants: TenantBook, *, at: float | None = None) -> Caller:
+    """Who sends this exchange, by what is believed now. Raises the refusal of a credential that does not count.
+
+    `at`: when the credential was shown, in unix seconds; None: now.
+    """
+    upstream_secret = None
+    try:
+        presented = _presented(exchange.head)
+        if presented.startswith(realtime_secrets.PREFIX):
+            principal, upstream_secret = _unsealed(exchange, presented, trust, at)
+        else:
+            principal = trust.verifier.verify(presented, at=at)
+    except CredentialError as error:
+        raise credential_refusal(error, exchange.id) from None
+    return Caller(principal, tenants.get(principal.tenant), upstream_secret)
+
+
+def _unsealed(exchange: Exchange, presented: str, trust: Trust, at: float | None) -> tuple[Principal, str]:
+    if not exchange.operation.is_session:
+        raise CredentialNotAccepted("a realtime secret, and this is no realtime WebSocket")
+    minted = realtime_secrets.unseal(presented, trust.ring, now=time.time() if at is None else at)
+    return trust.verifier.remaining(minted.principal), minted.upstream_secret
 
 
 def _presented(head: RequestHead) -> str:

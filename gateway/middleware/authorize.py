@@ -17,6 +17,7 @@ from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import AnswerChange
 from gateway.operations.table import Rewrite
 from gateway.policy import requests as policy
+from gateway.policy.caller import Caller
 from gateway.policy.model_list import filtered_models
 from gateway.proxy.request import EXCHANGE, Handler, Middleware
 
@@ -32,13 +33,9 @@ def authorize(*, trust: Trust, administration: bool, uncontained: bool) -> Middl
         operation = exchange.operation
         if operation.is_own:
             return await handler(request)  # every tenant may ask who it is
-        caller, target, socket = exchange.caller, exchange.target, exchange.is_socket
-        policy.check_operation(
-            caller, operation, target, socket=socket, administration=administration, uncontained=uncontained
+        exchange.model = check_head(
+            exchange, exchange.caller, administration=administration, uncontained=uncontained
         )
-        exchange.model = policy.model_in_head(caller, operation, exchange.params, target)
-        policy.check_named_model(caller, operation, exchange.model, socket=socket)
-        policy.check_sharing(caller, operation, target, socket=socket)
         if operation.rewrite is not None:
             exchange.choose(_change(exchange, operation.rewrite))
         return await handler(request)
@@ -67,3 +64,15 @@ def authorize(*, trust: Trust, administration: bool, uncontained: bool) -> Middl
         return rewrite
 
     return middleware
+
+
+def check_head(exchange: Exchange, caller: Caller, *, administration: bool, uncontained: bool) -> str | None:
+    """The model that the head names; raises the refusal of what this caller may not do, as far as the head tells."""
+    operation, target, socket = exchange.operation, exchange.target, exchange.is_socket
+    policy.check_operation(
+        caller, operation, target, socket=socket, administration=administration, uncontained=uncontained
+    )
+    model = policy.model_in_head(caller, operation, exchange.params, target)
+    policy.check_named_model(caller, operation, model, socket=socket)
+    policy.check_sharing(caller, operation, target, socket=socket)
+    return model

@@ -109,3 +109,21 @@ class Caller:
 
 NOBODY = Caller(Principal("", "", frozenset(), "", 0.0, 0.0, models=()), UNKNOWN_TENANT)
 """Who calls until a credential has verified: nobody, who may do nothing."""
+
+
+def lost(before: Caller, now: Caller, operation: Operation) -> ModelNotAllowed | SharedUpstream | None:
+    """The refusal for what was judged by wider rules than hold `now` for the same caller; None: they are no narrower.
+
+    Whatever has been let through before may have named what may not be named any more.
+    """
+    if now.shares(operation) and not before.shares(operation):
+        return now.closed_to("what this exchange names may be a stored object")
+    for was, patterns in (
+        (before.tenant.models, now.tenant.models),
+        (before.principal.models, now.principal.models),
+    ):
+        if patterns is not None and (was is None or not all(allows(patterns, pattern) for pattern in was)):
+            return ModelNotAllowed(
+                "Fewer models may be used than when this exchange began. Begin a new one.", param="model"
+            )
+    return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from time import monotonic
 from typing import Any
 
@@ -21,7 +21,6 @@ from gateway.policy.reading import read_event
 from gateway.proxy.bites import InBites
 from gateway.proxy.connection import abort, drained
 from gateway.proxy.edge import EdgeProtocol
-from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.reply import UpstreamProtocol
 from gateway.settings.settings import Edge
 from gateway.wire.frame_format import FrameRefused, build_close
@@ -29,7 +28,6 @@ from gateway.wire.frames import FrameRelay
 
 # How long the other side may take to answer a close frame, and the upstream to hang up after it.
 CLOSING_SECONDS = 5.0
-CREDENTIAL_SECONDS = 1.0
 HANGING_UP_SECONDS = 1.0
 # How long a close frame of our own gets before the connections go.
 GOODBYE_SECONDS = 0.2
@@ -48,17 +46,14 @@ class Session:
         *,
         edge: Edge,
         most_seconds: float,
-        lifecycle: Lifecycle,
-        revoked: Callable[[], bool],
     ) -> None:
-        """`most_seconds`: how long it may last; `revoked`: whether its credential has been withdrawn."""
+        """`most_seconds`: how long it may last."""
         prefix = secrets.token_bytes(8)
         caller, operation = exchange.caller, exchange.operation
         signs = event_signs(caller, operation)
         self._loop = asyncio.get_running_loop()
         self._exchange = exchange
         self._question = question_of(caller, operation)
-        self._lifecycle = lifecycle
         self._heartbeat_seconds = edge.websocket_heartbeat_seconds
         self._write_idle_seconds = edge.write_idle_timeout_seconds
         self._client = client
@@ -89,18 +84,19 @@ class Session:
             self._upstream,
             self._client,
         )
-        self._revoked = revoked
+        principal = caller.principal
         self._deadlines = (
             (most_seconds, "session time limit reached"),
-            (caller.principal.expires_at - time.time(), "credential expired"),
+            (max(principal.expires_at - time.time(), principal.session_seconds), "credential expired"),
         )
 
     async def run(self) -> None:
         """Relay until either side has ended it; `exchange.ending` says how it ended."""
         seconds, reason = min(self._deadlines)
-        self._timers["deadline"] = self._loop.call_later(max(0.0, seconds), self.end_politely, 1008, reason)
+        self._timers["deadline"] = self._loop.call_later(
+            max(0.0, seconds), self.end_politely, 1008, reason, Ending.TIMED_OUT
+        )
         self._beat()
-        self._check_credential()
         self._upstream.set_parser(self._down, None)
         self._client.set_parser(self._up)  # type: ignore[arg-type]  # any object that can be fed
         await self._over.wait()
@@ -114,12 +110,12 @@ class Session:
         self._timers.clear()
         self._up.session = self._down.session = None
 
-    def end_politely(self, code: int, reason: str) -> None:
+    def end_politely(self, code: int, reason: str, ending: Ending) -> None:
         """Say goodbye to both sides for a reason of our own, and end when they have heard it."""
         self._up.say(build_close(code, reason, masked=True))
         self._down.say(build_close(code, reason, masked=False))
         self._exchange.detail = reason
-        self._conclude(Ending.DRAINED if self._lifecycle.draining else Ending.TIMED_OUT, GOODBYE_SECONDS)
+        self._conclude(ending, GOODBYE_SECONDS)
 
     def refused(self, direction: _Direction, refusal: FrameRefused) -> None:
         """A peer broke the rules: tell it so, and tell the other that it is over."""
@@ -192,13 +188,6 @@ class Session:
                 towards.say_ping()
             direction.heard = False
         self._timers["beat"] = self._loop.call_later(self._heartbeat_seconds, self._beat)
-
-    def _check_credential(self) -> None:
-        """End the session of a credential that has been revoked meanwhile."""
-        if self._revoked():
-            self.end_politely(1008, "credential revoked")
-            return
-        self._timers["credential"] = self._loop.call_later(CREDENTIAL_SECONDS, self._check_credential)
 
     def passed(self, direction: _Direction, piece: bytes) -> None:
         """These bytes have been passed on: show them to whoever watches."""

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import binascii
 from base64 import b64decode
-from collections.abc import Callable
 from typing import cast
 
 from aiohttp import web
 
-from gateway.credentials.principal import Principal
 from gateway.errors import BadRequest, UpgradeRequired, UpstreamBroken
 from gateway.exchange.exchange import Exchange
 from gateway.proxy.call import Call, call_upstream
@@ -41,11 +39,10 @@ def forward_socket(
     most_seconds: float,
     relay: Relay,
     lifecycle: Lifecycle,
-    revoked: Callable[[Principal], bool],
 ) -> Handler:
     """The handler for upgrade requests; a refusal by the upstream goes down by `relay`, as it came.
 
-    `most_seconds`: how long a session may last; `revoked`: whether a credential has been withdrawn.
+    `most_seconds`: how long a session may last.
     """
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
@@ -86,14 +83,12 @@ def forward_socket(
             call.reply.protocol,
             edge=edge,
             most_seconds=most_seconds,
-            lifecycle=lifecycle,
-            revoked=lambda: revoked(exchange.caller.principal),
         )
-        lifecycle.sessions.add(session)
+        lifecycle.sessions[exchange.id] = session
         try:
             await session.run()
         finally:
-            lifecycle.sessions.discard(session)
+            del lifecycle.sessions[exchange.id]
             session.stop()
             call.ended()
             call.reply.close()

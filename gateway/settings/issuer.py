@@ -87,6 +87,10 @@ class IssuerSettings(Section):
     max_lifetime_seconds: float = Field(default=86400.0, gt=0, le=90 * 86400)
     """From issue to expiry, at most."""
 
+    session_seconds: float = Field(default=0.0, ge=0, le=86400)
+    """How long a WebSocket may last that was opened in time, even when its credential expires meanwhile; 0: to the
+    expiry. `upstream.websocket_timeout_seconds` binds in any case."""
+
     claims: IssuerClaims = IssuerClaims()
 
     tenant: str | None = None

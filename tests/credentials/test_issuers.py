@@ -300,6 +300,8 @@ def test_principal_says_what_the_mapped_claims_say() -> None:
         issued_at=NOW,
         expires_at=NOW + 3600,
         models=("gpt-4o", "text-*"),
+        issuer=LOGIN,
+        key_id="k1",
     )
 
 

@@ -193,9 +193,10 @@ async def test_sealed_secret_opens_nothing_but_the_websocket(
 async def test_sealed_secret_goes_up_as_the_upstreams_own(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
-    sealed = seal(
-        MintedSecret(UPSTREAM_SECRET, principal(expires_at=time.time() + 60), time.time() + 60), gateway.ring
-    )
+    key = gateway.ring.signing_key
+    assert key is not None
+    minter = principal(expires_at=time.time() + 60, issuer="gateway", key_id=key.kid)
+    sealed = seal(MintedSecret(UPSTREAM_SECRET, minter, time.time() + 60), gateway.ring)
     client = await gateway.connect()
     client.credential = sealed
 

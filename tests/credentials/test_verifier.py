@@ -20,6 +20,7 @@ from tests.credentials.forging import (
     FLIPPED,
     GOOD,
     HEADER,
+    ISSUER,
     KEYS,
     LEEWAY,
     NOW,
@@ -52,6 +53,8 @@ def test_principal_says_what_the_claims_say() -> None:
         issued_at=NOW,
         expires_at=NOW + DAY,
         models=("gpt-4o", "text-*"),
+        issuer=ISSUER,
+        key_id=KEYS[Algorithm.EDDSA].kid,
     )
 
 

@@ -207,7 +207,16 @@ def test_first_word_on_how_it_ended_counts_unless_it_was_complete(said: list[End
 
 def test_endings_are_a_closed_set() -> None:
     assert {ending.value for ending in Ending} == {
-        *("complete", "refused", "client_left", "upstream_lost", "timed_out", "drained", "failed")
+        *(
+            "complete",
+            "refused",
+            "client_left",
+            "upstream_lost",
+            "timed_out",
+            "withdrawn",
+            "drained",
+            "failed",
+        )
     }
 
 

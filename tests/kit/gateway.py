@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from gateway.app.build import build_app
 from gateway.app.process import App, make_runner
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing
-from gateway.settings.settings import Settings
 from gateway.settings.sources import load
 from tests.kit.client import RawClient
 
@@ -122,26 +122,31 @@ class LogReader:
 
 @asynccontextmanager
 async def running_gateway(
-    *, ring: KeyRing | None = None, keys_dir: Path | None = None, followed: bool = False, **settings: Any
+    *,
+    ring: KeyRing | None = None,
+    keys_dir: Path | None = None,
+    followed: bool = False,
+    file: Path | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Gateway]:
     """Start a gateway on a free port; `settings` are nested like the configuration file.
 
     `keys_dir` is what it follows and where it remembers accounts; None: it forgets them at its end. With `followed`
-    its settings can be read again, from the same dictionary.
+    its settings can be read again, from the same dictionary; with `file` they are added to those of that file,
+    which is followed.
     """
-    settings.setdefault("tenants", {"acme": EVERY_SCOPE})
+    if file is None:
+        settings.setdefault("tenants", {"acme": EVERY_SCOPE})
     lines = LogReader()
     ring = ring or KeyRing.ephemeral()
-
-    def read() -> Settings:
-        return load(flags=settings, environ={})
-
+    read = partial(load, file, flags=settings, environ={})
     app = build_app(
         read(),
         ring=ring,
         keys_dir=keys_dir,
         log_descriptor=lines.descriptor,
-        read_settings=read if followed else None,
+        read_settings=read if followed or file is not None else None,
+        settings_file=file,
     )
     runner = make_runner(app)
     await runner.setup()

@@ -13,7 +13,18 @@ from pathlib import Path
 from tests.proxy.test_inside_aiohttp import INSIDE_AIOHTTP, private_names
 
 ROOMS = (
-    *("errors", "wire", "operations", "redis", "limits", "settings", "credentials", "usage", "policy"),
+    *(
+        "endings",
+        "errors",
+        "wire",
+        "operations",
+        "redis",
+        "limits",
+        "settings",
+        "credentials",
+        "usage",
+        "policy",
+    ),
     *("exchange", "proxy", "middleware", "app", "cli"),
 )
 """From bottom to top: a module may import what stands before its room, and from its own without circles."""
@@ -23,7 +34,7 @@ BESIDE = {"simulator": {"operations"}}
 
 MAY_IMPORT_BESIDE = {"cli"}
 
-PURE_ROOMS = {"errors", "wire", "operations", "policy"}
+PURE_ROOMS = {"endings", "errors", "wire", "operations", "policy"}
 PURE_MODULES = {"gateway.limits.terms", "gateway.limits.arithmetic"}
 JUDGES = {"policy"}
 """Pure rooms that judge values of rooms which are not."""
