@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import sys
+from collections.abc import Mapping
 from typing import Any
 
+from gateway.cli.live_accounts import ask_all, mistaken, separable
 from gateway.cli.options import add_settings, keyless, settings_from
 from gateway.cli.stores import account_history
 from gateway.credentials.configured_issuers import other_issuers
 from gateway.credentials.key_ring import KeyRing
 from gateway.operations.table import OperationTable
-from gateway.policy.tenants import closed_to, tenant_policies
+from gateway.policy.tenants import TenantPolicy, closed_to, tenant_policies
 from gateway.settings.section import SettingsInvalid
+from gateway.settings.settings import Settings
 
 
 def register(verbs: Any) -> None:
@@ -20,6 +25,11 @@ def register(verbs: Any) -> None:
         "check", help="validate a configuration and print every problem", allow_abbrev=False
     )
     add_settings(command)
+    command.add_argument(
+        "--live",
+        action="store_true",
+        help="also ask the upstream once for each tenant whose account it answers from",
+    )
     command.set_defaults(run=run)
 
 
@@ -41,6 +51,21 @@ def run(options: argparse.Namespace) -> int:
         print(f"What is remembered of upstream accounts cannot be read: {trouble}")
     for sentence in closed_to(policies.values()):
         print(sentence)
+    if options.live and not _live(settings, policies):
+        return 1
     tenants = ", ".join(sorted(settings.tenants))
     print(f"The configuration is valid. Upstream: {settings.upstream.base_url}. Tenants: {tenants}.")
     return 0
+
+
+def _live(settings: Settings, policies: Mapping[str, TenantPolicy]) -> bool:
+    """Print what the upstream says; whether nothing of it is wrong."""
+    answers = asyncio.run(ask_all(settings.upstream, policies))
+    for answer in answers:
+        print(answer.words)
+    for hint in separable(answers):
+        print(hint)
+    wrong = list(mistaken(answers))
+    for problem in wrong:
+        print(f"gateway: {problem}", file=sys.stderr)
+    return not wrong and not any(answer.refused for answer in answers)

@@ -1,0 +1,120 @@
+"""`gateway check` says whose stored objects are closed, and with --live what the upstream says of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.credentials.key_ring import ensure_ring
+from tests.kit.command import Completed, run_command
+from tests.kit.gateway import running_gateway
+from tests.kit.redis import RedisServer
+from tests.kit.upstream import ScriptedUpstream
+from tests.proxy.test_account_watch import by_key
+
+BOTH = "[tenants.a]\n[tenants.b]\n"
+
+
+async def check(
+    directory: Path, upstream: ScriptedUpstream, tables: str, *more: str, top: str = ""
+) -> Completed:
+    """Check a configuration whose keys lie beside it."""
+    file = directory / "gateway.toml"
+    way = f'[upstream]\nbase_url = "{upstream.base_url}"\napi_key = "sk-common"\n'
+    file.write_text(f'keys_dir = "{directory / "keys"}"\n{top}\n{way}{tables}')
+    return await run_command("check", "--config", str(file), *more)
+
+
+def own(*names: str) -> str:
+    return "".join(
+        f'[tenants.{name}]\nstored_objects = "own"\nupstream.api_key = "sk-{name}"\n' for name in names
+    )
+
+
+async def test_says_who_is_closed_and_what_opens_it(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    keyed = '[tenants.a]\nupstream.api_key = "sk-a"\n[tenants.b]\nupstream.api_key = "sk-b"\n'
+    for tables in (BOTH, keyed, "[tenants.a]\nenabled = false\n[tenants.b]\n"):
+        done = await check(tmp_path, upstream, tables)
+        assert done.code == 0
+        assert "closed to a, b" in done.stdout
+        assert 'stored_objects = "own"' in done.stdout
+    done = await check(tmp_path, upstream, own("a", "b"))
+    assert (done.code, "closed to" in done.stdout) == (0, False)
+    assert upstream.requests == []
+
+
+async def test_refuses_a_word_that_cannot_hold(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    word = 'stored_objects = "own"\n'
+    done = await check(tmp_path, upstream, f"[tenants.one]\n{word}[tenants.two]\n{word}")
+    assert done.code == 1
+    assert "tenants.one.stored_objects" in done.stderr
+    assert "tenants.two.stored_objects" in done.stderr
+
+
+@pytest.mark.parametrize("where", ["redis", "file"])
+async def test_knows_what_gateways_remember_and_adds_nothing_to_it(
+    tmp_path: Path, upstream: ScriptedUpstream, redis: RedisServer, where: str
+) -> None:
+    ensure_ring(tmp_path / "keys")
+    way = {"base_url": upstream.base_url, "api_key": "sk-common"}
+    tenants: dict[str, object] = {"a": {}, "b": {}}
+    if where == "redis":
+        top = f'redis_url = "{redis.url}"'
+        async with running_gateway(upstream=way, tenants=tenants, redis_url=redis.url):
+            pass
+    else:
+        top = ""
+        async with running_gateway(upstream=way, tenants=tenants, keys_dir=tmp_path / "keys"):
+            pass
+    for tables, closed in (("[tenants.b]\n", True), ("[tenants.c]\n", True), ("[tenants.b]\n", True)):
+        done = await check(tmp_path, upstream, tables, top=top)
+        assert ("may have been that of a" in done.stdout) is closed
+        assert "that of a, b, c" not in done.stdout, "what is only checked is not remembered"
+
+
+async def test_says_that_it_cannot_know_while_redis_is_away(
+    tmp_path: Path, upstream: ScriptedUpstream, redis: RedisServer
+) -> None:
+    redis.stop()
+    done = await check(tmp_path, upstream, "[tenants.b]\n", top=f'redis_url = "{redis.url}"')
+    assert done.code == 0
+    assert "cannot be read: Redis" in done.stdout
+    assert "closed to b" in done.stdout
+
+
+class TestLive:
+    async def test_finds_tenants_that_are_not_apart(self, tmp_path: Path, upstream: ScriptedUpstream) -> None:
+        upstream.plays(by_key({"sk-a": "proj_1", "sk-b": "proj_1", "sk-c": "proj_2"}))
+        done = await check(tmp_path, upstream, own("a", "b", "c"), "--live")
+
+        assert done.code == 1
+        assert "a, b have one upstream account (project proj_1)" in done.stderr
+        assert "c: project proj_2" in done.stdout
+        assert [sent.target for sent in upstream.requests] == ["/v1/models"] * 3
+        assert "sk-a" not in done.stdout + done.stderr
+
+    async def test_is_content_with_tenants_that_are(self, tmp_path: Path, upstream: ScriptedUpstream) -> None:
+        upstream.plays(by_key({"sk-a": "proj_1", "sk-b": "proj_2"}))
+        done = await check(tmp_path, upstream, own("a", "b"), "--live")
+        assert done.code == 0, done.stderr
+
+    async def test_asks_once_for_one_key_and_says_of_whom_the_word_would_be_true(
+        self, tmp_path: Path, upstream: ScriptedUpstream
+    ) -> None:
+        upstream.plays(by_key({"sk-common": "proj_1", "sk-c": "proj_2"}))
+        done = await check(tmp_path, upstream, BOTH + '[tenants.c]\nupstream.api_key = "sk-c"\n', "--live")
+        assert done.code == 0
+        assert len(upstream.requests) == 2
+        assert 'stored_objects = "own" under [tenants.c] would be true' in done.stdout
+        assert "under [tenants.a] would" not in done.stdout
+
+    async def test_says_whose_key_is_refused_and_whose_upstream_is_away(
+        self, tmp_path: Path, upstream: ScriptedUpstream
+    ) -> None:
+        upstream.plays(by_key({"sk-a": "proj_1"}, status="401 Unauthorized"))
+        away = own("b") + 'upstream.base_url = "http://127.0.0.1:9/v1"\n'
+        done = await check(tmp_path, upstream, own("a") + away, "--live")
+        assert done.code == 1
+        assert "a: its key is refused (401)" in done.stdout
+        assert "b: the upstream cannot be reached" in done.stdout
