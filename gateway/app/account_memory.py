@@ -56,6 +56,8 @@ class AccountMemory:
             if self._store is not None:
                 self._unwritten |= new
             await self._write()
+            if new:
+                await self._read()  # of two gateways that begin together one at least sees the other
 
     async def recall(self) -> History:
         """Read what is noted, and note nothing: for who only wants to know."""

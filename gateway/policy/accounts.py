@@ -37,7 +37,7 @@ class Account(NamedTuple):
 
 
 Uses = Mapping[tuple[str, Account], bool]
-"""Which tenant has, or had, which account, and whether by the operator's word it is that tenant's own."""
+"""Which tenant has, or had, which account, and whether by the operator's word it was that tenant's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +132,20 @@ def _shown(said: bytes) -> str:
 
 
 def judge(present: Uses, history: History) -> dict[str, Closed | None]:
-    """Whether the stored objects of each tenant are closed. `present` has every tenant once."""
+    """Whether the stored objects of each tenant are closed. `present` has every tenant once.
+
+    The operator's word is about the tenants that there are: it covers the keys that a tenant had before at that place,
+    and ends with the tenant.
+    """
+    vouched = {(tenant, account.place) for (tenant, account), own in present.items() if own}
     now = _Index(present)
-    past = _Index({use: own for use, own in history.uses.items() if use not in present})
+    past = _Index(
+        {
+            (tenant, account): own and (tenant, account.place) in vouched
+            for (tenant, account), own in history.uses.items()
+            if (tenant, account) not in present
+        }
+    )
     return {
         use[0]: None if own else _closed(use, now, past, known=history.known and use not in history.unwritten)
         for use, own in present.items()

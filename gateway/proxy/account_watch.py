@@ -65,8 +65,8 @@ class AccountWatch:
     def mistaken(self, now: float) -> int:
         """How many tenants are on an account which one of them was said to have alone."""
         mistaken: set[str] = set()
-        for named in self._seen:
-            tenants = [policy for tenant in self._seen[named] if (policy := self._holder(tenant, named, now))]
+        for seen in tuple(self._seen.values()):  # asked by another thread
+            tenants = [policy for one in tuple(seen.items()) if (policy := self._holder(*one, now))]
             if len(tenants) > 1 and any(policy.apart for policy in tenants):
                 mistaken.update(policy.id for policy in tenants)
         return len(mistaken)
@@ -82,8 +82,8 @@ class AccountWatch:
         # Who is not apart says nothing: who is and comes later, or comes again, will find it.
         if not tenant.apart or self._said.get(tenant.id, -_SAY_SECONDS) + _SAY_SECONDS > now:
             return
-        for other in tuple(tenants):
-            if self._holder(other, named, now) is None:
+        for other, sighting in tuple(tenants.items()):
+            if self._holder(other, sighting, now) is None:
                 del tenants[other]
             elif other != tenant.id:
                 self._said[tenant.id] = now
@@ -95,13 +95,11 @@ class AccountWatch:
                 )
                 return
 
-    def _holder(self, tenant: str, named: str, now: float) -> TenantPolicy | None:
-        """The tenant, if it was told of this account lately, and as it is configured now."""
+    def _holder(self, tenant: str, sighting: _Sighting, now: float) -> TenantPolicy | None:
+        """The tenant, if it was told of an account lately, and as it is configured now."""
         policy = self._tenants.get(tenant)
-        sighting = self._seen[named].get(tenant)
-        if sighting is None or sighting.account != policy.account or sighting.at + _HOLDS_SECONDS < now:
-            return None
-        return policy
+        current = sighting.account == policy.account and sighting.at + _HOLDS_SECONDS >= now
+        return policy if current else None
 
     def _forget(self, tenant: str, named: str) -> None:
         seen = self._seen.get(named, {})

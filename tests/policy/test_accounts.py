@@ -157,8 +157,18 @@ class TestTheOperatorsWord:
         found = reasons({"a": OWN, "b": {"enabled": False}})
         assert found == {"a": None, "b": Reason.SHARED}
 
-    def test_opens_to_nobody_else_on_that_key_when_it_is_gone(self) -> None:
-        assert reasons({"b": {}}, remembered({"a": OWN})) == {"b": Reason.ONCE_SHARED}
+    def test_ends_with_the_tenant(self) -> None:
+        """Who takes its place may have a key of the same account, and of that nobody has said anything."""
+        for key in ("sk-a", "sk-b"):
+            after = {"b": {"upstream": {"api_key": key}}}
+            assert reasons(after, remembered({"a": self.A | OWN})) == {"b": Reason.ONCE_SHARED}
+        assert reasons({"b": self.B | OWN}, remembered({"a": self.A | OWN})) == {"b": None}
+
+    def test_outlasts_a_change_of_the_tenants_key(self) -> None:
+        rotated = {"upstream": {"api_key": "sk-a2"}}
+        history = remembered({"a": self.A | OWN, "b": self.B})
+        assert reasons({"a": rotated | OWN, "b": self.B}, history) == {"a": None, "b": None}
+        assert reasons({"a": rotated | OWN, "b": self.A}, history)["b"] is Reason.ONCE_SHARED
 
 
 class TestWhatWas:
