@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
-from gateway.limits.terms import Dimension
+from gateway.limits.memory_buckets import MemoryBuckets
+from gateway.limits.terms import Decision, Dimension
 from gateway.proxy import body
 from tests.conftest import StartGateway
 from tests.kit.asking import error_of, form, verdict
 from tests.kit.client import CHAT, FORM, JSON, MIB, RawClient
-from tests.kit.faults.faulty_link import FaultyLink
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import ScriptedUpstream, Turn
 from tests.kit.waiting import comes_to
@@ -131,21 +132,21 @@ async def test_nobody_is_invited_before_slot_and_permit_have_been_taken(start_ga
 async def test_small_body_is_admitted_in_one_round_trip_and_a_large_one_in_two(
     start_gateway: StartGateway,
     upstream: ScriptedUpstream,
-    link: FaultyLink,
     monkeypatch: pytest.MonkeyPatch,
     size: int,
     apart: bool,
     steps: int,
 ) -> None:
     monkeypatch.setattr(body, "AT_ONCE_SECONDS", 5.0)  # this machine may be busy
-    gateway = await start_gateway(
-        redis_url=f"redis://127.0.0.1:{link.port}",
-        **tenant(max_requests_per_1_day=9, max_tokens_per_1_day=10**6),
-    )
+    gateway = await start_gateway(**tenant(max_requests_per_1_day=9, max_tokens_per_1_day=10**6))
     answers(upstream, reporting(7))
-    await post(gateway, CHAT, chat())  # scripts are loaded
-    await comes_to(10**6 - 7, lambda: remaining(gateway, Dimension.TOKENS_PER_DAY))
-    link.writes.clear()
+    admit, taken = MemoryBuckets.admit, []
+
+    async def counted(store: MemoryBuckets, *step: Any, **how: Any) -> Decision:
+        taken.append(step)
+        return await admit(store, *step, **how)
+
+    monkeypatch.setattr(MemoryBuckets, "admit", counted)
     client = await gateway.connect()
     question = chat("x" * size)
     request = client.request_bytes("POST", CHAT, question, headers=JSON)
@@ -157,9 +158,9 @@ async def test_small_body_is_admitted_in_one_round_trip_and_a_large_one_in_two(
     else:
         await client.send(request)
     assert (await client.read_answer()).status == 200
-    assert sum(piece.count(b"\r\ntake\r\n") for piece in link.writes) == steps
-    await comes_to(10**6 - 14, lambda: remaining(gateway, Dimension.TOKENS_PER_DAY))
-    assert await remaining(gateway, Dimension.REQUESTS_PER_DAY) == 7
+    assert len(taken) == steps
+    await comes_to(10**6 - 7, lambda: remaining(gateway, Dimension.TOKENS_PER_DAY))
+    assert await remaining(gateway, Dimension.REQUESTS_PER_DAY) == 8
 
 
 async def test_levels_of_both_steps_are_told(start_gateway: StartGateway) -> None:
