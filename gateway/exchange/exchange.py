@@ -59,7 +59,11 @@ class Exchange:
 
     # limit
     body: RequestBody | None = None
-    """The request's body where policy had to read it whole; None where it streams. meter makes it ask for usage."""
+    """The request's body where policy had to read it whole; None where it streams, and once it has gone up. meter
+    makes it ask for usage."""
+
+    body_gone: Callable[[], None] | None = None
+    """Gives back the memory that the body was given."""
 
     facts: BodyFacts = NOTHING_READ
     """What policy has read in that body."""
@@ -140,6 +144,12 @@ class Exchange:
             raise RuntimeError("an answer is changed in one way")
         self.change = change
 
+    def body_sent(self) -> None:
+        """The request's body has gone up, and nothing needs it any more: an answer may take long."""
+        self.body = None
+        if self.body_gone is not None:
+            self.body_gone()
+
     def body_begins(self, now: float) -> None:
         """The first byte of the answer's body is about to go down, or its end where it has none."""
         if self.first_byte_at is None:
@@ -191,7 +201,7 @@ class Exchange:
         self.observers.clear()
         self.head = NO_HEAD
         self.body = self.form = self.change = self.cost = None
-        self.error = self.unreadable = self.observer_failed = None
+        self.error = self.unreadable = self.observer_failed = self.body_gone = None
 
     def _drop(self, observer: StreamObserver) -> None:
         self.observers.remove(observer)

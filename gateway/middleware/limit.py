@@ -105,7 +105,7 @@ def limit(
         request: web.BaseRequest, exchange: Exchange, admission: Admission, room: BodyRoom
     ) -> None:
         """Read a body that policy must see, and let it decide; what is large or slow has to be let in first."""
-        head = exchange.head
+        head, exchange.body_gone = exchange.head, room.release
         began = monotonic()
         at_once = await body.comes_at_once(request, head, room)
         exchange.held_seconds = monotonic() - began

@@ -29,6 +29,7 @@ from gateway.wire.headers import RequestHead, is_json, media_type
 _JSON, _FORM, _ANYTHING = "application/json", "multipart/form-data", "*/*"
 AT_ONCE_BYTES = 64 * 1024
 AT_ONCE_SECONDS = 0.05
+_LITTLE_BYTES = 4 * 1024
 LEAST_SECONDS = 60.0
 SLOW_LINK_BYTES_PER_SECOND = 64 * 1024
 _BROKEN = (RequestPayloadError, HttpProcessingError)
@@ -125,11 +126,22 @@ async def whole(request: web.BaseRequest, edge: Edge, room: BodyRoom) -> tuple[b
         if len(body) > edge.max_json_body_bytes:
             raise _too_large(edge.max_json_body_bytes)
         return (body,)
-    come, size = [], 0
+    come, little, size = [], bytearray(), 0
     async for piece in pieces(request, edge, cap=edge.max_json_body_bytes):
-        come.append(piece)
         size += len(piece)
         await room.grow(size)
+        if len(piece) < _LITTLE_BYTES:
+            little += piece  # byte by byte they would occupy forty times as much
+            if len(little) < AT_ONCE_BYTES:
+                continue
+            piece = b""
+        if little:
+            come.append(bytes(little))
+            little.clear()
+        if piece:
+            come.append(piece)
+    if little:
+        come.append(bytes(little))
     return tuple(come)
 
 

@@ -41,6 +41,8 @@ def forward(upstreams: Upstreams, *, deadlines: DeadlineTable, edge: Edge, relay
         except BaseException:
             reply.close()
             raise
+        if upload is None or _went_up_whole(upload):
+            call.exchange.body_sent()
         try:
             answer = await relay.answer(request, call, head)
         except BaseException:

@@ -245,7 +245,7 @@ WRITERS = {
     "answer": {"error"},
     "authenticate": {"caller"},
     "authorize": {"model"},
-    "limit": {"body", "facts", "model", "held_seconds", "form", "cost"},
+    "limit": {"body", "body_gone", "facts", "model", "held_seconds", "form", "cost"},
     "admission": {"decision"},
     "meter": {"body", "usage", "spent"},
     "form_gate": {"model"},
