@@ -13,7 +13,7 @@ from typing import Protocol
 
 import orjson
 
-from gateway.credentials.private_files import locked, write_private
+from gateway.credentials.private_files import locked, read_at_most, write_private
 from gateway.policy.accounts import Account, Uses
 from gateway.redis.cluster import open_wire
 from gateway.redis.line import Argument, RedisUnavailable, Reply
@@ -129,11 +129,10 @@ class AccountFile:
 
     def _read(self) -> dict[tuple[str, Account], bool]:
         try:
-            with self.path.open("rb") as file:
-                document = file.read(MOST_FILE_BYTES + 1)
+            document = read_at_most(self.path, MOST_FILE_BYTES)
         except OSError as error:
             raise _unavailable(self.path, error) from None
-        if len(document) > MOST_FILE_BYTES:
+        if document is None:
             raise AccountsUnavailable(f"{self.path} is larger than {MOST_FILE_BYTES} bytes")
         lines = (line.rpartition(b" ") for line in document.splitlines())
         return dict(_read(((use, own) for use, _, own in lines), str(self.path)))

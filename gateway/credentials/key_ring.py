@@ -13,7 +13,7 @@ from pathlib import Path
 import orjson
 
 from gateway.credentials.keys import Algorithm, Key, KeyProblem, KeyState
-from gateway.credentials.private_files import sync, write_private
+from gateway.credentials.private_files import read_at_most, sync, write_private
 from gateway.wire.strict_json import strict_object
 
 MAX_KEY_FILE_BYTES = 32 * 1024
@@ -223,9 +223,8 @@ def _read(path: Path) -> Key:
     """Read one key file; raises KeyProblem for its content and OSError for the file."""
     if not path.is_file():
         raise KeyProblem("not a regular file")
-    with path.open("rb") as file:
-        document = file.read(MAX_KEY_FILE_BYTES + 1)
-    if len(document) > MAX_KEY_FILE_BYTES:
+    document = read_at_most(path, MAX_KEY_FILE_BYTES)
+    if document is None:
         raise KeyProblem(f"larger than {MAX_KEY_FILE_BYTES} bytes")
     try:
         jwk = strict_object(document)

@@ -28,6 +28,14 @@ def write_private(path: Path, document: bytes) -> None:
     sync(directory)
 
 
+def read_at_most(path: Path, most_bytes: int) -> bytes | None:
+    """What a file holds, in no more memory than that takes; None when it is larger. Raises OSError."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size > most_bytes:
+            return None
+        return file.read()
+
+
 def sync(directory: Path) -> None:
     """Make a rename or removal in the directory last through a power cut. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from gateway.credentials.key_ring import REVOCATIONS_FILE
-from gateway.credentials.private_files import locked, write_private
+from gateway.credentials.private_files import locked, read_at_most, write_private
 from gateway.credentials.revocations import Revocation, RevocationsUnavailable
 from gateway.wire.strict_json import strict_object
 
@@ -69,9 +69,8 @@ class RevocationFile:
 
     def _read(self) -> frozenset[Revocation]:
         try:
-            with self.path.open("rb") as file:
-                document = file.read(MAX_FILE_BYTES + 1)
-            if len(document) > MAX_FILE_BYTES:
+            document = read_at_most(self.path, MAX_FILE_BYTES)
+            if document is None:
                 raise RevocationsUnavailable(f"{self.path} is larger than {MAX_FILE_BYTES} bytes")
             entries = strict_object(document).get("revocations")
             if not isinstance(entries, list):

@@ -7,11 +7,12 @@ import asyncio
 from aiohttp import web
 
 from gateway.errors import ClientLeft, ClientStalled, Ending, GatewayError, Internal
-from gateway.exchange.kept_errors import forget_origin
+from gateway.exchange.kept_errors import forget_origin, lacked_memory
 from gateway.proxy.answer import broken_off, error_fields, own_answer, own_fields, send_own
 from gateway.proxy.body import much_is_left
-from gateway.proxy.edge import hang_up
+from gateway.proxy.edge import hang_up, starved
 from gateway.proxy.lifecycle import Lifecycle
+from gateway.proxy.parse_errors import out_of_memory
 from gateway.proxy.request import EXCHANGE, Handler, Middleware
 
 # After these the connection is not to be trusted: what follows on it may be part of the refused request.
@@ -28,7 +29,10 @@ def answer(*, lifecycle: Lifecycle, write_idle_seconds: float) -> Middleware:
                 raise exchange.unreadable
             return await handler(request)
         except asyncio.CancelledError:
-            if exchange.ending is None:
+            if starved(request):
+                exchange.error = out_of_memory()
+                exchange.end(exchange.error.ending)
+            elif exchange.ending is None:
                 exchange.end(Ending.DRAINED if lifecycle.draining else Ending.CLIENT_LEFT)
             raise
         except GatewayError as error:
@@ -38,6 +42,8 @@ def answer(*, lifecycle: Lifecycle, write_idle_seconds: float) -> Middleware:
                 "The gateway failed. Quote this request's id to its operator.", detail=repr(defect)
             )
             refusal.__cause__ = defect
+        if lacked_memory(refusal):
+            refusal = out_of_memory()  # whatever has been made of that
         forget_origin(refusal)
         exchange.error = refusal
         exchange.end(refusal.ending)

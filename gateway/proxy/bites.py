@@ -192,12 +192,12 @@ class InBites(BaseProtocol):
         self._queued = False
         if self.transport is None or self._held or not self._surplus:
             return
-        end = self._at + int(self._bite_bytes)
-        bite = self._surplus[self._at : end]
-        self._at = end
-        if end >= len(self._surplus):
-            self._surplus = b""
         try:
+            end = self._at + int(self._bite_bytes)
+            bite = self._surplus[self._at : end]
+            self._at = end
+            if end >= len(self._surplus):
+                self._surplus = b""
             self._bite(bite)
         except BaseException:
             if self.transport is not None:

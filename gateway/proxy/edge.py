@@ -14,26 +14,22 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.helpers import rfc822_formatted_time
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.helpers import rfc822_formatted_time, set_exception
 from aiohttp.http_parser import HttpRequestParserC  # absent without the C parser
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 from gateway.errors import (
-    BadRequest,
     GatewayError,
     HeadersTooLarge,
-    Internal,
     Overloaded,
     RequestTimeout,
-    VersionRefused,
 )
-from gateway.exchange.kept_errors import forget_origin
+from gateway.exchange.kept_errors import forget_cancellation, forget_origin
 from gateway.proxy.answer import Answer, error_fields, own_answer, reason_of
 from gateway.proxy.bites import InBites, Turns
 from gateway.proxy.client_connections import ClientConnections, NoRoom, Peer
-from gateway.proxy.request import SPOKEN
+from gateway.proxy.parse_errors import parse_error
 
 assert HttpRequestParserC is not None
 
@@ -61,6 +57,8 @@ class EdgeProtocol(InBites, RequestHandler):
         self._last_payload: StreamReader | None = None
         self.peer: Peer | None = None
         self.waits_since = 0.0
+        self.starved = False
+        """Whether the connection was cut because there was no memory for what came over it."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -79,11 +77,12 @@ class EdgeProtocol(InBites, RequestHandler):
             )
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self.starved = isinstance(exc, MemoryError)
         self._edge.clients.leave(self)
         self._edge.gone(self)
         self._stop_head_timer()
         if self._task_handler is not None:
-            self._task_handler.add_done_callback(_forget_cancellation)
+            self._task_handler.add_done_callback(forget_cancellation)
         super().connection_lost(exc)
         self._last_payload = None  # it knows this connection
 
@@ -95,7 +94,11 @@ class EdgeProtocol(InBites, RequestHandler):
         payload = self._last_payload
         in_head = payload is None or payload.is_eof()
         count = self._request_count
-        super().take(data)
+        try:
+            super().take(data)
+        except Exception as failure:  # noqa: BLE001 (the parser lacked memory, and no request may vanish for that)
+            self._cannot_take(failure, payload)
+            return
         if self._request_count != count:
             self._edge.clients.asks(self)
             self._forget_frames()
@@ -124,6 +127,15 @@ class EdgeProtocol(InBites, RequestHandler):
                     self._edge.header_timeout_seconds, self._head_overdue
                 )
 
+    def _cannot_take(self, failure: Exception, payload: StreamReader | None) -> None:
+        """Fail the request whose body is being read, or answer what never became one; nothing more is read."""
+        forget_origin(failure)
+        if payload is None or payload.is_eof():
+            self._refuse(parse_error(failure))
+            return
+        set_exception(payload, RequestPayloadError("the body could not be taken"), failure)
+        self.close()
+
     def _forget_frames(self) -> None:
         """An error of the parser's keeps the bytes that it came from, and itself, by the frames it came through."""
         message = self._messages[-1][0] if self._messages else None
@@ -136,7 +148,7 @@ class EdgeProtocol(InBites, RequestHandler):
         if isinstance(message, _ErrInfo) and payload is not None and not payload.is_eof():
             # aiohttp would leave that request waiting for the rest, and answer a second one that nobody sent.
             self._messages.pop()
-            payload.set_exception(RequestPayloadError("the body's framing is broken"))
+            set_exception(payload, RequestPayloadError("the body's framing is broken"), message.exc)
         else:
             self._last_payload = following
 
@@ -256,9 +268,7 @@ class EdgeProtocol(InBites, RequestHandler):
         if request.writer.output_size > 0:
             # aiohttp closes the connection upon this; a second answer would corrupt the first.
             raise ConnectionResetError("the answer has begun and cannot be completed")
-        error = _parse_error(exc) if isinstance(exc, HttpProcessingError) else Internal("The gateway failed.")
-        if not isinstance(exc, HttpProcessingError):
-            error.detail = repr(exc)
+        error = parse_error(exc)
         answer = own_answer(
             error.status, error.body(), fields=[*error_fields(error), *self._edge.events.unseen(self, error)]
         )
@@ -269,12 +279,10 @@ class EdgeProtocol(InBites, RequestHandler):
         """Nothing: what happened is in the exchange's one line."""
 
 
-def _forget_cancellation(task: asyncio.Task[None]) -> None:
-    """A task that was cancelled keeps the error of that, whose frames may know the task."""
-    try:
-        task.exception()
-    except asyncio.CancelledError as cancelled:
-        forget_origin(cancelled)
+def starved(request: web.BaseRequest) -> bool:
+    """Whether the request's connection was cut because there was no memory for what came over it."""
+    protocol = request.protocol
+    return isinstance(protocol, EdgeProtocol) and protocol.starved
 
 
 def hang_up(request: web.BaseRequest) -> None:
@@ -382,17 +390,3 @@ class EdgeServer(web.Server):
 
     def __call__(self) -> RequestHandler:
         return EdgeProtocol(self, edge=self, loop=self._loop, **self._kwargs)
-
-
-def _parse_error(error: HttpProcessingError) -> GatewayError:
-    # aiohttp's text goes on to quote the line, which may hold a credential: only what was wrong is kept.
-    reason = " ".join((error.message or "").split("\n\n", 1)[0].split())[:100]
-    if isinstance(error, LineTooLong):
-        return HeadersTooLarge("The request line or one header is too long.")
-    if "invalid http version" in reason.lower():
-        return VersionRefused(SPOKEN, detail=reason)
-    return BadRequest(
-        "The request could not be read as HTTP/1.1. Check the request line, the headers and the body's framing.",
-        code="bad_request_syntax",
-        detail=reason,
-    )

@@ -123,7 +123,7 @@ class Lane:
                 if self._process is None:
                     self._process = _Process()
                 found = await self._process.ask(waiting.pieces, waiting.call, self._bounds)
-        except (OSError, EOFError, pickle.UnpicklingError) as lost:  # TimeoutError is an OSError
+        except (OSError, EOFError, MemoryError, pickle.UnpicklingError) as lost:  # TimeoutError is an OSError
             self._lost()
             await self._end()
             if not waiting.answer.done():

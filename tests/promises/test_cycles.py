@@ -43,19 +43,23 @@ body_idle_timeout_seconds = 3
 keepalive_seconds = 600
 
 [tenants.acme]
+stored_objects = "own"
 scopes = ["*", "org.*", "realtime:mint", "unlisted:*"]
 upstream.api_key = "sk-of-acme"
 
 [tenants.counted]
+stored_objects = "own"
 upstream.api_key = "sk-of-counted"
 limits.max_tokens_per_1_minute = 1_000_000_000
 limits.max_concurrent_requests = 100
 
 [tenants.poor]
+stored_objects = "own"
 upstream.api_key = "sk-of-poor"
 limits.max_requests_per_1_day = 1
 
 [tenants.restricted]
+stored_objects = "own"
 models = ["gpt-4o-mini", "whisper-1"]
 default_model = "gpt-4o-mini"
 upstream.api_key = "sk-of-restricted"
@@ -67,6 +71,7 @@ upstream.api_key = "sk-of-restricted"
 enabled = false
 
 [tenants.lost]
+stored_objects = "own"
 upstream.api_key = "sk-of-lost"
 upstream.base_url = "http://127.0.0.1:1/v1"
 """

@@ -1,0 +1,36 @@
+"""What is said of a request that aiohttp could not read."""
+
+from __future__ import annotations
+
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+
+from gateway.errors import BadRequest, GatewayError, HeadersTooLarge, Internal, Overloaded, VersionRefused
+from gateway.exchange.kept_errors import lacked_memory
+from gateway.proxy.request import SPOKEN
+
+
+def out_of_memory() -> Overloaded:
+    """What is said where memory does not suffice."""
+    return Overloaded(
+        "There is not enough memory for this request at the moment. Try again shortly.",
+        detail="out of memory",
+    )
+
+
+def parse_error(error: BaseException | None) -> GatewayError:
+    """The gateway's error for what aiohttp's parser, or a defect, has made of a request."""
+    if error is not None and lacked_memory(error):
+        return out_of_memory()
+    if not isinstance(error, HttpProcessingError):
+        return Internal("The gateway failed.", detail=repr(error))
+    # aiohttp's text goes on to quote the line, which may hold a credential: only what was wrong is kept.
+    reason = " ".join((error.message or "").split("\n\n", 1)[0].split())[:100]
+    if isinstance(error, LineTooLong):
+        return HeadersTooLarge("The request line or one header is too long.")
+    if "invalid http version" in reason.lower():
+        return VersionRefused(SPOKEN, detail=reason)
+    return BadRequest(
+        "The request could not be read as HTTP/1.1. Check the request line, the headers and the body's framing.",
+        code="bad_request_syntax",
+        detail=reason,
+    )
