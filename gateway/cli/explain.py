@@ -149,7 +149,7 @@ class _Asking:
         caller, operation = self._caller, self.operation
         named = policy.model_in_head(caller, operation, self._params, self._target)
         self._model = named if self._model is None else self._model
-        policy.check_named_model(caller, operation, self._model, socket=operation.is_session)
+        policy.check_named_model(caller, operation, self._model, socket=operation.is_session, bodiless=False)
         where = operation.model
         if self._model is not None:
             return f"{self._model}, which is allowed"
@@ -158,11 +158,9 @@ class _Asking:
         default = policy.default_model(caller, operation)
         if default is not None:
             return f"none given: the tenant's default {default} would be set"
-        if where.may_lack:
-            return "none given, and none is needed"
-        if not caller.restricted:
-            return "none given, and every model is allowed"
-        raise policy.model_unnamed("the request")
+        if policy.must_name_model(caller, operation):
+            raise policy.model_unnamed("the request", where.member)
+        return "none given, and " + ("none is needed" if where.may_lack else "every model is allowed")
 
     def limits_that_apply(self) -> str:
         """What it would be charged to."""

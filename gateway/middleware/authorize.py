@@ -73,6 +73,7 @@ def check_head(exchange: Exchange, caller: Caller, *, administration: bool, unco
         caller, operation, target, socket=socket, administration=administration, uncontained=uncontained
     )
     model = policy.model_in_head(caller, operation, exchange.params, target)
-    policy.check_named_model(caller, operation, model, socket=socket)
+    bodiless = not exchange.head.has_body
+    policy.check_named_model(caller, operation, model, socket=socket, bodiless=bodiless)
     policy.check_sharing(caller, operation, target, socket=socket)
     return model

@@ -35,6 +35,11 @@ class ModelPlaces:
         body = column.get("body")
         return cls(**{**column, "body": None if body is None else tuple(body.split("."))})
 
+    @property
+    def member(self) -> str:
+        """What names it in a body or a form, as one would write it."""
+        return self.form or "model" if self.body is None else ".".join(self.body)
+
 
 NO_MODEL = ModelPlaces()
 """No place, and no model."""

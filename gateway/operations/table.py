@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, Final, Self
 
 from gateway.operations.model_places import NO_MODEL, ModelPlaces
+from gateway.operations.model_runners import NO_RUNNERS, ModelRunners
 from gateway.operations.scopes import OTHERS_USAGE
 from gateway.operations.targets import TargetRefused, read_path
 
@@ -25,7 +26,10 @@ from gateway.operations.targets import TargetRefused, read_path
 NEVER_UNLISTED: Final = ("/v1/organization", "/v1/projects", "/v1/dashboard", "/v1/usage")
 
 # Where sessions are started and steered that may run past the gateway: what is not known here could be one of them.
-AMONG_SESSIONS: Final = ("/v1/realtime", "/v1/chatkit")
+AMONG_SESSIONS: Final = (
+    *("/v1/realtime", "/v1/chatkit", "/v1/live"),
+    *("/v1/agents/sessions", "/v1/agents/automations"),
+)
 
 UNLISTED_ID: Final = "unlisted"
 OWN_GROUP: Final = "gateway"
@@ -46,6 +50,13 @@ class Rewrite(StrEnum):
 
     MODEL_LIST = "model_list"
     REALTIME_SECRET = "realtime_secret"  # noqa: S105 - a word of the table
+
+
+class RunsModel(StrEnum):
+    """How an operation runs a model that a request need not name."""
+
+    INHERITED = "inherited"
+    UNSEEN = "unseen"
 
 
 class Work(StrEnum):
@@ -75,6 +86,7 @@ class Operation:
     response_types: tuple[str, ...] = ("application/json",)
     streams: bool = False
     model: ModelPlaces = NO_MODEL
+    runs_model: RunsModel | None = None
     reports: UsageReport = UsageReport.NONE
     uses: tuple[str, ...] = ()
     goes_on: bool = False
@@ -129,7 +141,12 @@ class Operation:
         }
         kind, action = columns.pop("object").split(" ")
         model = ModelPlaces.read(columns.pop("model", {}))
-        for name, words in (("reports", UsageReport), ("rewrite", Rewrite), ("work", Work)):
+        for name, words in (
+            ("reports", UsageReport),
+            ("rewrite", Rewrite),
+            ("runs_model", RunsModel),
+            ("work", Work),
+        ):
             if name in columns:
                 columns[name] = words(columns[name])
         operation = cls(group=group, object_kind=kind, object_action=action, model=model, **columns)
@@ -225,8 +242,11 @@ class _Node:
 class OperationTable:
     """All operations, sorted by path and method; iterating yields them in that order."""
 
-    def __init__(self, operations: Iterable[Operation]) -> None:
+    def __init__(self, operations: Iterable[Operation], runners: ModelRunners = NO_RUNNERS) -> None:
         """Raise ValueError if two rows share an id, or a method and the shape of a path."""
+        self.runners = runners
+        """What runs a model of its own inside a body, whatever the operation."""
+
         self.operations: tuple[Operation, ...] = tuple(sorted(operations, key=lambda o: (o.path, o.method)))
         self._by_id = {operation.id: operation for operation in self.operations}
         if len(self._by_id) < len(self.operations):
@@ -253,7 +273,8 @@ class OperationTable:
         data = tomllib.loads(
             resources.files("gateway.operations").joinpath("operations.toml").read_text("utf-8")
         )
-        return cls(Operation.read(group, row) for group, rows in data["operations"].items() for row in rows)
+        rows = (Operation.read(group, row) for group, rows in data["operations"].items() for row in rows)
+        return cls(rows, ModelRunners.read(data["model_runners"]))
 
     def __iter__(self) -> Iterator[Operation]:
         return iter(self.operations)

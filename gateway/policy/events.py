@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from gateway.operations.table import Operation
-from gateway.policy import named_models, stored_objects
+from gateway.policy import named_models, stored_objects, unnamed_models
 from gateway.policy.caller import Caller
 from gateway.policy.reading import Question
 from gateway.wire.body_facts import Named
 
-_SIGNS = {
-    (True, False): named_models.SIGNS_IN_EVENTS,
-    (False, True): stored_objects.SIGNS_IN_EVENTS,
-    (True, True): re.compile(
-        b"%b|%b" % (named_models.SIGNS_IN_EVENTS.pattern, stored_objects.SIGNS_IN_EVENTS.pattern)
-    ),
-}
-"""By whether models are restricted, and whether stored objects are shared."""
-
 
 def event_signs(caller: Caller, operation: Operation) -> re.Pattern[bytes] | None:
     """What occurs in every realtime event that `refuse_event` could refuse; None where it refuses none."""
-    return _SIGNS.get((caller.restricted, caller.shares(operation)))
+    return _signs(restricted=caller.restricted, shared=caller.shares(operation))
+
+
+@cache
+def _signs(*, restricted: bool, shared: bool) -> re.Pattern[bytes] | None:
+    patterns = []
+    if restricted:
+        patterns += [
+            named_models.SIGNS_IN_EVENTS.pattern,
+            rb'(?i:"(?:%b)")' % unnamed_models.names().encode(),
+        ]
+    if shared:
+        patterns.append(stored_objects.SIGNS_IN_EVENTS.pattern)
+    return re.compile(b"|".join(patterns)) if patterns else None
 
 
 def question_of(caller: Caller, operation: Operation) -> Question:
@@ -38,6 +43,8 @@ def refuse_event(caller: Caller, named: Named) -> str | None:
             return refused
     if named.fault is not None:
         return named.fault.message
+    if named.unnamed is not None:
+        return unnamed_models.reason(named.unnamed)
     if named.stored is not None:
         return f"{named.stored!r} names a stored object, and the upstream key is shared."
     return None

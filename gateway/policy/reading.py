@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from gateway.policy import named_models, stored_objects
+from gateway.policy import named_models, stored_objects, unnamed_models
 from gateway.usage.included import options_to_include
 from gateway.usage.prompt import prompt_count, prompt_estimate
 from gateway.wire import request_fields
@@ -37,7 +37,7 @@ class Question(NamedTuple):
     """What is no JSON object is nobody's business."""
 
     models: bool = False
-    """Which models are named anywhere else."""
+    """Which models are named anywhere else, or run without being named."""
 
     stored: bool = False
     """Whether a stored object is named."""
@@ -89,7 +89,7 @@ def read_body(body: bytes, question: Question) -> BodyFacts:
 
 def read_event(event: bytes, question: Question) -> Named:
     """What a client's event in a realtime session names, by `models` and `stored`. Linear in its size."""
-    models = question.models and named_models.may_name_models(event, known=0)
+    models = question.models and _may_run_models(event, known=0)
     stored = question.stored and stored_objects.may_be_named_in(event, in_session=True)
     if not models and not stored:
         return Named()
@@ -118,10 +118,15 @@ def _known(fields: RequestFields | None) -> int | None:
 def _named(body: bytes, document: dict[str, Any] | None, question: Question, *, known: int | None) -> Named:
     """What is named beside the fields. Most bodies that were read are searched by bytes alone."""
     if known is not None:
-        models = question.models and named_models.may_name_models(body, known=known)
+        models = question.models and _may_run_models(body, known=known)
         if not models and not (question.stored and stored_objects.may_be_named_in(body)):
             return Named()
     return _names_in(body, document, models=question.models, stored=question.stored)
+
+
+def _may_run_models(text: bytes, *, known: int) -> bool:
+    """Whether others than the known ones may be named, or run without being named."""
+    return named_models.may_name_models(text, known=known) or unnamed_models.may_run_unnamed(text)
 
 
 def _names_in(
@@ -147,7 +152,11 @@ def _names_in(
         except BodyRefused as refused:
             return Named(tuple(found), fault=refused.fault)
     member = stored_objects.named_in(document, in_session=in_session) if stored else None
-    return Named(tuple(found), None if member is None else member[:_SHOWN_CHARACTERS])
+    return Named(
+        tuple(found),
+        None if member is None else member[:_SHOWN_CHARACTERS],
+        unnamed=unnamed_models.unnamed_in(document) if models else None,
+    )
 
 
 def _batch(body: bytes, document: dict[str, Any] | None) -> tuple[str | None, str | None, Fault | None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import parse_qsl
 
 from gateway.errors import BadRequest, ModelNotAllowed, OperationClosed, ScopeMissing, TargetAmbiguous
@@ -18,10 +19,11 @@ from gateway.operations.table import (
     NotUnderV1,
     Operation,
     OperationTable,
+    RunsModel,
     UsageReport,
 )
 from gateway.operations.targets import TargetRefused
-from gateway.policy import named_models, stored_objects
+from gateway.policy import named_models, stored_objects, unnamed_models
 from gateway.policy.caller import Caller
 from gateway.policy.reading import Question
 from gateway.wire.body_facts import BodyFacts
@@ -100,10 +102,12 @@ def model_in_head(caller: Caller, operation: Operation, params: Mapping[str, str
     return None
 
 
-def check_named_model(caller: Caller, operation: Operation, model: str | None, *, socket: bool) -> None:
+def check_named_model(
+    caller: Caller, operation: Operation, model: str | None, *, socket: bool, bodiless: bool
+) -> None:
     """Judge the model that the head names, and the operations that name theirs where nobody can look.
 
-    Raises ModelNotAllowed.
+    `bodiless`: there is no body that could name one. Raises ModelNotAllowed.
     """
     if model is not None:
         caller.check_model(model)
@@ -112,8 +116,15 @@ def check_named_model(caller: Caller, operation: Operation, model: str | None, *
     where = operation.model
     if model is None and where.query is not None and where.required:
         raise model_unnamed("the query")
+    named_in_body = (where.body is not None or where.form is not None) and not operation.is_unlisted
+    if bodiless and model is None and named_in_body and must_name_model(caller, operation):
+        raise model_unnamed("the request", where.member)
     if where.in_input_file:
         raise models_unseen("of a batch stand in its input file", "Send the requests one by one")
+    if operation.runs_model is RunsModel.UNSEEN:
+        raise models_unseen(
+            f"that {operation.id} runs stand in what it names", "Use one that names its model"
+        )
     if socket and not operation.is_session:
         raise models_unseen(
             "of this WebSocket stand in events that the gateway does not know", "Use /v1/realtime"
@@ -161,6 +172,8 @@ def check_body(caller: Caller, facts: BodyFacts, table: OperationTable) -> None:
         caller.check_model(model)
     if named.fault is not None:
         raise bad_request(named.fault)
+    if named.unnamed is not None:
+        raise ModelNotAllowed(unnamed_models.reason(named.unnamed), param=named.unnamed)
     if named.stored == "store":
         raise caller.closed_to("'store' keeps the answer where other tenants could reach it", named.stored)
     if named.stored is not None:
@@ -175,10 +188,17 @@ def check_model_of_body(caller: Caller, operation: Operation, model: str | None)
     if where.body is not None:
         if model is not None:
             caller.check_model(model)
-        elif caller.restricted and not where.may_lack:
-            raise model_unnamed("the body")
+        elif must_name_model(caller, operation):
+            raise model_unnamed("the body", where.member)
     elif model is None and where.form is not None and caller.restricted:
         raise model_unnamed("the form")
+
+
+def must_name_model(caller: Caller, operation: Operation) -> bool:
+    """Whether a request without a model would run one that this caller may not be allowed to use."""
+    return caller.restricted and not (
+        operation.model.may_lack and operation.runs_model is not RunsModel.INHERITED
+    )
 
 
 def default_model(caller: Caller, operation: Operation) -> str | None:
@@ -195,6 +215,8 @@ def _check_batch(caller: Caller, endpoint: str, table: OperationTable) -> None:
         operation = table.match("POST", endpoint).operation
     except (TargetRefused, NotUnderV1, NeverUnlisted):
         raise TargetAmbiguous("The batch's endpoint is no operation of the API.", param="endpoint") from None
+    if operation.is_administration or not operation.is_contained:
+        raise OperationClosed(f"{operation.id} is not run by batches.", param="endpoint")
     if not caller.may_do(operation):
         raise ScopeMissing(
             f"The batch calls {operation.id}, which needs the scope {operation.scope}. "
@@ -224,6 +246,13 @@ def check_field(caller: Caller, operation: Operation, name: str, model_field: st
         )
 
 
+def check_unnamed(caller: Caller, document: Mapping[str, Any], *, within: str) -> None:
+    """Judge what runs a model without naming it in the object that a form's field holds. Raises ModelNotAllowed."""
+    unnamed = unnamed_models.unnamed_in(document) if caller.restricted else None
+    if unnamed is not None:
+        raise ModelNotAllowed(unnamed_models.reason(f"{within}.{unnamed}"), param=f"{within}.{unnamed}")
+
+
 # The errors that others raise too
 
 
@@ -236,8 +265,8 @@ def models_unseen(where: str, instead: str) -> ModelNotAllowed:
     )
 
 
-def model_unnamed(where: str) -> ModelNotAllowed:
+def model_unnamed(where: str, member: str = "model") -> ModelNotAllowed:
     """The error for a request that names no model although it matters which."""
     return ModelNotAllowed(
-        f"You may use some models only, so {where} must name one. Set 'model'.", param="model"
+        f"You may use some models only, so {where} must name one. Set {member!r}.", param=member
     )

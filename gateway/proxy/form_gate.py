@@ -9,6 +9,7 @@ from gateway.errors import BadRequest
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import FormGate, StreamObserver
 from gateway.policy import requests as policy
+from gateway.policy.caller import Caller
 from gateway.policy.named_models import models_in
 from gateway.proxy.body import is_form, refuse_encoding
 from gateway.wire.headers import media_type
@@ -67,8 +68,8 @@ class _ModelField:
     name: str
     member: str
 
-    def models(self, text: str) -> tuple[str, ...]:
-        """The models that the field names, the one that counts first. Raises BadRequest."""
+    def models(self, text: str, caller: Caller) -> tuple[str, ...]:
+        """The models that the field names, the one that counts first. Raises BadRequest or ModelNotAllowed."""
         if not self.member:
             return (text,)
         try:
@@ -79,6 +80,7 @@ class _ModelField:
                 code="bad_form",
                 param=self.name,
             ) from None
+        policy.check_unnamed(caller, document, within=self.name)
         first = document.get(self.member)
         try:
             return (*((first,) if isinstance(first, str) else ()), *models_in(document))
@@ -116,7 +118,7 @@ class _Gate:
         text = self._scanner.fields.get(self._field.name)
         if text is not None and not self._judged:
             self._judged = True
-            for model in self._field.models(text):
+            for model in self._field.models(text, exchange.caller):
                 exchange.caller.check_model(model)
                 exchange.model = exchange.model or model
         return going
@@ -149,7 +151,7 @@ class _Watcher(StreamObserver):
         try:
             self._scanner.feed(piece)
             text = self._scanner.fields.get(self._field.name)
-            models = None if text is None else self._field.models(text)
+            models = None if text is None else self._field.models(text, self._exchange.caller)
         except (MultipartRefused, BadRequest):
             self._scanner = None
             return

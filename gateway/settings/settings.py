@@ -240,8 +240,8 @@ class Settings(BaseSettings):
     """Whether tenants that may have one upstream account may use stored objects, each other's included."""
 
     allow_uncontained: bool = False
-    """Open what starts or steers sessions that run past the gateway: all of /v1/chatkit, and of /v1/realtime all but
-    the WebSocket and what mints secrets for it."""
+    """Open what starts or steers sessions that run past the gateway: all of /v1/chatkit, /v1/live,
+    /v1/agents/sessions and /v1/agents/automations, and of /v1/realtime all but the WebSocket and what mints secrets."""
 
     drain_seconds: float = Field(default=600.0, ge=0, le=86400)
     """How long running exchanges may take to finish at a stop."""

@@ -22,6 +22,9 @@ class Named(NamedTuple):
 
     fault: Fault | None = None
 
+    unnamed: str | None = None
+    """The way to a member that has to name a model which is run, and does not."""
+
 
 class BodyFacts(NamedTuple):
     """What was read in a request body. What nobody asked for is absent."""

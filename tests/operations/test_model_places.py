@@ -6,7 +6,7 @@ import pytest
 
 from gateway.errors import BadRequest
 from gateway.operations.model_places import ModelPlaces, model_in_path, model_in_query
-from gateway.operations.table import UNLISTED_READ, UNLISTED_WRITE
+from gateway.operations.table import UNLISTED_READ, UNLISTED_WRITE, RunsModel
 from tests.kit.asking import TABLE
 
 
@@ -39,10 +39,17 @@ def test_the_column_leads_to_places(
 
 
 def test_only_runs_and_their_like_may_lack_a_model_that_matters() -> None:
-    """Their model was named, and judged, when the assistant or the run was created, or they use none."""
-    assert {operation.id for operation in TABLE if operation.model.may_lack} == {
-        *("createRun", "createThreadAndRun", "submitToolOuputsToRun", "modifyAssistant"),
-        *("createEvalRun", "runGrader", "validateGrader"),
+    """They use none, or one that was judged when the run was created; or who may not use all has to name it."""
+    lacking = {operation.id: operation.runs_model for operation in TABLE if operation.model.may_lack}
+    assert lacking == {
+        **dict.fromkeys(("submitToolOuputsToRun", "modifyAssistant", "runGrader", "validateGrader")),
+        **dict.fromkeys(
+            (
+                *("createRun", "createThreadAndRun", "createEvalRun", "createVoice"),
+                *("createVideoRemix", "createVideoEdit", "createVideoExtend"),
+            ),
+            RunsModel.INHERITED,
+        ),
     }
 
 

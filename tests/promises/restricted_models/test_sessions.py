@@ -37,6 +37,12 @@ class TestRealtime:
         b'{"session":{"model":["bad"]}}',
         b'{"session" \n:\t{"x":[{}],"model":\r"bad"}}',
         b'{"session":{"model":"bad"}} trailing',
+        b'{"type":"session.update","session":{"audio":{"input":{"transcription":{"language":"de"}}}}}',
+        b'{"type":"session.update","session":{"input_audio_transcription":{}}}',
+        b'{"type":"session.update","session":{"tools":[{"type":"image_generation"}]}}',
+        b'{"type":"response.create","response":{"tools":[{"type":"image_generation"}]}}',
+        b'{"type":"session.update","session":{"prompt":{"id":"pmpt_1"}}}',
+        rb'{"type":"session.update","session":{"\u0070rompt":{"id":"pmpt_1"}}}',
         '{"session":{"model":"bad"}}'.encode("utf-16"),
     )
 
@@ -84,6 +90,10 @@ class TestRealtime:
             '{"type":"session.update","session":{"instructions":"use the \\"model\\": \\"bad\\""}}',
             '{"type":"conversation.item.create","item":{"content":"model bad"}}',
             '{"type":"x","item":{"model":"bad"}}',
+            '{"type":"session.update","session":{"audio":{"input":{"transcription":null}}}}',
+            '{"type":"session.update","session":{"audio":{"input":{"transcription":{"model":"good"}}}}}',
+            '{"type":"session.update","session":{"model":"good","prompt":{"id":"pmpt_1"}}}',
+            '{"type":"session.update","session":{"tools":[{"type":"function","name":"f"},{"type":"mcp"}]}}',
             "ping",
         ],
     )

@@ -1,0 +1,115 @@
+"""What in a body or an event runs a model without naming it. Pure.
+
+The table says what could (`model_runners`); a tool that it does not know could, too. What is found is the member that
+would have to name the model, so that it can be judged as any other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from gateway.operations.model_runners import ModelRunners
+from gateway.operations.table import OperationTable
+from gateway.wire.strict_json import USER_NAMED, hides_names
+
+# Rows of data, items of a conversation, and a choice among the tools that stand elsewhere.
+_BESIDE = USER_NAMED | {"item", "sample", "tool_choice"}
+_DATE = re.compile(r"(?:_\d+)+\Z")
+_SHOWN_CHARACTERS = 200
+
+
+@cache
+def names() -> str:
+    """A pattern for what stands, in quotes, in everything in which `unnamed_in` could find something."""
+    runners = OperationTable.load().runners
+    values = {value.value for value in runners.values}
+    return "|".join(sorted({"tools", *runners.types, *runners.members, *runners.stored, *values}))
+
+
+def may_run_unnamed(body: bytes) -> bool:
+    """Whether a body has to be looked through to know; a search by bytes, cheap where the answer is no."""
+    return _signs().search(body) is not None or hides_names(body)
+
+
+@cache
+def _signs() -> re.Pattern[bytes]:
+    """As `names`, but what is stored is an object: a prompt is a text in most bodies."""
+    stored = "|".join(sorted(OperationTable.load().runners.stored))
+    return re.compile(rf'"(?i:(?!(?:{stored})")(?:{names()})"|(?:{stored})"\s*:\s*\{{)'.encode())
+
+
+def unnamed_in(document: Mapping[str, Any]) -> str | None:
+    """The way to a member that has to name a model and does not, such as `tools[0].model`; None where there is none."""
+    runners = OperationTable.load().runners
+    for way, place, members in _objects(document):
+        for missing in _missing(runners, place, members):
+            return f"{way}{missing}"[:_SHOWN_CHARACTERS]
+    return None
+
+
+def reason(member: str) -> str:
+    """Why what lacks this member is refused, in words for a caller who may use some models only."""
+    return f"You may use some models only, and {member!r} must say which one is run. Set it to one of them."
+
+
+def _missing(runners: ModelRunners, place: str, members: Mapping[str, Any]) -> Iterator[str]:
+    """The members by which this object would have to name models, and does not."""
+    folded = {name.casefold(): value for name, value in members.items()}
+    if not _names_model(members.get("model")):
+        kinds = [
+            value.casefold()
+            for name, value in members.items()
+            if name.casefold() == "type" and isinstance(value, str)
+        ]
+        runs = place in runners.members or any(
+            kind in runners.types or (place == "tools" and _DATE.sub("", kind) not in runners.tools_without)
+            for kind in kinds
+        )
+        if runs or any(_is_reference(folded.get(name)) for name in runners.stored):
+            yield "model"
+    for value in runners.values:
+        found = folded.get(value.member)
+        if isinstance(found, str) and found.casefold() == value.value:
+            if not value.named_by:
+                yield value.member
+            elif not _names_model(_at(members, value.named_by)):
+                yield ".".join(value.named_by)
+
+
+def _objects(root: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Every object with the way to its members, and the folded name under which it stands; in their order."""
+    pending: list[tuple[str, str, Any]] = [("", "", root)]
+    while pending:
+        way, place, value = pending.pop()
+        if isinstance(value, dict):
+            yield (f"{way}." if way else ""), place, value
+            inner = [
+                (f"{way}.{name}" if way else name, name.casefold(), inner)
+                for name, inner in value.items()
+                if name not in _BESIDE and isinstance(inner, dict | list)
+            ]
+        else:
+            inner = [
+                (f"{way}[{at}]", place, inner)
+                for at, inner in enumerate(value)
+                if isinstance(inner, dict | list)
+            ]
+        pending += reversed(inner)
+
+
+def _is_reference(value: object) -> bool:
+    return isinstance(value, dict) and any(name.casefold() == "id" for name in value)
+
+
+def _at(members: Mapping[str, Any], way: tuple[str, ...]) -> object:
+    value: object = members
+    for step in way:
+        value = value.get(step) if isinstance(value, dict) else None
+    return value
+
+
+def _names_model(value: object) -> bool:
+    return isinstance(value, str) and value != ""
