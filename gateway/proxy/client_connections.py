@@ -70,10 +70,14 @@ class ClientConnections:
         peer = self._peers.get(name)
         if peer is None:
             peer = self._peers[name] = Peer(name)
-        if self.open >= self._wide:
-            self._make_room(peer, host, now)
+        peer.count += 1  # before anybody makes way: it may be the last one of the same peer
+        try:
+            if self.open >= self._wide:
+                self._make_room(peer, host, now)
+        except NoRoom:
+            self._uncount(peer)
+            raise
         self.open += 1
-        peer.count += 1
         connection.peer = peer
         self.waits(connection, now)
 
@@ -85,6 +89,9 @@ class ClientConnections:
         self.asks(connection)
         connection.peer = None
         self.open -= 1
+        self._uncount(peer)
+
+    def _uncount(self, peer: Peer) -> None:
         peer.count -= 1
         if not peer.count:
             del self._peers[peer.name]
@@ -106,9 +113,9 @@ class ClientConnections:
 
     def _make_room(self, peer: Peer, host: str, now: float) -> None:
         """Let whoever has to make way do so. Raises NoRoom when nobody has to."""
-        if peer.count >= self._most_of_peer < self.most and not self._is_trusted(host):
+        if peer.count > self._most_of_peer < self.most and not self._is_trusted(host):
             waiting, reason = peer.waiting, "peer_share"
-            detail = f"{peer.name} has {peer.count} of {self.most} connections"
+            detail = f"{peer.name} has {peer.count - 1} of {self.most} connections"
         elif self.open >= self.most:
             waiting, reason = self._waiting, "full"
             detail = f"{self.open} of {self.most} connections in use"
@@ -116,13 +123,13 @@ class ClientConnections:
             return
         longest = next(iter(waiting), None)
         if longest is None or now - longest.waits_since < GRACE_SECONDS:
-            if not peer.count:
-                del self._peers[peer.name]
             raise NoRoom(reason, detail)
         self.leave(longest)
         longest.make_way()
 
     def _is_trusted(self, host: str) -> bool:
+        if not host:
+            return False  # it had left before anybody could see where it came from
         address = ipaddress.ip_address(host.partition("%")[0])
         mapped = address.ipv4_mapped if address.version == 6 else None
         return any((mapped or address) in network for network in self._trusted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 
@@ -12,7 +13,6 @@ from aiohttp.web_protocol import RequestHandler
 from gateway.exchange.kept_errors import forget_origin
 
 NO_LINGER = struct.pack("ii", 1, 0)
-_TCP_ESTABLISHED = 1
 _TCP_CLOSE = 7
 
 
@@ -32,24 +32,25 @@ def abort(protocol: BaseProtocol) -> None:
 
 def connection_reset(protocol: RequestHandler) -> bool:
     """Whether the client has reset its connection, as the kernel sees it; for when we do not read from it."""
-    return _tcp_state(protocol) == _TCP_CLOSE
+    transport = protocol.transport
+    sock = None if transport is None else transport.get_extra_info("socket")
+    if sock is None:
+        return True
+    try:
+        return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE)
+    except OSError:
+        return True
 
 
 def hung_up(protocol: BaseProtocol) -> bool:
     """Whether the peer has ended its side or reset the connection, as the kernel sees it: before the loop does."""
-    return _tcp_state(protocol) != _TCP_ESTABLISHED
-
-
-def _tcp_state(protocol: BaseProtocol) -> int:
     transport = protocol.transport
     sock = None if transport is None else transport.get_extra_info("socket")
     if sock is None:
-        return _TCP_CLOSE
-    try:
-        state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-    except OSError:
-        return _TCP_CLOSE
-    return state
+        return True
+    look = select.poll()
+    look.register(sock.fileno(), select.POLLRDHUP)
+    return bool(look.poll(0))
 
 
 async def drained(protocol: BaseProtocol) -> None:

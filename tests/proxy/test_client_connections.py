@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 from time import monotonic
 from typing import Any
 
@@ -174,7 +176,7 @@ async def test_one_peer_has_its_share_when_it_gets_narrow(
     assert [(await client.read_answer()).status for client in greedy] == [200] * 16
     await asyncio.sleep(GRACE_SECONDS)
     await served(gateway, "127.0.0.2")  # one of its own makes way
-    assert await greedy[0].reader.read() == b""
+    assert gateway.metric('gateway_closed_connections_total{reason="idle"}') == 1
     for client in others:
         assert await is_open(client)
 
@@ -250,3 +252,52 @@ async def test_an_answer_that_nobody_fetches_holds_no_connection_for_ever(
     assert (await gateway.lines.wait(1))[0]["ending"] == "complete"
     await until(lambda: not gateway.metric("gateway_client_connections") and not server.connections)
     assert monotonic() - began < 4
+
+
+async def test_whatever_clients_do_nothing_is_left_of_them(
+    start_gateway: StartGateway, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They come, reset, idle, send half a head, are served, are pushed out and come again, from several peers."""
+    gateway = await started(start_gateway, 6, peer_share=0.4, header_timeout_seconds=0.3)
+    assert gateway.app.server is not None
+    clients = gateway.app.server.clients
+    chance = random.Random(7)
+    most = 0
+
+    async def visit(peer: str) -> None:
+        nonlocal most
+        for _ in range(6):
+            client = await connect(gateway, peer)
+            most = max(most, clients.open)
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                match chance.randrange(5):
+                    case 0:
+                        client.reset()
+                    case 1:
+                        await client.send(HALF_A_HEAD)
+                        await asyncio.sleep(chance.uniform(0, 1.5 * GRACE_SECONDS))
+                    case 2:
+                        await asyncio.sleep(chance.uniform(0, 1.5 * GRACE_SECONDS))
+                    case _:
+                        await client.request("GET", "/v1/models")
+            await client.close()
+
+    await asyncio.gather(*(visit(f"127.0.0.{number}") for number in range(2, 6) for _ in range(4)))
+    await until(lambda: not clients.open)
+
+    assert most == 6
+    assert not clients._peers
+    assert not clients._waiting
+    assert not gateway.app.server._lingering
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_a_newcomer_takes_the_place_of_its_peers_only_connection(start_gateway: StartGateway) -> None:
+    gateway = await started(start_gateway, 1)
+    for _ in range(3):
+        await served(gateway)
+        await asyncio.sleep(GRACE_SECONDS)
+
+    assert gateway.metric("gateway_client_connections") == 1
+    assert gateway.app.server is not None
+    assert list(gateway.app.server.clients._peers) == ["127.0.0.1"]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import random
+import resource
 from typing import Any
 
 from tests.conftest import StartGateway
@@ -230,3 +233,67 @@ async def test_whatever_becomes_of_an_exchange_its_connection_is_given_back_once
     await asking(gateway, 4, tenant="crowd")
     await until(lambda: held(gateway, "crowd") == 4)
     assert (await ask(gateway, "GET", "/v1/models", tenant="acme")).status == 200
+
+
+async def test_what_the_gateway_asks_for_a_tenant_takes_no_second_connection_beside_the_first(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    """The size of a batch's file is asked for before the batch: with one connection in all, both get through."""
+    gateway = await start_gateway(
+        upstream={
+            "base_url": upstream.base_url,
+            "api_key": "sk-up",
+            "max_connections": 1,
+            "connection_wait_seconds": 1,
+        },
+        tenants={"acme": {"limits": {"batch_1_day_max_input_tokens": 1000}}},
+    )
+
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        await asyncio.sleep(0.01)
+        await turn.send(
+            b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{"bytes":40}'
+            if turn.seen.method == "GET"
+            else OK
+        )
+
+    upstream.plays(script)
+    batch = {"input_file_id": "file-1", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+
+    answers = await asyncio.gather(*(ask(gateway, "POST", "/v1/batches", batch) for _ in range(5)))
+
+    assert [answer.status for answer in answers] == [200] * 5
+    assert sorted(seen.method for seen in upstream.requests) == ["GET"] * 5 + ["POST"] * 5
+    assert held(gateway, "acme") == 0
+
+
+async def test_idle_connections_to_one_upstream_do_not_keep_another_from_being_reached(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    """When files run out those that nobody uses are closed, and connecting is tried again."""
+    async with ScriptedUpstream() as other:
+        gateway = await start_gateway(
+            tenants={"acme": {}, "elsewhere": {"upstream": {"base_url": other.base_url, "api_key": "k"}}}
+        )
+        await asyncio.gather(*(ask(gateway, "GET", "/v1/models", tenant="acme") for _ in range(5)))
+        assert gateway.upstream_connections("idle")
+        client = await gateway.connect()
+        client.credential = gateway.credential(tenant="elsewhere")
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        taken: list[int] = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(os.dup(0))
+
+            answer = await client.request("GET", "/v1/models")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for file in taken:
+                os.close(file)
+
+        assert answer.status == 200
+        assert gateway.metric('gateway_upstream_connects_total{result="no_files"}') == 1
+        assert len(other.requests) == 1

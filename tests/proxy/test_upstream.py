@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import socket
 from collections import Counter
@@ -135,6 +136,34 @@ async def test_a_post_is_never_sent_twice_however_the_upstream_hangs_up(
     assert set(statuses) == {200, 502}
     assert statuses.total() == 1200
     assert statuses[200] > 600
+
+
+@pytest.mark.both_loops
+async def test_a_connection_that_was_hung_up_is_not_used_even_before_the_loop_has_heard_of_it(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    """A turn of the loop may be long, and a kept connection be closed in it."""
+    gateway = await start_gateway()
+    turns: list[Turn] = []
+
+    async def script(turn: Turn) -> None:
+        turns.append(turn)
+        await turn.send(OK)
+
+    upstream.plays(script)
+    client = await gateway.connect()
+    assert (await client.request("GET", "/v1/models")).status == 200
+    [pool] = gateway.app._upstreams._pools.values()
+    tenant = gateway.app.services.tenants.policies["acme"]
+
+    with socket.socket(fileno=os.dup(turns[0].writer.get_extra_info("socket").fileno())) as theirs:
+        theirs.shutdown(socket.SHUT_RDWR)  # in this turn, in which nothing is read
+    assert pool.places.take(tenant.id)
+    reply = await pool.open(tenant.id)
+
+    assert upstream.connections == 2
+    reply.release()
+    assert pool.places.taken == 0
 
 
 # Connecting.
