@@ -117,6 +117,11 @@ class InBites(BaseProtocol):
         return self._turns
 
     @property
+    def surplus_bytes(self) -> int:
+        """How much has come that has not been taken yet."""
+        return len(self._surplus) - self._at if self._surplus else 0
+
+    @property
     def surplus(self) -> bool:
         """Whether something has come that has not been taken yet."""
         return bool(self._surplus)

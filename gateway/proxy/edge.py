@@ -26,8 +26,9 @@ from gateway.errors import (
     RequestTimeout,
 )
 from gateway.exchange.kept_errors import forget_cancellation, forget_origin
+from gateway.proxy.ahead import Ahead
 from gateway.proxy.answer import Answer, error_fields, own_answer, reason_of
-from gateway.proxy.bites import InBites, Turns
+from gateway.proxy.bites import Turns
 from gateway.proxy.client_connections import ClientConnections, NoRoom, Peer
 from gateway.proxy.parse_errors import parse_error
 
@@ -38,7 +39,7 @@ Unseen = Callable[["EdgeProtocol", GatewayError], list[tuple[bytes, bytes]]]
 """Records an exchange that never became a request; returns the header fields that its answer shall carry."""
 
 
-class EdgeProtocol(InBites, RequestHandler):
+class EdgeProtocol(Ahead):
     """aiohttp's request handler, bounded.
 
     Adds a cap on the whole head (431), a deadline for it (408), caps on connections (503), an end for answers that

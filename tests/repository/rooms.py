@@ -61,7 +61,7 @@ REACHES_OUT = {"open", "print", "input", "exec", "eval", "compile", "breakpoint"
 
 INSIDE = {
     f"gateway.proxy.{name}"
-    for name in ("answer", "bites", "connection", "edge", "reply", "request", "upstream")
+    for name in ("ahead", "answer", "bites", "connection", "edge", "reply", "request", "upstream")
 }
 """The modules that may touch what is private to aiohttp."""
 

@@ -1,0 +1,87 @@
+"""What a client sends ahead, behind a request of its own that is still being answered."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.proxy import ahead
+from tests.conftest import StartGateway
+from tests.kit.client import CHAT, JSON, STREAMED_QUESTION, RawClient
+from tests.kit.gateway import Gateway
+from tests.kit.upstream import ScriptedUpstream, two_events
+from tests.kit.waiting import until
+
+BODY = b'{"model":"gpt-4o","messages":[]}'.ljust(400_000)
+
+
+def lying(gateway: Gateway) -> int:
+    """How many bytes of clients lie here untaken."""
+    assert gateway.app.server is not None
+    return sum(
+        connection.surplus_bytes + sum(payload._size for _, payload in connection._messages)
+        for connection in gateway.app.server.connections
+        if isinstance(connection, ahead.Ahead)
+    )
+
+
+async def streaming(gateway: Gateway, upstream: ScriptedUpstream, behind: bytes) -> RawClient:
+    """A client whose answer has begun, and which has sent more behind its request."""
+    upstream.plays(two_events)
+    client = await gateway.connect()
+    await client.send(client.request_bytes("POST", CHAT, STREAMED_QUESTION, headers=JSON))
+    assert (await client.read_head()).status == 200
+    assert await client.read_chunk() == b"data: 1\n\n"
+    client.writer.write(behind)
+    return client
+
+
+async def test_what_is_much_does_not_lie_here_for_as_long_as_the_answer_takes(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    client = await streaming(gateway, upstream, b"")
+    client.writer.write(client.request_bytes("POST", CHAT, BODY, headers=JSON))
+    await until(lambda: lying(gateway) > 100_000)
+    await until(lambda: lying(gateway) == 0)
+    upstream.gate("go on").set()
+
+    assert await client.read_chunk() == b"data: 2\n\n"
+    assert await client.read_chunk() == b""
+    assert await client.closed(), "what was dropped is not answered"
+    assert len(upstream.requests) == 1
+
+
+async def test_client_that_sent_much_ahead_is_still_seen_leaving(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    client = await streaming(gateway, upstream, b"")
+    client.writer.write(client.request_bytes("POST", CHAT, BODY, headers=JSON))
+    await until(lambda: lying(gateway) > 100_000)
+    await until(lambda: lying(gateway) == 0)
+    client.reset()
+
+    assert (await gateway.lines.wait(1))[0]["ending"] == "client_left"
+    assert gateway.upstream_connections() == 0
+    upstream.gate("go on").set()
+
+
+async def test_what_is_little_is_answered_in_its_turn_however_long_that_takes(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    client = await streaming(gateway, upstream, b"")
+    client.writer.write(client.request_bytes("POST", CHAT, BODY[:50_000], headers=JSON))
+    await asyncio.sleep(1.5 * ahead.AHEAD_SECONDS)
+    upstream.gate("go on").set()
+
+    assert await client.read_chunk() == b"data: 2\n\n"
+    assert await client.read_chunk() == b""
+    assert (await client.read_answer()).status == 200
+
+
+@pytest.mark.parametrize("size", [50_000, 400_000])
+async def test_next_request_on_a_connection_may_be_large(start_gateway: StartGateway, size: int) -> None:
+    gateway = await start_gateway()
+    client = await gateway.connect()
+    for _ in range(3):
+        assert (await client.request("POST", CHAT, BODY[:size].ljust(size), headers=JSON)).status == 200
