@@ -24,7 +24,9 @@ FILE_NAME = "upstream-accounts.jsonl"
 """Beside the keys, and named unlike them: it is none."""
 
 MOST_FILE_BYTES = 64 * 2**20
-DEADLINE_SECONDS = 0.5
+DEADLINE_SECONDS = 1.0
+"""All of it is read at once, and there may be a great deal."""
+
 _USES_PER_CALL = 1000
 _SCRIPTS = ("changed", "add")
 
@@ -65,7 +67,8 @@ class RedisAccounts:
         if not found:
             return None
         (members,) = found
-        uses = dict(_read(zip(members[::2], members[1::2], strict=True), f"Redis {self._name}"))
+        entries = zip(members[::2], members[1::2], strict=True)
+        uses = await asyncio.to_thread(lambda: dict(_read(entries, f"Redis {self._name}")))
         self._version = version
         return uses
 

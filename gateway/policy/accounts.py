@@ -215,10 +215,10 @@ def _sentence(reason: Reason, place: str, closed_to: Collection[str], others: Co
     word = 'stored_objects = "own" under [tenants.ID]'
     match reason:
         case Reason.SHARED:
-            named = ", or name it in upstream.project" if place == _PUBLIC_API else ""
+            named = ", or name the projects of all in upstream.project" if place == _PUBLIC_API else ""
             return (
                 f"{what} {tenants}: at {place} {'they' if len(closed_to) > 1 else 'it'} may have one account"
-                f"{' with ' if others else ''}{_listed(others)}, for different keys do not prove different accounts. "
+                f"{' with ' if others else ''}{_listed(others)}: different keys prove nothing, and disabled tenants count. "
                 f"For one whose project or account is its own, write {word}{named}. "
                 'To let all of them reach each other\'s: shared_objects = "allow".'
             )
