@@ -218,8 +218,8 @@ def _sentence(reason: Reason, place: str, closed_to: Collection[str], others: Co
             named = ", or name the projects of all in upstream.project" if place == _PUBLIC_API else ""
             return (
                 f"{what} {tenants}: at {place} {'they' if len(closed_to) > 1 else 'it'} may have one account"
-                f"{' with ' if others else ''}{_listed(others)}: different keys prove nothing, and disabled tenants count. "
-                f"For one whose project or account is its own, write {word}{named}. "
+                f"{' with ' if others else ''}{_listed(others)}: different keys prove nothing, and disabled tenants "
+                f"count. For one whose project or account is its own, write {word}{named}. "
                 'To let all of them reach each other\'s: shared_objects = "allow".'
             )
         case Reason.ONCE_SHARED:
