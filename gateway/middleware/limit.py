@@ -134,7 +134,7 @@ def limit(
         facts = exchange.facts
         if facts.fields is not None:
             exchange.model = facts.fields.model
-        policy.check_body(caller, facts, table)
+        policy.check_body(caller, operation, facts, table)
         default = policy.default_model(caller, operation) if exchange.model is None else None
         if default is not None and facts.model_place is not None:
             exchange.body = taken.changed(facts.model_place.filled(orjson.dumps(default)))

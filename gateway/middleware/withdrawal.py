@@ -149,5 +149,5 @@ class Withdrawal:
         question = policy.question_of(caller, operation)
         if question is not None:
             facts = await self._reading.body(caller.tenant.id, body.received, question)
-            policy.check_body(caller, facts, self._table)
+            policy.check_body(caller, operation, facts, self._table)
         policy.check_model_of_body(caller, operation, exchange.model)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 from urllib.parse import parse_qsl, unquote
 
@@ -41,6 +42,8 @@ class ModelPlaces:
         return self.form or "model" if self.body is None else ".".join(self.body)
 
 
+_BEFORE_MODELS = frozenset({"deployments", "engines", "models"})
+
 NO_MODEL = ModelPlaces()
 """No place, and no model."""
 
@@ -48,6 +51,17 @@ NO_MODEL = ModelPlaces()
 def model_in_path(raw: str) -> str:
     """A model as it stands in a path segment, its escapes read; the matcher has seen that they are sound."""
     return unquote(raw)
+
+
+def models_in_unlisted_path(target: str) -> Iterator[str]:
+    """What an unknown path could name as a model, for whoever may use some only: what follows `engines`, say.
+
+    What stands behind the last colon is an action, as in `models/gemini:generate`.
+    """
+    segments = unquote(target.partition("?")[0]).split("/")
+    for before, segment in pairwise(segments):
+        if before.casefold() in _BEFORE_MODELS:
+            yield segment.rpartition(":")[0] or segment
 
 
 def model_in_query(target: str, *, strict: bool) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -300,6 +301,8 @@ class OperationTable:
         segments = path.split("/")
         found = self._root.find(method, segments)
         meaning = decoded.casefold().rstrip("/")
+        if not meaning.isascii():
+            meaning = unicodedata.normalize("NFKC", meaning).casefold()
         if meaning != path:
             self._refuse_other_reading(method, path, found, meaning)
         if found is not None:

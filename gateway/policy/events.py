@@ -43,8 +43,8 @@ def refuse_event(caller: Caller, named: Named) -> str | None:
             return refused
     if named.fault is not None:
         return named.fault.message
-    if named.unnamed is not None:
-        return unnamed_models.reason(named.unnamed)
+    for member in named.unnamed:
+        return unnamed_models.reason(member)
     if named.stored is not None:
         return f"{named.stored!r} names a stored object, and the upstream key is shared."
     return None

@@ -155,7 +155,7 @@ def _names_in(
     return Named(
         tuple(found),
         None if member is None else member[:_SHOWN_CHARACTERS],
-        unnamed=unnamed_models.unnamed_in(document) if models else None,
+        unnamed=unnamed_models.unnamed_in(document) if models else (),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from gateway.errors import BadRequest, ModelNotAllowed, OperationClosed, ScopeMissing, TargetAmbiguous
-from gateway.operations.model_places import model_in_path, model_in_query
+from gateway.operations.model_places import model_in_path, model_in_query, models_in_unlisted_path
 from gateway.operations.table import (
     UNLISTED_READ,
     UNLISTED_WRITE,
@@ -93,12 +93,18 @@ def _scopes_of(operation: Operation, *, socket: bool) -> tuple[str, ...]:
 
 
 def model_in_head(caller: Caller, operation: Operation, params: Mapping[str, str], target: str) -> str | None:
-    """The model where the head has it: in the path or the query. Raises BadRequest."""
+    """The model where the head has it: in the path or the query. Raises BadRequest or ModelNotAllowed."""
     where = operation.model
     if where.path is not None:
         return model_in_path(params[where.path])
-    if where.query is not None or operation.is_unlisted:
+    if where.query is not None:
         return model_in_query(target, strict=caller.restricted)
+    if operation.is_unlisted:
+        named = model_in_query(target, strict=caller.restricted)
+        if caller.restricted:
+            for model in models_in_unlisted_path(target):
+                caller.check_model(model)
+        return named
     return None
 
 
@@ -162,7 +168,7 @@ def question_of(caller: Caller, operation: Operation) -> Question | None:
     return None if question == _NOTHING else question
 
 
-def check_body(caller: Caller, facts: BodyFacts, table: OperationTable) -> None:
+def check_body(caller: Caller, operation: Operation, facts: BodyFacts, table: OperationTable) -> None:
     """Judge what was read in a body, but for the one model that the operation has a place for.
 
     Raises ModelNotAllowed, SharedUpstream, ScopeMissing, TargetAmbiguous or BadRequest.
@@ -172,8 +178,9 @@ def check_body(caller: Caller, facts: BodyFacts, table: OperationTable) -> None:
         caller.check_model(model)
     if named.fault is not None:
         raise bad_request(named.fault)
-    if named.unnamed is not None:
-        raise ModelNotAllowed(unnamed_models.reason(named.unnamed), param=named.unnamed)
+    for member in named.unnamed:
+        if member != operation.model.member or default_model(caller, operation) is None:
+            raise ModelNotAllowed(unnamed_models.reason(member), param=member)
     if named.stored == "store":
         raise caller.closed_to("'store' keeps the answer where other tenants could reach it", named.stored)
     if named.stored is not None:
@@ -246,11 +253,17 @@ def check_field(caller: Caller, operation: Operation, name: str, model_field: st
         )
 
 
-def check_unnamed(caller: Caller, document: Mapping[str, Any], *, within: str) -> None:
+def check_form_object(caller: Caller, field: str, document: Mapping[str, Any]) -> None:
     """Judge what runs a model without naming it in the object that a form's field holds. Raises ModelNotAllowed."""
-    unnamed = unnamed_models.unnamed_in(document) if caller.restricted else None
-    if unnamed is not None:
-        raise ModelNotAllowed(unnamed_models.reason(f"{within}.{unnamed}"), param=f"{within}.{unnamed}")
+    for member in unnamed_models.unnamed_in(document) if caller.restricted else ():
+        raise ModelNotAllowed(unnamed_models.reason(f"{field}.{member}"), param=f"{field}.{member}")
+
+
+def check_form_text(caller: Caller, field: str, text: str) -> None:
+    """Judge a form's field by which a model could be run that no other names. Raises ModelNotAllowed."""
+    member = unnamed_models.unnamed_by_field(field, text) if caller.restricted else None
+    if member is not None:
+        raise ModelNotAllowed(unnamed_models.reason(member), param=member)
 
 
 # The errors that others raise too

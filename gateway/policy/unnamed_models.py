@@ -9,16 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import islice
 from typing import Any
 
 from gateway.operations.model_runners import ModelRunners
 from gateway.operations.table import OperationTable
-from gateway.wire.strict_json import USER_NAMED, hides_names
+from gateway.wire.strict_json import USER_NAMED
 
 # Rows of data, items of a conversation, and a choice among the tools that stand elsewhere.
 _BESIDE = USER_NAMED | {"item", "sample", "tool_choice"}
 _DATE = re.compile(r"(?:_\d+)+\Z")
 _SHOWN_CHARACTERS = 200
+_MOST = 2
+"""One may be the operation's own, which a default can fill."""
 
 
 @cache
@@ -30,8 +33,11 @@ def names() -> str:
 
 
 def may_run_unnamed(body: bytes) -> bool:
-    """Whether a body has to be looked through to know; a search by bytes, cheap where the answer is no."""
-    return _signs().search(body) is not None or hides_names(body)
+    """Whether a body has to be looked through to know, unless it hides names: then it has to be in any case.
+
+    A search by bytes, cheap where the answer is no.
+    """
+    return _signs().search(body) is not None
 
 
 @cache
@@ -41,13 +47,28 @@ def _signs() -> re.Pattern[bytes]:
     return re.compile(rf'"(?i:(?!(?:{stored})")(?:{names()})"|(?:{stored})"\s*:\s*\{{)'.encode())
 
 
-def unnamed_in(document: Mapping[str, Any]) -> str | None:
-    """The way to a member that has to name a model and does not, such as `tools[0].model`; None where there is none."""
+def unnamed_in(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """The ways to members that have to name a model and do not, such as `tools[0].model`; the first of them."""
     runners = OperationTable.load().runners
-    for way, place, members in _objects(document):
-        for missing in _missing(runners, place, members):
-            return f"{way}{missing}"[:_SHOWN_CHARACTERS]
+    found = (
+        f"{way}{missing}"[:_SHOWN_CHARACTERS]
+        for way, place, members in _objects(document)
+        for missing in _missing(runners, place, members)
+    )
+    return tuple(islice(found, _MOST))
+
+
+def unnamed_by_field(name: str, text: str) -> str | None:
+    """As `unnamed_in`, of a form's field of this name and value."""
+    for value in OperationTable.load().runners.values:
+        if (name.casefold(), text.strip().casefold()) == (value.member, value.value):
+            return ".".join(value.named_by) or value.member
     return None
+
+
+def fields() -> frozenset[str]:
+    """The fields of a form whose value `unnamed_by_field` judges."""
+    return frozenset(value.member for value in OperationTable.load().runners.values)
 
 
 def reason(member: str) -> str:

@@ -9,6 +9,7 @@ from gateway.errors import BadRequest
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import FormGate, StreamObserver
 from gateway.policy import requests as policy
+from gateway.policy import unnamed_models
 from gateway.policy.caller import Caller
 from gateway.policy.named_models import models_in
 from gateway.proxy.body import is_form, refuse_encoding
@@ -53,7 +54,10 @@ def watch_form(exchange: Exchange, *, admit: AdmitModel | None) -> FormGate | No
             ) from None
         return None  # the upstream will say so
     name, _, member = (where or "").partition(".")
-    scanner = MultipartScanner(boundary, fields=(name,) if name else ())
+    read = {name} if name else set()
+    if caller.restricted:
+        read |= unnamed_models.fields()
+    scanner = MultipartScanner(boundary, fields=read)
     if judged:
         return _Gate(exchange, scanner, _ModelField(name, member), admit)
     if name:
@@ -80,7 +84,7 @@ class _ModelField:
                 code="bad_form",
                 param=self.name,
             ) from None
-        policy.check_unnamed(caller, document, within=self.name)
+        policy.check_form_object(caller, self.name, document)
         first = document.get(self.member)
         try:
             return (*((first,) if isinstance(first, str) else ()), *models_in(document))
@@ -115,6 +119,8 @@ class _Gate:
         for part in self._scanner.parts[self._seen :]:
             policy.check_field(exchange.caller, exchange.operation, part.name, self._field.name)
         self._seen = len(self._scanner.parts)
+        for name in self._scanner.fields.keys() - {self._field.name}:
+            policy.check_form_text(exchange.caller, name, self._scanner.fields[name])
         text = self._scanner.fields.get(self._field.name)
         if text is not None and not self._judged:
             self._judged = True

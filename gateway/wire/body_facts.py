@@ -22,8 +22,8 @@ class Named(NamedTuple):
 
     fault: Fault | None = None
 
-    unnamed: str | None = None
-    """The way to a member that has to name a model which is run, and does not."""
+    unnamed: tuple[str, ...] = ()
+    """The ways to members that have to name a model which is run, and do not."""
 
 
 class BodyFacts(NamedTuple):

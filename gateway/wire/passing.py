@@ -21,7 +21,8 @@ HOP_BY_HOP = frozenset(
     }
 )
 
-# Never from a tenant to the upstream: forged provenance, other credentials, and what picks an account.
+# Never from a tenant to the upstream: forged provenance, other credentials, what picks an account, and what some
+# servers read as another target than the one that was judged.
 NOT_UPSTREAM = HOP_BY_HOP | frozenset(
     {
         b"api-key",
@@ -34,7 +35,10 @@ NOT_UPSTREAM = HOP_BY_HOP | frozenset(
         b"true-client-ip",
         b"via",
         b"x-api-key",
+        b"x-original-uri",
+        b"x-original-url",
         b"x-real-ip",
+        b"x-rewrite-url",
     }
 )
 NOT_UPSTREAM_PREFIXES = (b"cf-", b"proxy-", b"x-envoy-", b"x-forwarded-")

@@ -34,12 +34,13 @@ TARGETS = [
     "/v1/ChatKit/workflows",
     "/v1/%63hatkit/workflows",
     "/v1/chat%E2%84%AAit/workflows",
+    "/v1/%EF%BD%92ealtime/sip",
     "/v1/live/sessions",
     "/v1/live/sessions/s1/attach",
     "/v1/agents/sessions/s1/events",
     "/v1/agents/automations",
 ]
-"""`%E2%84%AA` is a K that case folding makes one of ours."""
+"""`%E2%84%AA` is a K that case folding makes one of ours, `%EF%BD%92` a wide r."""
 
 
 async def closed(

@@ -7,11 +7,12 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.conftest import StartGateway
 from tests.kit.asking import ask, error_of, form, verdict
 from tests.kit.client import CHAT, FORM
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import ScriptedUpstream
-from tests.promises.restricted_models.conftest import REFUSED
+from tests.promises.restricted_models.conftest import REFUSED, RESTRICTED
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -228,3 +229,50 @@ async def test_a_workflow_has_models_that_nobody_sees(
 
     assert verdict(answer) == REFUSED
     assert not upstream.requests
+
+
+@pytest.mark.parametrize("value", [b"svg", b"SVG", b" svg "])
+async def test_pictures_of_a_form_are_not_drawn_by_another_model(
+    restricted: Gateway, gateway: Gateway, upstream: ScriptedUpstream, value: bytes
+) -> None:
+    body = form(("model", b"good"), ("prompt", b"x"), ("output_format", value), ("image", b"i"), file_at=3)
+
+    refused = await ask(restricted, "POST", "/v1/images/edits", body, headers=FORM)
+
+    assert verdict(refused) == REFUSED
+    assert error_of(refused)["param"] == "svg.model"
+    assert not any(seen.complete for seen in upstream.requests)
+    png = body.replace(value, b"png")
+    assert (await ask(restricted, "POST", "/v1/images/edits", png, headers=FORM)).status == 200
+    assert (await ask(gateway, "POST", "/v1/images/edits", body, headers=FORM)).status == 200
+
+
+async def test_a_default_model_stands_beside_a_stored_prompt_and_nowhere_else(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(tenants={"acme": RESTRICTED | {"default_model": "good"}})
+    prompt = {"prompt": {"id": "pmpt_1"}}
+
+    passed = await ask(gateway, "POST", RESPONSES, prompt)
+    refused = await ask(gateway, "POST", RESPONSES, {**prompt, "tools": [{"type": "image_generation"}]})
+
+    assert passed.status == 200
+    assert orjson.loads(upstream.requests[0].body) == {**prompt, "model": "good"}
+    assert verdict(refused) == REFUSED
+    assert error_of(refused)["param"] == "tools[0].model"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/engines/bad/completions", "/v1/%65ngines/bad/completions", "/v1/deployments/bad/chat",
+     "/v1/Models/bad:generate", "/v1/x/models/bad", "/v1/engines/good/models/bad"],
+)  # fmt: skip
+async def test_an_unknown_path_names_no_model_that_is_closed(
+    restricted: Gateway, upstream: ScriptedUpstream, path: str
+) -> None:
+    for method in ("POST", "GET", "PUT"):
+        answer = await ask(restricted, method, path, {"model": "good"})
+        assert verdict(answer) in (REFUSED, (400, "ambiguous_target"))
+    assert not upstream.requests
+    allowed = path.replace("bad", "good").replace("%65", "e").replace("M", "m")
+    assert (await ask(restricted, "POST", allowed, {"model": "good"})).status == 200
