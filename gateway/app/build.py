@@ -171,6 +171,7 @@ def _dispatch(services: Services, upstreams: Upstreams) -> Handler:
         upstreams,
         deadlines=deadlines,
         edge=edge,
+        reading=services.reading,
         most_seconds=settings.upstream.websocket_timeout_seconds,
         relay=relay,
         lifecycle=services.lifecycle,
@@ -199,6 +200,7 @@ def _show_state(app: App, upstreams: Upstreams) -> None:
     trust, state = services.trust, services.limiter.state
     metrics.watch(metrics.mistaken_accounts, lambda: upstreams.accounts.mistaken(monotonic()))
     metrics.watch(metrics.in_flight, lambda: services.lifecycle.in_flight)
+    metrics.watch(metrics.loop_lag_max, lambda: app.loop_lag.longest_seconds)
     metrics.watch(metrics.json_waiting, lambda: services.reading.waiting)
     metrics.watch(metrics.connections, lambda: app.open_connections)
     metrics.watch(metrics.body_memory, lambda: services.memory.held_bytes, "held")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from time import monotonic
 
 BEAT_SECONDS = 0.05
+REMEMBERED_SECONDS = 60.0
 
 
 class LoopLag:
@@ -16,6 +17,13 @@ class LoopLag:
         self._observe = observe
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
+        self._longest = self._longest_before = 0.0
+        self._since = monotonic()
+
+    @property
+    def longest_seconds(self) -> float:
+        """The longest lag of the last minute, or two."""
+        return max(self._longest, self._longest_before)
 
     async def start(self) -> None:
         """Begin to beat."""
@@ -31,5 +39,10 @@ class LoopLag:
         self._timer = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
 
     def _beat(self) -> None:
-        self._observe(max(0.0, monotonic() - self._due))
+        now = monotonic()
+        lag = max(0.0, now - self._due)
+        self._observe(lag)
+        if now - self._since > REMEMBERED_SECONDS:
+            self._since, self._longest_before, self._longest = now, self._longest, 0.0
+        self._longest = max(self._longest, lag)
         self._arm()

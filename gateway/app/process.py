@@ -57,6 +57,7 @@ class App:
         self.handler = handler
         self.configuration = configuration
         self.server: EdgeServer | None = None
+        self.loop_lag = LoopLag(services.metrics.loop_lag.observe)
         self._upstreams = upstreams
         self._turns = turns
         self._tenants = tenants
@@ -79,14 +80,13 @@ class App:
             started.push_async_callback(services.reading.close)
             for tenant in services.tenants.policies.values():
                 await self._upstreams.open(tenant.access.base_url)
-            lag = LoopLag(services.metrics.loop_lag.observe)
             for part in (
                 self._tenants,
                 services.trust,
                 self._withdrawal,
                 services.ledger,
                 services.limiter,
-                lag,
+                self.loop_lag,
             ):
                 await part.start()
                 started.push_async_callback(part.close)

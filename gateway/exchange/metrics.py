@@ -133,6 +133,11 @@ class Metrics:
             buckets=_LAG_SECONDS,
             registry=registry,
         )
+        self.loop_lag_max = Gauge(
+            "gateway_event_loop_lag_max_seconds",
+            "The longest such lag of the last minute or two.",
+            registry=registry,
+        )
         self.decisions = Counter(
             "gateway_limiter_decisions",
             "Decisions of the limiter; dimension names the limit that refused.",

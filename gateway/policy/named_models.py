@@ -9,10 +9,7 @@ import re
 from collections.abc import Iterator
 
 from gateway.wire.request_fields import BodyRefused
-from gateway.wire.strict_json import DISGUISE, USER_NAMED, hides_names, objects
-
-SIGNS_IN_EVENTS = re.compile(rb'(?i:"models?")|' + DISGUISE)
-"""Occurs in every realtime event in which `models_in` could find a model."""
+from gateway.wire.strict_json import USER_NAMED, hides_names, objects
 
 _NAMES = frozenset({"model", "models"})
 _WRITTEN = re.compile(rb'"(?i:models?)"')

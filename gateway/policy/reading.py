@@ -54,6 +54,11 @@ class Question(NamedTuple):
     usage: bool = False
     """How a stream is made to report its usage."""
 
+    @property
+    def asks(self) -> bool:
+        """Whether anything is asked at all."""
+        return self.model_path is not None or any(self[2:])
+
 
 def read_body(body: bytes, question: Question) -> BodyFacts:
     """Answer a question about a request body. Linear in its size. Raises BodyRefused.
@@ -94,6 +99,15 @@ def read_event(event: bytes, question: Question) -> Named:
     if not models and not stored:
         return Named()
     return _names_in(event, None, models=models, stored=stored, in_session=True)
+
+
+def may_name_in_event(part: bytes, question: Question) -> bool:
+    """Whether some part of an event could be the name of what `read_event` would find: 64 bytes at most."""
+    if question.models and (
+        named_models.may_name_models(part, known=0) or unnamed_models.may_be_named_in(part)
+    ):
+        return True
+    return question.stored and stored_objects.may_be_named_in(part, in_session=True)
 
 
 def _fields(body: bytes, question: Question) -> tuple[dict[str, Any] | None, RequestFields | None]:

@@ -29,9 +29,6 @@ from gateway.policy.reading import Question
 from gateway.wire.body_facts import BodyFacts
 from gateway.wire.request_fields import Fault
 
-_NOTHING = Question()
-
-
 # The head
 
 
@@ -165,7 +162,7 @@ def question_of(caller: Caller, operation: Operation) -> Question | None:
         default_model(caller, operation) is not None,
         caller.metered and operation.reports is UsageReport.ON_REQUEST,
     )
-    return None if question == _NOTHING else question
+    return question if question.asks else None
 
 
 def check_body(caller: Caller, operation: Operation, facts: BodyFacts, table: OperationTable) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from gateway.wire.strict_json import DISGUISE, hides_names, objects
+from gateway.wire.strict_json import hides_names, objects
 
 # They tie a call to its answer, or name what is the same for everybody.
 _HARMLESS_IDS = frozenset({"approval_request_id", "call_id", "connector_id", "event_id", "tool_call_id"})
@@ -56,8 +56,6 @@ def _name(*more: str) -> re.Pattern[bytes]:
 
 _SIGNS = (_ending(_HARMLESS_IDS), _name("id"))
 _SIGNS_IN_SESSION = (_ending(_HARMLESS_IDS | _IDS_OF_THE_SESSION), _name(*_REFERRING))
-SIGNS_IN_EVENTS = re.compile(b"|".join((*(sign.pattern for sign in _SIGNS_IN_SESSION), DISGUISE)))
-"""Occurs in every realtime event in which `named_in` could find something."""
 
 
 def may_be_named_in(body: bytes, *, in_session: bool = False) -> bool:

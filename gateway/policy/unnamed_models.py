@@ -24,8 +24,18 @@ _MOST = 2
 """One may be the operation's own, which a default can fill."""
 
 
+def may_be_named_in(part: bytes) -> bool:
+    """Whether a part of a text names something that `unnamed_in` might look at."""
+    return _names_in_quotes().search(part) is not None
+
+
 @cache
-def names() -> str:
+def _names_in_quotes() -> re.Pattern[bytes]:
+    return re.compile(rf'"(?i:{_names()})"'.encode())
+
+
+@cache
+def _names() -> str:
     """A pattern for what stands, in quotes, in everything in which `unnamed_in` could find something."""
     runners = OperationTable.load().runners
     values = {value.value for value in runners.values}
@@ -42,9 +52,9 @@ def may_run_unnamed(body: bytes) -> bool:
 
 @cache
 def _signs() -> re.Pattern[bytes]:
-    """As `names`, but what is stored is an object: a prompt is a text in most bodies."""
+    """As `_names`, but what is stored is an object: a prompt is a text in most bodies."""
     stored = "|".join(sorted(OperationTable.load().runners.stored))
-    return re.compile(rf'"(?i:(?!(?:{stored})")(?:{names()})"|(?:{stored})"\s*:\s*\{{)'.encode())
+    return re.compile(rf'"(?i:(?!(?:{stored})")(?:{_names()})"|(?:{stored})"\s*:\s*\{{)'.encode())
 
 
 def unnamed_in(document: Mapping[str, Any]) -> tuple[str, ...]:
@@ -108,17 +118,23 @@ def _objects(root: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, A
         if isinstance(value, dict):
             yield (f"{way}." if way else ""), place, value
             inner = [
-                (f"{way}.{name}" if way else name, name.casefold(), inner)
+                (_joined(way, name), name.casefold(), inner)
                 for name, inner in value.items()
                 if name not in _BESIDE and isinstance(inner, dict | list)
             ]
         else:
             inner = [
-                (f"{way}[{at}]", place, inner)
+                (f"{way}[{at}]"[:_SHOWN_CHARACTERS], place, inner)
                 for at, inner in enumerate(value)
                 if isinstance(inner, dict | list)
             ]
         pending += reversed(inner)
+
+
+def _joined(way: str, name: str) -> str:
+    # Of names of megabytes, above thousands of objects, no copies are made.
+    shown = name[:_SHOWN_CHARACTERS]
+    return f"{way}.{shown}"[:_SHOWN_CHARACTERS] if way else shown
 
 
 def _is_reference(value: object) -> bool:

@@ -115,7 +115,7 @@ async def comes_at_once(request: web.BaseRequest, head: RequestHead, room: BodyR
 
 
 async def whole(request: web.BaseRequest, edge: Edge, room: BodyRoom) -> tuple[bytes, ...]:
-    """The whole body, as it came, at most `max_json_body_bytes` of it.
+    """The whole body, in pieces of `PIECE_BYTES` and somewhat more, at most `max_json_body_bytes` of it.
 
     Raises as `pieces` does, and as `BodyRoom.take`.
     """

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, assert_never
 
 from gateway.errors import JsonTooComplex
-from gateway.policy.reading import Question, read_body, read_event
+from gateway.policy.reading import Question, may_name_in_event, read_body, read_event
 from gateway.policy.requests import bad_request
 from gateway.proxy.reading_lane import Lane
 from gateway.proxy.reading_process import Call, Found
@@ -34,8 +34,8 @@ class Reading:
         """`lost` counts the processes that died, or were ended because they took too long."""
         self._bounds = Bounds(edge.max_json_structures, edge.max_json_commas)
         seconds = edge.json_reading_timeout_seconds
-        self._middle = Lane(self._bounds, seconds=seconds, lost=lost)
-        self._large = Lane(self._bounds, seconds=seconds, lost=lost)
+        self._middle = Lane(seconds=seconds, lost=lost)
+        self._large = Lane(seconds=seconds, lost=lost)
 
     @property
     def waiting(self) -> int:
@@ -61,10 +61,18 @@ class Reading:
         named: Named = await self.call(tenant, (event,), Call(read_event, (question,)))
         return named
 
-    async def call(self, tenant: str, pieces: Sequence[bytes], call: Call) -> Any:
-        """Call a function of a document in another process. Raises BadRequest, JsonTooComplex or Overloaded."""
+    async def may_name_in_event(self, tenant: str, part: bytes, question: Question) -> bool:
+        """Whether a part of an event could name something. Raises Overloaded."""
+        named: bool = await self.call(tenant, (part,), Call(may_name_in_event, (question,)), bounded=False)
+        return named
+
+    async def call(self, tenant: str, pieces: Sequence[bytes], call: Call, *, bounded: bool = True) -> Any:
+        """Call a function of a document in another process. Raises BadRequest, JsonTooComplex or Overloaded.
+
+        `bounded`: the document is JSON, and may have so much structure and no more.
+        """
         lane = self._middle if sum(map(len, pieces)) <= _MIDDLE_BYTES else self._large
-        found, value = await lane.ask(tenant, pieces, call)
+        found, value = await lane.ask(tenant, pieces, call, self._bounds if bounded else None)
         match found:
             case Found.ANSWER:
                 return value

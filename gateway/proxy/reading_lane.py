@@ -42,18 +42,18 @@ _KINDS = {
 
 
 class _Waiting:
-    def __init__(self, pieces: Sequence[bytes], call: Call) -> None:
+    def __init__(self, pieces: Sequence[bytes], call: Call, bounds: Bounds | None) -> None:
         self.pieces = pieces
         self.call = call
+        self.bounds = bounds
         self.answer: asyncio.Future[tuple[Found, Any]] = asyncio.get_running_loop().create_future()
 
 
 class Lane:
     """Reads one document after the other, in a process of its own that is started when it is first needed."""
 
-    def __init__(self, bounds: Bounds, *, seconds: float, lost: Callable[[], None]) -> None:
+    def __init__(self, *, seconds: float, lost: Callable[[], None]) -> None:
         """`seconds`: how long anybody waits, and how long one document may take; `lost` counts dead processes."""
-        self._bounds = bounds
         self._seconds = seconds
         self._lost = lost
         self._queues: OrderedDict[str, deque[_Waiting]] = OrderedDict()
@@ -65,15 +65,17 @@ class Lane:
         """Documents that wait for their turn."""
         return sum(map(len, self._queues.values()))
 
-    async def ask(self, tenant: str, pieces: Sequence[bytes], call: Call) -> tuple[Found, Any]:
-        """Have a function called with a document. Raises Overloaded when it cannot be had now."""
+    async def ask(
+        self, tenant: str, pieces: Sequence[bytes], call: Call, bounds: Bounds | None
+    ) -> tuple[Found, Any]:
+        """Have a function called with a document, if it is within bounds. Raises Overloaded if not now."""
         queue = self._queues.setdefault(tenant, deque())
         if len(queue) >= MOST_WAITING:
             raise Overloaded(
                 "Too many large bodies of yours wait to be read. Try again shortly.",
                 detail="documents of one tenant that wait to be read",
             )
-        waiting = _Waiting(pieces, call)
+        waiting = _Waiting(pieces, call, bounds)
         queue.append(waiting)
         if self._working is None:
             self._working = asyncio.create_task(self._work())
@@ -122,7 +124,7 @@ class Lane:
             async with asyncio.timeout(self._seconds):
                 if self._process is None:
                     self._process = _Process()
-                found = await self._process.ask(waiting.pieces, waiting.call, self._bounds)
+                found = await self._process.ask(waiting)
         except (OSError, EOFError, MemoryError, pickle.UnpicklingError) as lost:  # TimeoutError is an OSError
             self._lost()
             await self._end()
@@ -167,10 +169,10 @@ class _Process:
                 raise
         self._socket = ours
 
-    async def ask(self, pieces: Sequence[bytes], call: Call, bounds: Bounds) -> tuple[Found, Any]:
+    async def ask(self, waiting: _Waiting) -> tuple[Found, Any]:
         """Send a call and a document, in bites; return what was found. Raises OSError or EOFError."""
-        loop = asyncio.get_running_loop()
-        written = pickle.dumps((call, bounds), pickle.HIGHEST_PROTOCOL)
+        loop, pieces = asyncio.get_running_loop(), waiting.pieces
+        written = pickle.dumps((waiting.call, waiting.bounds), pickle.HIGHEST_PROTOCOL)
         head = CALL.pack(len(written), sum(map(len, pieces))) + written
         await loop.sock_sendall(self._socket, head)
         for piece in pieces:

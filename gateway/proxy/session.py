@@ -8,23 +8,25 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from time import monotonic
 from typing import Any
 
 from aiohttp.base_protocol import BaseProtocol
 
-from gateway.errors import Ending
+from gateway.errors import Ending, JsonTooComplex, Overloaded
 from gateway.exchange.exchange import Exchange
-from gateway.policy.events import event_signs, question_of, refuse_event
-from gateway.policy.reading import read_event
+from gateway.policy.events import question_of, refuse_event
+from gateway.policy.reading import may_name_in_event, read_event
 from gateway.proxy.bites import InBites
 from gateway.proxy.connection import abort, drained
 from gateway.proxy.edge import EdgeProtocol
+from gateway.proxy.reading import Reading, is_read_at_once
 from gateway.proxy.reply import UpstreamProtocol
 from gateway.settings.settings import Edge
 from gateway.wire.frame_format import FrameRefused, build_close
-from gateway.wire.frames import FrameRelay
+from gateway.wire.frames import FrameRelay, Later, Verdict
 
 # How long the other side may take to answer a close frame, and the upstream to hang up after it.
 CLOSING_SECONDS = 5.0
@@ -33,6 +35,7 @@ HANGING_UP_SECONDS = 1.0
 GOODBYE_SECONDS = 0.2
 # What is looked for stands in short events; longer ones are not kept.
 WATCHED_BYTES = 2**20
+SEARCHED_AT_ONCE_BYTES = 2**17
 
 
 class Session:
@@ -45,14 +48,15 @@ class Session:
         upstream: UpstreamProtocol,
         *,
         edge: Edge,
+        reading: Reading,
         most_seconds: float,
     ) -> None:
         """`most_seconds`: how long it may last."""
         prefix = secrets.token_bytes(8)
         caller, operation = exchange.caller, exchange.operation
-        signs = event_signs(caller, operation)
         self._loop = asyncio.get_running_loop()
         self._exchange = exchange
+        self._reading = reading
         self._question = question_of(caller, operation)
         self._heartbeat_seconds = edge.websocket_heartbeat_seconds
         self._write_idle_seconds = edge.write_idle_timeout_seconds
@@ -67,8 +71,8 @@ class Session:
                 from_client=True,
                 max_message_bytes=edge.max_websocket_message_bytes,
                 own_prefix=prefix,
-                examine=None if signs is None else self._examine,
-                suspicious=signs,
+                examine=self._examine if self._question.asks else None,
+                suspicious=self._suspicious,
             ),
             self._client,
             self._upstream,
@@ -149,17 +153,21 @@ class Session:
         else:
             self._end(Ending.CLIENT_LEFT)
 
-    def hold(self, source: InBites, sink: BaseProtocol) -> None:
-        """Stop reading from `source` until `sink` has taken what it was sent."""
-        if source.transport is None or source.held:
+    def hold(self, direction: _Direction) -> None:
+        """Stop reading what comes until what came has been examined, and its receiver has taken it."""
+        if direction.source.transport is None or direction.source.held:
             return
-        source.hold()
-        self._spawn(self._resume(source, sink))
+        direction.source.hold()
+        self._spawn(self._resume(direction))
 
-    async def _resume(self, source: InBites, sink: BaseProtocol) -> None:
+    async def _resume(self, direction: _Direction) -> None:
+        sink = direction.sink
         try:
-            async with asyncio.timeout(self._write_idle_seconds):
-                await drained(sink)
+            while direction.relay.examined is not None or sink.writing_paused:
+                if (event := direction.relay.examined) is not None:
+                    direction.decide(await self._refusal_of(event, whole=direction.relay.examined_whole))
+                async with asyncio.timeout(self._write_idle_seconds):
+                    await drained(sink)
         except TimeoutError:
             self._end(Ending.CLIENT_LEFT if sink is self._client else Ending.TIMED_OUT)
             if sink is self._client:
@@ -167,10 +175,33 @@ class Session:
             return
         except ConnectionError:
             return  # whoever lost it has been told
-        source.go_on()
+        direction.source.go_on()
 
-    def _examine(self, event: bytes) -> str | None:
+    def _examine(self, event: bytes) -> Verdict:
+        if not is_read_at_once((event,)):
+            return Later.LATER
         return refuse_event(self._exchange.caller, read_event(event, self._question))
+
+    def _suspicious(self, part: bytes) -> bool | Later:
+        if len(part) > SEARCHED_AT_ONCE_BYTES:
+            return Later.LATER  # all that was kept of the event; what follows comes in bites
+        return may_name_in_event(part, self._question)
+
+    async def _refusal_of(self, event: bytes, *, whole: bool) -> FrameRefused | None:
+        """Why a large event, or one that begins so, may not pass; None when it may."""
+        caller = self._exchange.caller
+        try:
+            if not whole:
+                if await self._reading.may_name_in_event(caller.tenant.id, event, self._question):
+                    return FrameRefused(1008, "a message of this kind is too large to be examined")
+                return None
+            named = await self._reading.event(caller.tenant.id, event, self._question)
+        except Overloaded as overloaded:
+            return FrameRefused(1013, overloaded.message)
+        except JsonTooComplex:
+            return FrameRefused(1009, "a message has more structure than can be examined")
+        reason = refuse_event(caller, named)
+        return None if reason is None else FrameRefused(1008, reason)
 
     def _beat(self) -> None:
         """Ask a silent side for a sign of life; end the session of one that gave none."""
@@ -237,29 +268,38 @@ class _Direction:
         self.session: Session | None = session
         """None once it is over: a connection may know its direction for longer."""
 
-        self._source = source
-        self._sink = sink
+        self.source = source
+        self.sink = sink
 
     @property
     def paused(self) -> bool:
-        """Whether we do not listen because the other side does not read."""
-        return self._source.held
+        """Whether we do not listen because the other side does not read, or an event is being examined."""
+        return self.source.held
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Bytes from the source."""
-        session = self.session
-        if session is None:
+        if self.session is None:
             return True, b""
         self.heard = True
+        self._relay(self.session, partial(self.relay.feed, data))
+        return False, b""
+
+    def decide(self, refusal: FrameRefused | None) -> None:
+        """The verdict on an event that waits."""
+        if self.session is not None:
+            self._relay(self.session, partial(self.relay.decide, refusal))
+
+    def _relay(self, session: Session, relayed: Callable[[], bytes]) -> None:
         try:
-            self._pass(session, self.relay.feed(data))
+            self._pass(session, relayed())
         except FrameRefused as refused:
             self._pass(session, refused.passed)
             session.refused(self, refused)
         else:
             if self.relay.close_code is not None:
                 session.closing()
-        return False, b""
+            elif self.relay.examined is not None:
+                session.hold(self)
 
     def feed_eof(self) -> None:
         """The source's connection is gone."""
@@ -280,9 +320,9 @@ class _Direction:
             session.passed(self, data)
 
     def _send(self, data: bytes) -> None:
-        transport = self._sink.transport
+        transport = self.sink.transport
         if not data or transport is None or transport.is_closing():
             return
         transport.write(data)
-        if self._sink.writing_paused and self.session is not None:
-            self.session.hold(self._source, self._sink)
+        if self.sink.writing_paused and self.session is not None:
+            self.session.hold(self)

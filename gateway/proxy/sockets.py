@@ -17,6 +17,7 @@ from gateway.proxy.call import Call, call_upstream
 from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.edge import EdgeProtocol
 from gateway.proxy.lifecycle import Lifecycle
+from gateway.proxy.reading import Reading
 from gateway.proxy.relay import Relay
 from gateway.proxy.request import EXCHANGE, Handler
 from gateway.proxy.session import Session
@@ -36,6 +37,7 @@ def forward_socket(
     *,
     deadlines: DeadlineTable,
     edge: Edge,
+    reading: Reading,
     most_seconds: float,
     relay: Relay,
     lifecycle: Lifecycle,
@@ -82,6 +84,7 @@ def forward_socket(
             cast(EdgeProtocol, request.protocol),
             call.reply.protocol,
             edge=edge,
+            reading=reading,
             most_seconds=most_seconds,
         )
         lifecycle.sessions[exchange.id] = session

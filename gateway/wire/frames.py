@@ -9,9 +9,9 @@ The gateway speaks on the connection too. Its pings carry a random prefix, by wh
 direction knows the pongs that answer them and keeps them from the peer that never asked.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from gateway.wire.frame_format import (
     CLOSE,
@@ -30,6 +30,16 @@ from gateway.wire.frame_format import (
 _SCAN_OVERLAP_BYTES = 64
 
 
+class Later(Enum):
+    """What an examination says that takes a while: the message waits, and everything behind it."""
+
+    LATER = auto()
+
+
+Verdict = str | Later | None
+"""Why a message is refused; LATER when nobody knows yet; None when it passes."""
+
+
 @dataclass(frozen=True, slots=True)
 class _FrameHead:
     final: bool
@@ -44,9 +54,11 @@ class FrameRelay:
 
     `watch_bytes`: complete text messages up to this size are kept for `take_texts`; larger ones are skipped.
     `examine`: called with every complete data message (binary too: an upstream may read JSON out of either)
-    before any of it passes; returns None to let it pass or the reason for refusing it. A message of more
+    before any of it passes; says whether it does. After LATER the message is `examined`, nothing more passes, and
+    whoever feeds stops until he has called `decide`. A message of more
     than `examine_bytes` cannot wait: it is refused with 1009, or, when `suspicious` is given, passes as it
-    comes and is refused before its end if the pattern (of at most 64 bytes) occurs anywhere in it.
+    comes and is refused before its end if that finds something (of at most 64 bytes) in any part of it; only the
+    first part, which is what has been kept, may be `examined` LATER.
     """
 
     def __init__(
@@ -56,9 +68,9 @@ class FrameRelay:
         max_message_bytes: int = 16 * 2**20,
         own_prefix: bytes = b"",
         watch_bytes: int = 0,
-        examine: Callable[[bytes], str | None] | None = None,
+        examine: Callable[[bytes], Verdict] | None = None,
         examine_bytes: int = 2**20,
-        suspicious: re.Pattern[bytes] | None = None,
+        suspicious: Callable[[bytes], bool | Later] | None = None,
     ) -> None:
         self.messages = 0
         """Complete data messages seen."""
@@ -69,6 +81,9 @@ class FrameRelay:
         self.close_code: int | None = None
         """The code of the close frame that was seen, `NO_CODE` when it had none, None before."""
         self.close_reason = ""
+        self.examined: bytes | None = None
+        """A message on which no verdict has been given yet, or the first part of one."""
+        self.examined_whole = True
 
         self._from_client = from_client
         self._max_message_bytes = max_message_bytes
@@ -108,9 +123,24 @@ class FrameRelay:
         """
         if self._refused or self.close_code is not None:
             return b""
+        if self.examined is not None:
+            self._pending += data
+            return b""
+        return self._go_on(data, [])
+
+    def decide(self, refusal: FrameRefused | None) -> bytes:
+        """Give the verdict on what was `examined`; return what may be passed on now. Raises as `feed` does."""
+        held, self._held, self.examined = bytes(self._held or b""), None, None
+        if refusal is not None:
+            self._refused = True
+            raise refusal
+        passed: list[bytes] = []
+        self._pass(held, passed)
+        return self._go_on(b"", passed)
+
+    def _go_on(self, data: bytes, passed: list[bytes]) -> bytes:
         if self._pending:
             data, self._pending = self._pending + data, b""
-        passed: list[bytes] = []
         try:
             self._advance(data, passed)
         except FrameRefused as refused:
@@ -171,6 +201,9 @@ class FrameRelay:
             end = min(len(data), position + self._remaining)
             self._data(data[start:end], position - start, passed)
             position = end
+            if self.examined is not None:
+                self._pending = data[position:]
+                return
 
     def _read_head(self, data: bytes, at: int) -> _FrameHead | None:
         """Read and judge a frame's head; None when it is not whole yet."""
@@ -274,9 +307,15 @@ class FrameRelay:
             self._scanned = kept
         if self._scanned is not None and self._suspicious is not None:
             searched = self._scanned + payload
-            if self._suspicious.search(searched):
-                raise FrameRefused(1008, "a message of this kind is too large to be examined")
             self._scanned = searched[-_SCAN_OVERLAP_BYTES:]
+            match self._suspicious(searched):
+                case Later.LATER if self._held is not None:
+                    self.examined, self.examined_whole = searched, False
+                    return
+                case True | Later.LATER:
+                    raise FrameRefused(1008, "a message of this kind is too large to be examined")
+                case False:
+                    pass
         if self._held is not None:
             held, self._held = bytes(self._held), None
             self._pass(held, passed)
@@ -285,16 +324,22 @@ class FrameRelay:
         self._in_message = False
         self.messages += 1
         kept, self._kept = self._kept, None
-        held, self._held = self._held, None
         self._scanned = None
+        if self.examined is not None:
+            return
+        held, self._held = self._held, None
         if kept is None:
             return
+        message = bytes(kept)
         if held is None or self._examine is None:
-            self._texts.append(bytes(kept))
+            self._texts.append(message)
             return
-        reason = self._examine(bytes(kept))
-        if reason is not None:
-            raise FrameRefused(1008, reason)
+        verdict = self._examine(message)
+        if verdict is Later.LATER:
+            self._held, self.examined, self.examined_whole = held, message, True
+            return
+        if verdict is not None:
+            raise FrameRefused(1008, verdict)
         self._pass(bytes(held), passed)
 
     def _pass(self, frame_bytes: bytes, passed: list[bytes]) -> None:

@@ -19,10 +19,6 @@ USER_NAMED = frozenset(
 _ESCAPE = re.compile(rb"\\u(?:00[4-7]|017[fF]|212[aA])")
 _STRANGERS = (b"\xc5\xbf", b"\xe2\x84\xaa", b"\0")
 
-DISGUISE = b"|".join((_ESCAPE.pattern, *map(re.escape, _STRANGERS)))
-"""A pattern for what lets a name be written without its plain letters: an escape of a letter, the two letters
-beyond ASCII that lose to case folding, another encoding."""
-
 
 def hides_names(document: bytes) -> bool:
     """Whether a search for names, without regard to case, could miss one that some reader would see."""

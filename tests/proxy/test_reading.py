@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
@@ -19,27 +18,12 @@ from gateway.wire.json_structure import Bounds
 from tests.conftest import StartGateway
 from tests.kit.asking import ask, assert_refused, error_of, verdict
 from tests.kit.gateway import EVERY_SCOPE, Gateway
+from tests.kit.readers import readers
 from tests.kit.upstream import ScriptedUpstream
 
 RESTRICTED = {**EVERY_SCOPE, "models": ["m"]}
 BOUNDS = Bounds(200_000, 2_000_000)
 QUESTION = Call(read_body, (Question(model_path=("model",)),))
-
-
-def readers() -> list[int]:
-    """The processes that read, of all gateways here."""
-
-    def found() -> Iterator[int]:
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                pid, parent = int(stat.parent.name), int(stat.read_text().rpartition(")")[2].split()[1])
-                command = (stat.parent / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if parent == os.getpid() and b"reading_process" in command:
-                yield pid
-
-    return sorted(found())
 
 
 def body(size: int, **more: object) -> bytes:
@@ -184,28 +168,28 @@ class TestReader:
         assert len(list(Path(f"/proc/{pid}/fd").iterdir())) <= 4
 
     async def test_that_does_not_get_its_memory_is_no_fault_of_the_body(self) -> None:
-        lane = Lane(BOUNDS, seconds=20, lost=lambda: None)
+        lane = Lane(seconds=20, lost=lambda: None)
         try:
-            await lane.ask("a", (b"{}",), QUESTION)
+            await lane.ask("a", (b"{}",), QUESTION, BOUNDS)
             (pid,) = readers()
             import resource
 
             used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
             resource.prlimit(pid, resource.RLIMIT_AS, (used + 2**24, used + 2**24))
             with pytest.raises(Overloaded):
-                await lane.ask("a", (body(4_000_000),), QUESTION)
-            assert (await lane.ask("a", (body(4_000_000),), QUESTION))[1].fields.model == "m"
+                await lane.ask("a", (body(4_000_000),), QUESTION, BOUNDS)
+            assert (await lane.ask("a", (body(4_000_000),), QUESTION, BOUNDS))[1].fields.model == "m"
         finally:
             await lane.close()
 
 
 class TestTurns:
     async def test_are_by_tenant_and_who_left_is_not_read(self) -> None:
-        lane = Lane(BOUNDS, seconds=20, lost=lambda: None)
+        lane = Lane(seconds=20, lost=lambda: None)
         order: list[str] = []
 
         async def sent(tenant: str, count: int) -> None:
-            await lane.ask(tenant, (body(count),), QUESTION)
+            await lane.ask(tenant, (body(count),), QUESTION, BOUNDS)
             order.append(tenant)
 
         try:

@@ -1,7 +1,6 @@
 """What passes a frame relay, byte for byte, and what is refused before it passes."""
 
 import itertools
-import re
 import time
 from typing import Any
 
@@ -26,7 +25,7 @@ from gateway.wire.frame_format import (
     build_close,
     build_ping,
 )
-from gateway.wire.frames import FrameRelay
+from gateway.wire.frames import FrameRelay, Later
 
 MASK = b"\x11\x22\x33\x44"
 PREFIX = b"8 random"
@@ -276,7 +275,10 @@ def test_a_message_too_large_to_examine_is_refused_or_searched_as_it_passes():
     assert refusal(plain, from_client(TEXT, b"x" * 200)).close_code == 1009
 
     searching = FrameRelay(
-        from_client=True, examine=examine, examine_bytes=100, suspicious=re.compile(rb"session\.update")
+        from_client=True,
+        examine=examine,
+        examine_bytes=100,
+        suspicious=lambda part: b"session.update" in part,
     )
     harmless = from_client(TEXT, b"x" * 1000)
     assert b"".join(map(searching.feed, cut(harmless, list(range(0, 1000, 7))))) == harmless
@@ -292,6 +294,64 @@ def test_a_message_too_large_to_examine_is_refused_or_searched_as_it_passes():
     assert 400 < len(passed) < len(guilty) - 400, "the message streams, and never arrives whole"
     assert not searching.at_boundary
     assert searching.insert(build_close(1008, masked=True)) == b""
+
+
+@pytest.mark.parametrize("size", [1, 7, 5000])
+def test_a_message_whose_verdict_takes_a_while_keeps_everything_behind_it_waiting(size):
+    def examine(message: bytes) -> str | Later | None:
+        return Later.LATER if b"later" in message else None
+
+    relay = FrameRelay(from_client=True, examine=examine)
+    before, held = from_client(TEXT, b"before"), from_client(TEXT, b"look later")
+    behind = from_client(TEXT, b"behind") + from_client(TEXT, b"and later") + from_client(TEXT, b"end")
+    stream = before + held + behind
+    passed = b"".join(relay.feed(stream[at : at + size]) for at in range(0, len(stream), size))
+
+    assert (passed, relay.examined, relay.examined_whole) == (before, b"look later", True)
+    ping = relay.ping()
+    assert ping, "our own frames do not wait"
+    assert relay.decide(None) == held + from_client(TEXT, b"behind")
+    assert relay.examined == b"and later"
+    assert relay.decide(None) == from_client(TEXT, b"and later") + from_client(TEXT, b"end")
+    assert relay.examined is None
+    assert relay.messages == 5
+
+
+def test_a_message_that_is_refused_later_never_passes_nor_what_is_behind_it():
+    relay = FrameRelay(from_client=True, examine=lambda message: Later.LATER)
+    assert relay.feed(from_client(TEXT, b"x") + from_client(TEXT, b"y")) == b""
+    with pytest.raises(FrameRefused) as caught:
+        relay.decide(FrameRefused(1008, "no"))
+    assert caught.value.passed == b""
+    assert relay.feed(from_client(TEXT, b"z")) == b""
+
+
+@pytest.mark.parametrize("size", [1, 100, 5000])
+def test_the_part_of_a_large_message_that_was_kept_may_be_searched_later(size):
+    def suspicious(part: bytes) -> bool | Later:
+        return Later.LATER if len(part) > 180 else b"bad" in part
+
+    for text, guilty in ((b"x" * 1000, False), (b"x" * 800 + b"bad" + b"x" * 300, True)):
+        relay = FrameRelay(
+            from_client=True, examine=lambda message: None, examine_bytes=200, suspicious=suspicious
+        )
+        stream, passed, refused = from_client(TEXT, text), b"", False
+        for at in range(0, len(stream), size):
+            try:
+                passed += relay.feed(stream[at : at + size])
+                if relay.examined is not None:
+                    assert not passed
+                    assert not relay.examined_whole
+                    if b"bad" in relay.examined:
+                        relay.decide(FrameRefused(1008, "no"))
+                    passed += relay.decide(None)
+            except FrameRefused as caught:
+                passed += caught.passed
+                refused = True
+                break
+        assert refused is guilty
+        assert stream.startswith(passed)
+        assert guilty or passed == stream
 
 
 def test_endless_empty_fragments_do_not_fill_memory():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from tests.kit.asking import ask
 from tests.kit.client import HANDSHAKE, MIB
 from tests.kit.gateway import EVERY_SCOPE, Gateway, running_gateway
+from tests.kit.readers import readers
 from tests.kit.upstream import ScriptedUpstream
 from tests.promises.restricted_models.conftest import RESTRICTED
 
@@ -118,6 +121,57 @@ class TestRealtime:
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code in (1008, 1009)
 
+    @pytest.mark.parametrize("size", [100_000, 900_000, 3 * MIB])
+    async def test_large_events_keep_their_order_and_are_judged(self, echo: Echo, size: int) -> None:
+        pad = "A" * size
+        events = [
+            f'{{"type":"session.update","pad":"{pad}","session":{{"voice":"v"}}}}',
+            '{"type":"x","n":1}',
+            '{"type":"x","n":2}',
+            f'{{"type":"y","pad":"{pad}"}}',
+            '{"type":"x","n":3}',
+        ]
+        async with echo.talking() as client:
+            for event in events:
+                await client.send(event)
+            assert [await asyncio.wait_for(client.recv(), 10) for _ in events] == events
+            for last in (f'{{"pad":"{pad}","session":{{"model":"bad"}}}}', QUIET):
+                await client.send(last)
+            with pytest.raises(websockets.ConnectionClosed) as closed:
+                await asyncio.wait_for(client.recv(), 10)
+
+        assert echo.heard == events
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1008
+
+    async def test_event_of_too_much_structure_is_refused(self, echo: Echo) -> None:
+        event = '{"model":"good","x":[' + "[]," * 300_000 + "1]}"
+        async with echo.talking() as client:
+            await client.send(event)
+            with pytest.raises(websockets.ConnectionClosed) as closed:
+                await asyncio.wait_for(client.recv(), 10)
+
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1009
+        assert not echo.heard
+
+    async def test_session_lives_on_while_a_large_event_waits_to_be_examined(self, echo: Echo) -> None:
+        first = '{"type":"y","pad":"' + "A" * 100_000 + '"}'
+        async with echo.talking() as client:
+            await client.send(first)
+            assert await asyncio.wait_for(client.recv(), 10) == first
+            held = readers()
+            for pid in held:
+                os.kill(pid, signal.SIGSTOP)
+            await client.send(first)
+            await client.send('{"type":"x"}')
+            await asyncio.sleep(1.5)  # several heartbeats, none of which is missed
+            assert echo.heard == [first]
+            for pid in held:
+                os.kill(pid, signal.SIGCONT)
+            assert await asyncio.wait_for(client.recv(), 10) == first
+            assert await asyncio.wait_for(client.recv(), 10) == '{"type":"x"}'
+
     async def test_unrestricted_tenant_may_change_as_it_likes(self, echo: Echo) -> None:
         async with echo.talking("free") as client:
             await client.send(self.EVIL[0].decode())
@@ -174,5 +228,8 @@ async def echo() -> AsyncIterator[Echo]:
         port = next(iter(server.sockets)).getsockname()[1]
         upstream = {"base_url": f"http://127.0.0.1:{port}/v1", "api_key": "sk-upstream-key"}
         tenants = {"acme": RESTRICTED, "free": EVERY_SCOPE}
-        async with running_gateway(upstream=upstream, tenants=tenants, shared_objects="allow") as gateway:
+        edge = {"websocket_heartbeat_seconds": 0.3}
+        async with running_gateway(
+            upstream=upstream, tenants=tenants, shared_objects="allow", edge=edge
+        ) as gateway:
             yield Echo(gateway, heard)
