@@ -65,10 +65,11 @@ def limit(
         whole = body.must_be_read(head, exchange.operation, caller)
         body.check_length(head, whole=whole, edge=edge)
         admission = Admission(exchange, limiter, decided)
-        room = memory.room_for(caller.tenant.id) if whole else None
+        room = memory.room_for(caller.tenant.id)
+        exchange.body_gone = room.release
         try:
-            if room is None:
-                await _admit_by_head(request, exchange, admission)
+            if not whole:
+                await _admit_by_head(request, exchange, admission, room)
             else:
                 await _take_in(request, exchange, admission, room)
                 await _admit_by_body(exchange, admission)
@@ -79,10 +80,11 @@ def limit(
             raise
         finally:
             admission.settle()
-            if room is not None:
-                room.release()
+            room.release()
 
-    async def _admit_by_head(request: web.BaseRequest, exchange: Exchange, admission: Admission) -> None:
+    async def _admit_by_head(
+        request: web.BaseRequest, exchange: Exchange, admission: Admission, room: BodyRoom
+    ) -> None:
         """Admit what has no body, or one that streams: that by its stated size."""
         head, limits = exchange.head, exchange.caller.tenant.limits
         exchange.form = watch_form(exchange, admit=admission.admit_model if limits.models else None)
@@ -92,7 +94,9 @@ def limit(
             exchange.cost = await _cost(exchange, admission, quotas, form_may_cost_more=form_may_cost_more)
         if quotas:
             await admission.admit(quotas, hold=head.has_body)
-        body.invite(request, head)
+        if head.has_body:
+            await room.take_for_stream(head.content_length)
+            body.invite(request, head)
 
     async def _admit_by_body(exchange: Exchange, admission: Admission) -> None:
         """Admit what has been read whole."""
@@ -105,7 +109,7 @@ def limit(
         request: web.BaseRequest, exchange: Exchange, admission: Admission, room: BodyRoom
     ) -> None:
         """Read a body that policy must see, and let it decide; what is large or slow has to be let in first."""
-        head, exchange.body_gone = exchange.head, room.release
+        head = exchange.head
         began = monotonic()
         at_once = await body.comes_at_once(request, head, room)
         exchange.held_seconds = monotonic() - began

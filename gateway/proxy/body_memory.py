@@ -17,6 +17,12 @@ PATIENCE_SECONDS = 1.0
 GROWTH_BYTES = 256 * 1024
 """A body that states no size takes room in steps of this."""
 
+STREAMED_BYTES = 384 * 1024
+"""What lies here of a body that goes up while it comes: what is on its way from its connection and to the other."""
+
+MOST_WAITING = 64
+"""Bodies of one tenant that wait for room: what has come of each lies in its connection meanwhile."""
+
 Refused = Callable[[str, str], None]
 """Counts a refusal: tenant, and `full`, `share` (the tenant's own is used up) or `never_fits`."""
 
@@ -73,6 +79,9 @@ class BodyMemory:
 
     async def _take_in_turn(self, tenant: str, count: int) -> None:
         """Raises Overloaded when no room comes free in time."""
+        queue = self._waiting.get(tenant)
+        if queue is not None and len(queue) >= MOST_WAITING:
+            raise self._no_room(tenant, count)
         waiting = _Waiting(count, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(tenant, deque()).append(waiting)
         try:
@@ -87,14 +96,17 @@ class BodyMemory:
                 raise
         else:
             return
+        raise self._no_room(tenant, count)
+
+    def _no_room(self, tenant: str, count: int) -> Overloaded:
         if self._held_by.get(tenant, 0) + count > self.share_bytes:
             self._refused(tenant, "share")
-            raise Overloaded(
+            return Overloaded(
                 "Your other requests' bodies fill your part of this gateway's memory. Send fewer at a time, "
                 "or try again in a moment."
             )
         self._refused(tenant, "full")
-        raise Overloaded("The gateway holds as many request bodies as it can. Try again in a moment.")
+        return Overloaded("The gateway holds as many request bodies as it can. Try again in a moment.")
 
     def _give_back(self, tenant: str, count: int) -> None:
         self.held_bytes -= count
@@ -174,6 +186,10 @@ class BodyRoom:
             )
         await memory._take_in_turn(self._tenant, size_bytes - self.held_bytes)
         self.held_bytes = size_bytes
+
+    async def take_for_stream(self, size_bytes: int | None) -> None:
+        """Have room for a body that streams, of this size or an unknown one. Raises as `take` does."""
+        await self.take(STREAMED_BYTES if size_bytes is None else min(size_bytes, STREAMED_BYTES))
 
     async def grow(self, size_bytes: int) -> None:
         """Have room for a body that states no size and has so many bytes by now. Raises as `take` does."""

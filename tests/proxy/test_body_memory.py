@@ -10,14 +10,14 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gateway.errors import BodyTooLarge, Overloaded
-from gateway.proxy.body_memory import GROWTH_BYTES, BodyMemory
+from gateway.proxy.body_memory import GROWTH_BYTES, MOST_WAITING, STREAMED_BYTES, BodyMemory
 from tests.conftest import StartGateway
 from tests.kit.asking import error_of, verdict
-from tests.kit.client import CHAT, JSON, MIB, RawClient
+from tests.kit.client import CHAT, FORM, JSON, MIB, RawClient
 from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn
 from tests.kit.waiting import until
-from tests.middleware.limited import chat, post
+from tests.middleware.limited import TRANSCRIBE, chat, post
 
 CONTINUE = "Expect: 100-continue\r\n"
 
@@ -89,6 +89,20 @@ class TestRoom:
             await book.memory.room_for("c").take(200)
         assert book.refused == {("a", "share"): 1, ("c", "full"): 1}
         assert (book.memory.waiting, book.memory.held_bytes) == (0, 900)
+
+    async def test_is_waited_for_by_so_many_of_a_tenant_and_no_more(self) -> None:
+        book = Book(patience_seconds=10)
+        assert book.memory.room_for("a").take_now(500)
+        waiting = [asyncio.create_task(book.memory.room_for("a").take(1)) for _ in range(MOST_WAITING)]
+        await until(lambda: book.memory.waiting == MOST_WAITING)
+        with pytest.raises(Overloaded):
+            await book.memory.room_for("a").take(1)
+        other = asyncio.create_task(book.memory.room_for("b").take(500))
+        await until(lambda: book.memory.waiting == MOST_WAITING + 1)
+        for task in (*waiting, other):
+            task.cancel()
+        await asyncio.gather(*waiting, other, return_exceptions=True)
+        assert (book.memory.waiting, book.memory.held_bytes) == (0, 500)
 
     async def test_that_comes_free_goes_to_the_tenant_that_holds_least(self) -> None:
         book = Book(share=0.9, patience_seconds=10)
@@ -260,6 +274,21 @@ async def test_room_is_given_back_when_the_body_has_gone_up_however_long_the_ans
     async with streaming(gateway, upstream, chat("x" * size, stream=True)):
         await until(lambda: held(gateway) == 0)
     assert upstream.requests[0].body == chat("x" * size, stream=True)
+
+
+@pytest.mark.parametrize(
+    ("length", "room"), [(10 * MIB, STREAMED_BYTES), (20_000, 20_000), (None, STREAMED_BYTES)]
+)
+async def test_body_that_streams_has_room_for_what_lies_here_of_it(
+    start_gateway: StartGateway, upstream: ScriptedUpstream, length: int | None, room: int
+) -> None:
+    gateway = await gateway_with_room(start_gateway)
+    client = await gateway.connect()
+    framing = "Transfer-Encoding: chunked\r\n" if length is None else f"Content-Length: {length}\r\n"
+    await client.send(client.request_bytes("POST", TRANSCRIBE, headers=FORM + framing))
+    await until(lambda: held(gateway) == room)
+    client.reset()
+    await until(lambda: held(gateway) == 0)
 
 
 async def test_body_that_comes_byte_by_byte_arrives_as_it_was(
