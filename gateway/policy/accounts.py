@@ -106,13 +106,15 @@ def account_of(base_url: str, api_key: str | None, project: str | None) -> Accou
     return Account(place, hashlib.sha256(secret.encode()).hexdigest()[:_DIGITS], project if public else None)
 
 
-def way_of(
+def surely_one(
     base_url: str, api_key: str | None, organization: str | None, project: str | None
 ) -> tuple[object, ...]:
-    """What is equal for two tenants only if no upstream could tell them apart."""
+    """What is one account if two tenants have any of it: no upstream could tell them apart."""
     account = account_of(base_url, api_key, project)
+    if account.project is not None:
+        return ((account, organization), account.project)
     path = "" if account.place == _PUBLIC_API else urlsplit(base_url).path
-    return account, path, organization, project
+    return ((account, path, organization, project),)
 
 
 def account_said(account: Account, project: bytes | None, organization: bytes | None) -> str | None:
@@ -164,15 +166,18 @@ def _closed(use: tuple[str, Account], now: _Index, past: _Index, *, known: bool)
 class _Index:
     """Finds who may have an account among many uses without looking at each.
 
-    One key is one account wherever it is used, whatever anybody says of it. At one place all are one account whose
-    operator has not said that theirs is their own. Two projects that are named are never one.
+    One key is one account wherever it is used, whatever anybody says of it, and so is one project that is named. At one
+    place all are one account whose operator has not said that theirs is their own. Two named projects are never one.
     """
 
     def __init__(self, uses: Uses) -> None:
         self._by_key: dict[str, dict[str | None, set[str]]] = {}
+        self._by_project: dict[str, set[str]] = {}
         self._by_place: dict[str, dict[str | None, set[str]]] = {}
         for (tenant, account), own in uses.items():
             self._by_key.setdefault(account.key, {}).setdefault(account.project, set()).add(tenant)
+            if account.project is not None:
+                self._by_project.setdefault(account.project, set()).add(tenant)
             if not own:
                 self._by_place.setdefault(account.place, {}).setdefault(account.project, set()).add(tenant)
 
@@ -183,7 +188,7 @@ class _Index:
             if account.project is None:
                 groups = projects.values()
             else:
-                groups = (projects.get(None, ()), projects.get(account.project, ()))
+                groups = (projects.get(None, ()), self._by_project.get(account.project, ()))
             yield from (other for other in chain.from_iterable(groups) if other != tenant)
 
 
@@ -230,7 +235,7 @@ def _sentence(reason: Reason, place: str, closed_to: Collection[str], others: Co
         case Reason.UNKNOWN:
             return (
                 f"{what} {tenants}: which tenants have had the account at {place} cannot be read or kept. "
-                f"What does not depend on it: {word}."
+                f"For one to which they are to be open all the same, write {word}."
             )
         case never:
             assert_never(never)

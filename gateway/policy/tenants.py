@@ -23,7 +23,7 @@ from gateway.policy.accounts import (
     account_of,
     judge,
     said,
-    way_of,
+    surely_one,
 )
 from gateway.policy.tenant_limits import TenantLimits
 from gateway.settings.limits import Limits
@@ -179,21 +179,21 @@ def account_uses(policies: Mapping[str, TenantPolicy]) -> Uses:
 
 
 def _words_that_cannot_hold(settings: Settings, accesses: Mapping[str, UpstreamAccess]) -> Iterator[Problem]:
-    """What one upstream key opens cannot be the own of one tenant and in use by another, or the own of two."""
+    """One key, or one project that is named, cannot be one tenant's own and in use by another, or the own of two."""
     claims: dict[object, list[str]] = {}
     for tenant_id, access in accesses.items():
         tenant = settings.tenants[tenant_id]
         if tenant.enabled or tenant.stored_objects == "own":
-            way = way_of(access.base_url, access.api_key, access.organization, access.project)
-            claims.setdefault(way, []).append(tenant_id)
+            for one in surely_one(access.base_url, access.api_key, access.organization, access.project):
+                claims.setdefault(one, []).append(tenant_id)
     for tenant_ids in claims.values():
         for tenant_id in tenant_ids:
             if len(tenant_ids) > 1 and settings.tenants[tenant_id].stored_objects == "own":
                 others = ", ".join(other for other in tenant_ids if other != tenant_id)
                 yield Problem(
                     f"tenants.{tenant_id}.stored_objects",
-                    f'"own" cannot be: {others} goes to the same upstream with the same key; give each a key of an '
-                    "account or project of its own, or take this line away",
+                    f'"own" cannot be: {others} goes to the same upstream with the same key or project; give each '
+                    "an account or project of its own, or take this line away",
                 )
 
 

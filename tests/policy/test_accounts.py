@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import random
 import time
 from typing import Any
 
 import pytest
 
-from gateway.policy.accounts import Account, History, Reason, account_of, judge
+from gateway.policy.accounts import Account, Closed, History, Reason, account_of, judge
 from gateway.policy.tenants import account_uses, closed_to, tenant_policies
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.sources import load
@@ -153,6 +154,19 @@ class TestTheOperatorsWord:
         path = {name: OWN | {"upstream": {"base_url": f"http://proxy.test/{name}/v1"}} for name in "ab"}
         assert set(reasons(project).values()) == set(reasons(path).values()) == {None}
 
+    def test_is_refused_where_two_name_one_project(self) -> None:
+        def at(key: str) -> dict[str, Any]:
+            return {"upstream": {"base_url": OFFICIAL, "api_key": key, "project": "proj_1"}}
+
+        with pytest.raises(SettingsInvalid):
+            reasons({"a": at("sk-a") | OWN, "b": at("sk-b") | OWN})
+        with pytest.raises(SettingsInvalid):
+            reasons({"a": at("sk-a") | OWN, "b": at("sk-b")})
+        assert reasons({"a": at("sk-a") | OWN, "b": at("sk-b") | {"enabled": False}})["a"] is None
+        swapped = {"a": at("sk-a") | {"enabled": False}, "b": at("sk-b")}
+        assert reasons(swapped, remembered({"a": at("sk-a") | OWN}))["b"] is Reason.SHARED
+        assert reasons({"b": at("sk-b")}, remembered({"a": at("sk-a") | OWN})) == {"b": Reason.ONCE_SHARED}
+
     def test_of_the_one_that_is_left_needs_no_removal_of_the_disabled_one(self) -> None:
         found = reasons({"a": OWN, "b": {"enabled": False}})
         assert found == {"a": None, "b": Reason.SHARED}
@@ -275,3 +289,58 @@ def test_ten_thousand_tenants_are_judged_in_a_moment() -> None:
     found = judge(uses, History({(f"old{n}", account): False for n, (_, account) in enumerate(uses)}))
     assert all(closed is not None for closed in found.values())
     assert time.process_time() - began < 2
+
+
+def may_be_one(one: Account, other: Account, *, vouched: bool) -> bool:
+    """The rule itself, for two accounts; `vouched`: the operator has said of the other that it is a tenant's own."""
+    if one.project is not None and other.project is not None:
+        return one.project == other.project
+    return one.key == other.key or (one.place == other.place and not vouched)
+
+
+def test_finding_who_may_have_an_account_among_many_is_the_rule_for_every_two() -> None:
+    chance = random.Random(9)
+    tenants = [f"t{n}" for n in range(5)]
+    ways = [
+        account_of(base_url, key, project)
+        for base_url in (OFFICIAL, "http://api.test/v1", "http://alias.test/v1")
+        for key in ("sk-1", "sk-2", None)
+        for project in (None, "proj_1", "proj_2")
+    ]
+    outcomes = set()
+    for _ in range(3000):
+        present = {
+            (tenant, chance.choice(ways)): chance.random() < 0.3
+            for tenant in chance.sample(tenants, chance.randint(1, 4))
+        }
+        past = {
+            (chance.choice(tenants), chance.choice(ways)): chance.random() < 0.5
+            for _ in range(chance.choice((0, 0, 1, 3)))
+        }
+        for (tenant, closed), ((_, account), own) in zip(
+            judge(present, History(past)).items(), present.items(), strict=True
+        ):
+            now = {
+                other
+                for (other, theirs), vouched in present.items()
+                if other != tenant and may_be_one(account, theirs, vouched=vouched)
+            }
+            before = {
+                other
+                for (other, theirs), said_own in past.items()
+                if other != tenant
+                and (other, theirs) not in present
+                and may_be_one(
+                    account,
+                    theirs,
+                    vouched=said_own
+                    and any(o == other and t.place == theirs.place and w for (o, t), w in present.items()),
+                )
+            }
+            if own or not (now or before):
+                assert closed is None
+            else:
+                expected = Closed(Reason.SHARED if now else Reason.ONCE_SHARED, tuple(sorted(now or before)))
+                assert closed == expected
+            outcomes.add(closed and closed.reason)
+    assert outcomes == {None, Reason.SHARED, Reason.ONCE_SHARED}
