@@ -103,6 +103,12 @@ def build_app(
         jwks_fetched=lambda issuer, result: metrics.jwks_fetches.labels(issuer, result).inc(),
         ring_loaded=lambda result: metrics.key_ring_loads.labels(result).inc(),
     )
+    memory = BodyMemory(
+        most_bytes=settings.edge.body_memory_bytes or usable_memory_bytes() // 4,
+        share=settings.edge.body_memory_share,
+        refused=lambda tenant, reason: metrics.body_memory_refusals.labels(tenant, reason).inc(),
+        first=lambda tenant: metrics.watch(metrics.body_memory_held, partial(memory.held_by, tenant), tenant),
+    )
     services = Services(
         settings=settings,
         table=table,
@@ -116,11 +122,7 @@ def build_app(
         log=_line_to(log),
         lifecycle=Lifecycle(),
         reading=Reading(settings.edge, lost=metrics.json_readers_lost.inc),
-        memory=BodyMemory(
-            most_bytes=settings.edge.body_memory_bytes or usable_memory_bytes() // 4,
-            share=settings.edge.body_memory_share,
-            refused=lambda tenant, reason: metrics.body_memory_refusals.labels(tenant, reason).inc(),
-        ),
+        memory=memory,
         file_bytes=partial(file_bytes, upstreams),
     )
     withdrawal = Withdrawal(

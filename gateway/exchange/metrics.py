@@ -206,6 +206,12 @@ class Metrics:
             ["state"],
             registry=registry,
         )
+        self.body_memory_held = Gauge(
+            "gateway_body_memory_held_bytes",
+            "Memory that the request bodies of a tenant occupy.",
+            ["tenant"],
+            registry=registry,
+        )
         self.body_memory_refusals = Counter(
             "gateway_body_memory_refusals",
             "Requests whose body found no room in memory: in all (full), in the share of its tenant, or never.",

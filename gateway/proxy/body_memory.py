@@ -36,14 +36,16 @@ class BodyMemory:
         most_bytes: int,
         share: float,
         refused: Refused,
+        first: Callable[[str], None],
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
-        """`share` is the part of `most_bytes` that one tenant may hold."""
+        """`share` is the part of `most_bytes` that one tenant may hold; `first` is told of a tenant that holds some."""
         self.most_bytes = most_bytes
         self.held_bytes = 0
         self._little = most_bytes // 10
         self.share_bytes = min(int(most_bytes * share), most_bytes - self._little)
         self._refused = refused
+        self._first = first
         self._patience_seconds = patience_seconds
         self._held_by: dict[str, int] = {}
         self._waiting: dict[str, deque[_Waiting]] = {}
@@ -52,9 +54,9 @@ class BodyMemory:
         """Room for one exchange, none of it taken yet. Whoever gets it ends it, by `release`."""
         return BodyRoom(self, tenant)
 
-    def held_by_tenant(self) -> dict[str, int]:
-        """Bytes per tenant that holds any."""
-        return dict(self._held_by)
+    def held_by(self, tenant: str) -> int:
+        """How many bytes the bodies of a tenant occupy."""
+        return self._held_by.get(tenant, 0)
 
     @property
     def waiting(self) -> int:
@@ -62,7 +64,7 @@ class BodyMemory:
         return sum(map(len, self._waiting.values()))
 
     def _fits(self, tenant: str, count: int) -> bool:
-        own = self._held_by.get(tenant, 0) + count
+        own = self.held_by(tenant) + count
         if own > self.share_bytes:
             return False
         return self.held_bytes + count <= self.most_bytes - (self._little if own > self._little else 0)
@@ -74,8 +76,11 @@ class BodyMemory:
         return True
 
     def _take(self, tenant: str, count: int) -> None:
+        if tenant not in self._held_by:
+            self._held_by[tenant] = 0
+            self._first(tenant)
         self.held_bytes += count
-        self._held_by[tenant] = self._held_by.get(tenant, 0) + count
+        self._held_by[tenant] += count
 
     async def _take_in_turn(self, tenant: str, count: int) -> None:
         """Raises Overloaded when no room comes free in time."""
@@ -99,7 +104,7 @@ class BodyMemory:
         raise self._no_room(tenant, count)
 
     def _no_room(self, tenant: str, count: int) -> Overloaded:
-        if self._held_by.get(tenant, 0) + count > self.share_bytes:
+        if self.held_by(tenant) + count > self.share_bytes:
             self._refused(tenant, "share")
             return Overloaded(
                 "Your other requests' bodies fill your part of this gateway's memory. Send fewer at a time, "
@@ -110,11 +115,7 @@ class BodyMemory:
 
     def _give_back(self, tenant: str, count: int) -> None:
         self.held_bytes -= count
-        left = self._held_by[tenant] - count
-        if left:
-            self._held_by[tenant] = left
-        else:
-            del self._held_by[tenant]
+        self._held_by[tenant] -= count
         if self._waiting:
             self._serve()
 
@@ -131,7 +132,7 @@ class BodyMemory:
             ready = [tenant for tenant, queue in self._waiting.items() if self._fits(tenant, queue[0].count)]
             if not ready:
                 return
-            tenant = min(ready, key=lambda tenant: self._held_by.get(tenant, 0))
+            tenant = min(ready, key=self.held_by)
             queue = self._waiting[tenant]
             served = queue.popleft()
             if not queue:

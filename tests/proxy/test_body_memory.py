@@ -26,11 +26,13 @@ class Book:
     """A memory of 1000 bytes of which a tenant may have half, and what it refused."""
 
     def __init__(self, *, share: float = 0.5, patience_seconds: float = 0.2) -> None:
+        self.seen: list[str] = []
         self.refused: Counter[tuple[str, str]] = Counter()
         self.memory = BodyMemory(
             most_bytes=1000,
             share=share,
             refused=lambda tenant, reason: self.refused.update([(tenant, reason)]),
+            first=self.seen.append,
             patience_seconds=patience_seconds,
         )
 
@@ -47,7 +49,8 @@ class TestRoom:
         for room in (first, second, other):
             room.release()
             room.release()
-        assert (book.memory.held_bytes, book.memory.held_by_tenant()) == (0, {})
+        assert [book.memory.held_bytes, *map(book.memory.held_by, "ab")] == [0, 0, 0]
+        assert book.seen == ["a", "b"]
 
     async def test_stays_free_for_those_who_hold_little_however_much_others_hold(self) -> None:
         book = Book()
@@ -60,7 +63,7 @@ class TestRoom:
         assert not book.memory.room_for("d").take_now(1)
 
     async def test_grows_in_steps_for_a_body_that_states_no_size(self) -> None:
-        memory = BodyMemory(most_bytes=10 * MIB, share=0.5, refused=lambda *_: None)
+        memory = BodyMemory(most_bytes=10 * MIB, share=0.5, refused=print, first=print)
         room = memory.room_for("a")
         await room.grow(1)
         assert memory.held_bytes == GROWTH_BYTES
@@ -197,6 +200,7 @@ async def test_tenant_that_fills_its_share_waits_alone_and_is_told_to_come_back(
     for _ in range(5):
         await invited(gateway, MIB)
     assert held(gateway) == 5 * MIB
+    assert gateway.metric('gateway_body_memory_held_bytes{tenant="acme"}') == 5 * MIB
     refused = await post(gateway, CHAT, chat("x" * MIB))
     assert verdict(refused) == (503, "overloaded")
     assert refused.get("retry-after") == "1"
