@@ -48,16 +48,18 @@ class AccountMemory:
         return History(dict(self._known), known=self._has_read, unwritten=frozenset(self._unwritten))
 
     async def remember(self, uses: Uses) -> None:
-        """Note what is to be in force, before it is."""
+        """Note what is to be in force, before it is. What is noted already costs no question."""
+        if self._has_read and not self._new_of(uses):
+            return
         async with self._one_at_a_time:
-            await self._read()
-            new = {use: own for use, own in uses.items() if self._known.get(use) is not own}
+            if not self._has_read:
+                await self._read()
+            new = self._new_of(uses)
             self._known |= new
             if self._store is not None:
                 self._unwritten |= new
             await self._write()
-            if new:
-                await self._read()  # of two gateways that begin together one at least sees the other
+            await self._read()  # of two gateways that begin together one at least sees the other
 
     async def recall(self) -> History:
         """Read what is noted, and note nothing: for who only wants to know."""
@@ -72,6 +74,9 @@ class AccountMemory:
             changed = await self._read()
             await self._write()
             return changed or before != (self._has_read, len(self._unwritten))
+
+    def _new_of(self, uses: Uses) -> dict[tuple[str, Account], bool]:
+        return {use: own for use, own in uses.items() if self._known.get(use) is not own}
 
     async def close(self) -> None:
         """Let everything go."""

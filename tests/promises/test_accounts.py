@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import shutil
 import signal
@@ -14,7 +15,9 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.app.account_memory import AccountMemory
 from gateway.credentials.key_ring import ensure_ring
+from gateway.policy.accounts import account_of
 from tests.kit.asking import ask, credential_of, error_of, verdict
 from tests.kit.command import running_command
 from tests.kit.gateway import EVERY_SCOPE, Gateway, running_gateway
@@ -184,6 +187,24 @@ class TestRedis:
             redis.start()
             await comes_to(OPEN, lambda: files(gateway, "c"), 10)
             assert "localhost" in redis.command("HGETALL", "gateway:{accounts}")
+
+    async def test_that_does_not_answer_holds_up_no_reload_that_takes_something_away(
+        self, redis: RedisServer
+    ) -> None:
+        uses = {(name, account_of("http://api.test/v1", "sk-k", None)): False for name in "ab"}
+        memory = AccountMemory(redis_url=redis.url, keys_dir=None, deadline_seconds=60)
+        await memory.remember(uses)
+        redis.freeze()
+        looking = asyncio.create_task(memory.look())
+        try:
+            await asyncio.sleep(0.05)
+            async with asyncio.timeout(10):
+                await memory.remember(dict(reversed(uses.items())))
+            assert not looking.done()
+        finally:
+            redis.thaw()
+            await looking
+            await memory.close()
 
     @pytest.mark.parametrize("while_running", [True, False])
     async def test_that_lost_its_data_gets_it_back(
