@@ -26,6 +26,7 @@ class ModelRunners:
     stored: frozenset[str] = frozenset()
     values: tuple[Value, ...] = ()
     tools_without: frozenset[str] = frozenset()
+    not_tools: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, columns: Mapping[str, Sequence[Any]]) -> Self:

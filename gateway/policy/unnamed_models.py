@@ -18,6 +18,8 @@ from gateway.wire.strict_json import USER_NAMED
 
 # Rows of data, items of a conversation, and a choice among the tools that stand elsewhere.
 _BESIDE = USER_NAMED | {"item", "sample", "tool_choice"}
+_TOOLS = re.compile(rb'"(?i:tools)"')
+_TYPE = re.compile(rb'"(?i:type)"\s*:\s*"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _DATE = re.compile(r"(?:_\d+)+\Z")
 _SHOWN_CHARACTERS = 200
 _MOST = 2
@@ -37,24 +39,34 @@ def _names_in_quotes() -> re.Pattern[bytes]:
 @cache
 def _names() -> str:
     """A pattern for what stands, in quotes, in everything in which `unnamed_in` could find something."""
-    runners = OperationTable.load().runners
-    values = {value.value for value in runners.values}
-    return "|".join(sorted({"tools", *runners.types, *runners.members, *runners.stored, *values}))
+    return "|".join(sorted({"tools", *_telling(), *OperationTable.load().runners.stored}))
 
 
 def may_run_unnamed(body: bytes) -> bool:
     """Whether a body has to be looked through to know, unless it hides names: then it has to be in any case.
 
-    A search by bytes, cheap where the answer is no.
+    A search by bytes, cheap where the answer is no: most tools are known to run no model.
     """
-    return _signs().search(body) is not None
+    if _signs().search(body) is not None:
+        return True
+    if _TOOLS.search(body) is None:
+        return False
+    runners = OperationTable.load().runners
+    kinds = {kind.lower() for kind in _TYPE.findall(body)}
+    return not all(_is_harmless(runners, kind.decode("utf-8", "replace")) for kind in kinds)
+
+
+def _telling() -> set[str]:
+    """Names and values that tell by themselves that a model may be run."""
+    runners = OperationTable.load().runners
+    return {*runners.types, *runners.members, *(value.value for value in runners.values)}
 
 
 @cache
 def _signs() -> re.Pattern[bytes]:
-    """As `_names`, but what is stored is an object: a prompt is a text in most bodies."""
+    """What may run a model, but for tools. Most prompts are texts, and no sign of one that is stored."""
     stored = "|".join(sorted(OperationTable.load().runners.stored))
-    return re.compile(rf'"(?i:(?!(?:{stored})")(?:{_names()})"|(?:{stored})"\s*:\s*\{{)'.encode())
+    return re.compile(rf'"(?i:(?:{"|".join(sorted(_telling()))})"|(?:{stored})"\s*:\s*\{{)'.encode())
 
 
 def unnamed_in(document: Mapping[str, Any]) -> tuple[str, ...]:
@@ -96,8 +108,7 @@ def _missing(runners: ModelRunners, place: str, members: Mapping[str, Any]) -> I
             if name.casefold() == "type" and isinstance(value, str)
         ]
         runs = place in runners.members or any(
-            kind in runners.types or (place == "tools" and _DATE.sub("", kind) not in runners.tools_without)
-            for kind in kinds
+            kind in runners.types or (place == "tools" and not _is_harmless(runners, kind)) for kind in kinds
         )
         if runs or any(_is_reference(folded.get(name)) for name in runners.stored):
             yield "model"
@@ -108,6 +119,11 @@ def _missing(runners: ModelRunners, place: str, members: Mapping[str, Any]) -> I
                 yield value.member
             elif not _names_model(_at(members, value.named_by)):
                 yield ".".join(value.named_by)
+
+
+def _is_harmless(runners: ModelRunners, kind: str) -> bool:
+    """Whether this is the type of a tool that runs no model, or of what is no tool."""
+    return kind in runners.not_tools or _DATE.sub("", kind) in runners.tools_without
 
 
 def _objects(root: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

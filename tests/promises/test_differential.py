@@ -38,7 +38,7 @@ NEVER_UP = {
         "true-client-ip",
         "upgrade",
     ),
-    *("via", "x-api-key", "x-real-ip"),
+    *("via", "x-api-key", "x-original-uri", "x-original-url", "x-real-ip", "x-rewrite-url"),
 }
 NEVER_UP_PREFIXES = ("cf-", "proxy-", "x-envoy-", "x-forwarded-")
 NEVER_DOWN = {
