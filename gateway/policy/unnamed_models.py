@@ -19,7 +19,8 @@ from gateway.wire.strict_json import USER_NAMED
 # Rows of data, items of a conversation, and a choice among the tools that stand elsewhere.
 _BESIDE = USER_NAMED | {"item", "sample", "tool_choice"}
 _TOOLS = re.compile(rb'"(?i:tools)"')
-_TYPE = re.compile(rb'"(?i:type)"\s*:\s*"((?:[^"\\]|\\.)*)"', re.DOTALL)
+# With what ends it: a name that goes on, or has an escape, does not end with its quote.
+_TYPE = re.compile(rb'"(?i:type)"\s*:\s*"([^"\\]{0,64}.)', re.DOTALL)
 _DATE = re.compile(r"(?:_\d+)+\Z")
 _SHOWN_CHARACTERS = 200
 _MOST = 2
@@ -52,8 +53,8 @@ def may_run_unnamed(body: bytes) -> bool:
     if _TOOLS.search(body) is None:
         return False
     runners = OperationTable.load().runners
-    kinds = {kind.lower() for kind in _TYPE.findall(body)}
-    return not all(_is_harmless(runners, kind.decode("utf-8", "replace")) for kind in kinds)
+    kinds = {kind.decode("utf-8", "replace").lower() for kind in _TYPE.findall(body)}
+    return not all(kind.endswith('"') and _is_harmless(runners, kind[:-1]) for kind in kinds)
 
 
 def _telling() -> set[str]:

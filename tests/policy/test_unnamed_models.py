@@ -66,6 +66,8 @@ def test_usual_bodies_are_searched_and_not_walked_through(body: dict[str, object
         rb'{"tools":[{"type":"im\u0061ge_generation"}]}',
         rb'{"to\u006fls":[{"type":"image_generation"}]}',
         b'{"tools"\n:\t[ {"type" : "sculpture"} ] }',
+        rb'{"tools":[{"type":"function\t"}]}',
+        b'{"tools":[{"type":"' + b"function" * 20 + b'"}]}',
     ],
 )
 def test_what_is_written_twice_or_in_disguise_is_seen(body: bytes) -> None:
