@@ -74,6 +74,16 @@ def build_app(
     )
     accounts = AccountWatch(tenants.book)
     turns = Turns()
+    trust = Trust(
+        settings.credentials,
+        settings.issuers,
+        ring=ring,
+        known_scopes=table.scopes,
+        keys_dir=keys_dir,
+        redis_url=redis_url,
+        jwks_fetched=lambda issuer, result: metrics.jwks_fetches.labels(issuer, result).inc(),
+        ring_loaded=lambda result: metrics.key_ring_loads.labels(result).inc(),
+    )
     upstreams = Upstreams(
         settings.upstream,
         administration=UpstreamAccess(
@@ -90,19 +100,10 @@ def build_app(
         ),
         turns=turns,
         accounts=accounts,
+        deployment=lambda: trust.deployment.name,
     )
     if store is None:
         store = RedisBuckets(redis_url) if redis_url else MemoryBuckets()
-    trust = Trust(
-        settings.credentials,
-        settings.issuers,
-        ring=ring,
-        known_scopes=table.scopes,
-        keys_dir=keys_dir,
-        redis_url=redis_url,
-        jwks_fetched=lambda issuer, result: metrics.jwks_fetches.labels(issuer, result).inc(),
-        ring_loaded=lambda result: metrics.key_ring_loads.labels(result).inc(),
-    )
     memory = BodyMemory(
         most_bytes=settings.edge.body_memory_bytes or usable_memory_bytes() // 4,
         share=settings.edge.body_memory_share,

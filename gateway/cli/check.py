@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from gateway.app.own_upstream import refuse_itself
 from gateway.cli.live_accounts import ask_all, mistaken, separable
 from gateway.cli.options import add_settings, keyless, settings_from
 from gateway.cli.stores import account_history
@@ -45,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
         known_scopes=OperationTable.load().scopes,
         keys_from_url=lambda _name, _issuer: KeyRing([]),
     )
+    refuse_itself(settings)
     history, trouble = account_history(settings)
     policies = tenant_policies(settings, OperationTable.load(), history)
     if trouble is not None:

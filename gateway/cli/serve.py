@@ -16,6 +16,7 @@ import uvloop
 from aiohttp import web
 
 from gateway.app.build import build_app
+from gateway.app.own_upstream import refuse_itself
 from gateway.app.private_listener import PrivateListener
 from gateway.app.process import App, make_runner
 from gateway.cli.options import add_settings, keyless, settings_from
@@ -45,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
     problems = keyless(settings)
     if problems:
         raise SettingsInvalid(problems)
+    refuse_itself(settings)
     ring, made = ensure_ring(settings.keys_dir)
     for warning in ring.warnings:
         print(f"gateway: {warning}", file=sys.stderr)
@@ -55,11 +57,17 @@ def run(options: argparse.Namespace) -> int:
         settings,
         ring=ring,
         keys_dir=settings.keys_dir,
-        read_settings=lambda: settings_from(options),
+        read_settings=lambda: _reread(options),
         settings_file=options.config,
     )
     run_loop(serve(app))
     return 0
+
+
+def _reread(options: argparse.Namespace) -> Settings:
+    settings = settings_from(options)
+    refuse_itself(settings)
+    return settings
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
@@ -120,7 +128,8 @@ async def serve(app: App, *, listening: Callable[[str, str], None] | None = None
             raise OSError(f"admin_listen {settings.admin_listen}: {error.strerror}") from None
         public, private = _shown(runner.addresses[0]), _shown((private_host, port))
         print(
-            f"gateway: serving on http://{public}, metrics on http://{private}/metrics",
+            f"gateway: serving on http://{public}, metrics on http://{private}/metrics, "
+            f"upstream {_upstreams(settings)}",
             file=sys.stderr,
             flush=True,
         )
@@ -163,6 +172,12 @@ async def _listen(starting: Coroutine[Any, Any, None], address: str, setting: st
         await starting
     except OSError as error:
         raise OSError(f"{setting} {address}: {error.strerror}; choose another with --{setting}") from None
+
+
+def _upstreams(settings: Settings) -> str:
+    own = (tenant.upstream.base_url or settings.upstream.base_url for tenant in settings.tenants.values())
+    first, *others = dict.fromkeys(own)
+    return first if not others else f"{first} and {len(others)} more"
 
 
 def _shown(address: Any) -> str:

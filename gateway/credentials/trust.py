@@ -17,6 +17,7 @@ from pathlib import Path
 import aiohttp
 
 from gateway.credentials.configured_issuers import other_issuers
+from gateway.credentials.deployment import Deployment
 from gateway.credentials.issuers import Issuer, Keys
 from gateway.credentials.jwks import JwksUrl, open_session
 from gateway.credentials.key_ring import Fingerprint, KeyRing, fingerprint
@@ -58,6 +59,8 @@ class Trust:
     ) -> None:
         self.ring = ring
         """Our own keys in force."""
+
+        self.deployment = Deployment(ring)
 
         self.revocations = RevocationList()
         self.verifier = Verifier(ring, accepted, revoked=self.revocations.check, clock=clock)
@@ -190,6 +193,7 @@ class Trust:
             self._ring_loaded("failed")
             return
         self.ring = ring
+        self.deployment = Deployment(ring)
         self.verifier.use(ring)
         self._changed()
         self._ring_loaded("loaded")

@@ -18,6 +18,7 @@ from gateway.errors import (
     CredentialRefused,
     CredentialWithdrawn,
     GatewayError,
+    LoopDetected,
     TenantDisabled,
     TenantUnknown,
 )
@@ -35,6 +36,11 @@ def authenticate(*, trust: Trust, tenants: TenantBook, lifecycle: Lifecycle) -> 
 
     async def middleware(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
         exchange = request[EXCHANGE]
+        if exchange.head.loops and trust.deployment.sent(exchange.head.loops):
+            raise LoopDetected(
+                "This request has come through this gateway before: an upstream leads back to it. "
+                "Tell the gateway's operator."
+            )
         if exchange.operation is JWKS:
             return await handler(request)  # public keys are for everybody
         exchange.caller = caller_of(exchange, trust, tenants)

@@ -12,7 +12,7 @@ from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.reply import Reply
 from gateway.proxy.upstream import UpstreamPool, Upstreams
 from gateway.wire.headers import Head
-from gateway.wire.passing import for_upstream
+from gateway.wire.passing import for_upstream, loop_field
 
 _REQUEST_ID = b"x-request-id"
 _READ_FIELDS = frozenset({_REQUEST_ID, *ACCOUNT_FIELDS})
@@ -26,6 +26,8 @@ class Call(NamedTuple):
     pool: UpstreamPool
     reply: Reply
     accounts: AccountWatch
+    deployment: bytes
+    """Our name in CDN-Loop."""
 
     def request_head(
         self, *, length: int | None, without: frozenset[bytes] = frozenset(), more: bytes = b""
@@ -44,7 +46,7 @@ class Call(NamedTuple):
                 exchange.head,
                 host=pool.host,
                 authorization=access.authorization,
-                account=(*access.fields, *pool.proxy_fields),
+                added=(*access.fields, *pool.proxy_fields, loop_field(exchange.head, self.deployment)),
                 length=length,
                 identity=exchange.change is not None,
                 without=without,
@@ -88,4 +90,4 @@ async def call_upstream(upstreams: Upstreams, deadlines: DeadlineTable, exchange
     except BaseException:
         reply.close()
         raise
-    return Call(exchange, access, pool, reply, upstreams.accounts)
+    return Call(exchange, access, pool, reply, upstreams.accounts, upstreams.deployment())

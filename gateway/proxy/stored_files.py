@@ -13,6 +13,7 @@ import orjson
 from gateway.exchange.exchange import Exchange
 from gateway.proxy.deadlines import ReplyDeadlines
 from gateway.proxy.upstream import Upstreams
+from gateway.wire.passing import loop_field
 
 _DEADLINES = ReplyDeadlines(first_byte_seconds=30.0, idle_seconds=10.0, total_seconds=30.0)
 _MOST_BYTES = 64 * 1024
@@ -28,7 +29,7 @@ async def file_bytes(upstreams: Upstreams, exchange: Exchange, file_id: str) -> 
     fields = [(b"Host", pool.host), (b"Accept", b"application/json"), (b"Accept-Encoding", b"identity")]
     if access.authorization is not None:
         fields.append((b"Authorization", access.authorization))
-    fields += (*access.fields, *pool.proxy_fields)
+    fields += (*access.fields, *pool.proxy_fields, loop_field(exchange.head, upstreams.deployment()))
     block = b"".join(b"%b: %b\r\n" % field for field in fields)
     target = pool.target(b"/v1/files/" + quote(file_id, safe="").encode("ascii"))
     await pool.take_place(exchange)

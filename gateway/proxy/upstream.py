@@ -67,7 +67,11 @@ class Upstreams:
         events: PoolEvents,
         turns: Turns,
         accounts: AccountWatch,
+        deployment: Callable[[], bytes],
     ) -> None:
+        self.deployment = deployment
+        """Our name in CDN-Loop, at any time."""
+
         self.accounts = accounts
         """Is told what answers say of whose account they come from."""
 

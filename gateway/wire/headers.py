@@ -25,6 +25,7 @@ NEVER_LISTED = frozenset(
 
 _READ = METHOD_OVERRIDES | {
     b"authorization",
+    b"cdn-loop",
     b"connection",
     b"content-encoding",
     b"content-length",
@@ -47,6 +48,9 @@ class RequestHead:
 
     fields: RawFields
     authorization: list[bytes] = field(default_factory=list)
+    loops: list[bytes] = field(default_factory=list)
+    """What CDN-Loop says of the servers through which it came."""
+
     content_length: int | None = None
     chunked: bool = False
     expect_continue: bool = False
@@ -125,6 +129,8 @@ def read(fields: RawFields, *, http10: bool, max_bytes: int) -> RequestHead:
         match lower:
             case b"authorization":
                 head.authorization.append(value)
+            case b"cdn-loop":
+                head.loops.append(value)
             case b"host":
                 hosts += 1
                 if not _HOST.fullmatch(value):

@@ -26,7 +26,6 @@ HOP_BY_HOP = frozenset(
 NOT_UPSTREAM = HOP_BY_HOP | frozenset(
     {
         b"api-key",
-        b"cdn-loop",
         b"cookie",
         b"expect",
         b"forwarded",
@@ -56,7 +55,12 @@ NOT_CLIENT = HOP_BY_HOP | frozenset(
 )
 UPSTREAM_LIMITS = b"x-ratelimit-"
 
-_REPLACED = frozenset({b"authorization", b"content-length", b"host"})
+_REPLACED = frozenset({b"authorization", b"cdn-loop", b"content-length", b"host"})
+
+
+def loop_field(head: RequestHead, name: bytes) -> tuple[bytes, bytes]:
+    """CDN-Loop as it goes up: what came in it, which nobody may take away (RFC 8586), and our own `name`."""
+    return b"CDN-Loop", b", ".join((*filter(None, head.loops), name))
 
 
 def for_upstream(
@@ -65,14 +69,14 @@ def for_upstream(
     host: bytes,
     authorization: bytes | None,
     length: int | None,
-    account: RawFields = (),
+    added: RawFields = (),
     without: frozenset[bytes] = frozenset(),
     identity: bool = False,
 ) -> bytes:
     """The header block that goes up, in the order and spelling in which the client sent it.
 
     `authorization` replaces the client's, `host` its Host; `length` is the body's size in bytes
-    where it is known; `account` picks the upstream's account; what `without` names in lower case stays
+    where it is known; `added` are fields of the gateway's own; what `without` names in lower case stays
     behind as well; with `identity` the answer is asked for unencoded. Names that repeat in another
     spelling go up in their first spelling.
     """
@@ -100,7 +104,7 @@ def for_upstream(
                 host_sent = True
             elif lower == b"content-length":
                 value = value if length is None else b"%d" % length
-            elif authorization is None:
+            elif authorization is None or lower == b"cdn-loop":
                 continue
             else:
                 value = authorization
@@ -110,7 +114,7 @@ def for_upstream(
         lines.append(b"Host: %b\r\n" % host)
     if authorization is not None and not authorized:
         lines.append(b"Authorization: %b\r\n" % authorization)
-    lines += [b"%b: %b\r\n" % field for field in account]
+    lines += [b"%b: %b\r\n" % field for field in added]
     if identity:
         lines.append(b"Accept-Encoding: identity\r\n")
     return b"".join(lines)

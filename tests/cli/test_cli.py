@@ -152,7 +152,7 @@ class TestServe:
         public, private = await asyncio.gather(
             *(
                 run_command(
-                    *("serve", "--upstream", upstream.base_url, "--keys-dir", str(tmp_path / name)),
+                    *("serve", "--upstream", "http://127.0.0.1:9/v1", "--keys-dir", str(tmp_path / name)),
                     *("--listen", taken if name == "listen" else "127.0.0.1:0"),
                     *("--admin-listen", taken if name == "admin_listen" else "127.0.0.1:0"),
                 )

@@ -53,7 +53,7 @@ def listed_by_connection(fields: Fields) -> set[str]:
     return {part.strip().lower() for value in values for part in value.split(",")}
 
 
-def expected_upstream(sent: Seen, *, host: str) -> Fields:
+def expected_upstream(sent: Seen, *, host: str, deployment: bytes) -> Fields:
     """What the documented list leaves of a request's fields."""
     spelling: dict[str, str] = {}
     fields = []
@@ -64,7 +64,7 @@ def expected_upstream(sent: Seen, *, host: str) -> Fields:
             continue
         value = {"host": host, "authorization": "Bearer sk-upstream-key"}.get(lower, value)
         fields.append((spelling.setdefault(lower, name), value))
-    return fields
+    return [*fields, ("CDN-Loop", ", ".join((*sent.all("cdn-loop"), deployment.decode())))]
 
 
 @dataclass
@@ -223,9 +223,10 @@ async def test_generated_requests_arrive_as_they_were_sent(
     seen = await played(upstream, through, exchanges)
 
     host = f"127.0.0.1:{upstream.port}"
+    deployment = gateway.app.services.trust.deployment.name
     for original, arrived in zip(sent, seen, strict=True):
         assert (arrived.method, arrived.target) == (original.method, original.target)
-        assert arrived.fields == expected_upstream(original, host=host)
+        assert arrived.fields == expected_upstream(original, host=host, deployment=deployment)
         assert arrived.body == original.body
         assert arrived.complete
 
@@ -332,7 +333,7 @@ async def test_nobody_asks_for_an_encoding_that_the_client_did_not_ask_for(
 ) -> None:
     await through(gateway, upstream, OK)
 
-    assert [name for name, _ in upstream.requests[0].fields] == ["Host", "Authorization"]
+    assert [name for name, _ in upstream.requests[0].fields] == ["Host", "Authorization", "CDN-Loop"]
 
 
 async def test_encoded_request_bodies_are_not_inflated(gateway: Gateway, upstream: ScriptedUpstream) -> None:

@@ -29,6 +29,7 @@ async def test_request_and_answer_pass_unchanged(gateway: Gateway, upstream: Scr
         ("Content-Length", str(len(QUESTION))),
         ("Content-Type", "application/json"),
         ("X-Thing", "one"),
+        ("CDN-Loop", gateway.app.services.trust.deployment.name.decode()),
     ]
     assert answer.get("x-gateway-request-id")
     await client.close()
