@@ -175,6 +175,7 @@ def _dispatch(services: Services, upstreams: Upstreams) -> Handler:
         deadlines=deadlines,
         edge=edge,
         reading=services.reading,
+        memory=services.memory,
         most_seconds=settings.upstream.websocket_timeout_seconds,
         relay=relay,
         lifecycle=services.lifecycle,

@@ -188,6 +188,10 @@ class BodyRoom:
         await memory._take_in_turn(self._tenant, size_bytes - self.held_bytes)
         self.held_bytes = size_bytes
 
+    def refuse(self, size_bytes: int) -> Overloaded:
+        """Count that there is no room for so many bytes in all, and say so."""
+        return self._memory._no_room(self._tenant, size_bytes - self.held_bytes)
+
     async def take_for_stream(self, size_bytes: int | None) -> None:
         """Have room for a body that streams, of this size or an unknown one. Raises as `take` does."""
         await self.take(STREAMED_BYTES if size_bytes is None else min(size_bytes, STREAMED_BYTES))

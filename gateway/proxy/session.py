@@ -20,6 +20,7 @@ from gateway.exchange.exchange import Exchange
 from gateway.policy.events import question_of, refuse_event
 from gateway.policy.reading import may_name_in_event, read_event
 from gateway.proxy.bites import InBites
+from gateway.proxy.body_memory import BodyRoom
 from gateway.proxy.connection import abort, drained
 from gateway.proxy.edge import EdgeProtocol
 from gateway.proxy.reading import Reading, is_read_at_once
@@ -33,6 +34,7 @@ CLOSING_SECONDS = 5.0
 HANGING_UP_SECONDS = 1.0
 # How long a close frame of our own gets before the connections go.
 GOODBYE_SECONDS = 0.2
+KEPT_FREELY_BYTES = 64 * 1024
 # What is looked for stands in short events; longer ones are not kept.
 WATCHED_BYTES = 2**20
 SEARCHED_AT_ONCE_BYTES = 2**17
@@ -49,14 +51,16 @@ class Session:
         *,
         edge: Edge,
         reading: Reading,
+        room: BodyRoom,
         most_seconds: float,
     ) -> None:
-        """`most_seconds`: how long it may last."""
+        """`most_seconds`: how long it may last; `room` is for events that are kept until they have been examined."""
         prefix = secrets.token_bytes(8)
         caller, operation = exchange.caller, exchange.operation
         self._loop = asyncio.get_running_loop()
         self._exchange = exchange
         self._reading = reading
+        self._room = room
         self._question = question_of(caller, operation)
         self._heartbeat_seconds = edge.websocket_heartbeat_seconds
         self._write_idle_seconds = edge.write_idle_timeout_seconds
@@ -113,6 +117,7 @@ class Session:
             task.cancel()
         self._timers.clear()
         self._up.session = self._down.session = None
+        self._room.release()
 
     def end_politely(self, code: int, reason: str, ending: Ending) -> None:
         """Say goodbye to both sides for a reason of our own, and end when they have heard it."""
@@ -152,6 +157,16 @@ class Session:
             self._end(Ending.UPSTREAM_LOST)
         else:
             self._end(Ending.CLIENT_LEFT)
+
+    def count(self, direction: _Direction) -> None:
+        """Have room for what is kept of the client's event. Raises FrameRefused."""
+        kept_bytes = direction.relay.kept_bytes
+        if kept_bytes <= KEPT_FREELY_BYTES:
+            if self._room.held_bytes:
+                self._room.release()
+        elif direction is self._up and not self._room.take_now(kept_bytes):
+            direction.relay.give_up()
+            raise FrameRefused(1013, self._room.refuse(kept_bytes).message)
 
     def hold(self, direction: _Direction) -> None:
         """Stop reading what comes until what came has been examined, and its receiver has taken it."""
@@ -292,6 +307,7 @@ class _Direction:
     def _relay(self, session: Session, relayed: Callable[[], bytes]) -> None:
         try:
             self._pass(session, relayed())
+            session.count(self)
         except FrameRefused as refused:
             self._pass(session, refused.passed)
             session.refused(self, refused)

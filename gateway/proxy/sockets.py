@@ -13,6 +13,7 @@ from aiohttp import web
 
 from gateway.errors import BadRequest, UpgradeRequired, UpstreamBroken
 from gateway.exchange.exchange import Exchange
+from gateway.proxy.body_memory import BodyMemory
 from gateway.proxy.call import Call, call_upstream
 from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.edge import EdgeProtocol
@@ -38,6 +39,7 @@ def forward_socket(
     deadlines: DeadlineTable,
     edge: Edge,
     reading: Reading,
+    memory: BodyMemory,
     most_seconds: float,
     relay: Relay,
     lifecycle: Lifecycle,
@@ -85,6 +87,7 @@ def forward_socket(
             call.reply.protocol,
             edge=edge,
             reading=reading,
+            room=memory.room_for(exchange.caller.tenant.id),
             most_seconds=most_seconds,
         )
         lifecycle.sessions[exchange.id] = session

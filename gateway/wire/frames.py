@@ -112,6 +112,11 @@ class FrameRelay:
         self._refused = False
 
     @property
+    def kept_bytes(self) -> int:
+        """How much lies here of a message that must be seen whole."""
+        return sum(len(kept) for kept in (self._kept, self._held, self.examined, self._pending) if kept)
+
+    @property
     def at_boundary(self) -> bool:
         """Whether what has passed so far ends with a whole frame, so that a frame of ours may follow."""
         return not self._remaining or self._held is not None
@@ -137,6 +142,12 @@ class FrameRelay:
         passed: list[bytes] = []
         self._pass(held, passed)
         return self._go_on(b"", passed)
+
+    def give_up(self) -> None:
+        """Pass nothing more, and let go of what was kept."""
+        self._refused = True
+        self._kept = self._held = self.examined = None
+        self._pending = b""
 
     def _go_on(self, data: bytes, passed: list[bytes]) -> bytes:
         if self._pending:

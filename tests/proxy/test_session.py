@@ -10,8 +10,9 @@ import pytest
 
 from gateway.proxy import session as sessions
 from tests.conftest import StartGateway
-from tests.kit.gateway import Gateway
+from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.upstream import ScriptedUpstream, Turn
+from tests.kit.waiting import until
 from tests.kit.websocket import (
     BINARY,
     CLOSE,
@@ -524,3 +525,24 @@ async def test_sessions_leave_nothing_behind(gateway: Gateway, upstream: Scripte
     assert gateway.metric('gateway_upstream_connections{state="busy"}') == 0
     assert gateway.app.services.lifecycle.in_flight == 0
     assert not gateway.app.services.lifecycle.sessions
+
+
+async def test_events_that_are_kept_to_be_examined_have_room_or_end_the_session(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    """What a restricted caller sends is held back until it is whole, and it may never be."""
+    gateway = await start_gateway(
+        tenants={"acme": {**EVERY_SCOPE, "models": ["gpt-realtime"]}}, edge={"body_memory_bytes": 2**20}
+    )
+    event = frame(TEXT, b"x" * 150_000, final=False)
+    first, second = [await open_session(gateway, upstream) for _ in range(2)]
+    await first.client.send(event)
+    held = 'gateway_body_memory_held_bytes{tenant="acme"}'
+    await until(lambda: gateway.metric(held) > 290_000)
+    await second.client.send(event)
+    closed = (await read_to_the_end(second.client.reader))[-1]
+    assert (closed.opcode, closed.code) == (CLOSE, 1013)
+    assert closed.reason.startswith("Your other requests' bodies fill your part")
+    assert gateway.metric('gateway_body_memory_refusals_total{reason="share",tenant="acme"}') == 1
+    await first.client.send(frame(MORE, b"y"))
+    await until(lambda: gateway.metric(held) == 0)
