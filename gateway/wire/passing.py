@@ -54,6 +54,8 @@ NOT_CLIENT = HOP_BY_HOP | frozenset(
     }
 )
 UPSTREAM_LIMITS = b"x-ratelimit-"
+_OF_LIMITS = (b"ratelimit", b"rate-limit")
+"""What names of fields about limits have in common, whoever sends them."""
 
 _REPLACED = frozenset({b"authorization", b"cdn-loop", b"content-length", b"host"})
 
@@ -123,8 +125,8 @@ def for_upstream(
 def for_client(fields: RawFields, *, limits: bool) -> tuple[list[tuple[bytes, bytes]], int]:
     """The answer's header fields that go down, and how many had to be dropped for not being UTF-8.
 
-    `limits`: the upstream's own limits go down too, told apart by the prefix `x-upstream-ratelimit-`. On an account
-    that others use as well they would tell what these do.
+    `limits`: the upstream's own limits go down too, `x-ratelimit-` told apart by the prefix `x-upstream-ratelimit-`. On
+    an account that others use as well they would tell what these do.
     """
     # What an answer is cannot be taken away by a header that speaks of the connection.
     listed = {
@@ -145,9 +147,9 @@ def for_client(fields: RawFields, *, limits: bool) -> tuple[list[tuple[bytes, by
             except UnicodeDecodeError:
                 unreadable += 1
                 continue
+        if not limits and any(word in lower for word in _OF_LIMITS):
+            continue
         if lower.startswith(UPSTREAM_LIMITS):
-            if not limits:
-                continue
             name = b"x-upstream-" + name[2:]
         passed.append((name, value))
     return passed, unreadable

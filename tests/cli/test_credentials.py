@@ -253,6 +253,15 @@ async def test_inspection_explains_credentials_of_other_issuers(operator: Operat
         assert re.search(r"^scopes +models:read$", out, re.M)
 
 
+def test_what_lets_a_credential_see_the_usage_of_others_is_issued_by_name_only(operator: Operator) -> None:
+    out, _ = operator.run("credential", "issue", "--tenant", "acme", "--scope", "usage:read")
+    assert operator.principal(out.strip()).scopes == {"usage:read"}
+    out, _ = operator.run("credential", "issue", "--tenant", "acme", "--scope", "*,read-only")
+    assert "usage:read" not in operator.principal(out.strip()).scopes
+    _, err = operator.run("credential", "issue", "--tenant", "acme", "--scope", "usage:*", code=1)
+    assert "'usage:*' matches no scope" in err
+
+
 # Withdrawing.
 
 

@@ -39,6 +39,7 @@ KNOWN = frozenset(
         "models:read",
         "org.users:read",
         "unlisted:read",
+        "usage:read",
     }
 )
 
@@ -378,9 +379,10 @@ def test_scopes_beyond_the_ceiling_are_left_out(most: list[str], expected: set[s
 
 
 def test_scopes_granted_by_name_only_are_beyond_a_star() -> None:
-    credential = signed(claims={"scope": "org.users:read unlisted:read models:read"})
+    credential = signed(claims={"scope": "org.users:read unlisted:read usage:read models:read"})
     assert verified(credential).scopes == {"models:read"}
     assert verified(credential, scopes=["*", "org.*"]).scopes == {"models:read", "org.users:read"}
+    assert verified(credential, scopes=["usage:read"]).scopes == {"usage:read"}
 
 
 def test_patterns_and_groups_in_a_credential_mean_nothing() -> None:

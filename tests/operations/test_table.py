@@ -8,6 +8,7 @@ import posixpath
 import random
 import re
 import tomllib
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,6 +24,7 @@ from gateway.operations import table
 from gateway.operations.model_places import ModelPlaces
 from gateway.operations.own import OWN
 from gateway.operations.table import (
+    AMONG_SESSIONS,
     NEVER_UNLISTED,
     UNLISTED_READ,
     UNLISTED_WRITE,
@@ -545,6 +547,10 @@ def folded(path: str) -> str:
     return unquote(path).casefold()
 
 
+def compatible(path: str) -> str:
+    return unicodedata.normalize("NFKC", unquote(path)).casefold()
+
+
 NORMALISERS: list[Callable[[str], str]] = [
     once_and_normpath, decoded_to_the_end, yarl_path, like_a_browser, like_nginx, folded,
 ]  # fmt: skip
@@ -612,7 +618,7 @@ def mutations(path: str, dice: random.Random) -> Iterator[str]:
     yield from (path.upper(), path.title(), path.swapcase(), joined(here.upper()), joined(here.title()))
     yield from (path + end for end in ENDS)
     yield from (start + path for start in STARTS)
-    for prefix in NEVER_UNLISTED:
+    for prefix in (*NEVER_UNLISTED, *AMONG_SESSIONS):
         yield path + "/../../../.." + prefix
         yield "/v1/" + percent(prefix[4]) + prefix[5:] + path[3:]
     yield path.replace("s", "%C5%BF", 1)
@@ -648,6 +654,28 @@ def test_what_is_accepted_means_the_same_to_every_normaliser() -> None:
     accepted = sum(outcomes.values()) - outcomes["TargetRefused"] - outcomes["NotUnderV1"]
     assert accepted - outcomes["NeverUnlisted"] > 1000
     assert outcomes["TargetRefused"] > 5000
+
+
+def test_what_no_normaliser_takes_for_a_session_is_contained_and_nothing_else_is() -> None:
+    targets = {target for _, target in corpus() if "?" not in target}
+    targets |= {
+        f"{prefix}{rest}" for prefix in AMONG_SESSIONS for rest in ("", "/x", "s", "/%78", "/X/y", "-2")
+    }
+    judged = Counter[bool]()
+    for target in targets:
+        for method in ("GET", "PUT"):
+            try:
+                operation = TABLE.match(method, target).operation
+            except REFUSALS:
+                continue
+            lies_there = any(
+                normalise(target).startswith(AMONG_SESSIONS) for normalise in (*NORMALISERS, compatible)
+            )
+            known = operation.is_session or operation.rewrite is Rewrite.REALTIME_SECRET
+            assert operation.is_contained == (known or not lies_there), (method, target)
+            judged[lies_there] += 1
+    assert judged[True] > 100
+    assert judged[False] > 1000
 
 
 @pytest.mark.parametrize("normalise", NORMALISERS)

@@ -207,9 +207,15 @@ def test_the_upstreams_own_limits_are_told_apart_from_the_tenants() -> None:
 
 
 def test_the_upstreams_own_limits_are_nobodys_business_on_an_account_of_several() -> None:
-    fields = [(b"x-ratelimit-limit-requests", b"60"), (b"X-RateLimit-Reset-Tokens", b"6m0s"), (b"X-A", b"1")]
+    names = (
+        *(b"x-ratelimit-limit-requests", b"X-RateLimit-Reset-Tokens", b"RateLimit", b"RateLimit-Policy"),
+        *(b"anthropic-ratelimit-tokens-remaining", b"X-Rate-Limit-Remaining"),
+    )
 
-    assert for_client(fields, limits=False) == ([(b"X-A", b"1")], 0)
+    assert for_client([*((name, b"6") for name in names), (b"X-A", b"1")], limits=False) == (
+        [(b"X-A", b"1")],
+        0,
+    )
 
 
 def test_answer_fields_that_are_not_utf8_are_dropped_and_counted() -> None:
