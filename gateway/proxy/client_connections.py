@@ -15,8 +15,12 @@ Network = IPv4Network | IPv6Network
 NARROW = 0.8
 """The part of all connections up to which nobody asks whose they are."""
 
-GRACE_SECONDS = 1.0
-"""How long a connection is left to say something before it may have to make way for another."""
+GRACE_SECONDS = 0.25
+"""How long a connection is left to say something before it may have to make way for another.
+
+A client that has something to ask sends it with the end of its handshake. Longer, and whoever can connect as
+often as there is room in that time keeps everybody out.
+"""
 
 
 class Peer:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.proxy.client_connections import GRACE_SECONDS, peer_of
+from gateway.proxy.client_connections import GRACE_SECONDS, ClientConnections, NoRoom, Peer, peer_of
 from tests.conftest import StartGateway
 from tests.kit.asking import assert_refused
 from tests.kit.client import RawClient
@@ -124,18 +124,21 @@ async def test_a_burst_of_newcomers_does_not_push_each_other_out(
     gateway = await started(start_gateway, 6)
     upstream.plays(hold)
     await busy(gateway, 3)
-    newcomers = [await connect(gateway) for _ in range(12)]
 
-    async def status(client: RawClient) -> int:
+    async def status() -> int:
+        client = await connect(gateway)
         try:
-            await client.send(client.request_bytes("GET", "/v1/models"))
+            await client.send(client.request_bytes("GET", "/v1/models/held"))
             return (await client.read_answer()).status
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except ConnectionError:
             return 503  # sent into a connection that had been refused
 
-    answers = await asyncio.gather(*map(status, newcomers))
+    asking = [asyncio.create_task(status()) for _ in range(12)]
+    await until(lambda: gateway.metric("gateway_exchanges_in_flight") == 6)
+    await until(lambda: gateway.metric('gateway_refused_connections_total{reason="full"}') == 9)
+    upstream.gate("open").set()
 
-    assert sorted(answers) == [200] * 3 + [503] * 9
+    assert sorted(await asyncio.gather(*asking)) == [200] * 3 + [503] * 9
 
 
 async def test_half_a_head_makes_way_too_so_that_nobody_can_fill_the_house_with_them(
@@ -146,7 +149,6 @@ async def test_half_a_head_makes_way_too_so_that_nobody_can_fill_the_house_with_
     for client in slow:
         await client.send(HALF_A_HEAD)
     await until(lambda: gateway.metric("gateway_client_connections") == 8)
-    await refused(gateway)
     await asyncio.sleep(GRACE_SECONDS)
     for client in slow:
         await client.send(b"a")  # single bytes do not make it younger
@@ -191,6 +193,55 @@ async def test_trusted_proxies_have_no_share(start_gateway: StartGateway, upstre
 
     await refused(gateway, "127.0.0.5")
     assert gateway.metric('gateway_refused_connections_total{reason="full"}') == 1
+
+
+class One:
+    """A connection that notes whether it had to make way."""
+
+    def __init__(self) -> None:
+        self.peer: Peer | None = None
+        self.waits_since = 0.0
+        self.made_way = False
+
+    def make_way(self) -> None:
+        assert self.peer is None, "it is counted no more"
+        self.made_way = True
+
+
+def test_nobody_makes_way_before_it_had_a_moment_to_speak() -> None:
+    clients = ClientConnections(2, peer_share=1.0)
+    first, second, early, late = One(), One(), One(), One()
+    clients.enter(first, "192.0.2.1", 10.0)
+    clients.enter(second, "192.0.2.1", 10.1)
+
+    with pytest.raises(NoRoom, match="2 of 2 connections in use"):
+        clients.enter(early, "192.0.2.2", 10.0 + GRACE_SECONDS - 0.01)
+    assert not first.made_way
+    clients.waits(first, 10.2)  # it has begun to speak
+    clients.enter(late, "192.0.2.2", 10.1 + GRACE_SECONDS)
+
+    assert (first.made_way, second.made_way) == (False, True)
+    assert clients.open == 2
+    for one in (first, second, early, late):
+        clients.leave(one)
+        clients.leave(one)
+    assert (clients.open, clients._peers, clients._waiting) == (0, {}, {})
+
+
+def test_where_a_peer_has_its_share_its_own_longest_makes_way_and_nobody_elses() -> None:
+    clients = ClientConnections(10, peer_share=0.5)
+    other, own = One(), [One() for _ in range(7)]
+    clients.enter(other, "192.0.2.9", 0.0)
+    for one in own:
+        clients.enter(one, "2001:db8::1", 1.0)
+        clients.asks(one)
+
+    with pytest.raises(NoRoom, match="2001:db8::/64 has 7 of 10 connections"):
+        clients.enter(One(), "2001:db8::2", 20.0)
+    clients.waits(own[3], 21.0)
+    clients.enter(One(), "2001:db8::3", 22.0)
+
+    assert [one.made_way for one in (other, own[3], own[0])] == [False, True, False]
 
 
 @pytest.mark.parametrize(
