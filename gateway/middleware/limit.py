@@ -25,7 +25,7 @@ from gateway.policy import requests as policy
 from gateway.proxy import body
 from gateway.proxy.body_memory import BodyMemory, BodyRoom
 from gateway.proxy.form_gate import watch_form
-from gateway.proxy.reading import Reading
+from gateway.proxy.reading import Reading, is_read_at_once
 from gateway.proxy.request import EXCHANGE, Handler, Middleware
 from gateway.settings.settings import Edge
 from gateway.usage.cost import Cost, Guesses, cost_of
@@ -120,6 +120,8 @@ def limit(
             began = monotonic()
         exchange.body = RequestBody(await body.whole(request, edge, room))
         exchange.held_seconds += monotonic() - began
+        if at_once and exchange.caller.quotas and not is_read_at_once(exchange.body.received):
+            await _enter(exchange, admission)  # it may have to wait for its turn to be read
         await _judge(exchange, exchange.body)
 
     async def _enter(exchange: Exchange, admission: Admission) -> None:

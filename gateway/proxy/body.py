@@ -99,11 +99,14 @@ async def comes_at_once(request: web.BaseRequest, head: RequestHead, room: BodyR
     for here, and nobody is invited.
     """
     content = request.content
-    if content.is_eof():
-        return room.take_now(content.total_bytes)
-    length = head.content_length
-    if length is None or length > AT_ONCE_BYTES or head.expect_continue or not room.take_now(length):
+    come = content.is_eof()
+    length = content.total_bytes if come else head.content_length
+    if length is None or length > AT_ONCE_BYTES or (head.expect_continue and not come):
         return False
+    if not room.take_now(length):
+        return False
+    if come:
+        return True
     try:
         async with asyncio.timeout(AT_ONCE_SECONDS):
             await content.wait_eof()

@@ -125,15 +125,22 @@ async def test_nobody_is_invited_before_slot_and_permit_have_been_taken(start_ga
 
 
 @pytest.mark.parametrize(
-    ("size", "apart", "steps"),
-    [(100, False, 1), (100, True, 1), (60_000, True, 1), (LARGE, True, 2)],
-    ids=["with its head", "behind its head", "nearly 64 KiB", "larger"],
+    ("text", "apart", "steps"),
+    [
+        (b"x", False, 1),
+        (b"x", True, 1),
+        (b"x" * 60_000, True, 1),
+        (b"x" * LARGE, True, 2),
+        (b"x" * LARGE, False, 2),
+        (b'","input":[' + b"1," * 20_000 + b'1],"x":"', False, 2),
+    ],
+    ids=["with its head", "behind its head", "nearly 64 KiB", "larger", "larger, with its head", "intricate"],
 )
 async def test_small_body_is_admitted_in_one_round_trip_and_a_large_one_in_two(
     start_gateway: StartGateway,
     upstream: ScriptedUpstream,
     monkeypatch: pytest.MonkeyPatch,
-    size: int,
+    text: bytes,
     apart: bool,
     steps: int,
 ) -> None:
@@ -148,7 +155,7 @@ async def test_small_body_is_admitted_in_one_round_trip_and_a_large_one_in_two(
 
     monkeypatch.setattr(MemoryBuckets, "admit", counted)
     client = await gateway.connect()
-    question = chat("x" * size)
+    question = chat("TEXT").replace(b"TEXT", text)
     request = client.request_bytes("POST", CHAT, question, headers=JSON)
     head_bytes = len(request) - len(question)
     if apart:
