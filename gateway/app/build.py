@@ -167,7 +167,9 @@ def _dispatch(services: Services, upstreams: Upstreams) -> Handler:
     settings, metrics = services.settings, services.metrics
     edge, deadlines = settings.edge, DeadlineTable(settings.upstream)
     relay = Relay(
-        write_idle_seconds=edge.write_idle_timeout_seconds, unreadable_headers=metrics.unreadable_headers
+        reading=services.reading,
+        write_idle_seconds=edge.write_idle_timeout_seconds,
+        unreadable_headers=metrics.unreadable_headers,
     )
     http = forward(upstreams, deadlines=deadlines, edge=edge, relay=relay)
     socket = forward_socket(

@@ -120,24 +120,17 @@ def unseal(text: str, ring: KeyRing, *, now: float) -> MintedSecret:
     return minted
 
 
-def replace_secret(body: bytes, principal: Principal, ring: KeyRing, *, now: float) -> bytes:
-    """An upstream's answer with its secret replaced by a sealed one, all other bytes kept.
+def replace_secret(
+    body: bytes, found: tuple[str, float | None] | None, principal: Principal, ring: KeyRing, *, now: float
+) -> bytes:
+    """An upstream's answer with the secret that was found in it replaced by a sealed one, all other bytes kept.
 
-    Raises NothingToReplace when no secret is found where the API has it, and LookupError as `seal` does.
+    Raises NothingToReplace when none was found where the API has it, and LookupError as `seal` does.
     """
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise NothingToReplace("the answer is not JSON") from None
-    holder = document.get("client_secret", document) if isinstance(document, dict) else None
-    secret = holder.get("value") if isinstance(holder, dict) else None
-    if not isinstance(secret, str) or not secret:
-        raise NothingToReplace("the answer has no secret")
-    expires_at = holder.get("expires_at") if isinstance(holder, dict) else None
-    until = float(expires_at) if isinstance(expires_at, int | float) else now + _FALLBACK_SECONDS
-    written = orjson.dumps(secret)
-    if written not in body:
-        raise NothingToReplace("the secret is written in a way that cannot be replaced")
+    if found is None:
+        raise NothingToReplace("the answer has no secret that could be replaced")
+    secret, expires_at = found
+    until = now + _FALLBACK_SECONDS if expires_at is None else expires_at
     sealed = seal(MintedSecret(secret, principal, min(until, principal.expires_at)), ring)
     return body.replace(secret.encode(), sealed.encode("ascii"))
 

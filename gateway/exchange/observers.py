@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.wire.headers import Head
 
@@ -50,6 +50,19 @@ class EventFilter(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class BodyChange:
+    """How a body that is taken whole is changed: what is read in it may be read in another process."""
+
+    read: Callable[..., Any]
+    """A function of a module, called with the body and `arguments`, which are plain values, as what it returns is."""
+
+    write: Callable[[bytes, Any], bytes]
+    """Called with the body and what was read in it; raises a GatewayError for one that may not pass."""
+
+    arguments: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AnswerChange:
     """How a successful answer is changed on its way; chosen before the upstream is asked.
 
@@ -64,8 +77,8 @@ class AnswerChange:
         (e) the upstream's refusal of our own key, turned into a 502: proxy/relay.py
     """
 
-    body: Callable[[bytes], bytes] | None = None
-    """Changes a body that is taken whole; raises a GatewayError for one that may not pass."""
+    body: BodyChange | None = None
+    """Changes a body that is taken whole."""
 
     events: Callable[[], EventFilter] | None = None
     """Makes what changes a stream of events; any other answer passes as it is."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
-from typing import assert_never
+from typing import Any, assert_never
 
 from aiohttp import web
 
@@ -14,12 +13,13 @@ from gateway.credentials.principal import Principal
 from gateway.credentials.trust import Trust
 from gateway.errors import UpstreamBroken
 from gateway.exchange.exchange import Exchange
-from gateway.exchange.observers import AnswerChange
+from gateway.exchange.observers import AnswerChange, BodyChange
 from gateway.operations.table import Rewrite
 from gateway.policy import requests as policy
 from gateway.policy.caller import Caller
 from gateway.policy.model_list import filtered_models
 from gateway.proxy.request import EXCHANGE, Handler, Middleware
+from gateway.wire.minted_secret import find_secret
 
 
 def authorize(*, trust: Trust, administration: bool, uncontained: bool) -> Middleware:
@@ -45,16 +45,17 @@ def authorize(*, trust: Trust, administration: bool, uncontained: bool) -> Middl
             case Rewrite.MODEL_LIST:
                 if not exchange.caller.restricted:
                     return None
-                return AnswerChange(body=partial(filtered_models, exchange.caller))
+                rules = exchange.caller.model_rules
+                return AnswerChange(body=BodyChange(filtered_models, _list_of_models, (rules,)))
             case Rewrite.REALTIME_SECRET:
-                return AnswerChange(body=_sealing(exchange.caller.principal))
+                return AnswerChange(body=BodyChange(find_secret, _sealing(exchange.caller.principal)))
             case never:
                 assert_never(never)
 
-    def _sealing(principal: Principal) -> Callable[[bytes], bytes]:
-        def rewrite(body: bytes) -> bytes:
+    def _sealing(principal: Principal) -> Callable[[bytes, Any], bytes]:
+        def rewrite(body: bytes, found: tuple[str, float | None] | None) -> bytes:
             try:
-                return realtime_secrets.replace_secret(body, principal, trust.ring, now=time.time())
+                return realtime_secrets.replace_secret(body, found, principal, trust.ring, now=time.time())
             except (realtime_secrets.NothingToReplace, LookupError) as error:
                 raise UpstreamBroken(
                     "The upstream's realtime secret could not be replaced by one of this gateway.",
@@ -64,6 +65,12 @@ def authorize(*, trust: Trust, administration: bool, uncontained: bool) -> Middl
         return rewrite
 
     return middleware
+
+
+def _list_of_models(_body: bytes, filtered: bytes | None) -> bytes:
+    if filtered is None:
+        raise UpstreamBroken("The upstream's list of models cannot be read, and may not pass unfiltered.")
+    return filtered
 
 
 def check_head(exchange: Exchange, caller: Caller, *, administration: bool, uncontained: bool) -> str | None:

@@ -72,6 +72,15 @@ class Caller:
                     "Ask the gateway's operator."
                 )
 
+    @property
+    def model_rules(self) -> tuple[tuple[str, ...], ...]:
+        """The patterns of which a model must match one each."""
+        return tuple(
+            tuple(patterns)
+            for patterns in (self.tenant.models, self.principal.models)
+            if patterns is not None
+        )
+
     def may_use(self, model: str) -> bool:
         """Whether both the tenant and the credential may use this model."""
         return self.refusal_of(model) is None

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import orjson
 
-from gateway.errors import UpstreamBroken
-from gateway.policy.caller import Caller
+from gateway.operations.model_patterns import allows
 
 
-def filtered_models(caller: Caller, body: bytes) -> bytes:
-    """The answer to GET /v1/models without what the caller may not use.
+def filtered_models(body: bytes, rules: tuple[tuple[str, ...], ...]) -> bytes | None:
+    """The answer to GET /v1/models without what does not satisfy every rule; None where no models are found in it.
 
     Entries that stay keep their members, and other lists beside `data` (some servers repeat the models there)
-    are filtered alike. Raises UpstreamBroken for an answer in which the models are not found.
+    are filtered alike.
     """
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
-        document = None
+        return None
     if not isinstance(document, dict) or not isinstance(document.get("data"), list):
-        raise UpstreamBroken("The upstream's list of models cannot be read, and may not pass unfiltered.")
+        return None
     for member, entries in document.items():
         if isinstance(entries, list):
-            document[member] = [entry for entry in entries if _may_see(caller, entry)]
+            document[member] = [entry for entry in entries if _may_be_seen(rules, entry)]
     kept = document["data"]
     for member, at in (("first_id", 0), ("last_id", -1)):
         if member in document:
@@ -30,8 +29,8 @@ def filtered_models(caller: Caller, body: bytes) -> bytes:
     return orjson.dumps(document)
 
 
-def _may_see(caller: Caller, entry: object) -> bool:
+def _may_be_seen(rules: tuple[tuple[str, ...], ...], entry: object) -> bool:
     if not isinstance(entry, dict):
         return False
     named = entry.get("id", entry.get("model", entry.get("name")))
-    return isinstance(named, str) and caller.may_use(named)
+    return isinstance(named, str) and all(allows(patterns, named) for patterns in rules)

@@ -17,6 +17,7 @@ from gateway.wire.json_members import Change, place_of
 from gateway.wire.request_fields import BodyRefused, Fault, RequestFields
 from gateway.wire.strict_json import all_distinct
 
+_SEARCHED_BYTES = 64 * 1024
 _MOST_MODELS = 1000
 _MOST_MODEL_CHARACTERS = 1024
 _SHOWN_CHARACTERS = 64
@@ -130,12 +131,21 @@ def _known(fields: RequestFields | None) -> int | None:
 
 
 def _named(body: bytes, document: dict[str, Any] | None, question: Question, *, known: int | None) -> Named:
-    """What is named beside the fields. Most bodies that were read are searched by bytes alone."""
-    if known is not None:
-        models = question.models and _may_run_models(body, known=known)
-        if not models and not (question.stored and stored_objects.may_be_named_in(body)):
-            return Named()
-    return _names_in(body, document, models=question.models, stored=question.stored)
+    """What is named beside the fields.
+
+    Most small bodies that were read are searched by bytes alone. A large one has been parsed anyway, and may have less
+    structure than bytes.
+    """
+    models, stored = question.models, question.stored
+    if document is not None and len(body) > _SEARCHED_BYTES and all_distinct(body, document):
+        return _names_of(document, models=models, stored=stored)
+    if (
+        known is not None
+        and not (models and _may_run_models(body, known=known))
+        and not (stored and stored_objects.may_be_named_in(body))
+    ):
+        return Named()
+    return _names_in(body, document, models=models, stored=stored)
 
 
 def _may_run_models(text: bytes, *, known: int) -> bool:
@@ -146,16 +156,21 @@ def _may_run_models(text: bytes, *, known: int) -> bool:
 def _names_in(
     raw: bytes, document: dict[str, Any] | None, *, models: bool, stored: bool, in_session: bool = False
 ) -> Named:
-    """All names; `document` is what `raw` means where it has been parsed.
-
-    What else of a document decides who may do something is found here, by a function of the document.
-    """
+    """All names; `document` is what `raw` means where it has been parsed."""
     try:
         document = request_fields.parse(raw) if document is None else document
     except BodyRefused:
         return Named(fault=_NOT_STRICT)
     if not all_distinct(raw, document):
         return Named(fault=_NOT_STRICT)
+    return _names_of(document, models=models, stored=stored, in_session=in_session)
+
+
+def _names_of(document: dict[str, Any], *, models: bool, stored: bool, in_session: bool = False) -> Named:
+    """What a document names whose members are all distinct.
+
+    What else of a document decides who may do something is found here, by a function of the document.
+    """
     found: dict[str, None] = {}
     if models:
         try:

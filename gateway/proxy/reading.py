@@ -66,6 +66,14 @@ class Reading:
         named: bool = await self.call(tenant, (part,), Call(may_name_in_event, (question,)), bounded=False)
         return named
 
+    async def answer(
+        self, tenant: str, body: bytes, read: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> Any:
+        """What a function reads in an answer's body, of whatever structure. Raises Overloaded."""
+        if is_read_at_once((body,)):
+            return read(body, *arguments)
+        return await self.call(tenant, (body,), Call(read, arguments), bounded=False)
+
     async def call(self, tenant: str, pieces: Sequence[bytes], call: Call, *, bounded: bool = True) -> Any:
         """Call a function of a document in another process. Raises BadRequest, JsonTooComplex or Overloaded.
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable
 from time import monotonic
 
 from aiohttp import web
 from prometheus_client import Counter
 
 from gateway.errors import CredentialRefused, Ending, UpstreamBroken, UpstreamRefusedKey
-from gateway.exchange.observers import AnswerChange, EventFilter
+from gateway.exchange.observers import AnswerChange, BodyChange, EventFilter
 from gateway.proxy.answer import Answer, own_fields
 from gateway.proxy.call import Call
+from gateway.proxy.reading import Reading
 from gateway.proxy.reply import Reply
 from gateway.wire.headers import Head, media_type
 from gateway.wire.passing import for_client
@@ -29,7 +29,8 @@ _ABOUT_A_KEY = re.compile(rb"api[ _-]?key|secret|\bsk-", re.IGNORECASE)
 class Relay:
     """Sends the upstream's answers to clients; gives up on one that reads nothing for `write_idle_seconds`."""
 
-    def __init__(self, *, write_idle_seconds: float, unreadable_headers: Counter) -> None:
+    def __init__(self, *, reading: Reading, write_idle_seconds: float, unreadable_headers: Counter) -> None:
+        self._reading = reading
         self._write_idle_seconds = write_idle_seconds
         self._unreadable_headers = unreadable_headers
 
@@ -100,13 +101,14 @@ class Relay:
         call: Call,
         head: Head,
         fields: Fields,
-        change: Callable[[bytes], bytes],
+        change: BodyChange,
     ) -> Answer:
         """Send a changed body in place of the upstream's. Raises UpstreamBroken for one that cannot be read."""
         body = await call.reply.peek(_CHANGED_BYTES)
         if _encoding(head) != b"identity" or body is None:
             raise UpstreamBroken("The upstream's answer cannot be read, and may not pass unread.")
-        changed = change(body)
+        tenant = call.exchange.caller.tenant.id
+        changed = change.write(body, await self._reading.answer(tenant, body, change.read, change.arguments))
         length = (b"Content-Length", b"%d" % len(changed))
         answer = self.begin(request, call, head, [*_without_length(fields), length])
         if changed:

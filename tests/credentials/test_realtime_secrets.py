@@ -22,6 +22,7 @@ from gateway.credentials.realtime_secrets import (
     unseal,
 )
 from gateway.operations.table import OperationTable, Rewrite
+from gateway.wire.minted_secret import find_secret
 from tests.conftest import StartGateway
 from tests.kit import records
 from tests.kit.client import HANDSHAKE, JSON
@@ -79,7 +80,9 @@ def test_expiry_is_the_earlier_of_the_upstreams_and_the_credentials() -> None:
     ring = KeyRing.ephemeral()
     body = orjson.dumps({"value": UPSTREAM_SECRET, "expires_at": NOW + 600})
 
-    replaced = orjson.loads(replace_secret(body, principal(expires_at=NOW + 60), ring, now=NOW))
+    replaced = orjson.loads(
+        replace_secret(body, find_secret(body), principal(expires_at=NOW + 60), ring, now=NOW)
+    )
 
     unseal(replaced["value"], ring, now=NOW + 59)
     with pytest.raises(CredentialExpired):
@@ -92,7 +95,7 @@ def test_every_other_byte_of_the_answer_is_kept() -> None:
         b'{ "client_secret" : {"value":"%b", "expires_at":1800000060 } ,"z":1.50 }' % UPSTREAM_SECRET.encode()
     )
 
-    replaced = replace_secret(body, principal(), ring, now=NOW)
+    replaced = replace_secret(body, find_secret(body), principal(), ring, now=NOW)
 
     head, tail = body.split(UPSTREAM_SECRET.encode())
     assert replaced.startswith(head + b"ek_gw_")
@@ -105,7 +108,7 @@ def test_every_other_byte_of_the_answer_is_kept() -> None:
 )
 def test_answer_without_a_readable_secret_does_not_pass(body: bytes) -> None:
     with pytest.raises(NothingToReplace):
-        replace_secret(body, principal(), KeyRing.ephemeral(), now=NOW)
+        replace_secret(body, find_secret(body), principal(), KeyRing.ephemeral(), now=NOW)
 
 
 PATHS = {

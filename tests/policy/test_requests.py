@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import orjson
 import pytest
 
-from gateway.errors import UpstreamBroken
 from gateway.policy.model_list import filtered_models
 from tests.conftest import StartGateway
 from tests.kit.asking import TABLE, ask, error_of, verdict
-from tests.kit.client import JSON
 from tests.kit.gateway import Gateway
 from tests.kit.records import caller
 from tests.kit.upstream import ScriptedUpstream
@@ -112,49 +108,6 @@ class TestClosed:
         assert not upstream.requests
 
 
-class TestCost:
-    """What one caller sends must not make all others wait: the loop is everybody's."""
-
-    BODIES = {  # noqa: RUF012
-        "items with ids": b'{"model":"m","input":['
-        + b",".join([b'{"type":"message","id":"m","content":"x"}'] * 400_000)
-        + b"]}",
-        "underscores": b'{"model":"m","input":"' + b"_" * 16 * 2**20 + b'"}',
-        "escapes": b'{"model":"m","input":"' + rb"\u0041" * 2_700_000 + b'"}',
-        "members": b'{"model":"m","x_id":7,'
-        + b",".join(b'"k%d":{"id":1}' % n for n in range(600_000))
-        + b"}",
-        "nesting": b'{"model":"m","id":"x","input":' + (b"[" * 500 + b"]" * 500) + b"}",
-        "strings": b'{"model":"m","input":[' + b",".join([b'"model"'] * 1_500_000) + b"]}",
-    }
-
-    @pytest.mark.parametrize("name", BODIES)
-    async def test_of_judging_a_large_body_is_bounded(
-        self, start_gateway: StartGateway, upstream: ScriptedUpstream, name: str
-    ) -> None:
-        narrow = {"scopes": ["*"], "models": ["m"]}
-        gateway = await start_gateway(tenants={"acme": narrow, "neighbour": narrow})
-        loop = asyncio.get_running_loop()
-        longest = 0.0
-
-        async def tick() -> None:
-            nonlocal longest
-            while True:
-                before = loop.time()
-                await asyncio.sleep(0.01)
-                longest = max(longest, loop.time() - before)
-
-        client = await gateway.connect()
-        client.timeout_seconds = 60
-        ticking = asyncio.create_task(tick())
-        await client.send(client.request_bytes("POST", "/v1/responses", self.BODIES[name], headers=JSON))
-        answer = await client.read_answer()
-        ticking.cancel()
-
-        assert answer.status in (200, 400, 403, 413)
-        assert longest < 1.5
-
-
 class TestModels:
     @pytest.mark.parametrize(
         ("models", "own", "allowed"),
@@ -201,11 +154,12 @@ class TestModels:
         ],
     )
     def test_list_shows_the_allowed_ones(self, body: bytes, kept: object) -> None:
-        assert orjson.loads(filtered_models(caller(models=["a"]), body)) == kept
+        filtered = filtered_models(body, caller(models=["a"]).model_rules)
+        assert filtered is not None
+        assert orjson.loads(filtered) == kept
 
     @pytest.mark.parametrize(
         "body", [b"", b"b", b"[]", b"null", b"{}", b'{"data":{"id":"b"}}', b'{"models":["b"]}']
     )
     def test_answer_in_which_no_models_are_found_does_not_pass(self, body: bytes) -> None:
-        with pytest.raises(UpstreamBroken):
-            filtered_models(caller(models=["a"]), body)
+        assert filtered_models(body, caller(models=["a"]).model_rules) is None
