@@ -24,8 +24,11 @@ _ASKED = {"since": "24h", "by": "model"}
 _MOST_SHOWN = 1000
 _MOST_ADDED_UP = 20_000
 _MOST_SECONDS = 10.0
-_PAUSE_SECONDS = 0.005
+_PAUSE_SECONDS = 0.002
 """Between two bites of rows: who asks for a great deal waits, and nobody else."""
+
+_SMALL = 25
+"""Rows after which nobody has to be let through."""
 
 _AT_ONCE = 4
 """Questions of different tenants that are answered side by side."""
@@ -79,7 +82,7 @@ class UsageAnswers:
             ):
                 async for rows in bites:
                     report.add(rows)
-                    await asyncio.sleep(_PAUSE_SECONDS if len(rows) > 100 else 0)
+                    await asyncio.sleep(_PAUSE_SECONDS if len(rows) > _SMALL else 0)
         except (TooManyRows, TimeoutError):
             raise BadRequest(
                 "That is more than is added up here. Ask for a shorter time, or tell less apart."

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from heapq import nlargest
 from operator import itemgetter
 
@@ -77,8 +78,9 @@ class Report:
                     raise TooManyRows(f"more than {self._most} rows")
                 counts = self._sums[group] = [0] * len(COUNTERS)
             for position, amount in enumerate(row.counts):
-                counts[position] += amount
-                self._total[position] += amount
+                if amount:  # most are none
+                    counts[position] += amount
+                    self._total[position] += amount
 
     def rows(self, largest: int | None = None) -> list[dict[str, object]]:
         """The busiest first; periods come in their order, with their start in UTC. `largest`: no more than so many."""
@@ -108,6 +110,7 @@ def figures(counts: Sequence[int]) -> dict[str, int | float]:
     return {**named, "audio_seconds": milliseconds / 1000}
 
 
+@lru_cache(maxsize=1024)
 def moment(seconds: float) -> str:
     """A time as reports write it: 2026-11-22T17:00:00Z."""
     return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
