@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -41,9 +42,10 @@ from gateway.proxy.relay import Relay
 from gateway.proxy.request import EXCHANGE, Handler
 from gateway.proxy.sockets import forward_socket
 from gateway.proxy.stored_files import file_bytes
-from gateway.proxy.upstream import PoolEvents, Upstreams
+from gateway.proxy.upstream import PoolEvents, Upstreams, trusted_certificates
 from gateway.settings.reloading import Configuration
 from gateway.settings.section import revealed
+from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings, waiting_for_restart
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.memory_usage import MemoryUsage
@@ -57,8 +59,7 @@ def build_app(
     keys_dir: Path | None = None,
     log_descriptor: int = 1,
     store: BucketStore | None = None,
-    read_settings: Callable[[], Settings] | None = None,
-    settings_file: Path | None = None,
+    read_settings: Callable[[Seen], Settings] | None = None,
 ) -> App:
     """Wire one gateway process. Raises SettingsInvalid for what only shows when things are put together.
 
@@ -86,10 +87,7 @@ def build_app(
     )
     upstreams = Upstreams(
         settings.upstream,
-        administration=UpstreamAccess(
-            settings.upstream.base_url,
-            revealed(settings.upstream.admin_api_key),
-        ),
+        administration=_administration(settings),
         http_proxy=revealed(settings.upstream.http_proxy),
         events=PoolEvents(
             connected=lambda result: metrics.upstream_connects.labels(result).inc(),
@@ -124,6 +122,7 @@ def build_app(
         lifecycle=Lifecycle(),
         reading=Reading(settings.edge, lost=metrics.json_readers_lost.inc),
         memory=memory,
+        administers=lambda: upstreams.administers,
         file_bytes=partial(file_bytes, upstreams),
     )
     withdrawal = Withdrawal(
@@ -132,9 +131,10 @@ def build_app(
         table=table,
         lifecycle=services.lifecycle,
         reading=services.reading,
-        check_head=partial(
-            check_head,
-            administration=settings.upstream.admin_api_key is not None,
+        check_head=lambda exchange, caller: check_head(
+            exchange,
+            caller,
+            administration=upstreams.administers,
             uncontained=settings.allow_uncontained,
         ),
     )
@@ -144,8 +144,7 @@ def build_app(
     if read_settings is not None:
         configuration = Configuration(
             read=read_settings,
-            file=settings_file,
-            take=partial(_take, services, tenants),
+            take=partial(_take, services, tenants, upstreams),
             loaded=metrics.configuration_loaded,
         )
     app = App(
@@ -230,14 +229,23 @@ def _show_issuers(services: Services, settings: Settings) -> None:
             services.metrics.watch(services.metrics.jwks_age, partial(_age, services.trust, name), name)
 
 
-async def _take(services: Services, tenants: TenantsInForce, settings: Settings) -> Iterable[str]:
+async def _take(
+    services: Services, tenants: TenantsInForce, upstreams: Upstreams, settings: Settings
+) -> Iterable[str]:
     """Put new settings in force; name those that have changed and wait. Raises SettingsInvalid."""
     services.trust.check(settings.credentials, settings.issuers)
+    trusted = await asyncio.to_thread(trusted_certificates, settings.upstream.ca_file)
     put_tenants = await tenants.remembered(settings)
+    upstreams.trust(trusted)
+    upstreams.administer(_administration(settings))
     services.trust.reload(settings.credentials, settings.issuers)
     _show_issuers(services, settings)
     put_tenants()
     return waiting_for_restart(services.settings, settings)
+
+
+def _administration(settings: Settings) -> UpstreamAccess:
+    return UpstreamAccess(settings.upstream.base_url, revealed(settings.upstream.admin_api_key))
 
 
 def _line_to(log: LogWriter) -> Callable[[Exchange, float], None]:

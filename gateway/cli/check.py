@@ -16,7 +16,9 @@ from gateway.credentials.configured_issuers import other_issuers
 from gateway.credentials.key_ring import KeyRing
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import TenantPolicy, closed_to, tenant_policies
+from gateway.proxy.upstream import trusted_certificates
 from gateway.settings.section import SettingsInvalid
+from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
 
 
@@ -36,7 +38,8 @@ def register(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the problems (exit code 1), or that there are none."""
-    settings = settings_from(options)
+    seen = Seen()
+    settings = settings_from(options, seen)
     problems = keyless(settings)
     if problems:
         raise SettingsInvalid(problems)
@@ -47,6 +50,11 @@ def run(options: argparse.Namespace) -> int:
         keys_from_url=lambda _name, _issuer: KeyRing([]),
     )
     refuse_itself(settings)
+    trusted_certificates(settings.upstream.ca_file)
+    if settings.keys_dir.exists():
+        KeyRing.load(settings.keys_dir)
+    for warning in seen.warnings:
+        print(f"gateway: {warning}", file=sys.stderr)
     history, trouble = account_history(settings)
     policies = tenant_policies(settings, OperationTable.load(), history)
     if trouble is not None:

@@ -62,8 +62,6 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     ring = KeyRing.load(settings_from(options).keys_dir)
-    for warning in ring.warnings:
-        print(f"gateway: {warning}", file=sys.stderr)
     rows = []
     for key in ring:
         created = date(key.created_at) if key.created_at else "unknown"

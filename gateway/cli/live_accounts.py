@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,6 +11,7 @@ import aiohttp
 
 from gateway.policy.accounts import account_said
 from gateway.policy.tenants import TenantPolicy, UpstreamAccess
+from gateway.proxy.upstream import trusted_certificates
 from gateway.settings.section import revealed
 from gateway.settings.settings import Upstream
 
@@ -40,12 +40,9 @@ async def ask_all(upstream: Upstream, policies: Mapping[str, TenantPolicy]) -> l
     """Ask for the list of models once for each way upstream that an enabled tenant has."""
     enabled = [policy for policy in policies.values() if policy.settings.enabled]
     ways = list({policy.access: policy for policy in enabled}.values())
-    context: ssl.SSLContext | bool = True
-    if upstream.ca_file is not None:
-        context = ssl.create_default_context(cafile=str(upstream.ca_file))
     turn = asyncio.Semaphore(_AT_ONCE)
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=context),
+        connector=aiohttp.TCPConnector(ssl=trusted_certificates(upstream.ca_file)),
         timeout=aiohttp.ClientTimeout(total=_SECONDS, sock_connect=upstream.connect_timeout_seconds),
         proxy=revealed(upstream.http_proxy),
     ) as session:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.settings.section import Problem, SettingsInvalid
+from gateway.settings.seen import Seen
 from gateway.settings.settings import DEFAULT_BASE_URL, Settings
 from gateway.settings.sources import load
 from gateway.usage.report import duration_seconds
@@ -34,8 +35,8 @@ def add_settings(command: argparse.ArgumentParser) -> None:
     )
 
 
-def settings_from(options: argparse.Namespace) -> Settings:
-    """The settings in force for a command. Raises SettingsInvalid."""
+def settings_from(options: argparse.Namespace, seen: Seen | None = None) -> Settings:
+    """The settings in force for a command; `seen` is told what they were read from. Raises SettingsInvalid."""
     flags: dict[str, Any] = {}
     for key, value in (
         ("listen", options.listen),
@@ -50,7 +51,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
         if not separator or not key:
             raise SettingsInvalid([Problem(f"--set {assignment}", "expected KEY=VALUE")])
         _put(flags, key.strip(), _value(text))
-    return load(options.config, flags=flags)
+    return load(options.config, flags=flags, seen=seen)
 
 
 def keyless(settings: Settings) -> list[Problem]:

@@ -10,6 +10,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -25,6 +26,7 @@ from gateway.credentials.key_ring import KeyRing, ensure_ring
 from gateway.operations.scopes import expand
 from gateway.operations.table import OperationTable
 from gateway.settings.section import SettingsInvalid, split_address
+from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
 
 FIRST_CREDENTIAL_SECONDS = 30 * 86400
@@ -42,13 +44,14 @@ def register(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
-    settings = settings_from(options)
+    seen = Seen()
+    settings = settings_from(options, seen)
     problems = keyless(settings)
     if problems:
         raise SettingsInvalid(problems)
     refuse_itself(settings)
     ring, made = ensure_ring(settings.keys_dir)
-    for warning in ring.warnings:
+    for warning in seen.warnings:
         print(f"gateway: {warning}", file=sys.stderr)
     if made:
         _print_first_credential(settings, ring)
@@ -57,15 +60,14 @@ def run(options: argparse.Namespace) -> int:
         settings,
         ring=ring,
         keys_dir=settings.keys_dir,
-        read_settings=lambda: _reread(options),
-        settings_file=options.config,
+        read_settings=partial(_reread, options),
     )
     run_loop(serve(app))
     return 0
 
 
-def _reread(options: argparse.Namespace) -> Settings:
-    settings = settings_from(options)
+def _reread(options: argparse.Namespace, seen: Seen) -> Settings:
+    settings = settings_from(options, seen)
     refuse_itself(settings)
     return settings
 

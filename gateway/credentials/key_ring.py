@@ -4,7 +4,6 @@ One JWK file per key, named `<kid>.json`, mode 0600 in a 0700 directory. Among t
 that hold private material the newest signs; every key of the directory verifies.
 """
 
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import orjson
 
+from gateway.credentials.exposure import exposures, folder_exposures
 from gateway.credentials.keys import Algorithm, Key, KeyProblem, KeyState
 from gateway.credentials.private_files import read_at_most, sync, write_private
 from gateway.wire.strict_json import strict_object
@@ -52,13 +52,12 @@ class KeyRing:
     def load(cls, directory: Path) -> "KeyRing":
         """Read every `*.json` of the directory; raises KeyProblem listing all that is wrong.
 
-        Files open to other users are no error (a mounted secret often is): `warnings` names them.
+        That others can read a secret, or write anything, is wrong as well: see exposure.py.
         """
         keys: list[Key] = []
         problems: list[str] = []
-        warnings: list[str] = []
         try:
-            warnings += _open_to_others(directory, secret=True)
+            problems += folder_exposures(directory)
             for path in _key_files(directory):
                 try:
                     key = _read(path)
@@ -66,12 +65,17 @@ class KeyRing:
                     problems.append(f"{path}: {problem}")
                     continue
                 keys.append(key)
-                warnings += _open_to_others(path, secret=key.is_secret)
+                dangers = exposures(directory, path, secret=key.is_secret)
+                problems += [f"{path}: {danger}" for danger in dangers]
+            revocations = directory / REVOCATIONS_FILE
+            if revocations.is_file():
+                dangers = exposures(directory, revocations, secret=True)
+                problems += [f"{revocations}: {danger}" for danger in dangers]
         except OSError as error:
             raise KeyProblem(f"{error.filename or directory}: {error.strerror}") from None
         if problems:
             raise KeyProblem(*problems)
-        return cls(keys, warnings=warnings)
+        return cls(keys)
 
     @classmethod
     def published(cls, jwk_set: Mapping[str, object], *, secrets_too: bool = False) -> "KeyRing":
@@ -234,10 +238,3 @@ def _read(path: Path) -> Key:
     if path.name != f"{key.kid}.json":
         raise KeyProblem(f"the file of key {key.kid} must be named {key.kid}.json")
     return key
-
-
-def _open_to_others(path: Path, *, secret: bool) -> Iterator[str]:
-    """Warn when other users may read a secret, or replace anything."""
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & (0o077 if secret else 0o022):
-        yield f"{path} is open to other users (mode {mode:04o})"

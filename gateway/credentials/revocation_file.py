@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from gateway.credentials.exposure import exposures
 from gateway.credentials.key_ring import REVOCATIONS_FILE
 from gateway.credentials.private_files import locked, read_at_most, write_private
 from gateway.credentials.revocations import Revocation, RevocationsUnavailable
@@ -69,6 +70,8 @@ class RevocationFile:
 
     def _read(self) -> frozenset[Revocation]:
         try:
+            for danger in exposures(self.path.parent, self.path, secret=True):
+                raise RevocationsUnavailable(f"{self.path}: {danger}")
             document = read_at_most(self.path, MAX_FILE_BYTES)
             if document is None:
                 raise RevocationsUnavailable(f"{self.path} is larger than {MAX_FILE_BYTES} bytes")

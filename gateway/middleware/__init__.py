@@ -37,7 +37,7 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
         # before limit: what is not allowed costs no permits
         authorize(
             trust=with_.trust,
-            administration=settings.upstream.admin_api_key is not None,
+            administration=with_.administers,
             uncontained=settings.allow_uncontained,
         ),
         # outside meter: what was used is known when it settles

@@ -22,7 +22,7 @@ from gateway.proxy.request import EXCHANGE, Handler, Middleware
 from gateway.wire.minted_secret import find_secret
 
 
-def authorize(*, trust: Trust, administration: bool, uncontained: bool) -> Middleware:
+def authorize(*, trust: Trust, administration: Callable[[], bool], uncontained: bool) -> Middleware:
     """Check the operation against the credential's scopes and the tenant's.
 
     `administration` and `uncontained`: the operator has opened those operations.
@@ -34,7 +34,7 @@ def authorize(*, trust: Trust, administration: bool, uncontained: bool) -> Middl
         if operation.is_own:
             return await handler(request)  # every tenant may ask who it is
         exchange.model = check_head(
-            exchange, exchange.caller, administration=administration, uncontained=uncontained
+            exchange, exchange.caller, administration=administration(), uncontained=uncontained
         )
         if operation.rewrite is not None:
             exchange.choose(_change(exchange, operation.rewrite))

@@ -33,5 +33,8 @@ class Services:
     lifecycle: Lifecycle
     reading: Reading
     memory: BodyMemory
+    administers: Callable[[], bool]
+    """Whether the operator has opened administration."""
+
     file_bytes: Callable[[Exchange, str], Awaitable[int | None]]
     """The size of a file that the upstream has stored, by its id; None when it does not say."""

@@ -13,8 +13,9 @@ import ssl
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import aiohttp
 from aiohttp.client_reqrep import ClientRequest
@@ -32,6 +33,7 @@ from gateway.proxy.bites import Turns
 from gateway.proxy.connection import hung_up
 from gateway.proxy.places import Places
 from gateway.proxy.reply import Reply, UpstreamProtocol, cause
+from gateway.settings.section import Problem, SettingsInvalid
 from gateway.settings.settings import Upstream as UpstreamSettings
 
 # One refused or reset connect may be a restart in progress; nothing was sent, so trying again is safe.
@@ -40,6 +42,24 @@ CONNECT_PAUSE_SECONDS = 0.05
 
 _NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """What the system says when it is this machine that has nothing left."""
+
+
+Trusted = ssl.SSLContext | Literal[True]
+"""Whose certificates are believed; True: the system's authorities."""
+
+
+def trusted_certificates(ca_file: Path | None) -> Trusted:
+    """Read the file of authorities. Raises SettingsInvalid when it cannot be used."""
+    if ca_file is None:
+        return True
+    try:
+        context = ssl.create_default_context(cafile=str(ca_file))
+    except OSError as error:  # ssl.SSLError is one
+        raise SettingsInvalid(
+            [Problem("upstream.ca_file", f"{ca_file}: cannot be used: {error.strerror or error}")]
+        ) from None
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 class PoolEvents(NamedTuple):
@@ -81,11 +101,23 @@ class Upstreams:
         self._events = events
         self._turns = turns
         self._pools: dict[str, UpstreamPool] = {}
+        self._trusted: Trusted | None = None
+
+    def trust(self, trusted: Trusted) -> None:
+        """Believe these certificates, and no others, for every connection that is made from now on."""
+        if trusted is True and self._trusted is True:
+            return  # as before
+        self._trusted = trusted
+        for pool in self._pools.values():
+            pool.trust(trusted)
 
     async def open(self, base_url: str) -> UpstreamPool:
-        """The pool of an upstream, made on first use. Raises OSError for an unreadable CA file."""
+        """The pool of an upstream, made on first use. Raises SettingsInvalid for a CA file that cannot be used."""
         pool = self._pools.get(base_url)
         if pool is None:
+            if self._trusted is None:
+                trusted = await asyncio.to_thread(trusted_certificates, self._settings.ca_file)
+                self._trusted = self._trusted or trusted
             pool = UpstreamPool(
                 self._settings,
                 base_url=base_url,
@@ -94,9 +126,18 @@ class Upstreams:
                 make_room=self._drop_idle,
                 turns=self._turns,
             )
-            await pool.start()
+            pool.start(self._trusted)
             pool = self._pools.setdefault(base_url, pool)
         return pool
+
+    @property
+    def administers(self) -> bool:
+        """Whether there is a key for administration: without it those operations are closed."""
+        return self._administration.api_key is not None
+
+    def administer(self, administration: UpstreamAccess) -> None:
+        """Where administration goes from now on, and with which key."""
+        self._administration = administration
 
     def access_for(self, operation: Operation, caller: Caller) -> UpstreamAccess:
         """Where an operation goes, and as whom: administration has one place and one key for everybody."""
@@ -160,18 +201,13 @@ class UpstreamPool:
         self._connector: aiohttp.TCPConnector | None = None
         self._request: ClientRequest | None = None
 
-    async def start(self) -> None:
-        """Make the pool; needs the running loop. Raises OSError for an unreadable CA file."""
+    def start(self, trusted: Trusted) -> None:
+        """Make the pool; needs the running loop."""
         loop = asyncio.get_running_loop()
-        context: ssl.SSLContext | bool = True
-        if self.settings.ca_file is not None:
-            context = await asyncio.to_thread(ssl.create_default_context, cafile=str(self.settings.ca_file))
-            context.set_alpn_protocols(["http/1.1"])
         self._connector = aiohttp.TCPConnector(
             limit=0,  # who may have one is decided by the places
             keepalive_timeout=self.settings.keepalive_seconds,
             ttl_dns_cache=30,
-            ssl=context,
         )
         factory: Any = partial(UpstreamProtocol, loop, self._turns)
         self._connector._factory = factory
@@ -182,12 +218,20 @@ class UpstreamPool:
             if proxy.user is not None:
                 login = aiohttp.encode_basic_auth(proxy.user, proxy.password or "")
                 self.proxy_fields = ((b"Proxy-Authorization", login.encode("latin-1")),)
-        # A template: the connector reads from it where to connect, never what to send.
-        self._request = ClientRequest("GET", self._url, loop=loop, ssl=context, proxy=proxy)
+        self._proxy = proxy
+        self.trust(trusted)
         self._timeout = aiohttp.ClientTimeout(
             total=None,
             connect=self.settings.connect_timeout_seconds,
             sock_connect=self.settings.connect_timeout_seconds,
+        )
+
+    def trust(self, trusted: Trusted) -> None:
+        """Believe these certificates for new connections, and keep no idle one that others vouched for."""
+        self.drop_idle()
+        # A template: the connector reads from it where to connect, never what to send.
+        self._request = ClientRequest(
+            "GET", self._url, loop=asyncio.get_running_loop(), ssl=trusted, proxy=self._proxy
         )
 
     async def close(self) -> None:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from pathlib import Path
 
 from gateway.settings.section import SettingsInvalid
+from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
-from gateway.settings.sources import tenant_files
 
 _log = logging.getLogger("gateway.configuration")
 
 FOLLOW_SECONDS = 1.0
 
-_Fingerprint = tuple[tuple[str, int, int, int, int], ...]
-
 
 class Configuration:
-    """Re-reads the settings on demand and whenever one of their files has changed.
+    """Re-reads the settings on demand, and whenever a file that they were read from has changed.
 
+    `read` notes every such file, those of secrets, certificates and issuers' keys as well.
     `take` puts new settings in force and returns the names of those that need a restart; it raises
     SettingsInvalid to refuse them. `loaded` is told whether a reload went well.
     """
@@ -28,24 +26,26 @@ class Configuration:
     def __init__(
         self,
         *,
-        read: Callable[[], Settings],
-        file: Path | None,
+        read: Callable[[Seen], Settings],
         take: Callable[[Settings], Awaitable[Iterable[str]]],
         loaded: Callable[[bool], None],
     ) -> None:
         self._read = read
-        self._file = file
         self._take = take
         self._loaded = loaded
-        self._tenants_path: Path | None = None
+        self._seen = Seen()
         self._task: asyncio.Task[None] | None = None
         self._one_at_a_time = asyncio.Lock()
         self._reloads: set[asyncio.Task[bool]] = set()
 
     async def start(self, settings: Settings) -> None:
-        """Follow the files from now on."""
-        self._tenants_path = settings.tenants_path
-        self._seen = await asyncio.to_thread(self._fingerprint)
+        """Follow the files from now on: those that these settings, which are in force, were read from."""
+        try:
+            again = await asyncio.to_thread(self._looked_at)
+        except SettingsInvalid:
+            again = None
+        if again != settings:
+            await self.reload()
         self._task = asyncio.create_task(self._follow())
 
     async def close(self) -> None:
@@ -67,7 +67,7 @@ class Configuration:
 
     async def _reload(self) -> bool:
         try:
-            settings = await asyncio.to_thread(self._read)
+            settings = await asyncio.to_thread(self._looked_at)
             needing_restart = sorted(await self._take(settings))
         except Exception as invalid:  # noqa: BLE001 (whatever the files hold, what is in force stays in force)
             problems = invalid.problems if isinstance(invalid, SettingsInvalid) else [invalid]
@@ -75,7 +75,8 @@ class Configuration:
                 _log.error("configuration not reloaded: %s", problem)
             self._loaded(False)
             return False
-        self._tenants_path = settings.tenants_path
+        for warning in self._seen.warnings:
+            _log.warning("configuration: %s", warning)
         _log.warning("configuration reloaded: %d tenants", len(settings.tenants))
         for name in needing_restart:
             _log.warning("configuration: %s has changed and takes effect at the next start", name)
@@ -85,25 +86,19 @@ class Configuration:
     async def _follow(self) -> None:
         while True:
             await asyncio.sleep(FOLLOW_SECONDS)
-            seen = await asyncio.to_thread(self._fingerprint)
-            if seen != self._seen:
-                self._seen = seen
-                await self.reload()
-
-    def _fingerprint(self) -> _Fingerprint:
-        files = [] if self._file is None else [self._file]
-        if self._tenants_path is not None:
             try:
-                files += tenant_files(self._tenants_path)
-            except OSError:
-                pass  # counts as a change, and the reload will say what is wrong
-        return tuple(_state(path) for path in files)
+                if await asyncio.to_thread(self._seen.changed):
+                    await self.reload()
+            except Exception:  # noqa: BLE001 (without further looks nothing would ever be followed)
+                _log.exception("looking for changes of the configuration failed")
 
-
-def _state(path: Path) -> tuple[str, int, int, int, int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return str(path), 0, 0, 0, 0
-    # A file can be replaced by one of the same size and time.
-    return str(path), status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns
+    def _looked_at(self) -> Settings:
+        """Read the settings, and note what they were read from; what could not be read is followed as before."""
+        seen = Seen()
+        try:
+            settings = self._read(seen)
+        except BaseException:
+            self._seen = Seen({**self._seen.files, **seen.files})
+            raise
+        self._seen = seen
+        return settings

@@ -36,6 +36,8 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 def normal_base_url(value: str) -> str:
     """The one spelling of a base URL, without a trailing slash; ValueError says what it should be."""
+    if not value.isprintable() or " " in value:  # urlsplit would leave some of it out
+        raise ValueError("expected a URL without spaces and control characters")
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("expected an absolute http or https URL without a query, such as https://host/v1")
@@ -43,6 +45,10 @@ def normal_base_url(value: str) -> str:
         raise ValueError("expected no login in the URL; keys are given by api_key")
     port = "" if parts.port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{parts.port}"
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    if not host.isascii():
+        host = host.encode("idna").decode("ascii")  # UnicodeError is a ValueError
+    if not parts.path.isascii():
+        raise ValueError("expected a path in ASCII, with other characters percent-encoded")
     return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
 
 

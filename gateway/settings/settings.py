@@ -70,7 +70,7 @@ class Upstream(Section):
     api_key: Annotated[SecretStr | None, FOLLOWED] = None
     """The gateway's own key; unset: OPENAI_API_KEY."""
 
-    admin_api_key: SecretStr | None = None
+    admin_api_key: Annotated[SecretStr | None, FOLLOWED] = None
     """Opens organization administration, with this key only; unset, those operations are closed."""
 
     organization: Annotated[HeaderText | None, FOLLOWED] = None
@@ -79,8 +79,8 @@ class Upstream(Section):
     project: Annotated[HeaderText | None, FOLLOWED] = None
     """Sent as OpenAI-Project for tenants that have none of their own."""
 
-    ca_file: UserPath | None = None
-    """Certificates to trust in place of the system's (PEM)."""
+    ca_file: Annotated[UserPath | None, FOLLOWED] = None
+    """Certificates to trust in place of the system's (PEM); what the file holds is followed for new connections."""
 
     http_proxy: SecretStr | None = None
     """URL of a proxy on the way to the upstream; may hold a login, so by reference."""

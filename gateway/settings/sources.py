@@ -21,9 +21,10 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
 from gateway.operations.scopes import ScopeProblem, expand
 from gateway.operations.table import OperationTable
 from gateway.settings.section import Problem, SettingsInvalid, normal_base_url
+from gateway.settings.seen import SECRETS, Seen
 from gateway.settings.settings import Settings, contradictions
 
-_SECRETS = frozenset({"admin_api_key", "api_key", "http_proxy", "redis_url"})
+_URLS = frozenset({"http_proxy", "redis_url"})
 
 
 def load(
@@ -31,14 +32,18 @@ def load(
     *,
     flags: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
+    seen: Seen | None = None,
 ) -> Settings:
     """Read the settings from flags, environment and file, in this order of strength.
 
-    Raises SettingsInvalid with every problem found. `flags` is nested like the file.
+    Raises SettingsInvalid with every problem found. `flags` is nested like the file; `seen` is told what was looked
+    at, and what an operator should know.
     """
     environ = os.environ if environ is None else environ
+    seen = Seen() if seen is None else seen
     problems: list[Problem] = []
-    from_file = _read(file, problems) if file is not None else {}
+    from_file = _read(file, problems, seen) if file is not None else {}
+    seen.warn_of_literals(flags or {}, None)
     if problems:
         raise SettingsInvalid(problems)
     try:
@@ -50,14 +55,17 @@ def load(
     if merged.get("tenants_path"):
         place = Path(str(merged["tenants_path"])).expanduser()
         merged["tenants_path"] = place = file.parent / place if file is not None else place
-        _read_tenants(place, merged, problems)
-    merged = _resolved(merged, environ, problems)
+        _read_tenants(place, merged, problems, seen)
+    merged = _resolved(merged, environ, problems, seen)
     _take_over_sdk_variables(merged, environ, problems)
     problems += _unknown_scopes(merged)
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as invalid:
         raise SettingsInvalid([*_problems(invalid), *problems]) from None
+    for path in (settings.upstream.ca_file, *(issuer.jwks_file for issuer in settings.issuers.values())):
+        if path is not None:
+            seen.note(path.expanduser())
     problems += contradictions(settings)
     if problems:
         raise SettingsInvalid(problems)
@@ -72,13 +80,16 @@ class _Environ(EnvSettingsSource):
         super().__init__(settings)
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
-        return {key.lower(): value for key, value in self._environ.items()}
+        return {key.lower(): value.strip() for key, value in self._environ.items()}
 
 
-def _read(file: Path, problems: list[Problem]) -> dict[str, Any]:
+def _read(file: Path, problems: list[Problem], seen: Seen) -> dict[str, Any]:
+    seen.note(file)
     try:
         with file.open("rb") as stream:
-            return tomllib.load(stream)
+            document = tomllib.load(stream)
+        seen.warn_of_literals(document, file)
+        return document
     except OSError as error:
         problems.append(Problem(str(file), f"cannot be read: {error.strerror}"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -86,19 +97,20 @@ def _read(file: Path, problems: list[Problem]) -> dict[str, Any]:
     return {}
 
 
-def tenant_files(place: Path) -> list[Path]:
+def _tenant_files(place: Path) -> list[Path]:
     """The files that a `tenants_path` names. Raises OSError when it cannot be read."""
     return sorted(place.glob("*.toml")) if place.is_dir() else [place]
 
 
-def _read_tenants(place: Path, merged: dict[str, Any], problems: list[Problem]) -> None:
+def _read_tenants(place: Path, merged: dict[str, Any], problems: list[Problem], seen: Seen) -> None:
     """Add the tenants of further files; a tenant is described in one place only."""
     tenants = merged.setdefault("tenants", {})
     if not isinstance(tenants, dict):
         return  # said when the whole is judged
     where = dict.fromkeys(tenants, "the configuration")
-    for path in tenant_files(place):
-        document = _read(path, problems)
+    seen.note(place)
+    for path in _tenant_files(place):
+        document = _read(path, problems, seen)
         problems += [
             Problem(f"{path}: {key}", "only [tenants.ID] tables belong here")
             for key in document
@@ -141,39 +153,61 @@ def _problems(invalid: ValidationError) -> list[Problem]:
 
 def _is_harmless(location: tuple[int | str, ...]) -> bool:
     """Whether what was written at a place can be shown: nothing near a key, a login or a secret can."""
-    return not {"upstream", "tenants", "issuers", *_SECRETS}.intersection(map(str, location))
+    return not {"upstream", "tenants", "issuers", *SECRETS}.intersection(map(str, location))
 
 
 def _resolved(
-    values: Mapping[str, Any], environ: Mapping[str, str], problems: list[Problem], parents: str = ""
+    values: Mapping[str, Any],
+    environ: Mapping[str, str],
+    problems: list[Problem],
+    seen: Seen,
+    parents: str = "",
 ) -> dict[str, Any]:
     """The same values with every secret in place of its reference, even where the rest is not valid."""
     resolved: dict[str, Any] = {}
     for key, value in values.items():
         resolved[key] = value
         if isinstance(value, dict):
-            resolved[key] = _resolved(value, environ, problems, f"{parents}{key}.")
-        elif key in _SECRETS and isinstance(value, str):
+            resolved[key] = _resolved(value, environ, problems, seen, f"{parents}{key}.")
+        elif key in SECRETS and isinstance(value, str):
             try:
-                resolved[key] = SecretStr(_secret(value, environ))
-            except ValueError as nowhere:
-                problems.append(Problem(parents + key, f"{value}: {nowhere}"))
+                resolved[key] = _secret(value, environ, seen, is_url=key in _URLS)
+            except ValueError as wrong:
+                shown = f"{value}: " if value.startswith(("env:", "file:")) else ""
+                problems.append(Problem(parents + key, f"{shown}{wrong}"))
     return resolved
 
 
-def _secret(reference: str, environ: Mapping[str, str]) -> str:
-    """The secret behind `env:NAME` or `file:/path`; any other text is the secret itself.
+def _secret(reference: str, environ: Mapping[str, str], seen: Seen, *, is_url: bool) -> SecretStr:
+    """The secret behind `env:NAME` or `file:/path`, without white space around it; any other text is the secret.
 
-    ValueError when the reference leads nowhere.
+    ValueError when the reference leads nowhere, or to what no header and no URL can hold.
     """
+    return _sound(_referred(reference.strip(), environ, seen), is_url=is_url)
+
+
+def _sound(secret: str, *, is_url: bool) -> SecretStr:
+    secret = secret.strip()
+    if not all(
+        "!" <= letter <= "~" or (is_url and letter > "~" and letter.isprintable()) for letter in secret
+    ):
+        raise ValueError(
+            "holds a space, a control character or another that cannot be sent; was more than the secret copied?"
+        )
+    return SecretStr(secret)
+
+
+def _referred(reference: str, environ: Mapping[str, str], seen: Seen) -> str:
     if reference.startswith("env:"):
-        value = environ.get(reference[4:])
+        value = environ.get(reference[4:], "").strip()
         if not value:
             raise ValueError("this environment variable is not set")
         return value
     if reference.startswith("file:"):
+        path = Path(reference[5:]).expanduser()
+        seen.note(path)
         try:
-            return Path(reference[5:]).expanduser().read_text(encoding="utf-8").strip()
+            return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"cannot be read: {error}") from None
     return reference
@@ -186,7 +220,7 @@ def _take_over_sdk_variables(
     upstream = values.setdefault("upstream", {})
     if not isinstance(upstream, dict):
         return  # said when the whole is judged
-    base_url, api_key = environ.get("OPENAI_BASE_URL"), environ.get("OPENAI_API_KEY")
+    base_url, api_key = environ.get("OPENAI_BASE_URL", "").strip(), environ.get("OPENAI_API_KEY")
     if upstream.get("base_url") is None:
         upstream.pop("base_url", None)
         if base_url:
@@ -195,7 +229,10 @@ def _take_over_sdk_variables(
             except ValueError as error:
                 problems.append(Problem("OPENAI_BASE_URL", str(error)))
     if api_key and not upstream.get("api_key"):
-        upstream["api_key"] = SecretStr(api_key)
+        try:
+            upstream["api_key"] = _sound(api_key, is_url=False)
+        except ValueError as error:
+            problems.append(Problem("OPENAI_API_KEY", str(error)))
 
 
 def _unknown_scopes(values: Mapping[str, Any]) -> Iterator[Problem]:

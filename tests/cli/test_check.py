@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.credentials.key_ring import ensure_ring
-from tests.kit.command import Completed, run_command
+from tests.kit.command import Completed, run_command, running_command
 from tests.kit.gateway import running_gateway
 from tests.kit.redis import RedisServer
 from tests.kit.upstream import ScriptedUpstream
@@ -118,3 +118,38 @@ class TestLive:
         assert done.code == 1
         assert "a: its key is refused (401)" in done.stdout
         assert "b: the upstream cannot be reached" in done.stdout
+
+
+async def test_warns_of_secrets_that_others_can_read_as_a_start_does(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    on_the_command_line = ("--set", "upstream.admin_api_key=sk-CANARY")
+    done = await check(tmp_path, upstream, "[tenants.a]\n", *on_the_command_line)
+    assert done.code == 0
+    assert f"chmod o-r {tmp_path / 'gateway.toml'}" in done.stderr
+    assert "upstream.admin_api_key: a secret on the command line" in done.stderr
+    assert "CANARY" not in done.stderr + done.stdout
+
+    listen = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
+    arguments = ("serve", "--config", str(tmp_path / "gateway.toml"), *listen, *on_the_command_line)
+    async with running_command(*arguments) as gateway:
+        assert any("a secret on the command line" in line for line in gateway.stderr)
+        assert any("chmod o-r" in line for line in gateway.stderr)
+
+
+async def test_refuses_keys_that_others_can_read_and_certificates_that_are_none(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    ring, _ = ensure_ring(tmp_path / "keys")
+    [key] = ring
+    path = tmp_path / "keys" / f"{key.kid}.json"
+    path.chmod(0o644)
+    done = await check(tmp_path, upstream, "[tenants.a]\n")
+    assert (done.code, f"chmod o-rwx {path}" in done.stderr) == (1, True)
+
+    path.chmod(0o600)
+    (tmp_path / "ca.pem").write_text("no certificate")
+    done = await check(
+        tmp_path, upstream, "[tenants.a]\n", "--set", f"upstream.ca_file={tmp_path / 'ca.pem'}"
+    )
+    assert (done.code, "upstream.ca_file" in done.stderr) == (1, True)

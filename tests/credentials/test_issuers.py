@@ -199,10 +199,14 @@ def test_kids_in_base64_are_taken_from_others_and_never_from_ourselves() -> None
 def test_hmac_secret_counts_only_from_a_file_and_only_when_allowed(tmp_path: Any) -> None:
     file = tmp_path / "set.json"
     file.write_bytes(orjson.dumps({"keys": [SECRET.jwk()]}))
+    file.chmod(0o600)
     allowed = {"keys": (), "jwks": None, "jwks_file": file}
     assert verified(signed(SECRET), **allowed, algorithms=["HS256"])
     with pytest.raises(CredentialNotAccepted, match="alg"):
         verified(signed(SECRET), **allowed)
+    file.chmod(0o604)
+    with pytest.raises(SettingsInvalid, match="chmod o-rwx"):
+        verified(signed(SECRET), **allowed, algorithms=["HS256"])
 
 
 # The rules of every issuer hold for others too.

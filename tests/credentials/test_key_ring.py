@@ -1,6 +1,7 @@
 """The newest signing key signs, every key verifies, and the files are whole and private."""
 
 import base64
+import os
 import stat
 import threading
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from gateway.credentials.key_ring import KeyRing, add, ensure_ring, retire, rotate, save
+from gateway.credentials.key_ring import KeyRing, add, ensure_ring, fingerprint, retire, rotate, save
 from gateway.credentials.keys import Algorithm, Key, KeyProblem, KeyState
 
 
@@ -133,6 +134,7 @@ def test_saved_key_is_loaded(tmp_path: Path, algorithm: Algorithm) -> None:
 def test_key_of_another_tool_signs_without_our_members(tmp_path: Path) -> None:
     jwk = {name: value for name, value in new_key("k").jwk().items() if not name.startswith("gw_")}
     (tmp_path / "k.json").write_bytes(orjson.dumps(jwk))
+    (tmp_path / "k.json").chmod(0o600)
     ring = KeyRing.load(tmp_path)
     assert ring.signing_key is not None and ring.signing_key.kid == "k"
 
@@ -177,22 +179,94 @@ def test_every_bad_file_is_named_at_once_and_no_secret_is(tmp_path: Path) -> Non
     assert secret not in str(refused.value) and "good.json:" not in str(refused.value)
 
 
-def test_files_open_to_others_are_a_warning_and_still_load(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "mode", "remedy"),
+    [
+        ("private.json", 0o604, "chmod o-rwx {path}"),
+        ("private.json", 0o602, "chmod o-w {path}"),
+        ("public.json", 0o646, "chmod o-w {path}"),
+        ("revocations.json", 0o604, "chmod o-rwx {path}"),
+        ("revocations.json", 0o602, "chmod o-w {path}"),
+        ("", 0o757, "chmod o-w {path}"),
+    ],
+)
+def test_what_strangers_can_read_or_write_is_refused_with_what_to_do(
+    tmp_path: Path, name: str, mode: int, remedy: str
+) -> None:
     directory = tmp_path / "keys"
     save(directory, new_key("private"))
     save(directory, public(new_key("public")))
+    (directory / "revocations.json").write_text('{"revocations": []}')
+    (directory / "revocations.json").chmod(0o600)
     (directory / "public.json").chmod(0o644)
-    assert KeyRing.load(directory).warnings == ()
-    (directory / "private.json").chmod(0o640)
-    (directory / "public.json").chmod(0o664)
     directory.chmod(0o755)
-    ring = KeyRing.load(directory)
-    assert len(ring) == 2
-    assert ring.warnings == (
-        f"{directory} is open to other users (mode 0755)",
-        f"{directory / 'private.json'} is open to other users (mode 0640)",
-        f"{directory / 'public.json'} is open to other users (mode 0664)",
-    )
+    assert len(KeyRing.load(directory)) == 2
+
+    path = directory / name
+    path.chmod(mode)
+
+    with pytest.raises(KeyProblem) as refused:
+        KeyRing.load(directory)
+    [problem] = refused.value.problems
+    assert problem.endswith(remedy.format(path=path))
+
+
+def kubernetes(folder: Path, *keys: Key, version: str, group: int) -> None:
+    """Mount keys as Kubernetes does: links to links to files that a group may read; replaces what was mounted."""
+    files = folder / f"..{version}"
+    files.mkdir(parents=True)
+    for key in keys:
+        file = files / f"{key.kid}.json"
+        file.write_bytes(orjson.dumps(key.jwk()))
+        os.chown(file, -1, group)
+        file.chmod(0o440)
+        if not (folder / file.name).is_symlink():
+            (folder / file.name).symlink_to(f"..data/{file.name}")
+    (folder / "..data_tmp").symlink_to(f"..{version}")
+    (folder / "..data_tmp").replace(folder / "..data")
+    for folders in (folder, files):
+        os.chown(folders, -1, group)
+        folders.chmod(0o2750)
+
+
+def test_kubernetes_mounts_are_sound_for_the_group_they_are_mounted_for(tmp_path: Path) -> None:
+    directory = tmp_path / "keys"
+    kubernetes(directory, new_key("k", 1), version="2026_01", group=os.getegid())
+    before = fingerprint(directory)
+    assert [key.created_at for key in KeyRing.load(directory)] == [1]
+
+    kubernetes(directory, new_key("k", 2), version="2026_02", group=os.getegid())
+
+    assert fingerprint(directory) != before
+    assert [key.created_at for key in KeyRing.load(directory)] == [2]
+    (directory / "..2026_02").chmod(0o777)
+    with pytest.raises(KeyProblem, match="chmod o-w"):
+        KeyRing.load(directory)
+
+
+def test_another_groups_reading_and_another_users_file_are_refused(tmp_path: Path) -> None:
+    directory = tmp_path / "keys"
+    save(directory, new_key("k"))
+    if os.geteuid() != 0:
+        return  # only root can give a file away
+    os.chown(directory / "k.json", -1, 54321)
+    assert len(KeyRing.load(directory)) == 1
+    (directory / "k.json").chmod(0o640)
+    with pytest.raises(KeyProblem, match="chmod g-rwx"):
+        KeyRing.load(directory)
+    (directory / "k.json").chmod(0o600)
+    os.chown(directory / "k.json", 54321, -1)
+    with pytest.raises(KeyProblem, match="belongs to another user"):
+        KeyRing.load(directory)
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "elsewhere", new_key("k"))
+    (tmp_path / "keys").mkdir(mode=0o700)
+    (tmp_path / "keys" / "k.json").symlink_to(tmp_path / "elsewhere" / "k.json")
+
+    with pytest.raises(KeyProblem, match="leads out of"):
+        KeyRing.load(tmp_path / "keys")
 
 
 def test_saving_narrows_the_mode_of_an_open_file(tmp_path: Path) -> None:

@@ -150,6 +150,7 @@ def test_fingerprint_changes_with_every_change_of_a_key_file_and_with_nothing_el
 def test_revocations_beside_the_keys_are_no_key_and_no_key_takes_their_name(tmp_path: Path) -> None:
     ensure_ring(tmp_path)
     (tmp_path / REVOCATIONS_FILE).write_text("{}")
+    (tmp_path / REVOCATIONS_FILE).chmod(0o600)
     assert len(KeyRing.load(tmp_path)) == 1
     with pytest.raises(KeyProblem, match="revocations"):
         rotate(tmp_path, kid="revocations")

@@ -145,8 +145,7 @@ async def running_gateway(
         ring=ring,
         keys_dir=keys_dir,
         log_descriptor=lines.descriptor,
-        read_settings=read if followed or file is not None else None,
-        settings_file=file,
+        read_settings=(lambda seen: read(seen=seen)) if followed or file is not None else None,
     )
     runner = make_runner(app)
     await runner.setup()

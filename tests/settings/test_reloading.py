@@ -20,6 +20,7 @@ from gateway.app.build import build_app
 from gateway.app.process import make_runner
 from gateway.credentials.key_ring import KeyRing, ensure_ring
 from gateway.settings.reloading import Configuration
+from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
 from gateway.settings.sources import load
 from tests.kit.asking import ask, credential_of, verdict
@@ -28,6 +29,7 @@ from tests.kit.command import running_command
 from tests.kit.gateway import Gateway, LogReader
 from tests.kit.upstream import ScriptedUpstream, Turn, two_events
 from tests.kit.waiting import until
+from tests.proxy.test_upstream_tls import make_certificate, tls_upstream
 
 WITHIN_SECONDS = 2.0
 DISABLED = (403, "tenant_disabled")
@@ -41,15 +43,14 @@ async def following(file: Path) -> AsyncIterator[Gateway]:
     lines = LogReader()
     ring = KeyRing.ephemeral()
 
-    def read() -> Settings:
-        return load(file, environ={})
+    def read(seen: Seen | None = None) -> Settings:
+        return load(file, environ={}, seen=seen)
 
     app = build_app(
         read(),
         ring=ring,
         log_descriptor=lines.descriptor,
         read_settings=read,
-        settings_file=file,
     )
     runner = make_runner(app)
     await runner.setup()
@@ -86,6 +87,99 @@ def written(file: Path, upstream: ScriptedUpstream, tables: str, top: str = "") 
     way = f'[upstream]\nbase_url = "{upstream.base_url}"\napi_key = "sk-upstream-key"\n'
     file.write_text(f"{top}\n{way}{tables}")
     return file
+
+
+async def sent_key_becomes(gateway: Gateway, upstream: ScriptedUpstream, key: str) -> None:
+    """Wait until a request goes up with this key; fails when that takes longer than promised."""
+    async with asyncio.timeout(WITHIN_SECONDS):
+        while True:
+            assert (await ask(gateway, "GET", "/v1/models")).status == 200
+            if upstream.requests[-1].get("authorization") == f"Bearer {key}":
+                return
+            await asyncio.sleep(0.02)
+
+
+def mounted(folder: Path, text: str, version: str) -> None:
+    """Mount the file `key` as Kubernetes does, in place of what was mounted: `..data` is a link that is replaced."""
+    (folder / f"..{version}").mkdir(parents=True)
+    (folder / f"..{version}" / "key").write_text(text)
+    (folder / "..data_tmp").symlink_to(f"..{version}")
+    (folder / "..data_tmp").replace(folder / "..data")
+    if not (folder / "key").is_symlink():
+        (folder / "key").symlink_to("..data/key")
+
+
+class TestSecretsAndCertificates:
+    async def test_a_rotated_key_acts_within_two_seconds(
+        self, tmp_path: Path, upstream: ScriptedUpstream
+    ) -> None:
+        folder = tmp_path / "secrets"
+        mounted(folder, "sk-1\n", "2026_01")
+        config = tmp_path / "gateway.toml"
+        config.write_text(
+            f'[upstream]\nbase_url = "{upstream.base_url}"\napi_key = "file:{folder / "key"}"\n[tenants.acme]\n'
+        )
+        async with following(config) as gateway:
+            await sent_key_becomes(gateway, upstream, "sk-1")
+
+            mounted(folder, "sk-2\n", "2026_02")
+            await sent_key_becomes(gateway, upstream, "sk-2")
+
+            (folder / "..2026_02" / "key").write_text("sk-3\nX-Evil: 1\n")
+            await until(lambda: gateway.metric(FAILED) == 1, WITHIN_SECONDS)
+            await sent_key_becomes(gateway, upstream, "sk-2")
+
+            (folder / "..data" / "key").unlink()
+            await until(lambda: gateway.metric(FAILED) == 2, WITHIN_SECONDS)
+            mounted(folder, "sk-4\n", "2026_03")
+            await sent_key_becomes(gateway, upstream, "sk-4")
+            assert gateway.metric(LOADED) == 2
+
+    async def test_a_rotated_key_of_administration_acts_too_and_its_end_closes_it(
+        self, tmp_path: Path, upstream: ScriptedUpstream
+    ) -> None:
+        config, secret = tmp_path / "gateway.toml", tmp_path / "admin"
+        secret.write_text("sk-admin-1")
+        way = f'[upstream]\nbase_url = "{upstream.base_url}"\napi_key = "sk"\n'
+        tenant = '[tenants.acme]\nscopes = ["org.*"]\n'
+        config.write_text(f'{way}admin_api_key = "file:{secret}"\n{tenant}')
+        async with following(config) as gateway:
+            assert (await ask(gateway, "GET", "/v1/organization/projects")).status == 200
+            secret.write_text("sk-admin-2")
+            await until(lambda: gateway.metric(LOADED) == 1, WITHIN_SECONDS)
+            assert (await ask(gateway, "GET", "/v1/organization/projects")).status == 200
+            config.write_text(way + tenant)
+            await until(lambda: gateway.metric(LOADED) == 2, WITHIN_SECONDS)
+            closed = verdict(await ask(gateway, "GET", "/v1/organization/projects"))
+
+        assert closed == (403, "operation_closed")
+        sent = [request.get("authorization") for request in upstream.requests]
+        assert sent == ["Bearer sk-admin-1", "Bearer sk-admin-2"]
+
+    async def test_new_certificates_count_for_new_connections_within_two_seconds(
+        self, tmp_path: Path
+    ) -> None:
+        old, new = make_certificate(tmp_path, "old"), make_certificate(tmp_path, "new")
+        trusted = tmp_path / "ca.pem"
+        trusted.write_bytes(old[0].read_bytes())
+        async with tls_upstream(old) as (old_port, _), tls_upstream(new) as (new_port, _):
+            config = tmp_path / "gateway.toml"
+            config.write_text(
+                f'[upstream]\nca_file = "{trusted}"\napi_key = "sk"\nbase_url = "https://127.0.0.1:{old_port}/v1"\n'
+                f'[tenants.acme]\n[tenants.new]\nupstream.base_url = "https://127.0.0.1:{new_port}/v1"\n'
+            )
+            unreachable = (502, "upstream_unreachable")
+            async with following(config) as gateway:
+                assert (await ask(gateway, "GET", "/v1/models")).status == 200
+                assert verdict(await ask(gateway, "GET", "/v1/models", tenant="new")) == unreachable
+
+                trusted.write_text("no certificate at all")
+                await until(lambda: gateway.metric(FAILED) == 1, WITHIN_SECONDS)
+                assert (await ask(gateway, "GET", "/v1/models")).status == 200
+
+                trusted.write_bytes(new[0].read_bytes())
+                await becomes(gateway, (200, None), "new")
+                assert verdict(await ask(gateway, "GET", "/v1/models")) == unreachable
 
 
 class TestFollowing:
@@ -363,7 +457,7 @@ async def test_reload_that_read_the_files_later_is_the_one_that_holds() -> None:
     readings: list[str] = []
     taken: list[Any] = []
 
-    def read() -> Any:
+    def read(_: Seen) -> Any:
         reading = load(flags={"drain_seconds": float(len(readings))}, environ={})
         readings.append("")
         if len(readings) == 1:
@@ -375,7 +469,7 @@ async def test_reload_that_read_the_files_later_is_the_one_that_holds() -> None:
         taken.append(settings.drain_seconds)
         return []
 
-    configuration = Configuration(read=read, file=None, take=take, loaded=lambda _: None)
+    configuration = Configuration(read=read, take=take, loaded=lambda _: None)
     first = asyncio.create_task(configuration.reload())
     await asyncio.to_thread(began.wait, 5)
     second = asyncio.create_task(configuration.reload())
@@ -386,10 +480,9 @@ async def test_reload_that_read_the_files_later_is_the_one_that_holds() -> None:
     assert taken[-1] == max(taken)
 
 
-async def test_sighup_reads_everything_again_secrets_included_under_a_running_stream(
+async def test_sighup_reads_everything_again_under_a_running_stream(
     tmp_path: Path, upstream: ScriptedUpstream
 ) -> None:
-    """The file of a secret is not followed: only the signal makes the gateway look."""
     secret = tmp_path / "key"
     secret.write_text("sk-before\n")
     config = tmp_path / "gateway.toml"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gateway.settings.section import SettingsInvalid, revealed, split_address
-from gateway.settings.sources import load, tenant_files
+from gateway.settings.seen import Seen
+from gateway.settings.sources import load
 
 
 def problems(file: Path | None = None, **given: Any) -> dict[str, str]:
@@ -79,7 +80,6 @@ class TestSources:
 
         assert {*settings.tenants} == {"main", "a", "b", "c"}
         assert settings.tenants_path == tmp_path / "d"
-        assert [path.name for path in tenant_files(tmp_path / "d")] == ["a.toml", "b.toml"]
 
     def test_tenants_path_is_relative_to_the_file_and_may_be_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "more.toml").write_text("[tenants.more]\n")
@@ -314,6 +314,70 @@ class TestSecrets:
         assert read(f"file:{tmp_path / 'key'}") == "sk-from-file"
         assert read("sk-itself") == "sk-itself"
         assert revealed(load(environ={}).upstream.admin_api_key) is None
+
+    def test_white_space_around_them_is_nothing(self, tmp_path: Path) -> None:
+        (tmp_path / "key").write_text("\n\tsk-from-file \r\n")
+        spaced = {"KEY": " sk-from-variable\n", "OPENAI_API_KEY": "sk-sdk\r\n", "GATEWAY_LISTEN": " a:1\n"}
+
+        def read(reference: str | None) -> str | None:
+            flags = {} if reference is None else {"upstream": {"api_key": reference}}
+            return revealed(load(flags=flags, environ=spaced).upstream.api_key)
+
+        assert read(None) == "sk-sdk"
+        assert read("env:KEY") == "sk-from-variable"
+        assert read(f"file:{tmp_path / 'key'}") == "sk-from-file"
+        assert read(" sk-itself\n") == "sk-itself"
+        assert load(environ=spaced).listen == "a:1"
+
+    @pytest.mark.parametrize("inside", ["\n", "\r\n", "\0", "\t", " ", "\x7f", "\u2028", "é"])
+    def test_what_no_header_can_hold_is_refused_by_the_name_of_its_key(
+        self, tmp_path: Path, inside: str
+    ) -> None:
+        (tmp_path / "key").write_text(f"sk-CANARY{inside}X-Evil: 1", encoding="utf-8")
+        bad = {"KEY": f"sk-CANARY{inside}X"}
+        reference = f"file:{tmp_path / 'key'}"
+
+        for flags, environ, key in (
+            ({"upstream": {"api_key": reference}}, {}, "upstream.api_key"),
+            ({"upstream": {"admin_api_key": "env:KEY"}}, bad, "upstream.admin_api_key"),
+            ({"upstream": {"api_key": bad["KEY"]}}, {}, "upstream.api_key"),
+            ({"tenants": {"a": {"upstream": {"api_key": "env:KEY"}}}}, bad, "tenants.a.upstream.api_key"),
+            ({}, {"OPENAI_API_KEY": bad["KEY"]}, "OPENAI_API_KEY"),
+            ({"upstream": {"organization": bad["KEY"]}}, {}, "upstream.organization"),
+            ({"upstream": {"base_url": f"http://h/v1{inside}x"}}, {}, "upstream.base_url"),
+            ({}, {"OPENAI_BASE_URL": f"http://h/v1{inside}x"}, "OPENAI_BASE_URL"),
+            ({"tenants": {"a": {"upstream": {"project": bad["KEY"]}}}}, {}, "tenants.a.upstream.project"),
+        ):
+            said = problems(flags=flags, environ=environ)
+            assert [*said] == [key]
+            assert "CANARY" not in str(said)
+        if inside != "é":
+            assert [*problems(flags={"redis_url": f"redis://h{inside}x"})] == ["redis_url"]
+
+    def test_where_others_can_read_them_are_warned_of(self, tmp_path: Path) -> None:
+        file = tmp_path / "gateway.toml"
+        literal = 'redis_url = "redis://h:1"\n[upstream]\napi_key = "sk-CANARY"\nadmin_api_key = "env:A"\n'
+        more = '[tenants.a.upstream]\napi_key = "sk-CANARY"\n'
+        (tmp_path / "more.toml").write_text(more)
+        file.write_text(f'tenants_path = "more.toml"\n{literal}')
+        flags = {"upstream": {"http_proxy": "http://u:CANARY@p:1"}, "redis_url": "redis://h:1"}
+
+        def warned(mode: int, **more: Any) -> list[str]:
+            seen = Seen()
+            for path in (file, tmp_path / "more.toml"):
+                path.chmod(mode)
+            load(file, environ={"A": "sk-a"}, seen=seen, **more)
+            assert "CANARY" not in str(seen.warnings)
+            return seen.warnings
+
+        assert warned(0o640) == []
+        first, second = warned(0o644)
+        assert first.startswith("upstream.api_key: ")
+        assert f"chmod o-r {file}" in first
+        assert second.startswith("tenants.a.upstream.api_key: ")
+        [of_flags] = warned(0o600, flags=flags)
+        assert of_flags.startswith("upstream.http_proxy: ")
+        assert "command line" in of_flags
 
     def test_behind_references_are_masked_and_in_no_problem(self, tmp_path: Path) -> None:
         (tmp_path / "key").write_text("sk-CANARY-1\n")
