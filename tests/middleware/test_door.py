@@ -316,6 +316,37 @@ async def test_body_that_drips_is_given_up(
     assert not any(seen.complete for seen in upstream.requests)
 
 
+async def test_drip_is_given_up_however_much_it_says_will_come(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body, "LEAST_SECONDS", 0.5)
+    gateway = await start_gateway(**tenant(max_concurrent_requests=1))
+    client = await begin(gateway, FILES, stated(2**30, FORM))
+    answer = asyncio.create_task(client.read_answer())
+    while not answer.done():
+        try:
+            await client.send(b"x")
+        except ConnectionError:
+            break
+        await asyncio.sleep(0.05)
+    assert verdict(await answer) == (408, "request_timeout")
+    await slots_are(gateway, 1)
+
+
+async def test_body_that_comes_steadily_has_a_second_more_for_every_64_kib(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, upstream: ScriptedUpstream
+) -> None:
+    monkeypatch.setattr(body, "LEAST_SECONDS", 0.5)
+    gateway = await start_gateway()
+    piece = bytes(256 * 1024)
+    client = await begin(gateway, FILES, stated(10 * len(piece), FORM), piece)
+    for _ in range(9):
+        await asyncio.sleep(0.1)
+        await client.send(piece)
+    assert (await client.read_answer()).status == 200
+    assert len(upstream.requests[0].body) == 10 * len(piece)
+
+
 async def test_time_in_which_the_upstream_holds_a_client_back_is_not_the_clients(
     start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:
