@@ -75,7 +75,6 @@ CASES = {
     "model in the path": Case("GET", "/v1/models/bad", "model", "model_not_allowed"),
     "model in the query": Case("GET", "/v1/realtime?model=bad", "model", "model_not_allowed"),
     "two models in the query": Case("GET", "/v1/realtime?model=good&model=bad", "model", "duplicate_parameter"),
-    "model of an assistant": Case("POST", "/v1/threads/t/runs", "model", "model_not_allowed"),
     "batch": Case("POST", "/v1/batches", "model", "model_not_allowed"),
     "shared upstream": Case("GET", "/v1/files", "upstream", "shared_upstream"),
     "live call": Case("GET", "/v1/realtime?model=good&call_id=rtc_1", "scope", "operation_closed"),
