@@ -116,7 +116,8 @@ class Session:
         for task in self._tasks:
             task.cancel()
         self._timers.clear()
-        self._up.session = self._down.session = None
+        self._up.end()
+        self._down.end()
         self._room.release()
 
     def end_politely(self, code: int, reason: str, ending: Ending) -> None:
@@ -281,7 +282,7 @@ class _Direction:
         self.heard = True
         self.asked = False
         self.session: Session | None = session
-        """None once it is over: a connection may know its direction for longer."""
+        """None once it is over."""
 
         self.source = source
         self.sink = sink
@@ -316,6 +317,11 @@ class _Direction:
                 session.closing()
             elif self.relay.examined is not None:
                 session.hold(self)
+
+    def end(self) -> None:
+        """The session is over, though a connection may know this for a while: let go of it."""
+        self.session = None
+        del self.relay  # which asks the session
 
     def feed_eof(self) -> None:
         """The source's connection is gone."""

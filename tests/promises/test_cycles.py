@@ -60,7 +60,7 @@ limits.max_requests_per_1_day = 1
 
 [tenants.restricted]
 stored_objects = "own"
-models = ["gpt-4o-mini", "whisper-1"]
+models = ["gpt-4o-mini", "whisper-1", "gpt-realtime"]
 default_model = "gpt-4o-mini"
 upstream.api_key = "sk-of-restricted"
 
@@ -483,6 +483,17 @@ SCENES: dict[str, Scene] = {
         "socket, closed by the client",
         frames=frame(TEXT, b'{"type":"response.create"}') + close_frame(1000),
         tenant="counted",
+    ),
+    "socket, judged": session(
+        "socket, closed by the client",
+        frames=frame(TEXT, b'{"type":"session.update","session":{"model":"gpt-realtime"}}')
+        + close_frame(1000),
+        tenant="restricted",
+    ),
+    "socket, refused for an event": session(
+        "socket",
+        frames=frame(TEXT, b'{"type":"session.update","session":{"model":"gpt-5"}}'),
+        tenant="restricted",
     ),
     "socket, closed by the upstream": session("socket, closed by the upstream"),
     "socket, cut by the upstream": session("socket, cut by the upstream"),
