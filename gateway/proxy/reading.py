@@ -1,8 +1,8 @@
 """Who reads the JSON that policy has to see: small documents at once, larger ones where nobody waits for them.
 
 What may take longer than a few milliseconds is not done on the event loop, nor in a thread, for a parser keeps the
-interpreter's lock: it is done in processes beside this one, one for documents of up to a megabyte and one for
-larger ones, so that these do not keep those waiting.
+interpreter's lock: it is done in processes beside this one, one for documents of up to a megabyte and little
+structure, and one for all others, so that these do not keep those waiting.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ AT_ONCE_BYTES = 64 * 1024
 _PLAIN_BYTES = 8 * 1024
 _PLAIN_STRUCTURES = 10_000
 _MIDDLE_BYTES = 2**20
+_MIDDLE_STRUCTURES = 30_000
 
 
 class Reading:
@@ -79,7 +80,7 @@ class Reading:
 
         `bounded`: the document is JSON, and may have so much structure and no more.
         """
-        lane = self._middle if sum(map(len, pieces)) <= _MIDDLE_BYTES else self._large
+        lane = self._large if _is_large(pieces) else self._middle
         found, value = await lane.ask(tenant, pieces, call, self._bounds if bounded else None)
         match found:
             case Found.ANSWER:
@@ -108,4 +109,14 @@ def is_read_at_once(pieces: Sequence[bytes]) -> bool:
         return True
     if length > AT_ONCE_BYTES:
         return False
-    return sum(piece.count(mark) for piece in pieces for mark in (b"{", b"[", b",")) <= _PLAIN_STRUCTURES
+    return _structures(pieces) <= _PLAIN_STRUCTURES
+
+
+def _is_large(pieces: Sequence[bytes]) -> bool:
+    """Whether reading may take longer than a few dozen milliseconds."""
+    return sum(map(len, pieces)) > _MIDDLE_BYTES or _structures(pieces) > _MIDDLE_STRUCTURES
+
+
+def _structures(pieces: Sequence[bytes]) -> int:
+    """What makes reading slow, counted with what stands in strings: it may be less, and is not more."""
+    return sum(piece.count(mark) for piece in pieces for mark in (b"{", b"[", b","))

@@ -122,6 +122,9 @@ class Lane:
     async def _read(self, waiting: _Waiting) -> None:
         try:
             async with asyncio.timeout(self._seconds):
+                if self._process is not None and self._process.has_ended:
+                    self._lost()
+                    await self._end()
                 if self._process is None:
                     self._process = _Process()
                 found = await self._process.ask(waiting)
@@ -168,6 +171,11 @@ class _Process:
                 ours.close()
                 raise
         self._socket = ours
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it died while nobody asked it anything."""
+        return self._process.poll() is not None
 
     async def ask(self, waiting: _Waiting) -> tuple[Found, Any]:
         """Send a call and a document, in bites; return what was found. Raises OSError or EOFError."""

@@ -85,8 +85,8 @@ def serve(connection: socket.socket) -> None:
 def main() -> None:
     """Serve whoever holds the other end of standard input."""
     # A stop reaches every process of a group: this one ends when its gateway has drained.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for stop in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.SIG_IGN)
     # Documents have no cycles, and looking for some among millions of objects takes longer than reading them.
     gc.disable()
     with contextlib.suppress(OSError):

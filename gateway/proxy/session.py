@@ -216,6 +216,9 @@ class Session:
             return FrameRefused(1013, overloaded.message)
         except JsonTooComplex:
             return FrameRefused(1009, "a message has more structure than can be examined")
+        except Exception as defect:  # noqa: BLE001 (whatever it is, the event does not pass, nor wait for ever)
+            self._loop.call_exception_handler({"message": "an event was not examined", "exception": defect})
+            return FrameRefused(1011, "a message could not be examined")
         reason = refuse_event(caller, named)
         return None if reason is None else FrameRefused(1008, reason)
 

@@ -11,6 +11,7 @@ import orjson
 from gateway.wire.json_members import hides_letters, members, splice_member
 from gateway.wire.sse import SseEvent, SseSplitter
 
+_MOST_BYTES = 64 * 1024
 _NO_CHOICES = re.compile(rb'"choices"\s*+:\s*+\[\s*+\]')
 
 
@@ -35,9 +36,11 @@ def options_to_include(body: bytes) -> bytes | None:
 def is_added_usage(event: SseEvent) -> bool:
     """Whether this is the event that `include_usage` adds: usage, and a list of choices that is empty.
 
-    Others have empty choices too (the results of a prompt filter, say) but carry no usage.
+    Others have empty choices too (the results of a prompt filter, say) but carry no usage; and none is large.
     """
-    if not event.whole or b'"usage"' not in event.raw or not _NO_CHOICES.search(event.raw):
+    if not event.whole or len(event.raw) > _MOST_BYTES:
+        return False
+    if b'"usage"' not in event.raw or not _NO_CHOICES.search(event.raw):
         return False
     try:
         chunk = orjson.loads(event.data)

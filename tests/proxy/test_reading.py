@@ -20,6 +20,7 @@ from tests.kit.asking import ask, assert_refused, error_of, verdict
 from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.readers import readers
 from tests.kit.upstream import ScriptedUpstream
+from tests.kit.waiting import until
 
 RESTRICTED = {**EVERY_SCOPE, "models": ["m"]}
 BOUNDS = Bounds(200_000, 2_000_000)
@@ -138,6 +139,18 @@ class TestReader:
             assert (await ask(gateway, "POST", "/v1/responses", body(100_000))).status == 200
         assert gateway.metric("gateway_json_readers_lost_total") == 3
 
+    async def test_that_dies_while_nobody_needs_it_costs_nobody_anything(
+        self, start_gateway: StartGateway, upstream: ScriptedUpstream
+    ) -> None:
+        gateway = await start_gateway()
+        assert (await ask(gateway, "POST", "/v1/responses", body(100_000))).status == 200
+        (pid,) = readers()
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: readers() != [pid])
+
+        assert (await ask(gateway, "POST", "/v1/responses", body(100_000))).status == 200
+        assert gateway.metric("gateway_json_readers_lost_total") == 1
+
     async def test_that_hangs_is_replaced_and_keeps_nobody_waiting_for_longer(
         self, start_gateway: StartGateway, upstream: ScriptedUpstream
     ) -> None:
@@ -159,8 +172,8 @@ class TestReader:
         gateway = await start_gateway()
         await ask(gateway, "POST", "/v1/responses", body(100_000))
         (pid,) = readers()
-        os.kill(pid, signal.SIGTERM)
-        os.kill(pid, signal.SIGINT)
+        for stop in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(pid, stop)
 
         assert (await ask(gateway, "POST", "/v1/responses", body(100_000))).status == 200
         assert readers() == [pid]
