@@ -12,7 +12,7 @@ from gateway.policy import named_models, stored_objects, unnamed_models
 from gateway.usage.included import options_to_include
 from gateway.usage.prompt import prompt_count, prompt_estimate
 from gateway.wire import request_fields
-from gateway.wire.body_facts import BodyFacts, Named
+from gateway.wire.body_facts import NOTHING_NAMED, BodyFacts, Named
 from gateway.wire.json_members import Change, place_of
 from gateway.wire.request_fields import BodyRefused, Fault, RequestFields
 from gateway.wire.strict_json import all_distinct
@@ -68,7 +68,7 @@ def read_body(body: bytes, question: Question) -> BodyFacts:
     known all the same.
     """
     document, fields = _fields(body, question)
-    named = Named()
+    named = NOTHING_NAMED
     if body and (question.models or question.stored):
         named = _named(body, document, question, known=_known(fields))
     endpoint, input_file = None, None
@@ -98,7 +98,7 @@ def read_event(event: bytes, question: Question) -> Named:
     models = question.models and _may_run_models(event, known=0)
     stored = question.stored and stored_objects.may_be_named_in(event, in_session=True)
     if not models and not stored:
-        return Named()
+        return NOTHING_NAMED
     return _names_in(event, None, models=models, stored=stored, in_session=True)
 
 
@@ -144,7 +144,7 @@ def _named(body: bytes, document: dict[str, Any] | None, question: Question, *, 
         and not (models and _may_run_models(body, known=known))
         and not (stored and stored_objects.may_be_named_in(body))
     ):
-        return Named()
+        return NOTHING_NAMED
     return _names_in(body, document, models=models, stored=stored)
 
 

@@ -151,16 +151,16 @@ def check_sharing(caller: Caller, operation: Operation, target: str, *, socket: 
 
 def question_of(caller: Caller, operation: Operation) -> Question | None:
     """What has to be known of a body of this operation; None where nobody has to look into it."""
-    where = operation.model
+    where, metered = operation.model, caller.metered
     question = Question(
         where.body,
         operation.is_unlisted and not caller.restricted,
         caller.restricted,
         caller.shares(operation),
         operation.is_batch,
-        caller.metered and operation.counts_usage and "tokens" in operation.uses,
+        metered and operation.counts_usage and "tokens" in operation.uses,
         default_model(caller, operation) is not None,
-        caller.metered and operation.reports is UsageReport.ON_REQUEST,
+        metered and operation.reports is UsageReport.ON_REQUEST,
     )
     return question if question.asks else None
 

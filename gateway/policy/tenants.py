@@ -99,7 +99,9 @@ class TenantPolicy:
 
     def meters(self, principal: Principal) -> bool:
         """Whether usage has to be known of every answer to this caller."""
-        return self.metered or any(Dimension(name).is_reported for name in principal.limits or ())
+        if self.metered or not principal.limits:
+            return self.metered
+        return any(Dimension(name).is_reported for name in principal.limits)
 
 
 UNKNOWN_TENANT = TenantPolicy(

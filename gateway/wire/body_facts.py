@@ -26,13 +26,16 @@ class Named(NamedTuple):
     """The ways to members that have to name a model which is run, and do not."""
 
 
+NOTHING_NAMED = Named()
+
+
 class BodyFacts(NamedTuple):
     """What was read in a request body. What nobody asked for is absent."""
 
     fields: RequestFields | None = None
     """None where nobody had to read it, or nobody can."""
 
-    named: Named = Named()
+    named: Named = NOTHING_NAMED
 
     prompt: int = 0
     """About how many LLM tokens its texts have."""
