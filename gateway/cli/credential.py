@@ -131,9 +131,12 @@ async def _wait_for_revocations(settings: Settings, tenant: str, subject: str) -
         revocations = await _revocations(settings)
     except RevocationsUnavailable:
         return  # whoever issues while Redis is gone is told so
-    wait_seconds = revocations.before(tenant, subject) - time.time()
+    before = revocations.before(tenant, subject)
+    wait_seconds = before - time.time()
     if wait_seconds > 0:
-        _say(f"all that is dated before now was revoked just so; issuing in {math.ceil(wait_seconds)} s")
+        _say(
+            f"what is dated before {date(before)} is revoked already: issuing in {math.ceil(wait_seconds)} s"
+        )
         await asyncio.sleep(wait_seconds)
 
 

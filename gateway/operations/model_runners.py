@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 
@@ -27,6 +27,13 @@ class ModelRunners:
     values: tuple[Value, ...] = ()
     tools_without: frozenset[str] = frozenset()
     not_tools: frozenset[str] = frozenset()
+
+    watched: frozenset[str] = field(init=False)
+    """The members that tell whether the object which has them runs a model."""
+
+    def __post_init__(self) -> None:
+        watched = {"type", *self.stored, *(value.member for value in self.values)}
+        object.__setattr__(self, "watched", frozenset(watched))
 
     @classmethod
     def read(cls, columns: Mapping[str, Sequence[Any]]) -> Self:

@@ -101,25 +101,31 @@ def reason(member: str) -> str:
 
 def _missing(runners: ModelRunners, place: str, members: Mapping[str, Any]) -> Iterator[str]:
     """The members by which this object would have to name models, and does not."""
-    folded = {name.casefold(): value for name, value in members.items()}
-    if not _names_model(members.get("model")):
-        kinds = [
-            value.casefold()
-            for name, value in members.items()
-            if name.casefold() == "type" and isinstance(value, str)
-        ]
-        runs = place in runners.members or any(
-            kind in runners.types or (place == "tools" and not _is_harmless(runners, kind)) for kind in kinds
-        )
-        if runs or any(_is_reference(folded.get(name)) for name in runners.stored):
-            yield "model"
+    told = [
+        (folded, value) for name, value in members.items() if (folded := name.casefold()) in runners.watched
+    ]
+    if not told and place not in runners.members:
+        return
+    if not _names_model(members.get("model")) and (
+        place in runners.members or any(_runs(runners, place, name, value) for name, value in told)
+    ):
+        yield "model"
     for value in runners.values:
-        found = folded.get(value.member)
-        if isinstance(found, str) and found.casefold() == value.value:
+        if any(name == value.member and _is_text(found, value.value) for name, found in told):
             if not value.named_by:
                 yield value.member
             elif not _names_model(_at(members, value.named_by)):
                 yield ".".join(value.named_by)
+
+
+def _runs(runners: ModelRunners, place: str, name: str, value: object) -> bool:
+    """Whether an object in this place, with this member, runs a model of its own."""
+    if name in runners.stored:
+        return isinstance(value, dict) and any(inner.casefold() == "id" for inner in value)
+    if name != "type" or not isinstance(value, str):
+        return False
+    kind = value.casefold()
+    return kind in runners.types or (place == "tools" and not _is_harmless(runners, kind))
 
 
 def _is_harmless(runners: ModelRunners, kind: str) -> bool:
@@ -154,8 +160,8 @@ def _joined(way: str, name: str) -> str:
     return f"{way}.{shown}"[:_SHOWN_CHARACTERS] if way else shown
 
 
-def _is_reference(value: object) -> bool:
-    return isinstance(value, dict) and any(name.casefold() == "id" for name in value)
+def _is_text(value: object, text: str) -> bool:
+    return isinstance(value, str) and value.casefold() == text
 
 
 def _at(members: Mapping[str, Any], way: tuple[str, ...]) -> object:
