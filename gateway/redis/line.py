@@ -111,6 +111,9 @@ class Line:
             self._watch.cancel()
         _fail(self._sent, error, sent=True)
         _fail(self._to_send, error, sent=False)
+        # Those calls keep the error, whose frames know this line: neither is left to the cycle collector.
+        self._sent.clear()
+        self._to_send.clear()
         self._task.cancel()
 
     async def _live(self) -> None:

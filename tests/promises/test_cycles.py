@@ -274,6 +274,7 @@ class Crowd:
 
 
 LARGE = orjson.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x" * 20 * MIB}]})
+OTHER_MODEL = b'{"model":"gpt-5","messages":["%b"]}' % (b"x" * MIB)
 STREAMED = b'{"model":"gpt-4o-mini","stream":true,"messages":[]}'
 HEAD = "{} {} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer CREDENTIAL\r\n{}\r\n"
 UPLOAD = form(("file", bytes(MIB)), ("model", b"whisper-1"))
@@ -419,6 +420,9 @@ SCENES: dict[str, Scene] = {
     "ambiguous": asked(400, "GET", "/v1/../x"),
     "method": refused(405, head("TRACE", "/v1/models")),
     "no JSON": asked(400, "POST", CHAT, b"{" + LARGE[:MIB]),
+    "no JSON, and large": asked(400, "POST", CHAT, b"{" + LARGE[: 2 * MIB]),
+    "large model not allowed": asked(403, "POST", CHAT, OTHER_MODEL, tenant="restricted"),
+    "too complex": asked(413, "POST", CHAT, b'{"model":"gpt-4o-mini","input":[' + b"[]," * 200_001 + b"1]}"),
     "too large": left(
         head("POST", CHAT, JSON.strip(), "Content-Length: 30000001"), answered=b"request_too_large"
     ),
@@ -510,7 +514,7 @@ SCENES: dict[str, Scene] = {
 
 LARGE_SCENES = frozenset(
     {
-        *(name for name in SCENES if "20 MiB" in name),
+        *(name for name in SCENES if "20 MiB" in name or "large" in name),
         *(
             "too large, chunked",
             "too many",
