@@ -258,6 +258,8 @@ def test_another_groups_reading_and_another_users_file_are_refused(tmp_path: Pat
     os.chown(directory / "k.json", 54321, -1)
     with pytest.raises(KeyProblem, match="belongs to another user"):
         KeyRing.load(directory)
+    os.chown(directory, 54321, -1)
+    assert len(KeyRing.load(directory)) == 1, "root may look after somebody else's keys"
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
