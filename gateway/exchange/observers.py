@@ -74,7 +74,7 @@ class AnswerChange:
         (b) a tenant's default model, in a request body that names none: policy/requests.py
         (c) the list of models without what the caller may not use: policy/model_list.py
         (d) the upstream's realtime secrets, replaced by sealed ones: credentials/realtime_secrets.py
-        (e) the upstream's refusal of our own key, turned into a 502: proxy/relay.py
+        (e) the upstream's refusal of our own key, turned into a 502: proxy/upstream_errors.py
     """
 
     body: BodyChange | None = None

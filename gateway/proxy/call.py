@@ -14,6 +14,9 @@ from gateway.proxy.upstream import UpstreamPool, Upstreams
 from gateway.wire.headers import Head
 from gateway.wire.passing import for_upstream, loop_field
 
+_SECRET_BYTES = 8
+"""Servers that want no key get one all the same, such as EMPTY or none, and say such words in their errors."""
+
 _REQUEST_ID = b"x-request-id"
 _READ_FIELDS = frozenset({_REQUEST_ID, *ACCOUNT_FIELDS})
 
@@ -28,6 +31,13 @@ class Call(NamedTuple):
     accounts: AccountWatch
     deployment: bytes
     """Our name in CDN-Loop."""
+
+    @property
+    def secrets(self) -> tuple[bytes, ...]:
+        """What was sent up that no client may see; a key too short to be one is none."""
+        key = self.access.api_key or ""
+        sent = (key.encode("ascii"), *(value.rpartition(b" ")[2] for _, value in self.pool.proxy_fields))
+        return tuple(secret for secret in sent if len(secret) >= _SECRET_BYTES)
 
     def request_head(
         self, *, length: int | None, without: frozenset[bytes] = frozenset(), more: bytes = b""

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import re
-import zlib
 from time import monotonic
 
 from aiohttp import web
 from prometheus_client import Counter
 
-from gateway.errors import CredentialRefused, Ending, UpstreamBroken, UpstreamRefusedKey
+from gateway.errors import Ending, UpstreamBroken
 from gateway.exchange.observers import AnswerChange, BodyChange, EventFilter
 from gateway.proxy.answer import Answer, own_fields
 from gateway.proxy.call import Call
 from gateway.proxy.reading import Reading
 from gateway.proxy.reply import Reply
-from gateway.wire.headers import Head, media_type
+from gateway.proxy.upstream_errors import Unread, read_error
+from gateway.wire.headers import Head, is_event_stream
 from gateway.wire.passing import for_client
+from gateway.wire.quoting import quotes
 
 Fields = list[tuple[bytes, bytes]]
 
-# Larger refusals are not the short JSON that an API answers about a key.
-_REFUSAL_BYTES = 64 * 1024
 _CHANGED_BYTES = 8 * 2**20
-_ABOUT_A_KEY = re.compile(rb"api[ _-]?key|secret|\bsk-", re.IGNORECASE)
+_LENGTH = frozenset({b"content-length"})
+_OF_THE_BODY = _LENGTH | {
+    b"content-type",
+    b"content-encoding",
+    b"content-language",
+    b"etag",
+    b"last-modified",
+}
 
 
 class Relay:
@@ -38,7 +43,11 @@ class Relay:
         """An answer with the upstream's head, and what the gateway adds to it; `fields` are what passes of it."""
         exchange = call.exchange
         passing = self.passing(call, head) if fields is None else fields
-        answer = Answer(head.status, head.reason, [*passing, *own_fields(exchange)])
+        reason, secrets = head.reason, call.secrets
+        if quotes(b"\n".join((reason.encode("utf-8", "replace"), *(value for _, value in passing))), secrets):
+            reason = ""
+            passing = [field for field in passing if not quotes(field[1], secrets)]
+        answer = Answer(head.status, reason, [*passing, *own_fields(exchange)])
         answer.begin(request, exchange, write_idle_seconds=self._write_idle_seconds)
         exchange.opened(head)
         return answer
@@ -57,15 +66,16 @@ class Relay:
         exchange, reply = call.exchange, call.reply
         if head.status == 101:
             raise UpstreamBroken("The upstream switched protocols although nobody asked it to.")
-        if head.status >= 400:
-            await _refuse_about_our_key(call, head)
+        withheld = None if 200 <= head.status < 300 else await read_error(call, head)
         fields = self.passing(call, head)
+        if isinstance(withheld, Unread):
+            return await self._answer_unread(request, call, head, fields, withheld)
         change = exchange.change if 200 <= head.status < 300 else None
         if change is not None and change.body is not None and request.method != "HEAD":
             return await self._answer_changed(request, call, head, fields, change.body)
-        filtering = _filter_for(change, head)
-        if filtering is not None:
-            fields = _without_length(fields)
+        filtering: EventFilter | None = withheld
+        if filtering is None and (filtering := _filter_for(change, head)) is not None:
+            fields = _without(_LENGTH, fields)
         answer = self.begin(request, call, head, fields)
         if not reply.buffered and head.status < 400:
             answer.flush_head()  # an error's head waits for its first bytes: they may yet be withheld
@@ -110,7 +120,7 @@ class Relay:
         tenant = call.exchange.caller.tenant.id
         changed = change.write(body, await self._reading.answer(tenant, body, change.read, change.arguments))
         length = (b"Content-Length", b"%d" % len(changed))
-        answer = self.begin(request, call, head, [*_without_length(fields), length])
+        answer = self.begin(request, call, head, [*_without(_LENGTH, fields), length])
         if changed:
             call.exchange.body_begins(monotonic())
         await answer.write_eof(changed)
@@ -118,54 +128,23 @@ class Relay:
         call.exchange.answer_piece(body)
         return _complete(call, answer)
 
+    async def _answer_unread(
+        self, request: web.BaseRequest, call: Call, head: Head, fields: Fields, withheld: Unread
+    ) -> Answer:
+        """Send an error's head with a body of our own."""
+        body = withheld.body
+        own = ((b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(body)))
+        answer = self.begin(request, call, head, [*_without(_OF_THE_BODY, fields), *own])
+        call.exchange.body_begins(monotonic())
+        await answer.write_eof(body)
+        call.exchange.sent(len(body))
+        return _complete(call, answer)
+
 
 def _complete(call: Call, answer: Answer) -> Answer:
     call.exchange.body_begins(call.ended())
     call.exchange.end(Ending.COMPLETE)
     return answer
-
-
-async def _refuse_about_our_key(call: Call, head: Head) -> None:
-    """Raise UpstreamRefusedKey for an error that is about the gateway's key, or quotes it."""
-    if call.exchange.caller.upstream_secret is not None and head.status == 401:
-        raise CredentialRefused("This realtime secret is no longer accepted. Ask for a new one.")
-    if head.status != 401 and not await _tells_of_our_key(call, head):
-        return
-    raise UpstreamRefusedKey(
-        "The upstream refused the gateway's own key. This is not your credential's fault; "
-        "tell the gateway's operator.",
-        detail=f"upstream answered {head.status}",
-    )
-
-
-async def _tells_of_our_key(call: Call, head: Head) -> bool:
-    """Whether a short error says something about the key; what is longer, or a stream, is none of that kind."""
-    if is_event_stream(head) or call.reply.finished:
-        return False
-    body = await call.reply.peek(_REFUSAL_BYTES)
-    if body is None:
-        return False
-    text = _readable(body, head)
-    if text is None:
-        return head.status == 403  # unread, it may not pass
-    key = call.access.api_key
-    return (key is not None and key.encode() in text) or (
-        head.status == 403 and _ABOUT_A_KEY.search(text) is not None
-    )
-
-
-def _readable(body: bytes, head: Head) -> bytes | None:
-    """The text of an error, inflated to look at it; None for encodings that cannot be read here."""
-    match _encoding(head):
-        case b"identity":
-            return body
-        case b"gzip" | b"deflate":
-            try:
-                return zlib.decompressobj(wbits=47).decompress(body, _REFUSAL_BYTES)
-            except zlib.error:
-                return None
-        case _:
-            return None
 
 
 def _filter_for(change: AnswerChange | None, head: Head) -> EventFilter | None:
@@ -179,13 +158,8 @@ def _encoding(head: Head) -> bytes:
     return (head.get(b"content-encoding") or b"identity").strip().lower()
 
 
-def _without_length(fields: Fields) -> Fields:
-    return [field for field in fields if field[0].lower() != b"content-length"]
-
-
-def is_event_stream(head: Head) -> bool:
-    """Whether the answer's head announces server-sent events."""
-    return media_type(head.get(b"content-type") or b"") == b"text/event-stream"
+def _without(names: frozenset[bytes], fields: Fields) -> Fields:
+    return [field for field in fields if field[0].lower() not in names]
 
 
 def _ends_with_connection(head: Head, reply: Reply) -> bool:

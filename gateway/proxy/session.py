@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -53,8 +53,12 @@ class Session:
         reading: Reading,
         room: BodyRoom,
         most_seconds: float,
+        hidden: Sequence[bytes],
     ) -> None:
-        """`most_seconds`: how long it may last; `room` is for events that are kept until they have been examined."""
+        """`most_seconds`: how long it may last; `room` is for events that are kept until they have been examined.
+
+        `hidden` is what the client must not be told.
+        """
         prefix = secrets.token_bytes(8)
         caller, operation = exchange.caller, exchange.operation
         self._loop = asyncio.get_running_loop()
@@ -80,6 +84,7 @@ class Session:
             ),
             self._client,
             self._upstream,
+            hidden=(),
         )
         self._down = _Direction(
             self,
@@ -91,6 +96,7 @@ class Session:
             ),
             self._upstream,
             self._client,
+            hidden=hidden,
         )
         principal = caller.principal
         self._deadlines = (
@@ -126,6 +132,10 @@ class Session:
         self._down.say(build_close(code, reason, masked=False))
         self._exchange.detail = reason
         self._conclude(ending, GOODBYE_SECONDS)
+
+    def withheld(self) -> None:
+        """The upstream has said what the client must not be told: it refuses the gateway's own key in an event."""
+        self.end_politely(1011, "the upstream refused the gateway's own key", Ending.UPSTREAM_LOST)
 
     def refused(self, direction: _Direction, refusal: FrameRefused) -> None:
         """A peer broke the rules: tell it so, and tell the other that it is over."""
@@ -280,8 +290,12 @@ class _Direction:
         relay: FrameRelay,
         source: InBites,
         sink: BaseProtocol,
+        *,
+        hidden: Sequence[bytes],
     ) -> None:
         self.relay = relay
+        self._hidden = hidden
+        self._mute = False
         self.heard = True
         self.asked = False
         self.session: Session | None = session
@@ -340,9 +354,14 @@ class _Direction:
         self._send(self.relay.ping())
 
     def _pass(self, session: Session, data: bytes) -> None:
-        if data:
-            self._send(data)
-            session.passed(self, data)
+        if not data or self._mute:
+            return
+        if any(secret in data for secret in self._hidden):
+            session.withheld()
+            self._mute = True
+            return
+        self._send(data)
+        session.passed(self, data)
 
     def _send(self, data: bytes) -> None:
         transport = self.sink.transport

@@ -210,3 +210,8 @@ def is_json(content_type: bytes) -> bool:
 
 def _show(name: bytes) -> str:
     return repr(name.decode("latin-1"))
+
+
+def is_event_stream(head: Head) -> bool:
+    """Whether an answer's head announces server-sent events."""
+    return media_type(head.get(b"content-type") or b"") == b"text/event-stream"

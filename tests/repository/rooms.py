@@ -51,7 +51,17 @@ PURE_LIBRARY = {
         "datetime",
     ),
     *("difflib", "enum", "functools", "hashlib", "itertools", "math", "operator", "orjson", "re", "secrets"),
-    *("string", "tomllib", "types", "typing", "unicodedata", "urllib.parse", "zlib"),
+    *(
+        "brotli",
+        "string",
+        "tomllib",
+        "types",
+        "typing",
+        "unicodedata",
+        "urllib.parse",
+        "zlib",
+        "zstandard",
+    ),
 }
 """What a pure module may import from outside: nothing in here waits, or reaches out of the process."""
 
