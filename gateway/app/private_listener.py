@@ -6,8 +6,9 @@ import asyncio
 import ipaddress
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
+from time import monotonic
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -34,6 +35,9 @@ _PAUSE_SECONDS = 0.5
 
 _BY_ANY_NAME = frozenset({"/livez", "/readyz", "/metrics"})
 """Pages that whoever reaches this listener may have: Prometheus comes by whatever name its target has."""
+
+_REST = 4
+"""Times as long as a rendering of the metrics took, nothing is rendered: it holds the interpreter, which is shared."""
 
 _TEXT = b"text/plain; charset=utf-8"
 
@@ -63,7 +67,9 @@ class PrivateListener:
         self._lifecycle = lifecycle
         self._names = frozenset(map(_normal, names))
         self._refused = refused
-        self._pages: dict[str, Callable[[web.BaseRequest], Answer]] = {
+        self._rendering = asyncio.Lock()
+        self._render_at = 0.0
+        self._pages: dict[str, Callable[[web.BaseRequest], Awaitable[Answer]]] = {
             "/livez": self._livez,
             "/readyz": self._readyz,
             "/metrics": self._metrics,
@@ -129,7 +135,7 @@ class PrivateListener:
         )
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        answer = self._page(request)
+        answer = await self._page(request)
         answer.begin(request, None, write_idle_seconds=_WRITE_IDLE_SECONDS)
         try:
             await answer.write_eof(answer.content)
@@ -137,7 +143,7 @@ class PrivateListener:
             raise ConnectionResetError from None
         return answer
 
-    def _page(self, request: web.BaseRequest) -> Answer:
+    async def _page(self, request: web.BaseRequest) -> Answer:
         path = request.raw_path.partition("?")[0]
         if path not in _BY_ANY_NAME and not self._is_us(request.headers.getall("Host", [])):
             return _text(421, "Ask by address, or name this host in admin_hosts.\n")
@@ -146,23 +152,29 @@ class PrivateListener:
             return _text(404, "Not found.\n")
         if request.method not in ("GET", "HEAD"):
             return _text(405, "Only GET and HEAD.\n", (b"Allow", b"GET, HEAD"))
-        return page(request)
+        return await page(request)
 
     def _is_us(self, hosts: list[str]) -> bool:
         """Whether a request was meant for this listener, and not for a name that somebody made lead here."""
         return len(hosts) == 1 and (_is_local(hosts[0]) or _normal(_without_port(hosts[0])) in self._names)
 
-    def _livez(self, _: web.BaseRequest) -> Answer:
+    async def _livez(self, _: web.BaseRequest) -> Answer:
         return _text(200, "live\n")
 
-    def _readyz(self, _: web.BaseRequest) -> Answer:
+    async def _readyz(self, _: web.BaseRequest) -> Answer:
         if self._lifecycle.ready:
             return _text(200, "ready\n")
         return _text(503, "draining\n" if self._lifecycle.draining else "not ready\n")
 
-    def _metrics(self, request: web.BaseRequest) -> Answer:
+    async def _metrics(self, request: web.BaseRequest) -> Answer:
         render, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return own_answer(200, render(self._registry), content_type=content_type.encode())
+        async with self._rendering:
+            await asyncio.sleep(self._render_at - monotonic())
+            began = monotonic()
+            text = render(self._registry)
+            ended = monotonic()
+            self._render_at = ended + _REST * (ended - began)
+        return own_answer(200, text, content_type=content_type.encode())
 
 
 class _Door:

@@ -13,7 +13,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Metric
+from prometheus_client.registry import Collector
 
 from gateway.app.private_listener import PrivateListener
 from gateway.proxy.client_connections import GRACE_SECONDS
@@ -245,6 +246,41 @@ async def test_half_heads_and_idle_connections_do_not_keep_prometheus_out(
         assert refused
         for client in crowd:
             await client.close()
+
+
+class Slow(Collector):
+    """Metrics that take a while; counts how often they were asked for."""
+
+    seconds = 0.05
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def collect(self) -> Iterator[Metric]:
+        """None, after a while."""
+        self.times += 1
+        time.sleep(self.seconds)
+        return iter(())
+
+
+async def test_whoever_asks_for_metrics_without_pause_takes_no_more_than_a_part_of_a_core(
+    session: aiohttp.ClientSession,
+) -> None:
+    """Rendering holds the interpreter, which is everybody's."""
+    slow = Slow()
+    registry = CollectorRegistry()
+    registry.register(slow)
+    with listening(Lifecycle(), registry) as base:
+        before, began = slow.times, time.monotonic()
+
+        async def ask_without_pause() -> None:
+            while time.monotonic() - began < 1:
+                assert await status_of(session, f"{base}/metrics") == 200
+
+        await asyncio.gather(*(ask_without_pause() for _ in range(6)), status_of(session, f"{base}/livez"))
+        renders, seconds = slow.times - before, time.monotonic() - began
+
+    assert 1 < renders <= seconds / (4 * slow.seconds) + 1
 
 
 def test_a_file_is_to_be_had_when_there_is_no_other() -> None:
