@@ -14,80 +14,105 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
+from typing import NamedTuple
 
 from aiohttp.base_protocol import BaseProtocol
 
-BITE_BYTES = 32 * 1024
-"""The most that one connection brings at once."""
+AT_ONCE_BYTES = 4 * 1024
+"""What is no larger does not wait: most events, and most requests."""
 
-TURN_BYTES = 64 * 1024
-"""After these a turn of the loop takes no further bite: of what waits, and once more of what comes in it."""
+
+class Bites(NamedTuple):
+    """How a connection's bytes are taken."""
+
+    most_bytes: int
+    """The most at once."""
+
+    weight: int = 1
+    """How many times what bytes of a file cost these do, when all is done that is done with them."""
+
+
+REQUESTS = Bites(16 * 1024)
+"""What a client sends: heads, chunks of a byte each, fields of a form."""
+
+ANSWERS = Bites(64 * 1024)
+EVENTS = Bites(16 * 1024, weight=4)
+"""A stream of events, each of which is looked at."""
+
+FRAMES = Bites(4 * 1024)
+"""Either side of a WebSocket; a frame may have two bytes."""
 
 UNSENT_BYTES = 128 * 1024
 """What the kernel takes from us for one connection beyond what is on its way; by itself it takes megabytes."""
 
-# A bite is as many bytes as are dealt with in about a millisecond: frames of two bytes cost more than a file.
-_LEAST_BITE_BYTES = 1024
-_BITE_SECONDS = 0.001
-_BYTES_PER_SECOND = TURN_BYTES / (2 * _BITE_SECONDS)
+# After these a turn takes no further bite: of what waits, and once more of what comes in it. It is about half a
+# millisecond of work.
+_TURN_BYTES = 128 * 1024
+_TURN_SECONDS = 0.0005
+# A bite that took longer is followed by smaller ones.
+_BITE_SECONDS = 0.0005
+_LEAST_BITE_BYTES = 128
 
 
 class Turns:
-    """Shares the turns of one loop among its connections: those that waited least often come first."""
+    """Shares the turns of one loop among its connections: who floods comes after who does not."""
 
-    __slots__ = ("_again", "_due", "_first", "_spent_bytes")
+    __slots__ = ("_due", "_floods", "_others", "_room_bytes")
 
     def __init__(self) -> None:
-        self._spent_bytes = 0.0
+        self._room_bytes: float = _TURN_BYTES
         self._due = False
-        self._first: deque[Callable[[], None]] = deque()
-        self._again: deque[Callable[[], None]] = deque()
+        self._others: deque[Callable[[], None]] = deque()
+        self._floods: deque[Callable[[], None]] = deque()
 
     @property
     def has_room(self) -> bool:
         """Whether this turn may take one more bite."""
-        return self._spent_bytes < TURN_BYTES
+        return self._room_bytes > 0
 
-    def spend(self, size_bytes: float) -> None:
-        """A bite has been taken."""
-        self._spent_bytes += size_bytes
+    def spend(self, weight_bytes: int, seconds: float = 0.0) -> None:
+        """A bite has been taken, in so many seconds."""
+        self._room_bytes -= max(weight_bytes, seconds / _TURN_SECONDS * _TURN_BYTES)
+        self._come_back()
+
+    def wait(self, take: Callable[[], None], *, floods: bool) -> None:
+        """Have a bite taken when it is its turn; `floods`: it is one of several."""
+        (self._floods if floods else self._others).append(take)
+        self._come_back()
+
+    async def share(self) -> None:
+        """Wait until there is room for a bite that nobody has counted yet, and count it."""
+        if self.has_room:
+            self.spend(ANSWERS.most_bytes)
+            return
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.wait(partial(self._wake, ready), floods=True)
+        await ready
+
+    def _wake(self, ready: asyncio.Future[None]) -> None:
+        if not ready.done():
+            self.spend(ANSWERS.most_bytes)
+            ready.set_result(None)
+
+    def _come_back(self) -> None:
         if not self._due:
             self._due = True
             asyncio.get_running_loop().call_soon(self._begin)
 
-    def wait(self, take: Callable[[], None], *, again: bool = False) -> None:
-        """Have a bite taken when it is its turn; `again` for who has had one and has more."""
-        (self._again if again else self._first).append(take)
-        self.spend(0)
-
-    async def share(self) -> None:
-        """Wait until there is room for a bite that nobody has counted yet, and count it."""
-        if not self.has_room:
-            ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.wait(partial(_wake, ready))
-            await ready
-        self.spend(BITE_BYTES)
-
     def _begin(self) -> None:
+        """A turn begins: take what waits, as much as there is room; what comes in the turn has as much once more."""
         self._due = False
-        self._spent_bytes = 0.0
-        if not self._first and not self._again:
-            return
-        # Who has more is not kept waiting for ever by those who always come new.
-        waiting = self._again or self._first
+        self._room_bytes = _TURN_BYTES
+        # One of those who flood is served in any case: a long answer may look like that.
+        waiting = self._floods or self._others
         try:
             while waiting and self.has_room:
                 waiting.popleft()()
-                waiting = self._first or self._again
+                waiting = self._others or self._floods
         finally:
-            self._spent_bytes = 0.0
-            if self._first or self._again:
-                self.spend(0)
-
-
-def _wake(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)
+            self._room_bytes = _TURN_BYTES
+            if self._others or self._floods:
+                self._come_back()
 
 
 class InBites(BaseProtocol):
@@ -97,15 +122,21 @@ class InBites(BaseProtocol):
     A class that is made of it calls `begin_bites` before anything comes.
     """
 
-    def begin_bites(self, turns: Turns) -> None:
+    def begin_bites(self, turns: Turns, bites: Bites) -> None:
         """Nothing has come yet."""
         self._turns = turns
         self._surplus = b""
         self._at = 0
-        self._bite_bytes: float = BITE_BYTES
+        self._bites = bites
+        self._bite_bytes = AT_ONCE_BYTES
         self._held = False
         self._queued = False
         self._taking = False
+
+    def take_as(self, bites: Bites) -> None:
+        """What comes from now on is of this kind."""
+        self._bites = bites
+        self._bite_bytes = min(self._bite_bytes, bites.most_bytes)
 
     def take(self, data: bytes) -> None:
         """Deal with a bite."""
@@ -149,19 +180,21 @@ class InBites(BaseProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what comes if it is little; let it wait for its turn if it is much."""
         if not data or self._taking:
-            self._take(
-                data
-            )  # from aiohttp itself, which goes on where it had paused, or with what it put aside
+            self._take(data)  # from aiohttp, which goes on where it paused, or with what it put aside
         elif self._surplus:
             self._surplus = self._surplus[self._at :] + data
             self._at = 0
             super()._pause_transport_reading()
-        elif len(data) <= self._bite_bytes and self._turns.has_room and not self._held:
+        elif (
+            len(data) <= self._bite_bytes
+            and (len(data) <= AT_ONCE_BYTES or self._turns.has_room)
+            and not self._held
+        ):
             self._bite(data)
         else:
             self._surplus, self._at = data, 0
             super()._pause_transport_reading()
-            self._wait()
+            self._wait(floods=len(data) > self._bite_bytes)
 
     def take_rest(self) -> None:
         """Take what waits, all at once."""
@@ -184,21 +217,21 @@ class InBites(BaseProtocol):
     def _resume_transport_reading(self) -> None:
         self._held = False
         if self._surplus:
-            self._wait(again=True)
+            self._wait()
         else:
             super()._resume_transport_reading()
 
-    def _wait(self, *, again: bool = False) -> None:
+    def _wait(self, *, floods: bool = True) -> None:
         if not self._queued:
             self._queued = True
-            self._turns.wait(self._next, again=again)
+            self._turns.wait(self._next, floods=floods)
 
     def _next(self) -> None:
         self._queued = False
         if self.transport is None or self._held or not self._surplus:
             return
         try:
-            end = self._at + int(self._bite_bytes)
+            end = self._at + self._bite_bytes
             bite = self._surplus[self._at : end]
             self._at = end
             if end >= len(self._surplus):
@@ -211,7 +244,7 @@ class InBites(BaseProtocol):
         if self._held:
             return
         if self._surplus:
-            self._wait(again=True)
+            self._wait()
         else:
             super()._resume_transport_reading()
 
@@ -226,8 +259,8 @@ class InBites(BaseProtocol):
         began = monotonic()
         self._take(data)
         seconds = monotonic() - began
-        self._turns.spend(max(len(data), seconds * _BYTES_PER_SECOND))
+        self._turns.spend(len(data) * self._bites.weight, seconds)
         if seconds > _BITE_SECONDS:
-            self._bite_bytes = max(_LEAST_BITE_BYTES, min(BITE_BYTES, len(data)) * _BITE_SECONDS / seconds)
-        elif self._bite_bytes < BITE_BYTES:
-            self._bite_bytes = min(BITE_BYTES, 2 * self._bite_bytes)
+            self._bite_bytes = max(_LEAST_BITE_BYTES, self._bite_bytes // 4)
+        else:
+            self._bite_bytes = min(self._bites.most_bytes, self._bite_bytes * 2)

@@ -28,7 +28,7 @@ from gateway.errors import (
 from gateway.exchange.kept_errors import forget_cancellation, forget_origin
 from gateway.proxy.ahead import Ahead
 from gateway.proxy.answer import Answer, error_fields, own_answer, reason_of
-from gateway.proxy.bites import Turns
+from gateway.proxy.bites import REQUESTS, Turns
 from gateway.proxy.client_connections import ClientConnections, NoRoom, Peer
 from gateway.proxy.parse_errors import parse_error
 
@@ -51,7 +51,7 @@ class EdgeProtocol(Ahead):
 
     def __init__(self, manager: web.Server, *, edge: EdgeServer, **kwargs: Any) -> None:
         RequestHandler.__init__(self, manager, **kwargs)
-        self.begin_bites(edge.turns)
+        self.begin_bites(edge.turns, REQUESTS)
         self._edge = edge
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None

@@ -19,12 +19,12 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from gateway.errors import GatewayError, UpstreamBroken, UpstreamTimeout
 from gateway.exchange.kept_errors import forget_origin
-from gateway.proxy.bites import BITE_BYTES, InBites, Turns
+from gateway.proxy.bites import ANSWERS, InBites, Turns
 from gateway.proxy.deadlines import ReplyDeadlines
 from gateway.wire.headers import Head
 
 # Enough for one bite: what is more waits in front of the parser, where turns are shared.
-READ_BUFFER_BYTES = BITE_BYTES // 2
+READ_BUFFER_BYTES = 16 * 1024
 MOST_INTERIM_ANSWERS = 32
 
 
@@ -79,7 +79,7 @@ class UpstreamProtocol(InBites, ResponseHandler):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, turns: Turns) -> None:
         ResponseHandler.__init__(self, loop)
-        self.begin_bites(turns)
+        self.begin_bites(turns, ANSWERS)
 
     @property
     def should_close(self) -> bool:
@@ -157,6 +157,7 @@ class Reply:
     def expect(self, deadlines: ReplyDeadlines, *, no_body: bool = False) -> None:
         """Prepare to read one answer; `no_body` for HEAD, whose answers have none whatever they say."""
         self.deadlines = deadlines
+        self.protocol.take_as(ANSWERS)
         self.protocol.set_response_params(
             skip_payload=no_body,
             read_until_eof=True,

@@ -19,7 +19,7 @@ from gateway.errors import Ending, JsonTooComplex, Overloaded
 from gateway.exchange.exchange import Exchange
 from gateway.policy.events import question_of, refuse_event
 from gateway.policy.reading import may_name_in_event, read_event
-from gateway.proxy.bites import InBites
+from gateway.proxy.bites import FRAMES, InBites
 from gateway.proxy.body_memory import BodyRoom
 from gateway.proxy.connection import abort, drained
 from gateway.proxy.edge import EdgeProtocol
@@ -111,6 +111,8 @@ class Session:
             max(0.0, seconds), self.end_politely, 1008, reason, Ending.TIMED_OUT
         )
         self._beat()
+        self._client.take_as(FRAMES)
+        self._upstream.take_as(FRAMES)
         self._upstream.set_parser(self._down, None)
         self._client.set_parser(self._up)  # type: ignore[arg-type]  # any object that can be fed
         await self._over.wait()

@@ -95,7 +95,7 @@ def from_sse_event(event: SseEvent) -> Usage | None:
 
 def from_realtime_event(text: bytes) -> Usage | None:
     """The usage that one server event of a realtime session adds; None when it adds none."""
-    if b'"usage"' not in text:
+    if b'"usage"' not in text or (b"response.done" not in text and b"transcription.completed" not in text):
         return None
     event = _parse(text)
     return _from_answer(event) if event.get("type") in _REALTIME_EVENTS else None
