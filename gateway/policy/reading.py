@@ -9,17 +9,19 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from gateway.policy import named_models, stored_objects, unnamed_models
-from gateway.usage.included import options_to_include
+from gateway.usage.included import asking_for_usage
 from gateway.usage.prompt import prompt_count, prompt_estimate
 from gateway.wire import request_fields
 from gateway.wire.body_facts import NOTHING_NAMED, BodyFacts, Named
-from gateway.wire.json_members import Change, place_of
+from gateway.wire.json_members import place_of
 from gateway.wire.request_fields import BodyRefused, Fault, RequestFields
 from gateway.wire.strict_json import all_distinct
 
 _SEARCHED_BYTES = 64 * 1024
 _MOST_MODELS = 1000
 _MOST_MODEL_CHARACTERS = 1024
+_MOST_TARGET_CHARACTERS = 2048
+_MOST_ID_CHARACTERS = 512
 _SHOWN_CHARACTERS = 64
 """Of a member's name, in a refusal."""
 
@@ -75,6 +77,12 @@ def read_body(body: bytes, question: Question) -> BodyFacts:
     if question.batch and body and named.fault is None:
         endpoint, input_file, fault = _batch(body, document)
         named = named._replace(fault=fault)
+    asking = None
+    if question.usage and fields is not None and fields.stream:
+        try:
+            asking = asking_for_usage(body)
+        except BodyRefused as refused:
+            named = named._replace(fault=named.fault or refused.fault)
     if document is None:
         return BodyFacts(fields, named)
     spoken = document.get("input")
@@ -89,7 +97,7 @@ def read_body(body: bytes, question: Question) -> BodyFacts:
         endpoint,
         input_file,
         place_of(body, "model") if nameless else None,
-        _asking_for_usage(body) if question.usage and fields is not None and fields.stream else None,
+        asking,
     )
 
 
@@ -175,9 +183,9 @@ def _names_of(document: dict[str, Any], *, models: bool, stored: bool, in_sessio
     if models:
         try:
             for model in named_models.models_in(document):
-                found[model] = None
-                if len(found) > _MOST_MODELS or len(model) > _MOST_MODEL_CHARACTERS:
+                if len(found) >= _MOST_MODELS or len(model) > _MOST_MODEL_CHARACTERS:
                     raise BodyRefused("invalid_value", "The body names too many models, or too long ones.")
+                found[model] = None
         except BodyRefused as refused:
             return Named(tuple(found), fault=refused.fault)
     member = stored_objects.named_in(document, in_session=in_session) if stored else None
@@ -197,10 +205,7 @@ def _batch(body: bytes, document: dict[str, Any] | None) -> tuple[str | None, st
     endpoint, input_file = document.get("endpoint"), document.get("input_file_id")
     if endpoint is not None and not isinstance(endpoint, str):
         return None, None, Fault("invalid_type", "A batch's endpoint must be a string.", "endpoint")
-    return endpoint, input_file if isinstance(input_file, str) else None, None
-
-
-def _asking_for_usage(body: bytes) -> Change | None:
-    """Rewrite (a); None where the stream reports its usage anyway, or the upstream will refuse it."""
-    options = options_to_include(body)
-    return None if options is None else place_of(body, "stream_options").filled(options)
+    if endpoint is not None and len(endpoint) > _MOST_TARGET_CHARACTERS:
+        return None, None, Fault("invalid_value", "A batch's endpoint is a path of the API.", "endpoint")
+    known = isinstance(input_file, str) and len(input_file) <= _MOST_ID_CHARACTERS
+    return endpoint, input_file if known else None, None

@@ -8,29 +8,32 @@ import re
 
 import orjson
 
-from gateway.wire.json_members import hides_letters, members, splice_member
+from gateway.wire.json_members import Change, members, place_of
+from gateway.wire.request_fields import BodyRefused
 from gateway.wire.sse import SseEvent, SseSplitter
 
 _MOST_BYTES = 64 * 1024
 _NO_CHOICES = re.compile(rb'"choices"\s*+:\s*+\[\s*+\]')
 
 
-def options_to_include(body: bytes) -> bytes | None:
-    """The `stream_options` that make a streamed chat or completions answer report its usage, as JSON.
+def asking_for_usage(body: bytes) -> Change | None:
+    """What makes a streamed chat or completions answer report its usage.
 
-    None when the body asks already, and when its own are such that the upstream will refuse them.
+    None when the body asks already, and when its options are such that the upstream will refuse them. Raises
+    BodyRefused when they say it twice. `body` is a JSON object that names its options once at most.
     """
-    options = None
-    if b'"stream_options"' in body or hides_letters(body):
-        for member in members(body):
-            if member.name == "stream_options":
-                options = body[member.value_from : member.value_to]
-    if options is None or options == b"null":
-        return b'{"include_usage":true}'
+    place = place_of(body, "stream_options")
+    options = body[place.begin : place.end]
+    if options in (b"", b"null"):
+        return place.filled(b'{"include_usage":true}')
     parsed = orjson.loads(options)
     if not isinstance(parsed, dict) or parsed.get("include_usage") not in (None, False):
         return None
-    return splice_member(options, "include_usage", b"true")
+    if sum(member.name == "include_usage" for member in members(options)) > 1:
+        param = "stream_options.include_usage"
+        raise BodyRefused("duplicate_parameter", f"{param} is given more than once.", param=param)
+    begin, end, raw = place_of(options, "include_usage").filled(b"true")
+    return Change(place.begin + begin, place.begin + end, raw)
 
 
 def is_added_usage(event: SseEvent) -> bool:

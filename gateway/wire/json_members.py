@@ -95,20 +95,6 @@ def place_of(document: bytes, name: str) -> Place:
     return Place(at, at, quoted + b":", b"" if is_empty else b",")
 
 
-def splice_member(document: bytes, name: str, raw_value: bytes) -> bytes:
-    """Set a top-level member of a JSON object to a JSON value, wherever it is written, keeping all other bytes."""
-    pieces, kept_to = [], 0
-    if orjson.dumps(name) in document or hides_letters(document):
-        for member in members(document):
-            if member.name == name:
-                pieces += [document[kept_to : member.value_from], raw_value]
-                kept_to = member.value_to
-    if not pieces:
-        begin, kept_to, raw = place_of(document, name).filled(raw_value)
-        pieces = [document[:begin], raw]
-    return b"".join((*pieces, document[kept_to:]))
-
-
 def _close(document: bytes, at: int) -> int:
     """The end of the array or object that begins at `at`."""
     depth = 0

@@ -5,16 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.usage.included import AddedUsageFilter, is_added_usage, options_to_include
-from gateway.wire.json_members import splice_member
+from gateway.usage.included import AddedUsageFilter, asking_for_usage, is_added_usage
+from gateway.wire.request_fields import BodyRefused
 from gateway.wire.sse import SseEvent
 
 
 def asked(body: bytes) -> bytes:
     """The body with the options that make its answer report usage."""
-    options = options_to_include(body)
-    assert options is not None
-    return splice_member(body, "stream_options", options)
+    change = asking_for_usage(body)
+    assert change is not None
+    return body[: change.begin] + change.raw + body[change.end :]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,21 @@ def test_usage_is_asked_for(before, after):
     ],
 )
 def test_a_body_that_asks_already_or_will_be_refused_is_left_alone(body):
-    assert options_to_include(body) is None
+    assert asking_for_usage(body) is None
+
+
+def test_options_that_say_it_twice_are_refused():
+    for second in ("include_usage", "includ\\u0065_usage"):
+        with pytest.raises(BodyRefused) as refused:
+            asking_for_usage(f'{{"stream_options":{{"include_usage":false,"{second}":false}}}}'.encode())
+        assert refused.value.fault.param == "stream_options.include_usage"
+
+
+def test_large_options_are_not_copied():
+    body = b'{"stream_options":{"x":"' + b"a" * 100_000 + b'"},"stream":true}'
+    change = asking_for_usage(body)
+    assert change is not None
+    assert len(change.raw) < 100
 
 
 VALUES = st.recursive(
@@ -70,7 +84,7 @@ OBJECTS = st.dictionaries(NAMES, VALUES, max_size=4).flatmap(
 @given(OBJECTS, NAMES, VALUES, st.booleans())
 def test_a_rewritten_body_reads_the_same_but_for_the_member_that_was_set(body, name, value, indented):
     raw = orjson.dumps(body, option=orjson.OPT_INDENT_2 if indented else 0)
-    if options_to_include(raw) is None:
+    if asking_for_usage(raw) is None:
         return
     options = body.get("stream_options") or {}
     assert orjson.loads(asked(raw)) == {**body, "stream_options": {**options, "include_usage": True}}
