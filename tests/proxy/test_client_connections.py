@@ -18,6 +18,7 @@ from tests.kit.gateway import Gateway
 from tests.kit.upstream import OK, SSE_HEAD, ScriptedUpstream, Turn
 from tests.kit.waiting import until
 
+PATIENCE_SECONDS = GRACE_SECONDS + 0.1
 HALF_A_HEAD = b"GET /v1/models HTTP/1.1\r\nHost: gateway.test\r\nX-Slow: "
 
 
@@ -85,7 +86,7 @@ async def test_when_full_the_one_that_has_been_idle_longest_makes_way(start_gate
     gateway = await started(start_gateway, 4)
     oldest, second, third = await idle(gateway, 3)
     assert await is_open(oldest)  # and so it is not the oldest any more
-    await asyncio.sleep(GRACE_SECONDS)
+    await asyncio.sleep(PATIENCE_SECONDS)
     fourth = await served(gateway)
 
     newcomer = await served(gateway)
@@ -104,7 +105,7 @@ async def test_when_all_are_served_newcomers_are_refused_and_nobody_is_closed(
     gateway = await started(start_gateway, 3)
     upstream.plays(hold)
     inside = await busy(gateway, 3)
-    await asyncio.sleep(GRACE_SECONDS)
+    await asyncio.sleep(PATIENCE_SECONDS)
 
     for _ in range(3):
         await refused(gateway)
@@ -149,7 +150,7 @@ async def test_half_a_head_makes_way_too_so_that_nobody_can_fill_the_house_with_
     for client in slow:
         await client.send(HALF_A_HEAD)
     await until(lambda: gateway.metric("gateway_client_connections") == 8)
-    await asyncio.sleep(GRACE_SECONDS)
+    await asyncio.sleep(PATIENCE_SECONDS)
     for client in slow:
         await client.send(b"a")  # single bytes do not make it younger
 
@@ -165,7 +166,7 @@ async def test_one_peer_has_its_share_when_it_gets_narrow(
     gateway = await started(start_gateway, 20, peer_share=0.5)
     upstream.plays(hold)
     greedy = await busy(gateway, 16, "127.0.0.2")  # as many as it likes while there is room
-    await asyncio.sleep(GRACE_SECONDS)
+    await asyncio.sleep(PATIENCE_SECONDS)
 
     for _ in range(3):
         await refused(gateway, "127.0.0.2")
@@ -176,7 +177,7 @@ async def test_one_peer_has_its_share_when_it_gets_narrow(
     assert line["detail"] == "127.0.0.2 has 16 of 20 connections"
     upstream.gate("open").set()
     assert [(await client.read_answer()).status for client in greedy] == [200] * 16
-    await asyncio.sleep(GRACE_SECONDS)
+    await asyncio.sleep(PATIENCE_SECONDS)
     await served(gateway, "127.0.0.2")  # one of its own makes way
     assert gateway.metric('gateway_closed_connections_total{reason="idle"}') == 1
     for client in others:
@@ -347,7 +348,7 @@ async def test_a_newcomer_takes_the_place_of_its_peers_only_connection(start_gat
     gateway = await started(start_gateway, 1)
     for _ in range(3):
         await served(gateway)
-        await asyncio.sleep(GRACE_SECONDS)
+        await asyncio.sleep(PATIENCE_SECONDS)
 
     assert gateway.metric("gateway_client_connections") == 1
     assert gateway.app.server is not None
