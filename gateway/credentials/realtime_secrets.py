@@ -130,6 +130,8 @@ def replace_secret(
     if found is None:
         raise NothingToReplace("the answer has no secret that could be replaced")
     secret, expires_at = found
+    if not all("!" <= character <= "~" for character in secret):
+        raise NothingToReplace("the answer's secret is none that a header could hold")
     until = now + _FALLBACK_SECONDS if expires_at is None else expires_at
     sealed = seal(MintedSecret(secret, principal, min(until, principal.expires_at)), ring)
     return body.replace(secret.encode(), sealed.encode("ascii"))

@@ -104,7 +104,16 @@ def test_every_other_byte_of_the_answer_is_kept() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"[]", b"{}", b'{"value":7}', b'{"client_secret":"x"}', b'{"value":"\\u0065k_1"}', b"\x1f\x8b"],
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"value":7}',
+        b'{"client_secret":"x"}',
+        b'{"value":"\\u0065k_1"}',
+        b"\x1f\x8b",
+        b'{"value":"ek 1"}',
+    ],
 )
 def test_answer_without_a_readable_secret_does_not_pass(body: bytes) -> None:
     with pytest.raises(NothingToReplace):

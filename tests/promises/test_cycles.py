@@ -136,6 +136,10 @@ async def plays(turn: Turn) -> None:
             turn.close()
         case "our key":
             await turn.send(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}")
+        case "unreadable":
+            await turn.send(
+                b"HTTP/1.1 403 Forbidden\r\nContent-Encoding: br\r\nContent-Length: 5\r\n\r\nabcde"
+            )
         case "error":
             await turn.send(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 2\r\n\r\n{}")
         case "to the end":
@@ -401,6 +405,7 @@ SCENES: dict[str, Scene] = {
     "upstream's head is cut": asked(502, "POST", CHAT, QUESTION, play="half a head"),
     "upstream speaks nonsense": asked(502, "POST", CHAT, QUESTION, play="nonsense"),
     "upstream refuses our key": asked(502, "POST", CHAT, QUESTION, play="our key"),
+    "upstream's error cannot be read": lambda crowd: crowd.ask("POST", CHAT, QUESTION, play="unreadable"),
     "upstream switches protocols": asked(502, "POST", CHAT, QUESTION, play="switch"),
     "upstream is not there": asked(502, "POST", CHAT, LARGE, tenant="lost"),
     "upstream is too slow": asked(504, "GET", "/v1/files", play="silence"),
