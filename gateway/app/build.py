@@ -130,7 +130,6 @@ def build_app(
         tenants=tenants.book,
         table=table,
         lifecycle=services.lifecycle,
-        reading=services.reading,
         check_head=lambda exchange, caller: check_head(
             exchange,
             caller,

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from time import monotonic
 
 from gateway.credentials.trust import Trust
-from gateway.errors import CredentialRefused, GatewayError, Overloaded
+from gateway.errors import CredentialRefused, GatewayError
 from gateway.exchange.exchange import Exchange
 from gateway.middleware.authenticate import caller_of, check_tenant
 from gateway.operations.table import OperationTable
@@ -24,7 +24,6 @@ from gateway.policy import requests as policy
 from gateway.policy.caller import Caller, lost
 from gateway.policy.tenants import TenantBook
 from gateway.proxy.lifecycle import Lifecycle
-from gateway.proxy.reading import Reading
 
 _TURN_SECONDS = 0.005
 """How long the loop is kept at a time: verifying thousands of credentials afresh takes longer."""
@@ -48,7 +47,6 @@ class Withdrawal:
         tenants: TenantBook,
         table: OperationTable,
         lifecycle: Lifecycle,
-        reading: Reading,
         check_head: Callable[[Exchange, Caller], object],
     ) -> None:
         """`check_head` raises what `authorize` would refuse a caller with."""
@@ -56,7 +54,6 @@ class Withdrawal:
         self._tenants = tenants
         self._table = table
         self._lifecycle = lifecycle
-        self._reading = reading
         self._check_head = check_head
         self._due = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -97,8 +94,7 @@ class Withdrawal:
         return True
 
     async def _look(self, exchanges: Iterable[Exchange]) -> list[Exchange]:
-        """Ask these, heads first; return those that cannot be asked yet. Whatever begins meanwhile need not be."""
-        bodies: list[tuple[Exchange, Caller]] = []
+        """Ask these; return those that cannot be asked yet. Whatever begins meanwhile need not be asked."""
         postponed: list[Exchange] = []
         turn_began = monotonic()
         for exchange in exchanges:
@@ -112,16 +108,10 @@ class Withdrawal:
                     continue
                 if exchange.forwarded_at is None:
                     postponed.append(exchange)  # until it has been judged by the rules with which it began
-                elif exchange.body is not None:
-                    bodies.append((exchange, caller))
-                elif narrowed is not None and (exchange.is_socket or exchange.head.has_body):
-                    raise narrowed  # what it has named went by
-        for exchange, caller in bodies:
-            with self._ending(exchange):
-                try:
-                    await self._judge(exchange, caller)
-                except Overloaded:
-                    postponed.append(exchange)
+                elif narrowed is not None and exchange.is_socket:
+                    raise narrowed  # what it has named is known no more, and its next events would be judged as before
+                else:
+                    self._check_body(exchange, caller)
         return postponed
 
     @contextmanager
@@ -143,11 +133,9 @@ class Withdrawal:
             self._check_head(exchange, caller)
         return caller
 
-    async def _judge(self, exchange: Exchange, caller: Caller) -> None:
-        operation, body = exchange.operation, exchange.body
-        assert body is not None
-        question = policy.question_of(caller, operation)
-        if question is not None:
-            facts = await self._reading.body(caller.tenant.id, body.received, question)
-            policy.check_body(caller, operation, facts, self._table)
-        policy.check_model_of_body(caller, operation, exchange.model)
+    def _check_body(self, exchange: Exchange, caller: Caller) -> None:
+        """Judge what was read in the body; what nobody had to look for then is not looked for now: it has gone up."""
+        policy.check_body(caller, exchange.operation, exchange.facts, self._table)
+        if exchange.model is not None:
+            caller.check_model(exchange.model)  # a form's too
+        policy.check_model_of_body(caller, exchange.operation, exchange.model)

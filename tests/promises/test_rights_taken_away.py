@@ -17,8 +17,8 @@ import pytest
 from gateway.credentials.key_ring import KeyRing, ensure_ring, retire, rotate
 from gateway.credentials.revocation_file import RevocationFile
 from gateway.credentials.revocations import Revocation
-from tests.kit.asking import assert_refused
-from tests.kit.client import CHAT, HANDSHAKE, JSON, STREAMED_QUESTION, RawAnswer, RawClient
+from tests.kit.asking import assert_refused, form
+from tests.kit.client import CHAT, FORM, HANDSHAKE, JSON, STREAMED_QUESTION, RawAnswer, RawClient
 from tests.kit.gateway import Gateway, running_gateway
 from tests.kit.jwks import LOGIN, THEIRS
 from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn
@@ -239,43 +239,64 @@ async def test_what_is_still_allowed_goes_on_when_rules_change(
         hearing.cancel()
 
 
-async def test_a_body_that_names_more_than_its_model_is_judged_again(
+async def streaming(site: Site, path: str, asked: object) -> RawClient:
+    """A request whose answer has begun."""
+
+    async def stream(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(SSE_HEAD)
+        await turn.gone()
+
+    site.upstream.plays(stream)
+    client = await site.gateway.connect()
+    await client.send(client.request_bytes("POST", path, orjson.dumps(asked), headers=JSON))
+    assert (await client.read_head()).status == 200
+    return client
+
+
+async def test_what_a_body_names_beside_its_model_is_judged_again(
     tmp_path: Path, upstream: ScriptedUpstream
 ) -> None:
     body = {"model": "gpt-4o", "stream": True, "input": "hi"}
     image = {**body, "tools": [{"type": "image_generation", "model": "gpt-image-1"}]}
     large = {**image, "input": "x" * 100_000}
-    batch = {"input_file_id": "file-1", "endpoint": "/v1/embeddings", "completion_window": "24h"}
-    async with running_site(tmp_path, upstream) as site:
+    async with running_site(tmp_path, upstream, models=["*"]) as site:
+        clients = [await streaming(site, "/v1/responses", asked) for asked in (body, image, large)]
+        plain, *others = [asyncio.create_task(client.closed()) for client in clients]
 
-        async def stream(turn: Turn) -> None:
-            await turn.read_body()
-            await turn.send(SSE_HEAD)
-            await turn.gone()
-
-        upstream.plays(stream)
-        clients = []
-        for path, asked in (
-            ("responses", body),
-            ("responses", image),
-            ("responses", large),
-            ("batches", batch),
-        ):
-            client = await site.gateway.connect()
-            await client.send(client.request_bytes("POST", f"/v1/{path}", orjson.dumps(asked), headers=JSON))
-            assert (await client.read_head()).status == 200
-            clients.append(client)
-        plain, *others, of_batch = [asyncio.create_task(client.closed()) for client in clients]
-
-        site.write(scopes=["batches:*", "responses:*"])
-        async with asyncio.timeout(SOON_SECONDS + 1):
-            assert await of_batch
-        assert not any(task.done() for task in (plain, *others))
         site.write(models=["gpt-4o"])
         async with asyncio.timeout(SOON_SECONDS + 1):
             assert all(await asyncio.gather(*others))
         assert not plain.done()
         plain.cancel()
+
+
+async def test_the_model_of_a_form_is_judged_again(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    async with running_site(tmp_path, upstream) as site:
+        upstream.plays(runs_on)
+        client = await site.gateway.connect()
+        body = form(("model", b"whisper-1"), ("file", b"RIFF"))
+        await client.send(client.request_bytes("POST", "/v1/audio/transcriptions", body, headers=FORM))
+        await until(lambda: upstream.requests)
+
+        site.write(models=["gpt-4o*"])
+
+        assert_refused(await client.read_answer(), 403, "model_not_allowed")
+
+
+async def test_a_batch_needs_the_scope_of_what_it_runs_for_as_long_as_it_takes(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    batch = {"input_file_id": "file-1", "endpoint": "/v1/embeddings", "completion_window": "24h"}
+    async with running_site(tmp_path, upstream) as site:
+        client = await streaming(site, "/v1/batches", batch)
+
+        site.write(scopes=["batches:*", "responses:*"])
+        async with asyncio.timeout(SOON_SECONDS + 1):
+            assert await client.closed()
+
+        [line] = await site.gateway.lines.wait(1)
+        assert (line["error"], line["ending"]) == ("missing_scope", "withdrawn")
 
 
 async def test_a_tenant_that_comes_to_share_its_key_ends_what_uses_stored_objects(
