@@ -39,7 +39,7 @@ Unseen = Callable[["EdgeProtocol", GatewayError], list[tuple[bytes, bytes]]]
 """Records an exchange that never became a request; returns the header fields that its answer shall carry."""
 
 
-class EdgeProtocol(Ahead):
+class EdgeProtocol(Ahead, RequestHandler):
     """aiohttp's request handler, bounded.
 
     Adds a cap on the whole head (431), a deadline for it (408), caps on connections (503), an end for answers that

@@ -29,6 +29,7 @@ INSIDE_AIOHTTP: dict[str, set[str]] = {
     "BaseProtocol": {
         "_drain_helper",
         "_loop",
+        "_pause_reading_for_buffer",
         "_pause_transport_reading",
         "_resume_transport_reading",
         "_upgraded",
@@ -54,7 +55,14 @@ INSIDE_AIOHTTP: dict[str, set[str]] = {
 }
 PUBLIC_INSIDE_AIOHTTP: dict[str, set[str]] = {
     "BaseProtocol": {"writing_paused"},
-    "RequestHandler": {"connection_lost", "data_received", "force_close", "handle_error", "set_parser"},
+    "RequestHandler": {
+        "connection_lost",
+        "data_received",
+        "finish_response",
+        "force_close",
+        "handle_error",
+        "set_parser",
+    },
     "ResponseHandler": {"read_timeout", "set_parser", "set_response_params", "start_timeout"},
     "StreamReader": {"at_eof", "exception", "is_eof", "readany", "read_nowait", "set_exception"},
     "StreamWriter": {"chunked", "output_size", "send_headers", "write", "write_eof"},
