@@ -29,7 +29,9 @@ from gateway.wire.headers import RequestHead, is_json, media_type
 _JSON, _FORM, _ANYTHING = "application/json", "multipart/form-data", "*/*"
 AT_ONCE_BYTES = 64 * 1024
 AT_ONCE_SECONDS = 0.05
-_LITTLE_BYTES = 4 * 1024
+_PIECE_BYTES = 2**20
+"""Large enough to go back to the system when it is freed (see cli/serve.py)."""
+
 LEAST_SECONDS = 60.0
 SLOW_LINK_BYTES_PER_SECOND = 64 * 1024
 _BROKEN = (RequestPayloadError, HttpProcessingError)
@@ -118,7 +120,7 @@ async def comes_at_once(request: web.BaseRequest, head: RequestHead, room: BodyR
 
 
 async def whole(request: web.BaseRequest, edge: Edge, room: BodyRoom) -> tuple[bytes, ...]:
-    """The whole body, in pieces of `PIECE_BYTES` and somewhat more, at most `max_json_body_bytes` of it.
+    """The whole body, in pieces of a megabyte and somewhat more, at most `max_json_body_bytes` of it.
 
     Raises as `pieces` does, and as `BodyRoom.take`.
     """
@@ -129,22 +131,17 @@ async def whole(request: web.BaseRequest, edge: Edge, room: BodyRoom) -> tuple[b
         if len(body) > edge.max_json_body_bytes:
             raise _too_large(edge.max_json_body_bytes)
         return (body,)
-    come, little, size = [], bytearray(), 0
+    come, block, size = [], bytearray(), 0
     async for piece in pieces(request, edge, cap=edge.max_json_body_bytes):
         size += len(piece)
         await room.grow(size)
-        if len(piece) < _LITTLE_BYTES:
-            little += piece  # byte by byte they would occupy forty times as much
-            if len(little) < AT_ONCE_BYTES:
-                continue
-            piece = b""
-        if little:
-            come.append(bytes(little))
-            little.clear()
-        if piece:
-            come.append(piece)
-    if little:
-        come.append(bytes(little))
+        # As they come they would occupy more, by the byte forty times as much, and leave a heap of holes behind.
+        block += piece
+        if len(block) >= _PIECE_BYTES:
+            come.append(bytes(block))
+            block.clear()
+    if block:
+        come.append(bytes(block))
     return tuple(come)
 
 
