@@ -227,8 +227,10 @@ class Trust:
         self._confirmed_at = time.monotonic()
         if entries is None:
             return
+        before = self.revocations.entries
         self.revocations.replace(entries, self._clock())
-        self._changed()
+        if self.revocations.entries != before:
+            self._changed()
         if self._redis is not None and self._file is not None:
             try:
                 await self._file.merge(self.revocations.entries)

@@ -101,7 +101,7 @@ class Withdrawal:
             if monotonic() - turn_began > _TURN_SECONDS:
                 await asyncio.sleep(0)
                 turn_began = monotonic()
-            with self._ending(exchange):
+            with self._ending(exchange, postponed):
                 caller = self._caller_now(exchange)
                 narrowed = lost(exchange.caller, caller, exchange.operation)
                 if narrowed is None and not exchange.operation.is_batch:
@@ -115,12 +115,13 @@ class Withdrawal:
         return postponed
 
     @contextmanager
-    def _ending(self, exchange: Exchange) -> Iterator[None]:
-        """End the exchange when it is refused."""
+    def _ending(self, exchange: Exchange, postponed: list[Exchange]) -> Iterator[None]:
+        """End the exchange when it is refused, and see that it has ended."""
         try:
             yield
         except GatewayError as refusal:
-            self._lifecycle.withdraw(exchange.id, refusal)
+            if self._lifecycle.withdraw(exchange.id, refusal):
+                postponed.append(exchange)
         except Exception:  # noqa: BLE001 (the others have to be asked all the same)
             _log.exception("whether the exchange %s may go on cannot be told", exchange.id)
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from gateway.errors import Ending, GatewayError
 from gateway.exchange.exchange import Exchange
+from gateway.exchange.kept_errors import forget_origin
 
 
 class EndsPolitely(Protocol):
@@ -19,24 +20,27 @@ class EndsPolitely(Protocol):
 class Running:
     """One exchange of a known caller, as long as it is under way; made in the task that serves it."""
 
-    __slots__ = ("_refusal", "_task", "exchange")
+    __slots__ = ("_asked", "_refusal", "_task", "exchange")
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
         task = asyncio.current_task()
         assert task is not None
         self._task = task
+        self._asked = 0
         self._refusal: GatewayError | None = None
 
     def interrupt(self, refusal: GatewayError) -> None:
-        """Have it end with this error, wherever it is."""
-        if self._refusal is None:
-            self._refusal = refusal
-            self._task.cancel()
+        """Have it end with this error, wherever it is; may be asked again, if it went unheard."""
+        self._refusal = refusal
+        self._asked += 1
+        self._task.cancel()
 
     def interrupted(self) -> bool:
         """Whether that, and nothing else, is why its task has been cancelled; the task goes on then."""
-        return self._refusal is not None and self._task.uncancel() == 0
+        for _ in range(self._asked):
+            self._task.uncancel()
+        return self._refusal is not None and not self._task.cancelling()
 
     def refusal(self) -> GatewayError:
         """The error it ends with; handed out once, so that nothing here leads back to who raises it."""
@@ -62,17 +66,16 @@ class Lifecycle:
         self.sessions: dict[str, EndsPolitely] = {}
         """Open WebSockets, by the ids of their exchanges."""
 
-    def withdraw(self, exchange_id: str, refusal: GatewayError) -> None:
-        """End an exchange, if it still runs, because its caller would now be refused so."""
+    def withdraw(self, exchange_id: str, refusal: GatewayError) -> bool:
+        """End an exchange because its caller would now be refused so; whether it still ran."""
         running = self.running.get(exchange_id)
         if running is None:
-            return
+            return False
         refusal.ending = Ending.WITHDRAWN
-        refusal.__traceback__ = refusal.__context__ = (
-            None  # they lead to the exchange, which would keep itself
-        )
+        forget_origin(refusal)
         session = self.sessions.get(exchange_id)
         if session is None:
             running.interrupt(refusal)
         else:
             session.end_politely(1008, f"{refusal.code}: no longer allowed", Ending.WITHDRAWN)
+        return True

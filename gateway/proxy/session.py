@@ -6,6 +6,7 @@ The gateway's own pings and their answers never show on the other side.
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -35,6 +36,7 @@ HANGING_UP_SECONDS = 1.0
 # How long a close frame of our own gets before the connections go.
 GOODBYE_SECONDS = 0.2
 KEPT_FREELY_BYTES = 64 * 1024
+_KEY_REFUSED = re.compile(rb'"code"\s*:\s*"invalid_api_key"')
 # What is looked for stands in short events; longer ones are not kept.
 WATCHED_BYTES = 2**20
 SEARCHED_AT_ONCE_BYTES = 2**17
@@ -136,7 +138,7 @@ class Session:
         self._conclude(ending, GOODBYE_SECONDS)
 
     def withheld(self) -> None:
-        """The upstream has said what the client must not be told: it refuses the gateway's own key in an event."""
+        """The upstream refuses the gateway's own key in an event, or quotes it: the client must not be told so."""
         self.end_politely(1011, "the upstream refused the gateway's own key", Ending.UPSTREAM_LOST)
 
     def refused(self, direction: _Direction, refusal: FrameRefused) -> None:
@@ -283,6 +285,11 @@ class Session:
         task.add_done_callback(self._tasks.discard)
 
 
+def _refuses_key(data: bytes) -> bool:
+    """Whether frames of the upstream's say so. Within a text of an event the quotation marks would be escaped."""
+    return b"invalid_api_key" in data and _KEY_REFUSED.search(data) is not None
+
+
 class _Direction:
     """What aiohttp's protocols feed after the upgrade: judges, passes on, then shows."""
 
@@ -358,7 +365,7 @@ class _Direction:
     def _pass(self, session: Session, data: bytes) -> None:
         if not data or self._mute:
             return
-        if any(secret in data for secret in self._hidden):
+        if self._hidden and (any(secret in data for secret in self._hidden) or _refuses_key(data)):
             session.withheld()
             self._mute = True
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,6 +18,8 @@ import pytest
 from gateway.credentials.key_ring import KeyRing, ensure_ring, retire, rotate
 from gateway.credentials.revocation_file import RevocationFile
 from gateway.credentials.revocations import Revocation
+from gateway.exchange.exchange import Exchange
+from gateway.proxy.lifecycle import Running
 from tests.kit.asking import assert_refused, form
 from tests.kit.client import CHAT, FORM, HANDSHAKE, JSON, STREAMED_QUESTION, RawAnswer, RawClient
 from tests.kit.gateway import Gateway, running_gateway
@@ -44,7 +47,7 @@ async def runs_on(turn: Turn) -> None:
 
 
 @dataclass
-class Running:
+class Begun:
     """One of each kind of exchange, under way at one gateway."""
 
     stream: RawClient
@@ -83,14 +86,14 @@ class Site:
         """A configuration in which `changes` are members of the tenant acme; None: it is not there."""
         write(self.file, **changes)
 
-    async def start(self, credential: str | None = None) -> Running:
+    async def start(self, credential: str | None = None) -> Begun:
         """Begin one of each, as acme."""
         self.upstream.plays(runs_on)
         credential = credential or self.gateway.credential()
         self.credential_id = jwt.decode(credential, options={"verify_signature": False})["jti"]
         clients = [await self.gateway.connect() for _ in range(5)]
         stream, download, waiting, upload, socket = clients
-        running = Running(stream, download, waiting, upload, socket)
+        running = Begun(stream, download, waiting, upload, socket)
         for client in clients:
             client.credential = credential
         await running.stream.send(running.stream.request_bytes("POST", CHAT, STREAMED_QUESTION, headers=JSON))
@@ -512,6 +515,26 @@ async def test_nothing_is_kept_of_what_has_ended(gateway: Gateway, upstream: Scr
 
     assert not lifecycle.running
     assert not lifecycle.sessions
+
+
+async def test_nothing_of_what_was_ended_is_left_to_the_collector(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    async with running_site(tmp_path, upstream) as site:
+        gc.collect()
+        gc.disable()
+        try:
+            running = await site.start()
+            site.write(enabled=False)
+            await running.endings(within_seconds=SOON_SECONDS + 1)
+            for client in site.gateway.clients:
+                await client.close()
+            await until(lambda: not site.gateway.app.services.lifecycle.in_flight)
+            await asyncio.sleep(2)  # it has been seen that they have ended
+            alive = [thing for thing in gc.get_objects() if isinstance(thing, Exchange | Running)]
+            assert len(alive) == 0
+        finally:
+            gc.enable()
 
 
 async def test_a_session_goes_on_speaking_until_its_rights_go(

@@ -261,17 +261,21 @@ async def test_what_stands_for_no_key_is_none(
     assert (answer.status, answer.body) == (404, body)
 
 
+@pytest.mark.parametrize(
+    "said", [QUOTING, b'{"code": "invalid_api_key", "message": "Incorrect API key provided: sk-p***Key."}']
+)
 async def test_a_handshake_shows_no_key_and_a_refusal_that_comes_as_an_event_ends_the_session(
-    gateway: Gateway, upstream: ScriptedUpstream
+    said: bytes, gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
     for status in (101, 400):
         upstream.plays(says(status, QUOTING, f"X-Auth: {KEY}\r\n"))
         answer = await ask(gateway, "GET", "/v1/realtime?model=gpt-realtime", headers=HANDSHAKE)
         assert KEY.encode() not in shown(answer)
     session = await open_session(gateway, upstream)
-    await session.from_upstream(frame(TEXT, b'{"type":"session.created"}', masked=False))
-    assert (await read_frame(session.client.reader)).opcode == TEXT
-    await session.from_upstream(frame(TEXT, b'{"type":"error","error":' + QUOTING + b"}", masked=False))
+    harmless = b'{"type":"response.text.delta","delta":"{\\"code\\":\\"invalid_api_key\\"}"}'
+    await session.from_upstream(frame(TEXT, harmless, masked=False))
+    assert (await read_frame(session.client.reader)).payload == harmless
+    await session.from_upstream(frame(TEXT, b'{"type":"error","error":' + said + b"}", masked=False))
 
     seen = await read_to_the_end(session.client.reader)
 
