@@ -89,6 +89,7 @@ class Lane:
             ) from None
         finally:
             waiting.pieces = ()  # it may still stand in the queue
+            del waiting  # its error would hold itself
 
     async def close(self) -> None:
         """End the process; who still waits is told so."""
@@ -137,8 +138,10 @@ class Lane:
                         "The body could not be read at the moment. Try again shortly.", detail=repr(lost)
                     )
                 )
-        except BaseException:
-            waiting.answer.cancel()
+        except BaseException as defect:
+            await self._end()  # nobody knows what it waits for
+            if not waiting.answer.done():
+                waiting.answer.set_exception(defect)
             raise
         else:
             if not waiting.answer.done():

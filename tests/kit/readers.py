@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def readers() -> list[int]:
-    """Their ids, of all gateways here."""
+def readers(of: int | None = None) -> list[int]:
+    """Their ids, of all gateways here, or of the one that is this process."""
+    gateway = os.getpid() if of is None else of
 
     def found() -> Iterator[int]:
         for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -17,7 +18,7 @@ def readers() -> list[int]:
                 command = (stat.parent / "cmdline").read_bytes()
             except OSError:
                 continue
-            if parent == os.getpid() and b"reading_process" in command:
+            if parent == gateway and b"reading_process" in command:
                 yield pid
 
     return sorted(found())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -17,6 +19,7 @@ from gateway.credentials.key_ring import KeyRing, ensure_ring
 from tests.kit.asking import credential_of, form
 from tests.kit.client import CHAT, FORM, HANDSHAKE, JSON, MIB, QUESTION, RawAnswer, RawClient
 from tests.kit.command import RunningCommand, running_command
+from tests.kit.readers import readers
 from tests.kit.upstream import OK, SSE_HEAD, ScriptedUpstream, Turn
 from tests.kit.websocket import TEXT, accepted, close_frame, frame, read_frame, shake_hands
 from tests.kit.without_collector import Leftovers, leftovers
@@ -425,6 +428,10 @@ SCENES: dict[str, Scene] = {
     "ambiguous": asked(400, "GET", "/v1/../x"),
     "method": refused(405, head("TRACE", "/v1/models")),
     "no JSON": asked(400, "POST", CHAT, b"{" + LARGE[:MIB]),
+    "JSON of too much structure": asked(413, "POST", CHAT, b'{"model":"m","x":[%b1]}' % (b"[]," * 300_000)),
+    "JSON is left while it is read": left(
+        head("POST", CHAT, JSON.strip(), f"Content-Length: {len(OTHER_MODEL)}") + OTHER_MODEL
+    ),
     "no JSON, and large": asked(400, "POST", CHAT, b"{" + LARGE[: 2 * MIB]),
     "large model not allowed": asked(403, "POST", CHAT, OTHER_MODEL, tenant="restricted"),
     "too complex": asked(413, "POST", CHAT, b'{"model":"gpt-4o-mini","input":[' + b"[]," * 200_001 + b"1]}"),
@@ -593,6 +600,27 @@ async def test_nothing_is_left_to_the_cycle_collector(crowd: Crowd) -> None:
         guilty = {name: found for name in SCENES if (found := (await played(crowd, [name])).cyclic)}
         assert not guilty
         assert not left.cyclic
+
+
+async def test_nothing_is_left_by_a_reader_that_dies(crowd: Crowd) -> None:
+    await crowd.ask("POST", CHAT, OTHER_MODEL)
+    await played(crowd, [])
+    for _ in range(3):
+        reading = readers(crowd.gateway.process.pid)
+        assert reading
+        for reader in reading:
+            os.kill(reader, signal.SIGSTOP)
+        asking = asyncio.create_task(crowd.ask("POST", CHAT, OTHER_MODEL))
+        await asyncio.sleep(0.2)
+        for reader in reading:
+            os.kill(reader, signal.SIGKILL)
+        assert (await asking).status == 503
+        assert (await crowd.ask("POST", CHAT, OTHER_MODEL)).status == 200
+    left = await played(crowd, [])
+
+    assert "RequestBody" not in left.alive
+    assert not left.large
+    assert not left.cyclic
 
 
 async def test_a_second_run_adds_next_to_nothing_with_the_cycle_collector_off(crowd: Crowd) -> None:

@@ -10,13 +10,16 @@ from pathlib import Path
 import orjson
 import pytest
 
+from gateway.credentials.key_ring import ensure_ring
 from gateway.errors import Overloaded
 from gateway.policy.reading import Question, read_body
 from gateway.proxy.reading_lane import Lane
 from gateway.proxy.reading_process import Call
 from gateway.wire.json_structure import Bounds
 from tests.conftest import StartGateway
-from tests.kit.asking import ask, assert_refused, error_of, verdict
+from tests.kit.asking import ask, assert_refused, credential_of, error_of, verdict
+from tests.kit.client import JSON, RawClient
+from tests.kit.command import running_command
 from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.readers import readers
 from tests.kit.upstream import ScriptedUpstream
@@ -29,6 +32,14 @@ QUESTION = Call(read_body, (Question(model_path=("model",)),))
 
 def body(size: int, **more: object) -> bytes:
     return orjson.dumps({"model": "m", **more, "input": "x" * size})
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or but a name that nobody has asked for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 class TestBody:
@@ -179,6 +190,29 @@ class TestReader:
         assert readers() == [pid]
         assert b"very-secret" not in Path(f"/proc/{pid}/environ").read_bytes()
         assert len(list(Path(f"/proc/{pid}/fd").iterdir())) <= 4
+
+    async def test_ends_with_a_gateway_that_is_killed(
+        self, upstream: ScriptedUpstream, tmp_path: Path
+    ) -> None:
+        ring, _ = ensure_ring(tmp_path / "keys")
+        flags = (
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+            "--keys-dir",
+            str(tmp_path / "keys"),
+        )
+        async with running_command(
+            "serve", *flags, "--upstream", upstream.base_url, OPENAI_API_KEY="sk-upstream"
+        ) as gateway:
+            async with await RawClient.connect(gateway.host, gateway.port, credential_of(ring)) as client:
+                assert (
+                    await client.request("POST", "/v1/responses", body(100_000), headers=JSON)
+                ).status == 200
+            (pid,) = readers(gateway.process.pid)
+            gateway.process.kill()
+            await until(lambda: has_ended(pid))
 
     async def test_that_does_not_get_its_memory_is_no_fault_of_the_body(self) -> None:
         lane = Lane(seconds=20, lost=lambda: None)
