@@ -39,6 +39,9 @@ ANSWERS = Bites(64 * 1024)
 EVENTS = Bites(16 * 1024, weight=4)
 """A stream of events, each of which is looked at."""
 
+PACKED = Bites(4 * 1024, weight=16)
+"""What has a content coding: it may be unpacked to be looked at."""
+
 FRAMES = Bites(4 * 1024)
 """Either side of a WebSocket; a frame may have two bytes."""
 

@@ -10,7 +10,7 @@ from prometheus_client import Counter
 from gateway.errors import Ending, UpstreamBroken
 from gateway.exchange.observers import AnswerChange, BodyChange, EventFilter
 from gateway.proxy.answer import Answer, own_fields
-from gateway.proxy.bites import EVENTS
+from gateway.proxy.bites import EVENTS, PACKED
 from gateway.proxy.call import Call
 from gateway.proxy.reading import Reading
 from gateway.proxy.reply import Reply
@@ -80,7 +80,9 @@ class Relay:
         answer = self.begin(request, call, head, fields)
         if not reply.buffered and head.status < 400:
             answer.flush_head()  # an error's head waits for its first bytes: they may yet be withheld
-        if is_event_stream(head):
+        if _encoding(head) != b"identity":
+            reply.protocol.take_as(PACKED)
+        elif is_event_stream(head):
             reply.protocol.take_as(EVENTS)
         events = _EventEnds() if _ends_with_connection(head, reply) and is_event_stream(head) else None
         while piece := await reply.read():

@@ -8,12 +8,12 @@ except br and zstd, and what unpacks to more than any answer would: their usage 
 
 import re
 import zlib
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Protocol
 
+from gateway.usage.deltas import Deltas, NoDeltas
+from gateway.usage.inflating import Inflater
 from gateway.usage.reported import (
-    BYTES_PER_LLM_TOKEN,
     Usage,
     from_json,
     from_realtime_event,
@@ -24,10 +24,6 @@ from gateway.wire.sse import SseEvent, SseSplitter
 
 MAX_WHOLE_BYTES = 64 * 1024
 MAX_REPORT_BYTES = 4 * 1024
-_INFLATED_BYTES = 64 * 1024
-# Text shrinks to a tenth. What unpacks to so much more than was sent would keep everybody waiting.
-_INFLATED_TIMES = 50
-_INFLATED_FREELY_BYTES = 2**20
 # Where a document says what it is.
 _BEGINNING_BYTES = 1024
 
@@ -41,11 +37,6 @@ _REALTIME = re.compile(
     rb'"type"[ \t]*:[ \t]*"(?:response\.done|conversation\.item\.input_audio_transcription\.completed)"'
 )
 _DURATION = re.compile(rb'"duration"[ \t\r\n]*:[ \t\r\n]*"?([0-9.eE+-]{1,32})')
-# What models write, under the names that the API's streams have for it.
-_WRITTEN = rb'(?:[^"\\\r\n]|\\[^\r\n])'
-_DELTA = re.compile(rb'"(?:content|delta|text|value|refusal|arguments)": ?"(' + _WRITTEN + rb"++)")
-_DELTA_BEGINS_BYTES = len(b'"arguments": "\\')
-_DELTA_GOES_ON = re.compile(_WRITTEN + rb"*+")
 
 
 class UsageReader:
@@ -65,9 +56,9 @@ class UsageReader:
         elif media_type == b"application/json" or media_type.endswith(b"+json"):
             self._reader = _JsonReader()
         if self._reader is not None and not estimates:
-            self._reader.deltas = _NoDeltas()
-        self._inflater = _Inflater(encoding) if encoding in _Inflater.ENCODINGS else None
-        self.readable = self._reader is not None and encoding in (b"identity", *_Inflater.ENCODINGS)
+            self._reader.deltas = NoDeltas()
+        self._inflater = Inflater(encoding) if encoding in Inflater.ENCODINGS else None
+        self.readable = self._reader is not None and encoding in (b"identity", *Inflater.ENCODINGS)
         """False when usage may stay unknown: neither JSON nor events, unknown encoding, broken compression."""
 
     def feed(self, piece: bytes) -> None:
@@ -98,7 +89,7 @@ class UsageReader:
 
 
 class _Reader(Protocol):
-    deltas: "_Deltas"
+    deltas: Deltas
 
     def feed(self, piece: bytes) -> None: ...
 
@@ -116,59 +107,11 @@ def realtime_usage(text: bytes) -> Usage | None:
     return search.finish()
 
 
-class _Deltas:
-    """Counts what models wrote. Most streams send one LLM token per delta, some bundle them."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._size_bytes = 0
-        self._carry = b""
-        self._goes_on = False
-
-    def add(self, text: bytes) -> None:
-        """Take a whole event, or several."""
-        for delta in _DELTA.findall(text):
-            self._count += 1
-            self._size_bytes += len(delta)
-
-    def add_piece(self, piece: bytes) -> None:
-        """Take the next bytes of a document that comes in pieces."""
-        seen = self._carry + piece
-        at = 0
-        if self._goes_on:
-            at = self._written(seen, _DELTA_GOES_ON.match(seen), 0)
-        while not self._goes_on and (delta := _DELTA.search(seen, at)):
-            self._count += 1
-            at = self._written(seen, delta, 1)
-        self._carry = seen[at if self._goes_on else max(at, len(seen) - _DELTA_BEGINS_BYTES) :]
-
-    def _written(self, seen: bytes, delta: re.Match[bytes] | None, group: int) -> int:
-        """Count a delta, or more of it; return where it ends, and note whether that is in sight."""
-        if delta is None:
-            return 0
-        self._size_bytes += len(delta[group])
-        self._goes_on = seen[delta.end() :] in (b"", b"\\")
-        return delta.end()
-
-    def estimate(self) -> int:
-        return max(self._count, self._size_bytes // BYTES_PER_LLM_TOKEN)
-
-
-class _NoDeltas(_Deltas):
-    """Stands in where nobody wants an estimate."""
-
-    def add(self, text: bytes) -> None:
-        pass
-
-    def add_piece(self, piece: bytes) -> None:
-        pass
-
-
 class _EventReader:
     """Reads a stream of events: the latest report counts, but images come one by one."""
 
     def __init__(self) -> None:
-        self.deltas: _Deltas = _Deltas()
+        self.deltas: Deltas = Deltas()
         self._splitter = SseSplitter()
         self._fragments: _ReportSearch | None = None
         self._usage: Usage | None = None
@@ -179,7 +122,7 @@ class _EventReader:
             # The usual piece: none of its events reports anything.
             self._end_fragments()
             if _may_report(run.raw):
-                events = run.events() + events
+                self._take_whole(run.events())
             else:
                 self.deltas.add(run.raw)
         for event in events:
@@ -201,14 +144,18 @@ class _EventReader:
             self._fragments.feed(event.raw)
             return
         self._end_fragments()
-        if not _may_report(event.raw):
-            self.deltas.add(event.raw)
-        elif len(event.raw) <= MAX_WHOLE_BYTES:
-            self._keep(from_sse_event(event))
-        elif not _PART_OF_A_RUN.search(event.raw, 0, _BEGINNING_BYTES):
-            search = _ReportSearch(images=_IMAGE_EVENT.search(event.raw, 0, _BEGINNING_BYTES) is not None)
-            search.feed(event.data)
-            self._keep(search.finish())
+        self._take_whole([event])
+
+    def _take_whole(self, events: list[SseEvent]) -> None:
+        """Take events that stand in a row; of those that report, the latest alone is read, and images behind it."""
+        reports: list[Usage] = []
+        for event in reversed(events):
+            if not _may_report(event.raw):
+                self.deltas.add(event.raw)
+            elif (not reports or reports[-1].images) and (report := _report_of(event)) is not None:
+                reports.append(report)
+        for report in reversed(reports):
+            self._keep(report)
 
     def _end_fragments(self) -> None:
         if self._fragments is not None:
@@ -222,11 +169,21 @@ class _EventReader:
             self._usage = usage
 
 
+def _report_of(event: SseEvent) -> Usage | None:
+    if len(event.raw) <= MAX_WHOLE_BYTES:
+        return from_sse_event(event)
+    if _PART_OF_A_RUN.search(event.raw, 0, _BEGINNING_BYTES):
+        return None
+    search = _ReportSearch(images=_IMAGE_EVENT.search(event.raw, 0, _BEGINNING_BYTES) is not None)
+    search.feed(event.raw)
+    return search.finish()
+
+
 class _JsonReader:
     """Reads one JSON document, whole when it is small."""
 
     def __init__(self) -> None:
-        self.deltas: _Deltas = _Deltas()
+        self.deltas: Deltas = Deltas()
         self._kept = bytearray()
         self._search: _ReportSearch | None = None
         self._audio_seconds = 0.0
@@ -302,45 +259,6 @@ class _ReportSearch:
         if not self._images:
             return self._usage
         return replace(self._usage or Usage(), images=self._images)
-
-
-class _Inflater:
-    """Undoes a content encoding piece by piece. Raises zlib.error for what is not in that encoding, or a bomb."""
-
-    ENCODINGS = (b"gzip", b"x-gzip", b"deflate")
-
-    def __init__(self, encoding: bytes) -> None:
-        self._gzip = encoding != b"deflate"
-        self._stream = zlib.decompressobj(31) if self._gzip else None
-        self._head = b""
-        self._room_bytes = _INFLATED_FREELY_BYTES
-
-    def feed(self, piece: bytes) -> Iterator[bytes]:
-        self._room_bytes += len(piece) * _INFLATED_TIMES
-        if self._stream is None:
-            # Some send `deflate` with a zlib header, as the standard says, some without.
-            self._head += piece
-            if len(self._head) < 2:
-                return
-            piece = self._head
-            has_header = piece[0] & 0x0F == 8 and int.from_bytes(piece[:2], "big") % 31 == 0
-            self._stream = zlib.decompressobj(15 if has_header else -15)
-        stream = self._stream
-        while True:
-            inflated = stream.decompress(piece, _INFLATED_BYTES)
-            self._room_bytes -= len(inflated)
-            if self._room_bytes < 0:
-                raise zlib.error("it unpacks to more than any answer would")
-            if inflated:
-                yield inflated
-            piece = stream.unconsumed_tail
-            if stream.eof:
-                piece = stream.unused_data
-                if not piece or not self._gzip:
-                    return
-                self._stream = stream = zlib.decompressobj(31)
-            elif not piece and len(inflated) < _INFLATED_BYTES:
-                return
 
 
 def _may_report(events: bytes) -> bool:

@@ -161,7 +161,8 @@ def test_what_unpacks_to_more_than_an_answer_would_is_not_read_on(kind):
     reader = read(bomb, list(range(0, len(bomb), 32_768)), kind, b"gzip")
     assert not reader.readable
     assert reader.finish() is None
-    honest = b'{"a":"' + b"the same words, " * 60_000 + b'","usage":' + CHAT + b"}"
+    words = b" ".join(b"word %d," % (n * n) for n in range(100_000))
+    honest = b'{"a":"' + words + b'","usage":' + CHAT + b"}"
     assert read(gzip.compress(honest), [32_768], JSON, b"gzip").finish() == CHAT_USAGE
 
 
