@@ -6,7 +6,7 @@ from collections.abc import Iterator
 _INFLATED_BYTES = 64 * 1024
 # Text shrinks to a tenth. What unpacks to so much more than was sent would keep everybody waiting.
 _INFLATED_TIMES = 50
-_INFLATED_FREELY_BYTES = 256 * 1024
+_INFLATED_FREELY_BYTES = 2**20
 
 
 class Inflater:
