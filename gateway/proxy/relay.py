@@ -45,7 +45,7 @@ class Relay:
         exchange = call.exchange
         passing = self.passing(call, head) if fields is None else fields
         reason, secrets = head.reason, call.secrets
-        if quotes(b"\n".join((reason.encode("utf-8", "replace"), *(value for _, value in passing))), secrets):
+        if quotes(b"\n".join([reason.encode("utf-8", "replace"), *[value for _, value in passing]]), secrets):
             reason = ""
             passing = [field for field in passing if not quotes(field[1], secrets)]
         answer = Answer(head.status, reason, [*passing, *own_fields(exchange)])

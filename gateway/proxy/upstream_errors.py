@@ -24,7 +24,7 @@ _REFUSAL_BYTES = 64 * 1024
 _ENCODED_BYTES = 2**20
 """Of an error in a content coding, before and after; longer ones are not read."""
 
-_AT_A_TIME_BYTES = 64 * 1024
+_AT_A_TIME_BYTES = 32 * 1024
 _ABOUT_A_KEY = re.compile(rb"api[ _-]?key|secret|\bsk-", re.IGNORECASE)
 
 

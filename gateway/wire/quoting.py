@@ -16,7 +16,6 @@ _NESTED = 3
 _LONGEST_SPELLING = 16
 """Bytes that one character may take up."""
 
-_MARKS = (b"\\", b"%", b"&#")
 _HEXED = tuple(
     re.compile(mark + rb"([0-9a-fA-F]{2})" + end)
     for mark, end in ((rb"\\u00", b""), (rb"\\x", b""), (rb"%", b""), (rb"&#[xX]0{0,6}", b";"))
@@ -26,21 +25,21 @@ _NUMBERED = re.compile(rb"&#0{0,6}([0-9]{2,3});")
 
 def quotes(text: bytes, secrets: Sequence[bytes]) -> bool:
     """Whether one of the secrets stands in a text. Linear; without an escape in the text it costs next to nothing."""
-    if any(secret in text for secret in secrets):
+    if _stands(text, secrets):
         return True
-    if not secrets:
+    # One byte each: every answer's head is searched, and to find out that it has none of them must cost little.
+    if not secrets or not (b"\\" in text or b"%" in text or b"&" in text or b"\0" in text):
         return False
-    if b"\0" in text:
-        text = text.replace(b"\0", b"")  # UTF-16
-        if any(secret in text for secret in secrets):
-            return True
+    text = text.replace(b"\0", b"")  # UTF-16
     for _ in range(_NESTED):
-        if not any(mark in text for mark in _MARKS):
-            return False
-        text = _unescaped(text)
-        if any(secret in text for secret in secrets):
+        if _stands(text, secrets):
             return True
-    return False
+        text = _unescaped(text)
+    return _stands(text, secrets)
+
+
+def _stands(text: bytes, secrets: Sequence[bytes]) -> bool:
+    return any(secret in text for secret in secrets)
 
 
 def reach(secrets: Sequence[bytes]) -> int:
