@@ -144,10 +144,11 @@ def forward(upstreams: Upstreams, *, deadlines: DeadlineTable, edge: Edge, relay
 
 
 async def _one_by_one(held: RequestBody) -> AsyncIterator[bytes]:
-    """Pieces of a body that is there, none in the same turn of the loop as another: they may be many."""
+    """A body that is there, in bites, none in the same turn of the loop as another: they may be many."""
     for piece in held.pieces():
-        yield piece
-        await asyncio.sleep(0)
+        for at in range(0, len(piece), SENT_AT_ONCE_BYTES):
+            yield piece[at : at + SENT_AT_ONCE_BYTES]
+            await asyncio.sleep(0)
 
 
 def _went_up_whole(upload: asyncio.Task[bool]) -> bool:
