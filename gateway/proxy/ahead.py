@@ -8,6 +8,7 @@ from __future__ import annotations
 import weakref
 
 from aiohttp import web
+from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
 
 from gateway.proxy.bites import InBites
@@ -37,7 +38,7 @@ class Ahead(InBites, RequestHandler):
     def _drop(self, answered: weakref.ref[web.BaseRequest]) -> None:
         if self._close or self._force_close or answered() is not self._current_request:
             return
-        bodies = [payload for _, payload in self._messages]
+        bodies = [payload for _, payload in self._messages if payload is not EMPTY_PAYLOAD]
         if self.surplus_bytes + sum(payload._size for payload in bodies) <= AHEAD_BYTES:
             return
         self.close()

@@ -253,8 +253,11 @@ class EdgeProtocol(Ahead, RequestHandler):
         self._edge.clients.leave(self)
         if self._waiter is not None:
             self._waiter.cancel()
-        if transport.can_write_eof():
-            transport.write_eof()
+        try:
+            if transport.can_write_eof():
+                transport.write_eof()
+        except OSError:
+            pass  # it has left before it could be told
         self._resume_transport_reading()  # a body may have been held back
         self._edge.linger(self)
 

@@ -10,7 +10,7 @@ from gateway.proxy import ahead
 from tests.conftest import StartGateway
 from tests.kit.client import CHAT, JSON, STREAMED_QUESTION, RawClient
 from tests.kit.gateway import Gateway
-from tests.kit.upstream import ScriptedUpstream, two_events
+from tests.kit.upstream import ScriptedUpstream, answer_ok, two_events
 from tests.kit.waiting import until
 
 BODY = b'{"model":"gpt-4o","messages":[]}'.ljust(400_000)
@@ -85,3 +85,21 @@ async def test_next_request_on_a_connection_may_be_large(start_gateway: StartGat
     client = await gateway.connect()
     for _ in range(3):
         assert (await client.request("POST", CHAT, BODY[:size].ljust(size), headers=JSON)).status == 200
+
+
+async def test_requests_without_bodies_are_answered_in_their_turn_too(
+    gateway: Gateway, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await streaming(gateway, upstream, b"")
+    client.credential = gateway.credential(["models:read"])
+    request = client.request_bytes("GET", "/v1/models")
+    count = ahead.AHEAD_BYTES // len(request)
+    client.writer.write(request * count)
+    await asyncio.sleep(1.5 * ahead.AHEAD_SECONDS)
+    upstream.plays(answer_ok)
+    upstream.gate("go on").set()
+
+    assert await client.read_chunk() == b"data: 2\n\n"
+    assert await client.read_chunk() == b""
+    assert [(await client.read_answer()).status for _ in range(count)] == [200] * count
+    assert not [record for record in caplog.records if record.exc_info]

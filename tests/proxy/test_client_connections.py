@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import socket
 from time import monotonic
 from typing import Any
 
 import pytest
 
 from gateway.proxy.client_connections import GRACE_SECONDS, ClientConnections, NoRoom, Peer, peer_of
+from gateway.proxy.connection import NO_LINGER
 from tests.conftest import StartGateway
 from tests.kit.asking import assert_refused
 from tests.kit.client import RawClient
@@ -353,3 +355,29 @@ async def test_a_newcomer_takes_the_place_of_its_peers_only_connection(start_gat
     assert gateway.metric("gateway_client_connections") == 1
     assert gateway.app.server is not None
     assert list(gateway.app.server.clients._peers) == ["127.0.0.1"]
+
+
+@pytest.mark.both_loops
+@pytest.mark.parametrize("said", [b"", HALF_A_HEAD], ids=["nothing", "half a head"])
+@pytest.mark.parametrize("reset", [False, True])
+async def test_one_that_makes_way_may_just_have_left(
+    reset: bool, said: bytes, start_gateway: StartGateway
+) -> None:
+    """The loop has not heard of it yet; the newcomer is none the worse for it."""
+    gateway = await started(start_gateway, 1)
+    assert gateway.app.server is not None
+    server = gateway.app.server
+    newcomer = One()
+    with socket.create_connection((gateway.host, gateway.port)) as leaving:
+        leaving.send(said)
+        await until(lambda: server.clients.open)
+        await asyncio.sleep(PATIENCE_SECONDS)
+        if reset:
+            leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+    server.clients.enter(
+        newcomer, "127.0.0.1", asyncio.get_running_loop().time()
+    )  # in the turn in which it left
+
+    assert (server.clients.open, newcomer.peer is not None) == (1, True)
+    server.clients.leave(newcomer)
+    await until(lambda: not server.connections)
