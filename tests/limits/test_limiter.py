@@ -213,6 +213,30 @@ async def test_both_steps_of_an_exchange_are_counted_again_after_redis_lost_them
         await comes_to([10, 970], lambda: remaining(limiter, slots, tokens))
 
 
+@pytest.mark.parametrize("out_at", [1, 2])
+async def test_exchange_whose_steps_were_counted_here_and_there_is_one_in_the_end(
+    link: FaultyLink, limiter: Limiter, out_at: int
+) -> None:
+    """Redis is away at one of its two steps."""
+    key, exchange = fresh_key(), fresh_id()
+    requests, slots = Quota(REQUESTS_PER_DAY, 10, key), Quota(SLOTS, 10, key)
+    tokens = Quota(TOKENS_PER_DAY, 1000, key)
+    for number, charges in ((1, [Charge(requests), Charge(slots)]), (2, [Charge(tokens, 100)])):
+        if number == out_at:
+            await link.close()
+            await asyncio.sleep(0.3)
+        decision = await limiter.admit(exchange, charges, hold=True)
+        assert decision.allowed
+        assert decision.from_store == (number != out_at)
+        if number == out_at:
+            await link.open()
+            await seconds_until_from_store(limiter, slots)
+    await comes_to([9, 9, 900], lambda: remaining(limiter, requests, slots, tokens))
+    limiter.settle_soon(exchange, {TOKENS_PER_DAY: 30})
+    await comes_to([9, 10, 970], lambda: remaining(limiter, requests, slots, tokens))
+    await stays([9, 10, 970], lambda: remaining(limiter, requests, slots, tokens), for_seconds=0.3)
+
+
 async def test_second_step_that_nobody_heard_of_gives_nothing_of_the_first_back(
     link: FaultyLink, limiter: Limiter
 ) -> None:
