@@ -14,6 +14,9 @@ from collections.abc import Callable
 from gateway.errors import BodyTooLarge, Overloaded
 
 PATIENCE_SECONDS = 1.0
+LITTLE_BYTES = 64 * 1024
+"""So much does not wait behind what is larger."""
+
 GROWTH_BYTES = 256 * 1024
 """A body that states no size takes room in steps of this."""
 
@@ -70,7 +73,7 @@ class BodyMemory:
         return self.held_bytes + count <= self.most_bytes - (self._little if own > self._little else 0)
 
     def _take_now(self, tenant: str, count: int) -> bool:
-        if tenant in self._waiting or not self._fits(tenant, count):
+        if (tenant in self._waiting and count > LITTLE_BYTES) or not self._fits(tenant, count):
             return False
         self._take(tenant, count)
         return True

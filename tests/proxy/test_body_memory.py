@@ -22,14 +22,17 @@ from tests.middleware.limited import TRANSCRIBE, chat, post
 CONTINUE = "Expect: 100-continue\r\n"
 
 
+KIB = 1024
+
+
 class Book:
-    """A memory of 1000 bytes of which a tenant may have half, and what it refused."""
+    """A memory of 1000 KiB of which a tenant may have half, and what it told."""
 
     def __init__(self, *, share: float = 0.5, patience_seconds: float = 0.2) -> None:
         self.seen: list[str] = []
         self.refused: Counter[tuple[str, str]] = Counter()
         self.memory = BodyMemory(
-            most_bytes=1000,
+            most_bytes=1000 * KIB,
             share=share,
             refused=lambda tenant, reason: self.refused.update([(tenant, reason)]),
             first=self.seen.append,
@@ -41,11 +44,11 @@ class TestRoom:
     async def test_is_had_at_once_up_to_the_share_of_a_tenant(self) -> None:
         book = Book()
         first, second, other = (book.memory.room_for(tenant) for tenant in ("a", "a", "b"))
-        assert first.take_now(300)
-        assert not second.take_now(201)
-        assert second.take_now(200)
-        assert other.take_now(400), "another has its own"
-        assert book.memory.held_bytes == 900
+        assert first.take_now(300 * KIB)
+        assert not second.take_now(201 * KIB)
+        assert second.take_now(200 * KIB)
+        assert other.take_now(400 * KIB), "another has its own"
+        assert book.memory.held_bytes == 900 * KIB
         for room in (first, second, other):
             room.release()
             room.release()
@@ -54,13 +57,13 @@ class TestRoom:
 
     async def test_stays_free_for_those_who_hold_little_however_much_others_hold(self) -> None:
         book = Book()
-        for tenant, most in (("a", 500), ("b", 400)):
+        for tenant, most in (("a", 500 * KIB), ("b", 400 * KIB)):
             room = book.memory.room_for(tenant)
             assert room.take_now(most)
-        assert not book.memory.room_for("b").take_now(1), "nine tenths are held"
-        assert not book.memory.room_for("c").take_now(101)
-        assert book.memory.room_for("c").take_now(100)
-        assert not book.memory.room_for("d").take_now(1)
+        assert not book.memory.room_for("b").take_now(1 * KIB), "nine tenths are held"
+        assert not book.memory.room_for("c").take_now(101 * KIB)
+        assert book.memory.room_for("c").take_now(100 * KIB)
+        assert not book.memory.room_for("d").take_now(1 * KIB)
 
     async def test_grows_in_steps_for_a_body_that_states_no_size(self) -> None:
         memory = BodyMemory(most_bytes=10 * MIB, share=0.5, refused=print, first=print)
@@ -78,46 +81,49 @@ class TestRoom:
 
     async def test_that_can_never_be_had_is_refused_at_once(self) -> None:
         book = Book(patience_seconds=60)
-        with pytest.raises(BodyTooLarge, match="500 bytes that one tenant's"):
-            await book.memory.room_for("a").take(501)
+        with pytest.raises(BodyTooLarge, match="512000 bytes that one tenant's"):
+            await book.memory.room_for("a").take(501 * KIB)
         assert book.refused == {("a", "never_fits"): 1}
 
     async def test_is_waited_for_and_then_refused(self) -> None:
         book = Book()
-        assert book.memory.room_for("a").take_now(500)
-        assert book.memory.room_for("b").take_now(400)
+        assert book.memory.room_for("a").take_now(500 * KIB)
+        assert book.memory.room_for("b").take_now(400 * KIB)
         with pytest.raises(Overloaded, match="Your other requests"):
-            await book.memory.room_for("a").take(1)
+            await book.memory.room_for("a").take(1 * KIB)
         with pytest.raises(Overloaded, match="as many request bodies"):
-            await book.memory.room_for("c").take(200)
+            await book.memory.room_for("c").take(200 * KIB)
         assert book.refused == {("a", "share"): 1, ("c", "full"): 1}
-        assert (book.memory.waiting, book.memory.held_bytes) == (0, 900)
+        assert (book.memory.waiting, book.memory.held_bytes) == (0, 900 * KIB)
 
     async def test_is_waited_for_by_so_many_of_a_tenant_and_no_more(self) -> None:
         book = Book(patience_seconds=10)
-        assert book.memory.room_for("a").take_now(500)
-        waiting = [asyncio.create_task(book.memory.room_for("a").take(1)) for _ in range(MOST_WAITING)]
+        assert book.memory.room_for("a").take_now(500 * KIB)
+        waiting = [asyncio.create_task(book.memory.room_for("a").take(1 * KIB)) for _ in range(MOST_WAITING)]
         await until(lambda: book.memory.waiting == MOST_WAITING)
         with pytest.raises(Overloaded):
-            await book.memory.room_for("a").take(1)
-        other = asyncio.create_task(book.memory.room_for("b").take(500))
+            await book.memory.room_for("a").take(1 * KIB)
+        other = asyncio.create_task(book.memory.room_for("b").take(500 * KIB))
         await until(lambda: book.memory.waiting == MOST_WAITING + 1)
         for task in (*waiting, other):
             task.cancel()
         await asyncio.gather(*waiting, other, return_exceptions=True)
-        assert (book.memory.waiting, book.memory.held_bytes) == (0, 500)
+        assert (book.memory.waiting, book.memory.held_bytes) == (0, 500 * KIB)
 
     async def test_that_comes_free_goes_to_the_tenant_that_holds_least(self) -> None:
         book = Book(share=0.9, patience_seconds=10)
         held = book.memory.room_for("a")
-        assert held.take_now(800)
+        assert held.take_now(800 * KIB)
         served: list[str] = []
 
         async def waits(name: str, size: int) -> None:
             await book.memory.room_for(name[0]).take(size)
             served.append(name)
 
-        waiting = [asyncio.create_task(waits(*ask)) for ask in (("a1", 300), ("a2", 300), ("b1", 300))]
+        waiting = [
+            asyncio.create_task(waits(*ask))
+            for ask in (("a1", 300 * KIB), ("a2", 300 * KIB), ("b1", 300 * KIB))
+        ]
         await until(lambda: book.memory.waiting == 3)
         held.release()
         await asyncio.gather(*waiting)
@@ -127,35 +133,36 @@ class TestRoom:
     async def test_is_served_in_the_order_of_asking_to_one_tenant(self) -> None:
         book = Book(patience_seconds=10)
         held = book.memory.room_for("a")
-        assert held.take_now(400)
+        assert held.take_now(400 * KIB)
         large, small = book.memory.room_for("a"), book.memory.room_for("a")
-        first = asyncio.create_task(large.take(200))
+        first = asyncio.create_task(large.take(200 * KIB))
         await until(lambda: book.memory.waiting == 1)
-        assert not small.take_now(50), "who came later waits, though it would fit"
-        second = asyncio.create_task(small.take(50))
+        assert not small.take_now(70 * KIB), "who came later waits, though it would fit"
+        second = asyncio.create_task(small.take(70 * KIB))
+        assert book.memory.room_for("a").take_now(50 * KIB), "what is little waits behind nothing"
         await asyncio.sleep(0)
         held.release()
         await asyncio.gather(first, second)
-        assert book.memory.held_bytes == 250
+        assert book.memory.held_bytes == 320 * KIB
 
     async def test_that_somebody_gave_up_waiting_for_goes_to_the_next(self) -> None:
         book = Book(patience_seconds=10)
         held = book.memory.room_for("a")
-        assert held.take_now(400)
-        first = asyncio.create_task(book.memory.room_for("a").take(200))
+        assert held.take_now(400 * KIB)
+        first = asyncio.create_task(book.memory.room_for("a").take(200 * KIB))
         await until(lambda: book.memory.waiting == 1)
-        second = asyncio.create_task(book.memory.room_for("a").take(50))
+        second = asyncio.create_task(book.memory.room_for("a").take(90 * KIB))
         await until(lambda: book.memory.waiting == 2)
         first.cancel()
         await second
-        assert (book.memory.held_bytes, book.memory.waiting) == (450, 0)
+        assert (book.memory.held_bytes, book.memory.waiting) == (490 * KIB, 0)
 
     async def test_that_is_given_to_somebody_who_leaves_in_the_same_moment_is_not_lost(self) -> None:
         book = Book(patience_seconds=10)
         held = book.memory.room_for("a")
-        assert held.take_now(400)
+        assert held.take_now(400 * KIB)
         for leaves_first in (True, False):
-            waiting = asyncio.create_task(book.memory.room_for("a").take(200))
+            waiting = asyncio.create_task(book.memory.room_for("a").take(200 * KIB))
             await until(lambda: book.memory.waiting == 1)
             if leaves_first:
                 waiting.cancel()
@@ -166,7 +173,7 @@ class TestRoom:
             with pytest.raises(asyncio.CancelledError):
                 await waiting
             assert (book.memory.held_bytes, book.memory.waiting) == (0, 0)
-            assert held.take_now(400)
+            assert held.take_now(400 * KIB)
 
 
 # Over sockets
