@@ -85,7 +85,10 @@ class EdgeProtocol(Ahead, RequestHandler):
         if self._task_handler is not None:
             self._task_handler.add_done_callback(forget_cancellation)
         super().connection_lost(exc)
-        self._last_payload = None  # it knows this connection
+        # What is left knows this connection.
+        self._forget_frames()
+        self._last_payload = None
+        self._messages.clear()
 
     def take(self, data: bytes) -> None:
         """Have a bite parsed."""
@@ -139,9 +142,9 @@ class EdgeProtocol(Ahead, RequestHandler):
 
     def _forget_frames(self) -> None:
         """An error of the parser's keeps the bytes that it came from, and itself, by the frames it came through."""
-        message = self._messages[-1][0] if self._messages else None
-        if isinstance(message, _ErrInfo) and message.exc is not None:
-            forget_origin(message.exc)
+        for message, _ in self._messages:
+            if isinstance(message, _ErrInfo) and message.exc is not None:
+                forget_origin(message.exc)
 
     def _note_message(self, payload: StreamReader | None) -> None:
         """Remember whose body comes next; let a body that turned out broken fail the request it belongs to."""
@@ -273,6 +276,8 @@ class EdgeProtocol(Ahead, RequestHandler):
             # aiohttp closes the connection upon this; a second answer would corrupt the first.
             raise ConnectionResetError("the answer has begun and cannot be completed")
         error = parse_error(exc)
+        if exc is not None:
+            forget_origin(exc)
         answer = own_answer(
             error.status, error.body(), fields=[*error_fields(error), *self._edge.events.unseen(self, error)]
         )

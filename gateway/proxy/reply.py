@@ -280,6 +280,7 @@ class Reply:
         """The exchange ended in any other way: nobody shares this connection any more."""
         ended = self._end()
         self._connection.close()
+        self.protocol._buffer.clear()  # a head that nobody has read knows the connection
         if not ended:
             self._give_back()
 

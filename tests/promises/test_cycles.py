@@ -488,6 +488,10 @@ SCENES: dict[str, Scene] = {
     "plain upload": asked(200, "POST", "/v1/files", UPLOAD, headers=FORM),
     "HEAD": asked(200, "HEAD", "/v1/models", play="head"),
     "pipelined": pipelined,
+    "left behind pipelined requests": left(head("GET", "/v1/files", play="silence") * 5),
+    "nonsense behind a refused upgrade": refused(
+        405, b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nAuthorization: Bearer CREDENTIAL\r\n\r\n*1\r\n$4\r\n\r\n"
+    ),
     "HTTP/1.0": refused(200, b"GET /v1/models HTTP/1.0\r\nAuthorization: Bearer CREDENTIAL\r\n\r\n"),
     "HTTP/1.0, cut": lambda crowd: crowd.said(
         b"GET /v1/models HTTP/1.0\r\nX-Play: large, cut\r\nAuthorization: Bearer CREDENTIAL\r\n\r\n"

@@ -46,7 +46,7 @@ INSIDE_AIOHTTP: dict[str, set[str]] = {
         "_task_handler",
         "_waiter",
     },
-    "ResponseHandler": {"_drain_tail", "_drop_timeout", "_on_read_timeout", "_payload"},
+    "ResponseHandler": {"_buffer", "_drain_tail", "_drop_timeout", "_on_read_timeout", "_payload"},
     "Server": {"_kwargs", "_loop"},
     "StreamReader": {"_read_nowait", "_size"},
     "StreamResponse": {"_eof_sent", "_keep_alive", "_payload_writer"},
