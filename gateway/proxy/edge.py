@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time, set_exception
 from aiohttp.http_parser import HttpRequestParserC  # absent without the C parser
 from aiohttp.streams import StreamReader
@@ -27,10 +26,10 @@ from gateway.errors import (
 )
 from gateway.exchange.kept_errors import forget_cancellation, forget_origin
 from gateway.proxy.ahead import Ahead
-from gateway.proxy.answer import Answer, error_fields, own_answer, reason_of
+from gateway.proxy.answer import error_fields, own_answer, reason_of
 from gateway.proxy.bites import REQUESTS, Turns
 from gateway.proxy.client_connections import ClientConnections, NoRoom, Peer
-from gateway.proxy.parse_errors import parse_error
+from gateway.proxy.parse_errors import Unbegun, parse_error
 
 assert HttpRequestParserC is not None
 
@@ -282,7 +281,7 @@ class EdgeProtocol(Ahead, RequestHandler):
             error.status, error.body(), fields=[*error_fields(error), *self._edge.events.unseen(self, error)]
         )
         answer.force_close()
-        return _Unbegun(answer, self)
+        return Unbegun(answer, self.linger, write_idle_seconds=self._edge.write_idle_seconds)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Nothing: what happened is in the exchange's one line."""
@@ -299,25 +298,6 @@ def hang_up(request: web.BaseRequest) -> None:
     protocol = request.protocol
     if isinstance(protocol, EdgeProtocol) and protocol.transport is not None:
         protocol.linger(protocol.transport)
-
-
-class _Unbegun(web.StreamResponse):
-    """An answer that aiohttp itself starts and ends, after the handler has failed."""
-
-    def __init__(self, answer: Answer, protocol: EdgeProtocol) -> None:
-        super().__init__(status=answer.status)
-        self._answer = answer
-        self._protocol = protocol
-        self._keep_alive = False
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        self._answer.begin(request, None, write_idle_seconds=self._protocol._edge.write_idle_seconds)
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:  # noqa: ARG002
-        await self._answer.write_eof(self._answer.content)
-        if self._protocol.transport is not None:
-            self._protocol.linger(self._protocol.transport)
 
 
 class EdgeEvents(NamedTuple):

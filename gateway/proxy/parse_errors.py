@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from gateway.errors import BadRequest, GatewayError, HeadersTooLarge, Internal, Overloaded, VersionRefused
 from gateway.exchange.kept_errors import lacked_memory
+from gateway.proxy.answer import Answer
 from gateway.proxy.request import SPOKEN
 
 
@@ -34,3 +40,28 @@ def parse_error(error: BaseException | None) -> GatewayError:
         code="bad_request_syntax",
         detail=reason,
     )
+
+
+class Unbegun(web.StreamResponse):
+    """An answer that aiohttp itself starts and ends, after the handler has failed or where there was none."""
+
+    def __init__(
+        self, answer: Answer, linger: Callable[[asyncio.Transport], None], *, write_idle_seconds: float
+    ) -> None:
+        """`linger` closes the connection without taking the answer back."""
+        super().__init__(status=answer.status)
+        self.force_close()
+        self._answer = answer
+        self._linger = linger
+        self._write_idle_seconds = write_idle_seconds
+        self._transport: asyncio.Transport | None = None
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        self._answer.begin(request, None, write_idle_seconds=self._write_idle_seconds)
+        self._transport = request.transport
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:  # noqa: ARG002
+        await self._answer.write_eof(self._answer.content)
+        if self._transport is not None and not self._transport.is_closing():
+            self._linger(self._transport)
