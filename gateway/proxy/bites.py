@@ -51,7 +51,7 @@ UNSENT_BYTES = 128 * 1024
 # After these a turn takes no further bite: of what waits, and once more of what comes in it. It is about half a
 # millisecond of work.
 _TURN_BYTES = 128 * 1024
-_TURN_SECONDS = 0.0005
+_BYTES_PER_SECOND = _TURN_BYTES / 0.0005
 # A bite that took longer is followed by smaller ones.
 _BITE_SECONDS = 0.0005
 _LEAST_BITE_BYTES = 128
@@ -75,8 +75,10 @@ class Turns:
 
     def spend(self, weight_bytes: int, seconds: float = 0.0) -> None:
         """A bite has been taken, in so many seconds."""
-        self._room_bytes -= max(weight_bytes, seconds / _TURN_SECONDS * _TURN_BYTES)
-        self._come_back()
+        timed_bytes = seconds * _BYTES_PER_SECOND
+        self._room_bytes -= weight_bytes if weight_bytes > timed_bytes else timed_bytes
+        if not self._due:
+            self._come_back()
 
     def wait(self, take: Callable[[], None], *, floods: bool) -> None:
         """Have a bite taken when it is its turn; `floods`: it is one of several."""
@@ -182,22 +184,18 @@ class InBites(BaseProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what comes if it is little; let it wait for its turn if it is much."""
-        if not data or self._taking:
-            self._take(data)  # from aiohttp, which goes on where it paused, or with what it put aside
-        elif self._surplus:
-            self._surplus = self._surplus[self._at :] + data
-            self._at = 0
-            super()._pause_transport_reading()
-        elif (
-            len(data) <= self._bite_bytes
-            and (len(data) <= AT_ONCE_BYTES or self._turns.has_room)
-            and not self._held
+        size = len(data)
+        if (
+            size > self._bite_bytes
+            or self._surplus
+            or self._held
+            or self._taking
+            or not size
+            or (size > AT_ONCE_BYTES and not self._turns.has_room)
         ):
-            self._bite(data)
+            self._put_by(data)
         else:
-            self._surplus, self._at = data, 0
-            super()._pause_transport_reading()
-            self._wait(floods=len(data) > self._bite_bytes)
+            self._bite(data)
 
     def take_rest(self) -> None:
         """Take what waits, all at once."""
@@ -223,6 +221,18 @@ class InBites(BaseProtocol):
             self._wait()
         else:
             super()._resume_transport_reading()
+
+    def _put_by(self, data: bytes) -> None:
+        if not data or self._taking:
+            self._take(data)  # from aiohttp, which goes on where it paused, or with what it put aside
+            return
+        if self._surplus:
+            self._surplus = self._surplus[self._at :] + data
+        else:
+            self._surplus = data
+            self._wait(floods=len(data) > self._bite_bytes)
+        self._at = 0
+        super()._pause_transport_reading()
 
     def _wait(self, *, floods: bool = True) -> None:
         if not self._queued:
@@ -259,11 +269,16 @@ class InBites(BaseProtocol):
             self._taking = within
 
     def _bite(self, data: bytes) -> None:
+        bites = self._bites
         began = monotonic()
-        self._take(data)
+        self._taking = True
+        try:
+            self.take(data)
+        finally:
+            self._taking = False
         seconds = monotonic() - began
-        self._turns.spend(len(data) * self._bites.weight, seconds)
+        self._turns.spend(len(data) * bites.weight, seconds)
         if seconds > _BITE_SECONDS:
             self._bite_bytes = max(_LEAST_BITE_BYTES, self._bite_bytes // 4)
-        else:
-            self._bite_bytes = min(self._bites.most_bytes, self._bite_bytes * 2)
+        elif self._bite_bytes < bites.most_bytes:
+            self._bite_bytes = min(bites.most_bytes, self._bite_bytes * 2)

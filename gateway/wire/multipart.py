@@ -34,8 +34,9 @@ MAX_FIELD_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 8 * 1024
 MAX_PARTS = 100
 _MAX_EPILOGUE_BYTES = 8
-# One would do: what counts is that a length which was stated is never reached.
-_LAST_BYTES = 8
+# One would do: what counts is that a length which was stated is never reached. Fewer than the shortest delimiter has,
+# so that no model whose field has passed lacks the end of its name.
+_LAST_BYTES = 4
 
 
 class _State(Enum):
