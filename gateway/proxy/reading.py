@@ -22,10 +22,10 @@ from gateway.wire.json_structure import Bounds
 from gateway.wire.request_fields import BodyRefused
 
 AT_ONCE_BYTES = 64 * 1024
-_PLAIN_BYTES = 8 * 1024
-_PLAIN_STRUCTURES = 10_000
+_PLAIN_BYTES = 4 * 1024
+_PLAIN_STRUCTURES = 3_000
 _MIDDLE_BYTES = 2**20
-_MIDDLE_STRUCTURES = 30_000
+_MIDDLE_STRUCTURES = 10_000
 
 
 class Reading:
@@ -103,7 +103,7 @@ class Reading:
 
 
 def is_read_at_once(pieces: Sequence[bytes]) -> bool:
-    """Whether reading takes a few milliseconds at most: by size, and between 8 and 64 KiB by structure too."""
+    """Whether reading takes a few milliseconds at most: by size, and between 4 and 64 KiB by structure too."""
     length = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
     if length <= _PLAIN_BYTES:
         return True
