@@ -13,8 +13,14 @@ from typing import Any
 
 from gateway.wire.strict_json import hides_names, objects
 
-# They tie a call to its answer, or name what is the same for everybody.
-_HARMLESS_IDS = frozenset({"approval_request_id", "call_id", "connector_id", "event_id", "tool_call_id"})
+# They tie a call to its answer, name what is the same for everybody, or are texts of the caller's own that are looked up
+# nowhere.
+_HARMLESS_IDS = frozenset(
+    {
+        *("approval_request_id", "call_id", "caller_id", "connector_id", "continuation_id", "event_id"),
+        *("group_id", "tool_call_id"),
+    }
+)
 _IDS_OF_THE_SESSION = frozenset({"item_id", "previous_item_id", "response_id"})
 
 # Names without the ending whose text is an id.

@@ -14,7 +14,7 @@ from typing import Any
 
 from gateway.operations.model_runners import ModelRunners
 from gateway.operations.table import OperationTable
-from gateway.wire.strict_json import USER_NAMED
+from gateway.wire.strict_json import USER_NAMED, is_beside
 
 # Rows of data, items of a conversation, and a choice among the tools that stand elsewhere.
 _BESIDE = USER_NAMED | {"item", "sample", "tool_choice"}
@@ -143,7 +143,7 @@ def _objects(root: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, A
             inner = [
                 (_joined(way, name), name.casefold(), inner)
                 for name, inner in value.items()
-                if name not in _BESIDE and isinstance(inner, dict | list)
+                if isinstance(inner, dict | list) and not is_beside(place, name, _BESIDE)
             ]
         else:
             inner = [

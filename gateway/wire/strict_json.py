@@ -11,10 +11,13 @@ from gateway.wire.json_structure import colons
 USER_NAMED = frozenset(
     {
         *("parameters", "schema", "input_schema", "output_schema", "item_schema"),
-        *("arguments", "env", "headers", "metadata", "variables"),
+        *("arguments", "attributes", "env", "headers", "metadata", "variables"),
     }
 )
 """Members under which callers choose the names themselves: no name below them means anything to the API."""
+
+_NAMED_MEANINGFULLY = frozenset({"graders"})
+"""Members under which callers choose the names of what means something to the API, one of the above maybe."""
 
 _ESCAPE = re.compile(rb"\\u(?:00[4-7]|017[fF]|212[aA])")
 _STRANGERS = (b"\xc5\xbf", b"\xe2\x84\xaa", b"\0")
@@ -26,6 +29,11 @@ def hides_names(document: bytes) -> bool:
     if not plain and any(stranger in document for stranger in _STRANGERS):
         return True
     return b"\\" in document and _ESCAPE.search(document) is not None
+
+
+def is_beside(place: str, name: str, beside: Collection[str]) -> bool:
+    """Whether what stands under this name means nothing; `place`: the folded name under which its object stands."""
+    return name in beside and place not in _NAMED_MEANINGFULLY
 
 
 def objects(root: object, *, beside: Collection[str] = USER_NAMED) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -44,7 +52,7 @@ def objects(root: object, *, beside: Collection[str] = USER_NAMED) -> Iterator[t
             pending += [
                 (name.casefold(), inner)
                 for name, inner in value.items()
-                if name not in beside and isinstance(inner, dict | list)
+                if isinstance(inner, dict | list) and not is_beside(place, name, beside)
             ]
 
 

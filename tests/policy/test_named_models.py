@@ -6,7 +6,9 @@ import orjson
 import pytest
 
 from gateway.policy.named_models import field_may_name_model, may_name_models, models_in
+from gateway.policy.unnamed_models import unnamed_in
 from gateway.wire.request_fields import BodyRefused
+from gateway.wire.strict_json import USER_NAMED
 
 
 @pytest.mark.parametrize(
@@ -23,12 +25,24 @@ from gateway.wire.request_fields import BodyRefused
         (b'{"input":"the \\"model\\":\\"a\\"","n":1}', []),
         (b'{"model":null,"x":{"model":7}}', []),
         (b'{"data":[{"item":{"model":"T"},"sample":{"model":"Ford"}}]}', []),
+        (b'{"file_id":"file-1","attributes":{"model":"T","Models":"A"}}', []),
     ],
 )
 def test_models_of_a_body_are_found_at_any_depth(body: bytes, models: list[str]) -> None:
     assert sorted(models_in(orjson.loads(body))) == models
     if models:
         assert may_name_models(body, known=0)
+
+
+@pytest.mark.parametrize("name", sorted(USER_NAMED | {"item", "sample", "tool_choice"}))
+def test_a_name_that_callers_choose_hides_no_model(name: str) -> None:
+    graders = {name: {"type": "score_model", "model": "a"}}
+
+    for document in ({"grader": {"graders": graders}}, {"x": [{"Graders": [[graders]]}]}):
+        assert list(models_in(document)) == ["a"]
+        del graders[name]["model"]
+        assert [member.rpartition(".")[2] for member in unnamed_in(document)] == ["model"]
+        graders[name]["model"] = "a"
 
 
 def test_search_by_bytes_spares_a_body_with_nothing_but_the_one_model_that_is_known() -> None:

@@ -56,6 +56,10 @@ def test_reference_is_named_and_never_missed_by_the_search(body: dict[str, objec
         {"input": [{"type": "computer_call", "id": "cu_1", "action": {"type": "wait"},
                     "pending_safety_checks": [{"id": "cu_sc_1", "code": None}]}]},
         {"input": [{"type": "input_image", "file_id": None, "image_url": "https://x"}]},
+        {"input": [{"type": "function_call", "id": "fc_1", "call_id": "c_2", "name": "f", "arguments": "{}",
+                    "caller": {"type": "program", "caller_id": "c_1"}}]},
+        {"session": {"tracing": {"group_id": "of my choice", "metadata": {"user_id": "u"}}}},
+        {"background_options": {"continuation_id": "of my choice"}},
     ],
 )  # fmt: skip
 def test_what_refers_to_nothing_stored_is_not_named(body: dict[str, object]) -> None:

@@ -87,6 +87,11 @@ UNNAMED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"grader": {"type": "multi", "graders": {"a": {"type": "score_model"}}}},
         "grader.graders.a.model",
     ),
+    "grader that is called like data": (
+        GRADE,
+        {"grader": {"type": "multi", "graders": {"item": {"type": "score_model"}}}},
+        "grader.graders.item.model",
+    ),
     "grader of a fine-tuning": (
         "/v1/fine_tuning/jobs",
         {"model": "good", "method": {"reinforcement": {"grader": {"type": "score_model"}}}},
@@ -136,6 +141,9 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
         {"type": "text_similarity", "evaluation_metric": "bleu"}]}),
     "rows of an eval": (RUNS, {"data_source": {"model": "good", "source": {"content": [
         {"item": {"type": "score_model", "moderation": {}, "tools": [{"type": "x"}]}}]}}}),
+    "grader that is called like data": (GRADE, {"grader": {"type": "multi", "graders": {
+        "metadata": {"type": "score_model", "model": "good"}}}}),
+    "what a file is found by": ("/v1/vector_stores/vs_1/files", {"file_id": "f", "attributes": {"model": "T"}}),
     "grader without a model": (GRADE, {"grader": {"type": "string_check"}}),
     "what a caller names itself": (RESPONSES, {"model": "good", "metadata": {"transcription": {}}}),
     "transcription": (SECRETS, {"session": {"model": "good",
