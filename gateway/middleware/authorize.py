@@ -21,6 +21,9 @@ from gateway.policy.model_list import filtered_models
 from gateway.proxy.request import EXCHANGE, Handler, Middleware
 from gateway.wire.minted_secret import find_secret
 
+_RUN_NOTHING = frozenset({"DELETE", "OPTIONS"})
+"""Methods that cannot run anything without a body, also where nobody knows the operation."""
+
 
 def authorize(*, trust: Trust, administration: Callable[[], bool], uncontained: bool) -> Middleware:
     """Check the operation against the credential's scopes and the tenant's.
@@ -80,7 +83,7 @@ def check_head(exchange: Exchange, caller: Caller, *, administration: bool, unco
         caller, operation, target, socket=socket, administration=administration, uncontained=uncontained
     )
     model = policy.model_in_head(caller, operation, exchange.params, target)
-    bodiless = not exchange.head.has_body
+    bodiless = not exchange.head.has_body and exchange.method not in _RUN_NOTHING
     policy.check_named_model(caller, operation, model, socket=socket, bodiless=bodiless)
     policy.check_sharing(caller, operation, target, socket=socket)
     return model

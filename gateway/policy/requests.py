@@ -101,6 +101,7 @@ def model_in_head(caller: Caller, operation: Operation, params: Mapping[str, str
         if caller.restricted:
             for model in models_in_unlisted_path(target):
                 caller.check_model(model)
+                named = named or model
         return named
     return None
 
@@ -110,7 +111,7 @@ def check_named_model(
 ) -> None:
     """Judge the model that the head names, and the operations that name theirs where nobody can look.
 
-    `bodiless`: there is no body that could name one. Raises ModelNotAllowed.
+    `bodiless`: there is no body that could name one, and the method may run one without. Raises ModelNotAllowed.
     """
     if model is not None:
         caller.check_model(model)
@@ -119,7 +120,7 @@ def check_named_model(
     where = operation.model
     if model is None and where.query is not None and where.required:
         raise model_unnamed("the query")
-    named_in_body = (where.body is not None or where.form is not None) and not operation.is_unlisted
+    named_in_body = where.body is not None or where.form is not None
     if bodiless and model is None and named_in_body and must_name_model(caller, operation):
         raise model_unnamed("the request", where.member)
     if where.in_input_file:

@@ -230,6 +230,21 @@ async def test_no_body_names_no_model(restricted: Gateway, upstream: ScriptedUps
     assert not upstream.requests
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
+async def test_what_nobody_knows_runs_no_model_unnamed_without_a_body_either(
+    restricted: Gateway, gateway: Gateway, upstream: ScriptedUpstream, method: str
+) -> None:
+    for body in (None, b""):
+        refused = await ask(restricted, method, "/v1/things/t1/run", body, headers="")
+        assert verdict(refused) == REFUSED
+        assert "'model'" in error_of(refused)["message"]
+    assert not upstream.requests
+    for target in ("/v1/things/t1/run?model=good", "/v1/engines/good/run"):
+        assert (await ask(restricted, method, target)).status == 200
+    assert (await ask(restricted, "DELETE", "/v1/things/t1")).status == 200
+    assert (await ask(gateway, method, "/v1/things/t1/run")).status == 200
+
+
 async def test_a_workflow_has_models_that_nobody_sees(
     restricted: Gateway, upstream: ScriptedUpstream
 ) -> None:
