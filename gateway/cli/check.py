@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from gateway.app.own_upstream import refuse_itself
@@ -14,6 +15,9 @@ from gateway.cli.options import add_settings, keyless, settings_from
 from gateway.cli.stores import account_history
 from gateway.credentials.configured_issuers import other_issuers
 from gateway.credentials.key_ring import KeyRing
+from gateway.credentials.revocation_file import RevocationFile
+from gateway.credentials.revocations import RevocationsUnavailable
+from gateway.credentials.trust import unreadable
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import TenantPolicy, closed_to, tenant_policies
 from gateway.proxy.upstream import trusted_certificates
@@ -53,6 +57,8 @@ def run(options: argparse.Namespace) -> int:
     trusted_certificates(settings.upstream.ca_file)
     if settings.keys_dir.exists():
         KeyRing.load(settings.keys_dir)
+    if settings.redis_url is None:
+        asyncio.run(_read_revocations(settings.keys_dir))
     for warning in seen.warnings:
         print(f"gateway: {warning}", file=sys.stderr)
     history, trouble = account_history(settings)
@@ -66,6 +72,14 @@ def run(options: argparse.Namespace) -> int:
     tenants = ", ".join(sorted(settings.tenants))
     print(f"The configuration is valid. Upstream: {settings.upstream.base_url}. Tenants: {tenants}.")
     return 0
+
+
+async def _read_revocations(keys_dir: Path) -> None:
+    """Raise SettingsInvalid where a start would, for not knowing what is revoked."""
+    try:
+        await RevocationFile(keys_dir).changed()
+    except RevocationsUnavailable as unavailable:
+        raise SettingsInvalid([unreadable(str(unavailable))]) from None
 
 
 def _live(settings: Settings, policies: Mapping[str, TenantPolicy]) -> bool:

@@ -27,6 +27,7 @@ from gateway.credentials.revocation_file import RevocationFile
 from gateway.credentials.revocations import RevocationList, RevocationStore, RevocationsUnavailable
 from gateway.credentials.verifier import Verifier
 from gateway.settings.issuer import IssuerSettings
+from gateway.settings.section import Problem, SettingsInvalid
 from gateway.settings.settings import Credentials
 
 POLL_SECONDS = 1.0
@@ -91,11 +92,16 @@ class Trust:
         await asyncio.gather(*(source.tried() for source in self._jwks.values()))
 
     async def start(self) -> None:
-        """Get what can be had of keys and revocations, in a few seconds at most, and follow it from then on."""
+        """Get what can be had of keys and revocations, in a few seconds at most, and follow it from then on.
+
+        Raises SettingsInvalid where revocations stand in a file that cannot be read, and nobody else knows them: what
+        has been revoked would be accepted again.
+        """
+        await self._remember_revocations()
         self._session = open_session()
         for source in self._jwks.values():
             source.start(self._session)
-        await asyncio.gather(self._remember_revocations(), self.settled())
+        await self.settled()
         self._follower = asyncio.create_task(self._follow())
 
     def check(self, accepted: Credentials, issuers: Mapping[str, IssuerSettings]) -> None:
@@ -200,15 +206,21 @@ class Trust:
 
     async def _remember_revocations(self) -> None:
         """Begin with what was known here last, which holds even when Redis is gone or has lost it."""
+        unread: str | None = None
         if self._redis is not None and self._file is not None:
             try:
                 entries = await self._file.changed() or frozenset()
             except RevocationsUnavailable as unavailable:
+                unread = str(unavailable)
                 _log.error("revocations: %s", unavailable)
             else:
                 self._redis.remember(entries)
                 self.revocations.replace(entries, self._clock())
         await self._look_at_revocations()
+        if self._redis is None:
+            unread = self._trouble
+        if unread is not None and math.isinf(self._confirmed_at):
+            raise SettingsInvalid([unreadable(unread)])
 
     async def _look_at_revocations(self) -> None:
         if self._store is None:
@@ -236,6 +248,15 @@ class Trust:
                 await self._file.merge(self.revocations.entries)
             except RevocationsUnavailable as unavailable:
                 _log.info("revocations are not kept beside the keys: %s", unavailable)
+
+
+def unreadable(why: str) -> Problem:
+    """What is wrong where nobody can tell what is revoked."""
+    return Problem(
+        "keys_dir",
+        f"what has been revoked cannot be read, and would be accepted again: {why}. "
+        "Put the file right, or move it away to have nothing revoked",
+    )
 
 
 def _nothing() -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 from gateway.wire.strict_json import hides_names, objects
 
-# They tie a call to its answer, name what is the same for everybody, or are texts of the caller's own that are looked up
-# nowhere.
+# They tie a call to its answer, name what is the same for everybody, or are texts of the caller's own that nobody
+# looks up.
 _HARMLESS_IDS = frozenset(
     {
         *("approval_request_id", "call_id", "caller_id", "connector_id", "continuation_id", "event_id"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.credentials.key_ring import ensure_ring
+from gateway.credentials.key_ring import REVOCATIONS_FILE, ensure_ring
 from tests.kit.command import Completed, run_command, running_command
 from tests.kit.gateway import running_gateway
 from tests.kit.redis import RedisServer
@@ -50,6 +50,18 @@ async def test_refuses_a_word_that_cannot_hold(tmp_path: Path, upstream: Scripte
     assert done.code == 1
     assert "tenants.one.stored_objects" in done.stderr
     assert "tenants.two.stored_objects" in done.stderr
+
+
+async def test_refuses_revocations_that_a_start_could_not_read(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    ensure_ring(tmp_path / "keys")
+    revocations = tmp_path / "keys" / REVOCATIONS_FILE
+    revocations.write_text("{}")
+    revocations.chmod(0o600)
+    done = await check(tmp_path, upstream, "[tenants.a]\n")
+    assert done.code == 1
+    assert str(revocations) in done.stderr and "move it away" in done.stderr
 
 
 @pytest.mark.parametrize("where", ["redis", "file"])

@@ -234,6 +234,33 @@ async def test_what_the_file_remembers_is_told_to_a_redis_that_has_lost_it(tmp_p
                 assert len(stranger.revocations) == 1
 
 
+def cut_off(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("spoil", [cut_off, empty])
+@pytest.mark.parametrize("redis", [False, True])
+async def test_what_was_revoked_is_not_accepted_again_by_who_cannot_read_it(
+    tmp_path: Path, spoil: Callable[[Path], None], redis: bool
+) -> None:
+    """A start is refused then, for the file alone knows it: Redis, if any, is gone."""
+    ring, _ = ensure_ring(tmp_path)
+    now = int(time.time())
+    await RevocationFile(tmp_path).add(Revocation(tenant="acme", before=now + 1, until=now + 600))
+    url = "redis://127.0.0.1:1/0" if redis else None
+    async with trusting(tmp_path, redis_url=url) as trust:
+        assert not accepts(trust, credential(ring))
+    spoil(tmp_path / REVOCATIONS_FILE)
+
+    with pytest.raises(SettingsInvalid, match=REVOCATIONS_FILE):
+        async with trusting(tmp_path, redis_url=url):
+            pass
+
+
 async def test_frozen_redis_delays_nothing(tmp_path: Path) -> None:
     with running_redis() as server:
         async with trusting(tmp_path, redis_url=server.url) as trust:
