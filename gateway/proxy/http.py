@@ -165,8 +165,8 @@ async def _drained(request: web.BaseRequest, reply: Reply, body_idle_seconds: fl
     deadline = monotonic() + min(reply.deadlines.idle_seconds, body_idle_seconds)
     try:
         while True:
-            done, _ = await asyncio.wait({draining}, timeout=CLIENT_WATCH_SECONDS)
-            if done:
+            await asyncio.wait({draining}, timeout=CLIENT_WATCH_SECONDS)
+            if draining.done():
                 draining.result()
                 return
             if connection_reset(request.protocol):
