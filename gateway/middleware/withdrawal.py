@@ -76,8 +76,11 @@ class Withdrawal:
         postponed: list[Exchange] = []
         while True:
             due = await self._is_due(_AGAIN_SECONDS if postponed else None)
-            running = [running.exchange for running in self._lifecycle.running.values()]
-            postponed = await self._look(running if due else postponed)
+            # Nothing here may know an exchange for longer than a look takes.
+            postponed = await self._look(self._running() if due else postponed)
+
+    def _running(self) -> list[Exchange]:
+        return [running.exchange for running in self._lifecycle.running.values()]
 
     async def _is_due(self, within_seconds: float | None) -> bool:
         try:
