@@ -22,27 +22,34 @@ AT_ONCE_BYTES = 4 * 1024
 """What is no larger does not wait: most events, and most requests."""
 
 
+FRESH_BYTES = 32 * 1024
+"""The beginning of a request or an answer, which is not yet taken for a flood."""
+
+
 class Bites(NamedTuple):
     """How a connection's bytes are taken."""
 
     most_bytes: int
     """The most at once."""
 
+    first_bytes: int
+    """The most at first, where nobody knows what they cost."""
+
     weight: int = 1
     """How many times what bytes of a file cost these do, when all is done that is done with them."""
 
 
-REQUESTS = Bites(16 * 1024)
+REQUESTS = Bites(16 * 1024, 4 * 1024)
 """What a client sends: heads, chunks of a byte each, fields of a form."""
 
-ANSWERS = Bites(64 * 1024)
-EVENTS = Bites(16 * 1024, weight=4)
+ANSWERS = Bites(64 * 1024, 64 * 1024)
+EVENTS = Bites(16 * 1024, 16 * 1024, weight=4)
 """A stream of events, each of which is looked at."""
 
-PACKED = Bites(4 * 1024, weight=16)
+PACKED = Bites(4 * 1024, 4 * 1024, weight=16)
 """What has a content coding: it may be unpacked to be looked at."""
 
-FRAMES = Bites(4 * 1024)
+FRAMES = Bites(4 * 1024, 512)
 """Either side of a WebSocket; a frame may have two bytes."""
 
 UNSENT_BYTES = 128 * 1024
@@ -81,7 +88,7 @@ class Turns:
             self._come_back()
 
     def wait(self, take: Callable[[], None], *, floods: bool) -> None:
-        """Have a bite taken when it is its turn; `floods`: it is one of several."""
+        """Have a bite taken when it is its turn; `floods`: it is one of many."""
         (self._floods if floods else self._others).append(take)
         self._come_back()
 
@@ -132,8 +139,8 @@ class InBites(BaseProtocol):
         self._turns = turns
         self._surplus = b""
         self._at = 0
-        self._bites = bites
-        self._bite_bytes = AT_ONCE_BYTES
+        self.take_as(bites)
+        self.begin_anew()
         self._held = False
         self._queued = False
         self._taking = False
@@ -141,7 +148,11 @@ class InBites(BaseProtocol):
     def take_as(self, bites: Bites) -> None:
         """What comes from now on is of this kind."""
         self._bites = bites
-        self._bite_bytes = min(self._bite_bytes, bites.most_bytes)
+        self._bite_bytes = bites.first_bytes
+
+    def begin_anew(self) -> None:
+        """What comes from now on belongs to another exchange."""
+        self._fresh_bytes = FRESH_BYTES
 
     def take(self, data: bytes) -> None:
         """Deal with a bite."""
@@ -230,14 +241,14 @@ class InBites(BaseProtocol):
             self._surplus = self._surplus[self._at :] + data
         else:
             self._surplus = data
-            self._wait(floods=len(data) > self._bite_bytes)
+            self._wait()
         self._at = 0
         super()._pause_transport_reading()
 
-    def _wait(self, *, floods: bool = True) -> None:
+    def _wait(self) -> None:
         if not self._queued:
             self._queued = True
-            self._turns.wait(self._next, floods=floods)
+            self._turns.wait(self._next, floods=self._fresh_bytes <= 0)
 
     def _next(self) -> None:
         self._queued = False
@@ -277,7 +288,9 @@ class InBites(BaseProtocol):
         finally:
             self._taking = False
         seconds = monotonic() - began
-        self._turns.spend(len(data) * bites.weight, seconds)
+        size = len(data)
+        self._fresh_bytes -= size
+        self._turns.spend(size * bites.weight, seconds)
         if seconds > _BITE_SECONDS:
             self._bite_bytes = max(_LEAST_BITE_BYTES, self._bite_bytes // 4)
         elif self._bite_bytes < bites.most_bytes:

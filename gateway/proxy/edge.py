@@ -103,6 +103,7 @@ class EdgeProtocol(Ahead, RequestHandler):
             self._cannot_take(failure, payload)
             return
         if self._request_count != count:
+            self.begin_anew()
             self._edge.clients.asks(self)
             self._forget_frames()
             self._head_bytes = 0

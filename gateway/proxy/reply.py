@@ -158,6 +158,7 @@ class Reply:
         """Prepare to read one answer; `no_body` for HEAD, whose answers have none whatever they say."""
         self.deadlines = deadlines
         self.protocol.take_as(ANSWERS)
+        self.protocol.begin_anew()
         self.protocol.set_response_params(
             skip_payload=no_body,
             read_until_eof=True,

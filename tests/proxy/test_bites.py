@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from gateway.credentials.key_ring import ensure_ring
-from gateway.proxy.bites import ANSWERS, AT_ONCE_BYTES, EVENTS, FRAMES, UNSENT_BYTES, Bites, InBites, Turns
+from gateway.proxy.bites import (
+    ANSWERS,
+    AT_ONCE_BYTES,
+    EVENTS,
+    FRAMES,
+    FRESH_BYTES,
+    UNSENT_BYTES,
+    Bites,
+    InBites,
+    Turns,
+)
 from tests.conftest import StartGateway
 from tests.kit.asking import credential_of
 from tests.kit.client import CHAT, JSON, MIB, QUESTION, STREAMED_QUESTION, RawClient
@@ -109,6 +119,31 @@ async def test_who_sends_little_does_not_wait_behind_those_who_flood() -> None:
         waiting = [protocol for protocol in taken[:-1] if len(protocol.data) < 200_000]
         assert len(waiting) > 6
         await until(taken=taken[:-1], size=200_000)
+
+
+async def test_an_answer_of_common_size_is_no_flood() -> None:
+    async with connections(13, EVENTS) as (taken, ends):
+        for end in ends[:-1]:
+            end.sendall(b"x" * 200_000)
+        await until(taken=taken[:1], size=FRESH_BYTES + 1)
+        ends[-1].sendall(b"x" * 30_000)
+        await until(taken=taken[-1:], size=30_000)
+
+        assert all(len(protocol.data) < 200_000 for protocol in taken[1:-1])
+        await until(taken=taken[:-1], size=200_000)
+
+
+async def test_those_who_read_on_at_the_same_moment_share_turns() -> None:
+    turns, turning = Turns(), Turning()
+    went: list[int] = []
+
+    async def read_on() -> None:
+        await turns.share()
+        went.append(turning.number)
+
+    await asyncio.gather(*(read_on() for _ in range(20)))
+
+    assert max(went.count(turn) for turn in went) <= 4
 
 
 async def test_one_that_is_long_is_served_although_others_keep_coming() -> None:
