@@ -21,8 +21,9 @@ _log = logging.getLogger("gateway.accounts")
 class AccountMemory:
     """What is noted in Redis where there is one, else beside the keys; without either, in this process alone.
 
-    With Redis the file is a copy, from which a Redis that lost its data gets it back. No method fails: what cannot be
-    read or kept is said once, and the history says that it is not known, or not kept.
+    With Redis the file is a copy, from which a Redis that lost its data gets it back: one that is there and cannot be
+    read may know what Redis does not. No method fails: what cannot be read or kept is said once, and the history says
+    that it is not known, or not kept.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class AccountMemory:
         self._store: AccountStore | None = redis or file
         self._copy = None if redis is None else file
         self._copied: dict[tuple[str, Account], bool] | None = None
+        self._copies = True
         self._known: dict[tuple[str, Account], bool] = {}
         self._unwritten: dict[tuple[str, Account], bool] = {}
         self._lost: dict[tuple[str, Account], bool] = {}
@@ -45,7 +47,11 @@ class AccountMemory:
     @property
     def history(self) -> History:
         """What is known now."""
-        return History(dict(self._known), known=self._has_read, unwritten=frozenset(self._unwritten))
+        return History(dict(self._known), known=self._knows_all, unwritten=frozenset(self._unwritten))
+
+    @property
+    def _knows_all(self) -> bool:
+        return self._has_read and (self._copy is None or self._copied is not None)
 
     async def remember(self, uses: Uses) -> None:
         """Note what is to be in force, before it is. What is noted already costs no question."""
@@ -70,10 +76,10 @@ class AccountMemory:
     async def look(self) -> bool:
         """Read what others have noted, note what could not be noted before; whether the history is another now."""
         async with self._one_at_a_time:
-            before = (self._has_read, len(self._unwritten))
+            before = (self._knows_all, len(self._unwritten))
             changed = await self._read()
             await self._write()
-            return changed or before != (self._has_read, len(self._unwritten))
+            return changed or before != (self._knows_all, len(self._unwritten))
 
     def _new_of(self, uses: Uses) -> dict[tuple[str, Account], bool]:
         return {use: own for use, own in uses.items() if self._known.get(use) is not own}
@@ -108,11 +114,11 @@ class AccountMemory:
         """Begin with what was known here last."""
         if self._copy is None or self._copied is not None:
             return False
-        self._copied = {}
         try:
-            self._copied |= await self._copy.changed() or {}
+            self._copied = dict(await self._copy.changed() or {})
         except AccountsUnavailable as unavailable:
-            _log.error("%s", unavailable)
+            self._in_trouble(unavailable)
+            return False
         self._known = {**self._copied, **self._known}
         return bool(self._copied)
 
@@ -130,7 +136,7 @@ class AccountMemory:
             self._lost, self._unwritten = {}, {}
         elif not self._has_read:
             return
-        if self.trouble is not None and self._has_read:
+        if self.trouble is not None and self._knows_all:
             _log.warning("what is remembered of upstream accounts can be read and kept again")
             self.trouble = None
         await self._write_copy()
@@ -141,11 +147,15 @@ class AccountMemory:
         missing = {use: own for use, own in self._known.items() if self._copied.get(use) is not own}
         if not missing:
             return
-        self._copied |= missing
         try:
             await self._copy.add(missing)
         except AccountsUnavailable as unavailable:
-            _log.info("upstream accounts are remembered in Redis alone: %s", unavailable)
+            if self._copies:
+                _log.info("upstream accounts are remembered in Redis alone: %s", unavailable)
+            self._copies = False
+            return
+        self._copied |= missing
+        self._copies = True
 
     def _in_trouble(self, unavailable: AccountsUnavailable) -> None:
         if self.trouble is None:

@@ -109,7 +109,7 @@ class AccountFile:
     def _changed(self) -> Uses | None:
         try:
             found = self.path.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             self._seen = None
             return {}  # the first start, or somebody took it away: whoever remembers writes it back
         except OSError as error:
@@ -137,6 +137,8 @@ class AccountFile:
             raise _unavailable(self.path, error) from None
         if document is None:
             raise AccountsUnavailable(f"{self.path} is larger than {MOST_FILE_BYTES} bytes")
+        if not document:
+            raise AccountsUnavailable(f"{self.path} is empty: what it said of accounts is lost")
         lines = (line.rpartition(b" ") for line in document.splitlines())
         return dict(_read(((use, own) for use, _, own in lines), str(self.path)))
 

@@ -43,7 +43,7 @@ class RevocationFile:
     def _changed(self) -> frozenset[Revocation] | None:
         try:
             found = self.path.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             if self._seen is not None:
                 raise RevocationsUnavailable(f"{self.path} is gone") from None
             return frozenset()

@@ -23,7 +23,7 @@ from tests.kit.command import running_command
 from tests.kit.gateway import EVERY_SCOPE, Gateway, running_gateway
 from tests.kit.redis import RedisServer
 from tests.kit.upstream import ScriptedUpstream
-from tests.kit.waiting import comes_to
+from tests.kit.waiting import comes_to, until
 
 OPEN: tuple[int, str | None] = (200, None)
 CLOSED: tuple[int, str | None] = (403, "shared_upstream")
@@ -110,7 +110,7 @@ class TestRestarts:
             assert verdict(await ask(gateway, "GET", "/v1/files", credential=credential)) == CLOSED
 
     @pytest.mark.parametrize(
-        "damage", ["not JSON 1\n", '["b", 5, "k", null] 0\n', '["b", "p", "k", null] 7\n']
+        "damage", ["", "not JSON 1\n", '["b", 5, "k", null] 0\n', '["b", "p", "k", null] 7\n']
     )
     async def test_with_a_damaged_file_open_nothing_and_go_on_serving(
         self, upstream: ScriptedUpstream, keys_dir: Path, damage: str
@@ -204,6 +204,47 @@ class TestRedis:
         finally:
             redis.thaw()
             await looking
+            await memory.close()
+
+    @pytest.mark.parametrize("damage", ["", "not JSON 1\n"])
+    async def test_that_lost_its_data_opens_nothing_while_the_copy_cannot_be_read(
+        self, upstream: ScriptedUpstream, redis: RedisServer, keys_dir: Path, damage: str
+    ) -> None:
+        copy = keys_dir / "upstream-accounts.jsonl"
+        async with gateway_with(BOTH, upstream, keys_dir, redis_url=redis.url):
+            await until(copy.exists)
+        kept = copy.read_text()
+        redis.command("FLUSHALL")
+        copy.write_text(damage)
+        for _ in range(2):  # what the first one notes is not all that was
+            async with gateway_with(B_ALONE, upstream, keys_dir, redis_url=redis.url) as gateway:
+                assert await files(gateway) == CLOSED
+                assert verdict(await ask(gateway, "GET", "/v1/models", tenant="b")) == OPEN
+        copy.write_text(kept)
+        async with gateway_with(B_ALONE, upstream, keys_dir, redis_url=redis.url) as gateway:
+            assert await files(gateway) == CLOSED
+            message = error_of(await ask(gateway, "GET", "/v1/files", tenant="b"))["message"]
+            assert "may have had the same upstream account" in message
+
+    async def test_is_copied_as_soon_as_there_is_a_place_for_it(
+        self, redis: RedisServer, tmp_path: Path
+    ) -> None:
+        uses = {(name, account_of("http://api.test/v1", "sk-k", None)): False for name in "ab"}
+        (tmp_path / "keys").symlink_to(tmp_path / "not yet there")
+        memory = AccountMemory(redis_url=redis.url, keys_dir=tmp_path / "keys")
+        try:
+            await memory.remember(uses)
+            assert memory.history.known
+            (tmp_path / "not yet there").mkdir()
+            await memory.look()
+        finally:
+            await memory.close()
+        redis.command("FLUSHALL")
+
+        memory = AccountMemory(redis_url=redis.url, keys_dir=tmp_path / "keys")
+        try:
+            assert (await memory.recall()).uses == uses
+        finally:
             await memory.close()
 
     @pytest.mark.parametrize("while_running", [True, False])
