@@ -58,6 +58,12 @@ class OpenFormReader:
         await self._listen(turn)
         await turn.send(RAN)
 
+    async def at_the_hang_up(self, turn: Turn) -> None:
+        """Take the mere end of the connection for the end of the form, whatever length was stated."""
+        while piece := await turn.reader.read(65536):
+            turn.seen.body += piece
+        self.wholes.append(turn.seen.body)
+
     async def _listen(self, turn: Turn) -> None:
         try:
             whole = await turn.read_body()
@@ -111,7 +117,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("send", [with_length, chunked])
-@pytest.mark.parametrize("acts", ["at_once", "before_anything", "at_the_end"])
+@pytest.mark.parametrize("acts", ["at_once", "before_anything", "at_the_end", "at_the_hang_up"])
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
 async def test_what_was_not_judged_runs_nothing_wherever_it_is_cut(
     restricted: Gateway, upstream: ScriptedUpstream, body: bytes, acts: str, send: Send
