@@ -24,11 +24,15 @@ Fields = list[tuple[bytes, bytes]]
 _CHANGED_BYTES = 8 * 2**20
 _LENGTH = frozenset({b"content-length"})
 _OF_THE_BODY = _LENGTH | {
+    b"accept-ranges",
+    b"content-digest",
+    b"content-md5",
     b"content-type",
     b"content-encoding",
     b"content-language",
     b"etag",
     b"last-modified",
+    b"repr-digest",
 }
 
 

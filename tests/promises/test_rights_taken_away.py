@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+import openai
 import orjson
 import pytest
 
@@ -504,6 +505,77 @@ async def test_a_cut_stream_is_charged_for_what_it_said(tmp_path: Path, upstream
         assert (line["ending"], line["error"], line["status"]) == ("withdrawn", "tenant_disabled", 200)
         assert line["usage"]["estimated"]
         assert line["usage"]["output"] > 0
+
+
+async def test_who_does_not_read_and_who_floods_end_as_well(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    async with running_site(tmp_path, upstream) as site:
+
+        async def flood(turn: Turn) -> None:
+            if turn.seen.get("upgrade"):
+                await turn.send(accepted(turn))
+                piece = frame(TEXT, b"x" * 60_000, masked=False)
+            else:
+                await turn.read_body()
+                await turn.send(SSE_HEAD)
+                piece = b"%x\r\n%b\r\n" % (60_000, b"data: " + b"x" * 59_992 + b"\n\n")
+            while True:
+                await turn.send(piece)
+
+        upstream.plays(flood)
+        deaf, hearing, socket = [await site.gateway.connect() for _ in range(3)]
+        for client in (deaf, hearing):
+            await client.send(client.request_bytes("POST", CHAT, STREAMED_QUESTION, headers=JSON))
+        await deaf.read_head()
+        deaf.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        assert (await shake_hands(socket)).status == 101
+        socket.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        listening = asyncio.create_task(hearing.closed())
+        await asyncio.sleep(0.5)
+        assert upstream.open_connections == 3
+
+        site.write(enabled=False)
+
+        assert await upstream.all_closed(within_seconds=SOON_SECONDS + 1)
+        await until(lambda: not site.gateway.app.services.lifecycle.in_flight, 1.0)
+        assert await listening
+
+
+async def test_the_sdk_raises_and_asks_the_upstream_nothing_more(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    async with running_site(tmp_path, upstream) as site:
+
+        async def stream(turn: Turn) -> None:
+            await turn.read_body()
+            if turn.seen.target.endswith("/embeddings"):
+                await turn.gone()
+                return
+            await turn.send(SSE_HEAD)
+            await turn.chunk(
+                b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[]}\n\n'
+            )
+            await turn.gone()
+
+        upstream.plays(stream)
+        async with openai.AsyncOpenAI(
+            api_key=site.gateway.credential(), base_url=site.gateway.base_url, max_retries=3
+        ) as sdk:
+            answer = await sdk.chat.completions.create(model="m", messages=[], stream=True)
+            assert (await anext(answer)).id == "c"
+            waiting = asyncio.create_task(sdk.embeddings.create(model="m", input="hi"))
+            await until(lambda: len(upstream.requests) == 2)
+
+            site.write(enabled=False)
+
+            async with asyncio.timeout(SOON_SECONDS + 1):
+                with pytest.raises(openai.APIConnectionError):
+                    await anext(answer)
+                with pytest.raises(openai.PermissionDeniedError) as refused:
+                    await waiting
+        assert refused.value.code == "tenant_disabled"
+        assert len(upstream.requests) == 2
 
 
 async def test_nothing_is_kept_of_what_has_ended(gateway: Gateway, upstream: ScriptedUpstream) -> None:
