@@ -14,7 +14,7 @@ from typing import Any
 
 from gateway.operations.model_runners import ModelRunners
 from gateway.operations.table import OperationTable
-from gateway.wire.strict_json import USER_NAMED, is_beside
+from gateway.wire.strict_json import USER_NAMED, is_beside, place_below
 
 # Rows of data, items of a conversation, and a choice among the tools that stand elsewhere.
 _BESIDE = USER_NAMED | {"item", "sample", "tool_choice"}
@@ -141,7 +141,7 @@ def _objects(root: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, A
         if isinstance(value, dict):
             yield (f"{way}." if way else ""), place, value
             inner = [
-                (_joined(way, name), name.casefold(), inner)
+                (_joined(way, name), place_below(place, name), inner)
                 for name, inner in value.items()
                 if isinstance(inner, dict | list) and not is_beside(place, name, _BESIDE)
             ]

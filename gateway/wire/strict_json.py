@@ -36,6 +36,12 @@ def is_beside(place: str, name: str, beside: Collection[str]) -> bool:
     return name in beside and place not in _NAMED_MEANINGFULLY
 
 
+def place_below(place: str, name: str) -> str:
+    """The folded name under which a member's object stands; none where callers have chosen the name."""
+    folded = name.casefold()
+    return "" if place in _NAMED_MEANINGFULLY and folded not in _NAMED_MEANINGFULLY else folded
+
+
 def objects(root: object, *, beside: Collection[str] = USER_NAMED) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every object of a parsed document, with the folded name of the member under which it stands.
 
@@ -50,7 +56,7 @@ def objects(root: object, *, beside: Collection[str] = USER_NAMED) -> Iterator[t
         elif isinstance(value, dict):
             yield place, value
             pending += [
-                (name.casefold(), inner)
+                (place_below(place, name), inner)
                 for name, inner in value.items()
                 if isinstance(inner, dict | list) and not is_beside(place, name, beside)
             ]

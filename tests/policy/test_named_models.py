@@ -38,7 +38,12 @@ def test_models_of_a_body_are_found_at_any_depth(body: bytes, models: list[str])
 def test_a_name_that_callers_choose_hides_no_model(name: str) -> None:
     graders = {name: {"type": "score_model", "model": "a"}}
 
-    for document in ({"grader": {"graders": graders}}, {"x": [{"Graders": [[graders]]}]}):
+    for document in (
+        {"grader": {"graders": graders}},
+        {"x": [{"Graders": [[graders]]}]},
+        {"graders": {"type": "multi", "graders": graders}},
+        {"graders": {"x": {"type": "multi", "graders": graders}}},
+    ):
         assert list(models_in(document)) == ["a"]
         del graders[name]["model"]
         assert [member.rpartition(".")[2] for member in unnamed_in(document)] == ["model"]

@@ -144,6 +144,8 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "grader that is called like data": (GRADE, {"grader": {"type": "multi", "graders": {
         "metadata": {"type": "score_model", "model": "good"}}}}),
     "what a file is found by": ("/v1/vector_stores/vs_1/files", {"file_id": "f", "attributes": {"model": "T"}}),
+    "graders that are called like what runs one": (GRADE, {"grader": {"type": "multi", "graders": {
+        "tools": {"type": "python"}, "moderation": {"type": "string_check"}}}}),
     "grader without a model": (GRADE, {"grader": {"type": "string_check"}}),
     "what a caller names itself": (RESPONSES, {"model": "good", "metadata": {"transcription": {}}}),
     "transcription": (SECRETS, {"session": {"model": "good",
