@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -31,6 +32,7 @@ _PATH_FAULTS: Final = (
         "the path must not contain a control character or one of / \\ % ; ? # in percent-encoding",
     ),
 )
+_DELIMITER: Final = re.compile(r"[/\\;?#%.]")
 
 
 class TargetRefused(ValueError):
@@ -62,9 +64,20 @@ def _examined(target: str) -> tuple[str, str]:
         decoded = unquote_to_bytes(path).decode()
     except UnicodeDecodeError:
         raise TargetRefused("the percent escapes in the path must spell UTF-8") from None
+    if not decoded.isascii():
+        _refuse_disguises(decoded)
     if _DOT_SEGMENT.search(decoded):
         raise TargetRefused("the path must not contain the segments '.' and '..', in any encoding")
     return path, decoded
+
+
+def _refuse_disguises(decoded: str) -> None:
+    """Refuse what falls away, or becomes a delimiter, for readers that put text into its plainest form."""
+    plainest = unicodedata.normalize("NFKC", decoded)
+    if len(_DELIMITER.findall(plainest)) != len(_DELIMITER.findall(decoded)):
+        raise TargetRefused("the path has a character that could be read as a delimiter, such as a wide '/'")
+    if any(unicodedata.category(character) == "Cf" for character in plainest):
+        raise TargetRefused("the path must not contain invisible characters")
 
 
 def _refuse_faults(text: str, faults: Iterable[tuple[re.Pattern[str], str]]) -> None:
