@@ -54,7 +54,7 @@ NOT_CLIENT = HOP_BY_HOP | frozenset(
     }
 )
 UPSTREAM_LIMITS = b"x-ratelimit-"
-_OF_LIMITS = (b"ratelimit", b"rate-limit")
+_OF_LIMITS = (b"ratelimit", b"rate-limit", b"rate_limit", b"tokenlimit", b"quota", b"remaining")
 """What names of fields about limits have in common, whoever sends them."""
 
 _REPLACED = frozenset({b"authorization", b"cdn-loop", b"content-length", b"host"})

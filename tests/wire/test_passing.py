@@ -209,7 +209,8 @@ def test_the_upstreams_own_limits_are_told_apart_from_the_tenants() -> None:
 def test_the_upstreams_own_limits_are_nobodys_business_on_an_account_of_several() -> None:
     names = (
         *(b"x-ratelimit-limit-requests", b"X-RateLimit-Reset-Tokens", b"RateLimit", b"RateLimit-Policy"),
-        *(b"anthropic-ratelimit-tokens-remaining", b"X-Rate-Limit-Remaining"),
+        *(b"anthropic-ratelimit-tokens-remaining", b"X-Rate-Limit-Remaining", b"x_rate_limit_reset"),
+        *(b"x-tokenlimit-limit", b"X-Quota-Used", b"x-credits-remaining"),
     )
 
     assert for_client([*((name, b"6") for name in names), (b"X-A", b"1")], limits=False) == (
