@@ -208,11 +208,10 @@ class InBites(BaseProtocol):
         else:
             self._bite(data)
 
-    def take_rest(self) -> None:
-        """Take what waits, all at once."""
-        rest, self._surplus = self._surplus[self._at :], b""
-        if rest:
-            self._take(rest)
+    def take_rest(self, behind: bytes = b"") -> None:
+        """Take all at once what waits, and what comes behind it."""
+        rest, self._surplus = self._surplus[self._at :] + behind, b""
+        self._take(rest)
 
     def hold(self) -> None:
         """Take nothing until `go_on`."""

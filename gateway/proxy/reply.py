@@ -7,6 +7,8 @@ parser reads the answer. Foreign exceptions become the gateway's errors here, in
 from __future__ import annotations
 
 import asyncio
+import ssl
+import sys
 from collections.abc import Callable
 
 import aiohttp
@@ -68,6 +70,18 @@ def translated(error: BaseException) -> GatewayError:
     raise TypeError(f"not a foreign exception: {error!r}")
 
 
+def _left_in_tls(transport: asyncio.Transport) -> bytes:
+    """What came and was not read. When the peer hangs up meanwhile, asyncio's TLS and uvloop's lose it."""
+    tls = transport.get_extra_info("ssl_object")
+    pieces = []
+    try:
+        while tls is not None and (piece := tls.read(65536)):
+            pieces.append(piece)
+    except (ssl.SSLError, ValueError):
+        pass  # that was all, or it is not even a whole record
+    return b"".join(pieces)
+
+
 class UpstreamProtocol(InBites, ResponseHandler):
     """aiohttp's client protocol, without two habits that would let one exchange into another.
 
@@ -92,8 +106,12 @@ class UpstreamProtocol(InBites, ResponseHandler):
         super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if not self.held and self.transport is not None:
-            self.take_rest()  # what came before the break is still the client's
+        if self.transport is not None and not self.idle:
+            # What came before the end is still the client's, however little of it was wanted by then.
+            if (payload := self._payload) is not None:
+                payload.set_read_chunk_size(sys.maxsize)
+                payload._high_water_chunks = sys.maxsize
+            self.take_rest(_left_in_tls(self.transport))
         super().connection_lost(exc)
 
     def _drain_tail(self) -> None:

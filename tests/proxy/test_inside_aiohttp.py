@@ -48,7 +48,7 @@ INSIDE_AIOHTTP: dict[str, set[str]] = {
     },
     "ResponseHandler": {"_buffer", "_drain_tail", "_drop_timeout", "_on_read_timeout", "_payload"},
     "Server": {"_kwargs", "_loop"},
-    "StreamReader": {"_read_nowait", "_size"},
+    "StreamReader": {"_high_water_chunks", "_read_nowait", "_size"},
     "StreamResponse": {"_eof_sent", "_keep_alive", "_payload_writer"},
     "StreamWriter": {"_eof", "_headers_buf", "_headers_written", "_send_headers_with_payload", "_write"},
     "TCPConnector": {"_conns", "_factory"},
@@ -64,7 +64,15 @@ PUBLIC_INSIDE_AIOHTTP: dict[str, set[str]] = {
         "set_parser",
     },
     "ResponseHandler": {"read_timeout", "set_parser", "set_response_params", "start_timeout"},
-    "StreamReader": {"at_eof", "exception", "is_eof", "readany", "read_nowait", "set_exception"},
+    "StreamReader": {
+        "at_eof",
+        "exception",
+        "is_eof",
+        "readany",
+        "read_nowait",
+        "set_exception",
+        "set_read_chunk_size",
+    },
     "StreamWriter": {"chunked", "output_size", "send_headers", "write", "write_eof"},
 }
 

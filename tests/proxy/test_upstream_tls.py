@@ -130,6 +130,39 @@ async def test_an_upstream_with_a_certificate_from_the_ca_file_is_trusted(
         assert heads[0].startswith(f"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n".encode())
 
 
+@pytest.mark.both_loops
+@pytest.mark.parametrize("size", [100_000, 500_000, 3_000_000])
+@pytest.mark.parametrize("framing", ["Content-Length: %d\r\n", ""])
+async def test_a_large_answer_arrives_whole_although_the_upstream_hangs_up_behind_it(
+    start_gateway: StartGateway, tmp_path: Path, framing: str, size: int
+) -> None:
+    certificate = make_certificate(tmp_path, "good")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    body = bytes(range(250)) * (size // 250)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        length = framing % len(body) if framing else ""
+        writer.write(f"HTTP/1.1 200 OK\r\n{length}Connection: close\r\n\r\n".encode() + body)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        way = {
+            "base_url": f"https://127.0.0.1:{port}/v1",
+            "api_key": "sk-upstream",
+            "ca_file": str(certificate[0]),
+        }
+        gateway = await start_gateway(upstream=way)
+        clients = [await gateway.connect() for _ in range(12)]
+        answers = await asyncio.gather(*(client.request("GET", "/v1/models") for client in clients))
+
+    assert [(a.status, a.clean_end, len(a.body)) for a in answers] == [(200, True, len(body))] * 12
+    assert all(answer.body == body for answer in answers)
+
+
 async def test_an_upstream_that_speaks_no_tls_is_a_502(
     start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:
