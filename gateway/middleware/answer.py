@@ -15,7 +15,8 @@ from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.parse_errors import out_of_memory
 from gateway.proxy.request import EXCHANGE, Handler, Middleware
 
-# After these the connection is not to be trusted: what follows on it may be part of the refused request.
+# After these the connection is not to be trusted: what follows on it may be part of the refused request. Behind a
+# refused WebSocket its frames may follow.
 _CLOSING = frozenset({400, 405, 408, 413, 417, 426, 431, 500, 505})
 
 
@@ -54,7 +55,7 @@ def answer(*, lifecycle: Lifecycle, write_idle_seconds: float) -> Middleware:
             refusal.status, refusal.body(), fields=[*error_fields(refusal), *own_fields(exchange)]
         )
         body_left = much_is_left(request, exchange.head)
-        if body_left or refusal.status in _CLOSING:
+        if body_left or refusal.status in _CLOSING or exchange.is_socket:
             own.force_close()
         try:
             sent = await send_own(request, own, write_idle_seconds)

@@ -667,7 +667,7 @@ SOCKETS = [
         },
     ),
     *_family(
-        (400, 405),
+        (400, 403, 405),  # as a closed operation, before anybody looks at the handshake
         {
             "socket-post": _socket(*_UPGRADE, _KEY, b"Sec-WebSocket-Version: 13", method=b"POST"),
             "socket-post-with-body": _socket(

@@ -292,7 +292,7 @@ class TestTakingOver:
 
         assert (alone, together) == ((200, None), (403, "shared_upstream"))
 
-    async def test_running_stream_keeps_what_it_began_with(
+    async def test_running_stream_notices_nothing_of_what_takes_nothing_away(
         self, config: Path, upstream: ScriptedUpstream
     ) -> None:
         upstream.plays(two_events)
@@ -302,9 +302,9 @@ class TestTakingOver:
             await client.read_head()
             assert await client.read_chunk() == b"data: 1\n\n"
 
-            written(config, upstream, "[tenants.acme]\nenabled = false\n")
+            written(config, upstream, '[tenants.acme]\nname = "Acme"\n[tenants.off]\nenabled = false\n')
             assert await reload(gateway)
-            assert verdict(await ask(gateway, "GET", "/v1/models")) == DISABLED
+            assert verdict(await ask(gateway, "GET", "/v1/models", tenant="off")) == DISABLED
             upstream.gate("go on").set()
 
             assert await client.read_chunk() == b"data: 2\n\n"
