@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
+from urllib.parse import unquote_to_bytes
 
 _NESTED = 3
 """How often one spelling may stand within another."""
@@ -16,26 +18,29 @@ _NESTED = 3
 _LONGEST_SPELLING = 16
 """Bytes that one character may take up."""
 
-_HEXED = tuple(
-    re.compile(mark + rb"([0-9a-fA-F]{2})" + end)
-    for mark, end in ((rb"\\u00", b""), (rb"\\x", b""), (rb"%", b""), (rb"&#[xX]0{0,6}", b";"))
+_BY_HEX = (b"\\u00", b"\\x", b"%")
+_IN_HTML = (
+    (re.compile(rb"&#[xX]0{0,6}([0-9a-fA-F]{2});"), 16),
+    (re.compile(rb"&#0{0,6}([0-9]{2,3});"), 10),
 )
-_NUMBERED = re.compile(rb"&#0{0,6}([0-9]{2,3});")
 
 
 def quotes(text: bytes, secrets: Sequence[bytes]) -> bool:
     """Whether one of the secrets stands in a text. Linear; without an escape in the text it costs next to nothing."""
     if _stands(text, secrets):
         return True
-    # One byte each: every answer's head is searched, and to find out that it has none of them must cost little.
-    if not secrets or not (b"\\" in text or b"%" in text or b"&" in text or b"\0" in text):
-        return False
-    text = text.replace(b"\0", b"")  # UTF-16
-    for _ in range(_NESTED):
+    if b"\0" in text:
+        text = text.replace(b"\0", b"")  # UTF-16
         if _stands(text, secrets):
             return True
+    for _ in range(_NESTED):
+        # One byte each: every answer's head is searched, and to find out that it has none of them must cost little.
+        if not secrets or not (b"\\" in text or b"%" in text or b"&" in text):
+            return False
         text = _unescaped(text)
-    return _stands(text, secrets)
+        if _stands(text, secrets):
+            return True
+    return False
 
 
 def _stands(text: bytes, secrets: Sequence[bytes]) -> bool:
@@ -49,15 +54,16 @@ def reach(secrets: Sequence[bytes]) -> int:
 
 def _unescaped(text: bytes) -> bytes:
     """The text with a layer of escapes less, and no backslash: a slash may have one, and a nested escape has two."""
-    for pattern in _HEXED:
-        text = pattern.sub(_from_hex, text)
-    return _NUMBERED.sub(_from_number, text).replace(b"\\", b"")
+    if any(mark in text for mark in _BY_HEX):
+        for mark in _BY_HEX[:-1]:
+            text = text.replace(mark, b"%")
+        text = unquote_to_bytes(text)
+    if b"&#" in text:
+        for pattern, base in _IN_HTML:
+            text = pattern.sub(partial(_character, base), text)
+    return text.replace(b"\\", b"")
 
 
-def _from_hex(found: re.Match[bytes]) -> bytes:
-    return bytes.fromhex(found[1].decode("ascii"))
-
-
-def _from_number(found: re.Match[bytes]) -> bytes:
-    number = int(found[1])
+def _character(base: int, found: re.Match[bytes]) -> bytes:
+    number = int(found[1], base)
     return bytes((number,)) if number < 256 else found[0]
