@@ -67,10 +67,17 @@ class AccountMemory:
             await self._write()
             await self._read()  # of two gateways that begin together one at least sees the other
 
-    async def recall(self) -> History:
-        """Read what is noted, and note nothing: for who only wants to know."""
+    async def recall(self, uses: Uses) -> History:
+        """What a start with these would find; notes nothing: for who only wants to know."""
         async with self._one_at_a_time:
             await self._read()
+            new = self._new_of(uses)
+            if new and self._store is not None:
+                try:
+                    await self._store.try_to_keep()
+                except AccountsUnavailable as unavailable:
+                    self._unwritten |= new
+                    self._in_trouble(unavailable)
             return self.history
 
     async def look(self) -> bool:

@@ -6,6 +6,7 @@ Of a key there is a digest only. Nothing is ever taken out: that a tenant has ha
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -44,6 +45,9 @@ class AccountStore(Protocol):
     async def add(self, uses: Uses) -> None:
         """Note these, whole or not at all as far as a reader can tell them apart."""
 
+    async def try_to_keep(self) -> None:
+        """Raise where it can be told beforehand that nothing could be noted."""
+
     async def close(self) -> None:
         """Let everything go."""
 
@@ -80,6 +84,9 @@ class RedisAccounts:
             # Random, not counted: a Redis that lost its data would count to the same number again.
             await self._run("add", [secrets.token_hex(8), *pairs[start : start + 2 * _USES_PER_CALL]])
 
+    async def try_to_keep(self) -> None:
+        """Who can be asked can be told."""
+
     async def close(self) -> None:
         await self._wire.close()
 
@@ -102,6 +109,11 @@ class AccountFile:
 
     async def add(self, uses: Uses) -> None:
         await asyncio.to_thread(self._add, uses)
+
+    async def try_to_keep(self) -> None:
+        there = next(folder for folder in self.path.parents if folder.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            raise AccountsUnavailable(f"nothing can be written in {self.path.parent}")
 
     async def close(self) -> None:
         """Nothing is held open."""

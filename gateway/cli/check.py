@@ -19,7 +19,7 @@ from gateway.credentials.revocation_file import RevocationFile
 from gateway.credentials.revocations import RevocationsUnavailable
 from gateway.credentials.trust import unreadable
 from gateway.operations.table import OperationTable
-from gateway.policy.tenants import TenantPolicy, closed_to, tenant_policies
+from gateway.policy.tenants import TenantPolicy, account_uses, closed_to, tenant_policies
 from gateway.proxy.upstream import trusted_certificates
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.seen import Seen
@@ -61,10 +61,11 @@ def run(options: argparse.Namespace) -> int:
         asyncio.run(_read_revocations(settings.keys_dir))
     for warning in seen.warnings:
         print(f"gateway: {warning}", file=sys.stderr)
-    history, trouble = account_history(settings)
-    policies = tenant_policies(settings, OperationTable.load(), history)
+    table = OperationTable.load()
+    history, trouble = account_history(settings, account_uses(tenant_policies(settings, table)))
+    policies = tenant_policies(settings, table, history)
     if trouble is not None:
-        print(f"What is remembered of upstream accounts cannot be read: {trouble}")
+        print(f"What is remembered of upstream accounts cannot be read or kept: {trouble}")
     for sentence in closed_to(policies.values()):
         print(sentence)
     if options.live and not _live(settings, policies):

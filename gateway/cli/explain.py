@@ -21,7 +21,7 @@ from gateway.middleware.record import matched
 from gateway.operations.table import UNLISTED_READ, OperationTable
 from gateway.policy import requests as policy
 from gateway.policy.caller import NOBODY, Caller
-from gateway.policy.tenants import UNKNOWN_TENANT, TenantBook, tenant_policies
+from gateway.policy.tenants import UNKNOWN_TENANT, TenantBook, account_uses, tenant_policies
 from gateway.settings.section import revealed
 from gateway.settings.settings import Settings
 
@@ -118,8 +118,9 @@ class _Asking:
     def tenant_is_known(self) -> str:
         """Who pays."""
         principal = self._caller.principal
-        history, _ = account_history(self._settings)
-        book = TenantBook(tenant_policies(self._settings, OperationTable.load(), history))
+        table = OperationTable.load()
+        history, _ = account_history(self._settings, account_uses(tenant_policies(self._settings, table)))
+        book = TenantBook(tenant_policies(self._settings, table, history))
         tenant = book.get(principal.tenant)
         check_tenant(tenant)
         self._caller = Caller(principal, tenant)

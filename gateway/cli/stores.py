@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 from gateway.app.account_memory import AccountMemory
 from gateway.credentials.redis_credentials import RedisCredentials
-from gateway.policy.accounts import History
+from gateway.policy.accounts import History, Uses
 from gateway.settings.section import Problem, SettingsInvalid, revealed
 from gateway.settings.settings import Settings
 
@@ -34,8 +34,11 @@ async def shared_credentials(settings: Settings) -> AsyncIterator[RedisCredentia
             await shared.close()
 
 
-def account_history(settings: Settings) -> tuple[History, str | None]:
-    """What running gateways remember of upstream accounts, and why that is not known, if so. Notes nothing."""
+def account_history(settings: Settings, uses: Uses) -> tuple[History, str | None]:
+    """What running gateways remember of upstream accounts, and why that is not known, or these could not be kept.
+
+    Notes nothing.
+    """
 
     async def recall() -> tuple[History, str | None]:
         memory = AccountMemory(
@@ -44,7 +47,7 @@ def account_history(settings: Settings) -> tuple[History, str | None]:
             deadline_seconds=_CREDENTIALS_PATIENCE_SECONDS,
         )
         try:
-            return await memory.recall(), memory.trouble
+            return await memory.recall(uses), memory.trouble
         finally:
             await memory.close()
 

@@ -64,6 +64,20 @@ async def test_refuses_revocations_that_a_start_could_not_read(
     assert str(revocations) in done.stderr and "move it away" in done.stderr
 
 
+async def test_says_that_a_start_could_not_keep_what_it_has_to_remember(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    """As with a folder of keys that is mounted read-only, and no Redis."""
+    (tmp_path / "a-file").touch()
+    nowhere = str(tmp_path / "a-file" / "keys")
+    done = await check(tmp_path, upstream, "[tenants.a]\n", "--keys-dir", nowhere)
+    assert done.code == 0
+    assert "closed to a: which tenants have had" in done.stdout
+    assert f"nothing can be written in {nowhere}" in done.stdout
+    own_word = await check(tmp_path, upstream, own("a"), "--keys-dir", nowhere)
+    assert "closed to" not in own_word.stdout
+
+
 @pytest.mark.parametrize("where", ["redis", "file"])
 async def test_knows_what_gateways_remember_and_adds_nothing_to_it(
     tmp_path: Path, upstream: ScriptedUpstream, redis: RedisServer, where: str
@@ -91,7 +105,7 @@ async def test_says_that_it_cannot_know_while_redis_is_away(
     redis.stop()
     done = await check(tmp_path, upstream, "[tenants.b]\n", top=f'redis_url = "{redis.url}"')
     assert done.code == 0
-    assert "cannot be read: Redis" in done.stdout
+    assert "cannot be read or kept: Redis" in done.stdout
     assert "closed to b" in done.stdout
 
 

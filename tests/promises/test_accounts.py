@@ -243,7 +243,7 @@ class TestRedis:
 
         memory = AccountMemory(redis_url=redis.url, keys_dir=tmp_path / "keys")
         try:
-            assert (await memory.recall()).uses == uses
+            assert (await memory.recall({})).uses == uses
         finally:
             await memory.close()
 
