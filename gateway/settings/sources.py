@@ -207,9 +207,12 @@ def _referred(reference: str, environ: Mapping[str, str], seen: Seen) -> str:
         path = Path(reference[5:]).expanduser()
         seen.note(path)
         try:
-            return path.read_text(encoding="utf-8")
+            value = path.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"cannot be read: {error}") from None
+        if not value:  # as while it is being written: no reason to go on without it, or with another
+            raise ValueError("this file is empty")
+        return value
     return reference
 
 

@@ -129,8 +129,12 @@ class TestSecretsAndCertificates:
             await until(lambda: gateway.metric(FAILED) == 1, WITHIN_SECONDS)
             await sent_key_becomes(gateway, upstream, "sk-2")
 
-            (folder / "..data" / "key").unlink()
+            (folder / "..2026_02" / "key").write_text("")
             await until(lambda: gateway.metric(FAILED) == 2, WITHIN_SECONDS)
+            await sent_key_becomes(gateway, upstream, "sk-2")
+
+            (folder / "..data" / "key").unlink()
+            await until(lambda: gateway.metric(FAILED) == 3, WITHIN_SECONDS)
             mounted(folder, "sk-4\n", "2026_03")
             await sent_key_becomes(gateway, upstream, "sk-4")
             assert gateway.metric(LOADED) == 2

@@ -410,3 +410,16 @@ class TestSecrets:
 
         assert said.keys() == {"upstream.api_key", "tenants.a.upstream.api_key"}
         assert all(reference in message for message in said.values())
+
+    def test_empty_file_is_a_problem_and_lets_no_other_key_step_in(self, tmp_path: Path) -> None:
+        """A file is empty while it is being written; its tenant's requests must not go up with the common key."""
+        (tmp_path / "key").write_text(" \n")
+        empty = {"api_key": f"file:{tmp_path / 'key'}"}
+
+        said = problems(
+            flags={"upstream": empty, "tenants": {"a": {"upstream": empty}}},
+            environ={"OPENAI_API_KEY": "sk-sdk"},
+        )
+
+        assert said.keys() == {"upstream.api_key", "tenants.a.upstream.api_key"}
+        assert all("is empty" in message for message in said.values())
