@@ -106,12 +106,13 @@ class UpstreamProtocol(InBites, ResponseHandler):
         super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self.transport is not None and not self.idle:
+        left = b"" if self.idle or self.transport is None else _left_in_tls(self.transport)
+        if self.transport is not None and (left or self.surplus or self.held):
             # What came before the end is still the client's, however little of it was wanted by then.
             if (payload := self._payload) is not None:
                 payload.set_read_chunk_size(sys.maxsize)
                 payload._high_water_chunks = sys.maxsize
-            self.take_rest(_left_in_tls(self.transport))
+            self.take_rest(left)
         super().connection_lost(exc)
 
     def _drain_tail(self) -> None:
