@@ -110,6 +110,7 @@ def read(fields: RawFields, *, http10: bool, max_bytes: int) -> RequestHead:
     size = 0
     seen = set()
     listed: list[bytes] = []
+    codings: list[bytes] = []
     has_transfer_encoding = False
     lengths = 0
     for name, value in fields:
@@ -155,7 +156,8 @@ def read(fields: RawFields, *, http10: bool, max_bytes: int) -> RequestHead:
             case b"content-type":
                 head.content_type = value
             case b"content-encoding":
-                head.content_encoding = value.strip().lower()
+                # All of them count, in their order: who takes the last alone would read another body than the upstream.
+                codings.append(value.strip().lower())
             case b"expect":
                 if value.strip().lower() != b"100-continue":
                     raise ExpectationRefused("The only Expect that is understood is '100-continue'.")
@@ -175,6 +177,7 @@ def read(fields: RawFields, *, http10: bool, max_bytes: int) -> RequestHead:
         raise BadRequest(
             "Send exactly one Authorization header with one credential.", code="duplicate_authorization"
         )
+    head.content_encoding = b", ".join(codings)
     if size > max_bytes:
         raise HeadersTooLarge(
             f"The request's headers exceed {max_bytes} bytes. Send fewer or shorter headers."

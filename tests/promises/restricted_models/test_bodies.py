@@ -276,6 +276,8 @@ class TestReadersThatDiffer:
             ("br", b'{"model":"good"}'),
             ("identity, gzip", gzip.compress(b'{"model":"bad"}')),
             ("x-gzip", b'{"model":"good"}'),
+            ("deflate\r\nContent-Encoding: identity", b'{"model":"good"}'),
+            ("br\r\nContent-Encoding:", b'{"model":"good"}'),
         ],
     )
     @pytest.mark.parametrize("kind", ["application/json", "text/plain", "application/vnd.x+json"])
