@@ -38,7 +38,10 @@ _BROKEN = (RequestPayloadError, HttpProcessingError)
 _UNREADABLE = (*_BROKEN, ConnectionError, RuntimeError)
 """What aiohttp raises for a body that does not come; RuntimeError once the connection is gone."""
 
-_CHARSET = re.compile(rb';\s*charset\s*=\s*"?([^\s;"]*)', re.IGNORECASE)
+_CHARSET = re.compile(rb';\s*charset(\*[*0-9]*)?\s*=\s*"?([^\s;"]*)', re.IGNORECASE)
+"""Wherever it stands: of two, and of one within the quotes of another parameter, readers take either."""
+
+_UTF_8 = (b"utf-8", b"utf8")
 
 
 def must_be_read(head: RequestHead, operation: Operation, caller: Caller) -> bool:
@@ -57,8 +60,7 @@ def must_be_read(head: RequestHead, operation: Operation, caller: Caller) -> boo
         if _JSON not in takes and not (_ANYTHING in takes and caller.restricted):
             return False
     refuse_encoding(head)
-    charset = _CHARSET.search(head.content_type)
-    if charset is not None and charset[1].lower() != b"utf-8":
+    if any(encoded or name.lower() not in _UTF_8 for encoded, name in _CHARSET.findall(head.content_type)):
         raise MediaTypeRefused("JSON bodies must be UTF-8.")
     return True
 

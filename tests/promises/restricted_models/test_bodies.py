@@ -291,7 +291,11 @@ class TestReadersThatDiffer:
         assert verdict(answer) == (415, "unsupported_media_type")
         assert not upstream.requests
 
-    @pytest.mark.parametrize("charset", ["utf-16", "utf-7", "iso-8859-1", '"utf-16le"', "UTF8-MAC"])
+    @pytest.mark.parametrize(
+        "charset",
+        ["utf-16", "utf-7", "iso-8859-1", '"utf-16le"', "UTF8-MAC", "utf-8; charset=utf-7",
+         'utf-8"; CHARSET ="utf-7', "utf-8; charset*=utf-8''utf-7", "utf-8; charset*0=utf-7"],
+    )  # fmt: skip
     async def test_other_charset_is_refused_unread(
         self, restricted: Gateway, upstream: ScriptedUpstream, charset: str
     ) -> None:
@@ -302,7 +306,7 @@ class TestReadersThatDiffer:
         assert verdict(answer) == (415, "unsupported_media_type")
         assert not upstream.requests
 
-    @pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf-8"'])
+    @pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf-8"', "utf8", "UTF8; x=y"])
     async def test_utf_8_may_be_said(self, restricted: Gateway, charset: str) -> None:
         headers = f"Content-Type: application/json; charset={charset}\r\n"
 
