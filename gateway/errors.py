@@ -59,6 +59,10 @@ _NEVER = (("x-should-retry", "false"),)
 """What keeps the official SDKs from asking again."""
 
 
+ROOM_BYTES = 16 * 1024
+"""What is asked for before orjson writes: where it gets no memory it takes the process with it, Python says so."""
+
+
 class GatewayError(Exception):
     """An exchange that the gateway refuses or cannot finish.
 
@@ -80,6 +84,7 @@ class GatewayError(Exception):
 
     def body(self) -> bytes:
         """The error in the API's own shape."""
+        bytes(ROOM_BYTES)  # raises MemoryError
         return orjson.dumps(
             {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
         )

@@ -118,7 +118,7 @@ def build_app(
             RedisUsage(redis_url) if redis_url else MemoryUsage(), lost=metrics.usage_lost.inc
         ),
         metrics=metrics,
-        log=_line_to(log),
+        log=_line_to(log, dropped=metrics.log_lines_dropped.inc),
         lifecycle=Lifecycle(),
         reading=Reading(settings.edge, lost=metrics.json_readers_lost.inc),
         memory=memory,
@@ -247,9 +247,12 @@ def _administration(settings: Settings) -> UpstreamAccess:
     return UpstreamAccess(settings.upstream.base_url, revealed(settings.upstream.admin_api_key))
 
 
-def _line_to(log: LogWriter) -> Callable[[Exchange, float], None]:
+def _line_to(log: LogWriter, *, dropped: Callable[[int], None]) -> Callable[[Exchange, float], None]:
     def write(exchange: Exchange, now: float) -> None:
-        log.write(encode(access_record(exchange, now=now)))
+        try:
+            log.write(encode(access_record(exchange, now=now)))
+        except MemoryError:
+            dropped(1)
 
     return write
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import orjson
 
+from gateway.errors import ROOM_BYTES
 from gateway.exchange.exchange import Exchange
 from gateway.usage.reported import Usage
 
@@ -157,6 +158,7 @@ def access_record(exchange: Exchange, *, now: float) -> dict[str, Any]:
 
 def encode(record: dict[str, Any]) -> bytes:
     """One line; control characters are escaped by the encoder, so nothing can forge a second one."""
+    bytes(ROOM_BYTES)  # raises MemoryError
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z, default=str)
 
 
