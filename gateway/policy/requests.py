@@ -140,6 +140,8 @@ def check_sharing(caller: Caller, operation: Operation, target: str, *, socket: 
     if not caller.shares(operation):
         return
     if operation.is_shared_state or (socket and not operation.is_session):
+        if operation.is_unlisted:
+            raise caller.closed_to("what the gateway does not know may work on stored objects")
         raise caller.closed_to(f"the operation {operation.id} works on stored objects")
     if _joins(operation, target):
         raise caller.closed_to(

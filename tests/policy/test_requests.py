@@ -8,7 +8,7 @@ import pytest
 from gateway.policy.model_list import filtered_models
 from tests.conftest import StartGateway
 from tests.kit.asking import TABLE, ask, error_of, verdict
-from tests.kit.gateway import Gateway
+from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.records import caller
 from tests.kit.upstream import ScriptedUpstream
 
@@ -52,6 +52,19 @@ class TestScope:
 
         assert (refused.status, passed.status) == (403, 200)
         assert upstream.requests[0].target == "/v1/brand/new"
+
+    async def test_that_a_mistyped_path_would_need_is_not_all_that_is_said(
+        self, start_gateway: StartGateway
+    ) -> None:
+        gateway = await start_gateway(tenants={"acme": EVERY_SCOPE, "beta": EVERY_SCOPE})
+        lacking, shared = [
+            error_of(await ask(gateway, "POST", "/v1/chat/completion", {}, scopes=scopes))["message"]
+            for scopes in (["chat.completions:write"], None)
+        ]
+
+        assert "the gateway does not know" in lacking and "Check method and path" in lacking
+        assert "the gateway does not know" in shared
+        assert "which unlisted" not in lacking and "operation unlisted" not in shared
 
     async def test_that_is_missing_is_named_with_whom_to_ask(self, gateway: Gateway) -> None:
         error = error_of(await ask(gateway, "POST", "/v1/chat/completions", {}, scopes=["models:read"]))
