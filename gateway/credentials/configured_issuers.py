@@ -91,7 +91,7 @@ def _static_keys(settings: IssuerSettings) -> KeyRing:
     if settings.jwks_file is None:
         return KeyRing.published({"keys": list(settings.jwks or ())})
     try:
-        document = _read(settings.jwks_file, secret="HS256" in settings.algorithms)
+        document = _read(settings.jwks_file)
         return KeyRing.published(strict_object(document), secrets_too=True)
     except KeyProblem:
         raise
@@ -99,10 +99,10 @@ def _static_keys(settings: IssuerSettings) -> KeyRing:
         raise KeyProblem(f"{settings.jwks_file} is no JSON object with distinct members") from None
 
 
-def _read(path: Path, *, secret: bool) -> bytes:
-    file = path.expanduser()
+def _read(path: Path) -> bytes:
     try:
-        dangers = [f"{path}: {danger}" for danger in exposures(file.parent, file, secret=secret)]
+        file = path.expanduser().resolve()  # the operator has said where it is, be it a link
+        dangers = [f"{path}: {danger}" for danger in exposures(file.parent, file, secret=False)]
         if dangers:
             raise KeyProblem(*dangers)
         document = read_at_most(file, MAX_DOCUMENT_BYTES)

@@ -50,6 +50,13 @@ class Seen:
                 f"write env:NAME or file:/path instead, or: chmod o-r {file}"
             )
 
+    def warn_of_open(self, key: str, file: Path) -> None:
+        """Warn of a file with a secret that others can read."""
+        if _is_open(file):
+            self.warnings.append(
+                f"{key}: everybody on this machine can read the secret in {file}; chmod o-r {file}"
+            )
+
 
 def _state(path: Path) -> _State:
     try:

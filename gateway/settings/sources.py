@@ -63,9 +63,14 @@ def load(
         settings = Settings.model_validate(merged)
     except ValidationError as invalid:
         raise SettingsInvalid([*_problems(invalid), *problems]) from None
-    for path in (settings.upstream.ca_file, *(issuer.jwks_file for issuer in settings.issuers.values())):
-        if path is not None:
-            seen.note(path.expanduser())
+    if settings.upstream.ca_file is not None:
+        seen.note(settings.upstream.ca_file)
+    for name, issuer in settings.issuers.items():
+        if issuer.jwks_file is not None:
+            file_of_keys = issuer.jwks_file.expanduser()
+            seen.note(file_of_keys)
+            if "HS256" in issuer.algorithms:
+                seen.warn_of_open(f"issuers.{name}.jwks_file", file_of_keys)
     problems += contradictions(settings)
     if problems:
         raise SettingsInvalid(problems)

@@ -379,6 +379,19 @@ class TestSecrets:
         assert of_flags.startswith("upstream.http_proxy: ")
         assert "command line" in of_flags
 
+    @pytest.mark.parametrize(("algorithm", "warned"), [("HS256", True), ("EdDSA", False)])
+    def test_in_an_open_set_of_keys_is_warned_of_unless_all_are_public(
+        self, algorithm: str, warned: bool, tmp_path: Path
+    ) -> None:
+        keys = tmp_path / "jwks.json"
+        keys.write_text("{}")
+        keys.chmod(0o644)
+        issuer = {"issuer": "i", "audience": "g", "jwks_file": str(keys), "algorithms": [algorithm]}
+        issuer |= {"tenants": ["default"], "scopes": ["*"]}
+        seen = Seen()
+        load(None, environ={}, flags={"issuers": {"partner": issuer}}, seen=seen)
+        assert [f"chmod o-r {keys}" in line for line in seen.warnings] == [True] * warned
+
     def test_behind_references_are_masked_and_in_no_problem(self, tmp_path: Path) -> None:
         (tmp_path / "key").write_text("sk-CANARY-1\n")
         flags: dict[str, Any] = {
