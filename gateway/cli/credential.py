@@ -200,7 +200,12 @@ def _revoke(options: argparse.Namespace) -> int:
     try:
         print(asyncio.run(_withdraw(settings, options)))
     except RevocationsUnavailable as unavailable:
-        raise ValueError(f"nothing was revoked: {unavailable}") from None
+        instead = (
+            ""
+            if settings.redis_url
+            else "; without redis_url revocations need a keys_dir that can be written"
+        )
+        raise ValueError(f"nothing was revoked: {unavailable}{instead}") from None
     return 0
 
 

@@ -71,6 +71,9 @@ class KeyRing:
             if revocations.is_file():
                 dangers = exposures(directory, revocations, secret=True)
                 problems += [f"{revocations}: {danger}" for danger in dangers]
+        except FileNotFoundError as error:
+            hint = "the first key is made by `gateway keys generate`, or by a start"
+            raise KeyProblem(f"{error.filename or directory}: {error.strerror}; {hint}") from None
         except OSError as error:
             raise KeyProblem(f"{error.filename or directory}: {error.strerror}") from None
         if problems:

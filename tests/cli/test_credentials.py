@@ -305,6 +305,19 @@ def test_revocation_of_nothing_clear_is_refused(
     assert not operator.keys_dir.exists()
 
 
+def test_revocation_that_could_not_be_written_says_what_is_needed(operator: Operator) -> None:
+    (operator.directory / "a-file").touch()
+    nowhere = operator.directory / "a-file" / "keys"
+    _, err = operator.run("credential", "revoke", "--tenant", "acme", keys_dir=nowhere, code=1)
+    assert "nothing was revoked" in err and "redis_url" in err and "keys_dir that can be written" in err
+
+
+def test_keys_that_nobody_has_made_yet_are_told_how(operator: Operator) -> None:
+    for words in (("keys", "rotate"), ("keys", "list")):
+        _, err = operator.run(*words, code=1)
+        assert "gateway keys generate" in err
+
+
 def test_revocation_that_redis_did_not_take_is_a_failure(tmp_path: Path) -> None:
     operator = Operator(tmp_path, f"redis://:canary@127.0.0.1:{free_port()}/0")
     _, err = operator.run("credential", "revoke", "--tenant", "acme", code=1)
