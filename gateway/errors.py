@@ -310,10 +310,13 @@ class ClientStalled(ClientFault):
 
 
 class UpstreamFault(GatewayError):
-    """The upstream could not be reached or did not answer properly."""
+    """The upstream could not be reached or did not answer properly. What is said of that is for the log as well."""
 
     type = "upstream_error"
     ending = Ending.UPSTREAM_LOST
+
+    def __init__(self, message: str, *, param: str | None = None, detail: str | None = None) -> None:
+        super().__init__(message, param=param, detail=detail or message)
 
 
 class UpstreamUnreachable(UpstreamFault):

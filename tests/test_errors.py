@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import orjson
 import pytest
 
 from gateway import errors
-from gateway.errors import Ending, GatewayError, LimitExceeded
+from gateway.errors import Ending, GatewayError, LimitExceeded, UpstreamBroken
 
 INVALID, FORBIDDEN, UPSTREAM, SERVER = (
     "invalid_request_error",
@@ -135,6 +137,37 @@ def test_whose_fault_it_is_shows_in_the_ending() -> None:
         for name, ending in endings.items()
         if TABLE[name][0] < 500 or name in ("VersionRefused", "LimitsUnavailable", "Overloaded")
     )
+
+
+def raised() -> Iterator[ast.Call]:
+    """Every place where an error of the gateway is made."""
+    for file in Path(errors.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in TABLE:
+                yield node
+
+
+def test_log_says_which_bound_or_which_defect_it_was() -> None:
+    """Whose message the log does not have: without a detail the operator would know the code alone."""
+    told = {
+        "RequestTimeout",
+        "BodyTooLarge",
+        "JsonTooComplex",
+        "LimitExceeded",
+        "LimitsUnavailable",
+        "Overloaded",
+    }
+    told |= {"LoopDetected", "Internal", "UpstreamRefusedKey"}
+    silent = [
+        (name, call.lineno)
+        for call in raised()
+        if (name := ast.unparse(call.func)) in told
+        if all(keyword.arg != "detail" for keyword in call.keywords)
+    ]
+
+    assert silent == []
+    assert made("UpstreamBroken").detail == "for the log only"
+    assert UpstreamBroken("It broke off.").detail == "It broke off."
 
 
 def test_code_of_a_bad_request_may_be_narrowed_for_one_instance_only() -> None:

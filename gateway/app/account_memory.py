@@ -40,6 +40,7 @@ class AccountMemory:
         self._unwritten: dict[tuple[str, Account], bool] = {}
         self._lost: dict[tuple[str, Account], bool] = {}
         self._has_read = self._store is None
+        self._reads = self._has_read
         self._one_at_a_time = asyncio.Lock()
         self.trouble: str | None = None
         """Why something cannot be read or kept at the moment."""
@@ -104,9 +105,10 @@ class AccountMemory:
         try:
             found = await self._store.changed()
         except AccountsUnavailable as unavailable:
+            self._reads = False
             self._in_trouble(unavailable)
             return new
-        self._has_read = True
+        self._has_read = self._reads = True
         if found is None:
             return new
         self._lost = {
@@ -141,8 +143,8 @@ class AccountMemory:
                 self._in_trouble(unavailable)
                 return
             self._lost, self._unwritten = {}, {}
-        elif not self._has_read:
-            return
+        elif not self._reads:
+            return  # with nothing to write it is not known that there is no trouble any more
         if self.trouble is not None and self._knows_all:
             _log.warning("what is remembered of upstream accounts can be read and kept again")
             self.trouble = None

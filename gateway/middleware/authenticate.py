@@ -39,7 +39,8 @@ def authenticate(*, trust: Trust, tenants: TenantBook, lifecycle: Lifecycle) -> 
         if exchange.head.loops and trust.deployment.sent(exchange.head.loops):
             raise LoopDetected(
                 "This request has come through this gateway before: an upstream leads back to it. "
-                "Tell the gateway's operator."
+                "Tell the gateway's operator.",
+                detail=f"CDN-Loop: {b', '.join(exchange.head.loops).decode('latin-1')}",
             )
         if exchange.operation is JWKS:
             return await handler(request)  # public keys are for everybody

@@ -80,7 +80,7 @@ def check_length(head: RequestHead, *, whole: bool, edge: Edge) -> None:
     """Refuse at the door what Content-Length says is too large. Raises BodyTooLarge."""
     cap = edge.max_json_body_bytes if whole else edge.max_body_bytes
     if head.content_length is not None and head.content_length > cap:
-        raise _too_large(cap)
+        raise _too_large(edge, cap)
 
 
 def invite(request: web.BaseRequest, head: RequestHead) -> None:
@@ -131,7 +131,7 @@ async def whole(request: web.BaseRequest, edge: Edge, room: BodyRoom) -> tuple[b
         # The common case: the body came with the head, or closely behind.
         body = content.read_nowait(-1)
         if len(body) > edge.max_json_body_bytes:
-            raise _too_large(edge.max_json_body_bytes)
+            raise _too_large(edge, edge.max_json_body_bytes)
         return (body,)
     come, block, size = [], bytearray(), 0
     async for piece in pieces(request, edge, cap=edge.max_json_body_bytes):
@@ -178,7 +178,7 @@ async def pieces(request: web.BaseRequest, edge: Edge, *, cap: int | None = None
             return
         come += len(piece)
         if come > cap:
-            raise _too_large(cap)
+            raise _too_large(edge, cap)
         yield piece
 
 
@@ -191,12 +191,14 @@ def _too_slow(edge: Edge, come_bytes: int, left_seconds: float) -> RequestTimeou
     if left_seconds > edge.body_idle_timeout_seconds:
         idle_seconds = edge.body_idle_timeout_seconds
         return RequestTimeout(
-            f"The request body stopped for more than {idle_seconds:g} seconds. Send the request again."
+            f"The request body stopped for more than {idle_seconds:g} seconds. Send the request again.",
+            detail="edge.body_idle_timeout_seconds",
         )
     seconds = _allowed_seconds(edge, come_bytes)
     return RequestTimeout(
         f"The request body came too slowly: {come_bytes} bytes in {seconds:.0f} seconds. "
-        "Send the request again over a faster connection, or in smaller parts."
+        "Send the request again over a faster connection, or in smaller parts.",
+        detail="edge.body_timeout_seconds",
     )
 
 
@@ -207,5 +209,8 @@ def _unreadable(error: BaseException) -> BadRequest | ClientLeft:
     return ClientLeft("The client left.")
 
 
-def _too_large(cap: int) -> BodyTooLarge:
-    return BodyTooLarge(f"The request body exceeds {cap} bytes. Large files go up in parts, by /v1/uploads.")
+def _too_large(edge: Edge, cap: int) -> BodyTooLarge:
+    return BodyTooLarge(
+        f"The request body exceeds {cap} bytes. Large files go up in parts, by /v1/uploads.",
+        detail="edge.max_json_body_bytes" if cap == edge.max_json_body_bytes else "edge.max_body_bytes",
+    )

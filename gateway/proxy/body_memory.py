@@ -109,12 +109,17 @@ class BodyMemory:
     def _no_room(self, tenant: str, count: int) -> Overloaded:
         if self.held_by(tenant) + count > self.share_bytes:
             self._refused(tenant, "share")
+            held = f"{self.held_by(tenant)} of {self.share_bytes} bytes held by this tenant"
             return Overloaded(
                 "Your other requests' bodies fill your part of this gateway's memory. Send fewer at a time, "
-                "or try again in a moment."
+                "or try again in a moment.",
+                detail=f"edge.body_memory_share: {held}",
             )
         self._refused(tenant, "full")
-        return Overloaded("The gateway holds as many request bodies as it can. Try again in a moment.")
+        return Overloaded(
+            "The gateway holds as many request bodies as it can. Try again in a moment.",
+            detail=f"edge.body_memory_bytes: {self.held_bytes} of {self.most_bytes} bytes held",
+        )
 
     def _give_back(self, tenant: str, count: int) -> None:
         self.held_bytes -= count
@@ -186,7 +191,8 @@ class BodyRoom:
             memory._refused(self._tenant, "never_fits")
             raise BodyTooLarge(
                 f"A request body of {size_bytes} bytes exceeds the {memory.share_bytes} bytes that one tenant's "
-                "bodies may occupy in this gateway. Send less at once; large files go up in parts, by /v1/uploads."
+                "bodies may occupy in this gateway. Send less at once; large files go up in parts, by /v1/uploads.",
+                detail="edge.body_memory_share",
             )
         await memory._take_in_turn(self._tenant, size_bytes - self.held_bytes)
         self.held_bytes = size_bytes

@@ -218,7 +218,8 @@ class EdgeProtocol(Ahead, RequestHandler):
         self._head_timer = None
         self._refuse(
             RequestTimeout(
-                f"The request's headers were not complete within {self._edge.header_timeout_seconds:g} seconds."
+                f"The request's headers were not complete within {self._edge.header_timeout_seconds:g} seconds.",
+                detail="edge.header_timeout_seconds",
             )
         )
 

@@ -98,7 +98,8 @@ class Reading:
         structures, commas = self._bounds
         return JsonTooComplex(
             f"The JSON has too much structure: outside of strings there may be {structures} of '{{', '[' and ':' "
-            f"in all, and {commas} commas. Divide it among several requests, or send it as text in one string."
+            f"in all, and {commas} commas. Divide it among several requests, or send it as text in one string.",
+            detail="edge.max_json_structures, edge.max_json_commas",
         )
 
 

@@ -188,6 +188,25 @@ class TestRedis:
             await comes_to(OPEN, lambda: files(gateway, "c"), 10)
             assert "localhost" in redis.command("HGETALL", "gateway:{accounts}")
 
+    async def test_away_later_is_said_once_and_so_is_its_return(
+        self, redis: RedisServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        memory = AccountMemory(redis_url=redis.url, keys_dir=None)
+        await memory.remember({("a", account_of("http://api.test/v1", "sk-k", None)): False})
+        caplog.clear()
+        redis.stop()
+        for _ in range(3):
+            await memory.look()
+        redis.start()
+        async with asyncio.timeout(10):
+            while memory.trouble is not None:
+                await memory.look()
+                await asyncio.sleep(0.05)
+        await memory.close()
+
+        said = [record.getMessage() for record in caplog.records if record.name == "gateway.accounts"]
+        assert [" again" in line for line in said] == [False, True]
+
     async def test_that_does_not_answer_holds_up_no_reload_that_takes_something_away(
         self, redis: RedisServer
     ) -> None:
