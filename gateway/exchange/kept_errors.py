@@ -31,6 +31,7 @@ def lacked_memory(error: BaseException) -> bool:
     return any(
         isinstance(origin, MemoryError)
         or (isinstance(origin, orjson.JSONDecodeError) and origin.msg.startswith("Not enough memory"))
+        or (isinstance(origin, RuntimeError) and str(origin) == "can't start new thread")
         for origin in _chain(error)
     )
 
