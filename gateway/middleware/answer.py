@@ -46,7 +46,8 @@ def answer(*, lifecycle: Lifecycle, write_idle_seconds: float) -> Middleware:
         if lacked_memory(refusal):
             refusal = out_of_memory()  # whatever has been made of that
         forget_origin(refusal)
-        exchange.error = refusal
+        if not isinstance(refusal, ClientLeft | ClientStalled):
+            exchange.error = refusal  # the others are nobody's error, and have no code to be looked up by
         exchange.end(refusal.ending)
         if request.writer.output_size > 0 or isinstance(refusal, ClientLeft | ClientStalled):
             # A second answer would corrupt the first.

@@ -32,6 +32,7 @@ async def test_a_client_that_stops_reading_is_reset_after_the_write_idle_deadlin
     [line] = await gateway.lines.wait(1)
 
     assert line["ending"] == "client_left"
+    assert "error" not in line, "no defect of anybody's, and no code to look up"
     assert await upstream.all_closed()
     assert client.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 7  # closed, by a reset
 
