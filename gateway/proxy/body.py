@@ -29,6 +29,9 @@ from gateway.wire.headers import RequestHead, is_json, media_type
 _JSON, _FORM, _ANYTHING = "application/json", "multipart/form-data", "*/*"
 AT_ONCE_BYTES = 64 * 1024
 AT_ONCE_SECONDS = 0.05
+TURN_SECONDS = 0.1
+"""After this, and again, it is asked whether what has come still waits for its turn."""
+
 _PIECE_BYTES = 2**20
 """Large enough to go back to the system when it is freed (see cli/serve.py)."""
 
@@ -156,20 +159,23 @@ async def pieces(request: web.BaseRequest, edge: Edge, *, cap: int | None = None
     """
     content = request.content
     cap = edge.max_body_bytes if cap is None else cap
-    come, waited_seconds, left_seconds = 0, 0.0, math.inf
+    come, waited_seconds, left_seconds, its_turn_comes = 0, 0.0, math.inf, False
     while True:
         try:
             if body_arrived(request):
                 piece = content.read_nowait(-1)
             else:
                 left_seconds = _allowed_seconds(edge, come) - waited_seconds
+                within_seconds = min(left_seconds, edge.body_idle_timeout_seconds)
                 began, its_turn_comes = monotonic(), waits_its_turn(request)
-                async with asyncio.timeout(min(left_seconds, edge.body_idle_timeout_seconds)):
-                    piece = await content.readany()
-                if not its_turn_comes:
-                    waited_seconds += monotonic() - began
+                try:
+                    # What waits for its turn may bring nothing of the body: then it is the client again.
+                    async with asyncio.timeout(TURN_SECONDS if its_turn_comes else within_seconds):
+                        piece = await content.readany()
+                finally:
+                    waited_seconds += 0.0 if its_turn_comes else monotonic() - began
         except TimeoutError:
-            if waits_its_turn(request):
+            if its_turn_comes or waits_its_turn(request):
                 continue
             raise _too_slow(edge, come, left_seconds) from None
         except _UNREADABLE as error:
@@ -205,7 +211,11 @@ def _too_slow(edge: Edge, come_bytes: int, left_seconds: float) -> RequestTimeou
 def _unreadable(error: BaseException) -> BadRequest | ClientLeft:
     forget_origin(error)  # the reader of the body keeps it
     if isinstance(error, _BROKEN):
-        return BadRequest("The request body's framing is broken.", code="bad_framing", detail=repr(error))
+        return BadRequest(
+            "The request body's framing is broken, or many times larger than the body. Check its chunks.",
+            code="bad_framing",
+            detail=repr(error),
+        )
     return ClientLeft("The client left.")
 
 

@@ -29,6 +29,7 @@ from gateway.proxy.ahead import Ahead
 from gateway.proxy.answer import error_fields, own_answer, reason_of
 from gateway.proxy.bites import REQUESTS, Turns
 from gateway.proxy.client_connections import ClientConnections, NoRoom, Peer
+from gateway.proxy.framing import Framing
 from gateway.proxy.parse_errors import Unbegun, parse_error
 
 assert HttpRequestParserC is not None
@@ -46,13 +47,14 @@ class EdgeProtocol(Ahead, RequestHandler):
     is reported to `unseen`, so that it is logged and counted like any other exchange.
     """
 
-    __slots__ = ("_edge", "_head_bytes", "_head_timer", "_last_payload", "peer", "waits_since")
+    __slots__ = ("_edge", "_framing", "_head_bytes", "_head_timer", "_last_payload", "peer", "waits_since")
 
     def __init__(self, manager: web.Server, *, edge: EdgeServer, **kwargs: Any) -> None:
         RequestHandler.__init__(self, manager, **kwargs)
         self.begin_bites(edge.turns, REQUESTS)
         self._edge = edge
         self._head_bytes = 0
+        self._framing = Framing()
         self._head_timer: asyncio.TimerHandle | None = None
         self._last_payload: StreamReader | None = None
         self.peer: Peer | None = None
@@ -107,6 +109,7 @@ class EdgeProtocol(Ahead, RequestHandler):
             self._edge.clients.asks(self)
             self._forget_frames()
             self._head_bytes = 0
+            self._framing.begin()
             self._stop_head_timer()
             if self._messages:
                 self._note_message(payload)
@@ -130,6 +133,9 @@ class EdgeProtocol(Ahead, RequestHandler):
                 self._head_timer = self._loop.call_later(
                     self._edge.header_timeout_seconds, self._head_overdue
                 )
+        elif not in_head and payload is not None and self._framing.is_all(len(data), payload.total_bytes):
+            set_exception(payload, RequestPayloadError("next to nothing but framing has come"))
+            self.close()
 
     def _cannot_take(self, failure: Exception, payload: StreamReader | None) -> None:
         """Fail the request whose body is being read, or answer what never became one; nothing more is read."""
@@ -169,7 +175,10 @@ class EdgeProtocol(Ahead, RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """An answer has been written: the connection waits for its next request."""
+        """An answer has been written: the connection waits for its next request.
+
+        One that is there already waits for its turn: whoever sends many at once comes after those who ask one by one.
+        """
         finished = await super().finish_response(request, resp, start_time)
         transport = self.transport
         if transport is not None and not self._messages:

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.limits.terms import Decision, Dimension
-from gateway.proxy import body
+from gateway.proxy import bites, body
 from tests.conftest import StartGateway
 from tests.kit.asking import error_of, form, verdict
 from tests.kit.client import CHAT, FORM, JSON, MIB, RawClient
@@ -331,6 +331,65 @@ async def test_drip_is_given_up_however_much_it_says_will_come(
         await asyncio.sleep(0.05)
     assert verdict(await answer) == (408, "request_timeout")
     await slots_are(gateway, 1)
+
+
+CHUNK = b"%x\r\n%b\r\n1;x=%b\r\n" % (5000, b" " * 5000, b"a" * 100_000)
+"""Behind some of the body much that is next to nothing of it."""
+
+
+@pytest.mark.parametrize(("target", "kind"), [(CHAT, JSON), (FILES, FORM)])
+async def test_what_comes_around_the_body_does_not_stop_its_clock(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, target: str, kind: str
+) -> None:
+    """What has come and waits to be taken is not the client's time, but it need not be any of the body."""
+    monkeypatch.setattr(bites, "_TURN_BYTES", 4096)  # as if others took most of each turn
+    gateway = await start_gateway(
+        edge={"body_timeout_seconds": 1.0, "body_idle_timeout_seconds": 30.0},
+        **tenant(max_concurrent_requests=1),
+    )
+    client = await begin(gateway, target, kind + "Transfer-Encoding: chunked\r\n", CHUNK)
+    answer = asyncio.create_task(client.read_answer())
+    for _ in range(20):
+        await asyncio.sleep(0.4)
+        if answer.done():
+            break
+        client.writer.write(b" \r\n" + CHUNK)
+    else:
+        pytest.fail("it is waited for as long as it likes")
+    assert verdict(await answer) == (408, "request_timeout")
+    await slots_are(gateway, 1)
+
+
+@pytest.mark.parametrize(("target", "kind"), [(CHAT, JSON), (FILES, FORM)])
+@pytest.mark.parametrize(
+    "flood", [b"1;x=" + b"a" * MIB, b"1\r\nx\r\n" + b"0" * MIB], ids=["extension", "size"]
+)
+async def test_body_that_is_next_to_nothing_but_framing_is_refused(
+    start_gateway: StartGateway, target: str, kind: str, flood: bytes
+) -> None:
+    """It has no end, and there is always some of it that waits to be taken."""
+    gateway = await start_gateway(**tenant(max_concurrent_requests=1))
+    client = await begin(gateway, target, kind + "Transfer-Encoding: chunked\r\n")
+    client.writer.write(flood)
+    answer = await client.read_answer()
+    assert verdict(answer) == (400, "bad_framing")
+    assert "chunks" in error_of(answer)["message"]
+    await slots_are(gateway, 1)
+
+
+async def test_chunks_may_be_small_and_say_much_of_themselves(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway()
+    text = chat("x" * 20_000)
+    signed = b"".join(
+        b"%08x;signature=%064x\r\n%b\r\n" % (4, at, text[at : at + 4]) for at in range(0, 20_000, 4)
+    )
+    rest = text[20_000:]
+    client = await begin(gateway, CHAT, JSON + "Transfer-Encoding: chunked\r\n", signed)
+    await client.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(rest), rest))
+    assert (await client.read_answer()).status == 200
+    assert upstream.requests[0].body == text
 
 
 async def test_body_that_comes_steadily_has_a_second_more_for_every_64_kib(
