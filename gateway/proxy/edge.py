@@ -180,6 +180,8 @@ class EdgeProtocol(Ahead, RequestHandler):
         One that is there already waits for its turn: whoever sends many at once comes after those who ask one by one.
         """
         finished = await super().finish_response(request, resp, start_time)
+        if self._messages:
+            await self._edge.turns.share()
         transport = self.transport
         if transport is not None and not self._messages:
             if transport.get_write_buffer_size():
