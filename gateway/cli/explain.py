@@ -110,7 +110,7 @@ class _Asking:
         try:
             principal = asyncio.run(_verified(self._settings, self._credential))
         except CredentialError as error:
-            raise credential_refusal(error, "explain") from None
+            raise credential_refusal(error, "that comes with it") from None
         self._caller = Caller(principal, UNKNOWN_TENANT)
         until = datetime.fromtimestamp(principal.expires_at, UTC).isoformat()
         return f"{principal.credential_id} of {principal.subject}, valid until {until}"
