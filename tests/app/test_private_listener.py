@@ -46,6 +46,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 async def status_of(session: aiohttp.ClientSession, url: str) -> int:
     async with session.get(url) as answer:
+        await answer.read()  # what nobody reads would still be on its way when the listener ends
         return answer.status
 
 

@@ -166,6 +166,7 @@ def test_credential_that_is_refused_decides(
     assert "this decides" in deciding
     assert codes.get(kind, "invalid_api_key") in last
     assert text not in deciding + last
+    assert "request id explain" not in last, "no id that the log could have"
 
 
 async def test_explanation_is_what_the_gateway_does(config: Path, ring: KeyRing) -> None:

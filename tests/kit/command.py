@@ -31,8 +31,13 @@ class Completed:
 async def run_command(*arguments: str, **environ: str) -> Completed:
     """Run a command to its end, with nothing but `environ` in its environment."""
     process = await _start(arguments, environ)
-    async with asyncio.timeout(20):
-        stdout, stderr = await process.communicate()
+    try:
+        async with asyncio.timeout(60):  # on a machine that others use, too
+            stdout, stderr = await process.communicate()
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
     assert process.returncode is not None
     return Completed(process.returncode, stdout.decode(), stderr.decode())
 
