@@ -137,7 +137,13 @@ def _allowed(
     yield "scopes", " ".join(sorted(usable)) or "none"
     if principal.scopes - of_tenant:
         yield "  not", f"{' '.join(sorted(principal.scopes - of_tenant))} (beyond what the tenant may use)"
-    operations = [operation.id for operation in table if operation.scope in usable]
+    operations = [
+        operation.id
+        for operation in table
+        if operation.scope in usable
+        and (operation.is_contained or settings.allow_uncontained)
+        and (not operation.is_administration or settings.upstream.admin_api_key is not None)
+    ]
     yield "may do", f"{len(operations)} of {len(table.operations)} operations: {' '.join(operations)}"
     models = "all" if tenant.models is None else " ".join(tenant.models) or "none"
     if principal.models is not None:

@@ -57,17 +57,16 @@ def check_operation(
 def _check_contained(operation: Operation, target: str, *, socket: bool) -> None:
     """Refuse what could start or steer a session that does not pass the gateway. Raises OperationClosed."""
     if not operation.is_contained:
-        what = "this path" if operation.is_unlisted else operation.id
+        what = "This path" if operation.is_unlisted else f"The operation {operation.id}"
         why = f"{what} starts or steers sessions that run past this gateway"
     elif operation.is_among_sessions and socket != operation.is_session:
-        why = f"{operation.id} is {'no WebSocket' if socket else 'a WebSocket, and no upgrade was asked for'}"
+        kind = "no WebSocket" if socket else "a WebSocket, and no upgrade was asked for"
+        why = f"The operation {operation.id} is {kind}"
     elif _joins(operation, target):
         why = f"{operation.joined_by!r} joins a session that runs past this gateway"
     else:
         return
-    raise OperationClosed(
-        f"{why[0].upper()}{why[1:]}, so it is closed here. Ask its operator if you need it."
-    )
+    raise OperationClosed(f"{why}, so it is closed here. Ask its operator if you need it.")
 
 
 def _joins(operation: Operation, target: str) -> bool:

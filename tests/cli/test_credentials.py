@@ -189,6 +189,14 @@ def test_inspection_says_what_a_credential_may_do(operator: Operator) -> None:
     assert re.search(r"^  exp +\d+ \(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\)$", said, re.M)
 
 
+def test_inspection_counts_nothing_that_is_closed_here(operator: Operator) -> None:
+    out, _ = operator.run("credential", "issue", "--tenant", "acme", "--scope", "realtime:write")
+    said, _ = operator.run("credential", "inspect", stdin=out)
+    opened, _ = operator.run("credential", "inspect", "--set", "allow_uncontained=true", stdin=out)
+    assert re.search(r"^may do +1 of \d+ operations: connectRealtime$", said, re.M)
+    assert "createRealtimeCall" in opened
+
+
 def test_inspection_needs_no_secret_key(operator: Operator, tmp_path: Path) -> None:
     credential = operator.issue()
     ring = KeyRing.load(operator.keys_dir)

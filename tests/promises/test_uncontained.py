@@ -6,7 +6,7 @@ import pytest
 
 from gateway.operations.table import AMONG_SESSIONS, Rewrite
 from tests.conftest import StartGateway
-from tests.kit.asking import TABLE, ask, verdict
+from tests.kit.asking import TABLE, ask, error_of, verdict
 from tests.kit.client import HANDSHAKE, JSON
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import ScriptedUpstream
@@ -61,6 +61,12 @@ async def test_is_closed_to_every_method_and_to_sockets(
     for method in METHODS:
         assert await closed(gateway, upstream, method, target, JSON), method
     assert await closed(gateway, upstream, "GET", target, HANDSHAKE)
+
+
+async def test_refusal_calls_the_operation_by_its_id(gateway: Gateway) -> None:
+    said = error_of(await ask(gateway, "POST", "/v1/chatkit/sessions", {}))["message"]
+    assert said.startswith("The operation createChatSessionMethod starts or steers sessions")
+    assert " createRealtimeCall " in error_of(await ask(gateway, "POST", "/v1/realtime/calls", {}))["message"]
 
 
 @pytest.mark.parametrize("method", METHODS)
