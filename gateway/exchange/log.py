@@ -65,11 +65,12 @@ class LogWriter:
         batch = b"".join(self._lines)
         self._lines.clear()
         self._collected_bytes = 0
-        with self._lock:
+        with self._lock:  # `close` may be called from another thread
             self._pending_bytes += len(batch)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._drain, name="gateway-log", daemon=True)
-            self._thread.start()
+            if self._thread is None:
+                thread = threading.Thread(target=self._drain, name="gateway-log", daemon=True)
+                thread.start()
+                self._thread = thread
         self._batches.put(batch)
 
     def _drain(self) -> None:
