@@ -120,7 +120,7 @@ def limit(
             began = monotonic()
         exchange.body = RequestBody(await body.whole(request, edge, room))
         exchange.held_seconds += monotonic() - began
-        if at_once and exchange.caller.quotas and not is_read_at_once(exchange.body.received):
+        if at_once and not is_read_at_once(exchange.body.received) and exchange.caller.quotas:
             await _enter(exchange, admission)  # it may have to wait for its turn to be read
         await _judge(exchange, exchange.body)
 

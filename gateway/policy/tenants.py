@@ -76,6 +76,12 @@ class TenantPolicy:
     closed: Closed | None
     """Why what the upstream stores is closed to it; None when it is open."""
 
+    metered: bool = field(init=False)
+    """Whether usage has to be known of every answer: there is a limit on it, or the operator wants it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metered", self.settings.metering or self.limits.counts_usage)
+
     @property
     def shared(self) -> bool:
         """Whether what the upstream stores may be open to other tenants as well, and the operator does not allow
@@ -91,11 +97,6 @@ class TenantPolicy:
     def quotas(self) -> tuple[Quota, ...]:
         """The limits of all that the tenant does."""
         return self.limits.tenant
-
-    @property
-    def metered(self) -> bool:
-        """Whether usage has to be known of every answer: there is a limit on it, or the operator wants it."""
-        return self.settings.metering or self.limits.counts_usage
 
     def meters(self, principal: Principal) -> bool:
         """Whether usage has to be known of every answer to this caller."""

@@ -20,16 +20,20 @@ def prompt_estimate(document: object) -> int:
     pending: list[Any] = [document]
     while pending:
         value = pending.pop()
-        if isinstance(value, str):
-            if not value.startswith("data:"):
+        kind = type(value)
+        if kind is str:
+            if value[:5] != "data:":
                 text_bytes += len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
-        elif isinstance(value, dict):
-            pending.extend(member for name, member in value.items() if name not in _ATTACHED)
-        elif isinstance(value, list):
+        elif kind is dict:
+            if _ATTACHED.isdisjoint(value):
+                pending += value.values()
+            else:
+                pending += [member for name, member in value.items() if name not in _ATTACHED]
+        elif kind is list:
             if value and type(value[0]) in (int, float):  # not one by one: there may be millions
                 numbers += len(value)
             else:
-                pending.extend(value)
+                pending += value
     return -(-text_bytes // BYTES_PER_LLM_TOKEN) + numbers
 
 

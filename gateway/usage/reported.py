@@ -120,7 +120,7 @@ def _from_answer(answer: dict[str, Any]) -> Usage | None:
         usage = replace(usage, images=images)
     if not usage.audio_seconds and "text" in answer:
         usage = replace(usage, audio_seconds=seconds_of(answer.get("duration")))
-    return None if usage == Usage() and not isinstance(reported, dict) else usage
+    return None if not isinstance(reported, dict) and usage == Usage() else usage
 
 
 def from_usage_object(reported: dict[str, Any]) -> Usage:
@@ -163,9 +163,7 @@ def _detail(details: object, name: str) -> int:
 
 
 def _count(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        return 0
-    return value if 0 <= value <= _MAX_EXACT else 0
+    return value if type(value) is int and 0 <= value <= _MAX_EXACT else 0
 
 
 def seconds_of(value: object) -> float:

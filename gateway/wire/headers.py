@@ -6,7 +6,7 @@ Works on raw header names and values, order and duplicates kept.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
 from gateway.errors import BadRequest, ExpectationRefused, HeadersTooLarge
@@ -77,22 +77,19 @@ class Head:
     status: int
     reason: str
     fields: RawFields
+    _first: dict[bytes, bytes] = field(init=False, repr=False, compare=False)
+    """The first value of each header, by its name in lower case: several ask."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_first", {name.lower(): value for name, value in reversed(self.fields)})
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of a header, `name` in lower case; None when it is absent."""
-        for key, value in self.fields:
-            if key.lower() == name:
-                return value
-        return None
+        return self._first.get(name)
 
-    def pick(self, names: Collection[bytes]) -> dict[bytes, bytes]:
+    def pick(self, names: Set[bytes]) -> dict[bytes, bytes]:
         """The first value of each of these headers that is there, names in lower case."""
-        found: dict[bytes, bytes] = {}
-        for key, value in self.fields:
-            lower = key.lower()
-            if lower in names and lower not in found:
-                found[lower] = value
-        return found
+        return {name: self._first[name] for name in self._first.keys() & names}
 
 
 NO_HEAD = RequestHead(())
@@ -173,11 +170,12 @@ def read(fields: RawFields, *, http10: bool, max_bytes: int) -> RequestHead:
                     f"The header {_show(name)} is refused: send the method that is meant.",
                     code="method_override",
                 )
-    if len(head.authorization) > 1 or b"," in b"".join(head.authorization):
+    if len(head.authorization) > 1 or (head.authorization and b"," in head.authorization[0]):
         raise BadRequest(
             "Send exactly one Authorization header with one credential.", code="duplicate_authorization"
         )
-    head.content_encoding = b", ".join(codings)
+    if codings:
+        head.content_encoding = b", ".join(codings)
     if size > max_bytes:
         raise HeadersTooLarge(
             f"The request's headers exceed {max_bytes} bytes. Send fewer or shorter headers."

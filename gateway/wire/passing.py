@@ -4,6 +4,8 @@ Everything passes, with its order, duplicates and spelling, except what stands i
 Nothing is invented.
 """
 
+import re
+
 from gateway.wire.headers import NEVER_LISTED, RawFields, RequestHead
 
 # RFC 9110, section 7.6.1: they speak about one connection, not about the message.
@@ -54,7 +56,7 @@ NOT_CLIENT = HOP_BY_HOP | frozenset(
     }
 )
 UPSTREAM_LIMITS = b"x-ratelimit-"
-_OF_LIMITS = (b"ratelimit", b"rate-limit", b"rate_limit", b"tokenlimit", b"quota", b"remaining")
+_OF_LIMITS = re.compile(rb"rate[-_]?limit|tokenlimit|quota|remaining")
 """What names of fields about limits have in common, whoever sends them."""
 
 _REPLACED = frozenset({b"authorization", b"cdn-loop", b"content-length", b"host"})
@@ -62,7 +64,7 @@ _REPLACED = frozenset({b"authorization", b"cdn-loop", b"content-length", b"host"
 
 def loop_field(head: RequestHead, name: bytes) -> tuple[bytes, bytes]:
     """CDN-Loop as it goes up: what came in it, which nobody may take away (RFC 8586), and our own `name`."""
-    return b"CDN-Loop", b", ".join((*filter(None, head.loops), name))
+    return b"CDN-Loop", b", ".join((*filter(None, head.loops), name)) if head.loops else name
 
 
 def for_upstream(
@@ -129,17 +131,19 @@ def for_client(fields: RawFields, *, limits: bool) -> tuple[list[tuple[bytes, by
     an account that others use as well they would tell what these do.
     """
     # What an answer is cannot be taken away by a header that speaks of the connection.
-    listed = {
-        part.strip().lower()
-        for name, value in fields
-        if name.lower() == b"connection"
-        for part in value.split(b",")
-    } - NEVER_LISTED
+    names = [name.lower() for name, _ in fields]
+    dropped = NOT_CLIENT
+    if b"connection" in names:
+        dropped |= {
+            part.strip().lower()
+            for lower, (_, value) in zip(names, fields, strict=True)
+            if lower == b"connection"
+            for part in value.split(b",")
+        } - NEVER_LISTED
     passed: list[tuple[bytes, bytes]] = []
     unreadable = 0
-    for name, value in fields:
-        lower = name.lower()
-        if lower in NOT_CLIENT or lower in listed:
+    for lower, (name, value) in zip(names, fields, strict=True):
+        if lower in dropped:
             continue
         if not value.isascii():
             try:
@@ -147,7 +151,7 @@ def for_client(fields: RawFields, *, limits: bool) -> tuple[list[tuple[bytes, by
             except UnicodeDecodeError:
                 unreadable += 1
                 continue
-        if not limits and any(word in lower for word in _OF_LIMITS):
+        if not limits and _OF_LIMITS.search(lower):
             continue
         if lower.startswith(UPSTREAM_LIMITS):
             name = b"x-upstream-" + name[2:]

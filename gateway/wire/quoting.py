@@ -44,7 +44,10 @@ def quotes(text: bytes, secrets: Sequence[bytes]) -> bool:
 
 
 def _stands(text: bytes, secrets: Sequence[bytes]) -> bool:
-    return any(secret in text for secret in secrets)
+    for secret in secrets:  # noqa: SIM110 (every answer's head is searched, and a generator costs more)
+        if secret in text:
+            return True
+    return False
 
 
 def reach(secrets: Sequence[bytes]) -> int:

@@ -19,9 +19,12 @@ class RequestBody:
     @property
     def length(self) -> int:
         """In bytes, changed."""
-        return sum(map(len, self.received)) + sum(
-            len(raw) - (end - begin) for begin, end, raw in self.changes
-        )
+        length = 0
+        for piece in self.received:
+            length += len(piece)
+        for begin, end, raw in self.changes:
+            length += len(raw) - (end - begin)
+        return length
 
     def changed(self, change: Change) -> RequestBody:
         """This body with a change more, all other bytes kept."""
