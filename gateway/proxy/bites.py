@@ -196,12 +196,12 @@ class InBites(BaseProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what comes if it is little; let it wait for its turn if it is much."""
         size = len(data)
-        if (
+        if not size or self._taking:
+            self._take(data)  # from aiohttp, which goes on where it paused, or with what it put aside
+        elif (
             size > self._bite_bytes
             or self._surplus
             or self._held
-            or self._taking
-            or not size
             or (size > AT_ONCE_BYTES and not self._turns.has_room)
         ):
             self._put_by(data)
@@ -226,16 +226,13 @@ class InBites(BaseProtocol):
         super()._pause_transport_reading()
 
     def _resume_transport_reading(self) -> None:
-        self._held = False
+        held, self._held = self._held, False
         if self._surplus:
             self._wait()
-        else:
+        elif held:  # aiohttp asks for every piece that is read; else nothing is paused
             super()._resume_transport_reading()
 
     def _put_by(self, data: bytes) -> None:
-        if not data or self._taking:
-            self._take(data)  # from aiohttp, which goes on where it paused, or with what it put aside
-            return
         if self._surplus:
             self._surplus = self._surplus[self._at :] + data
         else:

@@ -104,9 +104,11 @@ class ClientConnections:
         """It waits for a request, or for the rest of one's head, from now on."""
         peer = connection.peer
         if peer is not None:
-            self.asks(connection)
+            waiting, all_waiting = peer.waiting, self._waiting
+            if connection in waiting:
+                del waiting[connection], all_waiting[connection]  # it goes to the end
             connection.waits_since = now
-            peer.waiting[connection] = self._waiting[connection] = None
+            waiting[connection] = all_waiting[connection] = None
 
     def asks(self, connection: ClientConnection) -> None:
         """A request of it is being served."""

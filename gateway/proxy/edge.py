@@ -94,13 +94,13 @@ class EdgeProtocol(Ahead, RequestHandler):
     def take(self, data: bytes) -> None:
         """Have a bite parsed."""
         if not data or self._upgraded or self._payload_parser is not None:
-            super().take(data)
+            RequestHandler.data_received(self, data)
             return
         payload = self._last_payload
         in_head = payload is None or payload.is_eof()
         count = self._request_count
         try:
-            super().take(data)
+            RequestHandler.data_received(self, data)
         except Exception as failure:  # noqa: BLE001 (the parser lacked memory, and no request may vanish for that)
             self._cannot_take(failure, payload)
             return
@@ -110,7 +110,8 @@ class EdgeProtocol(Ahead, RequestHandler):
             self._forget_frames()
             self._head_bytes = 0
             self._framing.begin()
-            self._stop_head_timer()
+            if self._head_timer is not None:
+                self._stop_head_timer()
             if self._messages:
                 self._note_message(payload)
         elif in_head and not self._force_close and not self._close:

@@ -97,7 +97,13 @@ class UpstreamProtocol(InBites, ResponseHandler):
 
     @property
     def should_close(self) -> bool:
-        return self.surplus or super().should_close
+        return bool(self._surplus) or super().should_close
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        # aiohttp calls this for every piece that is read. Its parser, which inflates nothing here, has something left
+        # only where it was paused.
+        if self._reading_paused or self._held or self._surplus:
+            super().resume_reading(resume_parser)
 
     def data_received(self, data: bytes) -> None:
         if self.idle and data:
@@ -211,19 +217,19 @@ class Reply:
                 self._resume_clock()
         except FOREIGN as error:
             raise translated(error) from error
-        codings = [
-            value.strip().lower()
-            for name, value in message.raw_headers
-            if name.lower() == b"transfer-encoding"
-        ]
-        if codings not in ([], [b"chunked"]):
-            raise UpstreamBroken("The upstream's answer has a transfer coding that is not spoken here.")
+        head = Head(message.code, message.reason or "", message.raw_headers)
+        if head.get(b"transfer-encoding") is not None:
+            codings = [
+                value.strip().lower() for name, value in head.fields if name.lower() == b"transfer-encoding"
+            ]
+            if codings != [b"chunked"]:
+                raise UpstreamBroken("The upstream's answer has a transfer coding that is not spoken here.")
         self._payload = payload
-        self.head = Head(message.code, message.reason or "", message.raw_headers)
+        self.head = head
         protocol.read_timeout = self.deadlines.idle_seconds
         if not payload.is_eof():
             protocol.start_timeout()
-        return self.head
+        return head
 
     def _resume_clock(self) -> None:
         # aiohttp stops its timer at every head; an interim one is no first byte.

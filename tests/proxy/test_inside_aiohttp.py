@@ -31,6 +31,7 @@ INSIDE_AIOHTTP: dict[str, set[str]] = {
         "_loop",
         "_pause_reading_for_buffer",
         "_pause_transport_reading",
+        "_reading_paused",
         "_resume_transport_reading",
         "_upgraded",
     },
@@ -63,7 +64,14 @@ PUBLIC_INSIDE_AIOHTTP: dict[str, set[str]] = {
         "handle_error",
         "set_parser",
     },
-    "ResponseHandler": {"read_timeout", "set_parser", "set_response_params", "start_timeout"},
+    "ResponseHandler": {
+        "data_received",
+        "read_timeout",
+        "resume_reading",
+        "set_parser",
+        "set_response_params",
+        "start_timeout",
+    },
     "StreamReader": {
         "at_eof",
         "exception",
