@@ -66,7 +66,7 @@ class Answer(web.StreamResponse):
             keep_alive = False  # the client's next request belongs to another process
         writer.chunked = False
         self._no_body = request.method == "HEAD" or self.status in _EMPTY_STATUS
-        has_length = any(name.lower() == b"content-length" for name, _ in self.fields)
+        has_length = b"content-length" in [name.lower() for name, _ in self.fields]
         # Our own version, whatever the client's (RFC 9110, section 6.2); only the framing heeds its.
         lines = [b"HTTP/1.1 %d %b\r\n" % (self.status, self.reason.encode("utf-8", "surrogateescape"))]
         lines += [b"%b: %b\r\n" % field for field in self.fields]

@@ -63,8 +63,9 @@ def must_be_read(head: RequestHead, operation: Operation, caller: Caller) -> boo
         if _JSON not in takes and not (_ANYTHING in takes and caller.restricted):
             return False
     refuse_encoding(head)
-    if any(encoded or name.lower() not in _UTF_8 for encoded, name in _CHARSET.findall(head.content_type)):
-        raise MediaTypeRefused("JSON bodies must be UTF-8.")
+    for encoded, name in _CHARSET.findall(head.content_type):
+        if encoded or name.lower() not in _UTF_8:
+            raise MediaTypeRefused("JSON bodies must be UTF-8.")
     return True
 
 

@@ -67,16 +67,10 @@ class BodyMemory:
         return sum(map(len, self._waiting.values()))
 
     def _fits(self, tenant: str, count: int) -> bool:
-        own = self.held_by(tenant) + count
+        own = self._held_by.get(tenant, 0) + count
         if own > self.share_bytes:
             return False
         return self.held_bytes + count <= self.most_bytes - (self._little if own > self._little else 0)
-
-    def _take_now(self, tenant: str, count: int) -> bool:
-        if (tenant in self._waiting and count > LITTLE_BYTES) or not self._fits(tenant, count):
-            return False
-        self._take(tenant, count)
-        return True
 
     def _take(self, tenant: str, count: int) -> None:
         if tenant not in self._held_by:
@@ -174,8 +168,10 @@ class BodyRoom:
         """Have room for so many bytes in all, if it can be had without waiting; whether it could."""
         more = size_bytes - self.held_bytes
         if more > 0:
-            if not self._memory._take_now(self._tenant, more):
+            memory, tenant = self._memory, self._tenant
+            if (tenant in memory._waiting and more > LITTLE_BYTES) or not memory._fits(tenant, more):
                 return False
+            memory._take(tenant, more)
             self.held_bytes = size_bytes
         return True
 

@@ -87,7 +87,7 @@ class Places:
 
     def _may(self, tenant: str) -> bool:
         free = self.most - self.taken
-        return free > 0 and (self.held_by(tenant) < self._share or free > self._spare)
+        return free > self._spare or (free > 0 and self.held_by(tenant) < self._share)
 
     def _give_up(self, tenant: str, turn: asyncio.Future[bool]) -> None:
         self._leave(tenant, turn)
