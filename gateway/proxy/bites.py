@@ -206,7 +206,7 @@ class InBites(BaseProtocol):
         ):
             self._put_by(data)
         else:
-            self._bite(data)
+            self._bite(data, size)
 
     def take_rest(self, behind: bytes = b"") -> None:
         """Take all at once what waits, and what comes behind it."""
@@ -256,7 +256,7 @@ class InBites(BaseProtocol):
             self._at = end
             if end >= len(self._surplus):
                 self._surplus = b""
-            self._bite(bite)
+            self._bite(bite, len(bite))
         except BaseException:
             if self.transport is not None:
                 self.transport.abort()  # as a transport does itself when its protocol fails
@@ -275,7 +275,7 @@ class InBites(BaseProtocol):
         finally:
             self._taking = within
 
-    def _bite(self, data: bytes) -> None:
+    def _bite(self, data: bytes, size: int) -> None:
         bites = self._bites
         began = monotonic()
         self._taking = True
@@ -284,7 +284,6 @@ class InBites(BaseProtocol):
         finally:
             self._taking = False
         seconds = monotonic() - began
-        size = len(data)
         self._fresh_bytes -= size
         self._turns.spend(size * bites.weight, seconds)
         if seconds > _BITE_SECONDS:

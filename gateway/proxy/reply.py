@@ -111,6 +111,9 @@ class UpstreamProtocol(InBites, ResponseHandler):
             return
         super().data_received(data)
 
+    take = ResponseHandler.data_received
+    """As InBites has it, in one call less for each of many small events."""
+
     def connection_lost(self, exc: BaseException | None) -> None:
         left = b"" if self.idle or self.transport is None else _left_in_tls(self.transport)
         if self.transport is not None and (left or self.surplus or self.held):

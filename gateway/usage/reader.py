@@ -120,7 +120,8 @@ class _EventReader:
         run, events = self._splitter.take(piece)
         if run.raw:
             # The usual piece: none of its events reports anything.
-            self._end_fragments()
+            if self._fragments is not None:
+                self._end_fragments()
             if _may_report(run.raw):
                 self._take_whole(run.events())
             else:

@@ -83,6 +83,16 @@ class SseSplitter:
         last blank line that is seen at a glance ends a run, and only what follows it is looked at.
         """
         buffer = self._buffer
+        if (
+            piece[-2:] == b"\n\n"
+            and not buffer
+            and not self._in_fragments
+            and len(piece) <= self._max_event_bytes
+        ):
+            # The usual piece of a slow stream: an event, or several.
+            run = SseRun(piece, not self._started)
+            self._started = True
+            return run, []
         run = SseRun(b"", first=not self._started)
         if self._in_fragments or len(buffer) + len(piece) > self._max_event_bytes:
             return run, self.feed(piece)
