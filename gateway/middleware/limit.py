@@ -80,7 +80,8 @@ def limit(
             raise
         finally:
             admission.settle()
-            room.release()
+            if room.held_bytes:  # else it went with the body
+                room.release()
 
     async def _admit_by_head(
         request: web.BaseRequest, exchange: Exchange, admission: Admission, room: BodyRoom
@@ -112,8 +113,8 @@ def limit(
         head = exchange.head
         began = monotonic()
         at_once = await body.comes_at_once(request, head, room)
-        exchange.held_seconds = monotonic() - began
         if not at_once:
+            exchange.held_seconds = monotonic() - began
             await _enter(exchange, admission)
             await room.take(max(head.content_length or 0, request.content.total_bytes))
             body.invite(request, head)

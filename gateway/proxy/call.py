@@ -36,8 +36,11 @@ class Call(NamedTuple):
     def secrets(self) -> tuple[bytes, ...]:
         """What was sent up that no client may see; a key too short to be one is none."""
         key = self.access.api_key or ""
-        sent = [key.encode("ascii"), *[value.rpartition(b" ")[2] for _, value in self.pool.proxy_fields]]
-        return tuple([secret for secret in sent if len(secret) >= _SECRET_BYTES])
+        sent: tuple[bytes, ...] = (key.encode("ascii"),) if len(key) >= _SECRET_BYTES else ()
+        if self.pool.proxy_fields:
+            logins = [value.rpartition(b" ")[2] for _, value in self.pool.proxy_fields]
+            sent += tuple(login for login in logins if len(login) >= _SECRET_BYTES)
+        return sent
 
     def request_head(
         self, *, length: int | None, without: frozenset[bytes] = frozenset(), more: bytes = b""

@@ -25,10 +25,7 @@ def prompt_estimate(document: object) -> int:
             if value[:5] != "data:":
                 text_bytes += len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
         elif kind is dict:
-            if _ATTACHED.isdisjoint(value):
-                pending += value.values()
-            else:
-                pending += [member for name, member in value.items() if name not in _ATTACHED]
+            pending += [member for name, member in value.items() if name not in _ATTACHED]
         elif kind is list:
             if value and type(value[0]) in (int, float):  # not one by one: there may be millions
                 numbers += len(value)
