@@ -42,7 +42,10 @@ class Bites(NamedTuple):
 REQUESTS = Bites(16 * 1024, 4 * 1024)
 """What a client sends: heads, chunks of a byte each, fields of a form."""
 
-ANSWERS = Bites(64 * 1024, 64 * 1024)
+STATED = Bites(256 * 1024, 64 * 1024)
+"""A request's body of stated length, as long as more than such a bite is to come: nothing in it is parsed here."""
+
+ANSWERS = Bites(256 * 1024, 64 * 1024)
 EVENTS = Bites(16 * 1024, 16 * 1024, weight=4)
 """A stream of events, each of which is looked at."""
 
@@ -52,7 +55,7 @@ PACKED = Bites(4 * 1024, 4 * 1024, weight=16)
 FRAMES = Bites(4 * 1024, 512)
 """Either side of a WebSocket; a frame may have two bytes."""
 
-UNSENT_BYTES = 128 * 1024
+UNSENT_BYTES = 256 * 1024
 """What the kernel takes from us for one connection beyond what is on its way; by itself it takes megabytes."""
 
 # After these a turn takes no further bite: of what waits, and once more of what comes in it. It is about half a
@@ -95,7 +98,7 @@ class Turns:
     async def share(self) -> None:
         """Wait until there is room for a bite that nobody has counted yet, and count it."""
         if self.has_room:
-            self.spend(ANSWERS.most_bytes)
+            self.spend(ANSWERS.first_bytes)
             return
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.wait(partial(self._wake, ready), floods=True)
@@ -103,7 +106,7 @@ class Turns:
 
     def _wake(self, ready: asyncio.Future[None]) -> None:
         if not ready.done():
-            self.spend(ANSWERS.most_bytes)
+            self.spend(ANSWERS.first_bytes)
             ready.set_result(None)
 
     def _come_back(self) -> None:

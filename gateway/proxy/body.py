@@ -20,9 +20,10 @@ from gateway.errors import BadRequest, BodyTooLarge, ClientLeft, MediaTypeRefuse
 from gateway.exchange.kept_errors import forget_origin
 from gateway.operations.table import Operation
 from gateway.policy.caller import Caller
+from gateway.proxy.bites import REQUESTS, STATED
 from gateway.proxy.body_memory import BodyRoom
 from gateway.proxy.connection import send_continue
-from gateway.proxy.request import body_arrived, waits_its_turn
+from gateway.proxy.request import EXCHANGE, body_arrived, take_as, waits_its_turn
 from gateway.settings.settings import Edge
 from gateway.wire.headers import RequestHead, is_json, media_type
 
@@ -159,6 +160,10 @@ async def pieces(request: web.BaseRequest, edge: Edge, *, cap: int | None = None
     Raises RequestTimeout, BodyTooLarge, BadRequest or ClientLeft.
     """
     content = request.content
+    length = request[EXCHANGE].head.content_length or 0
+    in_large_bites = length >= STATED.most_bytes
+    if in_large_bites:
+        take_as(request, STATED)
     cap = edge.max_body_bytes if cap is None else cap
     come, waited_seconds, left_seconds, its_turn_comes = 0, 0.0, math.inf, False
     while True:
@@ -186,6 +191,9 @@ async def pieces(request: web.BaseRequest, edge: Edge, *, cap: int | None = None
         come += len(piece)
         if come > cap:
             raise _too_large(edge, cap)
+        if in_large_bites and length - come < STATED.most_bytes:
+            in_large_bites = False
+            take_as(request, REQUESTS)  # what stands behind the body has to be parsed
         yield piece
 
 

@@ -106,6 +106,8 @@ class EdgeProtocol(Ahead, RequestHandler):
             return
         if self._request_count != count:
             self.begin_anew()
+            if self._bites is not REQUESTS:
+                self.take_as(REQUESTS)
             self._edge.clients.asks(self)
             self._forget_frames()
             self._head_bytes = 0

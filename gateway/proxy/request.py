@@ -10,7 +10,7 @@ from aiohttp.http_writer import HttpVersion10, HttpVersion11
 
 from gateway.errors import VersionRefused
 from gateway.exchange.exchange import Exchange
-from gateway.proxy.bites import InBites
+from gateway.proxy.bites import Bites, InBites
 from gateway.wire.headers import RawFields
 
 SPOKEN = "Only HTTP/1.1 and HTTP/1.0 are spoken here."
@@ -49,6 +49,13 @@ def read_request(request: web.BaseRequest) -> ReadRequest:
         http10=message.version == HttpVersion10,
         asks_upgrade=bool(message.upgrade),
     )
+
+
+def take_as(request: web.BaseRequest, bites: Bites) -> None:
+    """Have what comes of a body from now on taken in such bites."""
+    protocol = request.protocol
+    if isinstance(protocol, InBites):
+        protocol.take_as(bites)
 
 
 def waits_its_turn(request: web.BaseRequest) -> bool:
