@@ -209,7 +209,7 @@ def default_of(name: str, field: FieldInfo, prefix: str) -> str:
         return DEFAULTS_IN_WORDS[name]
     if field.is_required():
         return "must be set"
-    value = field.default_factory() if field.default_factory is not None else field.default  # type: ignore[call-arg]
+    value = field.get_default(call_default_factory=True, validated_data={})
     if value is None or value is PydanticUndefined:
         return "unset"
     match value:

@@ -173,7 +173,7 @@ class Exchange:
         for observer in tuple(self.observers):
             try:
                 observer.request_piece(piece)
-            except Exception:  # noqa: BLE001
+            except Exception:  # noqa: BLE001 (as above)
                 self._drop(observer)
 
     def answer_piece(self, piece: bytes) -> None:
@@ -181,7 +181,7 @@ class Exchange:
         for observer in tuple(self.observers):
             try:
                 observer.answer_piece(piece)
-            except Exception:  # noqa: BLE001
+            except Exception:  # noqa: BLE001 (as above)
                 self._drop(observer)
 
     def answer_message(self, text: bytes) -> None:
@@ -189,7 +189,7 @@ class Exchange:
         for observer in tuple(self.observers):
             try:
                 observer.answer_message(text)
-            except Exception:  # noqa: BLE001
+            except Exception:  # noqa: BLE001 (as above)
                 self._drop(observer)
 
     def release(self) -> None:

@@ -84,10 +84,6 @@ class Caller:
             if patterns is not None
         )
 
-    def may_use(self, model: str) -> bool:
-        """Whether both the tenant and the credential may use this model."""
-        return self.refusal_of(model) is None
-
     def check_model(self, model: str) -> None:
         """Raise ModelNotAllowed unless both the tenant and the credential may use this model."""
         refusal = self.refusal_of(model)

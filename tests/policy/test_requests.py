@@ -140,7 +140,7 @@ class TestModels:
     ) -> None:
         asking = caller(models=models, own=own)
 
-        assert {model for model in ("a", "b", "ab") if asking.may_use(model)} == allowed
+        assert {model for model in ("a", "b", "ab") if asking.refusal_of(model) is None} == allowed
         assert asking.restricted is (models is not None or own is not None)
 
     def test_refusal_quotes_a_bounded_part_of_the_model(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,50 +139,54 @@ async def test_revocation_covers_what_was_issued_by_a_clock_that_is_ahead(
 async def test_revocation_covers_what_another_issuers_clock_dates_ahead(
     tmp_path: Path, subject: list[str]
 ) -> None:
-    async with running_jwks_server() as issuer:
-        issuer.publish(THEIRS)
-        config = tmp_path / "gateway.toml"
-        config.write_text(_config_with(issuer.url))
-        flags = ("--config", str(config), "--keys-dir", str(tmp_path / "keys"))
-        addresses = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
-        async with (
-            running_command("serve", *flags, *addresses, "--upstream", "http://127.0.0.1:9/v1") as gateway,
-            aiohttp.ClientSession() as session,
-        ):
-            headers = {"Authorization": f"Bearer {their_credential(ahead_seconds=25)}"}
+    async with _believing_another_issuer(tmp_path) as gateway, aiohttp.ClientSession() as session:
+        headers = {"Authorization": f"Bearer {their_credential(ahead_seconds=25)}"}
 
-            async def status() -> int:
-                url = f"http://127.0.0.1:{gateway.port}/gateway/me"
-                async with session.get(url, headers=headers) as answer:
-                    return answer.status
+        async def status() -> int:
+            url = f"http://127.0.0.1:{gateway.port}/gateway/me"
+            async with session.get(url, headers=headers) as answer:
+                return answer.status
 
-            assert await status() == 200
-            done = await run_command("credential", "revoke", "--tenant", "acme", *subject, *flags)
-            assert done.code == 0, done.stderr
-            await comes_to(401, status, SOON_SECONDS)
+        assert await status() == 200
+        done = await run_command("credential", "revoke", "--tenant", "acme", *subject, *_flags(tmp_path))
+        assert done.code == 0, done.stderr
+        await comes_to(401, status, SOON_SECONDS)
 
 
 async def test_credential_of_another_issuer_opens_a_running_gateway(tmp_path: Path) -> None:
-    async with running_jwks_server() as issuer:
-        issuer.publish(THEIRS)
-        config = tmp_path / "gateway.toml"
-        config.write_text(_config_with(issuer.url))
-        flags = ("--config", str(config), "--keys-dir", str(tmp_path / "keys"))
-        addresses = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
-        async with (
-            running_command("serve", *flags, *addresses, "--upstream", "http://127.0.0.1:9/v1") as gateway,
-            aiohttp.ClientSession() as session,
-        ):
-            url = f"http://127.0.0.1:{gateway.port}/gateway/me"
-            for key, status in ((THEIRS, 200), (NEXT, 401)):
-                headers = {"Authorization": f"Bearer {their_credential(key)}"}
-                async with session.get(url, headers=headers) as answer:
-                    assert answer.status == status
-            async with session.get(f"http://127.0.0.1:{gateway.admin_port}/metrics") as answer:
-                metrics = await answer.text()
+    async with _believing_another_issuer(tmp_path) as gateway, aiohttp.ClientSession() as session:
+        url = f"http://127.0.0.1:{gateway.port}/gateway/me"
+        for key, status in ((THEIRS, 200), (NEXT, 401)):
+            headers = {"Authorization": f"Bearer {their_credential(key)}"}
+            async with session.get(url, headers=headers) as answer:
+                assert answer.status == status
+        async with session.get(f"http://127.0.0.1:{gateway.admin_port}/metrics") as answer:
+            metrics = await answer.text()
     assert 'gateway_jwks_fetches_total{issuer="login",result="new"} 1.0' in metrics
     age = re.search(r'^gateway_jwks_age_seconds\{issuer="login"\} (\S+)$', metrics, re.MULTILINE)
     assert age is not None and 0 <= float(age[1]) < 30
+
+
+def _flags(directory: Path) -> tuple[str, ...]:
+    return "--config", str(directory / "gateway.toml"), "--keys-dir", str(directory / "keys")
+
+
+@asynccontextmanager
+async def _believing_another_issuer(directory: Path) -> AsyncIterator[RunningCommand]:
+    """A gateway that accepts the credentials of another issuer, whose keys it fetches."""
+    addresses = (
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+        "--upstream",
+        "http://127.0.0.1:9/v1",
+    )
+    async with running_jwks_server() as issuer:
+        issuer.publish(THEIRS)
+        (directory / "gateway.toml").write_text(_config_with(issuer.url))
+        async with running_command("serve", *_flags(directory), *addresses) as gateway:
+            yield gateway
 
 
 def _config_with(jwks_url: str) -> str:

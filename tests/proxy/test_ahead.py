@@ -37,13 +37,19 @@ async def streaming(gateway: Gateway, upstream: ScriptedUpstream, behind: bytes)
     return client
 
 
-async def test_what_is_much_does_not_lie_here_for_as_long_as_the_answer_takes(
-    gateway: Gateway, upstream: ScriptedUpstream
-) -> None:
+async def much_ahead(gateway: Gateway, upstream: ScriptedUpstream) -> RawClient:
+    """A client whose answer has begun, which has sent much behind its request, and of whom nothing lies here now."""
     client = await streaming(gateway, upstream, b"")
     client.writer.write(client.request_bytes("POST", CHAT, BODY, headers=JSON))
     await until(lambda: lying(gateway) > 100_000)
     await until(lambda: lying(gateway) == 0)
+    return client
+
+
+async def test_what_is_much_does_not_lie_here_for_as_long_as_the_answer_takes(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    client = await much_ahead(gateway, upstream)
     upstream.gate("go on").set()
 
     assert await client.read_chunk() == b"data: 2\n\n"
@@ -55,10 +61,7 @@ async def test_what_is_much_does_not_lie_here_for_as_long_as_the_answer_takes(
 async def test_client_that_sent_much_ahead_is_still_seen_leaving(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
-    client = await streaming(gateway, upstream, b"")
-    client.writer.write(client.request_bytes("POST", CHAT, BODY, headers=JSON))
-    await until(lambda: lying(gateway) > 100_000)
-    await until(lambda: lying(gateway) == 0)
+    client = await much_ahead(gateway, upstream)
     client.reset()
 
     assert (await gateway.lines.wait(1))[0]["ending"] == "client_left"
