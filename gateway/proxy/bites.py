@@ -63,8 +63,8 @@ UNSENT_BYTES = 256 * 1024
 _TURN_BYTES = 128 * 1024
 _BYTES_PER_SECOND = _TURN_BYTES / 0.0005
 # A bite that took longer is followed by smaller ones.
-_BITE_SECONDS = 0.0005
-_LEAST_BITE_BYTES = 128
+BITE_SECONDS = 0.0005
+LEAST_BITE_BYTES = 128
 
 
 class Turns:
@@ -289,7 +289,7 @@ class InBites(BaseProtocol):
         seconds = monotonic() - began
         self._fresh_bytes -= size
         self._turns.spend(size * bites.weight, seconds)
-        if seconds > _BITE_SECONDS:
-            self._bite_bytes = max(_LEAST_BITE_BYTES, self._bite_bytes // 4)
+        if seconds > BITE_SECONDS:
+            self._bite_bytes = max(LEAST_BITE_BYTES, self._bite_bytes // 4)
         elif self._bite_bytes < bites.most_bytes:
             self._bite_bytes = min(bites.most_bytes, self._bite_bytes * 2)
