@@ -81,6 +81,8 @@ class Wheel:
         now = self._loop.time()
         for step in sorted(step for step in self._steps if step * STEP_SECONDS <= now):
             for timed in self._steps.pop(step):
+                if timed.due_step != step:
+                    continue  # somebody who was due before it has had it forgotten
                 timed.due_step = None
                 again = timed.due(now)
                 if again is not None:
