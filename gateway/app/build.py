@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
-from aiohttp import web
-
 from gateway.app.account_memory import AccountMemory
 from gateway.app.memory_limit import usable_memory_bytes
 from gateway.app.own_paths import own_paths
@@ -32,14 +30,16 @@ from gateway.middleware.withdrawal import Withdrawal
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import UpstreamAccess
 from gateway.proxy.account_watch import AccountWatch
+from gateway.proxy.answer import Answer
 from gateway.proxy.bites import Turns
 from gateway.proxy.body_memory import BodyMemory
 from gateway.proxy.deadlines import DeadlineTable
+from gateway.proxy.handler import Handler
 from gateway.proxy.http import forward
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.reading import Reading
 from gateway.proxy.relay import Relay
-from gateway.proxy.request import EXCHANGE, Handler
+from gateway.proxy.request import Request
 from gateway.proxy.sockets import forward_socket
 from gateway.proxy.stored_files import file_bytes
 from gateway.proxy.upstream import PoolEvents, Upstreams, trusted_certificates
@@ -187,8 +187,8 @@ def _dispatch(services: Services, upstreams: Upstreams) -> Handler:
         write_idle_seconds=edge.write_idle_timeout_seconds,
     )
 
-    async def dispatch(request: web.BaseRequest) -> web.StreamResponse:
-        exchange = request[EXCHANGE]
+    async def dispatch(request: Request) -> Answer:
+        exchange = request.exchange
         if exchange.operation.is_own:
             return await own(request)
         if exchange.is_socket:

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from functools import partial
 
 import orjson
-from aiohttp import web
 
 from gateway.app.usage_answers import UsageAnswers
 from gateway.credentials.key_ring import KeyRing
@@ -20,8 +19,9 @@ from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import Charge, Dimension, Level, Quota, account_key, binds
 from gateway.operations.own import JWKS, ME, USAGE
-from gateway.proxy.answer import own_answer, own_fields, send_own
-from gateway.proxy.request import EXCHANGE, Handler
+from gateway.proxy.answer import Answer, own_answer, own_fields, send_own
+from gateway.proxy.handler import Handler
+from gateway.proxy.request import Request
 from gateway.usage.ledger import UsageLedger
 
 _REQUESTS_PER_MINUTE = 60
@@ -42,8 +42,8 @@ def own_paths(*, trust: Trust, limiter: Limiter, ledger: UsageLedger, write_idle
     }
     permits = MemoryBuckets(most_accounts=_MOST_CREDENTIALS)
 
-    async def handle(request: web.BaseRequest) -> web.StreamResponse:
-        exchange = request[EXCHANGE]
+    async def handle(request: Request) -> Answer:
+        exchange = request.exchange
         if exchange.operation is not JWKS:
             await _take_permit(permits, exchange)
         document = await bodies[exchange.operation.id](exchange, exchange.target.partition("?")[2])

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from time import monotonic
 
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
@@ -21,6 +20,7 @@ from gateway.proxy.bites import Turns
 from gateway.proxy.client_connections import ClientConnections
 from gateway.proxy.edge import EdgeEvents, EdgeServer
 from gateway.proxy.lifecycle import Lifecycle
+from gateway.proxy.request import Request
 
 _CONNECTIONS = 16
 _LINGERING = 8
@@ -69,7 +69,7 @@ class PrivateListener:
         self._refused = refused
         self._rendering = asyncio.Lock()
         self._render_at = 0.0
-        self._pages: dict[str, Callable[[web.BaseRequest], Awaitable[Answer]]] = {
+        self._pages: dict[str, Callable[[Request], Awaitable[Answer]]] = {
             "/livez": self._livez,
             "/readyz": self._readyz,
             "/metrics": self._metrics,
@@ -134,7 +134,7 @@ class PrivateListener:
             turns=Turns(),
         )
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _answer(self, request: Request) -> Answer:
         answer = await self._page(request)
         answer.begin(request, None, write_idle_seconds=_WRITE_IDLE_SECONDS)
         try:
@@ -143,7 +143,7 @@ class PrivateListener:
             raise ConnectionResetError from None
         return answer
 
-    async def _page(self, request: web.BaseRequest) -> Answer:
+    async def _page(self, request: Request) -> Answer:
         path = request.raw_path.partition("?")[0]
         if path not in _BY_ANY_NAME and not self._is_us(request.headers.getall("Host", [])):
             return _text(421, "Ask by address, or name this host in admin_hosts.\n")
@@ -158,15 +158,15 @@ class PrivateListener:
         """Whether a request was meant for this listener, and not for a name that somebody made lead here."""
         return len(hosts) == 1 and (_is_local(hosts[0]) or _normal(_without_port(hosts[0])) in self._names)
 
-    async def _livez(self, _: web.BaseRequest) -> Answer:
+    async def _livez(self, _: Request) -> Answer:
         return _text(200, "live\n")
 
-    async def _readyz(self, _: web.BaseRequest) -> Answer:
+    async def _readyz(self, _: Request) -> Answer:
         if self._lifecycle.ready:
             return _text(200, "ready\n")
         return _text(503, "draining\n" if self._lifecycle.draining else "not ready\n")
 
-    async def _metrics(self, request: web.BaseRequest) -> Answer:
+    async def _metrics(self, request: Request) -> Answer:
         render, content_type = choose_encoder(request.headers.get("Accept", ""))
         async with self._rendering:
             await asyncio.sleep(self._render_at - monotonic())

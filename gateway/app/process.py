@@ -20,7 +20,7 @@ from gateway.middleware.withdrawal import Withdrawal
 from gateway.proxy.bites import Turns
 from gateway.proxy.client_connections import ClientConnections
 from gateway.proxy.edge import EdgeEvents, EdgeServer
-from gateway.proxy.request import Handler
+from gateway.proxy.handler import Handler
 from gateway.proxy.upstream import Upstreams
 from gateway.settings.reloading import Configuration
 from gateway.settings.settings import Edge

@@ -14,7 +14,7 @@ from gateway.middleware.limit import limit
 from gateway.middleware.meter import meter
 from gateway.middleware.record import record
 from gateway.middleware.services import Services
-from gateway.proxy.request import Handler, Middleware
+from gateway.proxy.handler import Handler, Middleware
 
 
 def build_middlewares(with_: Services) -> tuple[Middleware, ...]:

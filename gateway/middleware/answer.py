@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-from aiohttp import web
-
 from gateway.errors import ClientLeft, ClientStalled, Ending, GatewayError, Internal
 from gateway.exchange.kept_errors import forget_origin, lacked_memory
-from gateway.proxy.answer import broken_off, error_fields, own_answer, own_fields, send_own
+from gateway.proxy.answer import Answer, broken_off, error_fields, own_answer, own_fields, send_own
 from gateway.proxy.body import much_is_left
 from gateway.proxy.edge import hang_up, starved
+from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.parse_errors import out_of_memory
-from gateway.proxy.request import EXCHANGE, Handler, Middleware
+from gateway.proxy.request import Request
 
 # After these the connection is not to be trusted: what follows on it may be part of the refused request. Behind a
 # refused WebSocket its frames may follow.
@@ -23,8 +22,8 @@ _CLOSING = frozenset({400, 405, 408, 413, 417, 426, 431, 500, 505})
 def answer(*, lifecycle: Lifecycle, write_idle_seconds: float) -> Middleware:
     """Render errors in the API's shape; cut the connection when the head is out already."""
 
-    async def middleware(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
-        exchange = request[EXCHANGE]
+    async def middleware(request: Request, handler: Handler) -> Answer:
+        exchange = request.exchange
         try:
             if exchange.unreadable is not None:
                 raise exchange.unreadable

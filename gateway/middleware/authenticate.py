@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-from aiohttp import web
-
 from gateway.credentials import principal as credentials
 from gateway.credentials import realtime_secrets
 from gateway.credentials.principal import CredentialError, CredentialNotAccepted, Principal
@@ -26,16 +24,18 @@ from gateway.exchange.exchange import Exchange
 from gateway.operations.own import JWKS
 from gateway.policy.caller import Caller
 from gateway.policy.tenants import UNKNOWN_TENANT, TenantBook, TenantPolicy
+from gateway.proxy.answer import Answer
+from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.lifecycle import Lifecycle, Running
-from gateway.proxy.request import EXCHANGE, Handler, Middleware
+from gateway.proxy.request import Request
 from gateway.wire.headers import SUBPROTOCOL_CREDENTIAL, RequestHead
 
 
 def authenticate(*, trust: Trust, tenants: TenantBook, lifecycle: Lifecycle) -> Middleware:
     """Verify the credential and look its tenant up; from then on the exchange can be interrupted."""
 
-    async def middleware(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
-        exchange = request[EXCHANGE]
+    async def middleware(request: Request, handler: Handler) -> Answer:
+        exchange = request.exchange
         if exchange.head.loops and trust.deployment.sent(exchange.head.loops):
             raise LoopDetected(
                 "This request has come through this gateway before: an upstream leads back to it. "

@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any, assert_never
 
-from aiohttp import web
-
 from gateway.credentials import realtime_secrets
 from gateway.credentials.principal import Principal
 from gateway.credentials.trust import Trust
@@ -18,7 +16,9 @@ from gateway.operations.table import Rewrite
 from gateway.policy import requests as policy
 from gateway.policy.caller import Caller
 from gateway.policy.model_list import filtered_models
-from gateway.proxy.request import EXCHANGE, Handler, Middleware
+from gateway.proxy.answer import Answer
+from gateway.proxy.handler import Handler, Middleware
+from gateway.proxy.request import Request
 from gateway.wire.minted_secret import find_secret
 
 _RUN_NOTHING = frozenset({"DELETE", "OPTIONS"})
@@ -31,8 +31,8 @@ def authorize(*, trust: Trust, administration: Callable[[], bool], uncontained: 
     `administration` and `uncontained`: the operator has opened those operations.
     """
 
-    async def middleware(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
-        exchange = request[EXCHANGE]
+    async def middleware(request: Request, handler: Handler) -> Answer:
+        exchange = request.exchange
         operation = exchange.operation
         if operation.is_own:
             return await handler(request)  # every tenant may ask who it is

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
 
 import orjson
-from aiohttp import web
 
 from gateway.errors import Ending, GatewayError
 from gateway.exchange.exchange import Exchange
@@ -23,10 +22,12 @@ from gateway.middleware.admission import Admission, Decided
 from gateway.operations.table import OperationTable
 from gateway.policy import requests as policy
 from gateway.proxy import body
+from gateway.proxy.answer import Answer
 from gateway.proxy.body_memory import BodyMemory, BodyRoom
 from gateway.proxy.form_gate import watch_form
+from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.reading import Reading, is_read_at_once
-from gateway.proxy.request import EXCHANGE, Handler, Middleware
+from gateway.proxy.request import Request
 from gateway.settings.settings import Edge
 from gateway.usage.cost import Cost, Guesses, cost_of
 from gateway.usage.reported import BYTES_PER_LLM_TOKEN
@@ -57,8 +58,8 @@ def limit(
     """
     guesses = Guesses(expected_output)
 
-    async def middleware(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
-        exchange = request[EXCHANGE]
+    async def middleware(request: Request, handler: Handler) -> Answer:
+        exchange = request.exchange
         if exchange.operation.is_own:
             return await handler(request)  # asking what is left takes nothing away
         head, caller = exchange.head, exchange.caller
@@ -84,7 +85,7 @@ def limit(
                 room.release()
 
     async def _admit_by_head(
-        request: web.BaseRequest, exchange: Exchange, admission: Admission, room: BodyRoom
+        request: Request, exchange: Exchange, admission: Admission, room: BodyRoom
     ) -> None:
         """Admit what has no body, or one that streams: that by its stated size."""
         head, limits = exchange.head, exchange.caller.tenant.limits
@@ -106,9 +107,7 @@ def limit(
             exchange.cost = await _cost(exchange, admission, quotas, form_may_cost_more=False)
             await admission.admit(quotas, hold=False)
 
-    async def _take_in(
-        request: web.BaseRequest, exchange: Exchange, admission: Admission, room: BodyRoom
-    ) -> None:
+    async def _take_in(request: Request, exchange: Exchange, admission: Admission, room: BodyRoom) -> None:
         """Read a body that policy must see, and let it decide; what is large or slow has to be let in first."""
         head = exchange.head
         began = monotonic()

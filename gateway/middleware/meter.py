@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from aiohttp import web
-
 from gateway.errors import ClientLeft, ClientStalled, UpstreamTimeout
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import READABLE, AnswerChange, StreamObserver
 from gateway.limits.limiter import Limiter
 from gateway.limits.terms import Charge
-from gateway.proxy.request import EXCHANGE, Handler, Middleware
+from gateway.proxy.answer import Answer
+from gateway.proxy.handler import Handler, Middleware
+from gateway.proxy.request import Request
 from gateway.usage.counters import Entry, named
 from gateway.usage.included import AddedUsageFilter
 from gateway.usage.ledger import UsageLedger
@@ -32,8 +32,8 @@ _READABLE_CODINGS = frozenset({b"", b"identity", b"gzip", b"x-gzip", b"deflate"}
 def meter(*, ledger: UsageLedger, limiter: Limiter) -> Middleware:
     """Know what each exchange used by the time it ends, and count it once."""
 
-    async def middleware(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
-        exchange = request[EXCHANGE]
+    async def middleware(request: Request, handler: Handler) -> Answer:
+        exchange = request.exchange
         if exchange.operation.is_own:
             return await handler(request)
         reading = None

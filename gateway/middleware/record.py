@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic
 
-from aiohttp import web
-
 from gateway.errors import (
     BadRequest,
     Ending,
@@ -30,10 +28,11 @@ from gateway.operations.table import (
     OperationTable,
 )
 from gateway.operations.targets import TargetRefused
-from gateway.proxy.answer import own_fields
+from gateway.proxy.answer import Answer, own_fields
 from gateway.proxy.edge import EdgeProtocol, Unseen
+from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.lifecycle import Lifecycle
-from gateway.proxy.request import EXCHANGE, Handler, Middleware, read_request
+from gateway.proxy.request import Request
 from gateway.wire import headers
 
 Log = Callable[[Exchange, float], None]
@@ -76,7 +75,7 @@ def record(
     """The outermost middleware: from here on everything has a record."""
     next_id = request_ids()
 
-    async def middleware(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
+    async def middleware(request: Request, handler: Handler) -> Answer:
         exchange = Exchange(
             id=next_id(),
             method=request.method,
@@ -85,14 +84,14 @@ def record(
             started_time=time.time(),
             observer_failed=metrics.observer_failures.inc,
         )
-        request[EXCHANGE] = exchange
+        request.exchange = exchange
         try:
-            asked = read_request(request)
-            exchange.target = asked.target
-            match = matched(table, asked.method, asked.target)
+            request.check_version()
+            exchange.target = request.target
+            match = matched(table, request.method, request.target)
             exchange.operation, exchange.params = match.operation, match.params
-            exchange.head = headers.read(asked.fields, http10=asked.http10, max_bytes=max_header_bytes)
-            if asked.asks_upgrade and exchange.head.has_body:
+            exchange.head = headers.read(request.fields, http10=request.http10, max_bytes=max_header_bytes)
+            if request.asks_upgrade and exchange.head.has_body:
                 # aiohttp hands the body of such a request to whoever reads the connection next.
                 raise BadRequest("A request that asks for an upgrade cannot have a body.", code="bad_framing")
         except GatewayError as refusal:

@@ -17,7 +17,7 @@ from gateway.exchange.exchange import Exchange
 from gateway.limits.arithmetic import format_reset, tightest
 from gateway.proxy.bites import Turns
 from gateway.proxy.connection import abort, drained
-from gateway.proxy.request import EXCHANGE
+from gateway.proxy.request import Request
 
 _EMPTY_STATUS = frozenset({101, 204, 304})
 
@@ -51,9 +51,7 @@ class Answer(web.StreamResponse):
         self.finished = False
         self._writer: StreamWriter | None = None
 
-    def begin(
-        self, request: web.BaseRequest, exchange: Exchange | None, *, write_idle_seconds: float
-    ) -> None:
+    def begin(self, request: Request, exchange: Exchange | None, *, write_idle_seconds: float) -> None:
         """Fix the framing and hand the head to the writer; nothing is sent yet."""
         self._write_idle_seconds = write_idle_seconds
         self._protocol = request.protocol
@@ -182,9 +180,9 @@ def own_answer(
     return answer
 
 
-async def send_own(request: web.BaseRequest, own: Answer, write_idle_seconds: float) -> Answer:
+async def send_own(request: Request, own: Answer, write_idle_seconds: float) -> Answer:
     """Send a complete answer of the gateway itself. Raises ClientLeft."""
-    exchange = request[EXCHANGE]
+    exchange = request.exchange
     own.begin(request, exchange, write_idle_seconds=write_idle_seconds)
     await own.write_eof(own.content)
     if request.method != "HEAD":
@@ -193,7 +191,7 @@ async def send_own(request: web.BaseRequest, own: Answer, write_idle_seconds: fl
     return own
 
 
-def broken_off(request: web.BaseRequest) -> Answer:
+def broken_off(request: Request) -> Answer:
     """End the connection in the middle of an answer: the client must see a broken end, never a clean one.
 
     Nothing is raised for that: aiohttp would keep the error, and with it whatever the exchange held.

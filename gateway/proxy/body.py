@@ -12,7 +12,6 @@ import re
 from collections.abc import AsyncIterator
 from time import monotonic
 
-from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 
@@ -23,7 +22,7 @@ from gateway.policy.caller import Caller
 from gateway.proxy.bites import REQUESTS, STATED
 from gateway.proxy.body_memory import BodyRoom
 from gateway.proxy.connection import send_continue
-from gateway.proxy.request import EXCHANGE, body_arrived, take_as, waits_its_turn
+from gateway.proxy.request import Request, body_arrived, take_as, waits_its_turn
 from gateway.settings.settings import Edge
 from gateway.wire.headers import RequestHead, is_json, media_type
 
@@ -88,20 +87,20 @@ def check_length(head: RequestHead, *, whole: bool, edge: Edge) -> None:
         raise _too_large(edge, cap)
 
 
-def invite(request: web.BaseRequest, head: RequestHead) -> None:
+def invite(request: Request, head: RequestHead) -> None:
     """Send `100 Continue` to a client that waits for it; to be called once nothing in the head speaks against."""
     if head.expect_continue and head.has_body and request.version >= (1, 1):
         send_continue(request)
 
 
-def much_is_left(request: web.BaseRequest, head: RequestHead) -> bool:
+def much_is_left(request: Request, head: RequestHead) -> bool:
     """Whether more of the body may follow than is worth waiting for before the next request."""
     if not head.has_body or request.content.is_eof():
         return False
     return head.content_length is None or head.content_length > AT_ONCE_BYTES or head.expect_continue
 
 
-async def comes_at_once(request: web.BaseRequest, head: RequestHead, room: BodyRoom) -> bool:
+async def comes_at_once(request: Request, head: RequestHead, room: BodyRoom) -> bool:
     """Whether the whole body is there, or follows its head so closely that waiting for it is cheaper than not.
 
     SDKs send head and body apart. What is there has been given room; room that is not free at once is not waited
@@ -126,7 +125,7 @@ async def comes_at_once(request: web.BaseRequest, head: RequestHead, room: BodyR
     return True
 
 
-async def whole(request: web.BaseRequest, edge: Edge, room: BodyRoom) -> tuple[bytes, ...]:
+async def whole(request: Request, edge: Edge, room: BodyRoom) -> tuple[bytes, ...]:
     """The whole body, in pieces of a megabyte and somewhat more, at most `max_json_body_bytes` of it.
 
     Raises as `pieces` does, and as `BodyRoom.take`.
@@ -152,7 +151,7 @@ async def whole(request: web.BaseRequest, edge: Edge, room: BodyRoom) -> tuple[b
     return tuple(come)
 
 
-async def pieces(request: web.BaseRequest, edge: Edge, *, cap: int | None = None) -> AsyncIterator[bytes]:
+async def pieces(request: Request, edge: Edge, *, cap: int | None = None) -> AsyncIterator[bytes]:
     """The body as it arrives, within the idle deadline, the deadline for all of it, and the size cap.
 
     Only the time in which the client is waited for counts: not what whoever takes the pieces does with them, nor what
@@ -160,7 +159,7 @@ async def pieces(request: web.BaseRequest, edge: Edge, *, cap: int | None = None
     Raises RequestTimeout, BodyTooLarge, BadRequest or ClientLeft.
     """
     content = request.content
-    length = request[EXCHANGE].head.content_length or 0
+    length = request.exchange.head.content_length or 0
     in_large_bites = length >= STATED.most_bytes
     if in_large_bites:
         take_as(request, STATED)

@@ -6,11 +6,11 @@ import select
 import socket
 import struct
 
-from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.web_protocol import RequestHandler
 
 from gateway.exchange.kept_errors import forget_origin
+from gateway.proxy.request import Request
 
 NO_LINGER = struct.pack("ii", 1, 0)
 _TCP_CLOSE = 7
@@ -62,7 +62,7 @@ async def drained(protocol: BaseProtocol) -> None:
         raise
 
 
-def send_continue(request: web.BaseRequest) -> None:
+def send_continue(request: Request) -> None:
     """Invite the body: everything that the head can decide has been decided."""
     transport = request.transport
     if transport is not None:

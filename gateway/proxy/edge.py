@@ -18,12 +18,7 @@ from aiohttp.http_parser import HttpRequestParserC  # absent without the C parse
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
-from gateway.errors import (
-    GatewayError,
-    HeadersTooLarge,
-    Overloaded,
-    RequestTimeout,
-)
+from gateway.errors import GatewayError, HeadersTooLarge, Overloaded, RequestTimeout
 from gateway.exchange.kept_errors import forget_cancellation, forget_origin
 from gateway.proxy.ahead import Ahead
 from gateway.proxy.answer import error_fields, own_answer, reason_of
@@ -31,6 +26,7 @@ from gateway.proxy.bites import REQUESTS, Turns
 from gateway.proxy.client_connections import ClientConnections, NoRoom, Peer
 from gateway.proxy.framing import Framing
 from gateway.proxy.parse_errors import Unbegun, parse_error
+from gateway.proxy.request import Request
 
 assert HttpRequestParserC is not None
 
@@ -303,17 +299,21 @@ class EdgeProtocol(Ahead, RequestHandler):
         """Nothing: what happened is in the exchange's one line."""
 
 
-def starved(request: web.BaseRequest) -> bool:
+def starved(request: Request) -> bool:
     """Whether the request's connection was cut because there was no memory for what came over it."""
     protocol = request.protocol
     return isinstance(protocol, EdgeProtocol) and protocol.starved
 
 
-def hang_up(request: web.BaseRequest) -> None:
+def hang_up(request: Request) -> None:
     """Close behind an answer although the client may still be sending, such that it can read the answer."""
     protocol = request.protocol
     if isinstance(protocol, EdgeProtocol) and protocol.transport is not None:
         protocol.linger(protocol.transport)
+
+
+def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Request:
+    return Request(message, payload, protocol, writer, task, protocol._loop)
 
 
 class EdgeEvents(NamedTuple):
@@ -346,6 +346,7 @@ class EdgeServer(web.Server):
     ) -> None:
         super().__init__(
             handler,
+            request_factory=_request,
             handler_cancellation=True,
             keepalive_timeout=keepalive_seconds,
             auto_decompress=False,

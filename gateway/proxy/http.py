@@ -10,17 +10,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from time import monotonic
 
-from aiohttp import web
-
 from gateway.errors import BadRequest, ClientLeft, UpstreamBroken, UpstreamFault, UpstreamTimeout
 from gateway.exchange.exchange import Exchange
 from gateway.proxy import body
+from gateway.proxy.answer import Answer
 from gateway.proxy.call import Call, call_upstream
 from gateway.proxy.connection import abort, connection_reset, drained
 from gateway.proxy.deadlines import DeadlineTable
+from gateway.proxy.handler import Handler
 from gateway.proxy.relay import Relay
 from gateway.proxy.reply import Reply
-from gateway.proxy.request import EXCHANGE, Handler
+from gateway.proxy.request import Request
 from gateway.proxy.upstream import Upstreams
 from gateway.settings.settings import Edge
 from gateway.wire.headers import Head
@@ -33,8 +33,8 @@ SENT_AT_ONCE_BYTES = 64 * 1024
 def forward(upstreams: Upstreams, *, deadlines: DeadlineTable, edge: Edge, relay: Relay) -> Handler:
     """The handler at the end of the middlewares: one exchange with the upstream."""
 
-    async def handle(request: web.BaseRequest) -> web.StreamResponse:
-        call = await call_upstream(upstreams, deadlines, request[EXCHANGE])
+    async def handle(request: Request) -> Answer:
+        call = await call_upstream(upstreams, deadlines, request.exchange)
         reply = call.reply
         try:
             head, upload = await _ask(request, call)
@@ -58,7 +58,7 @@ def forward(upstreams: Upstreams, *, deadlines: DeadlineTable, edge: Edge, relay
             reply.close()
         return answer
 
-    async def _ask(request: web.BaseRequest, call: Call) -> tuple[Head, asyncio.Task[bool] | None]:
+    async def _ask(request: Request, call: Call) -> tuple[Head, asyncio.Task[bool] | None]:
         """Send the request and wait for the answer's head."""
         exchange, reply = call.exchange, call.reply
         chunked, held = exchange.head.chunked, exchange.body
@@ -76,7 +76,7 @@ def forward(upstreams: Upstreams, *, deadlines: DeadlineTable, edge: Edge, relay
         reply.start_clock()
         return await call.read_head(), None
 
-    async def _ask_while_uploading(request: web.BaseRequest, call: Call) -> tuple[Head, asyncio.Task[bool]]:
+    async def _ask_while_uploading(request: Request, call: Call) -> tuple[Head, asyncio.Task[bool]]:
         """Upload and listen at once. What is wrong with the client's body ends the exchange, whatever was answered.
 
         An answer to a form that is still being judged waits for the verdict: the upstream may have read an open
@@ -100,7 +100,7 @@ def forward(upstreams: Upstreams, *, deadlines: DeadlineTable, edge: Edge, relay
                 abort(call.reply.protocol)  # some take the mere end of a connection for the end of a form
             raise
 
-    async def _upload(request: web.BaseRequest, exchange: Exchange, reply: Reply) -> bool:
+    async def _upload(request: Request, exchange: Exchange, reply: Reply) -> bool:
         """Send the client's body up as it comes, or as it was taken in; an upstream that stops reading stops it.
 
         Returns whether all of it went up. An upstream that hangs up may have answered before: whoever reads the
@@ -130,7 +130,7 @@ def forward(upstreams: Upstreams, *, deadlines: DeadlineTable, edge: Edge, relay
             reply.start_clock()
         return listens
 
-    async def _send(request: web.BaseRequest, reply: Reply, data: bytes) -> bool:
+    async def _send(request: Request, reply: Reply, data: bytes) -> bool:
         """Send bytes of a body up, and wait while the upstream reads slowly; tells whether it still listens."""
         try:
             reply.transport.write(data)
@@ -155,7 +155,7 @@ def _went_up_whole(upload: asyncio.Task[bool]) -> bool:
     return upload.done() and not upload.cancelled() and upload.exception() is None and upload.result()
 
 
-async def _drained(request: web.BaseRequest, reply: Reply, body_idle_seconds: float) -> None:
+async def _drained(request: Request, reply: Reply, body_idle_seconds: float) -> None:
     """Wait until the upstream reads on. Raises UpstreamTimeout, or ClientLeft when the client is gone.
 
     While we do not read from the client, aiohttp hears nothing of its leaving: the kernel is asked for a

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -12,7 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from gateway.errors import BadRequest, GatewayError, HeadersTooLarge, Internal, Overloaded, VersionRefused
 from gateway.exchange.kept_errors import lacked_memory
 from gateway.proxy.answer import Answer
-from gateway.proxy.request import SPOKEN
+from gateway.proxy.request import SPOKEN, Request
 
 
 def out_of_memory() -> Overloaded:
@@ -57,7 +58,7 @@ class Unbegun(web.StreamResponse):
         self._transport: asyncio.Transport | None = None
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        self._answer.begin(request, None, write_idle_seconds=self._write_idle_seconds)
+        self._answer.begin(cast(Request, request), None, write_idle_seconds=self._write_idle_seconds)
         self._transport = request.transport
         return None
 

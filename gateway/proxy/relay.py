@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from time import monotonic
 
-from aiohttp import web
 from prometheus_client import Counter
 
 from gateway.errors import Ending, UpstreamBroken
@@ -14,6 +13,7 @@ from gateway.proxy.bites import EVENTS, PACKED
 from gateway.proxy.call import Call
 from gateway.proxy.reading import Reading
 from gateway.proxy.reply import Reply
+from gateway.proxy.request import Request
 from gateway.proxy.upstream_errors import Unread, read_error
 from gateway.wire.headers import Head, is_event_stream
 from gateway.wire.passing import for_client
@@ -44,7 +44,7 @@ class Relay:
         self._write_idle_seconds = write_idle_seconds
         self._unreadable_headers = unreadable_headers
 
-    def begin(self, request: web.BaseRequest, call: Call, head: Head, fields: Fields | None = None) -> Answer:
+    def begin(self, request: Request, call: Call, head: Head, fields: Fields | None = None) -> Answer:
         """An answer with the upstream's head, and what the gateway adds to it; `fields` are what passes of it."""
         exchange = call.exchange
         passing = self.passing(call, head) if fields is None else fields
@@ -66,7 +66,7 @@ class Relay:
             self._unreadable_headers.inc(unreadable)
         return fields
 
-    async def answer(self, request: web.BaseRequest, call: Call, head: Head) -> Answer:
+    async def answer(self, request: Request, call: Call, head: Head) -> Answer:
         """Send the upstream's answer to the client, piece by piece."""
         exchange, reply = call.exchange, call.reply
         if head.status == 101:
@@ -116,7 +116,7 @@ class Relay:
 
     async def _answer_changed(
         self,
-        request: web.BaseRequest,
+        request: Request,
         call: Call,
         head: Head,
         fields: Fields,
@@ -138,7 +138,7 @@ class Relay:
         return _complete(call, answer)
 
     async def _answer_unread(
-        self, request: web.BaseRequest, call: Call, head: Head, fields: Fields, withheld: Unread
+        self, request: Request, call: Call, head: Head, fields: Fields, withheld: Unread
     ) -> Answer:
         """Send an error's head with a body of our own."""
         body = withheld.body

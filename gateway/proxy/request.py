@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
-
 from aiohttp import web
 from aiohttp.http_writer import HttpVersion10, HttpVersion11
 
@@ -15,56 +12,53 @@ from gateway.wire.headers import RawFields
 
 SPOKEN = "Only HTTP/1.1 and HTTP/1.0 are spoken here."
 
-EXCHANGE: web.RequestKey[Exchange] = web.RequestKey("exchange", Exchange)
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-Middleware = Callable[[web.BaseRequest, Handler], Awaitable[web.StreamResponse]]
+class Request(web.BaseRequest):
+    """One request, and the exchange that has been opened for it."""
 
+    exchange: Exchange
+    """Written by the outermost middleware."""
 
-class ReadRequest(NamedTuple):
-    """A request's head as it came, before anything was made of it."""
+    @property
+    def target(self) -> str:
+        """The raw request target; bytes that are not UTF-8 stand as surrogates."""
+        return self._message.path
 
-    method: str
-    target: str
-    """The raw request target; bytes that are not UTF-8 stand as surrogates."""
+    @property
+    def fields(self) -> RawFields:
+        """The header fields as they came."""
+        return self._message.raw_headers
 
-    fields: RawFields
-    http10: bool
-    asks_upgrade: bool
-    """Connection and Upgrade ask for another protocol, whichever."""
+    @property
+    def http10(self) -> bool:
+        """Whether it was asked in HTTP/1.0."""
+        return self._message.version == HttpVersion10
 
+    @property
+    def asks_upgrade(self) -> bool:
+        """Whether Connection and Upgrade ask for another protocol, whichever."""
+        return bool(self._message.upgrade)
 
-def read_request(request: web.BaseRequest) -> ReadRequest:
-    """Read the head off aiohttp's request.
-
-    Raises VersionRefused for what the parser lets through: HTTP/0.9 and HTTP/2.0 request lines.
-    """
-    if request.version not in (HttpVersion10, HttpVersion11):
-        raise VersionRefused(SPOKEN)
-    message = request._message
-    return ReadRequest(
-        message.method,
-        message.path,
-        message.raw_headers,
-        http10=message.version == HttpVersion10,
-        asks_upgrade=bool(message.upgrade),
-    )
+    def check_version(self) -> None:
+        """Raise VersionRefused for what the parser lets through: HTTP/0.9 and HTTP/2.0 request lines."""
+        if self._message.version not in (HttpVersion10, HttpVersion11):
+            raise VersionRefused(SPOKEN)
 
 
-def take_as(request: web.BaseRequest, bites: Bites) -> None:
+def take_as(request: Request, bites: Bites) -> None:
     """Have what comes of a body from now on taken in such bites."""
     protocol = request.protocol
     if isinstance(protocol, InBites):
         protocol.take_as(bites)
 
 
-def waits_its_turn(request: web.BaseRequest) -> bool:
+def waits_its_turn(request: Request) -> bool:
     """Whether the client has sent something that has not been taken from its connection yet."""
     protocol = request.protocol
     return isinstance(protocol, InBites) and protocol.surplus
 
 
-def body_arrived(request: web.BaseRequest) -> bool:
+def body_arrived(request: Request) -> bool:
     """Whether a piece of the body, or its end, can be had without waiting."""
     content = request.content
     return content.is_eof() or content._size > 0

@@ -9,18 +9,18 @@ import binascii
 from base64 import b64decode
 from typing import cast
 
-from aiohttp import web
-
 from gateway.errors import BadRequest, UpgradeRequired, UpstreamBroken
 from gateway.exchange.exchange import Exchange
+from gateway.proxy.answer import Answer
 from gateway.proxy.body_memory import BodyMemory
 from gateway.proxy.call import Call, call_upstream
 from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.edge import EdgeProtocol
+from gateway.proxy.handler import Handler
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.reading import Reading
 from gateway.proxy.relay import Relay
-from gateway.proxy.request import EXCHANGE, Handler
+from gateway.proxy.request import Request
 from gateway.proxy.session import Session
 from gateway.proxy.upstream import Upstreams
 from gateway.settings.settings import Edge
@@ -49,8 +49,8 @@ def forward_socket(
     `most_seconds`: how long a session may last.
     """
 
-    async def handle(request: web.BaseRequest) -> web.StreamResponse:
-        exchange = request[EXCHANGE]
+    async def handle(request: Request) -> Answer:
+        exchange = request.exchange
         key = _checked_key(exchange, request)
         offered = _offered(exchange)
         call = await call_upstream(upstreams, deadlines, exchange)
@@ -75,7 +75,7 @@ def forward_socket(
         call.reply.start_clock()
         return await call.read_head()
 
-    async def _converse(request: web.BaseRequest, call: Call, head: Head) -> web.StreamResponse:
+    async def _converse(request: Request, call: Call, head: Head) -> Answer:
         exchange = call.exchange
         answer = relay.begin(request, call, Head(101, "Switching Protocols", head.fields))
         answer.flush_head()
@@ -104,7 +104,7 @@ def forward_socket(
     return handle
 
 
-def _checked_key(exchange: Exchange, request: web.BaseRequest) -> str:
+def _checked_key(exchange: Exchange, request: Request) -> str:
     """The client's handshake key. Raises BadRequest or UpgradeRequired (RFC 6455, section 4.2.1)."""
     fields = exchange.head.fields
     versions = [value for name, value in fields if name.lower() == b"sec-websocket-version"]

@@ -37,7 +37,7 @@ class Wheel:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_step = 0
 
-    def watch(self, timed: Timed, at: float) -> None:
+    def ask(self, timed: Timed, at: float) -> None:
         """Ask `timed` at `at` (loop time), or a little later; replaces what was said before."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
@@ -86,6 +86,6 @@ class Wheel:
                 timed.due_step = None
                 again = timed.due(now)
                 if again is not None:
-                    self.watch(timed, again)
+                    self.ask(timed, again)
         if self._steps:
             self._set_timer(min(self._steps))

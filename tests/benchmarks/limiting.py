@@ -29,7 +29,6 @@ from gateway.middleware.record import request_ids
 from gateway.middleware.services import Services
 from gateway.policy.caller import Caller
 from gateway.proxy.answer import own_fields
-from gateway.proxy.request import EXCHANGE
 from gateway.settings.sources import load
 from gateway.wire import headers
 from gateway.wire.headers import Head
@@ -89,19 +88,19 @@ class Content:
         return self._body
 
 
-class Request(dict[Any, Any]):
+class Request:
     """What the two middlewares ask of a request."""
 
     version = (1, 1)
 
     def __init__(self, exchange: Exchange, body: bytes) -> None:
-        super().__init__({EXCHANGE: exchange})
+        self.exchange = exchange
         self.content = Content(body)
 
 
 async def play(request: Any) -> Any:
     """What the proxy does to an exchange, without the sockets."""
-    exchange: Exchange = request[EXCHANGE]
+    exchange: Exchange = request.exchange
     exchange.forwarded_at = time.monotonic()
     raw = b"" if exchange.body is None else b"".join(exchange.body.pieces())
     exchange.request_piece(raw)
