@@ -11,7 +11,6 @@ from gateway.app.account_store import (
     AccountFile,
     AccountStore,
     AccountsUnavailable,
-    RedisAccounts,
 )
 from gateway.policy.accounts import Account, History, Uses
 
@@ -30,7 +29,7 @@ class AccountMemory:
         self, *, redis_url: str | None, keys_dir: Path | None, deadline_seconds: float = DEADLINE_SECONDS
     ) -> None:
         """`deadline_seconds`: of one question to Redis."""
-        redis = RedisAccounts(redis_url, deadline_seconds=deadline_seconds) if redis_url else None
+        redis = _shared(redis_url, deadline_seconds) if redis_url else None
         file = None if keys_dir is None else AccountFile(keys_dir)
         self._store: AccountStore | None = redis or file
         self._copy = None if redis is None else file
@@ -170,3 +169,10 @@ class AccountMemory:
         if self.trouble is None:
             _log.error("what is remembered of upstream accounts cannot be read or kept: %s", unavailable)
         self.trouble = str(unavailable)
+
+
+def _shared(redis_url: str, deadline_seconds: float) -> AccountStore:
+    # Imported here, as in every room: Redis's client takes 40 ms and 6 MB, which who has no Redis need not pay.
+    from gateway.app.redis_accounts import RedisAccounts
+
+    return RedisAccounts(redis_url, deadline_seconds=deadline_seconds)

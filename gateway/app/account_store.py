@@ -1,4 +1,4 @@
-"""Where it is noted which tenants have had which upstream account: in Redis, and in a file beside the keys.
+"""Where it is noted which tenants have had which upstream account; and one such place, a file beside the keys.
 
 Of a key there is a digest only. Nothing is ever taken out: that a tenant has had an account stays true.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -16,10 +15,6 @@ import orjson
 
 from gateway.credentials.private_files import locked, read_at_most, write_private
 from gateway.policy.accounts import Account, Uses
-from gateway.redis.cluster import open_wire
-from gateway.redis.line import Argument, RedisUnavailable, Reply
-from gateway.redis.script import Script
-from gateway.redis.servers import RedisServers
 
 FILE_NAME = "upstream-accounts.jsonl"
 """Beside the keys, and named unlike them: it is none."""
@@ -27,9 +22,6 @@ FILE_NAME = "upstream-accounts.jsonl"
 MOST_FILE_BYTES = 64 * 2**20
 DEADLINE_SECONDS = 1.0
 """All of it is read at once, and there may be a great deal."""
-
-_USES_PER_CALL = 1000
-_SCRIPTS = ("changed", "add")
 
 
 class AccountsUnavailable(Exception):
@@ -50,51 +42,6 @@ class AccountStore(Protocol):
 
     async def close(self) -> None:
         """Let everything go."""
-
-
-class RedisAccounts:
-    """What all replicas share. Nothing is connected before the first call, none takes longer than the deadline."""
-
-    def __init__(
-        self, url: str, *, deadline_seconds: float = DEADLINE_SECONDS, prefix: str = "gateway:"
-    ) -> None:
-        servers = RedisServers.parse(url)
-        self._name = servers.name
-        self._wire = open_wire(servers, deadline_seconds=deadline_seconds)
-        self._scripts = {name: Script.load(__package__, f"accounts_{name}") for name in _SCRIPTS}
-        # The braces put both into one slot of a cluster.
-        self._keys = (f"{prefix}{{accounts}}:version", f"{prefix}{{accounts}}")
-        self._version = b"not yet read"
-
-    async def changed(self) -> Uses | None:
-        version, *found = await self._run("changed", [self._version])
-        if not found:
-            return None
-        (members,) = found
-        entries = zip(members[::2], members[1::2], strict=True)
-        uses = await asyncio.to_thread(lambda: dict(_read(entries, f"Redis {self._name}")))
-        self._version = version
-        return uses
-
-    async def add(self, uses: Uses) -> None:
-        pairs = [
-            argument for use, own in uses.items() for argument in (_written(*use), b"1" if own else b"0")
-        ]
-        for start in range(0, len(pairs), 2 * _USES_PER_CALL):
-            # Random, not counted: a Redis that lost its data would count to the same number again.
-            await self._run("add", [secrets.token_hex(8), *pairs[start : start + 2 * _USES_PER_CALL]])
-
-    async def try_to_keep(self) -> None:
-        """Who can be asked can be told."""
-
-    async def close(self) -> None:
-        await self._wire.close()
-
-    async def _run(self, script: str, arguments: Sequence[Argument]) -> Reply:
-        try:
-            return await self._wire.run(self._scripts[script], self._keys, arguments)
-        except RedisUnavailable as error:
-            raise AccountsUnavailable(f"Redis {self._name}: {error}") from error
 
 
 class AccountFile:
@@ -137,7 +84,7 @@ class AccountFile:
         try:
             with locked(self.path.parent):
                 noted = {**self._read(), **new} if self.path.exists() else dict(new)
-                lines = [b"%b %d\n" % (_written(*use), own) for use, own in noted.items()]
+                lines = [b"%b %d\n" % (written(*use), own) for use, own in noted.items()]
                 write_private(self.path, b"".join(lines))
         except OSError as error:
             raise _unavailable(self.path, error) from None
@@ -152,14 +99,14 @@ class AccountFile:
         if not document:
             raise AccountsUnavailable(f"{self.path} is empty: what it said of accounts is lost")
         lines = (line.rpartition(b" ") for line in document.splitlines())
-        return dict(_read(((use, own) for use, _, own in lines), str(self.path)))
+        return dict(read(((use, own) for use, _, own in lines), str(self.path)))
 
 
-def _written(tenant: str, account: Account) -> bytes:
+def written(tenant: str, account: Account) -> bytes:
     return orjson.dumps([tenant, *account])
 
 
-def _read(entries: Iterable[tuple[bytes, bytes]], where: str) -> Iterator[tuple[tuple[str, Account], bool]]:
+def read(entries: Iterable[tuple[bytes, bytes]], where: str) -> Iterator[tuple[tuple[str, Account], bool]]:
     """What is noted. Of one that cannot be read nobody knows whom it would close: none counts then."""
     for written, own in entries:
         try:

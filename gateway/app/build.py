@@ -21,7 +21,6 @@ from gateway.exchange.log import LogWriter, access_record, encode
 from gateway.exchange.metrics import Metrics
 from gateway.limits.limiter import Limiter
 from gateway.limits.memory_buckets import MemoryBuckets
-from gateway.limits.redis_buckets import RedisBuckets
 from gateway.limits.store import BucketStore
 from gateway.middleware import build_middlewares, compose
 from gateway.middleware.authorize import check_head
@@ -47,9 +46,9 @@ from gateway.settings.reloading import Configuration
 from gateway.settings.section import revealed
 from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings, waiting_for_restart
+from gateway.usage.counters import UsageStore
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.memory_usage import MemoryUsage
-from gateway.usage.redis_usage import RedisUsage
 
 
 def build_app(
@@ -100,8 +99,7 @@ def build_app(
         accounts=accounts,
         deployment=lambda: trust.deployment.name,
     )
-    if store is None:
-        store = RedisBuckets(redis_url) if redis_url else MemoryBuckets()
+    buckets, counted = _counting(redis_url)
     memory = BodyMemory(
         most_bytes=settings.edge.body_memory_bytes or usable_memory_bytes() // 4,
         share=settings.edge.body_memory_share,
@@ -113,10 +111,8 @@ def build_app(
         table=table,
         trust=trust,
         tenants=tenants.book,
-        limiter=Limiter(store, expected_replicas=settings.expected_replicas),
-        ledger=UsageLedger(
-            RedisUsage(redis_url) if redis_url else MemoryUsage(), lost=metrics.usage_lost.inc
-        ),
+        limiter=Limiter(store or buckets, expected_replicas=settings.expected_replicas),
+        ledger=UsageLedger(counted, lost=metrics.usage_lost.inc),
         metrics=metrics,
         log=_line_to(log, dropped=metrics.log_lines_dropped.inc),
         lifecycle=Lifecycle(),
@@ -158,6 +154,16 @@ def build_app(
     )
     _show_state(app, upstreams)
     return app
+
+
+def _counting(redis_url: str | None) -> tuple[BucketStore, UsageStore]:
+    """Where limits and usage are counted."""
+    if not redis_url:
+        return MemoryBuckets(), MemoryUsage()
+    from gateway.limits.redis_buckets import RedisBuckets
+    from gateway.usage.redis_usage import RedisUsage
+
+    return RedisBuckets(redis_url), RedisUsage(redis_url)
 
 
 def _dispatch(services: Services, upstreams: Upstreams) -> Handler:

@@ -20,12 +20,11 @@ from gateway.cli.options import (
 )
 from gateway.cli.stores import shared_credentials
 from gateway.cli.tables import table
-from gateway.credentials.issue import issue
+from gateway.credentials.issue import IssuedCredential, issue
 from gateway.credentials.issuers import MAX_NAME_CHARACTERS
 from gateway.credentials.key_ring import KeyRing, ensure_ring
 from gateway.credentials.keys import KeyProblem
 from gateway.credentials.principal import Principal
-from gateway.credentials.redis_credentials import IssuedCredential
 from gateway.credentials.revocation_file import RevocationFile
 from gateway.credentials.revocations import (
     Revocation,

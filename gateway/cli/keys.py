@@ -11,9 +11,9 @@ from typing import Any
 from gateway.cli.options import add_settings, date, settings_from
 from gateway.cli.stores import shared_credentials
 from gateway.cli.tables import table
+from gateway.credentials.issue import IssuedCredential
 from gateway.credentials.key_ring import KeyRing, add, retire, rotate
 from gateway.credentials.keys import Algorithm, Key
-from gateway.credentials.redis_credentials import IssuedCredential
 from gateway.credentials.revocations import RevocationsUnavailable
 from gateway.settings.settings import Settings
 

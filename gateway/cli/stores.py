@@ -6,12 +6,15 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
 
 from gateway.app.account_memory import AccountMemory
-from gateway.credentials.redis_credentials import RedisCredentials
 from gateway.policy.accounts import History, Uses
 from gateway.settings.section import Problem, SettingsInvalid, revealed
 from gateway.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from gateway.credentials.redis_credentials import RedisCredentials
 
 PATIENCE_SECONDS = 5.0
 """A person waits; Redis may be far away from their machine."""
@@ -26,6 +29,8 @@ async def shared_credentials(settings: Settings) -> AsyncIterator[RedisCredentia
     if redis_url is None:
         yield None
         return
+    from gateway.credentials.redis_credentials import RedisCredentials
+
     shared = RedisCredentials(redis_url, deadline_seconds=_CREDENTIALS_PATIENCE_SECONDS)
     with _quiet_breaker():
         try:

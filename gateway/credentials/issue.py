@@ -25,6 +25,22 @@ class Issued:
     principal: Principal
 
 
+@dataclass(frozen=True, slots=True)
+class IssuedCredential:
+    """What is remembered of a credential: everything but the credential. Times in unix seconds."""
+
+    id: str
+    tenant: str
+    subject: str
+    scopes: tuple[str, ...]
+    models: tuple[str, ...] | None
+    key: str
+    """The kid of the key that signed it."""
+
+    issued_at: int
+    expires_at: int
+
+
 def issue(
     ring: KeyRing,
     accepted: Credentials,

@@ -12,10 +12,11 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import orjson
 
+from gateway.credentials.issue import IssuedCredential
 from gateway.credentials.revocations import Revocation, RevocationsUnavailable
 from gateway.redis.cluster import open_wire
 from gateway.redis.line import Argument, RedisUnavailable, Reply
@@ -30,22 +31,6 @@ _SCRIPTS = ("changed", "add", "register", "issued")
 
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class IssuedCredential:
-    """What is remembered of a credential: everything but the credential. Times in unix seconds."""
-
-    id: str
-    tenant: str
-    subject: str
-    scopes: tuple[str, ...]
-    models: tuple[str, ...] | None
-    key: str
-    """The kid of the key that signed it."""
-
-    issued_at: int
-    expires_at: int
 
 
 class RedisCredentials:

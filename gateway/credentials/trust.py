@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiohttp
 
@@ -22,13 +23,15 @@ from gateway.credentials.issuers import Issuer, Keys
 from gateway.credentials.jwks import JwksUrl, open_session
 from gateway.credentials.key_ring import Fingerprint, KeyRing, fingerprint
 from gateway.credentials.keys import KeyProblem
-from gateway.credentials.redis_credentials import RedisCredentials
 from gateway.credentials.revocation_file import RevocationFile
 from gateway.credentials.revocations import RevocationList, RevocationStore, RevocationsUnavailable
 from gateway.credentials.verifier import Verifier
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.section import Problem, SettingsInvalid
 from gateway.settings.settings import Credentials
+
+if TYPE_CHECKING:
+    from gateway.credentials.redis_credentials import RedisCredentials
 
 POLL_SECONDS = 1.0
 """Between two looks at the key directory and at the revocations."""
@@ -75,7 +78,7 @@ class Trust:
         self._session: aiohttp.ClientSession | None = None
         self._follower: asyncio.Task[None] | None = None
         self._file = None if keys_dir is None else RevocationFile(keys_dir, clock=clock)
-        self._redis = RedisCredentials(redis_url, clock=clock) if redis_url else None
+        self._redis = _shared(redis_url, clock) if redis_url else None
         self._store: RevocationStore | None = self._redis or self._file
         self._confirmed_at = -math.inf
         self._trouble: str | None = None
@@ -261,3 +264,9 @@ def unreadable(why: str) -> Problem:
 
 def _nothing() -> None:
     """Nobody watches."""
+
+
+def _shared(redis_url: str, clock: Callable[[], float]) -> RedisCredentials:
+    from gateway.credentials.redis_credentials import RedisCredentials
+
+    return RedisCredentials(redis_url, clock=clock)

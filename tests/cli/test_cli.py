@@ -27,6 +27,23 @@ ISSUE = ("credential", "issue")
 CREDENTIAL = re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]+")
 
 
+class TestImports:
+    async def test_a_command_imports_what_it_works_with_and_nothing_more(self) -> None:
+        done = await run_command(*ISSUE, "--help", PYTHONPROFILEIMPORTTIME="1")
+
+        imported = set(re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE))
+        assert "gateway.cli.credential" in imported
+        assert not imported & {"gateway.cli.serve", "gateway.cli.demo", "gateway.simulator", "redis"}
+
+    async def test_who_has_no_redis_does_not_import_its_client(self, tmp_path: Path) -> None:
+        environ = {"OPENAI_API_KEY": "sk-x", "HOME": str(tmp_path), "PYTHONPROFILEIMPORTTIME": "1"}
+        async with running_command("serve", *ANYWHERE, *AT_ONCE, **environ) as command:
+            imported = {line.rpartition(" ")[2] for line in command.stderr if line.startswith("import time:")}
+
+        assert "gateway.app.build" in imported
+        assert not imported & {"gateway.redis.servers", "redis", "gateway.simulator"}
+
+
 class TestCheck:
     async def test_every_problem_is_printed_at_once_with_its_key_and_what_would_be_right(
         self, tmp_path: Path

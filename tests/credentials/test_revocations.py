@@ -14,7 +14,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from gateway.credentials.redis_credentials import IssuedCredential, RedisCredentials
+from gateway.credentials.issue import IssuedCredential
+from gateway.credentials.redis_credentials import RedisCredentials
 from gateway.credentials.revocation_file import RevocationFile
 from gateway.credentials.revocations import Revocation, RevocationList, RevocationsUnavailable
 from tests.kit import records
