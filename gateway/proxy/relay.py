@@ -61,7 +61,7 @@ class Relay:
         """The header fields that pass; those that nobody could read are counted."""
         exchange = call.exchange
         alone = exchange.caller.is_alone_on_account(exchange.operation)
-        fields, unreadable = for_client(head.fields, limits=alone)
+        fields, unreadable = for_client(head, limits=alone)
         if unreadable:
             self._unreadable_headers.inc(unreadable)
         return fields

@@ -6,8 +6,9 @@ Works on raw header names and values, order and duplicates kept.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from operator import itemgetter
 
 from gateway.errors import BadRequest, ExpectationRefused, HeadersTooLarge
 
@@ -23,77 +24,136 @@ NEVER_LISTED = frozenset(
 )
 """What a message's Connection field may not take away: what the gateway itself decides by."""
 
-_READ = METHOD_OVERRIDES | {
-    b"authorization",
-    b"cdn-loop",
-    b"connection",
-    b"content-encoding",
-    b"content-length",
-    b"content-type",
-    b"expect",
-    b"host",
-    b"sec-websocket-protocol",
-    b"transfer-encoding",
-    b"upgrade",
-}
+_RARE = frozenset(
+    {
+        b"cdn-loop",
+        b"connection",
+        b"content-encoding",
+        b"expect",
+        b"sec-websocket-protocol",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+NOTHING_LISTED: frozenset[bytes] = frozenset()
+_NAME: Callable[[tuple[bytes, bytes]], bytes] = itemgetter(0)
+_VALUE: Callable[[tuple[bytes, bytes]], bytes] = itemgetter(1)
 
 # reg-name or IPv4 with optional port, or a bracketed IPv6 literal; no userinfo, path, list or emptiness.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-_LENGTH = re.compile(rb"0|[1-9][0-9]{0,18}")
+_MOST_LENGTH_DIGITS = 19
+_REMEMBERED = 1024
+"""Rows of names that are kept read. A client, and an upstream, writes the same row again and again."""
+
+_KEPT_BYTES = 2048
+"""Of the names in a row that is kept: what strangers make up must not fill the memory."""
 
 
-@dataclass(slots=True, eq=False)
+class FieldNames:
+    """The names of a head's fields, in their order: what follows from these alone, whatever the values."""
+
+    __slots__ = ("first", "is_kept", "lower", "written")
+
+    def __init__(self, names: tuple[bytes, ...]) -> None:
+        self.is_kept = is_kept(names)
+        self.written = names
+        self.lower = tuple(name.lower() for name in names)
+        self.first: dict[bytes, int] = {}
+        """Where each name, in lower case, stands first."""
+
+        for at, name in enumerate(self.lower):
+            self.first.setdefault(name, at)
+
+    def all_of(self, name: bytes) -> tuple[int, ...]:
+        """Where a name in lower case stands, each time."""
+        return tuple(at for at, lower in enumerate(self.lower) if lower == name)
+
+
+class RequestNames(FieldNames):
+    """The names in a request's head, and what the gateway has to look at."""
+
+    __slots__ = ("authorization", "content_length", "content_type", "host", "is_sound", "rare", "size_bytes")
+
+    def __init__(self, names: tuple[bytes, ...]) -> None:
+        super().__init__(names)
+        self.size_bytes = sum(map(len, names)) + 4 * len(names)
+        """Of the names and what parts them from values and lines."""
+
+        self.host = self.first.get(b"host")
+        self.authorization = self.first.get(b"authorization")
+        self.content_length = self.first.get(b"content-length")
+        self.content_type = next(reversed(self.all_of(b"content-type")), None)
+        self.rare = tuple((at, lower) for at, lower in enumerate(self.lower) if lower in _RARE)
+        """Where the others stand that have to be read, and what they are."""
+
+        self.is_sound = self.fault() is None
+
+    def fault(self) -> BadRequest | None:
+        """Why such a head is refused, whatever the values."""
+        if len(self.all_of(b"host")) > 1:
+            return BadRequest("Exactly one Host header is needed.", code="invalid_host")
+        if len(self.all_of(b"authorization")) > 1:
+            return _more_than_one_credential()
+        if len(self.all_of(b"content-length")) + len(self.all_of(b"transfer-encoding")) > 1:
+            return BadRequest("The length of the body is stated more than once.", code="bad_framing")
+        for name, lower in zip(self.written, self.lower, strict=True):
+            if lower in METHOD_OVERRIDES:
+                return BadRequest(
+                    f"The header {_show(name)} is refused: send the method that is meant.",
+                    code="method_override",
+                )
+        return None
+
+
 class RequestHead:
     """What the gateway needs to know of a request's header fields, read in one pass."""
 
-    fields: RawFields
-    authorization: list[bytes] = field(default_factory=list)
-    loops: list[bytes] = field(default_factory=list)
-    """What CDN-Loop says of the servers through which it came."""
+    __slots__ = (
+        *("authorization", "chunked", "content_encoding", "content_length", "content_type"),
+        *("expect_continue", "fields", "has_body", "listed", "loops", "names", "subprotocols", "upgrade"),
+    )
 
-    content_length: int | None = None
-    chunked: bool = False
-    expect_continue: bool = False
-    content_type: bytes = b""
-    content_encoding: bytes = b""
-    upgrade: bytes = b""
-    subprotocols: list[bytes] = field(default_factory=list)
-    listed: frozenset[bytes] = frozenset()
-    """Lower-case names that Connection lists: they speak about the client's connection alone."""
+    def __init__(self, fields: RawFields, names: RequestNames) -> None:
+        self.fields = fields
+        self.names = names
+        self.authorization: Sequence[bytes] = ()
+        self.loops: Sequence[bytes] = ()
+        """What CDN-Loop says of the servers through which it came."""
 
-    repeated: bool = False
-    """Some name occurs more than once."""
-
-    @property
-    def has_body(self) -> bool:
+        self.content_length: int | None = None
+        self.chunked = False
+        self.has_body = False
         """A body follows, possibly empty when it is chunked."""
-        return self.chunked or bool(self.content_length)
+
+        self.expect_continue = False
+        self.content_type = b""
+        self.content_encoding = b""
+        self.upgrade = b""
+        self.subprotocols: Sequence[bytes] = ()
+        self.listed: frozenset[bytes] = NOTHING_LISTED
+        """Lower-case names that Connection lists: they speak about the client's connection alone."""
 
 
-@dataclass(frozen=True, slots=True)
 class Head:
     """An answer's head as the upstream sent it: raw header names and values, order and duplicates kept."""
 
-    status: int
-    reason: str
-    fields: RawFields
-    _first: dict[bytes, bytes] = field(init=False, repr=False, compare=False)
-    """The first value of each header, by its name in lower case: several ask."""
+    __slots__ = ("fields", "names", "reason", "status")
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_first", {name.lower(): value for name, value in reversed(self.fields)})
+    def __init__(self, status: int, reason: str, fields: RawFields) -> None:
+        self.status = status
+        self.reason = reason
+        self.fields = fields
+        names = tuple(map(_NAME, fields))
+        self.names = _answer_names(names) if is_kept(names) else FieldNames(names)
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of a header, `name` in lower case; None when it is absent."""
-        return self._first.get(name)
+        at = self.names.first.get(name)
+        return None if at is None else self.fields[at][1]
 
-    def pick(self, names: Set[bytes]) -> dict[bytes, bytes]:
+    def pick(self, names: frozenset[bytes]) -> dict[bytes, bytes]:
         """The first value of each of these headers that is there, names in lower case."""
-        return {name: self._first[name] for name in self._first.keys() & names}
-
-
-NO_HEAD = RequestHead(())
-"""Stands for a head that nobody has read yet."""
+        return {name: self.fields[at][1] for name, at in _places(self.names, names)}
 
 
 def read(fields: RawFields, *, http10: bool, max_bytes: int) -> RequestHead:
@@ -102,100 +162,139 @@ def read(fields: RawFields, *, http10: bool, max_bytes: int) -> RequestHead:
     Raises BadRequest, HeadersTooLarge or ExpectationRefused for everything that another reader
     could understand differently (RFC 9112, sections 3.2, 6.1 and 6.3; reliability findings on aiohttp).
     """
-    head = RequestHead(fields)
-    hosts = 0
-    size = 0
-    seen = set()
-    listed: list[bytes] = []
-    codings: list[bytes] = []
-    has_transfer_encoding = False
-    lengths = 0
-    for name, value in fields:
-        size += len(name) + len(value) + 4
-        if not value.isascii():
-            try:
-                value.decode("utf-8")
-            except UnicodeDecodeError:
+    row = tuple(map(_NAME, fields))
+    names = _request_names(row) if is_kept(row) else RequestNames(row)
+    values = tuple(map(_VALUE, fields))
+    _check_whole(names, values, fields, max_bytes)
+    head = RequestHead(fields, names)
+    if names.host is not None:
+        if not _HOST.fullmatch(values[names.host]):
+            raise BadRequest("The Host header is not a host name with an optional port.", code="invalid_host")
+    elif not http10:
+        raise BadRequest("Exactly one Host header is needed.", code="invalid_host")
+    if names.authorization is not None:
+        credential = values[names.authorization]
+        if b"," in credential:
+            raise _more_than_one_credential()
+        head.authorization = (credential,)
+    if names.content_type is not None:
+        head.content_type = values[names.content_type]
+    if names.content_length is not None:
+        head.content_length = _length(values[names.content_length])
+        head.has_body = head.content_length > 0
+    if names.rare:
+        _read_rare(head, values, http10=http10)
+    return head
+
+
+def _check_whole(names: RequestNames, values: tuple[bytes, ...], fields: RawFields, max_bytes: int) -> None:
+    """Refuse what is wrong with the head as a whole: its size, its encoding, its names."""
+    text = b"".join(values)
+    if not text.isascii():
+        for name, value in fields:
+            if not is_utf8(value):
                 raise BadRequest(
                     f"The header {_show(name)} is not valid UTF-8. Encode its value as UTF-8 or leave it out.",
                     code="invalid_header",
-                ) from None
-        lower = name.lower()
-        seen.add(lower)
-        if lower not in _READ:
-            continue
+                )
+    if not names.is_sound and (fault := names.fault()) is not None:
+        raise fault
+    if names.size_bytes + len(text) > max_bytes:
+        raise HeadersTooLarge(
+            f"The request's headers exceed {max_bytes} bytes. Send fewer or shorter headers."
+        )
+
+
+def _read_rare(head: RequestHead, values: tuple[bytes, ...], *, http10: bool) -> None:
+    codings: list[bytes] = []
+    listed = NOTHING_LISTED
+    for at, lower in head.names.rare:
+        value = values[at]
         match lower:
-            case b"authorization":
-                head.authorization.append(value)
-            case b"cdn-loop":
-                head.loops.append(value)
-            case b"host":
-                hosts += 1
-                if not _HOST.fullmatch(value):
-                    raise BadRequest(
-                        "The Host header is not a host name with an optional port.", code="invalid_host"
-                    )
-            case b"content-length":
-                lengths += 1
-                if not _LENGTH.fullmatch(value):
-                    raise BadRequest(
-                        "Content-Length must be a plain decimal number without leading zeros.",
-                        code="bad_framing",
-                    )
-                head.content_length = int(value)
+            case b"connection":
+                if value != b"keep-alive":  # the usual one, which takes nothing away
+                    listed |= listed_by(value)
             case b"transfer-encoding":
-                if has_transfer_encoding or value.strip().lower() != b"chunked":
+                if value.strip().lower() != b"chunked":
                     raise BadRequest(
                         "The only Transfer-Encoding that is accepted is a single 'chunked'.",
                         code="bad_framing",
                     )
-                has_transfer_encoding = head.chunked = True
-            case b"content-type":
-                head.content_type = value
-            case b"content-encoding":
-                # All of them count, in their order: who takes the last alone would read another body than the upstream.
-                codings.append(value.strip().lower())
+                if http10:
+                    raise BadRequest(
+                        "Transfer-Encoding is not part of HTTP/1.0; send Content-Length.", code="bad_framing"
+                    )
+                head.chunked = head.has_body = True
             case b"expect":
                 if value.strip().lower() != b"100-continue":
                     raise ExpectationRefused("The only Expect that is understood is '100-continue'.")
                 head.expect_continue = True
-            case b"connection":
-                listed.extend(part.strip().lower() for part in value.split(b","))
+            case b"content-encoding":
+                # All of them count, in their order: who takes the last alone would read another body than the upstream.
+                codings.append(value.strip().lower())
+            case b"cdn-loop":
+                head.loops = (*head.loops, value)
             case b"upgrade":
                 head.upgrade = value.strip().lower()
-            case b"sec-websocket-protocol":
-                head.subprotocols.extend(part.strip() for part in value.split(b",") if part.strip())
             case _:
-                raise BadRequest(
-                    f"The header {_show(name)} is refused: send the method that is meant.",
-                    code="method_override",
-                )
-    if len(head.authorization) > 1 or (head.authorization and b"," in head.authorization[0]):
-        raise BadRequest(
-            "Send exactly one Authorization header with one credential.", code="duplicate_authorization"
-        )
+                offered = (part.strip() for part in value.split(b","))
+                head.subprotocols = (*head.subprotocols, *filter(None, offered))
     if codings:
         head.content_encoding = b", ".join(codings)
-    if size > max_bytes:
-        raise HeadersTooLarge(
-            f"The request's headers exceed {max_bytes} bytes. Send fewer or shorter headers."
-        )
-    if hosts != 1 and not (http10 and hosts == 0):
-        raise BadRequest("Exactly one Host header is needed.", code="invalid_host")
-    if lengths > 1 or (lengths and has_transfer_encoding):
-        raise BadRequest("The length of the body is stated more than once.", code="bad_framing")
-    if http10 and has_transfer_encoding:
+    if not listed:
+        return
+    head.listed = listed
+    taken = listed & NEVER_LISTED
+    if taken:
+        raise BadRequest(f"The Connection header may not list {_show(min(taken))}.", code="bad_framing")
+
+
+def _length(value: bytes) -> int:
+    if not value.isdigit() or len(value) > _MOST_LENGTH_DIGITS or (value[0] == ord("0") and len(value) > 1):
         raise BadRequest(
-            "Transfer-Encoding is not part of HTTP/1.0; send Content-Length.", code="bad_framing"
+            "Content-Length must be a plain decimal number without leading zeros.", code="bad_framing"
         )
-    if listed:
-        names = frozenset(filter(None, listed))
-        taken = names & NEVER_LISTED
-        if taken:
-            raise BadRequest(f"The Connection header may not list {_show(min(taken))}.", code="bad_framing")
-        head.listed = names
-    head.repeated = len(seen) != len(fields)
-    return head
+    return int(value)
+
+
+def _more_than_one_credential() -> BadRequest:
+    return BadRequest(
+        "Send exactly one Authorization header with one credential.", code="duplicate_authorization"
+    )
+
+
+def is_utf8(value: bytes) -> bool:
+    """Whether a value can be read as text."""
+    try:
+        value.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def listed_by(connection: bytes) -> frozenset[bytes]:
+    """The names, in lower case, that the value of a Connection field lists."""
+    return frozenset(filter(None, (part.strip().lower() for part in connection.split(b","))))
+
+
+def is_kept(names: tuple[bytes, ...]) -> bool:
+    """Whether what follows from a row of names may be remembered: it is not too long."""
+    return len(b"".join(names)) <= _KEPT_BYTES
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _request_names(names: tuple[bytes, ...]) -> RequestNames:
+    return RequestNames(names)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _answer_names(names: tuple[bytes, ...]) -> FieldNames:
+    return FieldNames(names)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _places(names: FieldNames, asked: frozenset[bytes]) -> tuple[tuple[bytes, int], ...]:
+    return tuple((name, names.first[name]) for name in asked if name in names.first)
 
 
 def media_type(content_type: bytes) -> bytes:
@@ -205,6 +304,8 @@ def media_type(content_type: bytes) -> bytes:
 
 def is_json(content_type: bytes) -> bool:
     """Whether a Content-Type value announces JSON."""
+    if content_type == b"application/json":
+        return True
     kind = media_type(content_type)
     return kind == b"application/json" or kind.endswith(b"+json")
 
@@ -215,4 +316,13 @@ def _show(name: bytes) -> str:
 
 def is_event_stream(head: Head) -> bool:
     """Whether an answer's head announces server-sent events."""
-    return media_type(head.get(b"content-type") or b"") == b"text/event-stream"
+    content_type = head.get(b"content-type")
+    return (
+        content_type is not None
+        and content_type != b"application/json"
+        and media_type(content_type) == b"text/event-stream"
+    )
+
+
+NO_HEAD = RequestHead((), RequestNames(()))
+"""Stands for a head that nobody has read yet."""

@@ -5,8 +5,22 @@ Nothing is invented.
 """
 
 import re
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import compress
+from operator import itemgetter
+from typing import NamedTuple
 
-from gateway.wire.headers import NEVER_LISTED, RawFields, RequestHead
+from gateway.wire.headers import (
+    NEVER_LISTED,
+    NOTHING_LISTED,
+    FieldNames,
+    Head,
+    RawFields,
+    RequestHead,
+    is_utf8,
+    listed_by,
+)
 
 # RFC 9110, section 7.6.1: they speak about one connection, not about the message.
 HOP_BY_HOP = frozenset(
@@ -59,12 +73,34 @@ UPSTREAM_LIMITS = b"x-ratelimit-"
 _OF_LIMITS = re.compile(rb"rate[-_]?limit|tokenlimit|quota|remaining")
 """What names of fields about limits have in common, whoever sends them."""
 
-_REPLACED = frozenset({b"authorization", b"cdn-loop", b"content-length", b"host"})
+_WRITTEN = (b"host", b"authorization", b"content-length", b"transfer-encoding")
+"""What has a value of the gateway's own."""
+
+_REMEMBERED = 1024
+"""Rows of names whose way is kept known."""
+
+_VALUE: Callable[[tuple[bytes, bytes]], bytes] = itemgetter(1)
 
 
 def loop_field(head: RequestHead, name: bytes) -> tuple[bytes, bytes]:
     """CDN-Loop as it goes up: what came in it, which nobody may take away (RFC 8586), and our own `name`."""
     return b"CDN-Loop", b", ".join((*filter(None, head.loops), name)) if head.loops else name
+
+
+class _Upward(NamedTuple):
+    """What becomes of a head of these names on its way up, whatever the values."""
+
+    going: tuple[bool, ...]
+    """Which fields go up."""
+
+    spelled: tuple[tuple[int, bytes], ...]
+    """By their places among those that go: what is written in another spelling."""
+
+    host: tuple[int, bytes] | None
+    authorization: tuple[int, bytes] | None
+    content_length: tuple[int, bytes] | None
+    transfer_encoding: tuple[int, bytes] | None
+    """Where these stand among those that go, and how they are spelled."""
 
 
 def for_upstream(
@@ -74,7 +110,7 @@ def for_upstream(
     authorization: bytes | None,
     length: int | None,
     added: RawFields = (),
-    without: frozenset[bytes] = frozenset(),
+    without: frozenset[bytes] = NOTHING_LISTED,
     identity: bool = False,
 ) -> bytes:
     """The header block that goes up, in the order and spelling in which the client sent it.
@@ -84,76 +120,119 @@ def for_upstream(
     behind as well; with `identity` the answer is asked for unencoded. Names that repeat in another
     spelling go up in their first spelling.
     """
-    lines: list[bytes] = []
-    dropped = NOT_UPSTREAM
-    if head.listed or without:
-        dropped = NOT_UPSTREAM | head.listed | without
-    first_spelling: dict[bytes, bytes] | None = {} if head.repeated else None
-    host_sent = authorized = False
-    for name, value in head.fields:
-        lower = name.lower()
-        if lower in dropped:
-            if lower == b"transfer-encoding":
-                lines.append(b"%b: chunked\r\n" % name)
-            continue
-        if first_spelling is not None:
-            name = first_spelling.setdefault(lower, name)
-        if b"_" in lower or lower.startswith(NOT_UPSTREAM_PREFIXES):
-            continue
-        if identity and lower == b"accept-encoding":
-            continue
-        if lower in _REPLACED:
-            if lower == b"host":
-                value = host
-                host_sent = True
-            elif lower == b"content-length":
-                value = value if length is None else b"%d" % length
-            elif authorization is None or lower == b"cdn-loop":
-                continue
-            else:
-                value = authorization
-                authorized = True
-        lines.append(b"%b: %b\r\n" % (name, value))
-    if not host_sent:
-        lines.append(b"Host: %b\r\n" % host)
-    if authorization is not None and not authorized:
-        lines.append(b"Authorization: %b\r\n" % authorization)
-    lines += [b"%b: %b\r\n" % field for field in added]
+    names, dropped = head.names, without
+    if head.listed:
+        dropped |= head.listed.intersection(names.lower)
+    find = _upward if names.is_kept else _upward.__wrapped__
+    way = find(names, dropped, identity, authorization is not None)
+    going = [*compress(head.fields, way.going)]
+    for at, name in way.spelled:
+        going[at] = (name, going[at][1])
+    if way.host is not None:
+        at, name = way.host
+        going[at] = (name, host)
+    else:
+        going.append((b"Host", host))
+    if way.content_length is not None and length is not None:
+        at, name = way.content_length
+        going[at] = (name, b"%d" % length)
+    if way.transfer_encoding is not None:
+        at, name = way.transfer_encoding
+        going[at] = (name, b"chunked")
+    if authorization is not None:
+        if way.authorization is not None:
+            at, name = way.authorization
+            going[at] = (name, authorization)
+        else:
+            going.append((b"Authorization", authorization))
+    going += added
     if identity:
-        lines.append(b"Accept-Encoding: identity\r\n")
-    return b"".join(lines)
+        going.append((b"Accept-Encoding", b"identity"))
+    return lines_of(going)
 
 
-def for_client(fields: RawFields, *, limits: bool) -> tuple[list[tuple[bytes, bytes]], int]:
+def lines_of(fields: RawFields) -> bytes:
+    """Header fields as they stand in a head, each with its end of line."""
+    return b"\r\n".join([*map(b": ".join, fields), b""])
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _upward(names: FieldNames, dropped: frozenset[bytes], identity: bool, replaces: bool) -> _Upward:
+    """`identity`: the answer is asked for unencoded. `replaces`: the client's Authorization is replaced by another."""
+    first_spelling: dict[bytes, bytes] = {}
+    going, spelled = [], []
+    own: dict[bytes, tuple[int, bytes]] = {}
+    at = 0
+    for name, lower in zip(names.written, names.lower, strict=True):
+        goes = _goes_up(lower, dropped, identity=identity) and (lower != b"authorization" or replaces)
+        going.append(goes)
+        if not goes:
+            continue
+        first = first_spelling.setdefault(lower, name)
+        if lower in _WRITTEN:
+            own[lower] = at, name
+        elif first != name:
+            spelled.append((at, first))
+        at += 1
+    return _Upward(tuple(going), tuple(spelled), *map(own.get, _WRITTEN))
+
+
+def _goes_up(lower: bytes, dropped: frozenset[bytes], *, identity: bool) -> bool:
+    if lower == b"transfer-encoding":
+        return True
+    if lower in NOT_UPSTREAM or lower in dropped or lower == b"cdn-loop":
+        return False
+    if b"_" in lower or lower.startswith(NOT_UPSTREAM_PREFIXES):
+        return False
+    return not (identity and lower == b"accept-encoding")
+
+
+def for_client(head: Head, *, limits: bool) -> tuple[list[tuple[bytes, bytes]], int]:
     """The answer's header fields that go down, and how many had to be dropped for not being UTF-8.
 
     `limits`: the upstream's own limits go down too, `x-ratelimit-` told apart by the prefix `x-upstream-ratelimit-`. On
     an account that others use as well they would tell what these do.
     """
-    # What an answer is cannot be taken away by a header that speaks of the connection.
-    names = [name.lower() for name, _ in fields]
-    dropped = NOT_CLIENT
-    if b"connection" in names:
-        dropped |= {
-            part.strip().lower()
-            for lower, (_, value) in zip(names, fields, strict=True)
-            if lower == b"connection"
-            for part in value.split(b",")
-        } - NEVER_LISTED
-    passed: list[tuple[bytes, bytes]] = []
-    unreadable = 0
-    for lower, (name, value) in zip(names, fields, strict=True):
-        if lower in dropped:
-            continue
-        if not value.isascii():
-            try:
-                value.decode("utf-8")
-            except UnicodeDecodeError:
-                unreadable += 1
-                continue
-        if not limits and _OF_LIMITS.search(lower):
-            continue
-        if lower.startswith(UPSTREAM_LIMITS):
-            name = b"x-upstream-" + name[2:]
-        passed.append((name, value))
-    return passed, unreadable
+    names, fields = head.names, head.fields
+    find = _downward if names.is_kept else _downward.__wrapped__
+    way = find(names, NOTHING_LISTED, limits)
+    for at in way.connection:
+        if fields[at][1] != b"keep-alive":
+            # What an answer is cannot be taken away by a header that speaks of the connection.
+            listed = NOTHING_LISTED.union(*(listed_by(fields[at][1]) for at in way.connection))
+            way = find(names, listed.intersection(names.lower) - NEVER_LISTED, limits)
+            break
+    passed = [*compress(fields, way.going)]
+    for at, name in way.spelled:
+        passed[at] = (name, passed[at][1])
+    if b"".join(map(_VALUE, passed)).isascii():
+        return passed, 0
+    readable = [field for field in passed if is_utf8(field[1])]
+    return readable, len(passed) - len(readable)
+
+
+class _Downward(NamedTuple):
+    """What becomes of an answer's head of these names on its way down, whatever the values."""
+
+    going: tuple[bool, ...]
+    spelled: tuple[tuple[int, bytes], ...]
+    connection: tuple[int, ...]
+    """Where Connection stands."""
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _downward(names: FieldNames, listed: frozenset[bytes], limits: bool) -> _Downward:
+    going = tuple(
+        lower not in NOT_CLIENT and lower not in listed and (limits or not _OF_LIMITS.search(lower))
+        for lower in names.lower
+    )
+    passed = [name for name, goes in zip(names.written, going, strict=True) if goes]
+    return _Downward(
+        going,
+        tuple(
+            (at, b"x-upstream-" + name[2:])
+            for at, name in enumerate(passed)
+            if name.lower().startswith(UPSTREAM_LIMITS)
+        ),
+        names.all_of(b"connection"),
+    )

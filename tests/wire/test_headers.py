@@ -29,12 +29,12 @@ def test_the_head_says_what_the_gateway_must_know() -> None:
         (b"sec-websocket-protocol", b",other,"),
     )
 
-    assert head.authorization == [b"Bearer theirs"]
+    assert head.authorization == (b"Bearer theirs",)
     assert (head.content_type, head.content_encoding) == (b"application/json; charset=utf-8", b"gzip")
     assert (head.content_length, head.chunked, head.has_body) == (120, False, True)
     assert head.expect_continue
     assert head.upgrade == b"websocket"
-    assert head.subprotocols == [b"realtime", b"openai-beta.realtime-v1", b"other"]
+    assert head.subprotocols == (b"realtime", b"openai-beta.realtime-v1", b"other")
     assert head.listed == frozenset()
 
 

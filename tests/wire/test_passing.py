@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.wire.headers import RequestHead, read
-from gateway.wire.passing import for_client, for_upstream
+from gateway.wire import passing
+from gateway.wire.headers import Head, RawFields, RequestHead, read
+from gateway.wire.passing import for_upstream
 
 HOST = (b"Host", b"gateway.test")
 AUTH = (b"Authorization", b"Bearer theirs")
+
+
+def for_client(fields: RawFields, *, limits: bool) -> tuple[list[tuple[bytes, bytes]], int]:
+    return passing.for_client(Head(200, "OK", fields), limits=limits)
 
 
 def head_of(*fields: tuple[bytes, bytes]) -> RequestHead:
