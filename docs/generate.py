@@ -22,6 +22,7 @@ from docs import picture
 from gateway.endings import Ending
 from gateway.exchange.log import FIELDS
 from gateway.exchange.metrics import LABELS, Metrics
+from gateway.exchange.tallies import Spreads, Tallies
 from gateway.limits.terms import Dimension
 from gateway.settings.section import FOLLOWED
 from gateway.settings.settings import Settings
@@ -254,6 +255,11 @@ def instruments() -> list[tuple[str, str, tuple[str, ...], str]]:
     found = []
     collectors: dict[Any, None] = dict.fromkeys(Metrics().registry._collector_to_names)
     for collector in collectors:
+        if isinstance(collector, Tallies | Spreads):
+            kind = "counter" if isinstance(collector, Tallies) else "histogram"
+            exposed = f"{collector.name}_total" if kind == "counter" else collector.name
+            found.append((exposed, kind, collector.label_names, collector.documentation))
+            continue
         if not hasattr(collector, "_labelnames"):
             continue  # of the process, not of the gateway
         kind, name = str(collector._type), str(collector._name)

@@ -7,12 +7,11 @@ the comment above it says. Nothing in here performs I/O, or changes a byte that 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 from gateway.errors import Ending, GatewayError
 from gateway.exchange.observers import AnswerChange, FormGate, StreamObserver
 from gateway.limits.terms import Decision
-from gateway.operations.table import Operation
+from gateway.operations.table import NO_PARAMS, Operation
 from gateway.policy.caller import NOBODY, Caller
 from gateway.usage.cost import Cost
 from gateway.usage.reported import Usage
@@ -21,99 +20,118 @@ from gateway.wire.headers import NO_HEAD, Head, RequestHead
 from gateway.wire.request_body import RequestBody
 
 
-@dataclass(slots=True)
 class Exchange:
     """What is known of one exchange so far. Sizes are body bytes.
 
     Times are seconds of `time.monotonic`: uvloop's own clock is cached and counts whole milliseconds.
     """
 
-    # record
-    id: str
-    method: str
-    operation: Operation
-    started_at: float
-    started_time: float
-    """Unix seconds, for the log."""
+    __slots__ = (
+        # record
+        *("id", "method", "operation", "started_at", "started_time"),
+        *("target", "params", "head", "unreadable", "observer_failed"),
+        # answer
+        "error",
+        # authenticate
+        "caller",
+        # authorize finds it in the head, limit in the body, the reader of a form in the form
+        "model",
+        # limit
+        *("body", "body_gone", "facts", "held_seconds", "form", "cost", "decision"),
+        # meter
+        *("usage", "spent"),
+        # proxy
+        *("waited_seconds", "forwarded_at", "head_at", "upstream_request_id", "status"),
+        *("upstream_ended_at", "detail"),
+        # this class
+        *("change", "first_byte_at", "bytes_in", "bytes_out", "ending", "observers"),
+    )
 
-    target: str = ""
-    """The request target as it came over the wire, in which every byte stands for itself."""
+    def __init__(
+        self,
+        id: str,  # noqa: A002 (as it is called everywhere)
+        method: str,
+        operation: Operation,
+        started_at: float,
+        started_time: float,
+        observer_failed: Callable[[], None] | None = None,
+        *,
+        status: int | None = None,
+        error: GatewayError | None = None,
+    ) -> None:
+        """`started_time`: in unix seconds, for the log. `status` and `error` of one that was refused unseen."""
+        self.id = id
+        self.method = method
+        self.operation = operation
+        self.started_at = started_at
+        self.started_time = started_time
+        self.observer_failed = observer_failed
+        self.target = ""
+        """The request target as it came over the wire, in which every byte stands for itself."""
 
-    params: Mapping[str, str] = field(default_factory=dict)
-    head: RequestHead = NO_HEAD
-    """The request's header fields, once they have been read and found sound."""
+        self.params: Mapping[str, str] = NO_PARAMS
+        self.head: RequestHead = NO_HEAD
+        """The request's header fields, once they have been read and found sound."""
 
-    unreadable: GatewayError | None = None
-    """What is wrong with the head; raised where an error becomes an answer."""
+        self.unreadable: GatewayError | None = None
+        """What is wrong with the head; raised where an error becomes an answer."""
 
-    observer_failed: Callable[[], None] | None = None
+        self.error = error
+        self.caller: Caller = NOBODY
+        self.model: str | None = None
+        self.body: RequestBody | None = None
+        """The request's body where policy had to read it whole; None where it streams, and once it has gone up. meter
+        makes it ask for usage."""
 
-    # answer
-    error: GatewayError | None = None
+        self.body_gone: Callable[[], None] | None = None
+        """Gives back the memory that the body was given."""
 
-    # authenticate
-    caller: Caller = NOBODY
+        self.facts: BodyFacts = NOTHING_READ
+        """What policy has read in that body."""
 
-    # authorize finds it in the head, limit in the body, the reader of a form in the form
-    model: str | None = None
+        self.held_seconds = 0.0
+        """Time spent waiting for the client's body before the upstream was asked: not the gateway's own."""
 
-    # limit
-    body: RequestBody | None = None
-    """The request's body where policy had to read it whole; None where it streams, and once it has gone up. meter
-    makes it ask for usage."""
+        self.form: FormGate | None = None
+        """Judges a form that streams by, and holds its end back until it has."""
 
-    body_gone: Callable[[], None] | None = None
-    """Gives back the memory that the body was given."""
+        self.cost: Cost | None = None
+        """What the request says that it will use, where somebody counts that."""
 
-    facts: BodyFacts = NOTHING_READ
-    """What policy has read in that body."""
+        self.decision: Decision | None = None
+        self.usage: Usage | None = None
+        self.spent = False
+        """The upstream took the work on: something was used, known or not."""
 
-    held_seconds: float = 0.0
-    """Time spent waiting for the client's body before the upstream was asked: not the gateway's own."""
+        self.waited_seconds = 0.0
+        """Time spent waiting for a connection to the upstream to come free: the gateway's own, for it allows no
+        more."""
 
-    form: FormGate | None = None
-    """Judges a form that streams by, and holds its end back until it has."""
+        self.forwarded_at: float | None = None
+        """When the upstream was asked: everything before is the gateway's own time, or the client's."""
 
-    cost: Cost | None = None
-    """What the request says that it will use, where somebody counts that."""
+        self.head_at: float | None = None
+        """When the upstream's head arrived."""
 
-    decision: Decision | None = None
+        self.upstream_request_id: str | None = None
+        self.status = status
+        """The status that went to the client; None while nothing was sent."""
 
-    # meter
-    usage: Usage | None = None
-    spent: bool = False
-    """The upstream took the work on: something was used, known or not."""
+        self.upstream_ended_at: float | None = None
+        """When the upstream's part was over."""
 
-    # proxy
-    waited_seconds: float = 0.0
-    """Time spent waiting for a connection to the upstream to come free: the gateway's own, for it allows no more."""
+        self.detail: str | None = None
+        """Why a session ended as it did, for the log, where no error says so."""
 
-    forwarded_at: float | None = None
-    """When the upstream was asked: everything before is the gateway's own time, or the client's."""
+        self.change: AnswerChange | None = None
+        self.first_byte_at: float | None = None
+        """When the first byte of the answer's body went to the client."""
 
-    head_at: float | None = None
-    """When the upstream's head arrived."""
-
-    upstream_request_id: str | None = None
-    status: int | None = None
-    """The status that went to the client; None while nothing was sent."""
-
-    upstream_ended_at: float | None = None
-    """When the upstream's part was over."""
-
-    detail: str | None = None
-    """Why a session ended as it did, for the log, where no error says so."""
-
-    # this class
-    change: AnswerChange | None = None
-    first_byte_at: float | None = None
-    """When the first byte of the answer's body went to the client."""
-
-    bytes_in: int = 0
-    bytes_out: int = 0
-    ending: Ending | None = None
-    observers: list[StreamObserver] = field(default_factory=list)
-    """Appended to by whoever wants to watch; shortened here."""
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.ending: Ending | None = None
+        self.observers: list[StreamObserver] = []
+        """Appended to by whoever wants to watch; shortened here."""
 
     @property
     def is_socket(self) -> bool:

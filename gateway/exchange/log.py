@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import fields
 from datetime import UTC, datetime
+from functools import lru_cache
+from operator import attrgetter
 from queue import SimpleQueue
 from typing import Any
 
@@ -25,6 +27,7 @@ from gateway.usage.reported import Usage
 FLUSH_SECONDS = 0.05
 _TEXT_LIMIT = 256
 _USAGE_FIELDS = tuple(field.name for field in fields(Usage))
+_amounts: Callable[[Usage], tuple[float, ...]] = attrgetter(*_USAGE_FIELDS)
 
 
 class LogWriter:
@@ -123,8 +126,11 @@ FIELDS = {
 def access_record(exchange: Exchange, *, now: float) -> dict[str, Any]:
     """What is logged of an exchange; durations in milliseconds, sizes in body bytes."""
     principal, tenant = exchange.caller.principal, exchange.caller.tenant
+    began, first_byte_at = exchange.started_at, exchange.first_byte_at
+    upstream_seconds = exchange.upstream_seconds(now)
+    usage, error = exchange.usage, exchange.error
     record: dict[str, Any] = {
-        "time": datetime.fromtimestamp(exchange.started_time, UTC),
+        "time": _time(exchange.started_time),
         "request_id": exchange.id,
         "upstream_request_id": _short(exchange.upstream_request_id),
         "tenant": principal.tenant or None,
@@ -134,11 +140,9 @@ def access_record(exchange: Exchange, *, now: float) -> dict[str, Any]:
         "model": _short(exchange.model),
         "status": exchange.status,
         "ending": exchange.ending,
-        "duration_ms": _milliseconds(now - exchange.started_at),
-        "first_byte_ms": _milliseconds(
-            None if exchange.first_byte_at is None else exchange.first_byte_at - exchange.started_at
-        ),
-        "upstream_ms": _milliseconds(exchange.upstream_seconds(now)),
+        "duration_ms": _milliseconds(now - began),
+        "first_byte_ms": None if first_byte_at is None else _milliseconds(first_byte_at - began),
+        "upstream_ms": None if upstream_seconds is None else _milliseconds(upstream_seconds),
         "overhead_ms": _milliseconds(exchange.overhead_seconds(now)),
         "bytes_in": exchange.bytes_in,
         "bytes_out": exchange.bytes_out,
@@ -147,11 +151,13 @@ def access_record(exchange: Exchange, *, now: float) -> dict[str, Any]:
         del record["subject"], record["model"]
     if exchange.waited_seconds:
         record["waited_ms"] = _milliseconds(exchange.waited_seconds)
-    if exchange.usage is not None:
-        record["usage"] = {name: value for name in _USAGE_FIELDS if (value := getattr(exchange.usage, name))}
-    if exchange.error is not None:
-        record["error"] = exchange.error.code
-    detail = exchange.error.detail if exchange.error is not None else exchange.detail
+    if usage is not None:
+        record["usage"] = {
+            name: value for name, value in zip(_USAGE_FIELDS, _amounts(usage), strict=True) if value
+        }
+    if error is not None:
+        record["error"] = error.code
+    detail = exchange.detail if error is None else error.detail
     if detail:
         record["detail"] = _short(detail)
     return record
@@ -160,11 +166,23 @@ def access_record(exchange: Exchange, *, now: float) -> dict[str, Any]:
 def encode(record: dict[str, Any]) -> bytes:
     """One line; control characters are escaped by the encoder, so nothing can forge a second one."""
     bytes(ROOM_BYTES)  # raises MemoryError
-    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z, default=str)
+    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE, default=str)
 
 
-def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1000, 3)
+def _time(unix_seconds: float) -> str:
+    """A moment in UTC, to the microsecond; what begins in the same second differs in little."""
+    microseconds = round(unix_seconds * 1_000_000)
+    return f"{_second(microseconds // 1_000_000)}.{microseconds % 1_000_000:06}Z"
+
+
+@lru_cache(maxsize=16)
+def _second(unix_seconds: int) -> str:
+    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _milliseconds(seconds: float) -> float:
+    """To the microsecond."""
+    return int(seconds * 1_000_000 + 0.5) / 1000
 
 
 def _short(text: str | None) -> str | None:

@@ -2,13 +2,15 @@
 
 `tenant` is a label of counters and of gauges that are bounded; histograms have the operation and no tenant. All
 labels come from closed sets: tenants are those of the configuration or `other`, operations those of the table,
-a status is its class. Series appear on first use, and bound children are kept for the hot path.
+a status is its class. Series appear on first use. What every exchange adds to is counted by `tallies`,
+the rest by prometheus_client.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import lru_cache
+from operator import attrgetter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.platform_collector import PlatformCollector
@@ -17,7 +19,8 @@ from prometheus_client.process_collector import ProcessCollector
 from gateway import __version__
 from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
-from gateway.usage.reported import KINDS
+from gateway.exchange.tallies import Spread, Spreads, Tallies, Tally
+from gateway.usage.reported import KINDS, Usage
 
 LABELS = {
     "tenant": "a tenant of the configuration, or `other`",
@@ -49,28 +52,51 @@ _OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
 _WAIT_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
-class _PerExchange:
-    """The bound children of one (tenant, operation, status class, ending); those of what may not happen, on use."""
+_amounts: Callable[[Usage], tuple[float, ...]] = attrgetter(*KINDS)
 
-    def __init__(self, metrics: Metrics, tenant: str, operation: str, status: str, ending: str) -> None:
+
+class ExchangeTallies:
+    """What the exchanges of one tenant and operation add to; a series of what has not happened yet is not there."""
+
+    __slots__ = ("_ended", "_first_byte", "_labels", "_metrics", "_used", "duration", "overhead", "seconds")
+
+    def __init__(self, metrics: Metrics, tenant: str, operation: str) -> None:
         self._metrics = metrics
-        self._labels = (tenant, operation)
-        self.count = metrics.exchanges.labels(tenant, operation, status, ending)
+        self._labels = tenant, operation
         self.seconds = metrics.exchange_seconds.labels(tenant, operation)
         self.duration = metrics.duration.labels(operation)
         self.overhead = metrics.overhead.labels(operation)
+        self._ended: dict[tuple[int | None, Ending | None], Tally] = {}
+        self._used: dict[str, Tally] = {}
+        self._first_byte: Spread | None = None
 
-    @cached_property
-    def bytes_in(self) -> Counter:
-        return self._metrics.bytes.labels(*self._labels, "in")
+    def ended(self, status: int | None, ending: Ending | None) -> Tally:
+        """Those with this status that ended so."""
+        tally = self._ended.get((status, ending))
+        if tally is None:
+            labels = *self._labels, status_class(status), str(ending or Ending.FAILED)
+            tally = self._ended[status, ending] = self._metrics.exchanges.labels(*labels)
+        return tally
 
-    @cached_property
-    def bytes_out(self) -> Counter:
-        return self._metrics.bytes.labels(*self._labels, "out")
+    def of(self, what: str) -> Tally:
+        """Body bytes by their direction, and usage by its kind."""
+        tally = self._used.get(what)
+        if tally is None:
+            metrics = self._metrics
+            counter = metrics.bytes if what in ("in", "out") else metrics.usage
+            tally = self._used[what] = counter.labels(*self._labels, what)
+        return tally
 
-    @cached_property
-    def first_byte(self) -> Histogram:
-        return self._metrics.first_byte.labels(self._labels[1])
+    def first_byte(self) -> Spread:
+        """Until the first byte of an answer's body."""
+        spread = self._first_byte
+        if spread is None:
+            spread = self._first_byte = self._metrics.first_byte.labels(self._labels[1])
+        return spread
+
+    def estimated(self) -> Tally:
+        """Those whose usage was estimated."""
+        return self._metrics.usage_estimated.labels(*self._labels)
 
 
 class Metrics:
@@ -85,19 +111,19 @@ class Metrics:
         Gauge("gateway_build_info", "Version of the gateway.", ["version"], registry=registry).labels(
             __version__
         ).set(1)
-        self.exchanges = Counter(
+        self.exchanges = Tallies(
             "gateway_exchanges",
             "Exchanges ended, by status class (none: no answer was sent) and by how they ended.",
             ["tenant", "operation", "status", "ending"],
             registry=registry,
         )
-        self.exchange_seconds = Counter(
+        self.exchange_seconds = Tallies(
             "gateway_exchange_seconds",
             "Seconds that exchanges took in all.",
             ["tenant", "operation"],
             registry=registry,
         )
-        self.bytes = Counter(
+        self.bytes = Tallies(
             "gateway_body_bytes",
             "Body bytes relayed, in from clients and out to clients.",
             ["tenant", "operation", "direction"],
@@ -106,25 +132,25 @@ class Metrics:
         self.in_flight = Gauge(
             "gateway_exchanges_in_flight", "Exchanges being served now.", registry=registry
         )
-        self.duration = Histogram(
+        self.duration = Spreads(
             "gateway_exchange_duration_seconds",
             "From the request's head to the last byte of its answer.",
             ["operation"],
-            buckets=_DURATION_SECONDS,
+            bounds=_DURATION_SECONDS,
             registry=registry,
         )
-        self.first_byte = Histogram(
+        self.first_byte = Spreads(
             "gateway_first_byte_seconds",
             "From the request's head to the first byte of the answer's body.",
             ["operation"],
-            buckets=_DURATION_SECONDS,
+            bounds=_DURATION_SECONDS,
             registry=registry,
         )
-        self.overhead = Histogram(
+        self.overhead = Spreads(
             "gateway_overhead_seconds",
             "What the gateway itself added before the upstream was asked.",
             ["operation"],
-            buckets=_OVERHEAD_SECONDS,
+            bounds=_OVERHEAD_SECONDS,
             registry=registry,
         )
         self.loop_lag = Histogram(
@@ -138,19 +164,19 @@ class Metrics:
             "The longest such lag of the last minute or two.",
             registry=registry,
         )
-        self.decisions = Counter(
+        self.decisions = Tallies(
             "gateway_limiter_decisions",
             "Decisions of the limiter; dimension names the limit that refused.",
             ["tenant", "decision", "dimension"],
             registry=registry,
         )
-        self.usage = Counter(
+        self.usage = Tallies(
             "gateway_usage",
             "Usage, reported or estimated: LLM tokens (cached_input is part of input, and so on), images, seconds.",
             ["tenant", "operation", "kind"],
             registry=registry,
         )
-        self.usage_estimated = Counter(
+        self.usage_estimated = Tallies(
             "gateway_usage_estimated",
             "Exchanges whose usage nobody reported, so that it was estimated.",
             ["tenant", "operation"],
@@ -320,37 +346,33 @@ class Metrics:
             "Access log lines dropped because standard output did not keep up.",
             registry=registry,
         )
-        self._children = lru_cache(maxsize=8192)(self._bind)
-        self._used = lru_cache(maxsize=8192)(self.usage.labels)
-        self._decided = lru_cache(maxsize=4096)(self.decisions.labels)
+        self.of = lru_cache(maxsize=8192)(self._of)
+        """What the exchanges of a tenant and an operation, by their ids, add to."""
 
-    def _bind(self, tenant: str, operation: str, status: str, ending: str) -> _PerExchange:
-        return _PerExchange(self, tenant, operation, status, ending)
+    def _of(self, tenant: str, operation: str) -> ExchangeTallies:
+        return ExchangeTallies(self, tenant, operation)
 
     def ended(self, exchange: Exchange, *, now: float) -> None:
         """Record one exchange that has ended; `now` in monotonic seconds."""
-        tenant = exchange.caller.tenant.id
-        operation = exchange.operation.id
-        ending = exchange.ending or Ending.FAILED
-        bound = self._children(tenant, operation, status_class(exchange.status), ending.value)
-        seconds = now - exchange.started_at
-        bound.count.inc()
-        bound.seconds.inc(seconds)
-        bound.duration.observe(seconds)
+        tallies = self.of(exchange.caller.tenant.id, exchange.operation.id)
+        began, usage = exchange.started_at, exchange.usage
+        seconds = now - began
+        tallies.ended(exchange.status, exchange.ending).value += 1
+        tallies.seconds.value += seconds
+        tallies.duration.observe(seconds)
+        tallies.overhead.observe(exchange.overhead_seconds(now))
         if exchange.bytes_in:
-            bound.bytes_in.inc(exchange.bytes_in)
+            tallies.of("in").value += exchange.bytes_in
         if exchange.bytes_out:
-            bound.bytes_out.inc(exchange.bytes_out)
+            tallies.of("out").value += exchange.bytes_out
         if exchange.first_byte_at is not None:
-            bound.first_byte.observe(exchange.first_byte_at - exchange.started_at)
-        bound.overhead.observe(exchange.overhead_seconds(now))
-        if exchange.usage is not None:
-            for kind in KINDS:
-                amount = getattr(exchange.usage, kind)
+            tallies.first_byte().observe(exchange.first_byte_at - began)
+        if usage is not None:
+            for kind, amount in zip(KINDS, _amounts(usage), strict=True):
                 if amount:
-                    self._used(tenant, operation, kind).inc(amount)
-            if exchange.usage.estimated:
-                self.usage_estimated.labels(tenant, operation).inc()
+                    tallies.of(kind).value += amount
+            if usage.estimated:
+                tallies.estimated().value += 1
 
     def watch(self, gauge: Gauge, read: Callable[[], float], *labels: str) -> None:
         """Let a gauge show what `read` says whenever somebody looks."""
@@ -368,7 +390,7 @@ class Metrics:
 
     def decided(self, tenant: str, decision: str, dimension: str = "none") -> None:
         """Count one decision of the limiter."""
-        self._decided(tenant, decision, dimension).inc()
+        self.decisions.labels(tenant, decision, dimension).value += 1
 
 
 def status_class(status: int | None) -> str:

@@ -74,16 +74,10 @@ def record(
 ) -> Middleware:
     """The outermost middleware: from here on everything has a record."""
     next_id = request_ids()
+    observer_failed = metrics.observer_failures.inc
 
     async def middleware(request: Request, handler: Handler) -> Answer:
-        exchange = Exchange(
-            id=next_id(),
-            method=request.method,
-            operation=UNMATCHED,
-            started_at=monotonic(),
-            started_time=time.time(),
-            observer_failed=metrics.observer_failures.inc,
-        )
+        exchange = Exchange(next_id(), request.method, UNMATCHED, monotonic(), time.time(), observer_failed)
         request.exchange = exchange
         try:
             request.check_version()
@@ -118,16 +112,8 @@ def unseen(*, metrics: Metrics, log: Log) -> Unseen:
 
     def refused(protocol: EdgeProtocol, error: GatewayError) -> list[tuple[bytes, bytes]]:  # noqa: ARG001
         now = monotonic()
-        exchange = Exchange(
-            id=next_id(),
-            method="",
-            operation=UNMATCHED,
-            started_at=now,
-            started_time=time.time(),
-            status=error.status,
-            error=error,
-            ending=error.ending,
-        )
+        exchange = Exchange(next_id(), "", UNMATCHED, now, time.time(), status=error.status, error=error)
+        exchange.end(error.ending)
         metrics.refused_requests.labels(str(error.status)).inc()
         metrics.ended(exchange, now=now)
         log(exchange, now)

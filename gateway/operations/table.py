@@ -207,10 +207,10 @@ UNLISTED_WRITE: Final = replace(
     model=ModelPlaces(body=("model",)),
     work=Work.GENERATION,
 )
-_NO_PARAMS: Final[Mapping[str, str]] = MappingProxyType({})
+NO_PARAMS: Final[Mapping[str, str]] = MappingProxyType({})
 _UNLISTED: Final = {
     # By whether it only reads, and whether it is contained.
-    (reads, contained): Match(operation if contained else replace(operation, is_contained=False), _NO_PARAMS)
+    (reads, contained): Match(operation if contained else replace(operation, is_contained=False), NO_PARAMS)
     for reads, operation in ((True, UNLISTED_READ), (False, UNLISTED_WRITE))
     for contained in (True, False)
 }
@@ -339,7 +339,7 @@ class OperationTable:
             if node.operations.setdefault(method, operation) is not operation:
                 raise ValueError(f"{operation.id} and {node.operations[method].id} share a method and path")
             if not places:
-                self._literal[method, operation.path] = Match(operation, _NO_PARAMS)
+                self._literal[method, operation.path] = Match(operation, NO_PARAMS)
         self._parameters[operation.id] = tuple(places)
 
 

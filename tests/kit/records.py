@@ -27,5 +27,7 @@ def caller(*, models: list[str] | None = None, own: tuple[str, ...] | None = Non
 
 def exchange(**changes: Any) -> Exchange:
     """An exchange that began at second 100, and whatever happened to it since."""
-    members: dict[str, Any] = {"id": "req_gw_1", "method": "POST", "operation": UNLISTED_READ}
-    return Exchange(**{**members, "started_at": 100.0, "started_time": 1_800_000_000.5, **changes})
+    made = Exchange("req_gw_1", "POST", UNLISTED_READ, 100.0, 1_800_000_000.5)
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
