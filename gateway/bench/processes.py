@@ -1,0 +1,173 @@
+"""What a process and its children spent, as Linux tells it in /proc, and processes of the bench's own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from gateway.bench.works import Target, Work
+
+_PROC = Path("/proc")
+_STOP_SECONDS = 5.0
+
+
+def can_measure() -> bool:
+    """Whether this system tells what a process spent."""
+    return (_PROC / "self" / "task").is_dir()
+
+
+def family(root: int) -> list[int]:
+    """The process and all that descend from it, as far as they live."""
+    children: dict[int, list[int]] = {}
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit() and (fields := _stat(int(entry.name))):
+            children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found, left = [], [root]
+    while left:
+        process = left.pop()
+        found.append(process)
+        left += children.get(process, [])
+    return found
+
+
+def cpu_seconds(root: int) -> float:
+    """What the process and its children have used of a processor, user and system: the difference of two is a cost.
+
+    Exact to some microseconds where the kernel counts so, else to its ticks. A thread that ends takes its part along.
+    """
+    return sum(_precise(process) or _ticks(process) for process in family(root))
+
+
+def user_and_system_seconds(root: int) -> tuple[float, float]:
+    """The same in two parts, exact to a tick (mostly 10 ms)."""
+    tick = os.sysconf("SC_CLK_TCK")
+    stats = [fields for process in family(root) if (fields := _stat(process))]
+    return sum(int(f[11]) for f in stats) / tick, sum(int(f[12]) for f in stats) / tick
+
+
+def resident_bytes(root: int) -> int:
+    """Memory that the process and its children occupy; what they share counts once for each."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    total = 0
+    for process in family(root):
+        try:
+            total += int((_PROC / str(process) / "statm").read_text().split()[1]) * page
+        except OSError:
+            continue
+    return total
+
+
+def _stat(process: int) -> list[str] | None:
+    """The fields of /proc/PID/stat behind the name: state, parent, …"""
+    try:
+        return (_PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def _precise(process: int) -> float:
+    nanoseconds = 0
+    try:
+        for thread in (_PROC / str(process) / "task").iterdir():
+            nanoseconds += int((thread / "schedstat").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return nanoseconds / 1e9
+
+
+def _ticks(process: int) -> float:
+    fields = _stat(process)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+
+
+class Load:
+    """A client in a process of its own."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        assert process.stdout is not None
+        self._lines = process.stdout
+
+    async def steady(self) -> None:
+        """Wait until everything runs that is to run; RuntimeError when the client ended before."""
+        await self._next("steady")
+
+    async def outcomes(self) -> list[dict[str, Any]]:
+        """What came of the works, in their order, as `Outcome` has it."""
+        return list((await self._next("outcomes"))["outcomes"])
+
+    async def _next(self, key: str) -> dict[str, Any]:
+        while line := await self._lines.readline():
+            said = orjson.loads(line)
+            if key in said:
+                return dict(said)
+        raise RuntimeError("the client ended before it was done; what it said stands above")
+
+    def stop(self) -> None:
+        """Let it end what it does, and say what came of it."""
+        self._process.send_signal(signal.SIGTERM)
+
+
+@asynccontextmanager
+async def load(target: Target, *works: Work, cpu: int | None = None) -> AsyncIterator[Load]:
+    """Start a client on these works."""
+    async with _process(["load", *_on(cpu)], stdin=PIPE) as process:
+        assert process.stdin is not None
+        plan = {"target": asdict(target), "works": [{"kind": work.kind, **asdict(work)} for work in works]}
+        process.stdin.write(orjson.dumps(plan))
+        process.stdin.close()
+        yield Load(process)
+
+
+@asynccontextmanager
+async def raw_upstream(
+    *, cpu: int | None = None, certificate: Path | None = None, port: int = 0
+) -> AsyncIterator[int]:
+    """Start a raw upstream; gives its port."""
+    tls = ["--certificate", str(certificate)] if certificate else []
+    async with _process(["upstream", "--port", str(port), *_on(cpu), *tls]) as process:
+        assert process.stdout is not None
+        line = await process.stdout.readline()
+        if not line:
+            raise RuntimeError("the raw upstream did not start; what it said stands above")
+        yield int(orjson.loads(line)["port"])
+
+
+def _on(cpu: int | None) -> list[str]:
+    return [] if cpu is None else ["--cpu", str(cpu)]
+
+
+@asynccontextmanager
+async def _process(arguments: list[str], **options: Any) -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway.bench", *arguments), stdout=PIPE, **options
+    )
+    try:
+        yield process
+    finally:
+        await end(process)
+
+
+async def end(process: Process) -> None:
+    """End a process: asked first, then made to."""
+    if process.returncode is not None:
+        return
+    try:
+        process.terminate()
+        async with asyncio.timeout(_STOP_SECONDS):
+            await process.wait()
+    except ProcessLookupError:
+        pass
+    except TimeoutError:
+        process.kill()
+        await process.wait()
