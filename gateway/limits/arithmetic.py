@@ -39,14 +39,15 @@ def bounded(quota: Quota, taken: int) -> int:
 
 def level(quota: Quota, taken: int) -> Level:
     """What the account's owner is told about a bucket of which `taken` grains are missing."""
-    grains_per_unit = TICKS_PER_PERIOD * quota.dimension.permits_per_unit
-    remaining = max(0, (quota.grains - taken) // grains_per_unit)
-    return Level(quota.dimension, quota.capacity, remaining, _seconds_to_refill(quota, taken))
+    remaining = (quota.grains - taken) // quota.unit_grains
+    return Level(
+        quota.dimension, quota.capacity, remaining if remaining > 0 else 0, _seconds_to_refill(quota, taken)
+    )
 
 
 def decide(charges: Sequence[Charge], taken: Sequence[int], *, granted: bool) -> Decision:
     """Word the decision that a store took, from the grains that are missing per charge after it."""
-    levels = tuple(level(charge.quota, missing) for charge, missing in zip(charges, taken, strict=True))
+    levels = tuple([level(charge.quota, missing) for charge, missing in zip(charges, taken, strict=True)])
     if granted:
         return Decision(True, levels)
     worst, longest = None, -1.0

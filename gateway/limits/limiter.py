@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.limits.local_shares import LocalShares
-from gateway.limits.store import BucketStore, Census, StoreUnavailable, holds
-from gateway.limits.terms import Charge, Decision, Dimension
+from gateway.limits.store import BucketStore, Census, Step, StoreUnavailable, holds
+from gateway.limits.terms import Charge, Decision, Dimension, charged
 
 _AT_ONCE = 256
 """Steps that are under way together when the store has come back."""
+
+_SLOTS = Dimension.CONCURRENT_REQUESTS
+_NOTHING: Mapping[Dimension, int] = {}
 
 
 @dataclass(slots=True, eq=False)
@@ -22,14 +25,6 @@ class _Held:
 
     charges: Sequence[Charge]
     local: bool
-
-
-@dataclass(slots=True, eq=False)
-class _Settlement:
-    exchange_id: str
-    used: Sequence[Charge]
-    maybe_done: bool = False
-    """Whether an earlier attempt may have reached the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +63,9 @@ class Limiter:
         self._shares = LocalShares(census)
         self._open: dict[str, list[_Held]] = {}
         self._late: list[_Settlement] = []
+        """Settlements that the store has to be told again."""
         self._lost_touch = False
         """Whether the store failed since leases were renewed last: it may have forgotten them."""
-        self._tasks: set[asyncio.Task[None]] = set()
         self._pulse: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
 
@@ -88,12 +83,12 @@ class Limiter:
         final, so that `cancel_soon` can give them back.
         """
         held = bool(hold) or holds(charges)
+        local = False
         try:
-            decision, taken, local = await self._store.admit(exchange_id, charges, hold=held), charges, False
+            decision, taken = await self._store.admit(exchange_id, charges, hold=held), charges
         except StoreUnavailable as outage:
-            self._lost_touch = True
-            decision, taken = await self._shares.admit(exchange_id, charges, outage, hold=held)
-            local = True
+            self._lost_touch = local = True
+            decision, taken = self._shares.admit(exchange_id, charges, outage, hold=held)
         if held and decision.allowed and taken:
             self._open.setdefault(exchange_id, []).append(_Held(taken, local))
         return decision
@@ -103,26 +98,32 @@ class Limiter:
         try:
             return await self._store.look(charges)
         except StoreUnavailable as outage:
-            return await self._shares.look(charges, outage)
+            return self._shares.look(charges, outage)
 
-    def settle_soon(self, exchange_id: str, used: Mapping[Dimension, int] | None = None) -> None:
+    def settle_soon(self, exchange_id: str, used: Mapping[Dimension, int] = _NOTHING) -> None:
         """Free the exchange's slots, put what was used in place of what was reserved; the first call counts.
 
-        Dimensions that are not named keep their reservation. Never raises and never waits: fit for `finally:`.
+        Dimensions that are not named keep their reservation. Never raises and never waits: fit for `finally:`. It
+        goes up with the admissions of the same turn of the loop.
         """
-        amounts = {**(used or {}), Dimension.CONCURRENT_REQUESTS: 0}
-        self._close(exchange_id, lambda charge: amounts.get(charge.quota.dimension, charge.permits))
+        for held in self._open.pop(exchange_id, ()):
+            actual = []
+            for charge in held.charges:
+                dimension = charge.quota.dimension
+                actual.append(0 if dimension is _SLOTS else used.get(dimension, charge.permits))
+            self._settle(exchange_id, held, actual)
 
     def cancel_soon(self, exchange_id: str) -> None:
         """Give everything back that the exchange holds: it never went upstream."""
-        self._close(exchange_id, lambda _: 0)
+        for held in self._open.pop(exchange_id, ()):
+            self._settle(exchange_id, held, [0] * len(held.charges))
 
     def charge_soon(self, charges: Sequence[Charge]) -> None:
         """Take these whatever the levels, into debt no deeper than one capacity; never raises, never waits.
 
         For what a running exchange used that nobody could reserve, as each answer of a realtime session.
         """
-        self._later(self._charge(charges))
+        self._store.put(_Debit(charges, self._debit_failed))
 
     def state(self) -> LimiterState:
         """How store and limiter stand at this moment; costs nothing to ask."""
@@ -134,41 +135,19 @@ class Limiter:
         self._closing.set()
         if self._pulse:
             await asyncio.wait({self._pulse})
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._store.quiet()
         await self._catch_up()
         await self._store.close()
 
-    def _close(self, exchange_id: str, used: Callable[[Charge], int]) -> None:
-        for held in self._open.pop(exchange_id, ()):
-            actual = [Charge(charge.quota, used(charge)) for charge in held.charges]
-            if held.local:
-                step: Coroutine[Any, Any, None] = self._shares.settle(exchange_id, actual)
-            else:
-                step = self._settle(_Settlement(exchange_id, actual))
-            self._later(step)
+    def _settle(self, exchange_id: str, held: _Held, used: Sequence[int]) -> None:
+        if held.local:
+            self._shares.settle(exchange_id, charged(held.charges, used))
+        else:
+            self._store.put(_Settlement(self._store, exchange_id, held.charges, used, self._late.append))
 
-    def _later(self, step: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(step)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _charge(self, charges: Sequence[Charge]) -> None:
-        try:
-            await self._store.debit("", charges)
-        except StoreUnavailable as outage:
-            self._lost_touch = True
-            await self._shares.debit(charges, report=not outage.sent)
-
-    async def _settle(self, settlement: _Settlement) -> None:
-        try:
-            if await self._store.settle(settlement.exchange_id, settlement.used) or settlement.maybe_done:
-                return
-            # Its lease ran out, and with it the reservation: charge what was used after all.
-            await self._store.debit("", [charge for charge in settlement.used if charge.quota.period_seconds])
-        except StoreUnavailable as outage:
-            settlement.maybe_done |= outage.sent
-            self._late.append(settlement)
+    def _debit_failed(self, charges: Sequence[Charge], outage: StoreUnavailable) -> None:
+        self._lost_touch = True
+        self._shares.debit(charges, report=not outage.sent)
 
     async def _keep_alive(self) -> None:
         """Once a second: announce, tell the store what it missed, renew leases when it is time."""
@@ -221,8 +200,9 @@ class Limiter:
 
     async def _catch_up(self) -> None:
         """Tell the store what it missed: late settlements, finished usage, exchanges that began without it."""
-        late, self._late = self._late, []
-        await _together(self._settle(settlement) for settlement in late)
+        late = self._late.copy()
+        self._late.clear()  # the list itself is known to the settlements
+        await _together(settlement.again() for settlement in late)
         await _together(self._report(used) for used in self._shares.unreported())
         local = [(i, held) for i, admissions in self._open.items() for held in admissions if held.local]
         await _together(self._hand_over(exchange_id, held) for exchange_id, held in local)
@@ -238,7 +218,7 @@ class Limiter:
         """Let the store hold what began in this worker's shares."""
         if await self._restore(exchange_id, held, held.charges) and held.local:
             held.local = False
-            await self._shares.settle(exchange_id, held.charges, report=False)
+            self._shares.settle(exchange_id, held.charges, report=False)
 
     async def _restore(self, exchange_id: str, held: _Held, charges: Sequence[Charge]) -> bool:
         """Take again what the store does not hold for an exchange; whether it does now."""
@@ -252,8 +232,83 @@ class Limiter:
         if held in self._open.get(exchange_id, ()):
             return done
         # It ended meanwhile and was settled without this.
-        await self._settle(_Settlement(exchange_id, [Charge(charge.quota, 0) for charge in charges]))
+        nothing = [0] * len(charges)
+        await _Settlement(self._store, exchange_id, charges, nothing, self._late.append).again()
         return False
+
+
+class _Settlement(Step):
+    """What an exchange used, to be told to the store until it knows."""
+
+    __slots__ = ("_late", "_maybe_done", "_over", "_store")
+
+    def __init__(
+        self,
+        store: BucketStore,
+        exchange_id: str,
+        charges: Sequence[Charge],
+        used: Sequence[int],
+        late: Callable[[_Settlement], None],
+    ) -> None:
+        super().__init__("settle", exchange_id, charges, used)
+        self._store = store
+        self._late = late
+        """Told when the store has to be told again."""
+        self._maybe_done = False
+        """Whether an earlier attempt may have reached the store."""
+        self._over: asyncio.Future[None] | None = None
+
+    async def again(self) -> None:
+        """Tell the store, and return when it knows, or does not."""
+        self._over = asyncio.get_running_loop().create_future()
+        self._store.put(self)
+        await self._over
+
+    def done(self, granted: bool, missing: Sequence[int]) -> bool:  # noqa: ARG002
+        """If its lease ran out, and with it the reservation, charge what was used after all."""
+        if granted or self._maybe_done:
+            self._end()
+        else:
+            used = charged(self.charges, self.permits)
+            lasting = [charge for charge in used if charge.quota.period_seconds]
+            self._store.put(_Debit(lasting, lambda _, outage: self.failed(outage), self._end))
+        return True
+
+    def failed(self, outage: StoreUnavailable) -> None:
+        """Wait for the store to come back."""
+        self._maybe_done |= outage.sent
+        self._late(self)
+        self._end()
+
+    def _end(self) -> None:
+        over, self._over = self._over, None
+        if over is not None and not over.done():
+            over.set_result(None)
+
+
+class _Debit(Step):
+    """What was used beside all reservations."""
+
+    __slots__ = ("_failed", "_taken")
+
+    def __init__(
+        self,
+        charges: Sequence[Charge],
+        failed: Callable[[Sequence[Charge], StoreUnavailable], None],
+        taken: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__("debit", "", charges)
+        self._failed = failed
+        self._taken = taken
+
+    def done(self, granted: bool, missing: Sequence[int]) -> bool:  # noqa: ARG002
+        """It is charged."""
+        self._taken()
+        return True
+
+    def failed(self, outage: StoreUnavailable) -> None:
+        """Say so."""
+        self._failed(self.charges, outage)
 
 
 async def _together(steps: Iterable[Coroutine[Any, Any, Any]]) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import assert_never
 
-from gateway.limits.arithmetic import RETRY_SECONDS
+from gateway.limits.arithmetic import RETRY_SECONDS, decide
 from gateway.limits.memory_buckets import MemoryBuckets
-from gateway.limits.store import Census, StoreUnavailable, share
+from gateway.limits.store import Census, Step, StoreUnavailable, holds, share
 from gateway.limits.terms import Charge, Decision, Level, OnStoreFailure, Quota
 
 _NEVER_EXPIRES_SECONDS = 10 * 365 * 86_400.0
@@ -43,7 +42,7 @@ class LocalShares:
             self._census = census
             self._shares.clear()
 
-    async def admit(
+    def admit(
         self, exchange_id: str, charges: Sequence[Charge], outage: StoreUnavailable, *, hold: bool
     ) -> tuple[Decision, list[Charge]]:
         """Decide in the store's place; also what was taken: guesses are cut to fit the share.
@@ -52,8 +51,10 @@ class LocalShares:
         """
         parts = self._parts(charges, outage)
         if any(part is None and charge.permits for charge, part in parts):
-            return await self._decide(charges, parts), []
-        decision = await self._buckets.admit(exchange_id, _counted(parts), hold=hold)
+            return self._decide(charges, parts), []
+        counted = _counted(parts)
+        held_id = exchange_id if hold or holds(counted) else ""
+        decision = self._decided(Step("take", held_id, counted))
         if not decision.allowed:
             return _worded(charges, parts, decision), []
         taken = [Charge(charge.quota, part.permits, part.known) for charge, part in parts if part]
@@ -62,21 +63,21 @@ class LocalShares:
             self._count(taken)
         return _worded(charges, parts, decision), taken
 
-    async def look(self, charges: Sequence[Charge], outage: StoreUnavailable) -> Decision:
+    def look(self, charges: Sequence[Charge], outage: StoreUnavailable) -> Decision:
         """What admit would say now, taking nothing."""
-        return await self._decide(charges, self._parts(charges, outage))
+        return self._decide(charges, self._parts(charges, outage))
 
-    async def settle(self, exchange_id: str, used: Sequence[Charge], *, report: bool = True) -> None:
+    def settle(self, exchange_id: str, used: Sequence[Charge], *, report: bool = True) -> None:
         """Put what was used in place of what was taken. `report=False`: the store knows it already."""
         parts = [Charge(self._share(charge.quota) or charge.quota, charge.permits) for charge in used]
-        await self._buckets.settle(exchange_id, parts)
+        self._buckets.put(Step("settle", exchange_id, parts))
         if report:
             self._count(used)
 
-    async def debit(self, charges: Sequence[Charge], *, report: bool) -> None:
+    def debit(self, charges: Sequence[Charge], *, report: bool) -> None:
         """Take this from the shares whatever is left of them; `report=False`: the store may know it already."""
         parts = [Charge(self._share(charge.quota) or charge.quota, charge.permits) for charge in charges]
-        await self._buckets.debit("", parts)
+        self._buckets.put(Step("debit", "", parts))
         if report:
             self._count(charges)
 
@@ -90,8 +91,12 @@ class LocalShares:
         """The store was not told after all."""
         self._count(charges)
 
-    async def _decide(self, charges: Sequence[Charge], parts: Sequence[_Part]) -> Decision:
-        return _worded(charges, parts, await self._buckets.look(_counted(parts)))
+    def _decide(self, charges: Sequence[Charge], parts: Sequence[_Part]) -> Decision:
+        return _worded(charges, parts, self._decided(Step("look", "", _counted(parts))))
+
+    def _decided(self, step: Step) -> Decision:
+        granted, missing = self._buckets.carry_out(step)
+        return decide(step.charges, missing, granted=granted)
 
     def _count(self, charges: Sequence[Charge]) -> None:
         for charge in charges:
@@ -136,7 +141,7 @@ def _worded(charges: Sequence[Charge], parts: Sequence[_Part], local: Decision) 
     """Put a decision over shares in the terms of the limits they are shares of."""
     remaining = iter(local.levels)
     known = {
-        charge.quota: replace(next(remaining), limit=charge.quota.capacity)
+        charge.quota: next(remaining)._replace(limit=charge.quota.capacity)
         if part
         else Level(charge.quota.dimension, charge.quota.capacity, 0, RETRY_SECONDS)
         for charge, part in parts

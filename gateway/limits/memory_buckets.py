@@ -7,9 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gateway.limits.arithmetic import bounded, decide, fits, still_taken
-from gateway.limits.store import Census, holds
-from gateway.limits.terms import TICKS_PER_PERIOD, Charge, Decision, Dimension, Quota
+from gateway.limits.arithmetic import bounded, fits, still_taken
+from gateway.limits.store import BucketStore, Census, Step
+from gateway.limits.terms import TICKS_PER_PERIOD, Charge, Dimension, Quota
 
 
 @dataclass(slots=True)
@@ -64,8 +64,8 @@ class _Account:
         return not self.open and not any(self.taken(b.quota, now_microseconds) for b in self.buckets.values())
 
 
-class MemoryBuckets:
-    """A BucketStore without I/O: no method ever suspends, so each is atomic in its event loop.
+class MemoryBuckets(BucketStore):
+    """A BucketStore without I/O: no step ever waits, so each is atomic in its event loop.
 
     Accounts whose buckets are full again are dropped as new ones come. Above `most_accounts` the one that was
     used least recently is forgotten whatever it holds, which fills its buckets.
@@ -87,34 +87,32 @@ class MemoryBuckets:
         """Accounts in memory."""
         return len(self._accounts)
 
-    async def admit(
-        self, exchange_id: str, charges: Sequence[Charge], *, hold: bool | None = None
-    ) -> Decision:
-        now = self._now()
+    def put(self, step: Step) -> None:
+        """Carry a step out on the spot."""
+        granted, missing = self.carry_out(step)
+        if not step.done(granted, missing) and granted:
+            self.give_back(step)
+
+    def carry_out(self, step: Step) -> tuple[bool, list[int]]:
+        """Whether it was granted, or settled anything; and the grains that are missing per charge after it."""
+        now, charges, permits = self._now(), step.charges, step.permits
+        if step.mode == "settle":
+            return self._settle(step.exchange_id, charges, permits, now), []
         accounts = self._touch(charges, now)
-        taken = _taken(accounts, charges, now)
-        held_id = exchange_id if hold or holds(charges) else ""
-        if not all(
-            fits(c, t) or accounts[c.quota.key].holds(held_id, c.quota.dimension)
-            for c, t in zip(charges, taken, strict=True)
+        taken = [accounts[charge.quota.key].taken(charge.quota, now) for charge in charges]
+        if step.mode != "debit" and not all(
+            fits(charge, missing)
+            or accounts[charge.quota.key].holds(step.exchange_id, charge.quota.dimension)
+            for charge, missing in zip(charges, taken, strict=True)
         ):
-            return decide(charges, taken, granted=False)
-        return decide(charges, self._take(held_id, accounts, charges, taken, now), granted=True)
+            return False, taken
+        if step.mode == "look":
+            return True, taken
+        return True, self._take(step.exchange_id, accounts, charges, taken, now)
 
-    async def look(self, charges: Sequence[Charge]) -> Decision:
-        now = self._now()
-        taken = _taken(self._touch(charges, now), charges, now)
-        return decide(charges, taken, granted=all(map(fits, charges, taken)))
-
-    async def debit(self, exchange_id: str, charges: Sequence[Charge], *, hold: bool = False) -> None:
-        now = self._now()
-        accounts = self._touch(charges, now)
-        self._take(exchange_id if hold else "", accounts, charges, _taken(accounts, charges, now), now)
-
-    async def settle(self, exchange_id: str, charges: Sequence[Charge]) -> bool:
-        now = self._now()
+    def _settle(self, exchange_id: str, charges: Sequence[Charge], permits: Sequence[int], now: int) -> bool:
         found = False
-        for charge in charges:
+        for charge, used_permits in zip(charges, permits, strict=True):
             quota = charge.quota
             account = self._accounts.get(quota.key)
             if account is None:
@@ -127,7 +125,7 @@ class MemoryBuckets:
             found = True
             if not exchange.grains:
                 del account.open[exchange_id]
-            used = charge.permits * TICKS_PER_PERIOD if quota.period_seconds else 0
+            used = used_permits * TICKS_PER_PERIOD if quota.period_seconds else 0
             account.put(quota, bounded(quota, account.taken(quota, now) - reserved + used), now)
         return found
 
@@ -225,7 +223,3 @@ class MemoryBuckets:
                 self._make_room(now)
                 self._accounts[key] = account
         return after
-
-
-def _taken(accounts: dict[str, _Account], charges: Sequence[Charge], now: int) -> list[int]:
-    return [accounts[charge.quota.key].taken(charge.quota, now) for charge in charges]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal
 
+from gateway.limits.arithmetic import decide
 from gateway.limits.terms import Charge, Decision, Quota
 
 
@@ -26,8 +29,75 @@ class Census:
     workers: int
 
 
-class BucketStore(Protocol):
-    """Where buckets live. Every method is one atomic step; all raise StoreUnavailable and nothing else.
+Mode = Literal["take", "debit", "look", "settle"]
+
+
+class Step:
+    """What a store is asked to do in one go, all of it or nothing; and who hears what came of it, once.
+
+    take: take every charge, or none. debit: take every charge whatever the levels, into debt no deeper than one
+    capacity. look: say what `take` would say now. settle: put what was really used in place of what was taken.
+
+    A subclass says what becomes of the outcome; of a plain step nobody wants to know.
+    """
+
+    __slots__ = ("charges", "exchange_id", "mode", "permits")
+
+    def __init__(
+        self, mode: Mode, exchange_id: str, charges: Sequence[Charge], permits: Sequence[int] | None = None
+    ) -> None:
+        self.mode = mode
+        self.exchange_id = exchange_id
+        """Who holds what is taken; empty: nobody, it is taken for good."""
+        self.charges = charges
+        self.permits = [charge.permits for charge in charges] if permits is None else permits
+        """What is taken, or was used, per charge."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody still wants it to be done; asked before it leaves."""
+        return True
+
+    def done(self, granted: bool, missing: Sequence[int]) -> bool:  # noqa: ARG002 - nobody wants to know
+        """Hear the decision, and the grains that are missing per charge after it; of `settle` whether the exchange
+        held any of it. False if who asked does not wait any more."""
+        return True
+
+    def failed(self, outage: StoreUnavailable) -> None:
+        """Hear that the store did not do it, or did not say so in time."""
+
+
+class Awaited(Step):
+    """A step whose outcome somebody awaits."""
+
+    __slots__ = ("outcome",)
+
+    def __init__(
+        self, mode: Mode, exchange_id: str, charges: Sequence[Charge], permits: Sequence[int] | None = None
+    ) -> None:
+        super().__init__(mode, exchange_id, charges, permits)
+        self.outcome: asyncio.Future[tuple[bool, Sequence[int]]] = asyncio.get_running_loop().create_future()
+
+    @property
+    def wanted(self) -> bool:
+        """What its asker has been cancelled for is not done."""
+        return not self.outcome.done()
+
+    def done(self, granted: bool, missing: Sequence[int]) -> bool:
+        """Wake who waits."""
+        if self.outcome.done():
+            return False
+        self.outcome.set_result((granted, missing))
+        return True
+
+    def failed(self, outage: StoreUnavailable) -> None:
+        """Wake who waits."""
+        if not self.outcome.done():
+            self.outcome.set_exception(outage)
+
+
+class BucketStore(ABC):
+    """Where buckets live. Every step is atomic, and what fails is StoreUnavailable.
 
     An admission that *holds* something (a slot, or permits that settling may change) is remembered under its
     exchange id until it is settled, or until its lease runs out: then everything it took is given back.
@@ -36,49 +106,96 @@ class BucketStore(Protocol):
     lease_seconds: float
     """How long a held admission lives after it was taken or last renewed."""
 
+    @abstractmethod
+    def put(self, step: Step) -> None:
+        """Carry out a step, at the end of this turn of the loop at the latest. Never raises and never waits.
+
+        A held admission may be repeated: what the exchange holds already is not charged again. So a later step of
+        the same exchange charges the dimensions and the accounts that are new to it; naming the first ones again
+        costs nothing. Of charges that are settled, those whose quota was not admitted change nothing, and what is
+        not named stays held; permits above the reservation become debt, no deeper than one capacity.
+        """
+
     async def admit(
         self, exchange_id: str, charges: Sequence[Charge], *, hold: bool | None = None
     ) -> Decision:
-        """Take every charge, or none.
+        """Take every charge, or none. `hold=None` remembers the exchange if a charge needs it.
 
-        `hold=None` remembers the exchange if a charge needs it. A held admission may be repeated: what the
-        exchange holds already is not charged again. So a later step of the same exchange charges the
-        dimensions and the accounts that are new to it; naming the first ones again costs nothing.
+        What was granted to one who is cancelled meanwhile is given back, but for the requests, which were made.
         """
+        held = bool(hold) or holds(charges)
+        step = Awaited("take", exchange_id if held else "", charges)
+        self.put(step)
+        try:
+            granted, missing = await step.outcome
+        except asyncio.CancelledError:
+            # The outcome may have come in the very turn in which the caller was cancelled.
+            outcome = step.outcome
+            if (
+                outcome.done()
+                and not outcome.cancelled()
+                and outcome.exception() is None
+                and outcome.result()[0]
+            ):
+                self.give_back(step)
+            raise
+        return decide(charges, missing, granted=granted)
 
     async def look(self, charges: Sequence[Charge]) -> Decision:
         """What admit would say now, taking nothing."""
+        step = Awaited("look", "", charges)
+        self.put(step)
+        granted, missing = await step.outcome
+        return decide(charges, missing, granted=granted)
 
     async def settle(self, exchange_id: str, charges: Sequence[Charge]) -> bool:
-        """Put what was really used in place of what was taken, and free the slots that are named; once each.
-
-        Charges whose quota was not admitted change nothing, and what is not named stays held; permits above the
-        reservation become debt, no deeper than one capacity. False if the exchange holds none of these
-        (settled before, expired, never held).
-        """
+        """Settle, once each. False if the exchange holds none of these (settled before, expired, never held)."""
+        step = Awaited("settle", exchange_id, charges)
+        self.put(step)
+        return (await step.outcome)[0]
 
     async def debit(self, exchange_id: str, charges: Sequence[Charge], *, hold: bool = False) -> None:
         """Take every charge whatever the levels, into debt no deeper than one capacity."""
+        step = Awaited("debit", exchange_id if hold else "", charges)
+        self.put(step)
+        await step.outcome
 
+    def give_back(self, step: Step) -> None:
+        """Undo an admission that nobody heard of, if it was one. Should that fail, its lease runs out by itself."""
+        if step.mode == "take" and step.exchange_id:
+            unused = [0 if charge.quota.dimension.settles else charge.permits for charge in step.charges]
+            self.put(Step("settle", step.exchange_id, step.charges, unused))
+
+    @abstractmethod
     async def renew(self, leases: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """Let (exchange id, account key) pairs live for another lease; return those that are not open."""
 
+    @abstractmethod
     async def reset(self, keys: Iterable[str]) -> None:
         """Fill every bucket of these accounts and forget their open exchanges."""
 
+    @abstractmethod
     async def announce(self, worker: str) -> Census:
         """Say that this worker lives (once a second); learn how many do."""
 
+    @abstractmethod
     def health(self) -> Mapping[str, bool]:
         """Per server whether it answers; empty where there is none to ask."""
 
+    async def quiet(self) -> None:  # noqa: B027 - nothing is ever under way in a store without I/O
+        """Return once the outcome of every step is known."""
+
+    @abstractmethod
     async def close(self) -> None:
         """Withdraw the worker and let go of connections; nothing else may be called afterwards."""
 
 
 def holds(charges: Iterable[Charge]) -> bool:
     """Whether admitting these leaves something to be settled."""
-    return any(charge.permits and charge.quota.dimension.settles for charge in charges)
+    for charge in charges:  # noqa: SIM110 - asked for every request, and a generator costs more than the answer
+        if charge.permits and charge.quota.dimension.settles:
+            return True
+    return False
 
 
 def share(quota: Quota, census: Census) -> Quota | None:

@@ -11,8 +11,10 @@ when the lease of its exchange runs out.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 TICKS_PER_PERIOD = 60_000
@@ -34,6 +36,8 @@ class Dimension(StrEnum):
 
     is_reported: bool
     """Whether answers report what counts here, so that usage has to be known where it is limited."""
+    settles: bool
+    """Whether what an exchange costs is known only when it ends (a request costs one request at once)."""
 
     def __new__(
         cls,
@@ -49,6 +53,7 @@ class Dimension(StrEnum):
         member.unit = unit
         member.permits_per_unit = permits_per_unit
         member.is_reported = is_reported
+        member.settles = unit != "requests"
         return member
 
     REQUESTS_PER_MINUTE = "max_requests_per_1_minute", 60, "requests", 1
@@ -59,11 +64,6 @@ class Dimension(StrEnum):
     IMAGES_PER_MINUTE = "max_images_per_1_minute", 60, "images", 1
     AUDIO_MEGABYTES_PER_MINUTE = "max_audio_megabytes_per_1_minute", 60, "audio-megabytes", 1_000_000
     CONCURRENT_REQUESTS = "max_concurrent_requests", 0, "concurrent-requests", 1
-
-    @property
-    def settles(self) -> bool:
-        """Whether what an exchange costs is known only when it ends (a request costs one request at once)."""
-        return self.unit != "requests"
 
 
 class OnStoreFailure(StrEnum):
@@ -87,6 +87,10 @@ class Quota:
     grains: int = field(init=False, repr=False, compare=False)
     tick_microseconds: int = field(init=False, repr=False, compare=False)
     """Time that gives back one grain per permit; 0 for slots."""
+    unit_grains: int = field(init=False, repr=False, compare=False)
+    """Grains of one unit of the capacity."""
+    words: tuple[str, int, int] = field(init=False, repr=False, compare=False)
+    """Dimension, capacity in permits and tick in microseconds: what a script is told of the quota."""
 
     def __post_init__(self) -> None:
         permits = self.capacity * self.dimension.permits_per_unit
@@ -97,15 +101,20 @@ class Quota:
         object.__setattr__(self, "grains", permits * TICKS_PER_PERIOD)
         tick = self.dimension.period_seconds * 1_000_000 // TICKS_PER_PERIOD
         object.__setattr__(self, "tick_microseconds", tick)
+        object.__setattr__(self, "unit_grains", TICKS_PER_PERIOD * self.dimension.permits_per_unit)
+        object.__setattr__(self, "words", (self.dimension.value, permits, tick))
 
     @property
     def period_seconds(self) -> int:
         return self.dimension.period_seconds
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Charge:
-    """Permits to take from one quota's bucket; 0 takes nothing, always fits, and still reports the level."""
+    """Permits to take from one quota's bucket; 0 takes nothing, always fits, and still reports the level.
+
+    Nobody changes one; it is not frozen because every request makes some, and that takes three times as long.
+    """
 
     quota: Quota
     permits: int = 1
@@ -115,7 +124,7 @@ class Charge:
     def __post_init__(self) -> None:
         if self.permits < 0:
             raise ValueError(f"cannot take {self.permits} permits")
-        if self.quota.dimension is Dimension.CONCURRENT_REQUESTS and self.permits > 1:
+        if self.permits > 1 and self.quota.dimension is Dimension.CONCURRENT_REQUESTS:
             raise ValueError("an exchange holds one slot")
 
     @classmethod
@@ -124,8 +133,12 @@ class Charge:
         return cls(quota, max(known, min(known + guessed, quota.permits)), known)
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
+def charged(charges: Iterable[Charge], permits: Iterable[int]) -> list[Charge]:
+    """Charges to the same quotas, of other amounts."""
+    return [Charge(charge.quota, amount) for charge, amount in zip(charges, permits, strict=True)]
+
+
+class Level(NamedTuple):
     """How full one bucket is, in the units of its dimension."""
 
     dimension: Dimension
@@ -136,9 +149,12 @@ class Level:
     """Time until the bucket is full again; 0 for slots."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Decision:
-    """The answer to an admission; `levels` stand in the order of the charges, as they are after it."""
+    """The answer to an admission; `levels` stand in the order of the charges, as they are after it.
+
+    Nobody changes one; it is as little frozen as charges are.
+    """
 
     allowed: bool
     levels: tuple[Level, ...]

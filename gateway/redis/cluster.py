@@ -8,30 +8,32 @@ While a slot is being moved its calls fail: that takes moments, and the limits' 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 from redis.crc import key_slot
 from redis.exceptions import MovedError
 
 from gateway.redis.breaker import Breaker
-from gateway.redis.line import Argument, RedisUnavailable, Reply
-from gateway.redis.script import Script
+from gateway.redis.line import Argument, Call, RedisUnavailable, Reply
 from gateway.redis.servers import Address, RedisServers, Topology
-from gateway.redis.wire import Wire
+from gateway.redis.wire import Scripts, Wire
 
 REFRESH_SECONDS = 0.25
 """The pause between two questions about the slots."""
 
 
-def open_wire(servers: RedisServers, *, deadline_seconds: float) -> Wire | ClusterWire:
+def open_wire(servers: RedisServers, *, deadline_seconds: float) -> Scripts:
     """What runs scripts on these servers; nothing is connected before the first call."""
     if servers.topology is Topology.CLUSTER:
         return ClusterWire(servers, deadline_seconds=deadline_seconds)
     return Wire(servers.connector(), Breaker(servers.name), deadline_seconds=deadline_seconds)
 
 
-class ClusterWire:
+class ClusterWire(Scripts):
     """Runs scripts like a Wire, on whichever master serves their keys."""
+
+    has_places = True
 
     def __init__(self, servers: RedisServers, *, deadline_seconds: float = 0.1) -> None:
         self._servers = servers
@@ -39,8 +41,10 @@ class ClusterWire:
         self._wires: dict[Address, Wire] = {}
         self._retired: list[Wire] = []
         self._masters: list[tuple[int, int, Address]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._refresh: asyncio.Task[None] | None = None
         self._known = asyncio.Event()
+        self._closed = False
         self._lost = False
         """Whether no node at all answered when they were last asked."""
 
@@ -52,47 +56,70 @@ class ClusterWire:
         known = [wire.health() for address, wire in self._wires.items() if address in masters]
         return {server: answers for health in known for server, answers in health.items()}
 
-    async def run(
-        self,
-        script: Script,
-        keys: Sequence[Argument],
-        arguments: Sequence[Argument],
-        abandoned: Callable[[Reply], None] | None = None,
-        *,
-        writes: bool = True,
-    ) -> Reply:
+    def call(self, call: Call, key: Argument) -> None:
+        """Make a call to the master of the key; once it is known who that is."""
         deadline = asyncio.get_running_loop().time() + self._deadline_seconds
-        wire = self._wire(await self._master_of(key_slot(str(keys[0]).encode()), deadline))
-        try:
-            return await wire.run(script, keys, arguments, abandoned, writes=writes, deadline=deadline)
-        except RedisUnavailable as unavailable:
-            self._refresh_soon()
-            moved = unavailable.__cause__
-            if not isinstance(moved, MovedError):
-                raise
-            wire = self._wire((moved.host or "", int(moved.port)))
-            return await wire.run(script, keys, arguments, abandoned, writes=writes, deadline=deadline)
+        call.deadline = call.deadline or deadline
+        routed = _Routed(call, self._failed)
+        if self._masters:
+            self._call_master(routed, key)
+        else:
+            self._keep(self._call_when_known(routed, key))
+
+    def flush(self) -> None:
+        """Send the calls that have been made, in one write to each master."""
+        for wire in self._wires.values():
+            wire.flush()
+
+    def flush_soon(self) -> None:
+        """Send them when this turn of the loop ends."""
+        for wire in self._wires.values():
+            wire.flush_soon()
+
+    def place_of(self, key: str) -> int:
+        """Its slot."""
+        return key_slot(key.encode())
 
     async def close(self) -> None:
+        """Hang up on every master, and wait until nothing is left."""
+        self._closed = True
         if self._refresh:
             self._refresh.cancel()
-            await asyncio.wait({self._refresh})
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         for wire in [*self._wires.values(), *self._retired]:
             await wire.close()
 
-    async def _master_of(self, slot: int, deadline: float) -> Address:
-        if not self._masters:
-            self._refresh_soon()
-            try:
-                async with asyncio.timeout_at(0 if self._lost else deadline):
-                    await self._known.wait()
-            except TimeoutError:
-                raise RedisUnavailable("no node says who serves the slots", sent=False) from None
+    async def _call_when_known(self, call: _Routed, key: Argument) -> None:
+        self._refresh_soon()
+        try:
+            async with asyncio.timeout_at(0 if self._lost else call.deadline):
+                await self._known.wait()
+        except TimeoutError:
+            call.failed(RedisUnavailable("no node says who serves the slots", sent=False))
+            return
+        self._call_master(call, key)
+        self.flush()
+
+    def _call_master(self, call: _Routed, key: Argument) -> None:
+        slot = key_slot(str(key).encode())
         for first, last, address in self._masters:
             if first <= slot <= last:
-                return address
+                self._wire(address).call(call, key)
+                return
         self._refresh_soon()
-        raise RedisUnavailable(f"no master serves slot {slot}", sent=False)
+        call.failed(RedisUnavailable(f"no master serves slot {slot}", sent=False))
+
+    def _failed(self, call: Call, unavailable: RedisUnavailable) -> None:
+        """Make a call that was sent elsewhere, and so not run, once more where it belongs."""
+        self._refresh_soon()
+        moved = unavailable.__cause__
+        if not isinstance(moved, MovedError):
+            call.failed(unavailable)
+            return
+        wire = self._wire((moved.host or "", int(moved.port)))
+        wire.call(call, "")
+        wire.flush()
 
     def _wire(self, address: Address) -> Wire:
         if address not in self._wires:
@@ -106,8 +133,8 @@ class ClusterWire:
         return self._wires[address]
 
     def _refresh_soon(self) -> None:
-        if self._refresh is None or self._refresh.done():
-            self._refresh = asyncio.create_task(self._ask_who_serves())
+        if not self._closed and (self._refresh is None or self._refresh.done()):
+            self._refresh = self._keep(self._ask_who_serves())
 
     async def _ask_who_serves(self) -> None:
         """Ask one node after another until one knows; masters first, they are most likely alive."""
@@ -127,11 +154,41 @@ class ClusterWire:
             self._lost = True
         await asyncio.sleep(REFRESH_SECONDS)
 
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
     def _retire_others(self) -> None:
         masters = {address for _, _, address in self._masters}
         for address in self._wires.keys() - masters:
             self._retired.append(self._wires.pop(address))
             self._retired[-1].hang_up()
+
+
+class _Routed(Call):
+    """A call to where its keys are supposed to be."""
+
+    __slots__ = ("_call", "_failed")
+
+    def __init__(self, call: Call, failed: Callable[[Call, RedisUnavailable], None]) -> None:
+        super().__init__(call.script, writes=call.writes)
+        self.deadline = call.deadline
+        self._call = call
+        self._failed = failed
+
+    def words(self) -> Sequence[Argument] | None:
+        """Those of the call."""
+        return self._call.words()
+
+    def answered(self, reply: Reply) -> None:
+        """It was where they are."""
+        self._call.answered(reply)
+
+    def failed(self, unavailable: RedisUnavailable) -> None:
+        """Perhaps they are elsewhere."""
+        self._failed(self._call, unavailable)
 
 
 def _address(node: Sequence[Reply], asked: Address) -> Address:

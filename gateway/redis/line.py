@@ -1,23 +1,31 @@
 """One Redis connection with many calls in flight.
 
-Calls made in one turn of the event loop leave in one write, and nobody waits for anybody else's reply. Nothing is
-ever sent twice, except a script that the server said it does not know (and so did not run).
+Calls leave together when the line is flushed, and nobody waits for anybody else's reply. Nothing is ever sent twice,
+except a script that the server said it does not know (and so did not run).
+
+redis-py dials, speaks TLS and logs in. From then on its transport belongs to the line: replies are read where they
+arrive, without a task.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol
 
 import hiredis
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import (
+    AskError,
+    MovedError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
 from gateway.redis.script import Script
-from gateway.redis.servers import Connect
+from gateway.redis.servers import Connect, hand_over
 
 Argument = str | bytes | int
 Reply = Any
@@ -27,6 +35,14 @@ Keep = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 GRACE_SECONDS = 0.005
 """How long a reply that is late may still be found to have arrived."""
+
+_NOT_YET = object()
+_ERRORS: dict[str, type[ResponseError]] = {
+    "NOSCRIPT": NoScriptError,
+    "READONLY": ReadOnlyError,
+    "MOVED": MovedError,
+    "ASK": AskError,
+}
 
 
 class RedisUnavailable(Exception):
@@ -44,63 +60,94 @@ class Watcher(Protocol):
     def succeeded(self) -> None: ...
     def failed(self, error: BaseException) -> None: ...
     def withdrawn(self) -> None:
-        """The call was never sent: its caller left."""
+        """The call was never sent: nobody wanted it any more."""
 
 
-@dataclass(slots=True, eq=False)
 class Call:
-    """A command on its way, and the future that its caller awaits; deadline in loop time."""
+    """A command on its way. Who makes it says in a subclass what it is, and what becomes of its reply."""
 
-    command: tuple[Argument, ...]
-    deadline: float
-    reply: asyncio.Future[Reply]
-    watcher: Watcher | None = None
-    abandoned: Callable[[Reply], None] | None = None
-    """Gets the reply if the caller was cancelled after the call was sent."""
-    script: Script | None = None
-    """What the server may say it does not know; None once it was sent as text."""
+    __slots__ = ("deadline", "script", "watcher", "writes")
 
-    def succeed(self, reply: Reply) -> None:
-        if self.watcher:
-            self.watcher.succeeded()
-        if not self.reply.done():
-            self.reply.set_result(reply)
-        elif self.abandoned:
-            self.abandoned(reply)
+    def __init__(self, script: Script | None = None, *, writes: bool = True) -> None:
+        self.script = script
+        """What is run; None: the words are a whole command."""
+        self.writes = writes
+        """One that only reads proves nothing to the breaker: replicas answer it too."""
+        self.deadline = 0.0
+        """In loop time; 0: as soon as is usual."""
+        self.watcher: Watcher | None = None
+
+    def words(self) -> Sequence[Argument] | None:
+        """Number of keys, keys and arguments as the call leaves; None if nobody wants it any more."""
+        raise NotImplementedError
+
+    def answered(self, reply: Reply) -> None:
+        """It was done; once, or else `failed` once."""
+        raise NotImplementedError
+
+    def failed(self, unavailable: RedisUnavailable) -> None:
+        """It was not done, or nobody knows."""
+        raise NotImplementedError
 
     def fail(self, error: BaseException, *, sent: bool) -> None:
         if self.watcher:
             self.watcher.failed(error)
-        if not self.reply.done():
-            unavailable = RedisUnavailable(f"{type(error).__name__}: {error}", sent=sent)
-            unavailable.__cause__ = error
-            self.reply.set_exception(unavailable)
-
-    def withdraw(self) -> None:
-        if self.watcher:
-            self.watcher.withdrawn()
+        unavailable = RedisUnavailable(f"{type(error).__name__}: {error}", sent=sent)
+        unavailable.__cause__ = error
+        self.failed(unavailable)
 
 
-class Line:
+class Line(asyncio.Protocol):
     """One connection, from the attempt to make it until its first fault."""
 
     def __init__(self, connect: Connect, connect_seconds: float, keep: Keep) -> None:
         self.dead = False
+        self._loop = asyncio.get_running_loop()
         self._connect = connect
         self._connect_seconds = connect_seconds
-        self._connected = False
+        self._transport: asyncio.WriteTransport | None = None
+        self._replies = hiredis.Reader(replyError=_error, notEnoughData=_NOT_YET)
         self._to_send: list[Call] = []
         self._sent: deque[Call] = deque()
-        self._wake = asyncio.Event()
+        self._flushes_soon = False
         self._watch: asyncio.TimerHandle | None = None
-        self._keep = keep
+        self._gone = self._loop.create_future()
         self._task = keep(self._live())
 
     def put(self, call: Call) -> None:
+        """Let a call leave with the next flush, or as soon as there is a connection."""
         self._to_send.append(call)
-        self._wake.set()
         if self._watch is None:
-            self._watch = asyncio.get_running_loop().call_at(call.deadline, self._check_deadlines)
+            self._watch = self._loop.call_at(call.deadline, self._check_deadlines)
+
+    def flush(self) -> None:
+        """Send what has been put, in one write."""
+        self._flushes_soon = False
+        if self._transport is None or not self._to_send:
+            return
+        calls, self._to_send = self._to_send, []
+        packed = b"".join([self._packed(call) for call in calls])
+        if packed:
+            self._transport.write(packed)
+
+    def flush_soon(self) -> None:
+        """Send what is put in this turn of the loop when it ends."""
+        if not self._flushes_soon:
+            self._flushes_soon = True
+            self._loop.call_soon(self.flush)
+
+    def data_received(self, data: bytes) -> None:
+        """Tell calls their replies."""
+        self._replies.feed(data)
+        try:
+            while not self.dead and (reply := self._replies.gets()) is not _NOT_YET:
+                self._take(reply)
+        except hiredis.ProtocolError as error:
+            self.hang_up(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End with the connection."""
+        self.hang_up(exc or ConnectionError("Connection closed by server."))
 
     def hang_up(self, error: BaseException) -> None:
         """Fail every call that has no reply and let the connection go. The next call needs a new line."""
@@ -109,6 +156,8 @@ class Line:
         self.dead = True
         if self._watch:
             self._watch.cancel()
+        if self._transport:
+            self._transport.abort()
         _fail(self._sent, error, sent=True)
         _fail(self._to_send, error, sent=False)
         # Those calls keep the error, whose frames know this line: neither is left to the cycle collector.
@@ -123,70 +172,62 @@ class Line:
         except (RedisError, OSError, TimeoutError) as error:
             self.hang_up(error)
             return
-        self._connected = True
-        writer = self._keep(self._write(connection))
         try:
-            while not self.dead:
-                await self._read_one(connection)
+            self._transport = await hand_over(connection, self)
+            self.flush()
+            await self._gone
         except (RedisError, OSError) as error:
             self.hang_up(error)
         except asyncio.CancelledError:
             self.hang_up(ConnectionError("cancelled"))
         finally:
-            writer.cancel()
             await connection.disconnect(nowait=True)
 
-    async def _write(self, connection: AbstractConnection) -> None:
-        try:
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                batch = self._take_batch()
-                if batch:
-                    self._sent.extend(batch)
-                    packed = b"".join([hiredis.pack_command(call.command) for call in batch])  # type: ignore[arg-type]
-                    await connection.send_packed_command(packed, check_health=False)
-        except (RedisError, OSError) as error:
-            self.hang_up(error)
+    def _packed(self, call: Call) -> bytes:
+        words = call.words()
+        if words is None:
+            if call.watcher:
+                call.watcher.withdrawn()
+            return b""
+        self._sent.append(call)
+        script = call.script
+        if script is None:
+            return _pack(*words)
+        return _pack("EVALSHA", script.sha, *words)
 
-    def _take_batch(self) -> list[Call]:
-        batch = []
-        for call in self._to_send:
-            if call.reply.done():
-                call.withdraw()
-            else:
-                batch.append(call)
-        self._to_send.clear()
-        return batch
-
-    async def _read_one(self, connection: AbstractConnection) -> None:
-        try:
-            reply = await connection.read_response()
-        except NoScriptError as error:
-            self._send_text(self._sent.popleft(), error)
-        except ResponseError as error:
-            # Redis refuses a script before its first write, so nothing was done.
-            self._sent.popleft().fail(error, sent=False)
-            # A master that was demoted (6.2 words it otherwise than 7): the next call should find the new one.
-            if isinstance(error, ReadOnlyError) or "READONLY" in str(error):
-                self.hang_up(error)
-        else:
-            self._sent.popleft().succeed(reply)
-
-    def _send_text(self, call: Call, error: NoScriptError) -> None:
-        if call.script is None:
-            call.fail(error, sent=False)
+    def _take(self, reply: Reply) -> None:
+        if not self._sent:
+            self.hang_up(ConnectionError("a reply to nothing"))
             return
-        call.command = ("EVAL", call.script.text, *call.command[2:])
-        call.script = None
-        self._to_send.append(call)
-        self._wake.set()
+        call = self._sent.popleft()
+        if not isinstance(reply, RedisError):
+            if call.watcher:
+                call.watcher.succeeded()
+            call.answered(reply)
+        elif isinstance(reply, NoScriptError) and call.script is not None:
+            self._send_text(call, call.script)
+        else:
+            # Redis refuses a script before its first write, so nothing was done.
+            call.fail(reply, sent=False)
+            # A master that was demoted (6.2 words it otherwise than 7): the next call should find the new one.
+            if isinstance(reply, ReadOnlyError) or "READONLY" in str(reply):
+                self.hang_up(reply)
+
+    def _send_text(self, call: Call, script: Script) -> None:
+        words = call.words()
+        if words is None or self._transport is None:
+            if call.watcher:
+                call.watcher.withdrawn()
+            return
+        call.script = None  # the server cannot say of a text that it does not know it
+        self._sent.append(call)
+        self._transport.write(_pack("EVAL", script.text, *words))
 
     def _check_deadlines(self) -> None:
         """One timer serves all calls: the oldest is always first in line."""
         self._watch = None
-        now = asyncio.get_running_loop().time()
-        if not self._connected:
+        now = self._loop.time()
+        if self._transport is None:
             # Who has waited long enough is told so, the attempt goes on.
             late = [call for call in self._to_send if call.deadline <= now]
             del self._to_send[: len(late)]
@@ -195,10 +236,10 @@ class Line:
         if oldest is None:
             return
         if oldest.deadline > now:
-            self._watch = asyncio.get_running_loop().call_at(oldest.deadline, self._check_deadlines)
+            self._watch = self._loop.call_at(oldest.deadline, self._check_deadlines)
         else:
             # If it was this process that slept, the reply is here and only has to be read.
-            self._watch = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._give_up_on, oldest)
+            self._watch = self._loop.call_later(GRACE_SECONDS, self._give_up_on, oldest)
 
     def _give_up_on(self, call: Call) -> None:
         if self._oldest() is call:
@@ -209,6 +250,17 @@ class Line:
     def _oldest(self) -> Call | None:
         waiting = self._sent or self._to_send
         return waiting[0] if waiting else None
+
+
+def _pack(*words: Argument) -> bytes:
+    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]
+    return packed
+
+
+def _error(text: str) -> ResponseError:
+    word, _, rest = text.partition(" ")
+    kind = _ERRORS.get(word)
+    return ResponseError(text) if kind is None else kind(rest)
 
 
 def _fail(calls: Iterable[Call], error: BaseException, *, sent: bool) -> None:

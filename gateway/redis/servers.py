@@ -176,6 +176,19 @@ async def _connected(kind: type[AbstractConnection], options: dict[str, Any]) ->
     return connection
 
 
+async def hand_over(connection: AbstractConnection, protocol: asyncio.Protocol) -> asyncio.WriteTransport:
+    """Let `protocol` talk to the server from now on: the connection is kept to be disconnected, for nothing else.
+
+    The one place that looks into redis-py's connections: its reading is a coroutine per reply.
+    """
+    writer: asyncio.StreamWriter | None = connection._writer
+    if writer is None or await connection.can_read():
+        raise ConnectionError("the server hung up, or spoke before it was asked")
+    transport = writer.transport
+    transport.set_protocol(protocol)
+    return transport
+
+
 def _address(text: str, default_port: int) -> Address:
     """Split `host`, `host:port` or `[v6]:port`."""
     try:

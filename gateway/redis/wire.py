@@ -9,7 +9,8 @@ repetitions, and takes a connection of its own for every batch.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +25,84 @@ _ONE_CALLS_FAULT = ("WRONGTYPE", "attempt to", "bad argument")
 """Words of errors that come from what one key holds: other calls fare well on the same server."""
 
 
-class Wire:
+class Scripts(ABC):
+    """What runs scripts, on whichever server has their keys. Every failure is RedisUnavailable."""
+
+    has_places = False
+    """Whether keys are apart, so that a call may have those of one place only."""
+
+    @abstractmethod
+    def call(self, call: Call, key: Argument) -> None:
+        """Make a call to the server of this key; it leaves when that is flushed. Never raises: `call` hears all."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Send the calls that have been made, in one write to each server."""
+
+    @abstractmethod
+    def flush_soon(self) -> None:
+        """Send the calls that are made in this turn of the loop when it ends."""
+
+    def place_of(self, key: str) -> int:  # noqa: ARG002 - unless there are several
+        """Where a key is."""
+        return 0
+
+    @abstractmethod
+    def health(self) -> Mapping[str, bool]:
+        """Whether each server answers, by its name."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Hang up, and wait until nothing is left of the connections."""
+
+    async def run(
+        self,
+        script: Script,
+        keys: Sequence[Argument],
+        arguments: Sequence[Argument],
+        *,
+        writes: bool = True,
+    ) -> Reply:
+        """Run one script and wait for its reply."""
+        call = _Awaited((len(keys), *keys, *arguments), script, writes=writes)
+        self.call(call, keys[0])
+        self.flush_soon()
+        return await call.reply
+
+
+class _Awaited(Call):
+    """A call whose maker waits for it."""
+
+    __slots__ = ("_words", "reply")
+
+    def __init__(
+        self, words: Sequence[Argument], script: Script | None = None, *, writes: bool = True
+    ) -> None:
+        super().__init__(script, writes=writes)
+        self._words = words
+        self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+    def words(self) -> Sequence[Argument] | None:
+        """Nobody wants what nobody waits for."""
+        return None if self.reply.done() else self._words
+
+    def answered(self, reply: Reply) -> None:
+        """Wake who waits."""
+        if not self.reply.done():
+            self.reply.set_result(reply)
+
+    def failed(self, unavailable: RedisUnavailable) -> None:
+        """Wake who waits with the failure."""
+        if not self.reply.done():
+            self.reply.set_exception(unavailable)
+
+
+class Wire(Scripts):
     """Runs commands on one server, connecting when first needed and after each fault.
 
-    Every failure is RedisUnavailable, at most `deadline_seconds` after the call was made; at once while the
-    breaker is open. An attempt to connect may take `connect_seconds`: calls do not wait that long. With
-    `redirects`, being sent to another server is no fault of this one.
+    A call fails at most `deadline_seconds` after it was made; at once while the breaker is open. An attempt to
+    connect may take `connect_seconds`: calls do not wait that long. With `redirects`, being sent to another server
+    is no fault of this one.
     """
 
     def __init__(
@@ -51,38 +124,30 @@ class Wire:
         self._tasks: set[asyncio.Task[None]] = set()
         self._recovery: asyncio.Task[None] | None = None
 
-    async def run(
-        self,
-        script: Script,
-        keys: Sequence[Argument],
-        arguments: Sequence[Argument],
-        abandoned: Callable[[Reply], None] | None = None,
-        *,
-        writes: bool = True,
-        deadline: float | None = None,
-    ) -> Reply:
-        """Run one script. If the caller is cancelled once it was sent, `abandoned` gets the reply instead.
-
-        A script that only reads proves nothing to the breaker: replicas answer it too. `deadline` (loop time)
-        stands in for that of the wire.
-        """
+    def call(self, call: Call, key: Argument) -> None:  # noqa: ARG002 - all keys are here
+        """Make a call, unless the server failed a moment ago."""
         if not self.breaker.lets_through():
-            raise RedisUnavailable(f"{self.breaker.server} failed a moment ago", sent=False)
-        call = self._call(("EVALSHA", script.sha, len(keys), *keys, *arguments), deadline)
-        call.script, call.abandoned = script, abandoned
-        call.watcher = self if writes else self._reads
-        try:
-            return await call.reply
-        except asyncio.CancelledError:
-            # The reply may have come in the very turn in which the caller was cancelled.
-            reply = call.reply
-            if abandoned and reply.done() and not reply.cancelled() and reply.exception() is None:
-                abandoned(reply.result())
-            raise
+            call.failed(RedisUnavailable(f"{self.breaker.server} failed a moment ago", sent=False))
+            return
+        call.watcher = self if call.writes else self._reads
+        self._put(call)
+
+    def flush(self) -> None:
+        """Send the calls that have been made, in one write."""
+        if self._line:
+            self._line.flush()
+
+    def flush_soon(self) -> None:
+        """Send them when this turn of the loop ends."""
+        if self._line:
+            self._line.flush_soon()
 
     async def ask(self, *words: Argument) -> Reply:
         """Run a command that changes nothing, whatever the breaker says and without telling it."""
-        return await self._call(words, None).reply
+        call = _Awaited(words)
+        self._put(call)
+        self.flush_soon()
+        return await call.reply
 
     def health(self) -> Mapping[str, bool]:
         """Whether the server answers, by its name."""
@@ -116,15 +181,12 @@ class Wire:
     def withdrawn(self) -> None:
         self.breaker.withdrawn()
 
-    def _call(self, command: tuple[Argument, ...], deadline: float | None) -> Call:
-        loop = asyncio.get_running_loop()
-        if deadline is None:
-            deadline = loop.time() + self._deadline_seconds
-        call = Call(command, deadline, loop.create_future())
+    def _put(self, call: Call) -> None:
+        if not call.deadline:
+            call.deadline = asyncio.get_running_loop().time() + self._deadline_seconds
         if self._line is None or self._line.dead:
             self._line = Line(self._connect, self._connect_seconds, self._keep)
         self._line.put(call)
-        return call
 
     async def _recover(self) -> None:
         """Ask for a sign of life until there is one."""

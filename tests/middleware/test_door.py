@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
 
 from gateway.limits.memory_buckets import MemoryBuckets
-from gateway.limits.terms import Decision, Dimension
+from gateway.limits.store import Step
+from gateway.limits.terms import Dimension
 from gateway.proxy import bites, body
 from tests.conftest import StartGateway
 from tests.kit.asking import error_of, form, verdict
@@ -147,13 +147,14 @@ async def test_small_body_is_admitted_in_one_round_trip_and_a_large_one_in_two(
     monkeypatch.setattr(body, "AT_ONCE_SECONDS", 5.0)  # this machine may be busy
     gateway = await start_gateway(**tenant(max_requests_per_1_day=9, max_tokens_per_1_day=10**6))
     answers(upstream, reporting(75_000))
-    admit, taken = MemoryBuckets.admit, []
+    put, taken = MemoryBuckets.put, []
 
-    async def counted(store: MemoryBuckets, *step: Any, **how: Any) -> Decision:
-        taken.append(step)
-        return await admit(store, *step, **how)
+    def counted(store: MemoryBuckets, step: Step) -> None:
+        if step.mode == "take":
+            taken.append(step)
+        put(store, step)
 
-    monkeypatch.setattr(MemoryBuckets, "admit", counted)
+    monkeypatch.setattr(MemoryBuckets, "put", counted)
     client = await gateway.connect()
     question = chat("TEXT").replace(b"TEXT", text)
     request = client.request_bytes("POST", CHAT, question, headers=JSON)

@@ -2,7 +2,7 @@
 -- ARGV: worker id, 'lives' or 'leaves', microseconds after which a silent worker no longer counts.
 -- Reply: the worker's place among the living (from 0, in the order of their ids), and how many live.
 
-local now, worker = microseconds(''), ARGV[1]
+local now, worker = microseconds(), ARGV[1]
 if ARGV[2] == 'leaves' then
   call('ZREM', KEYS[1], worker)
   return { 0, 0 }

@@ -2,8 +2,11 @@
 -- ARGV: lease in microseconds, now in microseconds ('': Redis time), then exchange ids.
 -- Reply: the ids that are not open.
 
-local lease, now = tonumber(ARGV[1]), microseconds(ARGV[2])
-reclaim(KEYS[1], KEYS[2], now)
+local lease, now = tonumber(ARGV[1]), microseconds(tonumber(ARGV[2]))
+local account = new_account(KEYS[1], KEYS[2])
+load(account, now)
+save(account)
+
 local until_text, missing, scores = text(now + lease), {}, {}
 local exchanges = {}
 for n = 3, #ARGV do exchanges[n - 2] = ARGV[n] end
@@ -19,6 +22,7 @@ end
 
 if #scores > 0 then
   call('ZADD', KEYS[2], unpack(scores))
-  keep(KEYS[1], KEYS[2], ceil(lease / 1000), false)
+  account.alive = ceil(lease / 1000)
+  keep(account, false)
 end
 return missing
