@@ -36,12 +36,14 @@ from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.handler import Handler
 from gateway.proxy.http import forward
 from gateway.proxy.lifecycle import Lifecycle
+from gateway.proxy.pool import PoolEvents
 from gateway.proxy.reading import Reading
 from gateway.proxy.relay import Relay
 from gateway.proxy.request import Request
 from gateway.proxy.sockets import forward_socket
 from gateway.proxy.stored_files import file_bytes
-from gateway.proxy.upstream import PoolEvents, Upstreams, trusted_certificates
+from gateway.proxy.upstream import Upstreams, trusted_certificates
+from gateway.proxy.wheel import Wheel
 from gateway.settings.reloading import Configuration
 from gateway.settings.section import revealed
 from gateway.settings.seen import Seen
@@ -96,6 +98,7 @@ def build_app(
             ),
         ),
         turns=turns,
+        wheel=Wheel(),
         accounts=accounts,
         deployment=lambda: trust.deployment.name,
     )

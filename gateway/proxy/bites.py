@@ -216,11 +216,11 @@ class InBites(BaseProtocol):
         rest, self._surplus = self._surplus[self._at :] + behind, b""
         self._take(rest)
 
-    def hold(self) -> None:
+    def hold(self, _why: object = None) -> None:
         """Take nothing until `go_on`."""
         self._pause_transport_reading()
 
-    def go_on(self) -> None:
+    def go_on(self, _why: object = None) -> None:
         """Take again, what waits first."""
         self._resume_transport_reading()
 

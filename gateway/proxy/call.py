@@ -9,8 +9,9 @@ from gateway.exchange.exchange import Exchange
 from gateway.policy.tenants import UpstreamAccess
 from gateway.proxy.account_watch import ACCOUNT_FIELDS, AccountWatch
 from gateway.proxy.deadlines import DeadlineTable
+from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.reply import Reply
-from gateway.proxy.upstream import UpstreamPool, Upstreams
+from gateway.proxy.upstream import Upstreams
 from gateway.wire.headers import Head
 from gateway.wire.passing import for_upstream, loop_field
 
@@ -94,13 +95,10 @@ async def call_upstream(upstreams: Upstreams, deadlines: DeadlineTable, exchange
     Whoever gets it ends it, by `release` or `close` of its reply.
     """
     access = upstreams.access_for(exchange.operation, exchange.caller)
-    pool = await upstreams.open(access.base_url)
-    await pool.take_place(exchange)
+    pool = upstreams.opened(access.base_url) or await upstreams.open(access.base_url)
+    tenant = exchange.caller.tenant.id
+    if not pool.places.take(tenant):
+        await pool.wait_for_place(exchange)
     exchange.forwarded_at = monotonic()
-    reply = await pool.open(exchange.caller.tenant.id)
-    try:
-        reply.expect(deadlines.of(exchange.operation), no_body=exchange.method == "HEAD")
-    except BaseException:
-        reply.close()
-        raise
+    reply = await pool.open(tenant, deadlines.of(exchange.operation), no_body=exchange.method == "HEAD")
     return Call(exchange, access, pool, reply, upstreams.accounts, upstreams.deployment())

@@ -12,6 +12,7 @@ import socket
 import struct
 from enum import IntFlag
 from time import monotonic
+from typing import cast
 
 from gateway.proxy.bites import (
     AT_ONCE_BYTES,
@@ -57,6 +58,7 @@ class Channel(asyncio.Protocol):
         "_queued",
         "_surplus",
         "source",
+        "taken_at",
         "transport",
         "turns",
         "writing_paused",
@@ -75,6 +77,9 @@ class Channel(asyncio.Protocol):
 
         self.source: Channel | None = None
         """Whose bytes go out here: it is held while this one's peer does not read."""
+
+        self.taken_at = 0.0
+        """When the last bite was taken, of `time.monotonic`, which a loop's time is too."""
 
         self._drain_waiter: asyncio.Future[None] | None = None
         self._surplus = b""
@@ -119,8 +124,7 @@ class Channel(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A connection begins."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are none by name
         sock = transport.get_extra_info("socket")
         if sock is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
             try:
@@ -229,7 +233,7 @@ class Channel(asyncio.Protocol):
 
     def _bite(self, data: bytes, size: int) -> None:
         bites = self._bites
-        began = monotonic()
+        self.taken_at = began = monotonic()
         self.take(data)
         seconds = monotonic() - began
         self._fresh_bytes -= size

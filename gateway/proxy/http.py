@@ -15,7 +15,7 @@ from gateway.exchange.exchange import Exchange
 from gateway.proxy import body
 from gateway.proxy.answer import Answer
 from gateway.proxy.call import Call, call_upstream
-from gateway.proxy.connection import abort, connection_reset, drained
+from gateway.proxy.connection import connection_reset
 from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.handler import Handler
 from gateway.proxy.relay import Relay
@@ -65,14 +65,14 @@ def forward(upstreams: Upstreams, *, deadlines: DeadlineTable, edge: Edge, relay
         length = None if held is None else held.length
         block = call.request_head(length=length)
         if exchange.head.has_body if length is None else length > SENT_AT_ONCE_BYTES:
-            reply.transport.write(block)
+            reply.write(block)
             return await _ask_while_uploading(request, call)
         if held is not None and (raw := b"".join(held.pieces())):
             block += _chunk(raw) + b"0\r\n\r\n" if chunked else raw
             exchange.request_piece(raw)
         elif chunked:
             block += b"0\r\n\r\n"
-        reply.transport.write(block)
+        reply.write(block)
         reply.start_clock()
         return await call.read_head(), None
 
@@ -97,7 +97,7 @@ def forward(upstreams: Upstreams, *, deadlines: DeadlineTable, edge: Edge, relay
             reading.cancel()
             await asyncio.gather(upload, reading, return_exceptions=True)
             if not _went_up_whole(upload):
-                abort(call.reply.protocol)  # some take the mere end of a connection for the end of a form
+                call.reply.abort()  # some take the mere end of a connection for the end of a form
             raise
 
     async def _upload(request: Request, exchange: Exchange, reply: Reply) -> bool:
@@ -133,8 +133,8 @@ def forward(upstreams: Upstreams, *, deadlines: DeadlineTable, edge: Edge, relay
     async def _send(request: Request, reply: Reply, data: bytes) -> bool:
         """Send bytes of a body up, and wait while the upstream reads slowly; tells whether it still listens."""
         try:
-            reply.transport.write(data)
-            if reply.protocol.writing_paused:
+            reply.write(data)
+            if reply.writing_paused:
                 await _drained(request, reply, edge.body_idle_timeout_seconds)
         except (ConnectionError, UpstreamBroken):
             return False
@@ -161,7 +161,7 @@ async def _drained(request: Request, reply: Reply, body_idle_seconds: float) -> 
     While we do not read from the client, aiohttp hears nothing of its leaving: the kernel is asked for a
     reset, and a client that hung up behind bytes we have not read is found by the body idle deadline.
     """
-    draining = asyncio.ensure_future(drained(reply.protocol))
+    draining = asyncio.ensure_future(reply.drained())
     deadline = monotonic() + min(reply.deadlines.idle_seconds, body_idle_seconds)
     try:
         while True:

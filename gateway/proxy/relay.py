@@ -85,9 +85,9 @@ class Relay:
         if not reply.buffered and head.status < 400:
             answer.flush_head()  # an error's head waits for its first bytes: they may yet be withheld
         if _encoding(head) != b"identity":
-            reply.protocol.take_as(PACKED)
+            reply.take_as(PACKED)
         elif is_event_stream(head):
-            reply.protocol.take_as(EVENTS)
+            reply.take_as(EVENTS)
         events = _EventEnds() if _ends_with_connection(head, reply) and is_event_stream(head) else None
         while piece := await reply.read():
             if events is not None:

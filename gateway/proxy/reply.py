@@ -1,331 +1,206 @@
-"""One exchange over one connection to the upstream.
+"""A connection to the upstream, and the reply that is read from it: one exchange after another.
 
-The request is written by us, so that what goes up is exactly what `passing.py` lets pass; aiohttp's response
-parser reads the answer. Foreign exceptions become the gateway's errors here, in one table.
+The request is written by us, so that what goes up is exactly what `passing.py` lets pass. How the answer is read is
+the business of `incoming.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
-import sys
-from collections.abc import Callable
+import math
+import select
+from time import monotonic
+from typing import Protocol
 
-import aiohttp
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.connector import Connection
-from aiohttp.helpers import _EXC_SENTINEL as _NO_CAUSE
-from aiohttp.helpers import set_exception
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-
-from gateway.errors import GatewayError, UpstreamBroken, UpstreamTimeout
-from gateway.exchange.kept_errors import forget_origin
-from gateway.proxy.bites import ANSWERS, InBites, Turns
+from gateway.errors import UpstreamBroken
+from gateway.proxy.bites import ANSWERS, Turns
+from gateway.proxy.channel import Held
 from gateway.proxy.deadlines import ReplyDeadlines
+from gateway.proxy.incoming import KEPT_BYTES, At, Incoming, Raw
+from gateway.proxy.sink import Sink
+from gateway.proxy.wheel import Wheel
 from gateway.wire.headers import Head
 
-# Enough for one bite: what is more waits in front of the parser, where turns are shared.
-READ_BUFFER_BYTES = 16 * 1024
-MOST_INTERIM_ANSWERS = 32
+
+class Pool(Protocol):
+    """Where a connection comes from, and goes when it is free again."""
+
+    def gives_up(self, tenant: str) -> None:
+        """An exchange of this tenant has no connection any more."""
+
+    def keep(self, reply: Reply) -> bool:
+        """Have a connection that is free again; False: it is of no use."""
+
+    def gone(self, reply: Reply) -> None:
+        """A connection that was kept is lost, or of no use any more."""
 
 
-def cause(error: BaseException) -> str:
-    """What went wrong, for the log: never the bytes that aiohttp's texts go on to quote."""
-    said = error.strerror if isinstance(error, OSError) else None
-    if isinstance(error, HttpProcessingError):
-        said = " ".join((error.message or "").split("\n\n", 1)[0].split())[:100]
-    return type(error).__name__ + (f": {said}" if said else "")
+class Reply(Incoming):
+    """A connection, and one answer after another; exactly one of `release` or `close` ends each."""
 
-
-def _timed_out(error: BaseException) -> GatewayError:
-    return UpstreamTimeout("The upstream took too long to answer.", detail=cause(error))
-
-
-def _broken(error: BaseException) -> GatewayError:
-    return UpstreamBroken("The upstream broke off its answer.", detail=cause(error))
-
-
-def _not_http(error: BaseException) -> GatewayError:
-    return UpstreamBroken("The upstream sent something that is not an HTTP answer.", detail=cause(error))
-
-
-# First match wins: aiohttp's timeouts are also connection errors.
-_BORDER: tuple[tuple[type[BaseException], Callable[[BaseException], GatewayError]], ...] = (
-    (aiohttp.ServerTimeoutError, _timed_out),
-    (TimeoutError, _timed_out),
-    (aiohttp.ClientPayloadError, _broken),
-    (HttpProcessingError, _not_http),
-    (aiohttp.ClientError, _broken),
-    (OSError, _broken),
-)
-FOREIGN = tuple(kind for kind, _ in _BORDER)
-
-
-def translated(error: BaseException) -> GatewayError:
-    """The gateway's error for one of aiohttp's or the system's, with the cause for the log."""
-    for kind, ours in _BORDER:
-        if isinstance(error, kind):
-            return ours(error)
-    raise TypeError(f"not a foreign exception: {error!r}")
-
-
-def _left_in_tls(transport: asyncio.Transport) -> bytes:
-    """What came and was not read. When the peer hangs up meanwhile, asyncio's TLS and uvloop's lose it."""
-    tls = transport.get_extra_info("ssl_object")
-    pieces = []
-    try:
-        while tls is not None and (piece := tls.read(65536)):
-            pieces.append(piece)
-    except (ssl.SSLError, ValueError):
-        pass  # that was all, or it is not even a whole record
-    return b"".join(pieces)
-
-
-class UpstreamProtocol(InBites, ResponseHandler):
-    """aiohttp's client protocol, without two habits that would let one exchange into another.
-
-    It takes what comes on an idle connection for the answer to the next request, whoever makes it; and it
-    forgets a body under way when the framing of what follows is broken.
-    """
-
-    idle = False
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, turns: Turns) -> None:
-        ResponseHandler.__init__(self, loop)
-        self.begin_bites(turns, ANSWERS)
-
-    @property
-    def should_close(self) -> bool:
-        return bool(self._surplus) or super().should_close
-
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        # aiohttp calls this for every piece that is read. Its parser, which inflates nothing here, has something left
-        # only where it was paused.
-        if self._reading_paused or self._held or self._surplus:
-            super().resume_reading(resume_parser)
-
-    def data_received(self, data: bytes) -> None:
-        if self.idle and data:
-            self.abort()
-            return
-        super().data_received(data)
-
-    take = ResponseHandler.data_received
-    """As InBites has it, in one call less for each of many small events."""
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        left = b"" if self.idle or self.transport is None else _left_in_tls(self.transport)
-        if self.transport is not None and (left or self.surplus or self.held):
-            # What came before the end is still the client's, however little of it was wanted by then.
-            if (payload := self._payload) is not None:
-                payload.set_read_chunk_size(sys.maxsize)
-                payload._high_water_chunks = sys.maxsize
-            self.take_rest(left)
-        super().connection_lost(exc)
-
-    def _drain_tail(self) -> None:
-        # What lies there came before all that waits.
-        within, self._taking = self._taking, True
-        super()._drain_tail()
-        self._taking = within
-
-    def set_exception(self, exc: BaseException, exc_cause: BaseException = _NO_CAUSE) -> None:
-        payload = self._payload
-        super().set_exception(exc, exc_cause)
-        if payload is not None and isinstance(exc, HttpProcessingError) and not payload.is_eof():
-            set_exception(payload, aiohttp.ClientPayloadError("the body's framing is broken"), exc)
-
-
-class Reply:
-    """One exchange over one upstream connection; exactly one of `release` or `close` ends it."""
-
-    __slots__ = (
-        "_connection",
-        "_give_back",
-        "_head_due_at",
-        "_loop",
-        "_payload",
-        "_peeked",
-        "_total",
-        "deadlines",
-        "ended",
-        "head",
-        "protocol",
-    )
+    __slots__ = ("_look", "_pool", "_tenant", "idle_since", "vouched_by")
 
     def __init__(
-        self,
-        connection: Connection,
-        protocol: UpstreamProtocol,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        give_back: Callable[[], None],
+        self, loop: asyncio.AbstractEventLoop, turns: Turns, wheel: Wheel, pool: Pool, *, vouched_by: object
     ) -> None:
-        """`give_back` is called once, when somebody else may have a connection."""
-        self._connection = connection
-        self._give_back = give_back
-        self._loop = loop
-        self._payload: StreamReader = EMPTY_PAYLOAD
-        self._peeked = b""
-        self._head_due_at: float | None = None
-        self._total: asyncio.TimerHandle | None = None
-        self.protocol = protocol
-        self.head: Head | None = None
-        self.ended = False
+        """`vouched_by`: the certificates that were believed when the connection was made."""
+        super().__init__(loop, turns, wheel)
+        self.vouched_by = vouched_by
+        self.idle_since = 0.0
+        self._pool = pool
+        self._tenant: str | None = None
+        """Whose exchange has the connection; None: nobody's."""
 
-    @property
-    def transport(self) -> asyncio.Transport:
-        """Where the request is written; raises UpstreamBroken when the connection is gone."""
-        transport = self.protocol.transport
+        self._look: select.poll | None = None
+
+    def begin(self, tenant: str, deadlines: ReplyDeadlines, *, no_body: bool = False) -> None:
+        """An exchange of this tenant has the connection; `no_body`: it asks for an answer that has none (HEAD)."""
+        self._tenant = tenant
+        self.deadlines = deadlines
+        self._no_body = no_body
+        self._at_now = At.HEAD
+        self._fault = None
+        self._keeps = True
+        self._room_bytes = KEPT_BYTES
+        self._heads.begin()
+        self.take_as(ANSWERS)
+        self.begin_anew()
+        self._head_due_at = math.inf
+        self._total_at = monotonic() + deadlines.total_seconds
+        self._be_asked(self._total_at)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of the request. Raises UpstreamBroken when the connection is gone."""
+        transport = self.transport
         if transport is None or transport.is_closing():
             raise UpstreamBroken("The upstream closed its connection before the request was sent.")
-        return transport
-
-    def expect(self, deadlines: ReplyDeadlines, *, no_body: bool = False) -> None:
-        """Prepare to read one answer; `no_body` for HEAD, whose answers have none whatever they say."""
-        self.deadlines = deadlines
-        self.protocol.take_as(ANSWERS)
-        self.protocol.begin_anew()
-        self.protocol.set_response_params(
-            skip_payload=no_body,
-            read_until_eof=True,
-            auto_decompress=False,
-            read_timeout=deadlines.first_byte_seconds,
-            read_bufsize=READ_BUFFER_BYTES,
-            max_line_size=65536,
-            max_field_size=65536,
-            max_headers=512,
-        )
-        # The read timer answers for both deadlines: it fails the head, or the body where that has begun.
-        self._total = self._loop.call_later(deadlines.total_seconds, self.protocol._on_read_timeout)
+        transport.write(data)
 
     def start_clock(self) -> None:
         """The request is out: from now on the first-byte deadline runs."""
-        self._head_due_at = self._loop.time() + self.deadlines.first_byte_seconds
-        self.protocol.start_timeout()
+        self._head_due_at = monotonic() + self.deadlines.first_byte_seconds
+        self._be_asked(self._head_due_at)
 
     async def read_head(self) -> Head:
         """The final head; interim ones (1xx) are skipped. Raises an UpstreamFault."""
-        protocol = self.protocol
-        interim = 0
-        try:
-            while True:
-                message, payload = await protocol.read()
-                if message.code == 101 or message.code >= 200:
-                    break
-                interim += 1
-                if interim > MOST_INTERIM_ANSWERS:
-                    raise UpstreamBroken("The upstream sends interim answers without end.")
-                self._resume_clock()
-        except FOREIGN as error:
-            raise translated(error) from error
-        head = Head(message.code, message.reason or "", message.raw_headers)
-        if head.get(b"transfer-encoding") is not None:
-            codings = [
-                value.strip().lower() for name, value in head.fields if name.lower() == b"transfer-encoding"
-            ]
-            if codings != [b"chunked"]:
-                raise UpstreamBroken("The upstream's answer has a transfer coding that is not spoken here.")
-        self._payload = payload
-        self.head = head
-        protocol.read_timeout = self.deadlines.idle_seconds
-        if not payload.is_eof():
-            protocol.start_timeout()
-        return head
-
-    def _resume_clock(self) -> None:
-        # aiohttp stops its timer at every head; an interim one is no first byte.
-        if self._head_due_at is not None:
-            self.protocol.read_timeout = max(0.001, self._head_due_at - self._loop.time())
-            self.protocol.start_timeout()
+        while self.head is None:
+            if self._fault is not None:
+                raise self._fault.error()
+            await self._more()
+        return self.head
 
     @property
     def buffered(self) -> bool:
         """Whether a piece, or the end, can be had without waiting."""
-        payload = self._payload
-        # The end is asked for first: the payload of a bodiless answer has nothing else to say.
-        return bool(self._peeked) or payload.is_eof() or payload.exception() is not None or payload._size > 0
+        return bool(self._pieces) or self._at_now is At.END
 
     @property
     def finished(self) -> bool:
-        """Whether the whole body has been read, and its end was not a reset in disguise."""
-        return (
-            not self._peeked
-            and self._payload.at_eof()
-            and not isinstance(self.protocol.exception(), aiohttp.ClientOSError)
-        )
+        """Whether the whole body has come and been read, and its end was not a reset in disguise."""
+        return self._at_now is At.END and not self._pieces and self._fault is None
 
     async def read(self) -> bytes:
-        """The next piece as it arrived; empty at the end of the body. Raises an UpstreamFault."""
-        if self._peeked:
-            piece, self._peeked = self._peeked, b""
-            return piece
-        payload = self._payload
-        if payload.exception() is not None and payload._size:
-            return payload._read_nowait(-1)  # what arrived before the break is still the client's
-        try:
-            piece = await payload.readany()
-        except FOREIGN as error:
-            raise translated(error) from error
-        if not piece:
-            # A reset looks like the end of a body that is delimited by the end of the connection.
-            lost = self.protocol.exception()
-            if isinstance(lost, aiohttp.ClientOSError):
-                raise translated(lost)
-        return piece
+        """What has come of the body; empty at its end. Raises an UpstreamFault."""
+        while not self._pieces:
+            if self._fault is not None:
+                raise self._fault.error()
+            if self._at_now is At.END:
+                return b""
+            await self._more()
+        return self.read_nowait()
+
+    def read_nowait(self) -> bytes:
+        """What has come of the body and has not been read."""
+        pieces, self._pieces = self._pieces, []
+        self._pieces_bytes = 0
+        self.go_on(Held.BY_READER)
+        return pieces[0][0] if len(pieces) == 1 else b"".join([body for body, _ in pieces])
 
     async def peek(self, most_bytes: int) -> bytes | None:
         """The whole of a short body, which `read` will still return; None when it is longer.
 
         Raises an UpstreamFault.
         """
-        body = b""
-        while piece := await self.read():
-            body += piece
-            if len(body) > most_bytes:
-                self._peeked = body
-                return None
-        self._peeked = body
-        return body
+        self._room_bytes = most_bytes
+        while self._at_now is not At.END and self._pieces_bytes <= most_bytes:
+            self.go_on(Held.BY_READER)
+            await self._more()
+        if self._fault is not None:
+            raise self._fault.error()
+        self._room_bytes = KEPT_BYTES
+        return b"".join([piece for piece, _ in self._pieces]) if self._pieces_bytes <= most_bytes else None
 
     def put_back(self, body: bytes) -> None:
-        """Let `read` return this instead of what was peeked."""
-        self._peeked = body
+        """Let this be read instead of what was peeked."""
+        self._pieces = [(body, None)] if body else []
 
-    def upgraded(self) -> None:
-        """The connection speaks another protocol now: HTTP's deadlines no longer apply."""
-        self._cancel_total()
+    def relay_to(self, sink: Sink) -> None:
+        """Let `sink` have the body: what has come of it now, the rest as it comes, and its end."""
+        pieces, self._pieces = self._pieces, []
+        self._pieces_bytes = 0
+        for body, chunks in pieces:
+            sink.piece(body, chunks)
+        if self._at_now is not At.END:
+            self._sink = sink
+            self.go_on(Held.BY_READER)
+        elif self._fault is not None:
+            sink.fail(self._fault.error())
+        else:
+            sink.end()
+
+    def take_over(self, raw: Raw) -> None:
+        """The connection speaks another protocol now: what comes is for `raw`, and HTTP's deadlines do not apply."""
+        self._wheel.forget(self)
+        data = self.read_nowait()
+        self._raw = raw
+        if data:
+            raw.feed_data(data)
+        if self._at_now is not At.OTHER:
+            raw.feed_eof()
 
     def release(self) -> None:
         """The exchange ended properly: the connection may serve another one."""
-        ended = self._end()
-        self.protocol.idle = True
-        self._connection.release()
-        if not ended:
-            self._give_back()
+        good = self._at_now is At.END and self._keeps and self._fault is None
+        tenant = self._let_go()
+        if tenant is None:
+            return
+        transport = self.transport
+        if transport is not None:
+            if good and not self._surplus and not transport.is_closing() and self._pool.keep(self):
+                self._at_now = At.IDLE
+                self.go_on(Held.BY_SINK | Held.BY_READER)
+            else:
+                transport.close()
+        self._pool.gives_up(tenant)
 
     def close(self) -> None:
         """The exchange ended in any other way: nobody shares this connection any more."""
-        ended = self._end()
-        self._connection.close()
-        self.protocol._buffer.clear()  # a head that nobody has read knows the connection
-        if not ended:
-            self._give_back()
+        tenant = self._let_go()
+        if tenant is None:
+            return
+        self._wheel.forget(self)
+        if self.transport is not None:
+            self.transport.close()
+        self._pool.gives_up(tenant)
 
-    def _end(self) -> bool:
-        """Leave nothing of this exchange on the connection; returns whether that had been done."""
-        before, self.ended = self.ended, True
-        self._cancel_total()
-        for kept in (self._payload.exception(), self.protocol.exception()):
-            if isinstance(kept, BaseException):
-                forget_origin(kept)
-        # A deadline of this exchange must not run out in the next one.
-        self.protocol.read_timeout = None
-        self.protocol._drop_timeout()
-        return before
+    def _let_go(self) -> str | None:
+        """Leave nothing of an exchange here; returns whose it was."""
+        tenant, self._tenant = self._tenant, None
+        if tenant is not None:
+            self._at_now = At.END
+            self._decoder = self._sink = self._raw = self._fault = self.head = None
+            self._pieces = []
+            self._pieces_bytes = 0
+        return tenant
 
-    def _cancel_total(self) -> None:
-        if self._total is not None:
-            self._total.cancel()
-            self._total = None
+    def stirs(self) -> bool:
+        """Whether something has come over a connection that nobody uses, or its end, before the loop hears of it."""
+        look = self._look
+        if look is None:
+            assert self.transport is not None
+            look = self._look = select.poll()
+            look.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
+        return bool(look.poll(0))
+
+    def strayed(self) -> None:
+        self._pool.gone(self)

@@ -22,10 +22,11 @@ from gateway.policy.events import question_of, refuse_event
 from gateway.policy.reading import may_name_in_event, read_event
 from gateway.proxy.bites import FRAMES, InBites
 from gateway.proxy.body_memory import BodyRoom
+from gateway.proxy.channel import Channel, Held
 from gateway.proxy.connection import abort, drained
 from gateway.proxy.edge import EdgeProtocol
 from gateway.proxy.reading import Reading, is_read_at_once
-from gateway.proxy.reply import UpstreamProtocol
+from gateway.proxy.reply import Reply
 from gateway.settings.settings import Edge
 from gateway.wire.frame_format import FrameRefused, build_close
 from gateway.wire.frames import FrameRelay, Later, Verdict
@@ -49,7 +50,7 @@ class Session:
         self,
         exchange: Exchange,
         client: EdgeProtocol,
-        upstream: UpstreamProtocol,
+        upstream: Reply,
         *,
         edge: Edge,
         reading: Reading,
@@ -115,7 +116,7 @@ class Session:
         self._beat()
         self._client.take_as(FRAMES)
         self._upstream.take_as(FRAMES)
-        self._upstream.set_parser(self._down, None)
+        self._upstream.take_over(self._down)
         self._client.set_parser(self._up)  # type: ignore[arg-type]  # any object that can be fed
         await self._over.wait()
 
@@ -187,7 +188,7 @@ class Session:
         """Stop reading what comes until what came has been examined, and its receiver has taken it."""
         if direction.source.transport is None or direction.source.held:
             return
-        direction.source.hold()
+        direction.source.hold(Held.BY_READER)
         self._spawn(self._resume(direction))
 
     async def _resume(self, direction: _Direction) -> None:
@@ -197,7 +198,7 @@ class Session:
                 if (event := direction.relay.examined) is not None:
                     direction.decide(await self._refusal_of(event, whole=direction.relay.examined_whole))
                 async with asyncio.timeout(self._write_idle_seconds):
-                    await drained(sink)
+                    await (sink.drained() if isinstance(sink, Channel) else drained(sink))
         except TimeoutError:
             self._end(Ending.CLIENT_LEFT if sink is self._client else Ending.TIMED_OUT)
             if sink is self._client:
@@ -205,7 +206,7 @@ class Session:
             return
         except ConnectionError:
             return  # whoever lost it has been told
-        direction.source.go_on()
+        direction.source.go_on(Held.BY_READER)
 
     def _examine(self, event: bytes) -> Verdict:
         if not is_read_at_once((event,)):
@@ -297,8 +298,8 @@ class _Direction:
         self,
         session: Session,
         relay: FrameRelay,
-        source: InBites,
-        sink: BaseProtocol,
+        source: InBites | Channel,
+        sink: BaseProtocol | Channel,
         *,
         hidden: Sequence[bytes],
     ) -> None:

@@ -71,7 +71,7 @@ def forward_socket(
         block = call.request_head(
             length=None, without=_NOT_UPGRADED, more=more + b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
         )
-        call.reply.transport.write(block)
+        call.reply.write(block)
         call.reply.start_clock()
         return await call.read_head()
 
@@ -80,11 +80,10 @@ def forward_socket(
         answer = relay.begin(request, call, Head(101, "Switching Protocols", head.fields))
         answer.flush_head()
         answer.finished = True
-        call.reply.upgraded()
         session = Session(
             exchange,
             cast(EdgeProtocol, request.protocol),
-            call.reply.protocol,
+            call.reply,
             edge=edge,
             reading=reading,
             room=memory.room_for(exchange.caller.tenant.id),

@@ -32,11 +32,12 @@ async def file_bytes(upstreams: Upstreams, exchange: Exchange, file_id: str) -> 
     fields += (*access.fields, *pool.proxy_fields, loop_field(exchange.head, upstreams.deployment()))
     block = b"".join(b"%b: %b\r\n" % field for field in fields)
     target = pool.target(b"/v1/files/" + quote(file_id, safe="").encode("ascii"))
-    await pool.take_place(exchange)
-    reply = await pool.open(exchange.caller.tenant.id)
+    tenant = exchange.caller.tenant.id
+    if not pool.places.take(tenant):
+        await pool.wait_for_place(exchange)
+    reply = await pool.open(tenant, _DEADLINES)
     try:
-        reply.expect(_DEADLINES)
-        reply.transport.write(b"GET %b HTTP/1.1\r\n%b\r\n" % (target, block))
+        reply.write(b"GET %b HTTP/1.1\r\n%b\r\n" % (target, block))
         reply.start_clock()
         head = await reply.read_head()
         body = await reply.peek(_MOST_BYTES)

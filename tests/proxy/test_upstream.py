@@ -12,6 +12,7 @@ from time import monotonic
 
 import pytest
 
+from gateway.proxy.deadlines import ReplyDeadlines
 from tests.conftest import StartGateway
 from tests.kit.asking import assert_upstream_error
 from tests.kit.client import JSON, QUESTION
@@ -159,7 +160,7 @@ async def test_a_connection_that_was_hung_up_is_not_used_even_before_the_loop_ha
     with socket.socket(fileno=os.dup(turns[0].writer.get_extra_info("socket").fileno())) as theirs:
         theirs.shutdown(socket.SHUT_RDWR)  # in this turn, in which nothing is read
     assert pool.places.take(tenant.id)
-    reply = await pool.open(tenant.id)
+    reply = await pool.open(tenant.id, ReplyDeadlines(5, 5, 5))
 
     assert upstream.connections == 2
     reply.release()

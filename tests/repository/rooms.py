@@ -69,10 +69,7 @@ READS_ITS_OWN_DATA = {"gateway.operations.table": {"importlib.resources"}}
 
 REACHES_OUT = {"open", "print", "input", "exec", "eval", "compile", "breakpoint"}
 
-INSIDE = {
-    f"gateway.proxy.{name}"
-    for name in ("ahead", "answer", "bites", "connection", "edge", "reply", "request", "upstream")
-}
+INSIDE = {f"gateway.proxy.{name}" for name in ("ahead", "answer", "bites", "connection", "edge", "request")}
 """The modules that may touch what is private to aiohttp."""
 
 ENTRANCES = {

@@ -1,0 +1,108 @@
+"""The heads of an upstream's answers: cut where they end, whatever pieces they come in, and read by aiohttp's parser.
+
+The parser gets nothing but a head, and a new one gets the next: asked in the middle of a body it could not say where
+it stands.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp.http_exceptions import BadHttpMessage
+from aiohttp.http_parser import HttpResponseParserC, RawResponseMessage
+
+MOST_INTERIM_ANSWERS = 32
+_MOST_HEAD_BYTES = 512 * 1024
+_MOST_LINE_BYTES = 64 * 1024
+_MOST_FIELDS = 512
+
+
+class AnswerHeads:
+    """Reads the heads that come over one connection."""
+
+    __slots__ = ("_bytes", "_interim", "_last", "_parser", "rest")
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """What comes next belongs to another answer."""
+        self._parser: Any = None
+        """Of a head that has begun to come."""
+
+        self._last = b""
+        """The last bytes that it has got: the blank line may begin there."""
+
+        self._bytes = 0
+        self._interim = 0
+        self.rest = b""
+        """What stood behind the head that was returned."""
+
+    def feed(self, data: bytes) -> RawResponseMessage | None:
+        """Take what comes; return the head once it is whole. Interim ones (1xx) are skipped.
+
+        Raises aiohttp's HttpProcessingError for what is none, as soon as that can be seen.
+        """
+        while data:
+            if self._parser is None and data[0] in b"\r\n":  # some servers send a line too many behind a body
+                self._count(data)
+                data = data.lstrip(b"\r\n")
+                continue
+            head = self._read(data)
+            if head is None:
+                return None
+            if head.code >= 200 or head.code == 101:
+                return head
+            self._interim += 1
+            if self._interim > MOST_INTERIM_ANSWERS:
+                raise BadHttpMessage("interim answers without end")
+            data = self.rest
+        return None
+
+    def _read(self, data: bytes) -> RawResponseMessage | None:
+        parser, last = self._parser or _parser(), self._last
+        end = end_of_head(last + data if last else data) - len(last)
+        if end <= 0:
+            self._parser = parser
+            self._last = (last + data)[-2:]
+            part = data
+        else:
+            self._parser, self._last = None, b""
+            part, self.rest = data[:end], data[end:]
+        self._count(part)
+        messages = parser.feed_data(part)[0]
+        if end <= 0:
+            return None
+        if not messages:
+            raise BadHttpMessage("a head that ends elsewhere")
+        message: RawResponseMessage = messages[0][0]
+        return message
+
+    def _count(self, data: bytes) -> None:
+        self._bytes += len(data)
+        if self._bytes > _MOST_HEAD_BYTES:
+            raise BadHttpMessage("a head without end")
+
+
+def end_of_head(data: bytes) -> int:
+    """Where the first blank line in `data` ends; 0 where there is none. Lines may end in a bare LF."""
+    end = data.find(b"\n\r\n")
+    bare = data.find(b"\n\n") if end < 0 else data.find(b"\n\n", 0, end + 1)
+    if bare >= 0:
+        return bare + 2
+    return end + 3 if end >= 0 else 0
+
+
+def _parser() -> HttpResponseParserC:
+    # Told that there are no bodies it waits for none, and says of the head what it says of any.
+    return HttpResponseParserC(
+        None,
+        None,
+        0,
+        response_with_body=False,
+        read_until_eof=True,
+        auto_decompress=False,
+        max_line_size=_MOST_LINE_BYTES,
+        max_field_size=_MOST_LINE_BYTES,
+        max_headers=_MOST_FIELDS,
+    )

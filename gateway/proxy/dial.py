@@ -1,0 +1,152 @@
+"""Connecting to an upstream: aiohttp's connector resolves, dials, verifies and tunnels; the connection is then ours."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import ssl
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import aiohttp
+from aiohttp.client_reqrep import ClientRequest
+from yarl import URL
+
+from gateway.errors import GatewayError, Overloaded, UpstreamTimeout, UpstreamUnreachable
+from gateway.exchange.kept_errors import forget_origin
+from gateway.proxy.faults import cause
+
+# One refused or reset connect may be a restart in progress; nothing was sent, so trying again is safe.
+CONNECT_ATTEMPTS = 3
+CONNECT_PAUSE_SECONDS = 0.05
+
+Trusted = ssl.SSLContext | Literal[True]
+"""Whose certificates are believed; True: the system's authorities."""
+
+_NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What the system says when it is this machine that has nothing left."""
+
+
+class Dialler:
+    """Connects to one origin. Needs the running loop."""
+
+    def __init__(
+        self,
+        url: URL,
+        *,
+        proxy: URL | None,
+        timeout_seconds: float,
+        failed: Callable[[str], None],
+        make_room: Callable[[], None],
+    ) -> None:
+        """`failed` is told of an attempt that failed, by its result; `make_room` closes what nobody uses."""
+        self._url = url
+        self._proxy = proxy
+        self._timeout_seconds = timeout_seconds
+        self._failed = failed
+        self._make_room = make_room
+        self._connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=30)
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, connect=timeout_seconds, sock_connect=timeout_seconds
+        )
+
+    def trust(self, trusted: Trusted) -> None:
+        """Believe these certificates from now on."""
+        # A template: the connector reads from it where to connect, never what to send.
+        self._request = ClientRequest(
+            "GET", self._url, loop=asyncio.get_running_loop(), ssl=trusted, proxy=self._proxy
+        )
+
+    async def connect(self) -> asyncio.Transport:
+        """A new connection, whose protocol is still to be set.
+
+        Raises UpstreamUnreachable, UpstreamTimeout, or Overloaded when it is this machine that cannot connect. A
+        failed attempt is made again, because nothing was sent.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout_seconds
+        attempt = 1
+        while True:
+            try:
+                return await self._attempt()
+            except (aiohttp.ClientError, OSError) as error:
+                forget_origin(error)  # what dials keeps it
+                failure = _failure(error)
+                self._failed(failure.result)
+                if (
+                    failure.is_final
+                    or attempt >= CONNECT_ATTEMPTS
+                    or loop.time() + CONNECT_PAUSE_SECONDS > deadline
+                ):
+                    raise failure.error from error
+                if failure.result == "no_files":
+                    self._make_room()
+                await asyncio.sleep(CONNECT_PAUSE_SECONDS * attempt)
+                attempt += 1
+
+    async def _attempt(self) -> asyncio.Transport:
+        connection = await self._connector.connect(self._request, traces=[], timeout=self._timeout)
+        protocol = connection.protocol
+        assert protocol is not None
+        transport = protocol.transport
+        if transport is None or transport.is_closing() or protocol.should_close:
+            connection.close()
+            raise ConnectionError("the connection was lost, or spoken on, before it was used")
+        protocol.transport = None  # it is ours: the connector has nothing to close, or to keep
+        connection.close()
+        return transport
+
+    async def close(self) -> None:
+        """Connect no more."""
+        await self._connector.close()
+
+
+class _Failure(NamedTuple):
+    """A failed attempt to connect: what it is counted as, how it is told, and whether trying again is in vain."""
+
+    result: str
+    error: GatewayError
+    is_final: bool = False
+
+
+def _failure(error: aiohttp.ClientError | OSError) -> _Failure:
+    if isinstance(error, TimeoutError):  # aiohttp's are among these
+        return _Failure(
+            "timeout",
+            UpstreamTimeout(
+                "The upstream could not be reached in time. Try again later.", detail=cause(error)
+            ),
+            is_final=True,
+        )
+    by_name = isinstance(error, aiohttp.ClientConnectorDNSError)
+    if (isinstance(error, OSError) and error.errno in _NO_FILES) or (by_name and not _files_left()):
+        return _Failure(
+            "no_files",
+            Overloaded(
+                "The gateway cannot open more connections. Try again in a moment.",
+                detail=f"no connection to the upstream: {cause(error)}",
+            ),
+        )
+    if by_name or isinstance(error, aiohttp.ClientSSLError):
+        return _Failure(
+            "failed",
+            UpstreamUnreachable(
+                "The upstream could not be reached securely or by name. Tell the gateway's operator.",
+                detail=cause(error),
+            ),
+            is_final=True,
+        )
+    return _Failure(
+        "failed",
+        UpstreamUnreachable("The upstream cannot be reached. Try again later.", detail=cause(error)),
+    )
+
+
+def _files_left() -> bool:
+    """Whether a file can be opened: name resolution does not say when that was its trouble."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return False
+    return True

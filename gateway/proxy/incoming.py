@@ -1,0 +1,319 @@
+"""What comes over a connection to the upstream: heads, bodies, their end, and what is no part of any answer.
+
+A head is read by `answer_heads.py`, a body by `wire/framing.py`. What comes of a body is kept, bounded, until somebody
+asks for it or a sink has it; then it goes there in the turn of the loop in which it comes. Deadlines cost nothing
+while pieces come: it is noted when the last one did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import ssl
+from enum import Enum, auto
+from time import monotonic
+from typing import Protocol
+
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import RawResponseMessage
+
+from gateway.proxy.answer_heads import AnswerHeads
+from gateway.proxy.bites import ANSWERS, Turns
+from gateway.proxy.channel import Channel, Held
+from gateway.proxy.deadlines import ReplyDeadlines
+from gateway.proxy.faults import HUNG_UP, NO_FIRST_BYTE, SILENT, TOO_LONG, UNSPOKEN_CODING, Fault, fault_of
+from gateway.proxy.sink import Sink
+from gateway.proxy.wheel import Wheel
+from gateway.wire.framing import Decoder, FramingBroken, decoder_for
+from gateway.wire.headers import Head
+
+KEPT_BYTES = 16 * 1024
+"""How much of a body may lie here before nothing more is read, while nobody asks for it."""
+
+_PIECE_BYTES = 128
+"""What it costs to keep a piece, beside its bytes."""
+
+_NO_BODY = frozenset({204, 304})
+
+
+class Raw(Protocol):
+    """Gets what comes over a connection that speaks another protocol now."""
+
+    def feed_data(self, data: bytes) -> object:
+        """Bytes as they came."""
+
+    def feed_eof(self) -> object:
+        """The connection is gone."""
+
+
+class At(Enum):
+    """What the next bytes are."""
+
+    IDLE = auto()
+    """Nothing that anybody has asked for."""
+
+    HEAD = auto()
+    BODY = auto()
+    OTHER = auto()
+    """Of another protocol."""
+
+    END = auto()
+    """Nothing that belongs to the answer."""
+
+
+class Incoming(Channel):
+    """One answer after another. Who makes a class of it says in `strayed` what becomes of an idle connection."""
+
+    __slots__ = (
+        "_asked_at",
+        "_at_now",
+        "_decoder",
+        "_fault",
+        "_head_due_at",
+        "_heads",
+        "_keeps",
+        "_left",
+        "_no_body",
+        "_pieces",
+        "_pieces_bytes",
+        "_raw",
+        "_room_bytes",
+        "_sink",
+        "_total_at",
+        "_waiter",
+        "_wheel",
+        "deadlines",
+        "due_step",
+        "head",
+    )
+
+    deadlines: ReplyDeadlines
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, turns: Turns, wheel: Wheel) -> None:
+        super().__init__(loop, turns, ANSWERS)
+        self.due_step: int | None = None
+        self.head: Head | None = None
+        """The final head, once it has come."""
+
+        self._wheel = wheel
+        self._heads = AnswerHeads()
+        self._at_now = At.IDLE
+        self._decoder: Decoder | None = None
+        """There is one as long as a body comes."""
+
+        self._sink: Sink | None = None
+        self._raw: Raw | None = None
+        self._pieces: list[tuple[bytes, bytes | None]] = []
+        """What came of the body, in chunks too where they may pass, and has gone nowhere yet."""
+
+        self._pieces_bytes = 0
+        self._room_bytes = KEPT_BYTES
+        self._fault: Fault | None = None
+        self._keeps = True
+        """Whether the connection may serve another exchange, as far as the upstream has a say in it."""
+
+        self._no_body = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._head_due_at = self._total_at = self._asked_at = math.inf
+        self._left = b""
+
+    def strayed(self) -> None:
+        """Something has come over a connection that nobody uses, or its end."""
+        raise NotImplementedError
+
+    def take(self, data: bytes) -> None:
+        """A bite of what the upstream sends."""
+        decoder = self._decoder
+        if decoder is None:
+            self._take_beside(data)
+            return
+        try:
+            body = decoder.feed(data)
+        except FramingBroken as broken:
+            if broken.passed:
+                self._pass(broken.passed, None)
+            self._fail(fault_of(broken))
+            return
+        if body:
+            sink = self._sink
+            if sink is None:
+                self._pass(body, decoder.chunks)
+            else:
+                sink.piece(body, decoder.chunks)
+        if decoder.ended and self._decoder is decoder:
+            if decoder.rest:
+                self._keeps = False
+            self._over()
+
+    def _take_beside(self, data: bytes) -> None:
+        """Take what is no part of a body."""
+        match self._at_now:
+            case At.HEAD:
+                self._take_head(data)
+            case At.OTHER:
+                if self._raw is None:
+                    self._pass(data, None)
+                else:
+                    self._raw.feed_data(data)
+            case At.IDLE:
+                self._at_now = At.END
+                self.strayed()
+                self.abort()
+            case At.END | At.BODY:
+                self._keeps = False
+                self.hold(Held.BY_READER)
+
+    def _take_head(self, data: bytes) -> None:
+        try:
+            message = self._heads.feed(data)
+        except HttpProcessingError as error:
+            self._fail(fault_of(error))
+            return
+        if message is None:
+            return
+        rest = self._heads.rest
+        if not self._expect(message):
+            self._fail(UNSPOKEN_CODING)
+            return
+        if rest:
+            self.take(rest)
+        self._wake()
+
+    def _expect(self, message: RawResponseMessage) -> bool:
+        """What comes next is what this head announces; False where it cannot be told where that ends."""
+        status = message.code
+        head = Head(status, message.reason or "", message.raw_headers)
+        coding = head.get(b"transfer-encoding")
+        if coding is not None:
+            codings = [value for name, value in head.fields if name.lower() == b"transfer-encoding"]
+            if len(codings) > 1 or coding.strip().lower() != b"chunked":
+                return False
+        self.head = head
+        self._keeps = not message.should_close
+        length = head.get(b"content-length")
+        decoder = decoder_for(None if length is None else int(length), coding is not None, padded_sizes=True)
+        if status == 101:
+            self._at_now = At.OTHER
+        elif self._no_body or status in _NO_BODY or decoder.ended:
+            self._at_now = At.END
+        else:
+            self._at_now = At.BODY
+            self._decoder = decoder
+            self._be_asked(self.taken_at + self.deadlines.idle_seconds)
+        return True
+
+    def _pass(self, body: bytes, chunks: bytes | None) -> None:
+        sink = self._sink
+        if sink is not None:
+            sink.piece(body, chunks)
+            return
+        self._pieces.append((body, chunks))
+        self._pieces_bytes += len(body)
+        if self._pieces_bytes + _PIECE_BYTES * len(self._pieces) > self._room_bytes:
+            self.hold(Held.BY_READER)
+        self._wake()
+
+    def _fail(self, fault: Fault) -> None:
+        """There is no more of the answer."""
+        self._fault = fault
+        self._over()
+
+    def _over(self) -> None:
+        """The answer has ended, well unless there is a fault."""
+        self._at_now = At.END
+        self._decoder = None
+        sink, self._sink = self._sink, None
+        if sink is None:
+            self._wake()
+        elif self._fault is None:
+            sink.end()
+        else:
+            sink.fail(self._fault.error())
+
+    async def _more(self) -> None:
+        """Wait until something has come, or nothing more comes."""
+        waiter = self._waiter = self._loop.create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def go_on(self, why: Held) -> None:
+        if self._held:
+            super().go_on(why)
+            self.taken_at = monotonic()  # its silence was our doing
+
+    # The connection itself
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self.transport is not None and self._at_now not in (At.IDLE, At.END):
+            self._left = _left_in_tls(self.transport)
+        super().connection_lost(exc)
+
+    def lost(self, error: BaseException | None) -> None:
+        self._wheel.forget(self)
+        if self._at_now is At.IDLE:
+            self._at_now = At.END
+            self.strayed()
+            return
+        left, self._left = self._left, b""
+        try:
+            self.take_rest(
+                left
+            )  # what came before the end is still the client's, however little of it was wanted
+            if self._decoder is not None and error is None:
+                self._decoder.feed_eof()
+                self._over()
+        except Exception as broken:  # noqa: BLE001 (whatever it is, somebody waits for the end)
+            error = broken
+        self._keeps = False
+        if self._at_now is At.END:
+            return
+        if self._raw is not None:
+            self._at_now = At.END
+            self._raw.feed_eof()
+        else:
+            self._fail(HUNG_UP if error is None else fault_of(error))
+
+    # Deadlines
+
+    def due(self, now: float) -> float | None:
+        """End what takes too long."""
+        if self._at_now is At.HEAD:
+            ends_at, fault = self._head_due_at, NO_FIRST_BYTE
+        elif self._at_now is At.BODY:
+            ends_at, fault = self.taken_at + self.deadlines.idle_seconds, SILENT
+        else:
+            return None
+        if self._held or self._surplus:
+            ends_at = now + self.deadlines.idle_seconds  # it is we who do not take what has come
+        if self._total_at < ends_at:
+            ends_at, fault = self._total_at, TOO_LONG
+        if ends_at <= now:
+            self._keeps = False
+            self._fail(fault)
+            return None
+        self._asked_at = ends_at
+        return ends_at
+
+    def _be_asked(self, at: float) -> None:
+        if self.due_step is None or at < self._asked_at:
+            self._asked_at = at
+            self._wheel.ask(self, at)
+
+
+def _left_in_tls(transport: asyncio.Transport) -> bytes:
+    """What came and was not read. When the peer hangs up meanwhile, asyncio's TLS and uvloop's lose it."""
+    tls = transport.get_extra_info("ssl_object")
+    pieces = []
+    try:
+        while tls is not None and (piece := tls.read(65536)):
+            pieces.append(piece)
+    except (ssl.SSLError, ValueError):
+        pass  # that was all, or it is not even a whole record
+    return b"".join(pieces)
