@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from gateway.errors import Ending, GatewayError
-from gateway.exchange.observers import AnswerChange, FormGate, StreamObserver
+from gateway.exchange.observers import AnswerChange, FormGate, StreamObserver, Watch
 from gateway.limits.terms import Decision
 from gateway.operations.table import NO_PARAMS, Operation
 from gateway.policy.caller import NOBODY, Caller
@@ -44,7 +44,7 @@ class Exchange:
         *("waited_seconds", "forwarded_at", "head_at", "upstream_request_id", "status"),
         *("upstream_ended_at", "detail"),
         # this class
-        *("change", "first_byte_at", "bytes_in", "bytes_out", "ending", "observers"),
+        *("change", "first_byte_at", "bytes_in", "bytes_out", "ending", "observers", "watches"),
     )
 
     def __init__(
@@ -133,6 +133,9 @@ class Exchange:
         self.observers: list[StreamObserver] = []
         """Appended to by whoever wants to watch; shortened here."""
 
+        self.watches: tuple[tuple[StreamObserver, Watch], ...] = ()
+        """Whoever wants to see the answer's pieces, and what is shown them."""
+
     @property
     def is_socket(self) -> bool:
         """Whether the client asks for a WebSocket."""
@@ -181,7 +184,9 @@ class Exchange:
         """Tell the observers that the answer has begun."""
         for observer in tuple(self.observers):
             try:
-                observer.opened(head)
+                watch = observer.opened(head)
+                if watch is not None:
+                    self.watches += ((observer, watch),)
             except Exception:  # noqa: BLE001 (whatever an observer does, the stream goes on)
                 self._drop(observer)
 
@@ -196,9 +201,9 @@ class Exchange:
 
     def answer_piece(self, piece: bytes) -> None:
         """Show a piece of the answer as the upstream sent it."""
-        for observer in tuple(self.observers):
+        for observer, watch in self.watches:
             try:
-                observer.answer_piece(piece)
+                watch(piece)
             except Exception:  # noqa: BLE001 (as above)
                 self._drop(observer)
 
@@ -217,11 +222,13 @@ class Exchange:
         cycle collector.
         """
         self.observers.clear()
+        self.watches = ()
         self.head = NO_HEAD
         self.body = self.form = self.change = self.cost = None
         self.error = self.unreadable = self.observer_failed = self.body_gone = None
 
     def _drop(self, observer: StreamObserver) -> None:
         self.observers.remove(observer)
+        self.watches = tuple(pair for pair in self.watches if pair[0] is not observer)
         if self.observer_failed is not None:
             self.observer_failed()

@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 from gateway.wire.headers import Head
 
+Watch = Callable[[bytes], object]
+"""Is shown every piece of an answer's body as the upstream sent it, once it has been forwarded."""
+
 
 class StreamObserver:
     """Watches a stream without touching it: told after the bytes were forwarded, returns nothing.
@@ -16,14 +19,12 @@ class StreamObserver:
     raises is dropped for the rest of its exchange and counted; the stream never notices.
     """
 
-    def opened(self, head: Head) -> None:
-        """The answer's head has been received."""
+    def opened(self, head: Head) -> Watch | None:  # noqa: ARG002
+        """The answer's head has been received; returns what is to be shown the pieces of its body, if anything is."""
+        return None
 
     def request_piece(self, piece: bytes) -> None:
-        """Bytes of the request body (or of the client's WebSocket frames) went up."""
-
-    def answer_piece(self, piece: bytes) -> None:
-        """Bytes of the answer body (or of the upstream's WebSocket frames) came."""
+        """Bytes of the request body went up."""
 
     def answer_message(self, text: bytes) -> None:
         """A whole text message of the upstream's came over a WebSocket."""
@@ -43,9 +44,9 @@ class EventFilter(Protocol):
     """Stands between an upstream's stream of events and the client."""
 
     def feed(self, piece: bytes) -> bytes:
-        """Take a piece; return what goes to the client now."""
+        """Take a piece; return what goes to the client now: the very piece where all of it does."""
 
-    def finish(self) -> bytes:
+    def end(self) -> bytes:
         """The stream has ended: return what was held back."""
 
 

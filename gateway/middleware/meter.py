@@ -13,14 +13,13 @@ from dataclasses import replace
 
 from gateway.errors import ClientLeft, ClientStalled, UpstreamTimeout
 from gateway.exchange.exchange import Exchange
-from gateway.exchange.observers import READABLE, AnswerChange, StreamObserver
+from gateway.exchange.observers import READABLE, AnswerChange, EventFilter, StreamObserver, Watch
 from gateway.limits.limiter import Limiter
 from gateway.limits.terms import Charge
 from gateway.proxy.answer import Answer
 from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.request import Request
 from gateway.usage.counters import Entry, named
-from gateway.usage.included import AddedUsageFilter
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.reader import UsageReader, realtime_usage
 from gateway.usage.reported import Usage
@@ -112,17 +111,20 @@ class _Reading(StreamObserver):
         if self._metered:
             exchange.choose(self._ask_for_usage() or (None if _readable(exchange.head) else READABLE))
 
-    def opened(self, head: Head) -> None:
+    def opened(self, head: Head) -> Watch | None:
         """The head says whether there is anything to read, and how."""
-        if 200 <= head.status < 300:
-            content_type = head.get(b"content-type")
-            self._streams = media_type(content_type or b"") == b"text/event-stream"
-            self._reader = UsageReader(content_type, head.get(b"content-encoding"), estimates=self._metered)
+        if self._reader is not None or not 200 <= head.status < 300:
+            return None  # what is taken out of the stream has been read
+        content_type = head.get(b"content-type")
+        self._streams = media_type(content_type or b"") == b"text/event-stream"
+        self._reader = UsageReader(content_type, head.get(b"content-encoding"), estimates=self._metered)
+        return self._reader.watcher
 
-    def answer_piece(self, piece: bytes) -> None:
-        """Read on."""
-        if self._reader is not None:
-            self._reader.feed(piece)
+    def _without_added(self) -> EventFilter:
+        """Read a stream of events, and leave out of it what nobody asked for."""
+        self._streams = True
+        self._reader, leaving_out = UsageReader.without_added()
+        return leaving_out
 
     def result(self) -> Usage | None:
         """What was used, by report or else by estimate where one is wanted."""
@@ -166,7 +168,7 @@ class _Reading(StreamObserver):
         if asking is None or exchange.body is None:
             return None
         exchange.body = exchange.body.changed(asking)
-        return AnswerChange(events=AddedUsageFilter)
+        return AnswerChange(events=self._without_added)
 
 
 def _readable(head: RequestHead) -> bool:

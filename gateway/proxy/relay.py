@@ -108,7 +108,7 @@ class Relay:
                 exchange.answer_piece(piece)
         if events is not None and not events.between_events:
             raise UpstreamBroken("The upstream broke off in the middle of an event.")
-        if filtering is not None and (rest := filtering.finish()):
+        if filtering is not None and (rest := filtering.end()):
             await answer.write(rest)
             exchange.sent(len(rest))
         await answer.write_eof()

@@ -59,7 +59,7 @@ class KeySearch:
         self._held = text[passes:]
         return text[:passes]
 
-    def finish(self) -> bytes:
+    def end(self) -> bytes:
         """The end of it."""
         return self._held
 

@@ -10,7 +10,7 @@ import orjson
 
 from gateway.wire.json_members import Change, members, place_of
 from gateway.wire.request_fields import BodyRefused
-from gateway.wire.sse import SseEvent, SseSplitter
+from gateway.wire.sse import SseEvent
 
 _MOST_BYTES = 64 * 1024
 _NO_CHOICES = re.compile(rb'"choices"\s*+:\s*+\[\s*+\]')
@@ -50,30 +50,3 @@ def is_added_usage(event: SseEvent) -> bool:
     except orjson.JSONDecodeError:
         return False
     return isinstance(chunk, dict) and chunk.get("choices") == [] and isinstance(chunk.get("usage"), dict)
-
-
-class AddedUsageFilter:
-    """Takes the added event out of an answer that a client did not ask to carry it: rewrite (a), second half.
-
-    The stream is relayed per complete event; all other events keep their bytes.
-    """
-
-    def __init__(self) -> None:
-        self._splitter = SseSplitter()
-
-    def feed(self, piece: bytes) -> bytes:
-        """Take the next bytes of the answer; return those that go to the client now."""
-        run, events = self._splitter.take(piece)
-        passing = run.raw  # the usual piece: none of its events is the added one
-        if _NO_CHOICES.search(passing):
-            passing = _without_added(run.events())
-        return passing + _without_added(events) if events else passing
-
-    def finish(self) -> bytes:
-        """The answer has ended: return what follows its last blank line."""
-        last = self._splitter.finish()
-        return b"" if last is None or is_added_usage(last) else last.raw
-
-
-def _without_added(events: list[SseEvent]) -> bytes:
-    return b"".join([event.raw for event in events if not is_added_usage(event)])

@@ -17,6 +17,11 @@ BYTES_PER_LLM_TOKEN = 4
 
 _MAX_EXACT = 2**53
 _IMAGE_EVENTS = ("image_generation.completed", "image_edit.completed")
+COUNTED_ELSEWHERE = frozenset(
+    name.encode() for name in ("b64_json", "url", "duration", "thread.run.step", *_IMAGE_EVENTS)
+)
+"""Strings of the answers whose usage stands not, or not only, in their own member `usage`."""
+
 _REALTIME_EVENTS = ("response.done", "conversation.item.input_audio_transcription.completed")
 
 

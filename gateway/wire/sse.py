@@ -74,7 +74,11 @@ class SseSplitter:
         self._buffer = bytearray()
         self._searched = 0
         self._in_fragments = False
-        self._started = started
+        self.started = started
+        """Whether the stream has begun: a byte order mark stands in front of it alone."""
+
+        self.between_events = True
+        """Whether what comes next begins an event, so that what ends with a blank line is nothing but whole ones."""
 
     def take(self, piece: bytes) -> tuple[SseRun, list[SseEvent]]:
         """Take the next bytes as `feed` does; return what they complete, as much of it as possible unsplit.
@@ -83,17 +87,12 @@ class SseSplitter:
         last blank line that is seen at a glance ends a run, and only what follows it is looked at.
         """
         buffer = self._buffer
-        if (
-            piece[-2:] == b"\n\n"
-            and not buffer
-            and not self._in_fragments
-            and len(piece) <= self._max_event_bytes
-        ):
+        if piece[-2:] == b"\n\n" and self.between_events and len(piece) <= self._max_event_bytes:
             # The usual piece of a slow stream: an event, or several.
-            run = SseRun(piece, not self._started)
-            self._started = True
+            run = SseRun(piece, not self.started)
+            self.started = True
             return run, []
-        run = SseRun(b"", first=not self._started)
+        run = SseRun(b"", first=not self.started)
         if self._in_fragments or len(buffer) + len(piece) > self._max_event_bytes:
             return run, self.feed(piece)
         # A blank line may have begun in what was there before.
@@ -102,8 +101,8 @@ class SseSplitter:
         has_cr = b"\r" in seen
         end = max(_behind(seen, b"\n\n"), _behind(seen, b"\r\n\r\n") if has_cr else 0) - len(before)
         if end > 0:
-            run = SseRun(bytes(buffer) + piece[:end], first=not self._started)
-            self._started = True
+            run = SseRun(bytes(buffer) + piece[:end], first=not self.started)
+            self.started = True
             buffer.clear()
             self._searched = 0
             piece = piece[end:]
@@ -111,6 +110,7 @@ class SseSplitter:
             return run, self.feed(piece)
         buffer += piece
         self._searched = max(0, len(buffer) - 3)
+        self.between_events = not buffer
         return run, []
 
     def feed(self, piece: bytes) -> list[SseEvent]:
@@ -135,6 +135,7 @@ class SseSplitter:
             self._in_fragments = True
         # The last three bytes may be the beginning of what ends the event.
         self._searched = max(0, len(buffer) - 3)
+        self.between_events = not buffer and not self._in_fragments
         return events
 
     def finish(self) -> SseEvent | None:
@@ -158,7 +159,7 @@ class SseSplitter:
 
     def _event(self, raw: bytes, *, whole: bool) -> SseEvent:
         prefix_bytes = 0
-        if not self._started:
-            self._started = True
+        if not self.started:
+            self.started = True
             prefix_bytes = 3 if raw.startswith(_BYTE_ORDER_MARK) else 0
         return SseEvent(raw, whole, prefix_bytes)

@@ -115,7 +115,7 @@ async def play(request: Any) -> Any:
         exchange.sent(len(piece if filtering is None else filtering.feed(piece)))
         exchange.answer_piece(piece)
     if filtering is not None:
-        filtering.finish()
+        filtering.end()
     own_fields(exchange)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import gateway as gateway_package
 from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
-from gateway.exchange.observers import READABLE, StreamObserver
+from gateway.exchange.observers import READABLE, StreamObserver, Watch
 from gateway.usage.reader import UsageReader
 from gateway.wire.headers import Head
 from tests.kit.asking import ask
@@ -30,14 +31,12 @@ class Watcher(StreamObserver):
         self._fails_at = fails_at
         self._error = error or RuntimeError("an observer's own defect")
 
-    def opened(self, head: Head) -> None:
+    def opened(self, head: Head) -> Watch:
         self._see("opened", head.status)
+        return partial(self._see, "answer_piece")
 
     def request_piece(self, piece: bytes) -> None:
         self._see("request_piece", piece)
-
-    def answer_piece(self, piece: bytes) -> None:
-        self._see("answer_piece", piece)
 
     def answer_message(self, text: bytes) -> None:
         self._see("answer_message", text)
@@ -116,8 +115,9 @@ def test_observer_may_leave_while_it_watches() -> None:
     record = exchange()
 
     class Leaver(Watcher):
-        def answer_piece(self, piece: bytes) -> None:
-            record.observers.remove(self)
+        def opened(self, head: Head) -> Watch:
+            super().opened(head)
+            return lambda _: record.observers.remove(self) if self in record.observers else None
 
     stays = Watcher()
     record.observers += [Leaver(), stays]
@@ -142,7 +142,11 @@ async def test_stream_is_unharmed_by_an_observer_that_raises(
                 raised.append(moment)
                 raise RuntimeError("a defect")
 
-        def feed(self, piece: bytes) -> None:
+        @property
+        def watcher(self) -> Watch:
+            return self._fail
+
+        def _fail(self, piece: bytes) -> None:
             raised.append(moment)
             raise RuntimeError("a defect")
 

@@ -1,13 +1,17 @@
 """What the rewrites change, and that they change nothing else."""
 
+import itertools
+
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.usage.included import AddedUsageFilter, asking_for_usage, is_added_usage
+from gateway.usage.included import asking_for_usage, is_added_usage
+from gateway.usage.reader import UsageReader
+from gateway.usage.reported import Usage
 from gateway.wire.request_fields import BodyRefused
-from gateway.wire.sse import SseEvent
+from gateway.wire.sse import SseEvent, SseSplitter
 
 
 def asked(body: bytes) -> bytes:
@@ -124,13 +128,67 @@ def test_the_added_event_is_taken_out_and_all_others_keep_their_bytes(size):
     text = event(b'{"choices":[{"delta":{"content":"hi"}}],"usage":null}').raw
     rest = b": ping\n\n\n" + event(b"[DONE]").raw + b"data: unfinished"
     stream = first + text + ADDED.raw + rest
-    usage_filter = AddedUsageFilter()
-    passed = [usage_filter.feed(stream[at : at + size]) for at in range(0, len(stream), size)]
-    assert b"".join(passed) + usage_filter.finish() == first + text + rest
+    reader, leaving_out = UsageReader.without_added()
+    passed = [leaving_out.feed(stream[at : at + size]) for at in range(0, len(stream), size)]
+    assert b"".join(passed) + leaving_out.end() == first + text + rest
+    assert reader.finish() == Usage(input=1, output=2, total=3)
 
 
 def test_an_event_is_relayed_as_soon_as_it_is_complete():
-    usage_filter = AddedUsageFilter()
-    assert usage_filter.feed(b"data: one\n\ndata: tw") == b"data: one\n\n"
-    assert usage_filter.feed(b"o\n\n") == b"data: two\n\n"
-    assert usage_filter.finish() == b""
+    _, leaving_out = UsageReader.without_added()
+    assert leaving_out.feed(b"data: one\n\ndata: tw") == b"data: one\n\n"
+    assert leaving_out.feed(b"o\n\n") == b"data: two\n\n"
+    assert leaving_out.end() == b""
+
+
+@pytest.mark.parametrize(
+    "piece", [b"data: one\n\n", b"data: one\n\ndata: two\n\n", b"data: one\r\n\r\n", b": ping\n\n"]
+)
+def test_whole_events_that_report_nothing_pass_as_the_piece_they_came_in(piece):
+    _, leaving_out = UsageReader.without_added()
+    assert leaving_out.feed(piece) is piece
+    assert leaving_out.feed(piece) is piece
+
+
+SCRAPS = st.lists(
+    st.one_of(
+        st.sampled_from(
+            [
+                ADDED.raw,
+                ADDED.raw.replace(b"\n", b"\r\n"),
+                b"\xef\xbb\xbf",
+                b"\n",
+                b"\r",
+                b": ping\n\n",
+                b"data: x",
+            ]
+        ),
+        st.sampled_from(
+            [event(b'{"choices":[{"delta":{"content":"a"}}],"usage":null}').raw, event(b"[DONE]").raw]
+        ),
+        st.sampled_from(
+            [event(b'{"usage":' + USAGE + b"}").raw, event(b'{"type":"x.done"}').raw, b'"usage":null']
+        ),
+        st.sampled_from(
+            [b'data: {"usage":\ndata: {},"choices":[]}\n\n', b'data: {"usage":{}, "choices" : [ ] }\r\r']
+        ),
+    ),
+    max_size=12,
+).map(b"".join)
+
+
+@settings(max_examples=500, deadline=None)
+@given(SCRAPS, st.lists(st.integers(0, 2**20), max_size=10))
+def test_what_is_left_out_and_what_is_read_is_the_same_however_the_stream_is_cut(stream, cuts):
+    splitter = SseSplitter()
+    events = [*splitter.feed(stream), *filter(None, [splitter.finish()])]
+    reader, leaving_out = UsageReader.without_added()
+    edges = sorted({0, len(stream), *(c % (len(stream) + 1) for c in cuts)})
+    passed = (
+        b"".join([leaving_out.feed(stream[a:b]) for a, b in itertools.pairwise(edges)]) + leaving_out.end()
+    )
+    assert passed == b"".join(event.raw for event in events if not is_added_usage(event))
+    plain = UsageReader(b"text/event-stream", None)
+    assert plain.watcher is not None
+    plain.watcher(stream)
+    assert (reader.finish(), reader.estimate()) == (plain.finish(), plain.estimate())

@@ -1,0 +1,135 @@
+"""A stream of events read for its usage; where nobody asked for that, the event that reports it is taken out.
+
+Of the usual piece, whole events that report nothing, nothing but a few words is looked for.
+"""
+
+import re
+
+from gateway.usage.deltas import Deltas
+from gateway.usage.included import is_added_usage
+from gateway.usage.json_reader import BEGINNING_BYTES, MAX_WHOLE_BYTES
+from gateway.usage.report_search import REPORT, ReportSearch
+from gateway.usage.reported import Usage, from_sse_event
+from gateway.wire.sse import MAX_EVENT_BYTES, SseEvent, SseSplitter
+
+_IMAGE_EVENT = re.compile(rb"\bimage_(?:generation|edit)\.completed\b")
+_PART_OF_A_RUN = re.compile(rb'"object"[ \t]*:[ \t]*"thread\.run\.step"')
+_BLANK_LINES = (b"\n\n", b"\r\n\r\n")
+
+
+class EventReader:
+    """Reads a stream of events: the latest report counts, but images come one by one.
+
+    `without_added`: leaves out what `include_usage` adds, for a client that did not ask for it (rewrite (a)).
+    """
+
+    def __init__(self, deltas: Deltas, *, without_added: bool = False) -> None:
+        self.deltas = deltas
+        self._without_added = without_added
+        self._splitter = SseSplitter()
+        self._fragments: ReportSearch | None = None
+        self._usage: Usage | None = None
+
+    def feed(self, piece: bytes) -> bytes:
+        """Take the next bytes of the stream; return what of it may pass now: whole events."""
+        splitter = self._splitter
+        if (
+            splitter.between_events
+            and not _shows_a_sign(piece)
+            and piece.endswith(_BLANK_LINES)
+            and len(piece) <= MAX_EVENT_BYTES
+            and self._fragments is None
+        ):
+            # The usual piece.
+            splitter.started = True
+            self.deltas.add(piece)
+            return piece
+        run, events = splitter.take(piece)
+        passing = run.raw
+        if passing:
+            self._end_fragments()
+            if _shows_a_sign(passing):
+                passing = self._take_whole(run.events())
+            else:
+                self.deltas.add(passing)
+        return passing + b"".join([self._take(event) for event in events]) if events else passing
+
+    def end(self) -> bytes:
+        """The stream has ended, well or not: return what may pass of what follows its last blank line."""
+        last = self._splitter.finish()
+        passing = b"" if last is None else self._take(last)
+        self._end_fragments()
+        return passing
+
+    def finish(self) -> Usage | None:
+        """The stream has ended: return what it reported."""
+        self.end()
+        return self._usage
+
+    def _take(self, event: SseEvent) -> bytes:
+        if event.whole:
+            self._end_fragments()
+            return self._take_whole([event])
+        if self._fragments is None:
+            self._fragments = _search(event)
+        self._fragments.feed(event.raw)
+        return event.raw
+
+    def _take_whole(self, events: list[SseEvent]) -> bytes:
+        """Take events that stand in a row; of those that report, the latest alone is read, and images behind it."""
+        reports: list[Usage] = []
+        for event in reversed(events):
+            if not _may_report(event.raw):
+                self.deltas.add(event.raw)
+            elif (not reports or reports[-1].images) and (report := _report_of(event)) is not None:
+                reports.append(report)
+        for report in reversed(reports):
+            self._keep(report)
+        return b"".join(
+            [event.raw for event in events if not (self._without_added and is_added_usage(event))]
+        )
+
+    def _end_fragments(self) -> None:
+        if self._fragments is not None:
+            self._keep(self._fragments.finish())
+            self._fragments = None
+
+    def _keep(self, usage: Usage | None) -> None:
+        if usage is not None and usage.images and self._usage is not None:
+            self._usage += usage
+        elif usage is not None:
+            self._usage = usage
+
+
+def _report_of(event: SseEvent) -> Usage | None:
+    if len(event.raw) <= MAX_WHOLE_BYTES:
+        return from_sse_event(event)
+    if _PART_OF_A_RUN.search(event.raw, 0, BEGINNING_BYTES):
+        return None
+    search = _search(event)
+    search.feed(event.raw)
+    return search.finish()
+
+
+def _search(event: SseEvent) -> ReportSearch:
+    return ReportSearch(images=_IMAGE_EVENT.search(event.raw, 0, BEGINNING_BYTES) is not None)
+
+
+def _shows_a_sign(events: bytes) -> bool:
+    """Whether one of the events may be more than a delta: streams that include usage have `"usage":null` in these."""
+    at = events.rfind(b'"usage"')
+    if at >= 0 and events.count(b'"usage"') != events.count(b'"usage":null'):
+        return True
+    return b".done" in events or b".completed" in events
+
+
+def _may_report(event: bytes) -> bool:
+    """Whether usage may stand in there: an object of that name, or an event that ends something."""
+    if b".done" in event or b".completed" in event:
+        return True
+    at = event.find(b'"usage"')
+    while at >= 0:
+        if REPORT.match(event, at):
+            return True
+        at = event.find(b'"usage"', at + 1)
+    return False

@@ -1,0 +1,101 @@
+"""A JSON answer read for its usage when it has ended, and parsed no further than that needs.
+
+Most of a large answer is vectors, or text. What counts stands in a few members, and these mostly at the end: so the
+end is parsed alone wherever that tells what the whole document would. Whether it is JSON in front of that is the
+client's business.
+"""
+
+import re
+from dataclasses import replace
+
+import orjson
+
+from gateway.usage.deltas import Deltas
+from gateway.usage.report_search import MAX_REPORT_BYTES, ReportSearch
+from gateway.usage.reported import COUNTED_ELSEWHERE, Usage, from_json, from_usage_object, seconds_of
+
+MAX_WHOLE_BYTES = 64 * 1024
+BEGINNING_BYTES = 1024
+"""Where a document says what it is."""
+
+_SMALL_BYTES = 2 * 1024
+"""Nothing is faster than parsing so little."""
+
+_MOST_STRINGS = 500
+_DURATION = re.compile(rb'"duration"[ \t\r\n]*:[ \t\r\n]*"?([0-9.eE+-]{1,32})')
+
+
+class JsonReader:
+    """Reads one JSON document; what is larger than `MAX_WHOLE_BYTES` is not kept."""
+
+    def __init__(self, deltas: Deltas) -> None:
+        self.deltas = deltas
+        self._kept: bytes | bytearray = b""
+        self._search: ReportSearch | None = None
+        self._audio_seconds = 0.0
+
+    def feed(self, piece: bytes) -> bytes:
+        """Take the next bytes of the document; all of them may pass."""
+        if self._search is None:
+            if not self._kept:
+                self._kept = piece
+            elif isinstance(self._kept, bytes):
+                self._kept = bytearray(self._kept + piece)
+            else:
+                self._kept += piece
+            if len(self._kept) <= MAX_WHOLE_BYTES:
+                return piece
+            seen, self._kept = bytes(self._kept), b""
+            self._search = ReportSearch(images=True)
+            self._audio_seconds = _duration(seen[:MAX_WHOLE_BYTES])
+        else:
+            seen = piece
+        self._search.feed(seen)
+        self.deltas.add_piece(seen)
+        return piece
+
+    def end(self) -> bytes:
+        """The document has ended; nothing of it was held back."""
+        return b""
+
+    def finish(self) -> Usage | None:
+        """The document has ended: return what it reports."""
+        if self._search is not None:
+            usage = self._search.finish()
+            if self._audio_seconds and not (usage and usage.audio_seconds):
+                usage = replace(usage or Usage(), audio_seconds=self._audio_seconds)
+            return usage
+        document = bytes(self._kept)
+        usage = None if len(document) <= _SMALL_BYTES else _from_end(document)
+        if usage is None:
+            usage = from_json(document)
+        if usage is None:
+            self.deltas = type(self.deltas)()
+            self.deltas.add(document)
+        return usage
+
+
+def _from_end(document: bytes) -> Usage | None:
+    """What a document reports whose end alone tells; None: parse it whole."""
+    at = document.rfind(b'"usage"')
+    if at < 0 or len(document) - at > MAX_REPORT_BYTES or b"\\" in document:
+        return None
+    try:
+        # That is an object only if the document's own last brace ends the one in which the member stands.
+        end = orjson.loads(b"{" + document[at:])
+    except orjson.JSONDecodeError:
+        return None
+    reported = end["usage"]
+    if not isinstance(reported, dict):
+        return None
+    strings = document.split(b'"', 2 * _MOST_STRINGS)[1::2]  # nothing in there is escaped
+    if len(strings) == _MOST_STRINGS:
+        return None
+    named = [string for string in strings if len(string) < 32]
+    return from_usage_object(reported) if COUNTED_ELSEWHERE.isdisjoint(named) else None
+
+
+def _duration(beginning: bytes) -> float:
+    """The seconds of audio that a transcription says it is of, in front of its text."""
+    said = _DURATION.search(beginning, 0, BEGINNING_BYTES) if b'"text"' in beginning else None
+    return seconds_of(said[1].decode("ascii")) if said else 0.0
