@@ -26,10 +26,15 @@ class AccountMemory:
     """
 
     def __init__(
-        self, *, redis_url: str | None, keys_dir: Path | None, deadline_seconds: float = DEADLINE_SECONDS
+        self,
+        *,
+        redis_url: str | None,
+        keys_dir: Path | None,
+        redis_prefix: str = "gateway:",
+        deadline_seconds: float = DEADLINE_SECONDS,
     ) -> None:
         """`deadline_seconds`: of one question to Redis."""
-        redis = _shared(redis_url, deadline_seconds) if redis_url else None
+        redis = _shared(redis_url, redis_prefix, deadline_seconds) if redis_url else None
         file = None if keys_dir is None else AccountFile(keys_dir)
         self._store: AccountStore | None = redis or file
         self._copy = None if redis is None else file
@@ -171,8 +176,8 @@ class AccountMemory:
         self.trouble = str(unavailable)
 
 
-def _shared(redis_url: str, deadline_seconds: float) -> AccountStore:
+def _shared(redis_url: str, prefix: str, deadline_seconds: float) -> AccountStore:
     # Imported here, as in every room: Redis's client takes 40 ms and 6 MB, which who has no Redis need not pay.
     from gateway.app.redis_accounts import RedisAccounts
 
-    return RedisAccounts(redis_url, deadline_seconds=deadline_seconds)
+    return RedisAccounts(redis_url, prefix=prefix, deadline_seconds=deadline_seconds)

@@ -61,18 +61,22 @@ def build_app(
     log_descriptor: int = 1,
     store: BucketStore | None = None,
     read_settings: Callable[[Seen], Settings] | None = None,
+    redis_prefix: str = "gateway:",
 ) -> App:
     """Wire one gateway process. Raises SettingsInvalid for what only shows when things are put together.
 
     With `read_settings` tenants and issuers follow the configuration while the process runs; with
-    `keys_dir`, where `ring` came from, keys and revocations follow that folder.
+    `keys_dir`, where `ring` came from, keys and revocations follow that folder. `redis_prefix` begins every key that is
+    kept in Redis.
     """
     table = OperationTable.load()
     metrics = Metrics()
     log = LogWriter(log_descriptor, dropped=metrics.log_lines_dropped.inc)
     redis_url = revealed(settings.redis_url)
     tenants = TenantsInForce(
-        settings, table=table, memory=AccountMemory(redis_url=redis_url, keys_dir=keys_dir)
+        settings,
+        table=table,
+        memory=AccountMemory(redis_url=redis_url, redis_prefix=redis_prefix, keys_dir=keys_dir),
     )
     accounts = AccountWatch(tenants.book)
     turns = Turns()
@@ -83,6 +87,7 @@ def build_app(
         known_scopes=table.scopes,
         keys_dir=keys_dir,
         redis_url=redis_url,
+        redis_prefix=redis_prefix,
         jwks_fetched=lambda issuer, result: metrics.jwks_fetches.labels(issuer, result).inc(),
         ring_loaded=lambda result: metrics.key_ring_loads.labels(result).inc(),
     )
@@ -102,7 +107,7 @@ def build_app(
         accounts=accounts,
         deployment=lambda: trust.deployment.name,
     )
-    buckets, counted = _counting(redis_url)
+    buckets, counted = _counting(redis_url, redis_prefix)
     memory = BodyMemory(
         most_bytes=settings.edge.body_memory_bytes or usable_memory_bytes() // 4,
         share=settings.edge.body_memory_share,
@@ -159,14 +164,14 @@ def build_app(
     return app
 
 
-def _counting(redis_url: str | None) -> tuple[BucketStore, UsageStore]:
+def _counting(redis_url: str | None, prefix: str) -> tuple[BucketStore, UsageStore]:
     """Where limits and usage are counted."""
     if not redis_url:
         return MemoryBuckets(), MemoryUsage()
     from gateway.limits.redis_buckets import RedisBuckets
     from gateway.usage.redis_usage import RedisUsage
 
-    return RedisBuckets(redis_url), RedisUsage(redis_url)
+    return RedisBuckets(redis_url, prefix=prefix), RedisUsage(redis_url, prefix=prefix)
 
 
 def _dispatch(services: Services, upstreams: Upstreams) -> Handler:

@@ -56,6 +56,7 @@ class Trust:
         known_scopes: Collection[str],
         keys_dir: Path | None = None,
         redis_url: str | None = None,
+        redis_prefix: str = "gateway:",
         jwks_fetched: Callable[[str, str], None] = lambda _issuer, _result: None,
         ring_loaded: Callable[[str], None] = lambda _result: None,
         clock: Callable[[], float] = time.time,
@@ -78,7 +79,7 @@ class Trust:
         self._session: aiohttp.ClientSession | None = None
         self._follower: asyncio.Task[None] | None = None
         self._file = None if keys_dir is None else RevocationFile(keys_dir, clock=clock)
-        self._redis = _shared(redis_url, clock) if redis_url else None
+        self._redis = _shared(redis_url, redis_prefix, clock) if redis_url else None
         self._store: RevocationStore | None = self._redis or self._file
         self._confirmed_at = -math.inf
         self._trouble: str | None = None
@@ -266,7 +267,7 @@ def _nothing() -> None:
     """Nobody watches."""
 
 
-def _shared(redis_url: str, clock: Callable[[], float]) -> RedisCredentials:
+def _shared(redis_url: str, prefix: str, clock: Callable[[], float]) -> RedisCredentials:
     from gateway.credentials.redis_credentials import RedisCredentials
 
-    return RedisCredentials(redis_url, clock=clock)
+    return RedisCredentials(redis_url, prefix=prefix, clock=clock)
