@@ -87,17 +87,20 @@ def read_body(body: bytes, question: Question) -> BodyFacts:
         return BodyFacts(fields, named)
     spoken = document.get("input")
     nameless = question.default_model and fields is not None and fields.model is None
-    return BodyFacts(
-        fields,
-        named,
-        prompt_estimate(document) if question.prompt else 0,
-        prompt_count(document.get("prompt")),
-        len(spoken) if isinstance(spoken, str) else 0,
-        document.get("background") is True,
-        endpoint,
-        input_file,
-        place_of(body, "model") if nameless else None,
-        asking,
+    return tuple.__new__(  # as BodyFacts(…), without its frame
+        BodyFacts,
+        (
+            fields,
+            named,
+            prompt_estimate(document) if question.prompt else 0,
+            prompt_count(document["prompt"]) if "prompt" in document else 1,
+            len(spoken) if isinstance(spoken, str) else 0,
+            document.get("background") is True,
+            endpoint,
+            input_file,
+            place_of(body, "model") if nameless else None,
+            asking,
+        ),
     )
 
 

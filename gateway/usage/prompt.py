@@ -6,12 +6,17 @@ number of an array of numbers, which is what embeddings and old completions take
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 from gateway.usage.reported import BYTES_PER_LLM_TOKEN
 
 _ATTACHED = frozenset({"data", "file_data", "b64_json", "encrypted_content"})
 """Members whose text is no text."""
+
+
+_VALUES: Callable[[dict[str, Any]], Iterable[Any]] = dict.values
 
 
 def prompt_estimate(document: object) -> int:
@@ -21,17 +26,45 @@ def prompt_estimate(document: object) -> int:
     while pending:
         value = pending.pop()
         kind = type(value)
-        if kind is str:
-            if value[:5] != "data:":
-                text_bytes += len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
-        elif kind is dict:
-            pending += [member for name, member in value.items() if name not in _ATTACHED]
-        elif kind is list:
-            if value and type(value[0]) in (int, float):  # not one by one: there may be millions
+        if kind is dict:
+            for name, inner in value.items():
+                kind = type(inner)
+                if kind is str:
+                    if inner[:5] != "data:" and name not in _ATTACHED:
+                        text_bytes += len(inner) if inner.isascii() else _utf8_bytes(inner)
+                elif (kind is dict or kind is list) and name not in _ATTACHED:
+                    pending.append(inner)
+        elif kind is list and value:
+            if type(value[0]) in (int, float):  # not one by one: there may be millions
                 numbers += len(value)
+            elif (plain := _plain_texts(value)) is not None:
+                text_bytes += len(plain) if plain.isascii() else _utf8_bytes(plain)
             else:
                 pending += value
+        elif kind is str and value[:5] != "data:":
+            text_bytes += _utf8_bytes(value)
     return -(-text_bytes // BYTES_PER_LLM_TOKEN) + numbers
+
+
+def _plain_texts(values: list[Any]) -> str | None:
+    """All texts of a list that are texts, or objects that have nothing but texts; None where there is more to it.
+
+    The messages of a conversation mostly are such, and are many: this does not look at them one by one.
+    """
+    try:
+        if type(values[0]) is not dict:
+            text = "".join(values)
+        elif _ATTACHED.isdisjoint(chain.from_iterable(values)):
+            text = "".join(chain.from_iterable(map(_VALUES, values)))
+        else:
+            return None
+    except TypeError:
+        return None
+    return text if text.find("data:") < 0 else None
+
+
+def _utf8_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
 
 
 def prompt_count(prompt: object) -> int:

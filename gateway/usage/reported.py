@@ -16,6 +16,9 @@ BYTES_PER_LLM_TOKEN = 4
 """Of text, where nobody has counted."""
 
 _MAX_EXACT = 2**53
+_BEFORE = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
+_AFTER = ("completion_tokens_details", "output_tokens_details", "output_token_details")
+_DETAILS = frozenset((*_BEFORE, *_AFTER))
 _IMAGE_EVENTS = ("image_generation.completed", "image_edit.completed")
 COUNTED_ELSEWHERE = frozenset(
     name.encode() for name in ("b64_json", "url", "duration", "thread.run.step", *_IMAGE_EVENTS)
@@ -30,9 +33,12 @@ def _kind(unused: float = 0, *, counter: str | None = "") -> Any:
     return field(default=unused, metadata={"counter": counter})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Usage:
-    """What one or more answers used. Counts are of LLM tokens where no other unit is named."""
+    """What one or more answers used. Counts are of LLM tokens where no other unit is named.
+
+    Nobody changes one that another has; frozen, it would cost each answer five times as much.
+    """
 
     input: int = _kind()
     """LLM tokens of what was sent."""
@@ -130,20 +136,27 @@ def _from_answer(answer: dict[str, Any]) -> Usage | None:
 
 def from_usage_object(reported: dict[str, Any]) -> Usage:
     """Read a `usage` object by whichever of the API's names it uses; what makes no sense counts as nothing."""
-    before = _first(reported, "prompt_tokens_details", "input_tokens_details", "input_token_details")
-    after = _first(reported, "completion_tokens_details", "output_tokens_details", "output_token_details")
-    input_count = _count(_first(reported, "prompt_tokens", "input_tokens"))
-    output_count = _count(_first(reported, "completion_tokens", "output_tokens"))
-    return Usage(
-        input=input_count,
-        cached_input=_detail(before, "cached_tokens"),
-        output=output_count,
-        reasoning=_detail(after, "reasoning_tokens"),
-        total=_count(reported.get("total_tokens")) or input_count + output_count,
-        input_audio=_detail(before, "audio_tokens"),
-        output_audio=_detail(after, "audio_tokens"),
-        audio_seconds=seconds_of(reported.get("seconds")) if reported.get("type") == "duration" else 0.0,
-    )
+    get = reported.get
+    sent, said = get("prompt_tokens"), get("completion_tokens")
+    if sent is None:
+        sent = get("input_tokens")
+    if said is None:
+        said = get("output_tokens")
+    input_count, output_count = _count(sent), _count(said)
+    usage = Usage(input_count, 0, output_count, 0, _count(get("total_tokens")) or input_count + output_count)
+    if not _DETAILS.isdisjoint(reported):
+        before, after = _first(reported, _BEFORE), _first(reported, _AFTER)
+        usage.cached_input, usage.input_audio = (
+            _detail(before, "cached_tokens"),
+            _detail(before, "audio_tokens"),
+        )
+        usage.reasoning, usage.output_audio = (
+            _detail(after, "reasoning_tokens"),
+            _detail(after, "audio_tokens"),
+        )
+    if get("type") == "duration":
+        usage.audio_seconds = seconds_of(get("seconds"))
+    return usage
 
 
 def _images(answer: dict[str, Any]) -> int:
@@ -155,7 +168,7 @@ def _images(answer: dict[str, Any]) -> int:
     return sum(isinstance(item, dict) and ("b64_json" in item or "url" in item) for item in data)
 
 
-def _first(reported: dict[str, Any], *names: str) -> object:
+def _first(reported: dict[str, Any], names: tuple[str, ...]) -> object:
     for name in names:
         if reported.get(name) is not None:
             value: object = reported[name]

@@ -74,7 +74,7 @@ def members(document: bytes, at: int = 0) -> Iterator[Member]:
 
 def hides_letters(document: bytes) -> bool:
     """Whether some name may be spelled with escapes where plain letters would do."""
-    return b"\\u00" in document and ESCAPED_LETTER.search(document) is not None
+    return document.find(b"\\") >= 0 and ESCAPED_LETTER.search(document) is not None
 
 
 def place_of(document: bytes, name: str) -> Place:

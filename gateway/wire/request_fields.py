@@ -22,7 +22,7 @@ POLICY_NAMES = frozenset(
 """Top-level names that policy reads, and which therefore must not occur twice."""
 
 _QUOTED = {name: b'"' + name.encode() + b'"' for name in POLICY_NAMES}
-_NUMBERS = frozenset((*_COUNTS, *_MAXIMA))
+_READ = frozenset((*_COUNTS, *_MAXIMA, "stream"))
 _MAX_EXACT = 2**53
 _MOST_MODEL_CHARACTERS = 1024
 
@@ -83,34 +83,41 @@ def read(
     """
     if not body:
         return RequestFields()
-    _require_single(body, document, model_path)
-    stream = document.get("stream")
-    if stream is not None and not isinstance(stream, bool):
-        raise BodyRefused("invalid_type", "stream must be true or false.", param="stream")
-    choices, max_output = 1, None
-    for name in _NUMBERS & document.keys():
-        number = _number(document[name], name)
-        if name in _COUNTS:
-            choices = max(choices, number)
-        elif number:
+    try:
+        return _read(body, document, model_path)
+    except BodyRefused:
+        _walk(body, model_path)  # what is written twice is told before what is wrong with it
+        raise
+
+
+def _read(body: bytes, document: Mapping[str, Any], path: Sequence[str]) -> RequestFields:
+    single = not hides_letters(body)
+    if len(path) > 1:
+        single = single and all(body.count(f'"{name}"'.encode()) < 2 for name in path)
+    stream, choices, max_output = False, 1, None
+    for name, value in document.items():
+        quoted = _QUOTED.get(name)
+        if quoted is None:
+            continue
+        # These bytes cannot stand inside a string, where quotes are escaped.
+        if single and body.count(quoted) > 1:
+            single = False
+        if value is None or name not in _READ:
+            continue
+        if name == "stream":
+            stream = _flag(value, name)
+        elif name in _COUNTS:
+            choices = max(choices, _number(value, name))
+        elif number := _number(value, name):
             max_output = max(max_output or 0, number)
-    return RequestFields(_model(document, model_path), stream is True, choices, max_output)
-
-
-def _require_single(body: bytes, document: Mapping[str, Any], path: Sequence[str]) -> None:
-    """Refuse a body that has a policy name, or a step of the path where it leads, more than once."""
-    if not hides_letters(body):
-        for name in document:
-            # These bytes cannot stand inside a string, where quotes are escaped.
-            if name in _QUOTED and body.count(_QUOTED[name]) > 1:
-                break
-        else:
-            if len(path) == 1 or all(body.count(f'"{name}"'.encode()) < 2 for name in path):
-                return
-    _walk(body, path)
+    if not single:
+        _walk(body, path)
+    # As RequestFields(…): every small body is read, and its frame costs as much as reading a name.
+    return tuple.__new__(RequestFields, (_model(document, path), stream, choices, max_output))
 
 
 def _walk(body: bytes, path: Sequence[str]) -> None:
+    """Refuse a body that has a policy name, or a step of the path where it leads, more than once."""
     at = 0
     for depth, step in enumerate(path):
         names = {step} if depth else POLICY_NAMES | {step}
@@ -127,28 +134,37 @@ def _walk(body: bytes, path: Sequence[str]) -> None:
 
 
 def _model(document: Mapping[str, Any], path: Sequence[str]) -> str | None:
-    value: Any = document
-    for depth, step in enumerate(path):
+    value: Any = document.get(path[0])
+    for depth, step in enumerate(path[1:], 1):
+        if value is None:
+            return None
         if not isinstance(value, dict):
             param = ".".join(path[:depth])
             raise BodyRefused("invalid_type", f"{param} must be an object.", param=param)
         value = value.get(step)
-        if value is None:
-            return None
+    if value is None:
+        return None
+    if type(value) is str and len(value) <= _MOST_MODEL_CHARACTERS:
+        return value
+    param = ".".join(path)
     if not isinstance(value, str):
-        param = ".".join(path)
         raise BodyRefused("invalid_type", f"{param} must be a string.", param=param)
-    if len(value) > _MOST_MODEL_CHARACTERS:
-        param = ".".join(path)
-        raise BodyRefused(
-            "invalid_value", f"{param} is longer than {_MOST_MODEL_CHARACTERS} characters.", param=param
-        )
+    raise BodyRefused(
+        "invalid_value", f"{param} is longer than {_MOST_MODEL_CHARACTERS} characters.", param=param
+    )
+
+
+def _flag(value: object, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise BodyRefused("invalid_type", f"{name} must be true or false.", param=name)
     return value
 
 
 def _number(value: object, name: str) -> int:
-    """A count; 0 stands for null and for `"inf"`, which the realtime operations take for a maximum."""
-    if value is None or value == "inf":
+    """A count; 0 stands for `"inf"`, which the realtime operations take for a maximum."""
+    if type(value) is int and 0 <= value <= _MAX_EXACT:
+        return value
+    if value == "inf":
         return 0
     if isinstance(value, float) and value.is_integer():
         value = int(value)
