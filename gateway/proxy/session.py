@@ -9,8 +9,7 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
+from collections.abc import Coroutine, Sequence
 from time import monotonic
 from typing import Any
 
@@ -174,6 +173,11 @@ class Session:
         else:
             self._end(Ending.CLIENT_LEFT)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether something is kept that had to be given room."""
+        return self._room.held_bytes > 0
+
     def count(self, direction: _Direction) -> None:
         """Have room for what is kept of the client's event. Raises FrameRefused."""
         kept_bytes = direction.relay.kept_bytes
@@ -262,7 +266,6 @@ class Session:
         if self._exchange.first_byte_at is None:
             self._exchange.body_begins(monotonic())
         self._exchange.sent(len(piece))
-        self._exchange.answer_piece(piece)
         for text in self._down.relay.take_texts():
             self._exchange.answer_message(text)
 
@@ -286,8 +289,12 @@ class Session:
         task.add_done_callback(self._tasks.discard)
 
 
-def _refuses_key(data: bytes) -> bool:
-    """Whether frames of the upstream's say so. Within a text of an event the quotation marks would be escaped."""
+def _quotes(data: bytes, hidden: Sequence[bytes]) -> bool:
+    """Whether frames of the upstream's say what is hidden, or that the gateway's own key is refused."""
+    for secret in hidden:
+        if secret in data:
+            return True
+    # Within a text of an event the quotation marks would be escaped.
     return b"invalid_api_key" in data and _KEY_REFUSED.search(data) is not None
 
 
@@ -321,29 +328,48 @@ class _Direction:
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Bytes from the source."""
-        if self.session is None:
+        session = self.session
+        if session is None:
             return True, b""
         self.heard = True
-        self._relay(self.session, partial(self.relay.feed, data))
+        try:
+            passed = self.relay.feed(data)
+        except FrameRefused as refused:
+            self._refuse(session, refused)
+            return False, b""
+        if passed:
+            self._pass(session, passed)
+        if not self.relay.calm or session.has_room:
+            self._judge(session)
         return False, b""
 
     def decide(self, refusal: FrameRefused | None) -> None:
         """The verdict on an event that waits."""
-        if self.session is not None:
-            self._relay(self.session, partial(self.relay.decide, refusal))
-
-    def _relay(self, session: Session, relayed: Callable[[], bytes]) -> None:
+        session = self.session
+        if session is None:
+            return
         try:
-            self._pass(session, relayed())
+            self._pass(session, self.relay.decide(refusal))
+        except FrameRefused as refused:
+            self._refuse(session, refused)
+        else:
+            self._judge(session)
+
+    def _judge(self, session: Session) -> None:
+        """See what has become of what is kept, and whether the session ends."""
+        try:
             session.count(self)
         except FrameRefused as refused:
-            self._pass(session, refused.passed)
-            session.refused(self, refused)
-        else:
-            if self.relay.close_code is not None:
-                session.closing()
-            elif self.relay.examined is not None:
-                session.hold(self)
+            self._refuse(session, refused)
+            return
+        if self.relay.close_code is not None:
+            session.closing()
+        elif self.relay.examined is not None:
+            session.hold(self)
+
+    def _refuse(self, session: Session, refused: FrameRefused) -> None:
+        self._pass(session, refused.passed)
+        session.refused(self, refused)
 
     def end(self) -> None:
         """The session is over, though a connection may know this for a while: let go of it."""
@@ -366,7 +392,7 @@ class _Direction:
     def _pass(self, session: Session, data: bytes) -> None:
         if not data or self._mute:
             return
-        if self._hidden and (any(secret in data for secret in self._hidden) or _refuses_key(data)):
+        if self._hidden and _quotes(data, self._hidden):
             session.withheld()
             self._mute = True
             return

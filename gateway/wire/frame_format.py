@@ -3,6 +3,7 @@
 import hashlib
 import secrets
 from base64 import b64encode
+from dataclasses import dataclass
 from typing import Final
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
@@ -27,6 +28,17 @@ class FrameRefused(Exception):
         self.close_code = close_code
         self.reason = reason
         self.passed = passed
+
+
+@dataclass(frozen=True, slots=True)
+class FrameHead:
+    """What stands in front of a frame's payload."""
+
+    final: bool
+    opcode: int
+    mask: bytes
+    payload_at: int
+    payload_bytes: int
 
 
 def build_close(code: int, reason: str = "", *, masked: bool) -> bytes:
@@ -89,3 +101,41 @@ def read_close(payload: bytes) -> tuple[int, str]:
 def is_close(frame: bytes) -> bool:
     """Whether a whole frame is a close frame."""
     return frame[0] & 0x0F == CLOSE
+
+
+def read_head(data: bytes, at: int, *, masked: bool, within: bool) -> FrameHead | None:
+    """Read and judge the head of a frame, which may stand within a message; None when it is not whole yet.
+
+    Raises FrameRefused.
+    """
+    available = len(data) - at
+    if available < 2:
+        return None
+    first, second = data[at], data[at + 1]
+    final, opcode, length = bool(first & 0x80), first & 0x0F, second & 0x7F
+    if first & 0x70:
+        raise FrameRefused(1002, "reserved bits are set")
+    if opcode not in OPCODES:
+        raise FrameRefused(1002, f"unknown opcode {opcode}")
+    if bool(second & 0x80) != masked:
+        raise FrameRefused(1002, "client frames must be masked, server frames must not")
+    if opcode >= CLOSE:
+        if not final:
+            raise FrameRefused(1002, "a control frame is fragmented")
+        if length > MAX_CONTROL_BYTES:
+            raise FrameRefused(1002, "a control frame is longer than 125 bytes")
+        if opcode == CLOSE and length == 1:
+            raise FrameRefused(1002, "a close frame has half a code")
+    elif (opcode == CONTINUATION) != within:
+        raise FrameRefused(1002, "fragments are out of order")
+
+    extended = {126: 2, 127: 8}.get(length, 0)
+    mask_at = at + 2 + extended
+    payload_at = mask_at + (4 if masked else 0)
+    if len(data) < payload_at:
+        return None
+    if extended:
+        length = int.from_bytes(data[at + 2 : mask_at], "big")
+        if length >> 63 or length < (126 if extended == 2 else 2**16):
+            raise FrameRefused(1002, "a length is not in its shortest form")
+    return FrameHead(final, opcode, data[mask_at:payload_at], payload_at, length)

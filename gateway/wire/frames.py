@@ -10,24 +10,31 @@ direction knows the pongs that answer them and keeps them from the peer that nev
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, auto
 
 from gateway.wire.frame_format import (
+    BINARY,
     CLOSE,
     CONTINUATION,
-    MAX_CONTROL_BYTES,
-    OPCODES,
     PONG,
     TEXT,
+    FrameHead,
     FrameRefused,
     build_ping,
     is_close,
     read_close,
+    read_head,
     unmask,
 )
 
 _SCAN_OVERLAP_BYTES = 64
+
+_WHOLE_TEXT = 0x80 | TEXT
+_WHOLE_MESSAGES = frozenset({_WHOLE_TEXT, 0x80 | BINARY})
+_SHORTEST_BYTES = 8
+"""Whatever is shorter is not worth a way of its own."""
+
+_LONGEST_BYTES = 0xFFFF
 
 
 class Later(Enum):
@@ -38,15 +45,6 @@ class Later(Enum):
 
 Verdict = str | Later | None
 """Why a message is refused; LATER when nobody knows yet; None when it passes."""
-
-
-@dataclass(frozen=True, slots=True)
-class _FrameHead:
-    final: bool
-    opcode: int
-    mask: bytes
-    payload_at: int
-    payload_bytes: int
 
 
 class FrameRelay:
@@ -110,6 +108,8 @@ class FrameRelay:
         self._pings_sent = 0
         self._silent = False
         self._refused = False
+        self.calm = True
+        """Nothing is kept, nothing is under way, and nothing ends: the next byte begins a message."""
 
     @property
     def kept_bytes(self) -> int:
@@ -126,6 +126,8 @@ class FrameRelay:
 
         Raises FrameRefused. After that, and after a close frame, whatever comes is dropped, as the RFC wants.
         """
+        if self.calm and self._is_whole_message(data):
+            return data
         if self._refused or self.close_code is not None:
             return b""
         if self.examined is not None:
@@ -133,9 +135,33 @@ class FrameRelay:
             return b""
         return self._go_on(data, [])
 
+    def _is_whole_message(self, data: bytes) -> bool:
+        """Whether this is the usual piece, one whole message in one frame, and nobody has to examine it first."""
+        size = len(data)
+        if size < _SHORTEST_BYTES or data[0] not in _WHOLE_MESSAGES or self._examine is not None:
+            return False
+        length, begin = data[1], 2
+        if self._from_client:
+            length ^= 0x80  # frames of clients are masked
+            begin = 6
+        if length == 126:
+            length = data[2] << 8 | data[3]
+            begin += 2
+            if length < 126:
+                return False
+        if size != begin + length or length > self._max_message_bytes or length > _LONGEST_BYTES:
+            return False
+        if data[0] == _WHOLE_TEXT and length <= self._watch_bytes:
+            payload = data[begin:]
+            self._texts.append(unmask(payload, data[begin - 4 : begin]) if self._from_client else payload)
+        self.messages += 1
+        self.passed_bytes += size
+        return True
+
     def decide(self, refusal: FrameRefused | None) -> bytes:
         """Give the verdict on what was `examined`; return what may be passed on now. Raises as `feed` does."""
         held, self._held, self.examined = bytes(self._held or b""), None, None
+        self.calm = False
         if refusal is not None:
             self._refused = True
             raise refusal
@@ -146,10 +172,12 @@ class FrameRelay:
     def give_up(self) -> None:
         """Pass nothing more, and let go of what was kept."""
         self._refused = True
+        self.calm = False
         self._kept = self._held = self.examined = None
         self._pending = b""
 
     def _go_on(self, data: bytes, passed: list[bytes]) -> bytes:
+        self.calm = False
         if self._pending:
             data, self._pending = self._pending + data, b""
         try:
@@ -158,6 +186,11 @@ class FrameRelay:
             self._refused = True
             refused.passed = b"".join(passed)
             raise
+        self.calm = (
+            not (self._pending or self._remaining or self._in_message or self._own_frames or self._silent)
+            and self.examined is None
+            and self.close_code is None
+        )
         return passed[0] if len(passed) == 1 else b"".join(passed)
 
     def take_texts(self) -> list[bytes]:
@@ -175,6 +208,7 @@ class FrameRelay:
             return b""
         if self.at_boundary:
             self._silent = is_close(frame)
+            self.calm = self.calm and not self._silent
             return frame
         self._own_frames.append(frame)
         return b""
@@ -192,7 +226,7 @@ class FrameRelay:
         while position < len(data):
             start = position
             if not self._remaining:
-                head = self._read_head(data, position)
+                head = read_head(data, position, masked=self._from_client, within=self._in_message)
                 if head is None:
                     self._pending = data[start:]
                     return
@@ -216,40 +250,6 @@ class FrameRelay:
                 self._pending = data[position:]
                 return
 
-    def _read_head(self, data: bytes, at: int) -> _FrameHead | None:
-        """Read and judge a frame's head; None when it is not whole yet."""
-        available = len(data) - at
-        if available < 2:
-            return None
-        first, second = data[at], data[at + 1]
-        final, opcode, length = bool(first & 0x80), first & 0x0F, second & 0x7F
-        if first & 0x70:
-            raise FrameRefused(1002, "reserved bits are set")
-        if opcode not in OPCODES:
-            raise FrameRefused(1002, f"unknown opcode {opcode}")
-        if bool(second & 0x80) != self._from_client:
-            raise FrameRefused(1002, "client frames must be masked, server frames must not")
-        if opcode >= CLOSE:
-            if not final:
-                raise FrameRefused(1002, "a control frame is fragmented")
-            if length > MAX_CONTROL_BYTES:
-                raise FrameRefused(1002, "a control frame is longer than 125 bytes")
-            if opcode == CLOSE and length == 1:
-                raise FrameRefused(1002, "a close frame has half a code")
-        elif (opcode == CONTINUATION) != self._in_message:
-            raise FrameRefused(1002, "fragments are out of order")
-
-        extended = {126: 2, 127: 8}.get(length, 0)
-        mask_at = at + 2 + extended
-        payload_at = mask_at + (4 if self._from_client else 0)
-        if len(data) < payload_at:
-            return None
-        if extended:
-            length = int.from_bytes(data[at + 2 : mask_at], "big")
-            if length >> 63 or length < (126 if extended == 2 else 2**16):
-                raise FrameRefused(1002, "a length is not in its shortest form")
-        return _FrameHead(final, opcode, data[mask_at:payload_at], payload_at, length)
-
     def _control(self, opcode: int, payload: bytes) -> bool:
         """Act on a whole control frame; tell whether it passes."""
         if opcode == CLOSE:
@@ -263,7 +263,7 @@ class FrameRelay:
         prefix = self._own_prefix
         return bool(prefix) and len(payload) == len(prefix) + 4 and payload.startswith(prefix)
 
-    def _begin_frame(self, head: _FrameHead) -> None:
+    def _begin_frame(self, head: FrameHead) -> None:
         size = head.payload_bytes if head.opcode != CONTINUATION else self._message_bytes + head.payload_bytes
         if size > self._max_message_bytes:
             raise FrameRefused(1009, f"a message is longer than {self._max_message_bytes} bytes")

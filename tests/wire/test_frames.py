@@ -434,6 +434,18 @@ def test_any_split_gives_the_same_result_as_one_piece(stream, cuts, examined):
     assert outcome(relay(), [stream[i : i + 1] for i in range(len(stream))]) == outcome(relay(), [stream])
 
 
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.one_of(FRAMES, GOOD_FRAMES), max_size=6), st.sampled_from([0, 4, 500]), st.booleans())
+def test_frames_that_come_one_by_one_give_the_same_result(frames, watch_bytes, from_client):
+    """A whole message in one piece is judged at a glance."""
+
+    def relay() -> FrameRelay:
+        return FrameRelay(from_client=from_client, max_message_bytes=200, watch_bytes=watch_bytes)
+
+    stream = b"".join(frames)
+    assert outcome(relay(), frames) == outcome(relay(), [stream[i : i + 1] for i in range(len(stream))])
+
+
 @settings(max_examples=200, deadline=None)
 @given(STREAMS)
 def test_whatever_passes_is_accepted_by_another_implementation(stream):
