@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
@@ -13,8 +12,8 @@ from time import monotonic
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from gateway.app.reserved_files import ReservedFiles
 from gateway.errors import ClientLeft, ClientStalled
+from gateway.proxy.acceptor import Acceptor, listening_sockets
 from gateway.proxy.answer import Answer, own_answer
 from gateway.proxy.bites import Turns
 from gateway.proxy.client_connections import ClientConnections
@@ -22,6 +21,7 @@ from gateway.proxy.edge import EdgeEvents, EdgeServer
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.request import Request
 
+_BACKLOG = 128
 _CONNECTIONS = 16
 _LINGERING = 8
 PRIVATE_FILES = _CONNECTIONS + _LINGERING
@@ -31,7 +31,6 @@ _HEADER_TIMEOUT_SECONDS = 5.0
 _KEEPALIVE_SECONDS = 75.0
 _WRITE_IDLE_SECONDS = 10.0
 _MAX_HEADER_BYTES = 16 * 1024
-_PAUSE_SECONDS = 0.5
 
 _BY_ANY_NAME = frozenset({"/livez", "/readyz", "/metrics"})
 """Pages that whoever reaches this listener may have: Prometheus comes by whatever name its target has."""
@@ -102,17 +101,16 @@ class PrivateListener:
     async def _serve(self, listening: Future[int]) -> None:
         stop = asyncio.Event()
         try:
-            sockets = _listening(self._host, self._port)
+            sockets = listening_sockets(self._host, self._port, backlog=_BACKLOG)
         except OSError as error:
             listening.set_exception(error)
             return
         server = self._server()
-        doors = [_Door(one, server) for one in sockets]
+        acceptor = Acceptor(server, sockets, failed=lambda _: None, reserved=PRIVATE_FILES)
         self._loop, self._stop = asyncio.get_running_loop(), stop
         listening.set_result(int(sockets[0].getsockname()[1]))
         await stop.wait()
-        for door in doors:
-            door.close()
+        acceptor.close()
         server.pre_shutdown()
         await server.shutdown(1.0)
 
@@ -175,67 +173,6 @@ class PrivateListener:
             ended = monotonic()
             self._render_at = ended + _REST * (ended - began)
         return own_answer(200, text, content_type=content_type.encode())
-
-
-class _Door:
-    """Accepts the connections of one listening socket, also when the process may open no more files."""
-
-    def __init__(self, listening: socket.socket, server: EdgeServer) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._listening = listening
-        self._server = server
-        self._reserved = ReservedFiles(PRIVATE_FILES)
-        self._entering: set[asyncio.Task[None]] = set()
-        self._open()
-
-    def _open(self) -> None:
-        if self._listening.fileno() >= 0:
-            self._loop.add_reader(self._listening, self._accept)
-
-    def _accept(self) -> None:
-        self._reserved.fill()
-        try:
-            accepted, _ = self._reserved.use(self._listening.accept)
-        except (BlockingIOError, InterruptedError, ConnectionError):
-            return
-        except OSError:
-            # Nothing can be done about who waits; asking again at once would take a whole core.
-            self._loop.remove_reader(self._listening)
-            self._loop.call_later(_PAUSE_SECONDS, self._open)
-            return
-        accepted.setblocking(False)
-        task = self._loop.create_task(self._enter(accepted))
-        self._entering.add(task)
-        task.add_done_callback(self._entering.discard)
-
-    async def _enter(self, accepted: socket.socket) -> None:
-        try:
-            await self._loop.connect_accepted_socket(self._server, accepted)
-        except OSError:
-            accepted.close()  # it has left already
-
-    def close(self) -> None:
-        """Accept nothing any more."""
-        self._loop.remove_reader(self._listening)
-        self._listening.close()
-        self._reserved.close()
-
-
-def _listening(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen on every address of a host. Raises OSError."""
-    sockets: list[socket.socket] = []
-    try:
-        for family, _, _, _, address in dict.fromkeys(
-            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        ):
-            one = socket.create_server(address[:2], family=family, backlog=128)
-            one.setblocking(False)
-            sockets.append(one)
-    except OSError:
-        for one in sockets:
-            one.close()
-        raise
-    return sockets
 
 
 def _text(status: int, text: str, *fields: tuple[bytes, bytes]) -> Answer:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
+from typing import Any
 
 from aiohttp import web
 
@@ -17,6 +19,7 @@ from gateway.errors import Ending
 from gateway.middleware.record import unseen
 from gateway.middleware.services import Services
 from gateway.middleware.withdrawal import Withdrawal
+from gateway.proxy.acceptor import Acceptor
 from gateway.proxy.bites import Turns
 from gateway.proxy.client_connections import ClientConnections
 from gateway.proxy.edge import EdgeEvents, EdgeServer
@@ -141,12 +144,36 @@ class App:
 class GatewayRunner(web.BaseRunner):
     """Starts and ends an App around aiohttp's server, with production's settings."""
 
-    __slots__ = ("_app",)
+    __slots__ = ("_acceptors", "_app")
 
     def __init__(self, app: App) -> None:
         # What outlives the drain time is cancelled at once: it has had its time.
         super().__init__(handle_signals=False, shutdown_timeout=0.5)
         self._app = app
+        self._acceptors: list[Acceptor] = []
+
+    @property
+    def addresses(self) -> list[Any]:
+        """Where connections are accepted."""
+        return [address for acceptor in self._acceptors for address in acceptor.addresses]
+
+    def accept(self, sockets: Iterable[socket.socket]) -> None:
+        """Serve who comes to these sockets, which listen; they are closed when the runner ends, or stops accepting."""
+        assert self.server is not None, "set up first"
+        refused = self._app.services.metrics.refused_connections
+        self._acceptors.append(
+            Acceptor(self.server, sockets, failed=lambda reason: refused.labels(reason).inc())
+        )
+
+    def stop_accepting(self) -> None:
+        """Let nobody in any more but whom the kernel has let in already."""
+        for acceptor in self._acceptors:
+            acceptor.close()
+
+    async def cleanup(self) -> None:
+        """End everything that is still open."""
+        self.stop_accepting()
+        await super().cleanup()
 
     async def shutdown(self) -> None:
         """Nothing: `App.drain` has done it."""
@@ -159,7 +186,7 @@ class GatewayRunner(web.BaseRunner):
 
 
 def make_runner(app: App) -> GatewayRunner:
-    """The runner that production and tests share; add sites to it, or hand it sockets."""
+    """The runner that production and tests share; once it is set up it accepts whom sockets bring."""
     return GatewayRunner(app)
 
 

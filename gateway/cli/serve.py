@@ -14,22 +14,25 @@ from functools import partial
 from typing import Any
 
 import uvloop
-from aiohttp import web
 
 from gateway.app.build import build_app
 from gateway.app.own_upstream import refuse_itself
 from gateway.app.private_listener import PrivateListener
-from gateway.app.process import App, make_runner
+from gateway.app.process import App, GatewayRunner, make_runner
 from gateway.cli.options import add_settings, keyless, settings_from
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing, ensure_ring
 from gateway.operations.scopes import expand
 from gateway.operations.table import OperationTable
+from gateway.proxy.acceptor import listening_sockets
 from gateway.settings.section import SettingsInvalid, split_address
 from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
 
 FIRST_CREDENTIAL_SECONDS = 30 * 86400
+
+_BACKLOG = 4096
+"""Newcomers that may wait while the loop is busy; the kernel's own bound is the lower one on most machines."""
 
 _M_MMAP_THRESHOLD = -3
 _LARGE_BLOCK_BYTES = 2**20
@@ -121,8 +124,12 @@ async def serve(app: App, *, listening: Callable[[str, str], None] | None = None
     )
     try:
         host, port = split_address(settings.listen)
-        site = web.TCPSite(runner, host, port, backlog=4096)
-        await _listen(site.start(), settings.listen, "listen")
+        try:
+            runner.accept(listening_sockets(host, port, backlog=_BACKLOG))
+        except OSError as error:
+            raise OSError(
+                f"listen {settings.listen}: {error.strerror}; choose another with --listen"
+            ) from None
         try:
             port = listener.start()
         except OSError as error:
@@ -141,7 +148,7 @@ async def serve(app: App, *, listening: Callable[[str, str], None] | None = None
         app.services.lifecycle.ready = False
         print("gateway: stopping; signal again to stop at once", file=sys.stderr, flush=True)
         impatient = asyncio.create_task(stop.get())
-        draining = asyncio.create_task(_drain(app, site, settings, notice=received == signal.SIGTERM))
+        draining = asyncio.create_task(_drain(app, runner, settings, notice=received == signal.SIGTERM))
         await asyncio.wait({impatient, draining}, return_when=asyncio.FIRST_COMPLETED)
         app.services.lifecycle.draining = True
         for task in (impatient, draining):
@@ -152,10 +159,10 @@ async def serve(app: App, *, listening: Callable[[str, str], None] | None = None
         await asyncio.to_thread(listener.stop)
 
 
-async def _drain(app: App, site: web.TCPSite, settings: Settings, *, notice: bool) -> None:
+async def _drain(app: App, runner: GatewayRunner, settings: Settings, *, notice: bool) -> None:
     if notice:  # Ctrl-C comes from a person; there is no load balancer to wait for
         await asyncio.sleep(settings.drain_notice_seconds)
-    await site.stop()
+    runner.stop_accepting()
     await app.drain(settings.drain_seconds)
 
 
@@ -167,13 +174,6 @@ def _signals(app: App) -> asyncio.Queue[int]:
     if app.configuration is not None:
         loop.add_signal_handler(signal.SIGHUP, app.configuration.reload_soon)
     return received
-
-
-async def _listen(starting: Coroutine[Any, Any, None], address: str, setting: str) -> None:
-    try:
-        await starting
-    except OSError as error:
-        raise OSError(f"{setting} {address}: {error.strerror}; choose another with --{setting}") from None
 
 
 def _upstreams(settings: Settings) -> str:

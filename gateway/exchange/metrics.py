@@ -216,7 +216,8 @@ class Metrics:
         )
         self.refused_connections = Counter(
             "gateway_refused_connections",
-            "Clients' connections that were not let in, by reason (full, peer_share, private).",
+            "Clients' connections that were not let in, by reason (full, peer_share, private), "
+            "and half seconds in which nobody could be (no_files, not_accepted).",
             ["reason"],
             registry=registry,
         )

@@ -288,7 +288,7 @@ def test_a_file_is_to_be_had_when_there_is_no_other() -> None:
     """In a process of its own: this one needs its files."""
     code = """
 import os, resource
-from gateway.app.reserved_files import ReservedFiles
+from gateway.proxy.reserved_files import ReservedFiles
 reserved = ReservedFiles(2)
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 
 import orjson
 import pytest
-from aiohttp import web
 
 from gateway.app.build import build_app
 from gateway.app.process import make_runner
@@ -20,6 +19,7 @@ from gateway.errors import Ending, NotFound
 from gateway.exchange.log import LogWriter, access_record, encode
 from gateway.policy.caller import Caller
 from gateway.policy.tenants import UNKNOWN_TENANT
+from gateway.proxy.acceptor import listening_sockets
 from gateway.settings.sources import load
 from tests.conftest import StartGateway
 from tests.kit.asking import ask, credential_of
@@ -336,10 +336,10 @@ async def test_gateway_whose_standard_output_is_blocked_serves_as_before(
     app = build_app(settings, ring=ring, log_descriptor=pipe.write_end)
     runner = make_runner(app)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    runner.accept(listening_sockets("127.0.0.1", 0, backlog=8))
     host, port = runner.addresses[0][:2]
     unused = LogReader()
-    gateway = Gateway(app, ring, host, port, unused)
+    gateway = Gateway(app, ring, host, port, unused, runner)
     longest = 0.0
     loop = asyncio.get_running_loop()
     async with await gateway.connect() as client:

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from aiohttp import web
 from prometheus_client import generate_latest
 
 from gateway.app.build import build_app
-from gateway.app.process import App, make_runner
+from gateway.app.process import App, GatewayRunner, make_runner
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing
+from gateway.proxy.acceptor import listening_sockets
 from gateway.settings.sources import load
 from tests.kit.client import RawClient
 
@@ -37,6 +37,7 @@ class Gateway:
     host: str
     port: int
     lines: LogReader
+    runner: GatewayRunner
     clients: list[RawClient] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     """Nested like the configuration file; where they are followed, a reload reads what a test has put there."""
@@ -151,10 +152,9 @@ async def running_gateway(
     await runner.setup()
     clients: list[RawClient] = []
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
+        runner.accept(listening_sockets("127.0.0.1", 0, backlog=1024))
         host, port = runner.addresses[0][:2]
-        yield Gateway(app, ring, host, port, lines, clients, settings)
+        yield Gateway(app, ring, host, port, lines, runner, clients, settings)
     finally:
         for client in clients:
             await client.close()

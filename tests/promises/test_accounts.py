@@ -105,7 +105,7 @@ class TestRestarts:
         config.write_text(f"{way}[tenants.b]\n")
         async with running_command(*started) as running:
             await running.says("closed to b:")
-            gateway = Gateway(None, None, running.host, running.port, None)  # type: ignore[arg-type]
+            gateway = Gateway(None, None, running.host, running.port, None, None)  # type: ignore[arg-type]
             credential = credential_of(ensure_ring(keys_dir)[0], tenant="b")
             assert verdict(await ask(gateway, "GET", "/v1/files", credential=credential)) == CLOSED
 

@@ -14,11 +14,11 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
-from aiohttp import web
 
 from gateway.app.build import build_app
 from gateway.app.process import make_runner
 from gateway.credentials.key_ring import KeyRing, ensure_ring
+from gateway.proxy.acceptor import listening_sockets
 from gateway.settings.reloading import Configuration
 from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
@@ -55,9 +55,9 @@ async def following(file: Path) -> AsyncIterator[Gateway]:
     runner = make_runner(app)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        runner.accept(listening_sockets("127.0.0.1", 0, backlog=8))
         host, port = runner.addresses[0][:2]
-        yield Gateway(app, ring, host, port, lines)
+        yield Gateway(app, ring, host, port, lines, runner)
     finally:
         await runner.cleanup()
         await asyncio.to_thread(lines.close)

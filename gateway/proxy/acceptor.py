@@ -1,0 +1,142 @@
+"""Where connections come in: of those that wait, many are taken in one turn of the loop.
+
+uvloop takes one a turn by itself, so that newcomers wait in the kernel's queue as soon as turns are long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+from typing import Any
+
+from gateway.proxy.reserved_files import ReservedFiles
+
+_MOST_AT_ONCE = 64
+"""Newcomers of one socket in one turn: they are cheap, yet whoever is being served waits for them."""
+
+_PAUSE_SECONDS = 0.5
+
+_NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+def listening_sockets(host: str, port: int, *, backlog: int) -> list[socket.socket]:
+    """Sockets that listen on every address of a host. Raises OSError."""
+    sockets: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in dict.fromkeys(
+            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        ):
+            sockets.append(socket.create_server(address[:2], family=family, backlog=backlog))
+    except OSError:
+        for one in sockets:
+            one.close()
+        raise
+    return sockets
+
+
+class Acceptor:
+    """Hands the connections of listening sockets to protocols; the sockets are closed with it.
+
+    While nothing can be accepted, as when the process may open no more files, newcomers wait in the kernel's queue and
+    are looked for again after half a second; `reserved` files are kept open for such a time.
+    """
+
+    def __init__(
+        self,
+        protocol: Callable[[], asyncio.BaseProtocol],
+        sockets: Iterable[socket.socket],
+        *,
+        failed: Callable[[str], None],
+        reserved: int = 0,
+    ) -> None:
+        """Accept from now on; needs the running loop. `failed` is told why nobody could be accepted:
+        `no_files` or `not_accepted`.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._protocol = protocol
+        self._failed = failed
+        self._reserved = ReservedFiles(reserved)
+        # To ask in vain whether there is another one would cost one of the reserved files.
+        self._most_at_once = 1 if reserved else _MOST_AT_ONCE
+        self._sockets = tuple(sockets)
+        self._entering: list[tuple[Coroutine[Any, Any, object], asyncio.Future[None]]] = []
+        for listening in self._sockets:
+            listening.setblocking(False)
+            self._watch(listening)
+
+    @property
+    def addresses(self) -> list[Any]:
+        """Where it listens."""
+        return [listening.getsockname() for listening in self._sockets if listening.fileno() >= 0]
+
+    def close(self) -> None:
+        """Accept nothing any more but whom the kernel has let in already."""
+        for listening in self._sockets:
+            if listening.fileno() < 0:
+                continue
+            self._loop.remove_reader(listening)
+            while self._take_one(listening):
+                pass
+            listening.close()
+        self._reserved.close()
+
+    def _watch(self, listening: socket.socket) -> None:
+        if listening.fileno() >= 0:
+            self._loop.add_reader(listening, self._take, listening)
+
+    def _take(self, listening: socket.socket) -> None:
+        self._reserved.fill()
+        for _ in range(self._most_at_once):
+            if not self._take_one(listening):
+                return
+
+    def _take_one(self, listening: socket.socket) -> bool:
+        """Whether there may be another one."""
+        try:
+            accepted, _ = self._reserved.use(listening.accept)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except ConnectionError:
+            return True  # it has left already
+        except OSError as error:
+            # Nothing can be done about who waits; asking again at once would take a whole core.
+            self._loop.remove_reader(listening)
+            self._loop.call_later(_PAUSE_SECONDS, self._watch, listening)
+            self._failed("no_files" if error.errno in _NO_FILES else "not_accepted")
+            return False
+        accepted.setblocking(False)
+        self._enter(accepted)
+        return True
+
+    def _enter(self, accepted: socket.socket) -> None:
+        """Make a connection of it. What the loop has for that waits once, for `connection_made`; a task only to wait
+        for it would cost as much as accepting.
+        """
+        entering = self._loop.connect_accepted_socket(self._protocol, accepted)
+        try:
+            made = entering.send(None)
+        except OSError:
+            accepted.close()  # it has left already
+            return
+        if not self._entering:
+            self._loop.call_soon(self._entered)
+        self._entering.append((entering, made))
+
+    def _entered(self) -> None:
+        """Those who were entering have been told of their connections by now."""
+        entering, self._entering = self._entering, []
+        for one, made in entering:
+            if made.done():
+                _finish(one)
+            else:
+                made.add_done_callback(partial(_finish, one))
+
+
+def _finish(entering: Coroutine[Any, Any, object], _: object = None) -> None:
+    try:
+        entering.send(None)
+    except (StopIteration, OSError):
+        pass
