@@ -1,7 +1,7 @@
 """The raw upstream, or the client, as a process of its own.
 
-    python -m gateway.bench upstream [--port 0] [--cpu N] [--certificate DIR]
-    python -m gateway.bench load [--cpu N] < PLAN
+    python -m gateway.bench upstream [--port 0] [--cpu N] [--nice N] [--certificate DIR]
+    python -m gateway.bench load [--cpu N] [--nice N] < PLAN
 
 The upstream says {"port": …} when it listens, and ends at SIGTERM. PLAN is JSON, {"target": {…}, "works":
 [{"kind": …}]}, as `gateway.bench.works` describes them. The client says {"steady": true} once everything runs
@@ -37,9 +37,11 @@ def main() -> None:
     load = roles.add_parser("load", help="ask; the plan is read from standard input")
     for role in (upstream, load):
         role.add_argument("--cpu", type=int, help="stay on this core")
+        role.add_argument("--nice", type=int, default=0, help="let others go first")
     options = parser.parse_args()
     if options.cpu is not None:
         os.sched_setaffinity(0, {options.cpu})
+    os.nice(options.nice)
     gc.disable()  # a pause of the measure would look like one of what is measured
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(

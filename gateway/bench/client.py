@@ -49,7 +49,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(0)
+        self.transport.set_write_buffer_limits(high=1)
 
     def ask(self, message: bytes, began_ns: int) -> None:
         """Send a request, or its beginning; latency counts from `began_ns`."""

@@ -119,9 +119,11 @@ class Load:
 
 
 @asynccontextmanager
-async def load(target: Target, *works: Work, cpu: int | None = None) -> AsyncIterator[Load]:
-    """Start a client on these works."""
-    async with _process(["load", *_on(cpu)], stdin=PIPE) as process:
+async def load(
+    target: Target, *works: Work, cpu: int | None = None, nice: int = 0
+) -> AsyncIterator[Load]:
+    """Start a client on these works; the nicer, the more it lets others go first."""
+    async with _process(["load", "--nice", str(nice), *_on(cpu)], stdin=PIPE) as process:
         assert process.stdin is not None
         plan = {"target": asdict(target), "works": [{"kind": work.kind, **asdict(work)} for work in works]}
         process.stdin.write(orjson.dumps(plan))

@@ -69,8 +69,9 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        # What is written goes out at once, and pause_writing says that something of it stayed.
-        self._transport.set_write_buffer_limits(0)
+        # What is written goes out at once, and pause_writing says that something of it stayed. (At high=0 uvloop says
+        # it of TLS after every write, and never that all has gone.)
+        self._transport.set_write_buffer_limits(high=1)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._ended = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -101,8 +102,6 @@ async def test_a_silent_stream_has_one_event_and_no_end(base: str, session: aioh
 
 
 async def test_it_speaks_tls_with_a_certificate_of_its_own(tmp_path: Path) -> None:
-    import ssl
-
     trusted = make_certificate(tmp_path)
     server = await RawUpstream().listen(0, served_with(tmp_path))
     port = server.sockets[0].getsockname()[1]
@@ -114,3 +113,15 @@ async def test_it_speaks_tls_with_a_certificate_of_its_own(tmp_path: Path) -> No
         assert answer.status == 200
     server.close()
     await asyncio.sleep(0)
+
+
+async def test_large_answers_arrive_whole_by_tls(tmp_path: Path) -> None:
+    upstream = RawUpstream()
+    trusted = make_certificate(tmp_path)
+    server = await upstream.listen(0, served_with(tmp_path))
+    base = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(trusted)))
+    async with aiohttp.ClientSession(connector=connector) as session, asyncio.timeout(10):
+        async with session.post(base + canned.SPEECH, data=canned.speech(5_000_000)) as answer:
+            assert len(await answer.read()) == 5_000_000
+    server.close()
