@@ -120,8 +120,12 @@ async def test_large_answers_arrive_whole_by_tls(tmp_path: Path) -> None:
     trusted = make_certificate(tmp_path)
     server = await upstream.listen(0, served_with(tmp_path))
     base = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(trusted)))
-    async with aiohttp.ClientSession(connector=connector) as session, asyncio.timeout(10):
-        async with session.post(base + canned.SPEECH, data=canned.speech(5_000_000)) as answer:
-            assert len(await answer.read()) == 5_000_000
+    context = ssl.create_default_context(cafile=str(trusted))
+    async with (
+        asyncio.timeout(10),
+        aiohttp.ClientSession() as session,
+        session.post(base + canned.SPEECH, data=canned.speech(5_000_000), ssl=context) as answer,
+    ):
+        assert len(await answer.read()) == 5_000_000
     server.close()
+    await asyncio.sleep(0)
