@@ -15,20 +15,19 @@ from typing import Any
 
 from aiohttp.base_protocol import BaseProtocol
 
-from gateway.errors import Ending, JsonTooComplex, Overloaded
+from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
-from gateway.policy.events import question_of, refuse_event
-from gateway.policy.reading import may_name_in_event, read_event
 from gateway.proxy.bites import FRAMES, InBites
 from gateway.proxy.body_memory import BodyRoom
 from gateway.proxy.channel import Channel, Held
 from gateway.proxy.connection import abort, drained
 from gateway.proxy.edge import EdgeProtocol
-from gateway.proxy.reading import Reading, is_read_at_once
+from gateway.proxy.examiner import Examiner
+from gateway.proxy.reading import Reading
 from gateway.proxy.reply import Reply
 from gateway.settings.settings import Edge
 from gateway.wire.frame_format import FrameRefused, build_close
-from gateway.wire.frames import FrameRelay, Later, Verdict
+from gateway.wire.frames import FrameRelay
 
 # How long the other side may take to answer a close frame, and the upstream to hang up after it.
 CLOSING_SECONDS = 5.0
@@ -39,7 +38,6 @@ KEPT_FREELY_BYTES = 64 * 1024
 _KEY_REFUSED = re.compile(rb'"code"\s*:\s*"invalid_api_key"')
 # What is looked for stands in short events; longer ones are not kept.
 WATCHED_BYTES = 2**20
-SEARCHED_AT_ONCE_BYTES = 2**17
 
 
 class Session:
@@ -62,12 +60,11 @@ class Session:
         `hidden` is what the client must not be told.
         """
         prefix = secrets.token_bytes(8)
-        caller, operation = exchange.caller, exchange.operation
+        caller = exchange.caller
         self._loop = asyncio.get_running_loop()
         self._exchange = exchange
-        self._reading = reading
         self._room = room
-        self._question = question_of(caller, operation)
+        self._examiner = Examiner(exchange, reading)
         self._heartbeat_seconds = edge.websocket_heartbeat_seconds
         self._write_idle_seconds = edge.write_idle_timeout_seconds
         self._client = client
@@ -81,8 +78,8 @@ class Session:
                 from_client=True,
                 max_message_bytes=edge.max_websocket_message_bytes,
                 own_prefix=prefix,
-                examine=self._examine if self._question.asks else None,
-                suspicious=self._suspicious,
+                examine=self._examiner.examine if self._examiner.asks else None,
+                suspicious=self._examiner.suspicious,
             ),
             self._client,
             self._upstream,
@@ -200,7 +197,9 @@ class Session:
         try:
             while direction.relay.examined is not None or sink.writing_paused:
                 if (event := direction.relay.examined) is not None:
-                    direction.decide(await self._refusal_of(event, whole=direction.relay.examined_whole))
+                    direction.decide(
+                        await self._examiner.refusal_of(event, whole=direction.relay.examined_whole)
+                    )
                 async with asyncio.timeout(self._write_idle_seconds):
                     await (sink.drained() if isinstance(sink, Channel) else drained(sink))
         except TimeoutError:
@@ -211,35 +210,6 @@ class Session:
         except ConnectionError:
             return  # whoever lost it has been told
         direction.source.go_on(Held.BY_READER)
-
-    def _examine(self, event: bytes) -> Verdict:
-        if not is_read_at_once((event,)):
-            return Later.LATER
-        return refuse_event(self._exchange.caller, read_event(event, self._question))
-
-    def _suspicious(self, part: bytes) -> bool | Later:
-        if len(part) > SEARCHED_AT_ONCE_BYTES:
-            return Later.LATER  # all that was kept of the event; what follows comes in bites
-        return may_name_in_event(part, self._question)
-
-    async def _refusal_of(self, event: bytes, *, whole: bool) -> FrameRefused | None:
-        """Why a large event, or one that begins so, may not pass; None when it may."""
-        caller = self._exchange.caller
-        try:
-            if not whole:
-                if await self._reading.may_name_in_event(caller.tenant.id, event, self._question):
-                    return FrameRefused(1008, "a message of this kind is too large to be examined")
-                return None
-            named = await self._reading.event(caller.tenant.id, event, self._question)
-        except Overloaded as overloaded:
-            return FrameRefused(1013, overloaded.message)
-        except JsonTooComplex:
-            return FrameRefused(1009, "a message has more structure than can be examined")
-        except Exception as defect:  # noqa: BLE001 (whatever it is, the event does not pass, nor wait for ever)
-            self._loop.call_exception_handler({"message": "an event was not examined", "exception": defect})
-            return FrameRefused(1011, "a message could not be examined")
-        reason = refuse_event(caller, named)
-        return None if reason is None else FrameRefused(1008, reason)
 
     def _beat(self) -> None:
         """Ask a silent side for a sign of life; end the session of one that gave none."""

@@ -1,0 +1,62 @@
+"""What clients say in the events of a session, examined before any of it goes up, where it matters."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.errors import JsonTooComplex, Overloaded
+from gateway.exchange.exchange import Exchange
+from gateway.policy.events import question_of, refuse_event
+from gateway.policy.reading import may_name_in_event, read_event
+from gateway.proxy.reading import Reading, is_read_at_once
+from gateway.wire.frame_format import FrameRefused
+from gateway.wire.frames import Later, Verdict
+
+SEARCHED_AT_ONCE_BYTES = 2**17
+
+
+class Examiner:
+    """Judges the events of one session's client: at once, or, large ones, in a while."""
+
+    def __init__(self, exchange: Exchange, reading: Reading) -> None:
+        self._caller = exchange.caller
+        self._reading = reading
+        self._question = question_of(exchange.caller, exchange.operation)
+
+    @property
+    def asks(self) -> bool:
+        """Whether it matters what the client says."""
+        return self._question.asks
+
+    def examine(self, event: bytes) -> Verdict:
+        """Judge a whole event."""
+        if not is_read_at_once((event,)):
+            return Later.LATER
+        return refuse_event(self._caller, read_event(event, self._question))
+
+    def suspicious(self, part: bytes) -> bool | Later:
+        """Whether a part of an event that is too large to be examined may name what it must not."""
+        if len(part) > SEARCHED_AT_ONCE_BYTES:
+            return Later.LATER  # all that was kept of the event; what follows comes in bites
+        return may_name_in_event(part, self._question)
+
+    async def refusal_of(self, event: bytes, *, whole: bool) -> FrameRefused | None:
+        """Why a large event, or one that begins so, may not pass; None when it may."""
+        tenant = self._caller.tenant.id
+        try:
+            if not whole:
+                if await self._reading.may_name_in_event(tenant, event, self._question):
+                    return FrameRefused(1008, "a message of this kind is too large to be examined")
+                return None
+            named = await self._reading.event(tenant, event, self._question)
+        except Overloaded as overloaded:
+            return FrameRefused(1013, overloaded.message)
+        except JsonTooComplex:
+            return FrameRefused(1009, "a message has more structure than can be examined")
+        except Exception as defect:  # noqa: BLE001 (whatever it is, the event does not pass, nor wait for ever)
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "an event was not examined", "exception": defect}
+            )
+            return FrameRefused(1011, "a message could not be examined")
+        reason = refuse_event(self._caller, named)
+        return None if reason is None else FrameRefused(1008, reason)
