@@ -42,8 +42,9 @@ from gateway.proxy.relay import Relay
 from gateway.proxy.request import Request
 from gateway.proxy.sockets import forward_socket
 from gateway.proxy.stored_files import file_bytes
-from gateway.proxy.upstream import Upstreams, trusted_certificates
+from gateway.proxy.upstream import Upstreams
 from gateway.proxy.wheel import Wheel
+from gateway.settings.certificates import trusted_certificates
 from gateway.settings.reloading import Configuration
 from gateway.settings.section import revealed
 from gateway.settings.seen import Seen

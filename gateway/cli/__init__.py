@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
+import ssl
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -64,7 +66,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gc.set_threshold(*thresholds)
 
 
+def _import_aiohttp() -> None:
+    """Import it while OpenSSL finds no authorities: it would read the system's, twice, in a tenth of the start.
+
+    Nothing uses what it makes of them: who connects says whom to believe, `gateway/settings/certificates.py`; who did
+    not would believe nobody.
+    """
+    paths = ssl.get_default_verify_paths()
+    names = paths.openssl_cafile_env, paths.openssl_capath_env
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    os.environ.update(dict.fromkeys(names, os.devnull))
+    try:
+        import aiohttp  # noqa: F401
+    finally:
+        for name in names:
+            del os.environ[name]
+        os.environ.update(before)
+
+
 def _run(arguments: Sequence[str]) -> int:
+    _import_aiohttp()
     from gateway.credentials.keys import KeyProblem
     from gateway.operations.scopes import ScopeProblem
     from gateway.settings.section import SettingsInvalid

@@ -20,7 +20,7 @@ from gateway.credentials.revocations import RevocationsUnavailable
 from gateway.credentials.trust import unreadable
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import TenantPolicy, account_uses, closed_to, tenant_policies
-from gateway.proxy.upstream import trusted_certificates
+from gateway.settings.certificates import trusted_certificates
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings

@@ -11,7 +11,7 @@ import aiohttp
 
 from gateway.policy.accounts import account_said
 from gateway.policy.tenants import TenantPolicy, UpstreamAccess
-from gateway.proxy.upstream import trusted_certificates
+from gateway.settings.certificates import trusted_certificates
 from gateway.settings.section import revealed
 from gateway.settings.settings import Upstream
 

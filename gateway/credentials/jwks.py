@@ -17,6 +17,7 @@ import aiohttp
 
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import Key
+from gateway.settings.certificates import trusted_certificates
 from gateway.wire.strict_json import strict_object
 
 MAX_DOCUMENT_BYTES = 64 * 1024
@@ -165,7 +166,8 @@ def open_session() -> aiohttp.ClientSession:
 
 async def _fetch(session: aiohttp.ClientSession, url: str) -> bytes:
     """Return the document behind a URL; the caller sets the deadline."""
-    async with session.get(url, allow_redirects=False) as answer:
+    trusted = await asyncio.to_thread(trusted_certificates, None)
+    async with session.get(url, allow_redirects=False, ssl=trusted) as answer:
         if answer.status != 200:
             raise FetchFailed(f"answered with status {answer.status}")
         document = bytearray()

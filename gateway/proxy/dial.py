@@ -7,7 +7,7 @@ import errno
 import os
 import ssl
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import aiohttp
 from aiohttp.client_reqrep import ClientRequest
@@ -20,9 +20,6 @@ from gateway.proxy.faults import cause
 # One refused or reset connect may be a restart in progress; nothing was sent, so trying again is safe.
 CONNECT_ATTEMPTS = 3
 CONNECT_PAUSE_SECONDS = 0.05
-
-Trusted = ssl.SSLContext | Literal[True]
-"""Whose certificates are believed; True: the system's authorities."""
 
 _NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """What the system says when it is this machine that has nothing left."""
@@ -51,11 +48,11 @@ class Dialler:
             total=None, connect=timeout_seconds, sock_connect=timeout_seconds
         )
 
-    def trust(self, trusted: Trusted) -> None:
-        """Believe these certificates from now on."""
+    def trust(self, trusted: ssl.SSLContext | None) -> None:
+        """Believe these certificates from now on; None will do where there is no TLS on the way."""
         # A template: the connector reads from it where to connect, never what to send.
         self._request = ClientRequest(
-            "GET", self._url, loop=asyncio.get_running_loop(), ssl=trusted, proxy=self._proxy
+            "GET", self._url, loop=asyncio.get_running_loop(), ssl=trusted or True, proxy=self._proxy
         )
 
     async def connect(self) -> asyncio.Transport:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from gateway.errors import Overloaded
 from gateway.exchange.exchange import Exchange
 from gateway.proxy.bites import Turns
 from gateway.proxy.deadlines import ReplyDeadlines
-from gateway.proxy.dial import Dialler, Trusted
+from gateway.proxy.dial import Dialler
 from gateway.proxy.places import Places
 from gateway.proxy.reply import Reply
 from gateway.proxy.wheel import Wheel
@@ -43,7 +44,7 @@ class UpstreamPool:
         *,
         base_url: str,
         http_proxy: str | None,
-        trusted: Trusted,
+        trusted: ssl.SSLContext | None,
         events: PoolEvents,
         make_room: Callable[[], None],
         turns: Turns,
@@ -87,7 +88,7 @@ class UpstreamPool:
 
         self._closed = False
 
-    def trust(self, trusted: Trusted) -> None:
+    def trust(self, trusted: ssl.SSLContext) -> None:
         """Believe these certificates for new connections, and keep no idle one that others vouched for."""
         self._trusted = trusted
         self._dialler.trust(trusted)

@@ -6,32 +6,16 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from gateway.operations.table import Operation
 from gateway.policy.caller import Caller
 from gateway.policy.tenants import UpstreamAccess
 from gateway.proxy.account_watch import AccountWatch
 from gateway.proxy.bites import Turns
-from gateway.proxy.dial import Trusted
 from gateway.proxy.pool import PoolEvents, UpstreamPool
 from gateway.proxy.wheel import Wheel
-from gateway.settings.section import Problem, SettingsInvalid
+from gateway.settings.certificates import trusted_certificates
 from gateway.settings.settings import Upstream as UpstreamSettings
-
-
-def trusted_certificates(ca_file: Path | None) -> Trusted:
-    """Read the file of authorities. Raises SettingsInvalid when it cannot be used."""
-    if ca_file is None:
-        return True
-    try:
-        context = ssl.create_default_context(cafile=str(ca_file))
-    except OSError as error:  # ssl.SSLError is one
-        raise SettingsInvalid(
-            [Problem("upstream.ca_file", f"{ca_file}: cannot be used: {error.strerror or error}")]
-        ) from None
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 class Upstreams:
@@ -62,11 +46,11 @@ class Upstreams:
         self._turns = turns
         self._wheel = wheel
         self._pools: dict[str, UpstreamPool] = {}
-        self._trusted: Trusted | None = None
+        self._trusted: ssl.SSLContext | None = None
 
-    def trust(self, trusted: Trusted) -> None:
+    def trust(self, trusted: ssl.SSLContext) -> None:
         """Believe these certificates, and no others, for every connection that is made from now on."""
-        if trusted is True and self._trusted is True:
+        if trusted is self._trusted:
             return  # as before
         self._trusted = trusted
         for pool in self._pools.values():
@@ -74,7 +58,7 @@ class Upstreams:
 
     async def open(self, base_url: str) -> UpstreamPool:
         """The pool of an upstream, made on first use. Raises SettingsInvalid for a CA file that cannot be used."""
-        if self._trusted is None:
+        if self._trusted is None and (base_url.startswith("https:") or self._http_proxy):
             trusted = await asyncio.to_thread(trusted_certificates, self._settings.ca_file)
             self._trusted = self._trusted or trusted
         pool = self._pools.get(base_url)

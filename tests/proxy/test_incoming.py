@@ -24,6 +24,7 @@ from gateway.proxy.incoming import KEPT_BYTES
 from gateway.proxy.pool import PoolEvents, UpstreamPool
 from gateway.proxy.reply import Reply
 from gateway.proxy.wheel import Wheel
+from gateway.settings.certificates import trusted_certificates
 from gateway.settings.settings import Upstream
 from tests.conftest import StartGateway
 from tests.kit.asking import assert_upstream_error
@@ -83,7 +84,7 @@ async def pool_of(answers: Answers, **settings: Any) -> AsyncIterator[UpstreamPo
         Upstream(**settings),
         base_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1",
         http_proxy=None,
-        trusted=True,
+        trusted=trusted_certificates(None),
         events=PoolEvents(lambda _: None, lambda *_: None, lambda _: None),
         make_room=lambda: None,
         turns=Turns(),
@@ -438,7 +439,7 @@ async def test_a_body_that_is_peeked_may_be_as_long_as_was_said_and_no_longer() 
 async def test_a_connection_in_use_when_trust_changes_serves_its_exchange_and_nobody_elses() -> None:
     async with pool_of(sends(OK)) as pool:
         reply = await asked(pool)
-        pool.trust(True)
+        pool.trust(trusted_certificates(None))
         again = await asked(pool)
         assert again is not reply
         for one in (reply, again):

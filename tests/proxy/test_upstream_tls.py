@@ -16,9 +16,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from gateway.credentials.key_ring import KeyRing
 from tests.conftest import StartGateway
-from tests.kit.asking import assert_upstream_error
-from tests.kit.client import JSON, QUESTION
+from tests.kit.asking import assert_upstream_error, credential_of
+from tests.kit.client import JSON, QUESTION, RawClient
+from tests.kit.command import running_command
 from tests.kit.upstream import OK, ScriptedUpstream
 
 # TLS. Certificates are made for the occasion.
@@ -128,6 +130,27 @@ async def test_an_upstream_with_a_certificate_from_the_ca_file_is_trusted(
             assert (await client.request("GET", "/v1/models")).body == b"{}"
 
         assert heads[0].startswith(f"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n".encode())
+
+
+async def test_the_authorities_of_the_system_are_trusted_and_nobody_else(tmp_path: Path) -> None:
+    """By a whole process: what is imported first there must not decide whom it believes."""
+    known, unknown = (make_certificate(tmp_path, name) for name in ("known", "unknown"))
+    statuses = []
+    for certificate in (known, unknown):
+        keys = tmp_path / "keys"
+        async with (
+            tls_upstream(certificate) as (port, _),
+            running_command(
+                *("serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"),
+                *("--keys-dir", str(keys), "--upstream", f"https://127.0.0.1:{port}/v1"),
+                SSL_CERT_FILE=str(known[0]),
+                OPENAI_API_KEY="sk-up",
+            ) as command,
+            await RawClient.connect(command.host, command.port, credential_of(KeyRing.load(keys))) as client,
+        ):
+            statuses.append((await client.request("GET", "/v1/models")).status)
+
+    assert statuses == [200, 502]
 
 
 @pytest.mark.both_loops
