@@ -24,6 +24,7 @@ import uvloop
 
 from gateway.bench.certificate import served_with
 from gateway.bench.measuring import Measuring
+from gateway.bench.processes import end_with_parent
 from gateway.bench.upstream import RawUpstream
 from gateway.bench.works import Target, work_from
 
@@ -42,6 +43,7 @@ def main() -> None:
     if options.cpu is not None:
         os.sched_setaffinity(0, {options.cpu})
     os.nice(options.nice)
+    end_with_parent()
     gc.disable()  # a pause of the measure would look like one of what is measured
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from gateway.bench.works import Target, Work
 
 _PROC = Path("/proc")
 _STOP_SECONDS = 5.0
+_PR_SET_PDEATHSIG = 1
 
 
 def can_measure() -> bool:
@@ -119,9 +121,7 @@ class Load:
 
 
 @asynccontextmanager
-async def load(
-    target: Target, *works: Work, cpu: int | None = None, nice: int = 0
-) -> AsyncIterator[Load]:
+async def load(target: Target, *works: Work, cpu: int | None = None, nice: int = 0) -> AsyncIterator[Load]:
     """Start a client on these works; the nicer, the more it lets others go first."""
     async with _process(["load", "--nice", str(nice), *_on(cpu)], stdin=PIPE) as process:
         assert process.stdin is not None
@@ -152,7 +152,7 @@ def _on(cpu: int | None) -> list[str]:
 @asynccontextmanager
 async def _process(arguments: list[str], **options: Any) -> AsyncIterator[Process]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway.bench", *arguments), stdout=PIPE, **options
+        *(sys.executable, "-m", "gateway.bench", *arguments), stdout=PIPE, start_new_session=True, **options
     )
     try:
         yield process
@@ -173,3 +173,8 @@ async def end(process: Process) -> None:
     except TimeoutError:
         process.kill()
         await process.wait()
+
+
+def end_with_parent() -> None:
+    """Let the system end this process when its parent ends, however that comes."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

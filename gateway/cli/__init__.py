@@ -16,7 +16,7 @@ from typing import Any
 
 from gateway import __version__
 
-_VERBS = ("serve", "demo", "check", "explain", "credential", "keys", "routes", "limits", "usage")
+_VERBS = ("serve", "demo", "check", "explain", "credential", "keys", "routes", "limits", "usage", "bench")
 
 
 def parser(verb: str | None = None) -> argparse.ArgumentParser:
@@ -50,6 +50,8 @@ def _registers(verb: str) -> Callable[[Any], None]:
             from gateway.cli.routes import register
         case "limits":
             from gateway.cli.limits import register
+        case "bench":
+            from gateway.cli.bench.verb import register
         case _:
             from gateway.cli.usage import register
     return register

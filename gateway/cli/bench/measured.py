@@ -1,0 +1,72 @@
+"""The gateway that `gateway bench` measures, as a process of its own: `python -m gateway.cli.bench.measured`.
+
+Reads one JSON object from standard input: `settings`, whole and with its secrets; `keys_dir`; `redis_prefix`. From then
+on it is what `gateway serve` is. SIGUSR1 begins to look where it spends its time; the next prints `seen {…}`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from gateway.app.build import build_app
+from gateway.bench.processes import end_with_parent
+from gateway.bench.sampling import Sampler
+from gateway.cli.serve import run_loop, serve
+from gateway.credentials.key_ring import KeyRing
+from gateway.settings.section import SettingsInvalid
+from gateway.settings.settings import Settings
+
+CONNECTIONS = "heads, bodies, connections"
+AREAS: Final = {
+    "gateway": CONNECTIONS,
+    "gateway.cli": "event loop",
+    "gateway.credentials": "credential and policy",
+    "gateway.policy": "credential and policy",
+    "gateway.operations": "credential and policy",
+    "gateway.middleware.authenticate": "credential and policy",
+    "gateway.middleware.authorize": "credential and policy",
+    "gateway.limits": "limits",
+    "gateway.redis": "limits",
+    "gateway.middleware.limit": "limits",
+    "gateway.middleware.admission": "limits",
+    "gateway.usage": "metering",
+    "gateway.middleware.meter": "metering",
+    "gateway.exchange": "log and metrics",
+    "gateway.middleware.record": "log and metrics",
+}
+"""Of the code, by the beginning of a module's name."""
+
+
+def main() -> int:
+    """Serve until told to stop."""
+    end_with_parent()
+    given = orjson.loads(sys.stdin.buffer.read())
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="gateway: %(message)s")
+    keys_dir = Path(given["keys_dir"])
+    try:
+        app = build_app(
+            Settings.model_validate(given["settings"]),
+            ring=KeyRing.load(keys_dir),
+            keys_dir=keys_dir,
+            redis_prefix=given["redis_prefix"],
+        )
+    except SettingsInvalid as invalid:
+        for problem in invalid.problems:
+            print(f"gateway: {problem}", file=sys.stderr)
+        return 1
+    Sampler(AREAS, _tell).install()
+    run_loop(serve(app))
+    return 0
+
+
+def _tell(seen: dict[str, int]) -> None:
+    print(f"seen {orjson.dumps(seen).decode()}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""A gateway to be measured, as a process of its own on a core of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import orjson
+
+from gateway.bench.processes import end
+from gateway.bench.trial import Subject
+from gateway.bench.works import Target
+from gateway.cli.bench.configuration import REDIS_PREFIX
+
+_SERVING = re.compile(r"serving on http://127\.0\.0\.1:(\d+),")
+_SEEN = "seen "
+_PATIENCE_SECONDS = 30.0
+
+
+class MeasuredGateway:
+    """One that serves."""
+
+    def __init__(self, process: Process, *, credential: str) -> None:
+        self._process = process
+        self._credential = credential
+        self._said: list[str] = []
+        self.subject: Subject
+
+    async def serves(self) -> None:
+        """Wait until it says where; OSError with what it said instead, when it does not."""
+        while (line := await self._line()) is not None:
+            if found := _SERVING.search(line):
+                target = Target(port=int(found[1]), credentials=(self._credential,))
+                self.subject = Subject(target, self._process.pid)
+                return
+        said = " ".join(self._said).removeprefix("gateway: ") or "it said nothing"
+        raise OSError(f"the gateway that was to be measured did not start: {said}")
+
+    def look(self) -> None:
+        """Begin to look where it spends its time."""
+        self._process.send_signal(signal.SIGUSR1)
+
+    async def seen(self) -> dict[str, int]:
+        """End that; how often each area of the code was found at work."""
+        self._process.send_signal(signal.SIGUSR1)
+        while (line := await self._line()) is not None:
+            if line.startswith(_SEEN):
+                return dict(orjson.loads(line.removeprefix(_SEEN)))
+        raise OSError("the gateway that was measured ended")
+
+    async def _line(self) -> str | None:
+        assert self._process.stderr is not None
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            line = await self._process.stderr.readline()
+        if not line:
+            return None
+        self._said.append(line.decode("utf-8", "replace").strip())
+        return self._said[-1]
+
+
+@asynccontextmanager
+async def running(
+    settings: dict[str, Any], *, keys_dir: Path, credential: str, core: int | None
+) -> AsyncIterator[tuple[MeasuredGateway, float]]:
+    """Start a gateway with these settings; it, and how many seconds passed until it served. Its log goes nowhere."""
+    began = monotonic()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway.cli.bench.measured"),
+        stdin=PIPE,
+        stdout=DEVNULL,
+        stderr=PIPE,
+        start_new_session=True,
+    )
+    try:
+        if core is not None:
+            os.sched_setaffinity(process.pid, {core})
+        assert process.stdin is not None
+        given = {"settings": settings, "keys_dir": str(keys_dir), "redis_prefix": REDIS_PREFIX}
+        process.stdin.write(orjson.dumps(given))
+        process.stdin.close()
+        gateway = MeasuredGateway(process, credential=credential)
+        await gateway.serves()
+        yield gateway, monotonic() - began
+    finally:
+        await end(process)
