@@ -10,8 +10,8 @@ import asyncio
 import select
 import socket
 import struct
-from enum import IntFlag
 from time import monotonic
+from typing import Final
 from typing import cast
 
 from gateway.proxy.bites import (
@@ -28,14 +28,16 @@ NO_LINGER = struct.pack("ii", 1, 0)
 _TCP_CLOSE = 7
 
 
-class Held(IntFlag):
-    """Why nothing is taken from a connection for now; each reason ends by itself."""
+class Held:
+    """Why nothing is taken from a connection for now: bits, of which each ends by itself.
 
-    NOT = 0
-    BY_SINK = 1
+    No Flag: those take a microsecond for what happens with every piece of a body.
+    """
+
+    BY_SINK: Final = 1
     """Whoever gets what comes here does not read."""
 
-    BY_READER = 2
+    BY_READER: Final = 2
     """Who reads what comes here has enough of it, or has to judge first what has come."""
 
 
@@ -84,7 +86,7 @@ class Channel(asyncio.Protocol):
         self._drain_waiter: asyncio.Future[None] | None = None
         self._surplus = b""
         self._at = 0
-        self._held = Held.NOT
+        self._held = 0
         self._queued = False
         self._bites = bites
         self._bite_bytes = bites.first_bytes
@@ -175,13 +177,13 @@ class Channel(asyncio.Protocol):
         if not self._held:
             self._wait()
 
-    def hold(self, why: Held) -> None:
+    def hold(self, why: int) -> None:
         """Take nothing until `go_on` has been called for the same reason."""
         if not self._held and self.transport is not None:
             self.transport.pause_reading()
         self._held |= why
 
-    def go_on(self, why: Held) -> None:
+    def go_on(self, why: int) -> None:
         """Take again, what waits first, unless there is another reason not to."""
         if not self._held:
             return

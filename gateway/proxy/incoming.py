@@ -243,7 +243,7 @@ class Incoming(Channel):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def go_on(self, why: Held) -> None:
+    def go_on(self, why: int) -> None:
         if self._held:
             super().go_on(why)
             self.taken_at = monotonic()  # its silence was our doing
