@@ -11,8 +11,7 @@ import select
 import socket
 import struct
 from time import monotonic
-from typing import Final
-from typing import cast
+from typing import Final, cast
 
 from gateway.proxy.bites import (
     AT_ONCE_BYTES,
