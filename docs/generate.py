@@ -18,7 +18,9 @@ from pydantic import BaseModel, IPvAnyNetwork, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from docs import picture
+from docs import chart, performance, picture, targets
+from docs.measured import Measured
+from docs.performance import table
 from gateway.endings import Ending
 from gateway.exchange.log import FIELDS
 from gateway.exchange.metrics import LABELS, Metrics
@@ -57,7 +59,7 @@ DEFAULTS_IN_WORDS = {
 
 def pages() -> dict[Path, str]:
     """Every document that has something generated in it, as it ought to be."""
-    found = {picture.FILE: picture.svg()}
+    found = {picture.FILE: picture.svg(), chart.FILE: chart.svg(Measured.load())}
     for name, blocks in BLOCKS.items():
         text = (DOCS / name).read_text("utf-8")
         for block, lines in blocks.items():
@@ -73,15 +75,6 @@ def _between(text: str, name: str, content: str) -> str:
     if not found_begin or not found_end:
         raise ValueError(f"no place for {name}")
     return f"{before}{begin}\n\n{content}\n\n{end}{after}"
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
-    """The lines of a table; a bar in a cell is escaped."""
-    head = tuple(head)
-    yield "| " + " | ".join(head) + " |"
-    yield "|" + "---|" * len(head)
-    for row in rows:
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
 
 
 # Settings
@@ -294,6 +287,13 @@ def log_table() -> Iterator[str]:
     yield from table(("field", "meaning"), ((f"`{name}`", meaning) for name, meaning in FIELDS.items()))
 
 
+# Performance
+
+
+def _measured(lines: Callable[[Measured], Iterator[str]]) -> Callable[[], Iterator[str]]:
+    return lambda: lines(Measured.load())
+
+
 BLOCKS: Mapping[str, Mapping[str, Callable[[], Iterable[str]]]] = {
     "configuration.md": {"settings": settings_tables},
     "metrics-and-log.md": {
@@ -303,6 +303,15 @@ BLOCKS: Mapping[str, Mapping[str, Callable[[], Iterable[str]]]] = {
         "usage": usage_table,
         "log": log_table,
     },
+    "performance.md": {
+        "chart": _measured(lambda measured: chart.shown(measured, "performance.svg")),
+        "peers": _measured(performance.where),
+        "costs": _measured(performance.costs),
+        "times": _measured(performance.times),
+        "absolutes": _measured(performance.absolutes),
+        "standings": _measured(targets.standings),
+    },
+    "../README.md": {"chart": _measured(lambda measured: chart.shown(measured, "docs/performance.svg"))},
 }
 """What is generated, by document and by the name of its place."""
 

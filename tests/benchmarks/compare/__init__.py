@@ -1,0 +1,13 @@
+"""The gateway beside its peers: the same works through each in the same run, as ratios of the same round.
+
+    python -m tests.benchmarks.compare [--peers …] [--work …] [--rounds N] [--tls] [--credentials N] [--out FILE]
+
+- `machine`: which core does what, what processes use, and whether others disturb
+- `setting`: what all candidates are given: an upstream, credentials, certificates, Redis
+- `candidates`: who is measured, how each is found, configured, started and ended; `peers/` has their configurations
+- `works`: what each is made to do, and what is read off
+- `__main__`: the rounds, and the tables
+
+What the cells say (pairing, spread, tables, chart) is worked out in `docs/measured.py`, for the terminal and for
+docs/performance.md alike.
+"""

@@ -1,0 +1,81 @@
+"""Which core does what, and whether others disturb."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.bench.processes import cpu_seconds, family
+
+PROC = Path("/proc")
+KERNEL_THREADS = 2
+"""The process from which the kernel's own threads descend, which work for whoever made them work."""
+
+
+@dataclass(frozen=True)
+class Cores:
+    """Who runs where."""
+
+    measured: int
+    others: int
+    """For client, upstream and Redis."""
+
+    @classmethod
+    def choose(cls) -> Cores:
+        """The last two that this process may use."""
+        usable = sorted(os.sched_getaffinity(0))
+        if len(usable) < 2:
+            raise SystemExit(
+                "two cores are needed: one for what is measured, one for who asks and who answers"
+            )
+        return cls(usable[-1], usable[-2])
+
+
+def processor() -> str:
+    """What the machine calls its processor."""
+    found = re.search(r"^model name\s*: (.+)$", (PROC / "cpuinfo").read_text(), re.MULTILINE)
+    return found[1] if found else "unknown"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What had been used of the machine, at one moment."""
+
+    foreign_seconds: float
+    """By whoever does not descend from this process."""
+
+    steal_ticks: int
+    ticks: int
+
+    @classmethod
+    def now(cls) -> Moment:
+        roots = [pid for pid in _processes() if _field(pid, 1) == 0 and pid != KERNEL_THREADS]
+        own = set(family(os.getpid()))
+        foreign = {pid for root in roots for pid in family(root)} - own
+        used = sum(map(cpu_seconds, roots)) - cpu_seconds(os.getpid())
+        # Who ended meanwhile is told by who waited for it.
+        ended = sum(_field(pid, 13) + _field(pid, 14) for pid in foreign) / os.sysconf("SC_CLK_TCK")
+        ticks = [int(word) for word in (PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]]
+        return cls(used + ended, ticks[7], sum(ticks))
+
+    def foreign_cpus(self, since: Moment, seconds: float) -> float:
+        """How many processors others kept busy, on average."""
+        return max(0.0, self.foreign_seconds - since.foreign_seconds) / seconds
+
+    def steal(self, since: Moment) -> float:
+        """The share of the time that the machine under this one took away."""
+        return (self.steal_ticks - since.steal_ticks) / max(1, self.ticks - since.ticks)
+
+
+def _processes() -> list[int]:
+    return [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()]
+
+
+def _field(pid: int, number: int) -> int:
+    """One of /proc/PID/stat, counted from behind the name; 0 of what has just ended."""
+    try:
+        return int((PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[number])
+    except OSError:
+        return 0
