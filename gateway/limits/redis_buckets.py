@@ -20,7 +20,14 @@ SILENT_SECONDS = 3.0
 """A worker that has not announced itself for so long no longer counts."""
 
 _LEASES_PER_CALL = 1000
-_SCRIPTS = ("turn", "renew", "reset", "announce")
+_WORKERS_KEPT_MS = 60_000
+_SCRIPTS = {
+    "turn": ("buckets", "turn"),
+    "renew": ("buckets", "renew"),
+    "reset": ("reset",),
+    "announce": ("announce",),
+}
+"""By name, the files that each is made of."""
 
 
 class RedisBuckets(BucketStore):
@@ -43,7 +50,7 @@ class RedisBuckets(BucketStore):
         self._prefix = prefix
         self._clock = clock
         self._wire = open_wire(RedisServers.parse(url), deadline_seconds=deadline_seconds)
-        self._scripts = {name: Script.load(__package__, "buckets", name) for name in _SCRIPTS}
+        self._scripts = {name: Script.load(__package__, *files) for name, files in _SCRIPTS.items()}
         self._announced: str | None = None
         self._steps: list[Step] = []
         """What has been put in this turn of the loop."""
@@ -63,7 +70,7 @@ class RedisBuckets(BucketStore):
     async def renew(self, leases: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         missing: list[tuple[str, str]] = []
         for key, pairs in groupby(sorted(leases, key=_account_of), key=_account_of):
-            ids = [exchange_id for exchange_id, _ in pairs]
+            ids = [f"@{exchange_id}" for exchange_id, _ in pairs]
             for start in range(0, len(ids), _LEASES_PER_CALL):
                 now = self._now()
                 arguments = [
@@ -72,7 +79,7 @@ class RedisBuckets(BucketStore):
                     *ids[start : start + _LEASES_PER_CALL],
                 ]
                 reply = await self._run("renew", account_keys(self._prefix, key), arguments)
-                missing.extend((exchange_id.decode(), key) for exchange_id in reply)
+                missing.extend((exchange.decode()[1:], key) for exchange in reply)
         return missing
 
     async def reset(self, keys: Iterable[str]) -> None:
@@ -82,7 +89,9 @@ class RedisBuckets(BucketStore):
     async def announce(self, worker: str) -> Census:
         self._announced = worker
         silent = int(SILENT_SECONDS * 1_000_000)
-        place, workers = await self._run("announce", self._workers(), [worker, "lives", silent])
+        place, workers = await self._run(
+            "announce", self._workers(), [worker, "lives", silent, _WORKERS_KEPT_MS]
+        )
         return Census(place, workers)
 
     def health(self) -> Mapping[str, bool]:
@@ -97,7 +106,7 @@ class RedisBuckets(BucketStore):
         await self.quiet()
         if self._announced is not None:
             try:
-                await self._run("announce", self._workers(), [self._announced, "leaves", 0])
+                await self._run("announce", self._workers(), [self._announced, "leaves"])
             except StoreUnavailable:
                 pass  # silence says the same, a little later
         await self._wire.close()

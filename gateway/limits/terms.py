@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from struct import Struct
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
@@ -22,6 +23,9 @@ TICKS_PER_PERIOD = 60_000
 
 MOST_PERMITS = 2**53 // (4 * TICKS_PER_PERIOD)
 """The largest capacity whose debts still fit a double exactly."""
+
+
+_QUOTA = Struct("<ddB")
 
 
 class Dimension(StrEnum):
@@ -89,8 +93,8 @@ class Quota:
     """Time that gives back one grain per permit; 0 for slots."""
     unit_grains: int = field(init=False, repr=False, compare=False)
     """Grains of one unit of the capacity."""
-    words: tuple[str, int, int] = field(init=False, repr=False, compare=False)
-    """Dimension, capacity in permits and tick in microseconds: what a script is told of the quota."""
+    packed: bytes = field(init=False, repr=False, compare=False)
+    """Capacity in permits, tick in microseconds and dimension, as a script is told of them."""
 
     def __post_init__(self) -> None:
         permits = self.capacity * self.dimension.permits_per_unit
@@ -102,7 +106,8 @@ class Quota:
         tick = self.dimension.period_seconds * 1_000_000 // TICKS_PER_PERIOD
         object.__setattr__(self, "tick_microseconds", tick)
         object.__setattr__(self, "unit_grains", TICKS_PER_PERIOD * self.dimension.permits_per_unit)
-        object.__setattr__(self, "words", (self.dimension.value, permits, tick))
+        name = self.dimension.value.encode("ascii")
+        object.__setattr__(self, "packed", _QUOTA.pack(permits, tick, len(name)) + name)
 
     @property
     def period_seconds(self) -> int:

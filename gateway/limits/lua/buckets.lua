@@ -1,110 +1,77 @@
--- What the scripts share: this text stands before each of them. The arithmetic is that of arithmetic.py, on the same
+-- What turn and renew share: this text stands before each of them. The arithmetic is that of arithmetic.py, on the same
 -- integers; all stay below 2^53, so doubles are exact.
 --
 -- An account is two keys that expire together, once its buckets are full:
---   a hash        per dimension "TAKEN TICK" in grains, per open exchange "@ID" = "DIMENSION GRAINS ..."
---   a sorted set  open exchange ids by the microsecond in which their lease runs out
--- A script reads what it needs of an account once (load), works on that, and writes what has changed once (save). So
--- what one key holds can fail before anything is written, and never after.
+--   a hash        per dimension what is taken, in grains, and as of which tick (two doubles); per open exchange, under
+--                 "@ID", each dimension that it holds with its grains (length, name, double)
+--   a sorted set  open exchanges, "@ID", by the microsecond in which their lease runs out
+-- A script reads the items that it needs of an account once (load), works on those, and writes what has changed once
+-- (save). So what one key holds can fail before anything is written, and never after. Values are packed, for writing
+-- numbers out and reading them costs Lua more than all the rest.
 
-local call, byte, format, gmatch, match, sub = redis.call, string.byte, string.format, string.gmatch, string.match, string.sub
+local call, pack, read = redis.call, struct.pack, struct.unpack
 local ceil, floor, max, min = math.ceil, math.floor, math.max, math.min
 
-local AT = byte('@')
 local GRAINS = 60000
 local MARGIN_MS = 60000
 local MOST_RECLAIMED = 1000
 
-local function microseconds(given)
-  if given then return given end
-  local time = call('TIME')
-  return time[1] * 1000000 + time[2]
-end
-
-local function text(number) return format('%.0f', number) end
-
 local function new_account(hash, open)
-  return {
-    hash = hash, open = open,
-    fields = {},   -- of the hash: what is going to be needed, each once
-    taken = {},    -- per dimension, as of the tick in `at`
-    at = {},
-    records = {},  -- per exchange that is open: per dimension the grains that it holds
-    stored = {},   -- exchanges that the hash knew
-    dirty = {},    -- dimensions and exchanges that have changed
-    leased = {},   -- exchanges whose lease begins now
-    alive = 0,     -- milliseconds that what has been written must live
-  }
+  return { hash = hash, open = open, alive = 0, fields = {}, items = {} }
 end
 
-local function need(account, field)
-  if account.fields[field] then return end
-  account.fields[field] = true
-  account.fields[#account.fields + 1] = field
-end
-
-local function read_bucket(account, dimension, value)
-  local taken, at = match(value, '^(%d+) (%d+)$')
-  account.taken[dimension], account.at[dimension] = tonumber(taken), tonumber(at)
-  if not at then error('bad argument: no bucket: ' .. value, 0) end
-end
-
--- Give back what exchanges took whose lease has run out: their worker is gone.
-local function reclaim(account, expired)
-  for _, exchange in ipairs(expired) do
-    for dimension, grains in pairs(account.records[exchange] or {}) do
-      if not account.at[dimension] then
-        local value = call('HGET', account.hash, dimension)
-        if value then read_bucket(account, dimension, value) end
-      end
-      if account.at[dimension] then
-        account.taken[dimension] = max(0, account.taken[dimension] - grains)
-        account.dirty[dimension] = true
-      end
-    end
-    account.records[exchange] = nil
-    account.stored[exchange] = true
-    account.dirty['@' .. exchange] = true
+-- A bucket, or an exchange, whose field begins with '@'. `held` is what it holds here: grains per dimension.
+local function item_of(account, field)
+  local items = account.items
+  local item = items[field]
+  if not item then
+    item = { taken = 0, at = 0, stored = false, dirty = false, held = false, leased = false }
+    items[field] = item
+    local n = #items + 1
+    items[n], account.fields[n] = item, field
   end
+  return item
+end
+
+local function take_up(item, field, value)
+  item.stored = true
+  if string.byte(field) ~= 64 then
+    if #value ~= 16 then error('bad argument: no bucket', 0) end
+    item.taken, item.at = read('<dd', value)
+    return
+  end
+  local held, position, dimension = {}, 1, nil
+  while position <= #value do
+    dimension, held[#held + 1], position = read('<Bc0d', value, position)
+    held[dimension], held[#held] = held[#held], nil
+  end
+  item.held = held
 end
 
 local function load(account, now)
-  local fields = account.fields
-  local expired = call('ZRANGEBYSCORE', account.open, '-inf', text(now), 'LIMIT', 0, MOST_RECLAIMED)
-  for _, exchange in ipairs(expired) do need(account, '@' .. exchange) end
+  local items, fields = account.items, account.fields
+  local now_text = string.format('%.0f', now)
+  local expired = call('ZRANGEBYSCORE', account.open, '-inf', now_text, 'LIMIT', 0, MOST_RECLAIMED)
+  for _, field in ipairs(expired) do item_of(account, field) end
   if #fields == 0 then return end
   local values = call('HMGET', account.hash, unpack(fields))
-  for n, field in ipairs(fields) do
-    local value = values[n]
-    if value then
-      if byte(field) == AT then
-        local exchange, record = sub(field, 2), {}
-        for dimension, grains in gmatch(value, '(%S+) (%d+)') do record[dimension] = tonumber(grains) end
-        account.records[exchange], account.stored[exchange] = record, true
-      else
-        read_bucket(account, field, value)
-      end
-    end
+  for n = 1, #fields do
+    if values[n] then take_up(items[n], fields[n], values[n]) end
   end
-  if #expired > 0 then reclaim(account, expired) end
-end
-
-local function bounded(taken, capacity, tick)
-  if tick > 0 then taken = min(taken, 2 * capacity * GRAINS) end
-  return max(0, taken)
-end
-
-local function still_taken(account, dimension, capacity, tick, now)
-  local taken = account.taken[dimension]
-  if not taken or tick == 0 then return taken or 0 end
-  local elapsed = max(0, floor(now / tick) - account.at[dimension])
-  return max(0, bounded(taken, capacity, tick) - capacity * elapsed)
-end
-
-local function put(account, dimension, taken, capacity, tick, now)
-  account.taken[dimension], account.at[dimension] = taken, tick > 0 and floor(now / tick) or 0
-  account.dirty[dimension] = true
-  account.alive = max(account.alive, ceil(ceil(taken / capacity) * tick / 1000))
+  -- Give back what exchanges took whose lease has run out: their worker is gone.
+  for _, field in ipairs(expired) do
+    local exchange = items[field]
+    for dimension, grains in pairs(exchange.held or {}) do
+      local bucket = items[dimension]
+      if not bucket then
+        bucket = item_of(account, dimension)
+        local value = call('HGET', account.hash, dimension)
+        if value then take_up(bucket, dimension, value) end
+      end
+      if bucket.stored then bucket.taken, bucket.dirty = max(0, bucket.taken - grains), true end
+    end
+    exchange.held, exchange.stored, exchange.dirty = false, true, true
+  end
 end
 
 -- Let both keys live as long as needed at least, and equally long: a lease list that expired before its account would
@@ -114,42 +81,44 @@ local function keep(account, joined)
   local extend = left < account.alive
   if extend then
     left = account.alive + MARGIN_MS
-    call('PEXPIRE', account.hash, text(left))
+    call('PEXPIRE', account.hash, string.format('%.0f', left))
   end
-  if extend or joined then call('PEXPIRE', account.open, text(left + 1000)) end
+  if extend or joined then call('PEXPIRE', account.open, string.format('%.0f', left + 1000)) end
 end
 
 local function save(account, lease_ends)
-  local writes, gone, ended, leases = {}, {}, {}, {}
-  for field in pairs(account.dirty) do
-    if byte(field) ~= AT then
-      writes[#writes + 1] = field
-      writes[#writes + 1] = format('%.0f %.0f', account.taken[field], account.at[field])
-    else
-      local exchange = sub(field, 2)
-      local record = account.records[exchange]
-      if record then
-        local held = {}
-        for dimension, grains in pairs(record) do held[#held + 1] = format('%s %.0f', dimension, grains) end
-        writes[#writes + 1] = field
-        writes[#writes + 1] = table.concat(held, ' ')
-        if account.leased[exchange] then
-          leases[#leases + 1] = lease_ends
-          leases[#leases + 1] = exchange
+  local writes, gone, leases = {}, nil, nil
+  local items, fields = account.items, account.fields
+  for n = 1, #fields do
+    local item, field = items[n], fields[n]
+    if item.dirty then
+      local value, held = nil, item.held
+      if held then
+        for dimension, grains in pairs(held) do
+          value = (value or '') .. pack('<Bc0d', #dimension, dimension, grains)
         end
-      elseif account.stored[exchange] then
+        if value and item.leased then
+          leases = leases or {}
+          leases[#leases + 1], leases[#leases + 2] = lease_ends, field
+        end
+      elseif string.byte(field) ~= 64 then
+        value = pack('<dd', item.taken, item.at)
+      end
+      if value then
+        writes[#writes + 1], writes[#writes + 2] = field, value
+      elseif item.stored then
+        gone = gone or {}
         gone[#gone + 1] = field
-        ended[#ended + 1] = exchange
       end
     end
   end
-  if #gone > 0 then
+  if gone then
     call('HDEL', account.hash, unpack(gone))
-    call('ZREM', account.open, unpack(ended))
+    call('ZREM', account.open, unpack(gone))
   end
-  if #leases > 0 then call('ZADD', account.open, unpack(leases)) end
+  if leases then call('ZADD', account.open, unpack(leases)) end
   if #writes > 0 then
     call('HSET', account.hash, unpack(writes))
-    keep(account, #leases > 0)
+    keep(account, leases)
   end
 end

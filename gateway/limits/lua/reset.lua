@@ -1,4 +1,4 @@
 -- Fill every bucket of one account and forget its open exchanges.
 
-call('UNLINK', KEYS[1], KEYS[2])
+redis.call('UNLINK', KEYS[1], KEYS[2])
 return 1

@@ -1,103 +1,124 @@
 -- Carry out the steps that exchanges asked for in one turn of a worker's loop, one after another, each by itself: what
 -- one account holds that is no account fails the steps that need it, and no other.
--- KEYS: two per account. ARGV[1], as JSON: lease in microseconds; now in microseconds (false: Redis time); per quota its
---   account, dimension, capacity in permits and tick in microseconds (0: slots); per step its mode, exchange id ('' holds
---   nothing), and per charge the quota and permits.
---     take: every charge that the exchange does not hold yet, or none.  debit: whatever the levels.  look: nothing.
---     settle: put what was really used in place of what was taken, and forget that it was taken: once. What is not named
---       stays held.
--- Reply: per step what is missing from the bucket of each charge, in grains, and then 1 if it was granted, else 0; of
---   `settle` how many of the charges the exchange held. Of one that failed, why.
+-- KEYS: two per account. ARGV[1], packed by turn.py: lease in microseconds; now in microseconds (0: Redis time); number
+--   of quotas; per quota its account, capacity in permits, tick in microseconds (0: slots) and dimension; then per step
+--   its mode, exchange ('@' and id; empty holds nothing), number of charges, and per charge the quota and permits.
+--     t(ake): every charge that the exchange does not hold yet, or none.  d(ebit): whatever the levels.  l(ook): nothing.
+--     s(ettle): put what was really used in place of what was taken, and forget that it was taken: once. What is not
+--       named stays held.
+-- Reply: per step a byte, 1 if it was granted, of a settlement if the exchange held any of it, else 0; then what is
+--   missing from the bucket of each charge, in grains, 8 bytes each. Of a step that failed the byte is 2, then why.
 
-local lease, now, quotas, steps = unpack(cjson.decode(ARGV[1]))
-now = microseconds(now)
-
-local accounts = {}
-for n = 1, #KEYS, 2 do accounts[#accounts + 1] = new_account(KEYS[n], KEYS[n + 1]) end
-for n, quota in ipairs(quotas) do
-  local account = accounts[quota[1]]
-  quotas[n] = { account = account, dimension = quota[2], capacity = quota[3], tick = quota[4] }
-  need(account, quota[2])
+local told = ARGV[1]
+local lease, now, count, position = read('<ddH', told)
+if now == 0 then
+  local time = call('TIME')
+  now = time[1] * 1000000 + time[2]
 end
-for _, step in ipairs(steps) do
-  if step[2] ~= '' then
-    local field = '@' .. step[2]
-    for n = 3, #step, 2 do need(quotas[step[n]].account, field) end
+
+local accounts, quotas, steps = {}, {}, {}
+for n = 1, #KEYS, 2 do accounts[#accounts + 1] = new_account(KEYS[n], KEYS[n + 1]) end
+for n = 1, count do
+  local account, capacity, tick, dimension
+  account, capacity, tick, dimension, position = read('<HddBc0', told, position)
+  account = accounts[account]
+  local bucket = item_of(account, dimension)
+  quotas[n] = { account = account, dimension = dimension, capacity = capacity, tick = tick, bucket = bucket }
+end
+while position <= #told do
+  local mode, exchange, number, permits
+  mode, exchange, count, position = read('<c1Bc0B', told, position)
+  local step = { mode = mode, holds = exchange ~= '', false, false, false, false, false, false }
+  for n = 1, 3 * count, 3 do
+    number, permits, position = read('<Hd', told, position)
+    local quota = quotas[number]
+    step[n], step[n + 1] = quota, permits * GRAINS
+    step[n + 2] = step.holds and item_of(quota.account, exchange)
   end
+  step.last = 3 * count
+  steps[#steps + 1] = step
 end
 for _, account in ipairs(accounts) do
   local sound, fault = pcall(load, account, now)
   if not sound then account.fault = type(fault) == 'table' and fault.err or fault end
 end
 
-local function settle(exchange, step)
-  local found, fault = 0, nil
-  for n = 3, #step, 2 do
-    local quota = quotas[step[n]]
-    local account, dimension, capacity, tick = quota.account, quota.dimension, quota.capacity, quota.tick
-    fault = fault or account.fault
-    local record = account.records[exchange]
-    if record and record[dimension] then
-      found = found + 1
-      local used = tick > 0 and step[n + 1] * GRAINS or 0
-      local before = still_taken(account, dimension, capacity, tick, now)
-      put(account, dimension, bounded(before - record[dimension] + used, capacity, tick), capacity, tick, now)
-      record[dimension] = nil
-      if not next(record) then account.records[exchange] = nil end
-      account.dirty['@' .. exchange] = true
+local function bounded(taken, quota)
+  if quota.tick > 0 then taken = min(taken, 2 * quota.capacity * GRAINS) end
+  return max(0, taken)
+end
+
+local function still_taken(quota)
+  local taken, tick = quota.bucket.taken, quota.tick
+  if taken == 0 or tick == 0 then return taken end
+  local elapsed = max(0, floor(now / tick) - quota.bucket.at)
+  return max(0, bounded(taken, quota) - quota.capacity * elapsed)
+end
+
+local function put(quota, taken)
+  local bucket, account, tick = quota.bucket, quota.account, quota.tick
+  bucket.taken, bucket.at, bucket.dirty = taken, tick > 0 and floor(now / tick) or 0, true
+  account.alive = max(account.alive, ceil(ceil(taken / quota.capacity) * tick / 1000))
+end
+
+local function settle(step)
+  local found, fault = '\0', nil
+  for n = 1, step.last, 3 do
+    local quota, exchange = step[n], step[n + 2]
+    fault = fault or quota.account.fault
+    local held = exchange.held
+    local reserved = held and held[quota.dimension]
+    if reserved then
+      local used = quota.tick > 0 and step[n + 1] or 0
+      put(quota, bounded(still_taken(quota) - reserved + used, quota))
+      held[quota.dimension], exchange.dirty, found = nil, true, '\1'
     end
   end
-  return fault or { found }
+  return fault and '\2' .. fault or found
 end
 
-local function hold(account, exchange, dimension, grains)
-  local record = account.records[exchange]
-  if not record then
-    record = {}
-    account.records[exchange] = record
-  end
-  record[dimension] = grains
-  account.leased[exchange] = true
-  account.dirty['@' .. exchange] = true
-  account.alive = max(account.alive, ceil(lease / 1000))
-end
+local lease_ends
 
-local function take(mode, exchange, step)
-  local missing, granted = {}, true
-  for n = 3, #step, 2 do
-    local quota = quotas[step[n]]
-    local account, dimension, capacity = quota.account, quota.dimension, quota.capacity
-    if account.fault then return account.fault end
-    local record, grains = account.records[exchange], step[n + 1] * GRAINS
-    local taken = still_taken(account, dimension, capacity, quota.tick, now)
-    missing[#missing + 1] = taken
+local function take(step)
+  local mode, missing, granted = step.mode, {}, 1
+  for n = 1, step.last, 3 do
+    local quota, grains, exchange = step[n], step[n + 1], step[n + 2]
+    local fault = quota.account.fault
+    if fault then return '\2' .. fault end
+    local taken = still_taken(quota)
     -- What the exchange holds already is a repetition, and takes nothing.
-    local over = grains > 0 and taken + grains > capacity * GRAINS and not (record and record[dimension])
-    if over and mode ~= 'debit' then granted = false end
+    if exchange and exchange.held and exchange.held[quota.dimension] then
+      step[n + 1] = false
+    elseif grains > 0 and taken + grains > quota.capacity * GRAINS and mode ~= 'd' then
+      granted = 0
+    end
+    missing[#missing + 1] = taken
   end
-  if granted and mode ~= 'look' then
-    for n = 3, #step, 2 do
-      local quota, position = quotas[step[n]], (n - 1) / 2
-      local account, dimension, capacity, tick = quota.account, quota.dimension, quota.capacity, quota.tick
-      local record, grains, before = account.records[exchange], step[n + 1] * GRAINS, missing[position]
-      if not (record and record[dimension]) then
-        local after = bounded(before + grains, capacity, tick)
-        if grains > 0 then put(account, dimension, after, capacity, tick, now) end
-        if exchange ~= '' then hold(account, exchange, dimension, after - before) end
+  if granted == 1 and mode ~= 'l' then
+    for n = 1, step.last, 3 do
+      local quota, grains, exchange = step[n], step[n + 1], step[n + 2]
+      if grains then
+        local position = (n + 2) / 3
+        local before = missing[position]
+        local after = bounded(before + grains, quota)
+        if grains > 0 then put(quota, after) end
+        if exchange then
+          exchange.held = exchange.held or {}
+          exchange.held[quota.dimension], exchange.dirty, exchange.leased = after - before, true, true
+          quota.account.alive = max(quota.account.alive, ceil(lease / 1000))
+          lease_ends = lease_ends or string.format('%.0f', now + lease)
+        end
         missing[position] = after
       end
     end
   end
-  missing[#missing + 1] = granted and 1 or 0
-  return missing
+  return pack('<B' .. string.rep('i8', #missing), granted, unpack(missing))
 end
 
-local replies = {}
 for n, step in ipairs(steps) do
-  local mode, exchange = step[1], step[2]
-  replies[n] = mode == 'settle' and settle(exchange, step) or take(mode, exchange, step)
+  steps[n] = step.mode == 's' and settle(step) or take(step)
 end
 for _, account in ipairs(accounts) do
-  if not account.fault then save(account, text(now + lease)) end
+  if not account.fault then save(account, lease_ends) end
 end
-return replies
+return steps
