@@ -16,7 +16,7 @@ from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.principal import CredentialError, Principal
 from gateway.credentials.trust import Trust
 from gateway.errors import GatewayError
-from gateway.middleware.authenticate import check_tenant, credential_refusal
+from gateway.middleware.caller import check_tenant, credential_refusal
 from gateway.middleware.record import matched
 from gateway.operations.table import UNLISTED_READ, OperationTable
 from gateway.policy import requests as policy

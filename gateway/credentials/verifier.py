@@ -71,6 +71,9 @@ class Verifier:
         self._revoked = revoked
         self._clock = clock
         self._verified: OrderedDict[bytes, Principal] = OrderedDict()
+        self.beliefs = object()
+        """Another one whenever somebody may be believed who was not, or the other way round, but for revocations."""
+
         self.trust(keys, accepted, others)
 
     def trust(self, keys: Keys, accepted: Credentials, others: Iterable[Issuer]) -> None:
@@ -94,6 +97,11 @@ class Verifier:
     def forget(self) -> None:
         """Verify everything afresh from now on."""
         self._verified.clear()
+        self.beliefs = object()
+
+    def until(self, principal: Principal) -> float:
+        """The moment, in unix seconds, from which on its credential does not count any more."""
+        return principal.expires_at + self._leeway_seconds
 
     def verify(self, credential: str, *, at: float | None = None) -> Principal:
         """Return who this is; raises one of the credential errors and nothing else.
@@ -114,7 +122,7 @@ class Verifier:
             self._verified[digest] = principal
             if len(self._verified) > self._cache_size:
                 self._verified.popitem(last=False)
-        elif now >= principal.expires_at + self._leeway_seconds:
+        elif now >= self.until(principal):
             del self._verified[digest]
             raise CredentialExpired("expired")
         else:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from gateway.errors import Ending, GatewayError
 from gateway.exchange.observers import AnswerChange, FormGate, StreamObserver, Watch
+from gateway.exchange.standing import Standing
 from gateway.limits.terms import Decision
 from gateway.operations.table import NO_PARAMS, Operation
 from gateway.policy.caller import NOBODY, Caller
@@ -33,7 +34,7 @@ class Exchange:
         # answer
         "error",
         # authenticate
-        "caller",
+        *("caller", "standing"),
         # authorize finds it in the head, limit in the body, the reader of a form in the form
         "model",
         # limit
@@ -78,6 +79,9 @@ class Exchange:
 
         self.error = error
         self.caller: Caller = NOBODY
+        self.standing: Standing | None = None
+        """What is known of all exchanges of this caller and operation; None until the caller is."""
+
         self.model: str | None = None
         self.body: RequestBody | None = None
         """The request's body where policy had to read it whole; None where it streams, and once it has gone up. meter

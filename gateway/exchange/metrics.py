@@ -17,9 +17,8 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from gateway import __version__
-from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
-from gateway.exchange.tallies import Spread, Spreads, Tallies, Tally
+from gateway.exchange.tallies import ExchangeTallies, Spreads, Tallies
 from gateway.usage.reported import KINDS, Usage
 
 LABELS = {
@@ -53,50 +52,6 @@ _WAIT_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 _amounts: Callable[[Usage], tuple[float, ...]] = attrgetter(*KINDS)
-
-
-class ExchangeTallies:
-    """What the exchanges of one tenant and operation add to; a series of what has not happened yet is not there."""
-
-    __slots__ = ("_ended", "_first_byte", "_labels", "_metrics", "_used", "duration", "overhead", "seconds")
-
-    def __init__(self, metrics: Metrics, tenant: str, operation: str) -> None:
-        self._metrics = metrics
-        self._labels = tenant, operation
-        self.seconds = metrics.exchange_seconds.labels(tenant, operation)
-        self.duration = metrics.duration.labels(operation)
-        self.overhead = metrics.overhead.labels(operation)
-        self._ended: dict[tuple[int | None, Ending | None], Tally] = {}
-        self._used: dict[str, Tally] = {}
-        self._first_byte: Spread | None = None
-
-    def ended(self, status: int | None, ending: Ending | None) -> Tally:
-        """Those with this status that ended so."""
-        tally = self._ended.get((status, ending))
-        if tally is None:
-            labels = *self._labels, status_class(status), str(ending or Ending.FAILED)
-            tally = self._ended[status, ending] = self._metrics.exchanges.labels(*labels)
-        return tally
-
-    def of(self, what: str) -> Tally:
-        """Body bytes by their direction, and usage by its kind."""
-        tally = self._used.get(what)
-        if tally is None:
-            metrics = self._metrics
-            counter = metrics.bytes if what in ("in", "out") else metrics.usage
-            tally = self._used[what] = counter.labels(*self._labels, what)
-        return tally
-
-    def first_byte(self) -> Spread:
-        """Until the first byte of an answer's body."""
-        spread = self._first_byte
-        if spread is None:
-            spread = self._first_byte = self._metrics.first_byte.labels(self._labels[1])
-        return spread
-
-    def estimated(self) -> Tally:
-        """Those whose usage was estimated."""
-        return self._metrics.usage_estimated.labels(*self._labels)
 
 
 class Metrics:
@@ -355,7 +310,8 @@ class Metrics:
 
     def ended(self, exchange: Exchange, *, now: float) -> None:
         """Record one exchange that has ended; `now` in monotonic seconds."""
-        tallies = self.of(exchange.caller.tenant.id, exchange.operation.id)
+        standing, operation = exchange.standing, exchange.operation
+        tallies = self.of(exchange.caller.tenant.id, operation.id) if standing is None else standing.tallies
         began, usage = exchange.started_at, exchange.usage
         seconds = now - began
         tallies.ended(exchange.status, exchange.ending).value += 1
@@ -392,8 +348,3 @@ class Metrics:
     def decided(self, tenant: str, decision: str, dimension: str = "none") -> None:
         """Count one decision of the limiter."""
         self.decisions.labels(tenant, decision, dimension).value += 1
-
-
-def status_class(status: int | None) -> str:
-    """`2xx` for 200, and so on; `none` where no answer was sent."""
-    return "none" if status is None else f"{status // 100}xx"

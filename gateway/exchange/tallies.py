@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
+
+from gateway.endings import Ending
 
 
 class Tally:
@@ -106,3 +109,65 @@ class Spreads(Collector):
                 buckets.append((bound, in_all))
             family.add_metric(values, buckets, series.sum)
         yield family
+
+
+class Families(Protocol):
+    """The instruments to which exchanges add."""
+
+    exchanges: Tallies
+    exchange_seconds: Tallies
+    bytes: Tallies
+    duration: Spreads
+    first_byte: Spreads
+    overhead: Spreads
+    usage: Tallies
+    usage_estimated: Tallies
+
+
+class ExchangeTallies:
+    """What the exchanges of one tenant and operation add to; a series of what has not happened yet is not there."""
+
+    __slots__ = ("_ended", "_families", "_first_byte", "_labels", "_used", "duration", "overhead", "seconds")
+
+    def __init__(self, families: Families, tenant: str, operation: str) -> None:
+        self._families = families
+        self._labels = tenant, operation
+        self.seconds = families.exchange_seconds.labels(tenant, operation)
+        self.duration = families.duration.labels(operation)
+        self.overhead = families.overhead.labels(operation)
+        self._ended: dict[tuple[int | None, Ending | None], Tally] = {}
+        self._used: dict[str, Tally] = {}
+        self._first_byte: Spread | None = None
+
+    def ended(self, status: int | None, ending: Ending | None) -> Tally:
+        """Those with this status that ended so."""
+        tally = self._ended.get((status, ending))
+        if tally is None:
+            labels = *self._labels, status_class(status), str(ending or Ending.FAILED)
+            tally = self._ended[status, ending] = self._families.exchanges.labels(*labels)
+        return tally
+
+    def of(self, what: str) -> Tally:
+        """Body bytes by their direction, and usage by its kind."""
+        tally = self._used.get(what)
+        if tally is None:
+            families = self._families
+            counter = families.bytes if what in ("in", "out") else families.usage
+            tally = self._used[what] = counter.labels(*self._labels, what)
+        return tally
+
+    def first_byte(self) -> Spread:
+        """Until the first byte of an answer's body."""
+        spread = self._first_byte
+        if spread is None:
+            spread = self._first_byte = self._families.first_byte.labels(self._labels[1])
+        return spread
+
+    def estimated(self) -> Tally:
+        """Those whose usage was estimated."""
+        return self._families.usage_estimated.labels(*self._labels)
+
+
+def status_class(status: int | None) -> str:
+    """`2xx` for 200, and so on; `none` where no answer was sent."""
+    return "none" if status is None else f"{status // 100}xx"

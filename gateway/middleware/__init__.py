@@ -14,6 +14,7 @@ from gateway.middleware.limit import limit
 from gateway.middleware.meter import meter
 from gateway.middleware.record import record
 from gateway.middleware.services import Services
+from gateway.middleware.standings import Standings
 from gateway.proxy.handler import Handler, Middleware
 
 
@@ -33,7 +34,16 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
         # below record, so that an error is recorded with the status it was answered with
         answer(lifecycle=with_.lifecycle, write_idle_seconds=edge.write_idle_timeout_seconds),
         # before anything that needs to know who calls
-        authenticate(trust=with_.trust, tenants=with_.tenants, lifecycle=with_.lifecycle),
+        authenticate(
+            trust=with_.trust,
+            standings=Standings(
+                trust=with_.trust,
+                tenants=with_.tenants,
+                administration=with_.administers,
+                metrics=with_.metrics,
+            ),
+            lifecycle=with_.lifecycle,
+        ),
         # before limit: what is not allowed costs no permits
         authorize(
             trust=with_.trust,

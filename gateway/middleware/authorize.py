@@ -36,9 +36,13 @@ def authorize(*, trust: Trust, administration: Callable[[], bool], uncontained: 
         operation = exchange.operation
         if operation.is_own:
             return await handler(request)  # every tenant may ask who it is
-        exchange.model = check_head(
-            exchange, exchange.caller, administration=administration(), uncontained=uncontained
-        )
+        standing = exchange.standing
+        assert standing is not None
+        if standing.asks_head or not standing.allowed or exchange.is_socket:
+            exchange.model = check_head(
+                exchange, standing.caller, administration=administration(), uncontained=uncontained
+            )
+            standing.allowed = True
         if operation.rewrite is not None:
             exchange.choose(_change(exchange, operation.rewrite))
         return await handler(request)

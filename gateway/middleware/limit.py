@@ -16,6 +16,7 @@ import orjson
 
 from gateway.errors import Ending, GatewayError
 from gateway.exchange.exchange import Exchange
+from gateway.exchange.standing import Standing
 from gateway.limits.limiter import Limiter
 from gateway.limits.terms import Dimension, Quota
 from gateway.middleware.admission import Admission, Decided
@@ -90,7 +91,7 @@ def limit(
         """Admit what has no body, or one that streams: that by its stated size."""
         head, limits = exchange.head, exchange.caller.tenant.limits
         exchange.form = watch_form(exchange, admit=admission.admit_model if limits.models else None)
-        quotas = exchange.caller.quotas + limits.of_model(exchange.model)
+        quotas = _standing(exchange).quotas_of(exchange.model)
         form_may_cost_more = exchange.form is not None and bool(limits.models)
         if quotas or form_may_cost_more:
             exchange.cost = await _cost(exchange, admission, quotas, form_may_cost_more=form_may_cost_more)
@@ -102,7 +103,7 @@ def limit(
 
     async def _admit_by_body(exchange: Exchange, admission: Admission) -> None:
         """Admit what has been read whole."""
-        quotas = exchange.caller.quotas + exchange.caller.tenant.limits.of_model(exchange.model)
+        quotas = _standing(exchange).quotas_of(exchange.model)
         if quotas:
             exchange.cost = await _cost(exchange, admission, quotas, form_may_cost_more=False)
             await admission.admit(quotas, hold=False)
@@ -120,13 +121,13 @@ def limit(
             began = monotonic()
         exchange.body = RequestBody(await body.whole(request, edge, room))
         exchange.held_seconds += monotonic() - began
-        if at_once and not is_read_at_once(exchange.body.received) and exchange.caller.quotas:
+        if at_once and not is_read_at_once(exchange.body.received) and _standing(exchange).quotas:
             await _enter(exchange, admission)  # it may have to wait for its turn to be read
         await _judge(exchange, exchange.body)
 
     async def _enter(exchange: Exchange, admission: Admission) -> None:
         """Take what does not depend on the body."""
-        quotas = exchange.caller.quotas + exchange.caller.tenant.limits.of_model(exchange.model)
+        quotas = _standing(exchange).quotas_of(exchange.model)
         needed = [quota for quota in quotas if quota.dimension in _BY_REQUEST]
         if needed:
             await admission.enter(needed)
@@ -134,7 +135,7 @@ def limit(
     async def _judge(exchange: Exchange, taken: RequestBody) -> None:
         """Let policy read a body and decide about it; what it names is noted even where it is refused."""
         caller, operation = exchange.caller, exchange.operation
-        question = policy.question_of(caller, operation)
+        question = _standing(exchange).question
         if question is not None:
             exchange.facts = await reading.body(caller.tenant.id, taken.received, question)
         facts = exchange.facts
@@ -176,3 +177,8 @@ def limit(
         return Cost(batch_input=-(-(size_bytes or 0) // BYTES_PER_LLM_TOKEN))
 
     return middleware
+
+
+def _standing(exchange: Exchange) -> Standing:
+    assert exchange.standing is not None, "who calls is known by now"
+    return exchange.standing

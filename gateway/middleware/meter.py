@@ -19,7 +19,6 @@ from gateway.limits.terms import Charge
 from gateway.proxy.answer import Answer
 from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.request import Request
-from gateway.usage.counters import Entry, named
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.reader import UsageReader, realtime_usage
 from gateway.usage.reported import Usage
@@ -35,11 +34,13 @@ def meter(*, ledger: UsageLedger, limiter: Limiter) -> Middleware:
         exchange = request.exchange
         if exchange.operation.is_own:
             return await handler(request)
+        standing = exchange.standing
+        assert standing is not None
         reading = None
         if exchange.is_socket:
             exchange.observers.append(_SessionReading(exchange, ledger, limiter))
         elif exchange.operation.counts_usage:
-            reading = _Reading(exchange)
+            reading = _Reading(exchange, metered=standing.metered)
             exchange.observers.append(reading)
         abandoned = False
         try:
@@ -57,12 +58,13 @@ def meter(*, ledger: UsageLedger, limiter: Limiter) -> Middleware:
 
 
 def _count(ledger: UsageLedger, exchange: Exchange, usage: Usage | None, *, requests: int) -> None:
-    principal = exchange.caller.principal
+    standing = exchange.standing
+    assert standing is not None
     # A model that the upstream knows nothing of is whatever a client makes up.
-    model = named(exchange.model) if exchange.spent or not requests else ""
+    model = exchange.model if exchange.spent or not requests else ""
     ledger.count(
-        principal.tenant,
-        Entry(named(principal.subject), model, exchange.operation.id),
+        standing.caller.principal.tenant,
+        standing.entry(model),
         usage,
         requests=requests,
         bytes_in=exchange.bytes_in if requests else 0,
@@ -103,9 +105,9 @@ class _SessionReading(StreamObserver):
 class _Reading(StreamObserver):
     """Reads the usage of one answer."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, *, metered: bool) -> None:
         self._exchange = exchange
-        self._metered = exchange.caller.metered
+        self._metered = metered
         self._reader: UsageReader | None = None
         self._streams = False
         if self._metered:
@@ -173,9 +175,8 @@ class _Reading(StreamObserver):
 
 def _readable(head: RequestHead) -> bool:
     """Whether every encoding in which the client takes the answer can be read."""
-    for name, value in head.fields:
-        if name.lower() == b"accept-encoding":
-            for coding in value.split(b","):
-                if coding.partition(b";")[0].strip().lower() not in _READABLE_CODINGS:
-                    return False
+    for at in head.names.all_of(b"accept-encoding") if b"accept-encoding" in head.names.first else ():
+        for coding in head.fields[at][1].split(b","):
+            if coding.partition(b";")[0].strip().lower() not in _READABLE_CODINGS:
+                return False
     return True

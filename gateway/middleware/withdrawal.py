@@ -18,7 +18,7 @@ from time import monotonic
 from gateway.credentials.trust import Trust
 from gateway.errors import CredentialRefused, GatewayError
 from gateway.exchange.exchange import Exchange
-from gateway.middleware.authenticate import caller_of, check_tenant
+from gateway.middleware.caller import caller_of, check_tenant
 from gateway.operations.table import OperationTable
 from gateway.policy import requests as policy
 from gateway.policy.caller import Caller, lost

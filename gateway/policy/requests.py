@@ -148,6 +148,22 @@ def check_sharing(caller: Caller, operation: Operation, target: str, *, socket: 
         )
 
 
+def head_matters(caller: Caller, operation: Operation) -> bool:
+    """Whether what may be asked for depends on more of a head than its operation, but for WebSockets.
+
+    Where it does not, the checks above say the same of every head, and find no model in it.
+    """
+    where = operation.model
+    return (
+        operation.is_unlisted
+        or operation.joined_by is not None
+        or where.path is not None
+        or where.query is not None
+        or caller.restricted
+        or caller.shares(operation)
+    )
+
+
 # The body
 
 

@@ -246,7 +246,7 @@ def test_the_body_begins_once() -> None:
 WRITERS = {
     "record": {"operation", "target", "params", "head", "unreadable"},
     "answer": {"error"},
-    "authenticate": {"caller"},
+    "authenticate": {"caller", "standing"},
     "authorize": {"model"},
     "limit": {"body", "body_gone", "facts", "model", "held_seconds", "form", "cost"},
     "admission": {"decision"},
@@ -255,7 +255,7 @@ WRITERS = {
     "call": {"forwarded_at", "head_at", "upstream_request_id", "upstream_ended_at"},
     "proxy/answer": {"status"},
     "session": {"detail"},
-    "upstream": {"waited_seconds"},
+    "pool": {"waited_seconds"},
 }
 """Who writes which field while an exchange goes on; the rest is fixed at birth or counted by the exchange itself."""
 

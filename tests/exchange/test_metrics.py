@@ -14,7 +14,8 @@ from prometheus_client import generate_latest
 
 from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
-from gateway.exchange.metrics import Metrics, status_class
+from gateway.exchange.metrics import Metrics
+from gateway.exchange.tallies import status_class
 from gateway.operations.table import NeverUnlisted, NotUnderV1
 from gateway.operations.targets import TargetRefused
 from gateway.policy.caller import NOBODY, Caller

@@ -1,0 +1,69 @@
+"""What does not change from one exchange to the next of the same caller and operation, found once."""
+
+from __future__ import annotations
+
+from gateway.exchange.tallies import ExchangeTallies
+from gateway.limits.terms import Quota
+from gateway.operations.table import Operation
+from gateway.policy import requests as policy
+from gateway.policy.caller import Caller
+from gateway.usage.counters import Entry, named
+
+_MOST_ENTRIES = 64
+"""Models of one standing that are kept with their entries: what they are called is the client's choice."""
+
+
+class Standing:
+    """What a caller may do with one operation, what that is charged to, and where it is counted.
+
+    It is true as long as nothing changes on which it rests: who keeps one has to see to that.
+    """
+
+    __slots__ = (
+        *("allowed", "asks_head", "caller", "metered", "operation"),
+        *("question", "quotas", "tallies", "until", "_entries", "_of_model", "_subject"),
+    )
+
+    def __init__(
+        self, caller: Caller, operation: Operation, *, until: float, tallies: ExchangeTallies
+    ) -> None:
+        self.caller = caller
+        self.operation = operation
+        self.until = until
+        """Until when the credential counts, in unix seconds."""
+
+        self.tallies = tallies
+        """What these exchanges are counted in."""
+
+        self.allowed = False
+        """Whether the caller has been found to be allowed the operation; authorize writes it."""
+
+        self.asks_head = policy.head_matters(caller, operation)
+        """Whether each request's head has to be judged for itself."""
+
+        self.quotas = caller.quotas
+        """What every request is charged to, whatever model it names."""
+
+        self._of_model = caller.tenant.limits.of_model if caller.tenant.limits.models else None
+
+        self.question = policy.question_of(caller, operation)
+        """What has to be known of a body; None where nobody has to look into it."""
+
+        self.metered = caller.metered
+        """Whether usage has to be known of every answer."""
+
+        self._subject = named(caller.principal.subject)
+        self._entries: dict[str | None, Entry] = {}
+
+    def quotas_of(self, model: str | None) -> tuple[Quota, ...]:
+        """What a request is charged to that names this model."""
+        return self.quotas if self._of_model is None else self.quotas + self._of_model(model)
+
+    def entry(self, model: str | None) -> Entry:
+        """Under what the usage of a request is counted that names this model."""
+        entry = self._entries.get(model)
+        if entry is None:
+            if len(self._entries) >= _MOST_ENTRIES:
+                self._entries.clear()
+            entry = self._entries[model] = Entry(self._subject, named(model), self.operation.id)
+        return entry
