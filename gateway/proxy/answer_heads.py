@@ -1,7 +1,6 @@
 """The heads of an upstream's answers: cut where they end, whatever pieces they come in, and read by aiohttp's parser.
 
-The parser gets nothing but a head, and a new one gets the next: asked in the middle of a body it could not say where
-it stands.
+The parser gets nothing but heads: asked in the middle of a body it could not say where it stands.
 """
 
 from __future__ import annotations
@@ -16,17 +15,42 @@ _MOST_HEAD_BYTES = 512 * 1024
 _MOST_LINE_BYTES = 64 * 1024
 _MOST_FIELDS = 512
 
+HeadAndRest = tuple[RawResponseMessage, bytes]
+"""A final head, and what came behind it."""
+
 
 class AnswerHeads:
-    """Reads the heads that come over one connection."""
+    """Reads heads that come whole, of any connection: between two of them a parser knows nothing of either."""
 
-    __slots__ = ("_bytes", "_interim", "_last", "_parser", "rest")
+    __slots__ = ("_parser",)
 
     def __init__(self) -> None:
-        self.begin()
+        self._parser: Any = None
 
-    def begin(self) -> None:
-        """What comes next belongs to another answer."""
+    def whole(self, data: bytes) -> HeadAndRest | None:
+        """The head with which `data` begins, if that is all of a final one.
+
+        Raises aiohttp's HttpProcessingError.
+        """
+        end = data.find(b"\n\r\n") + 3
+        if end < 3 or data.find(b"\n\n", 0, end) >= 0 or not data.startswith(b"HTTP/"):
+            return None
+        parser, self._parser = self._parser or _parser(), None
+        messages = parser.feed_data(data if end == len(data) else data[:end])[0]
+        if not messages or messages[0][0].code < 200:
+            return None
+        message: RawResponseMessage = messages[0][0]
+        if not message.should_close:  # it would take nothing more
+            self._parser = parser
+        return message, data[end:]
+
+
+class HeadInPieces:
+    """Reads one final head, whatever pieces it comes in; interim ones (1xx) in front of it are skipped."""
+
+    __slots__ = ("_bytes", "_interim", "_last", "_parser", "_rest")
+
+    def __init__(self) -> None:
         self._parser: Any = None
         """Of a head that has begun to come."""
 
@@ -35,11 +59,10 @@ class AnswerHeads:
 
         self._bytes = 0
         self._interim = 0
-        self.rest = b""
-        """What stood behind the head that was returned."""
+        self._rest = b""
 
-    def feed(self, data: bytes) -> RawResponseMessage | None:
-        """Take what comes; return the head once it is whole. Interim ones (1xx) are skipped.
+    def feed(self, data: bytes) -> HeadAndRest | None:
+        """Take what comes; return the head once it is whole.
 
         Raises aiohttp's HttpProcessingError for what is none, as soon as that can be seen.
         """
@@ -52,23 +75,23 @@ class AnswerHeads:
             if head is None:
                 return None
             if head.code >= 200 or head.code == 101:
-                return head
+                return head, self._rest
             self._interim += 1
             if self._interim > MOST_INTERIM_ANSWERS:
                 raise BadHttpMessage("interim answers without end")
-            data = self.rest
+            data = self._rest
         return None
 
     def _read(self, data: bytes) -> RawResponseMessage | None:
         parser, last = self._parser or _parser(), self._last
-        end = end_of_head(last + data if last else data) - len(last)
+        end = end_of_head(last + data) - len(last)
         if end <= 0:
             self._parser = parser
             self._last = (last + data)[-2:]
             part = data
         else:
             self._parser, self._last = None, b""
-            part, self.rest = data[:end], data[end:]
+            part, self._rest = data[:end], data[end:]
         self._count(part)
         messages = parser.feed_data(part)[0]
         if end <= 0:

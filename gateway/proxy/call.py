@@ -99,6 +99,7 @@ async def call_upstream(upstreams: Upstreams, deadlines: DeadlineTable, exchange
     tenant = exchange.caller.tenant.id
     if not pool.places.take(tenant):
         await pool.wait_for_place(exchange)
-    exchange.forwarded_at = monotonic()
-    reply = await pool.open(tenant, deadlines.of(exchange.operation), no_body=exchange.method == "HEAD")
+    exchange.forwarded_at = now = monotonic()
+    reply = pool.kept(now) or await pool.made(tenant)
+    reply.begin(tenant, deadlines.of(exchange.operation), now, no_body=exchange.method == "HEAD")
     return Call(exchange, access, pool, reply, upstreams.accounts, upstreams.deployment())

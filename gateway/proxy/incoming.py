@@ -15,9 +15,8 @@ from time import monotonic
 from typing import Protocol
 
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_parser import RawResponseMessage
 
-from gateway.proxy.answer_heads import AnswerHeads
+from gateway.proxy.answer_heads import AnswerHeads, HeadInPieces
 from gateway.proxy.bites import ANSWERS, Turns
 from gateway.proxy.channel import Channel, Held
 from gateway.proxy.deadlines import ReplyDeadlines
@@ -67,6 +66,7 @@ class Incoming(Channel):
     __slots__ = (
         "_asked_at",
         "_at_now",
+        "_begun",
         "_decoder",
         "_fault",
         "_head_due_at",
@@ -89,14 +89,19 @@ class Incoming(Channel):
 
     deadlines: ReplyDeadlines
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, turns: Turns, wheel: Wheel) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, turns: Turns, wheel: Wheel, heads: AnswerHeads
+    ) -> None:
         super().__init__(loop, turns, ANSWERS)
         self.due_step: int | None = None
         self.head: Head | None = None
         """The final head, once it has come."""
 
         self._wheel = wheel
-        self._heads = AnswerHeads()
+        self._heads = heads
+        self._begun: HeadInPieces | None = None
+        """A head that did not come in one piece."""
+
         self._at_now = At.IDLE
         self._decoder: Decoder | None = None
         """There is one as long as a body comes."""
@@ -114,7 +119,10 @@ class Incoming(Channel):
 
         self._no_body = False
         self._waiter: asyncio.Future[None] | None = None
-        self._head_due_at = self._total_at = self._asked_at = math.inf
+        self._head_due_at = self._total_at = math.inf
+        self._asked_at = math.inf
+        """When the wheel asks next."""
+
         self._left = b""
 
     def strayed(self) -> None:
@@ -164,43 +172,47 @@ class Incoming(Channel):
                 self.hold(Held.BY_READER)
 
     def _take_head(self, data: bytes) -> None:
+        begun = self._begun
         try:
-            message = self._heads.feed(data)
+            found = self._heads.whole(data) if begun is None else None
+            if found is None:
+                if begun is None:
+                    begun = self._begun = HeadInPieces()
+                found = begun.feed(data)
+                if found is None:
+                    return
+                self._begun = None
         except HttpProcessingError as error:
             self._fail(fault_of(error))
             return
-        if message is None:
-            return
-        rest = self._heads.rest
-        if not self._expect(message):
+        message, rest = found
+        status = message.code
+        head = Head(status, message.reason or "", message.raw_headers)
+        coding, length = head.get(b"transfer-encoding"), head.get(b"content-length")
+        if coding is not None and not _is_chunked_alone(head):
             self._fail(UNSPOKEN_CODING)
             return
+        self.head = head
+        self._keeps = not message.should_close
+        if status == 101:
+            self._at_now = At.OTHER
+        elif self._no_body or status in _NO_BODY:
+            self._at_now = At.END
+        elif length is not None and int(length) == len(rest):
+            self._at_now = At.END
+            if rest:  # all that there is
+                self._pieces.append((rest, None))
+                self._pieces_bytes = len(rest)
+                rest = b""
+        else:
+            self._at_now = At.BODY
+            self._decoder = decoder_for(
+                None if length is None else int(length), coding is not None, padded_sizes=True
+            )
+            self._be_asked(self.taken_at + self.deadlines.idle_seconds)
         if rest:
             self.take(rest)
         self._wake()
-
-    def _expect(self, message: RawResponseMessage) -> bool:
-        """What comes next is what this head announces; False where it cannot be told where that ends."""
-        status = message.code
-        head = Head(status, message.reason or "", message.raw_headers)
-        coding = head.get(b"transfer-encoding")
-        if coding is not None:
-            codings = [value for name, value in head.fields if name.lower() == b"transfer-encoding"]
-            if len(codings) > 1 or coding.strip().lower() != b"chunked":
-                return False
-        self.head = head
-        self._keeps = not message.should_close
-        length = head.get(b"content-length")
-        decoder = decoder_for(None if length is None else int(length), coding is not None, padded_sizes=True)
-        if status == 101:
-            self._at_now = At.OTHER
-        elif self._no_body or status in _NO_BODY or decoder.ended:
-            self._at_now = At.END
-        else:
-            self._at_now = At.BODY
-            self._decoder = decoder
-            self._be_asked(self.taken_at + self.deadlines.idle_seconds)
-        return True
 
     def _pass(self, body: bytes, chunks: bytes | None) -> None:
         sink = self._sink
@@ -230,18 +242,17 @@ class Incoming(Channel):
         else:
             sink.fail(self._fault.error())
 
-    async def _more(self) -> None:
-        """Wait until something has come, or nothing more comes."""
+    def _more(self) -> asyncio.Future[None]:
+        """Is done when something has come, or nothing more comes."""
         waiter = self._waiter = self._loop.create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
+        return waiter
 
     def _wake(self) -> None:
         waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
 
     def go_on(self, why: int) -> None:
         if self._held:
@@ -284,6 +295,7 @@ class Incoming(Channel):
 
     def due(self, now: float) -> float | None:
         """End what takes too long."""
+        self._asked_at = math.inf
         if self._at_now is At.HEAD:
             ends_at, fault = self._head_due_at, NO_FIRST_BYTE
         elif self._at_now is At.BODY:
@@ -302,9 +314,14 @@ class Incoming(Channel):
         return ends_at
 
     def _be_asked(self, at: float) -> None:
-        if self.due_step is None or at < self._asked_at:
+        if at < self._asked_at:
             self._asked_at = at
             self._wheel.ask(self, at)
+
+
+def _is_chunked_alone(head: Head) -> bool:
+    codings = [value.strip().lower() for name, value in head.fields if name.lower() == b"transfer-encoding"]
+    return codings == [b"chunked"]
 
 
 def _left_in_tls(transport: asyncio.Transport) -> bytes:

@@ -36,12 +36,14 @@ class Places:
 
     def take(self, tenant: str) -> bool:
         """Take a place if there is one for this tenant now."""
-        if tenant not in self._held:
-            self._held[tenant] = 0
+        held = self._held.get(tenant)
+        if held is None:
+            held = self._held[tenant] = 0
             self._first(tenant)
-        if not self._may(tenant):
+        free = self.most - self.taken
+        if free <= self._spare and not (free > 0 and held < self._share):
             return False
-        self._held[tenant] += 1
+        self._held[tenant] = held + 1
         self.taken += 1
         return True
 
@@ -75,19 +77,17 @@ class Places:
 
     def _hand_over(self) -> None:
         """Give places to those who wait, as far as there are any for them."""
-        while tenant := next(filter(self._may, self._queues), None):
+        while tenant := next(filter(self.take, self._queues), None):
             queue = self._queues.pop(tenant)
             turn = next(iter(queue))
             del queue[turn]
             if queue:
                 self._queues[tenant] = queue  # its next turn comes after everybody else's
-            if not turn.done():
-                self.take(tenant)
+            if turn.done():
+                self._held[tenant] -= 1  # who waited has left: the next one gets it
+                self.taken -= 1
+            else:
                 turn.set_result(True)
-
-    def _may(self, tenant: str) -> bool:
-        free = self.most - self.taken
-        return free > self._spare or (free > 0 and self.held_by(tenant) < self._share)
 
     def _give_up(self, tenant: str, turn: asyncio.Future[bool]) -> None:
         self._leave(tenant, turn)

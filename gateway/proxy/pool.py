@@ -13,6 +13,7 @@ from yarl import URL
 
 from gateway.errors import Overloaded
 from gateway.exchange.exchange import Exchange
+from gateway.proxy.answer_heads import AnswerHeads
 from gateway.proxy.bites import Turns
 from gateway.proxy.deadlines import ReplyDeadlines
 from gateway.proxy.dial import Dialler
@@ -73,6 +74,7 @@ class UpstreamPool:
         self._keepalive_seconds = settings.keepalive_seconds
         self._events = events
         self._turns = turns
+        self._heads = AnswerHeads()
         self._loop = asyncio.get_running_loop()
         self._trusted = trusted
         self._dialler = Dialler(
@@ -135,30 +137,28 @@ class UpstreamPool:
         UpstreamTimeout, or Overloaded when it is this machine that cannot connect; then the place has been given
         back. Only connecting is ever tried again.
         """
-        reply = self._kept()
-        if reply is None:
-            try:
-                reply = await self._made()
-            except BaseException:
-                self.places.give_back(tenant)
-                raise
-        reply.begin(tenant, deadlines, no_body=no_body)
+        now = monotonic()
+        reply = self.kept(now) or await self.made(tenant)
+        reply.begin(tenant, deadlines, now, no_body=no_body)
         return reply
 
-    async def _made(self) -> Reply:
+    async def made(self, tenant: str) -> Reply:
+        """A new connection, for the place that the tenant has taken. Raises as `open` does."""
         trusted = self._trusted
-        transport = await self._dialler.connect()
-        reply = Reply(self._loop, self._turns, self._wheel, self, vouched_by=trusted)
+        try:
+            transport = await self._dialler.connect()
+        except BaseException:
+            self.places.give_back(tenant)
+            raise
+        reply = Reply(self._loop, self._turns, self._wheel, self._heads, self, vouched_by=trusted)
         transport.set_protocol(reply)
         reply.connection_made(transport)
         return reply
 
-    def _kept(self) -> Reply | None:
+    def kept(self, now: float) -> Reply | None:
         """The connection that came free last, of those that are as good as new."""
         idle = self._idle
-        if not idle:
-            return None
-        oldest = monotonic() - self._keepalive_seconds
+        oldest = now - self._keepalive_seconds
         while idle:
             reply, _ = idle.popitem()
             transport = reply.transport
@@ -182,10 +182,6 @@ class UpstreamPool:
     def gone(self, reply: Reply) -> None:
         """A connection that was kept is lost, or of no use any more."""
         self._idle.pop(reply, None)
-
-    def gives_up(self, tenant: str) -> None:
-        """An exchange of this tenant has no connection any more."""
-        self.places.give_back(tenant)
 
     def due(self, now: float) -> float | None:
         """Close what has been idle for too long."""

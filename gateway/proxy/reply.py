@@ -13,10 +13,12 @@ from time import monotonic
 from typing import Protocol
 
 from gateway.errors import UpstreamBroken
+from gateway.proxy.answer_heads import AnswerHeads
 from gateway.proxy.bites import ANSWERS, Turns
 from gateway.proxy.channel import Held
 from gateway.proxy.deadlines import ReplyDeadlines
 from gateway.proxy.incoming import KEPT_BYTES, At, Incoming, Raw
+from gateway.proxy.places import Places
 from gateway.proxy.sink import Sink
 from gateway.proxy.wheel import Wheel
 from gateway.wire.headers import Head
@@ -25,8 +27,7 @@ from gateway.wire.headers import Head
 class Pool(Protocol):
     """Where a connection comes from, and goes when it is free again."""
 
-    def gives_up(self, tenant: str) -> None:
-        """An exchange of this tenant has no connection any more."""
+    places: Places
 
     def keep(self, reply: Reply) -> bool:
         """Have a connection that is free again; False: it is of no use."""
@@ -41,10 +42,17 @@ class Reply(Incoming):
     __slots__ = ("_look", "_pool", "_tenant", "idle_since", "vouched_by")
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, turns: Turns, wheel: Wheel, pool: Pool, *, vouched_by: object
+        self,
+        loop: asyncio.AbstractEventLoop,
+        turns: Turns,
+        wheel: Wheel,
+        heads: AnswerHeads,
+        pool: Pool,
+        *,
+        vouched_by: object,
     ) -> None:
         """`vouched_by`: the certificates that were believed when the connection was made."""
-        super().__init__(loop, turns, wheel)
+        super().__init__(loop, turns, wheel, heads)
         self.vouched_by = vouched_by
         self.idle_since = 0.0
         self._pool = pool
@@ -53,21 +61,23 @@ class Reply(Incoming):
 
         self._look: select.poll | None = None
 
-    def begin(self, tenant: str, deadlines: ReplyDeadlines, *, no_body: bool = False) -> None:
-        """An exchange of this tenant has the connection; `no_body`: it asks for an answer that has none (HEAD)."""
+    def begin(self, tenant: str, deadlines: ReplyDeadlines, now: float, *, no_body: bool = False) -> None:
+        """An exchange of this tenant has the connection from `now` on (`time.monotonic`).
+
+        `no_body`: it asks for an answer that has none (HEAD).
+        """
         self._tenant = tenant
         self.deadlines = deadlines
         self._no_body = no_body
         self._at_now = At.HEAD
-        self._fault = None
         self._keeps = True
         self._room_bytes = KEPT_BYTES
-        self._heads.begin()
         self.take_as(ANSWERS)
         self.begin_anew()
         self._head_due_at = math.inf
-        self._total_at = monotonic() + deadlines.total_seconds
-        self._be_asked(self._total_at)
+        total_at = self._total_at = now + deadlines.total_seconds
+        if total_at < self._asked_at:
+            self._be_asked(total_at)
 
     def write(self, data: bytes) -> None:
         """Send bytes of the request. Raises UpstreamBroken when the connection is gone."""
@@ -78,8 +88,9 @@ class Reply(Incoming):
 
     def start_clock(self) -> None:
         """The request is out: from now on the first-byte deadline runs."""
-        self._head_due_at = monotonic() + self.deadlines.first_byte_seconds
-        self._be_asked(self._head_due_at)
+        self._head_due_at = due_at = monotonic() + self.deadlines.first_byte_seconds
+        if due_at < self._asked_at:
+            self._be_asked(due_at)
 
     async def read_head(self) -> Head:
         """The final head; interim ones (1xx) are skipped. Raises an UpstreamFault."""
@@ -160,18 +171,19 @@ class Reply(Incoming):
 
     def release(self) -> None:
         """The exchange ended properly: the connection may serve another one."""
-        good = self._at_now is At.END and self._keeps and self._fault is None
+        good = self._at_now is At.END and self._keeps and self._fault is None and not self._surplus
         tenant = self._let_go()
         if tenant is None:
             return
         transport = self.transport
         if transport is not None:
-            if good and not self._surplus and not transport.is_closing() and self._pool.keep(self):
+            if good and not transport.is_closing() and self._pool.keep(self):
                 self._at_now = At.IDLE
-                self.go_on(Held.BY_SINK | Held.BY_READER)
+                if self._held:
+                    self.go_on(Held.BY_SINK | Held.BY_READER)
             else:
                 transport.close()
-        self._pool.gives_up(tenant)
+        self._pool.places.give_back(tenant)
 
     def close(self) -> None:
         """The exchange ended in any other way: nobody shares this connection any more."""
@@ -181,16 +193,17 @@ class Reply(Incoming):
         self._wheel.forget(self)
         if self.transport is not None:
             self.transport.close()
-        self._pool.gives_up(tenant)
+        self._pool.places.give_back(tenant)
 
     def _let_go(self) -> str | None:
         """Leave nothing of an exchange here; returns whose it was."""
         tenant, self._tenant = self._tenant, None
         if tenant is not None:
             self._at_now = At.END
-            self._decoder = self._sink = self._raw = self._fault = self.head = None
-            self._pieces = []
-            self._pieces_bytes = 0
+            self._decoder = self._sink = self._raw = self._fault = self._begun = self.head = None
+            if self._pieces:
+                self._pieces = []
+                self._pieces_bytes = 0
         return tenant
 
     def stirs(self) -> bool:

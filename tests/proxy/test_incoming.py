@@ -16,7 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpResponseParserC
 
 from gateway.errors import GatewayError, UpstreamBroken, UpstreamTimeout
-from gateway.proxy.answer_heads import AnswerHeads, end_of_head
+from gateway.proxy.answer_heads import AnswerHeads, HeadInPieces, end_of_head
 from gateway.proxy.bites import Turns
 from gateway.proxy.channel import NO_LINGER
 from gateway.proxy.deadlines import ReplyDeadlines
@@ -145,13 +145,13 @@ def test_a_head_is_the_same_in_whatever_pieces_it_comes(kind: str) -> None:
     data = HEADS[kind] + b"a\n\n"
     for first in range(1, len(data)):
         for second in (first, min(first + 1, len(data)), min(first + 7, len(data))):
-            heads = AnswerHeads()
+            head = HeadInPieces()
             message, rest = None, b""
             for piece in (data[:first], data[first:second], data[second:]):
                 if message is not None:
                     rest += piece
-                elif (message := heads.feed(piece)) is not None:
-                    rest = heads.rest
+                elif (found := head.feed(piece)) is not None:
+                    message, rest = found
             assert message is not None
             assert message.code == 200
             assert message.headers["x-a"] == "1"
@@ -210,13 +210,22 @@ async def test_a_head_is_read_as_aiohttps_parser_reads_it_with_a_body_to_come(
     try:
         expected = theirs.feed_data(head)[0][0][0]
     except HttpProcessingError as refused:
-        with pytest.raises(type(refused)):
-            AnswerHeads().feed(head)
+        for read in (AnswerHeads().whole, HeadInPieces().feed):
+            with pytest.raises(type(refused)):
+                read(head)
         return
-    message = AnswerHeads().feed(head)
-    assert message is not None
-    for name in ("version", "code", "reason", "raw_headers", "should_close", "chunked"):
-        assert getattr(message, name) == getattr(expected, name), name
+    heads = AnswerHeads()
+    for before in (OK, head):  # what a parser has read before does not matter
+        heads.whole(before)
+        for read in (heads.whole, HeadInPieces().feed):
+            found = read(head + b"rest")
+            if found is None:
+                assert expected.code < 200
+                continue
+            message, rest = found
+            assert rest == b"rest"
+            for name in ("version", "code", "reason", "raw_headers", "should_close", "chunked"):
+                assert getattr(message, name) == getattr(expected, name), name
 
 
 def test_where_a_head_ends() -> None:
