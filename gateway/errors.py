@@ -26,8 +26,7 @@
     │  ├─ UpgradeRequired                426     invalid_request_error  websocket_version
     │  ├─ HeadersTooLarge                431     invalid_request_error  headers_too_large
     │  ├─ LimitExceeded                  429     requests, tokens, …    rate_limit_exceeded
-    │  ├─ ClientLeft                     —       never sent: nobody is there to read it
-    │  └─ ClientStalled                  —       never sent: the client stopped reading
+    │  └─ ClientLeft                     —       never sent: nobody is there to read it
     ├─ UpstreamFault
     │  ├─ UpstreamUnreachable            502     upstream_error         upstream_unreachable
     │  ├─ UpstreamBroken                 502     upstream_error         upstream_broken
@@ -299,12 +298,6 @@ class LimitExceeded(ClientFault):
 
 class ClientLeft(ClientFault):
     """The client closed its connection; there is nobody to answer."""
-
-    ending = Ending.CLIENT_LEFT
-
-
-class ClientStalled(ClientFault):
-    """The client stopped reading its answer for longer than the write idle deadline."""
 
     ending = Ending.CLIENT_LEFT
 

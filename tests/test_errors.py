@@ -55,7 +55,7 @@ TABLE = {
     "LoopDetected": (508, SERVER, "loop_detected"),
     "Internal": (500, SERVER, "internal_error"),
 }
-NEVER_SENT = {"ClientLeft", "ClientStalled"}
+NEVER_SENT = {"ClientLeft"}
 KINDS = {"GatewayError", "ClientFault", "PermissionFault", "UpstreamFault", "GatewayFault"}
 
 

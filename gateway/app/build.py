@@ -80,7 +80,7 @@ def build_app(
         memory=AccountMemory(redis_url=redis_url, redis_prefix=redis_prefix, keys_dir=keys_dir),
     )
     accounts = AccountWatch(tenants.book)
-    turns = Turns()
+    turns, wheel = Turns(), Wheel()
     trust = Trust(
         settings.credentials,
         settings.issuers,
@@ -104,7 +104,7 @@ def build_app(
             ),
         ),
         turns=turns,
-        wheel=Wheel(),
+        wheel=wheel,
         accounts=accounts,
         deployment=lambda: trust.deployment.name,
     )
@@ -156,6 +156,7 @@ def build_app(
         upstreams,
         compose(build_middlewares(services), _dispatch(services, upstreams)),
         turns=turns,
+        wheel=wheel,
         tenants=tenants,
         withdrawal=withdrawal,
         configuration=configuration,
@@ -181,7 +182,6 @@ def _dispatch(services: Services, upstreams: Upstreams) -> Handler:
     edge, deadlines = settings.edge, DeadlineTable(settings.upstream)
     relay = Relay(
         reading=services.reading,
-        write_idle_seconds=edge.write_idle_timeout_seconds,
         unreadable_headers=metrics.unreadable_headers,
     )
     http = forward(upstreams, deadlines=deadlines, edge=edge, relay=relay)
@@ -199,7 +199,6 @@ def _dispatch(services: Services, upstreams: Upstreams) -> Handler:
         trust=services.trust,
         limiter=services.limiter,
         ledger=services.ledger,
-        write_idle_seconds=edge.write_idle_timeout_seconds,
     )
 
     async def dispatch(request: Request) -> Answer:

@@ -33,7 +33,7 @@ _Body = Callable[[Exchange, str], Awaitable[bytes]]
 """Makes the document that answers an exchange with this query."""
 
 
-def own_paths(*, trust: Trust, limiter: Limiter, ledger: UsageLedger, write_idle_seconds: float) -> Handler:
+def own_paths(*, trust: Trust, limiter: Limiter, ledger: UsageLedger) -> Handler:
     """The handler for the gateway's own operations."""
     bodies: Mapping[str, _Body] = {
         ME.id: partial(_me, limiter),
@@ -49,7 +49,7 @@ def own_paths(*, trust: Trust, limiter: Limiter, ledger: UsageLedger, write_idle
         document = await bodies[exchange.operation.id](exchange, exchange.target.partition("?")[2])
         fields = [(b"Cache-Control", b"no-store"), *own_fields(exchange)]
         answer = own_answer(200, document, fields=fields)
-        return await send_own(request, answer, write_idle_seconds)
+        return await send_own(request, answer)
 
     return handle
 

@@ -12,14 +12,17 @@ from time import monotonic
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from gateway.errors import ClientLeft, ClientStalled
+from gateway.errors import ClientLeft
 from gateway.proxy.acceptor import Acceptor, listening_sockets
-from gateway.proxy.answer import Answer, own_answer
+from gateway.proxy.answer import Answer, broken_off, own_answer
+from gateway.proxy.arriving import BodyDeadlines
 from gateway.proxy.bites import Turns
 from gateway.proxy.client_connections import ClientConnections
-from gateway.proxy.edge import EdgeEvents, EdgeServer
+from gateway.proxy.edge import EdgeServer
+from gateway.proxy.house import EdgeDeadlines, EdgeEvents, House
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.request import Request
+from gateway.proxy.wheel import Wheel
 
 _BACKLOG = 128
 _CONNECTIONS = 16
@@ -27,9 +30,9 @@ _LINGERING = 8
 PRIVATE_FILES = _CONNECTIONS + _LINGERING
 """What its connections take of the process's files."""
 
-_HEADER_TIMEOUT_SECONDS = 5.0
-_KEEPALIVE_SECONDS = 75.0
-_WRITE_IDLE_SECONDS = 10.0
+_DEADLINES = EdgeDeadlines(
+    header_seconds=5.0, body=BodyDeadlines(5.0, 10.0), write_idle_seconds=10.0, keepalive_seconds=75.0
+)
 _MAX_HEADER_BYTES = 16 * 1024
 
 _BY_ANY_NAME = frozenset({"/livez", "/readyz", "/metrics"})
@@ -116,34 +119,33 @@ class PrivateListener:
 
     def _server(self) -> EdgeServer:
         refused = self._refused
-        return EdgeServer(
-            self._answer,
+        house = House(
             events=EdgeEvents(
-                unseen=lambda _, __: [],
+                unseen=lambda _: [],
                 refused=lambda _: None if refused is None else refused(),
                 closed=lambda _: None,
             ),
             clients=ClientConnections(_CONNECTIONS, peer_share=0.5),
             most_lingering=_LINGERING,
             max_header_bytes=_MAX_HEADER_BYTES,
-            header_timeout_seconds=_HEADER_TIMEOUT_SECONDS,
-            write_idle_seconds=_WRITE_IDLE_SECONDS,
-            keepalive_seconds=_KEEPALIVE_SECONDS,
+            deadlines=_DEADLINES,
             turns=Turns(),
+            wheel=Wheel(),
         )
+        return EdgeServer(self._answer, house)
 
     async def _answer(self, request: Request) -> Answer:
         answer = await self._page(request)
-        answer.begin(request, None, write_idle_seconds=_WRITE_IDLE_SECONDS)
+        answer.begin(request, None)
         try:
             await answer.write_eof(answer.content)
-        except (ClientLeft, ClientStalled):
-            raise ConnectionResetError from None
+        except ClientLeft:
+            return broken_off(request)
         return answer
 
     async def _page(self, request: Request) -> Answer:
-        path = request.raw_path.partition("?")[0]
-        if path not in _BY_ANY_NAME and not self._is_us(request.headers.getall("Host", [])):
+        path = request.target.partition("?")[0]
+        if path not in _BY_ANY_NAME and not self._is_us(_values(request, b"host")):
             return _text(421, "Ask by address, or name this host in admin_hosts.\n")
         page = self._pages.get(path)
         if page is None:
@@ -165,7 +167,7 @@ class PrivateListener:
         return _text(503, "draining\n" if self._lifecycle.draining else "not ready\n")
 
     async def _metrics(self, request: Request) -> Answer:
-        render, content_type = choose_encoder(request.headers.get("Accept", ""))
+        render, content_type = choose_encoder(", ".join(_values(request, b"accept")))
         async with self._rendering:
             await asyncio.sleep(self._render_at - monotonic())
             began = monotonic()
@@ -173,6 +175,10 @@ class PrivateListener:
             ended = monotonic()
             self._render_at = ended + _REST * (ended - began)
         return own_answer(200, text, content_type=content_type.encode())
+
+
+def _values(request: Request, name: bytes) -> list[str]:
+    return [value.decode("latin-1") for field, value in request.fields if field.lower() == name]
 
 
 def _text(status: int, text: str, *fields: tuple[bytes, bytes]) -> Answer:

@@ -20,11 +20,14 @@ from gateway.middleware.record import unseen
 from gateway.middleware.services import Services
 from gateway.middleware.withdrawal import Withdrawal
 from gateway.proxy.acceptor import Acceptor
+from gateway.proxy.arriving import BodyDeadlines
 from gateway.proxy.bites import Turns
 from gateway.proxy.client_connections import ClientConnections
-from gateway.proxy.edge import EdgeEvents, EdgeServer
+from gateway.proxy.edge import EdgeServer
 from gateway.proxy.handler import Handler
+from gateway.proxy.house import EdgeDeadlines, EdgeEvents, House
 from gateway.proxy.upstream import Upstreams
+from gateway.proxy.wheel import Wheel
 from gateway.settings.reloading import Configuration
 from gateway.settings.settings import Edge
 
@@ -50,6 +53,7 @@ class App:
         handler: Handler,
         *,
         turns: Turns,
+        wheel: Wheel,
         tenants: TenantsInForce,
         withdrawal: Withdrawal,
         configuration: Configuration | None,
@@ -63,6 +67,7 @@ class App:
         self.loop_lag = LoopLag(services.metrics.loop_lag.observe)
         self._upstreams = upstreams
         self._turns = turns
+        self._wheel = wheel
         self._tenants = tenants
         self._withdrawal = withdrawal
         self._close_log = close_log
@@ -71,7 +76,7 @@ class App:
     @property
     def open_connections(self) -> int:
         """Clients' connections."""
-        return 0 if self.server is None else self.server.clients.open
+        return 0 if self.server is None else self.server.house.clients.open
 
     async def start(self) -> EdgeServer:
         """Start everything that lives as long as the process; return what connections are handed to."""
@@ -96,8 +101,7 @@ class App:
             if self.configuration is not None:
                 await self.configuration.start(services.settings)
                 started.push_async_callback(self.configuration.close)
-            self.server = EdgeServer(
-                self.handler,
+            house = House(
                 events=EdgeEvents(
                     unseen=unseen(metrics=metrics, log=services.log),
                     refused=lambda reason: metrics.refused_connections.labels(reason).inc(),
@@ -108,11 +112,16 @@ class App:
                 ),
                 most_lingering=_LINGERING,
                 max_header_bytes=edge.max_header_bytes,
-                header_timeout_seconds=edge.header_timeout_seconds,
-                write_idle_seconds=edge.write_idle_timeout_seconds,
-                keepalive_seconds=edge.keepalive_seconds,
+                deadlines=EdgeDeadlines(
+                    header_seconds=edge.header_timeout_seconds,
+                    body=BodyDeadlines(edge.body_idle_timeout_seconds, edge.body_timeout_seconds),
+                    write_idle_seconds=edge.write_idle_timeout_seconds,
+                    keepalive_seconds=edge.keepalive_seconds,
+                ),
                 turns=self._turns,
+                wheel=self._wheel,
             )
+            self.server = EdgeServer(self.handler, house)
             self._started = started.pop_all()
         services.lifecycle.ready = True
         return self.server
@@ -126,7 +135,7 @@ class App:
         lifecycle.ready = False
         lifecycle.draining = True
         if self.server is not None:
-            self.server.draining = True
+            self.server.house.draining = True
         for session in tuple(lifecycle.sessions.values()):
             session.end_politely(1001, "the gateway is restarting", Ending.DRAINED)
         loop = asyncio.get_running_loop()

@@ -32,7 +32,7 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
             max_header_bytes=edge.max_header_bytes,
         ),
         # below record, so that an error is recorded with the status it was answered with
-        answer(lifecycle=with_.lifecycle, write_idle_seconds=edge.write_idle_timeout_seconds),
+        answer(lifecycle=with_.lifecycle),
         # before anything that needs to know who calls
         authenticate(
             trust=with_.trust,

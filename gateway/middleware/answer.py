@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway.errors import ClientLeft, ClientStalled, Ending, GatewayError, Internal
+from gateway.errors import ClientLeft, Ending, GatewayError, Internal
 from gateway.exchange.kept_errors import forget_origin, lacked_memory
 from gateway.proxy.answer import Answer, broken_off, error_fields, own_answer, own_fields, send_own
 from gateway.proxy.body import much_is_left
-from gateway.proxy.edge import hang_up, starved
+from gateway.proxy.failures import out_of_memory
 from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.lifecycle import Lifecycle
-from gateway.proxy.parse_errors import out_of_memory
 from gateway.proxy.request import Request
 
 # After these the connection is not to be trusted: what follows on it may be part of the refused request. Behind a
@@ -19,7 +18,7 @@ from gateway.proxy.request import Request
 _CLOSING = frozenset({400, 405, 408, 413, 417, 426, 431, 500, 505})
 
 
-def answer(*, lifecycle: Lifecycle, write_idle_seconds: float) -> Middleware:
+def answer(*, lifecycle: Lifecycle) -> Middleware:
     """Render errors in the API's shape; cut the connection when the head is out already."""
 
     async def middleware(request: Request, handler: Handler) -> Answer:
@@ -29,7 +28,7 @@ def answer(*, lifecycle: Lifecycle, write_idle_seconds: float) -> Middleware:
                 raise exchange.unreadable
             return await handler(request)
         except asyncio.CancelledError:
-            if starved(request):
+            if request.connection.starved:
                 exchange.error = out_of_memory()
                 exchange.end(exchange.error.ending)
             elif exchange.ending is None:
@@ -45,10 +44,10 @@ def answer(*, lifecycle: Lifecycle, write_idle_seconds: float) -> Middleware:
         if lacked_memory(refusal):
             refusal = out_of_memory()  # whatever has been made of that
         forget_origin(refusal)
-        if not isinstance(refusal, ClientLeft | ClientStalled):
-            exchange.error = refusal  # the others are nobody's error, and have no code to be looked up by
+        if not isinstance(refusal, ClientLeft):  # that is nobody's error, and has no code to be looked up by
+            exchange.error = refusal
         exchange.end(refusal.ending)
-        if request.writer.output_size > 0 or isinstance(refusal, ClientLeft | ClientStalled):
+        if request.answer_begun or isinstance(refusal, ClientLeft):
             # A second answer would corrupt the first.
             return broken_off(request)
         own = own_answer(
@@ -56,13 +55,13 @@ def answer(*, lifecycle: Lifecycle, write_idle_seconds: float) -> Middleware:
         )
         body_left = much_is_left(request, exchange.head)
         if body_left or refusal.status in _CLOSING or exchange.is_socket:
-            own.force_close()
+            own.keep_alive = False
         try:
-            sent = await send_own(request, own, write_idle_seconds)
-        except (ClientLeft, ClientStalled):
+            sent = await send_own(request, own)
+        except ClientLeft:
             return broken_off(request)
         if body_left:
-            hang_up(request)  # it would otherwise be read to its end, and thrown away
+            request.connection.linger()  # it would otherwise be read to its end, and thrown away
         return sent
 
     return middleware

@@ -116,7 +116,7 @@ def limit(
         if not at_once:
             exchange.held_seconds = monotonic() - began
             await _enter(exchange, admission)
-            await room.take(max(head.content_length or 0, request.content.total_bytes))
+            await room.take(max(head.content_length or 0, request.body.come_bytes))
             body.invite(request, head)
             began = monotonic()
         exchange.body = RequestBody(await body.whole(request, edge, room))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from gateway.errors import ClientLeft, ClientStalled, UpstreamTimeout
+from gateway.errors import ClientLeft, UpstreamTimeout
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import READABLE, AnswerChange, EventFilter, StreamObserver, Watch
 from gateway.limits.limiter import Limiter
@@ -45,7 +45,7 @@ def meter(*, ledger: UsageLedger, limiter: Limiter) -> Middleware:
         abandoned = False
         try:
             return await handler(request)
-        except (asyncio.CancelledError, ClientLeft, ClientStalled, UpstreamTimeout):
+        except (asyncio.CancelledError, ClientLeft, UpstreamTimeout):
             abandoned = True
             raise
         finally:

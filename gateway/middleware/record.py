@@ -29,8 +29,8 @@ from gateway.operations.table import (
 )
 from gateway.operations.targets import TargetRefused
 from gateway.proxy.answer import Answer, own_fields
-from gateway.proxy.edge import EdgeProtocol, Unseen
 from gateway.proxy.handler import Handler, Middleware
+from gateway.proxy.house import Unseen
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.request import Request
 from gateway.wire import headers
@@ -110,7 +110,7 @@ def unseen(*, metrics: Metrics, log: Log) -> Unseen:
     """Record what was answered before it became a request: the same line, the same metrics."""
     next_id = request_ids()
 
-    def refused(protocol: EdgeProtocol, error: GatewayError) -> list[tuple[bytes, bytes]]:  # noqa: ARG001
+    def refused(error: GatewayError) -> list[tuple[bytes, bytes]]:
         now = monotonic()
         exchange = Exchange(next_id(), "", UNMATCHED, now, time.time(), status=error.status, error=error)
         exchange.end(error.ending)

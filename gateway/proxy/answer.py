@@ -2,79 +2,83 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any, Protocol, cast
 
-from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
-from aiohttp.http_writer import HttpVersion10, StreamWriter
 
-from gateway.errors import ClientLeft, ClientStalled, Ending, GatewayError
+from gateway.errors import ClientLeft, Ending, GatewayError
 from gateway.exchange.exchange import Exchange
 from gateway.limits.arithmetic import format_reset, tightest
-from gateway.proxy.bites import Turns
-from gateway.proxy.connection import abort, drained
 from gateway.proxy.request import Request
 
 _EMPTY_STATUS = frozenset({101, 204, 304})
+_LAST_CHUNK = b"0\r\n\r\n"
+
+JOINED_BYTES = 64 * 1024
+"""What is larger is not copied to leave together with its head."""
 
 
-class _Connection(Protocol):
-    """What an answer asks of the connection on which it goes down."""
-
-    @property
-    def draining(self) -> bool:
-        """Whether the connection ends with this answer."""
-
-    @property
-    def turns(self) -> Turns:
-        """Whose turns its answers are part of."""
-
-
-class Answer(web.StreamResponse):
+class Answer:
     """An answer written by the gateway itself: head, pieces, end.
 
     The head waits for the first piece so that small answers leave in one send. The framing is
     ours: the body's length where the head states it, else chunks, else the end of the connection.
+    What is sent to a client that has left is lost: whoever sends is told by being cancelled.
     """
 
-    def __init__(self, status: int, reason: str, fields: Sequence[tuple[bytes, bytes]]) -> None:
-        super().__init__(status=status, reason=reason)
-        self.fields = list(fields)
-        self.content = b""
+    __slots__ = (
+        "_chunked",
+        "_has_no_body",
+        "_head",
+        "_request",
+        "content",
+        "fields",
+        "finished",
+        "keep_alive",
+        "reason",
+        "status",
+    )
+
+    def __init__(
+        self, status: int, reason: str, fields: Sequence[tuple[bytes, bytes]], *, content: bytes = b""
+    ) -> None:
+        self.status = status
+        self.reason = reason
+        self.fields = fields
+        self.content = content
         """The whole body, where the answer is the gateway's own."""
 
-        self.started = False
-        self.finished = False
-        self._writer: StreamWriter | None = None
+        self.keep_alive = True
+        """Whether the client may ask again on the same connection."""
 
-    def begin(self, request: Request, exchange: Exchange | None, *, write_idle_seconds: float) -> None:
-        """Fix the framing and hand the head to the writer; nothing is sent yet."""
-        self._write_idle_seconds = write_idle_seconds
-        self._protocol = request.protocol
-        writer: Any = request._payload_writer
-        self._writer = writer
-        version = request.version
-        http10 = version == HttpVersion10
-        keep_alive = request.keep_alive if self._keep_alive is None else self._keep_alive
-        if cast(_Connection, self._protocol).draining:
-            keep_alive = False  # the client's next request belongs to another process
-        writer.chunked = False
-        self._no_body = request.method == "HEAD" or self.status in _EMPTY_STATUS
-        has_length = b"content-length" in [name.lower() for name, _ in self.fields]
+        self.finished = False
+        self._head = b""
+        """The head, as long as it has not been sent."""
+
+        self._chunked = False
+
+    def begin(self, request: Request, exchange: Exchange | None) -> None:
+        """Fix the framing; nothing is sent yet."""
+        self._request = request
+        status, http10 = self.status, request.http10
+        # The client's next request belongs to another process when this one drains.
+        keep_alive = self.keep_alive and request.keep_alive and not request.connection.ends
+        self._has_no_body = request.method == "HEAD" or status in _EMPTY_STATUS
         # Our own version, whatever the client's (RFC 9110, section 6.2); only the framing heeds its.
-        lines = [b"HTTP/1.1 %d %b\r\n" % (self.status, self.reason.encode("utf-8", "surrogateescape"))]
-        lines += [b"%b: %b\r\n" % field for field in self.fields]
-        if not self._no_body and not has_length:
+        lines = [b"HTTP/1.1 %d %b\r\n" % (status, self.reason.encode("utf-8", "surrogateescape"))]
+        has_length = False
+        for name, value in self.fields:
+            lines.append(b"%b: %b\r\n" % (name, value))
+            if len(name) == 14 and name.lower() == b"content-length":
+                has_length = True
+        if not self._has_no_body and not has_length:
             if http10:
                 keep_alive = False
             else:
-                writer.chunked = True
+                self._chunked = True
                 lines.append(b"Transfer-Encoding: chunked\r\n")
-        if self.status == 101:
+        if status == 101:
             lines.append(b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
             keep_alive = False
         elif not keep_alive:
@@ -82,83 +86,72 @@ class Answer(web.StreamResponse):
         elif http10:
             lines.append(b"Connection: keep-alive\r\n")
         lines.append(b"\r\n")
-        self._keep_alive = keep_alive
-        writer._headers_buf = b"".join(lines)
-        writer._headers_written = False
-        self.started = True
+        self.keep_alive = keep_alive
+        self._head = b"".join(lines)
         if exchange is not None:
-            exchange.status = self.status
+            exchange.status = status
 
     def flush_head(self) -> None:
         """Send the head now, without waiting for a piece of the body."""
-        assert self._writer is not None
-        try:
-            self._writer.send_headers()
-        except ConnectionError:
-            raise ClientLeft("The client left.") from None
+        if self._head:
+            self._send(b"")
 
-    async def write(self, piece: bytes) -> None:  # type: ignore[override]
-        """Send one piece; waits while the client reads slowly.
+    def push(self, piece: bytes, chunks: bytes | None = None) -> None:
+        """Send one piece, never empty; `chunks`: the same in chunks, which pass as they are where we send chunks."""
+        if self._has_no_body:
+            return
+        if self._chunked:
+            piece = b"%x\r\n%b\r\n" % (len(piece), piece) if chunks is None else chunks
+        self._send(piece)
 
-        Raises ClientLeft, or ClientStalled after the write idle deadline.
-        """
-        assert self._writer is not None
-        try:
-            await self._writer.write(piece, drain=False)
-            if self._protocol.writing_paused:
-                await self._drained()
-        except ConnectionError:
-            raise ClientLeft("The client left.") from None
-
-    async def write_eof(self, piece: bytes = b"") -> None:
+    def finish(self, piece: bytes = b"") -> None:
         """Send the last piece and the end of the body."""
         if self.finished:
             return
-        assert self._writer is not None
         self.finished = True
-        writer = self._writer
-        try:
-            if self._no_body:
-                writer.chunked = False
-                writer.send_headers()
-                writer._eof = True
+        if self._has_no_body:
+            piece = b""
+        elif self._chunked:
+            piece = b"%x\r\n%b\r\n%b" % (len(piece), piece, _LAST_CHUNK) if piece else _LAST_CHUNK
+        if piece or self._head:
+            self._send(piece)
+
+    async def write(self, piece: bytes) -> None:
+        """Send one piece; waits while the client reads slowly. Raises ClientLeft."""
+        self.push(piece)
+        await self._taken()
+
+    async def write_eof(self, piece: bytes = b"") -> None:
+        """Send the last piece and the end of the body; waits while the client reads slowly. Raises ClientLeft."""
+        self.finish(piece)
+        await self._taken()
+
+    def _send(self, data: bytes) -> None:
+        request = self._request
+        transport = request.connection.transport
+        if transport is None:
+            return
+        head = self._head
+        if head:
+            self._head = b""
+            request.answer_begun = True
+            if len(data) > JOINED_BYTES:
+                transport.write(head)
             else:
-                self._end_body(writer, piece)
-                if self._protocol.writing_paused:
-                    await self._drained()
-        except ConnectionError:
-            raise ClientLeft("The client left.") from None
-        self._eof_sent = True
-        self._writer = self._payload_writer = None
+                data = head + data
+        transport.write(data)
 
-    def _end_body(self, writer: StreamWriter, piece: bytes) -> None:
-        # aiohttp's own write_eof waits for the client without a limit.
-        if writer._headers_buf and not writer._headers_written:
-            writer._send_headers_with_payload(piece, True)
-        elif writer.chunked:
-            writer._write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(piece), piece) if piece else b"0\r\n\r\n")
-        elif piece:
-            writer._write(piece)
-        writer._eof = True
-
-    async def _drained(self) -> None:
-        try:
-            async with asyncio.timeout(self._write_idle_seconds):
-                await drained(self._protocol)
-        except TimeoutError:
-            abort(self._protocol)
-            raise ClientStalled("The client stopped reading.") from None
-        # Many that read on at the same moment must not make one long turn.
-        await cast(_Connection, self._protocol).turns.share()
-
-    @property
-    def prepared(self) -> bool:
-        """Whether the head is fixed; aiohttp asks."""
-        return self.started
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:  # noqa: ARG002
-        """Nothing: aiohttp calls this after the handler, when everything has been sent."""
-        return self._writer
+    async def _taken(self) -> None:
+        connection = self._request.connection
+        if connection.transport is None or connection.transport.is_closing():
+            raise ClientLeft("The client left.")
+        if connection.writing_paused:
+            try:
+                await connection.drained()
+            except ConnectionError:
+                raise ClientLeft("The client left.") from None
+            # Many that read on at the same moment must not make one long turn.
+            await connection.turns.share()
 
 
 def own_answer(
@@ -175,15 +168,13 @@ def own_answer(
         (b"Content-Length", b"%d" % len(body)),
         *fields,
     ]
-    answer = Answer(status, reason_of(status), head)
-    answer.content = body
-    return answer
+    return Answer(status, reason_of(status), head, content=body)
 
 
-async def send_own(request: Request, own: Answer, write_idle_seconds: float) -> Answer:
+async def send_own(request: Request, own: Answer) -> Answer:
     """Send a complete answer of the gateway itself. Raises ClientLeft."""
     exchange = request.exchange
-    own.begin(request, exchange, write_idle_seconds=write_idle_seconds)
+    own.begin(request, exchange)
     await own.write_eof(own.content)
     if request.method != "HEAD":
         exchange.sent(len(own.content))
@@ -194,15 +185,29 @@ async def send_own(request: Request, own: Answer, write_idle_seconds: float) -> 
 def broken_off(request: Request) -> Answer:
     """End the connection in the middle of an answer: the client must see a broken end, never a clean one.
 
-    Nothing is raised for that: aiohttp would keep the error, and with it whatever the exchange held.
+    Nothing is raised for that: whoever keeps the error would keep with it whatever the exchange held.
     """
-    if request.version == HttpVersion10:
-        abort(request.protocol)  # to HTTP/1.0 a closed connection is the end of the body
-    request.protocol.force_close()
+    connection = request.connection
+    if request.http10:
+        connection.abort()  # to HTTP/1.0 a closed connection is the end of the body
+    connection.force_close()
     answer = Answer(HTTPStatus.INTERNAL_SERVER_ERROR, "", ())
-    answer.started = answer.finished = True
-    answer.force_close()
+    answer.finished = True
+    answer.keep_alive = False
     return answer
+
+
+def refusal(error: GatewayError, more: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """The whole answer to what never became a request; the connection is closed behind it."""
+    body = error.body()
+    lines = [b"HTTP/1.1 %d %b\r\n" % (error.status, reason_of(error.status).encode())]
+    lines += [b"%b: %b\r\n" % field for field in (*error_fields(error), *more)]
+    lines.append(
+        b"Date: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+        % (rfc822_formatted_time().encode(), len(body))
+    )
+    lines.append(body)
+    return b"".join(lines)
 
 
 def error_fields(error: GatewayError) -> list[tuple[bytes, bytes]]:

@@ -15,7 +15,6 @@ from gateway.exchange.exchange import Exchange
 from gateway.proxy import body
 from gateway.proxy.answer import Answer
 from gateway.proxy.call import Call, call_upstream
-from gateway.proxy.connection import connection_reset
 from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.handler import Handler
 from gateway.proxy.relay import Relay
@@ -158,7 +157,7 @@ def _went_up_whole(upload: asyncio.Task[bool]) -> bool:
 async def _drained(request: Request, reply: Reply, body_idle_seconds: float) -> None:
     """Wait until the upstream reads on. Raises UpstreamTimeout, or ClientLeft when the client is gone.
 
-    While we do not read from the client, aiohttp hears nothing of its leaving: the kernel is asked for a
+    While we do not read from the client, nothing is heard of its leaving: the kernel is asked for a
     reset, and a client that hung up behind bytes we have not read is found by the body idle deadline.
     """
     draining = asyncio.ensure_future(reply.drained())
@@ -169,7 +168,7 @@ async def _drained(request: Request, reply: Reply, body_idle_seconds: float) -> 
             if draining.done():
                 draining.result()
                 return
-            if connection_reset(request.protocol):
+            if request.connection.was_reset():
                 raise ClientLeft("The client left.")
             if monotonic() >= deadline:
                 raise UpstreamTimeout("The upstream stopped reading the request body.")

@@ -37,11 +37,10 @@ _OF_THE_BODY = _LENGTH | {
 
 
 class Relay:
-    """Sends the upstream's answers to clients; gives up on one that reads nothing for `write_idle_seconds`."""
+    """Sends the upstream's answers to clients."""
 
-    def __init__(self, *, reading: Reading, write_idle_seconds: float, unreadable_headers: Counter) -> None:
+    def __init__(self, *, reading: Reading, unreadable_headers: Counter) -> None:
         self._reading = reading
-        self._write_idle_seconds = write_idle_seconds
         self._unreadable_headers = unreadable_headers
 
     def begin(self, request: Request, call: Call, head: Head, fields: Fields | None = None) -> Answer:
@@ -53,7 +52,7 @@ class Relay:
             reason = ""
             passing = [field for field in passing if not quotes(field[1], secrets)]
         answer = Answer(head.status, reason, [*passing, *own_fields(exchange)])
-        answer.begin(request, exchange, write_idle_seconds=self._write_idle_seconds)
+        answer.begin(request, exchange)
         exchange.opened(head)
         return answer
 

@@ -2,63 +2,56 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-from aiohttp.http_writer import HttpVersion10, HttpVersion11
-
 from gateway.errors import VersionRefused
 from gateway.exchange.exchange import Exchange
-from gateway.proxy.bites import Bites, InBites
+from gateway.proxy.arrived import Body
+from gateway.proxy.client import Client
+from gateway.proxy.heads import HTTP10, HTTP11, SPOKEN, Message
 from gateway.wire.headers import RawFields
 
-SPOKEN = "Only HTTP/1.1 and HTTP/1.0 are spoken here."
 
-
-class Request(web.BaseRequest):
+class Request:
     """One request, and the exchange that has been opened for it."""
+
+    __slots__ = (
+        "answer_begun",
+        "asks_upgrade",
+        "body",
+        "connection",
+        "exchange",
+        "fields",
+        "http10",
+        "keep_alive",
+        "method",
+        "target",
+        "version",
+    )
 
     exchange: Exchange
     """Written by the outermost middleware."""
 
-    @property
-    def target(self) -> str:
+    def __init__(self, connection: Client, message: Message, body: Body) -> None:
+        self.connection = connection
+        self.body = body
+        self.method: str = message.method
+        self.target: str = message.path
         """The raw request target; bytes that are not UTF-8 stand as surrogates."""
-        return self._message.path
 
-    @property
-    def fields(self) -> RawFields:
+        self.fields: RawFields = message.raw_headers
         """The header fields as they came."""
-        return self._message.raw_headers
 
-    @property
-    def http10(self) -> bool:
-        """Whether it was asked in HTTP/1.0."""
-        return self._message.version == HttpVersion10
+        self.version = message.version
+        self.http10: bool = message.version is HTTP10
+        self.asks_upgrade: bool = message.upgrade
+        """Connection and Upgrade ask for another protocol, whichever."""
 
-    @property
-    def asks_upgrade(self) -> bool:
-        """Whether Connection and Upgrade ask for another protocol, whichever."""
-        return bool(self._message.upgrade)
+        self.keep_alive: bool = not message.should_close
+        """Whether the client may ask again on its connection."""
+
+        self.answer_begun = False
+        """Whether something of an answer has been sent; from then on there is no other."""
 
     def check_version(self) -> None:
         """Raise VersionRefused for what the parser lets through: HTTP/0.9 and HTTP/2.0 request lines."""
-        if self._message.version not in (HttpVersion10, HttpVersion11):
+        if self.version is not HTTP11 and self.version is not HTTP10:
             raise VersionRefused(SPOKEN)
-
-
-def take_as(request: Request, bites: Bites) -> None:
-    """Have what comes of a body from now on taken in such bites."""
-    protocol = request.protocol
-    if isinstance(protocol, InBites):
-        protocol.take_as(bites)
-
-
-def waits_its_turn(request: Request) -> bool:
-    """Whether the client has sent something that has not been taken from its connection yet."""
-    protocol = request.protocol
-    return isinstance(protocol, InBites) and protocol.surplus
-
-
-def body_arrived(request: Request) -> bool:
-    """Whether a piece of the body, or its end, can be had without waiting."""
-    content = request.content
-    return content.is_eof() or content._size > 0

@@ -13,15 +13,12 @@ from collections.abc import Coroutine, Sequence
 from time import monotonic
 from typing import Any
 
-from aiohttp.base_protocol import BaseProtocol
-
 from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
-from gateway.proxy.bites import FRAMES, InBites
+from gateway.proxy.bites import FRAMES
 from gateway.proxy.body_memory import BodyRoom
 from gateway.proxy.channel import Channel, Held
-from gateway.proxy.connection import abort, drained
-from gateway.proxy.edge import EdgeProtocol
+from gateway.proxy.client import Client
 from gateway.proxy.examiner import Examiner
 from gateway.proxy.reading import Reading
 from gateway.proxy.reply import Reply
@@ -46,7 +43,7 @@ class Session:
     def __init__(
         self,
         exchange: Exchange,
-        client: EdgeProtocol,
+        client: Client,
         upstream: Reply,
         *,
         edge: Edge,
@@ -113,7 +110,7 @@ class Session:
         self._client.take_as(FRAMES)
         self._upstream.take_as(FRAMES)
         self._upstream.take_over(self._down)
-        self._client.set_parser(self._up)  # type: ignore[arg-type]  # any object that can be fed
+        self._client.set_parser(self._up)
         await self._over.wait()
 
     def stop(self) -> None:
@@ -201,11 +198,11 @@ class Session:
                         await self._examiner.refusal_of(event, whole=direction.relay.examined_whole)
                     )
                 async with asyncio.timeout(self._write_idle_seconds):
-                    await (sink.drained() if isinstance(sink, Channel) else drained(sink))
+                    await sink.drained()
         except TimeoutError:
             self._end(Ending.CLIENT_LEFT if sink is self._client else Ending.TIMED_OUT)
             if sink is self._client:
-                abort(self._client)
+                self._client.abort()
             return
         except ConnectionError:
             return  # whoever lost it has been told
@@ -275,8 +272,8 @@ class _Direction:
         self,
         session: Session,
         relay: FrameRelay,
-        source: InBites | Channel,
-        sink: BaseProtocol | Channel,
+        source: Channel,
+        sink: Channel,
         *,
         hidden: Sequence[bytes],
     ) -> None:

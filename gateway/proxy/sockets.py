@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import binascii
 from base64 import b64decode
-from typing import cast
 
 from gateway.errors import BadRequest, UpgradeRequired, UpstreamBroken
 from gateway.exchange.exchange import Exchange
@@ -15,7 +14,6 @@ from gateway.proxy.answer import Answer
 from gateway.proxy.body_memory import BodyMemory
 from gateway.proxy.call import Call, call_upstream
 from gateway.proxy.deadlines import DeadlineTable
-from gateway.proxy.edge import EdgeProtocol
 from gateway.proxy.handler import Handler
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.reading import Reading
@@ -82,7 +80,7 @@ def forward_socket(
         answer.finished = True
         session = Session(
             exchange,
-            cast(EdgeProtocol, request.protocol),
+            request.connection,
             call.reply,
             edge=edge,
             reading=reading,
@@ -113,7 +111,7 @@ def _checked_key(exchange: Exchange, request: Request) -> str:
     connection = b",".join(value for name, value in fields if name.lower() == b"connection").lower()
     lengths = {name.lower() for name, _ in fields} & {b"content-length", b"transfer-encoding"}
     # A length would make the upstream take the first frames for a body.
-    valid = exchange.method == "GET" and request.version == (1, 1) and len(keys) == 1 and not lengths
+    valid = exchange.method == "GET" and not request.http10 and len(keys) == 1 and not lengths
     if valid and b"upgrade" in (part.strip() for part in connection.split(b",")):
         try:
             if len(b64decode(keys[0], validate=True)) == 16:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway.proxy import ahead
+from gateway.proxy.edge_protocol import AHEAD_BYTES, AHEAD_SECONDS, EdgeProtocol
 from tests.conftest import StartGateway
 from tests.kit.client import CHAT, JSON, STREAMED_QUESTION, RawClient
 from tests.kit.gateway import Gateway
@@ -20,9 +20,9 @@ def lying(gateway: Gateway) -> int:
     """How many bytes of clients lie here untaken."""
     assert gateway.app.server is not None
     return sum(
-        connection.surplus_bytes + sum(payload._size for _, payload in connection._messages)
+        connection.ahead_bytes
         for connection in gateway.app.server.connections
-        if isinstance(connection, ahead.Ahead)
+        if isinstance(connection, EdgeProtocol)
     )
 
 
@@ -74,7 +74,7 @@ async def test_what_is_little_is_answered_in_its_turn_however_long_that_takes(
 ) -> None:
     client = await streaming(gateway, upstream, b"")
     client.writer.write(client.request_bytes("POST", CHAT, BODY[:50_000], headers=JSON))
-    await asyncio.sleep(1.5 * ahead.AHEAD_SECONDS)
+    await asyncio.sleep(1.5 * AHEAD_SECONDS)
     upstream.gate("go on").set()
 
     assert await client.read_chunk() == b"data: 2\n\n"
@@ -96,9 +96,9 @@ async def test_requests_without_bodies_are_answered_in_their_turn_too(
     client = await streaming(gateway, upstream, b"")
     client.credential = gateway.credential(["models:read"])
     request = client.request_bytes("GET", "/v1/models")
-    count = ahead.AHEAD_BYTES // len(request)
+    count = AHEAD_BYTES // len(request)
     client.writer.write(request * count)
-    await asyncio.sleep(1.5 * ahead.AHEAD_SECONDS)
+    await asyncio.sleep(1.5 * AHEAD_SECONDS)
     upstream.plays(answer_ok)
     upstream.gate("go on").set()
 

@@ -20,9 +20,9 @@ from gateway.proxy.bites import (
     FRESH_BYTES,
     UNSENT_BYTES,
     Bites,
-    InBites,
     Turns,
 )
+from gateway.proxy.channel import Channel, Held
 from tests.conftest import StartGateway
 from tests.kit.asking import credential_of
 from tests.kit.client import CHAT, JSON, MIB, QUESTION, STREAMED_QUESTION, RawClient
@@ -46,12 +46,11 @@ class Turning:
         self._loop.call_soon(self._next)
 
 
-class Taken(InBites):
+class Taken(Channel):
     """A connection that notes what it takes, and in which turn."""
 
     def __init__(self, turns: Turns, bites: Bites, turning: Turning, everything: list[Taken]) -> None:
-        super().__init__(asyncio.get_running_loop())
-        self.begin_bites(turns, bites)
+        super().__init__(asyncio.get_running_loop(), turns, bites)
         self._turning = turning
         self.bites: list[tuple[int, int]] = []
         self.data = b""
@@ -60,6 +59,9 @@ class Taken(InBites):
     def take(self, data: bytes) -> None:
         self.bites.append((self._turning.number, len(data)))
         self.data += data
+
+    def lost(self, error: BaseException | None) -> None:
+        pass
 
 
 @asynccontextmanager
@@ -161,11 +163,11 @@ async def test_nothing_is_taken_while_somebody_holds_and_all_of_it_afterwards() 
         for end in ends:
             end.sendall(b"x" * 200_000)
         await until(taken=taken[:1], size=1)
-        taken[0].hold()
+        taken[0].hold(Held.BY_READER)
         held = len(taken[0].data)
         await until(taken=taken[1:], size=200_000)
         assert len(taken[0].data) == held < 200_000
-        taken[0].go_on()
+        taken[0].go_on(Held.BY_READER)
         await until(taken=taken, size=200_000)
 
 
@@ -313,17 +315,17 @@ async def test_beside_twenty_who_read_a_fast_stream_another_is_served_before_muc
 
 
 async def test_who_asks_once_comes_before_those_who_have_asked_for_much_at_once(gateway: Gateway) -> None:
-    server = gateway.app.server
-    assert server is not None
+    assert gateway.app.server is not None
+    house = gateway.app.server.house
     floods = [await gateway.connect() for _ in range(50)]
     for flood in floods:
         flood.writer.write(b"GET /v1/models HTTP/1.1\r\nHost: gateway.test\r\n\r\n" * 100)
     client = await gateway.connect()
-    while server.requests_count < 500:
+    while house.requests < 500:
         await asyncio.sleep(0)
-    before = server.requests_count
+    before = house.requests
     assert (await client.request("GET", "/gateway/me")).status == 200
 
-    assert server.requests_count - before < 150
+    assert house.requests - before < 150
     for flood in floods:
         assert [(await flood.read_answer()).status for _ in range(100)] == [401] * 100

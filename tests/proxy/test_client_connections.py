@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from gateway.proxy.channel import NO_LINGER
 from gateway.proxy.client_connections import GRACE_SECONDS, ClientConnections, NoRoom, Peer, peer_of
-from gateway.proxy.connection import NO_LINGER
 from tests.conftest import StartGateway
 from tests.kit.asking import assert_refused
 from tests.kit.client import RawClient
@@ -314,7 +314,7 @@ async def test_whatever_clients_do_nothing_is_left_of_them(
     """They come, reset, idle, send half a head, are served, are pushed out and come again, from several peers."""
     gateway = await started(start_gateway, 6, peer_share=0.4, header_timeout_seconds=0.3)
     assert gateway.app.server is not None
-    clients = gateway.app.server.clients
+    clients = gateway.app.server.house.clients
     chance = random.Random(7)
     most = 0
 
@@ -342,7 +342,7 @@ async def test_whatever_clients_do_nothing_is_left_of_them(
     assert most == 6
     assert not clients._peers
     assert not clients._waiting
-    assert not gateway.app.server._lingering
+    assert not gateway.app.server.house._lingering
     assert not [record for record in caplog.records if record.exc_info]
 
 
@@ -354,7 +354,7 @@ async def test_a_newcomer_takes_the_place_of_its_peers_only_connection(start_gat
 
     assert gateway.metric("gateway_client_connections") == 1
     assert gateway.app.server is not None
-    assert list(gateway.app.server.clients._peers) == ["127.0.0.1"]
+    assert list(gateway.app.server.house.clients._peers) == ["127.0.0.1"]
 
 
 @pytest.mark.both_loops
@@ -370,14 +370,14 @@ async def test_one_that_makes_way_may_just_have_left(
     newcomer = One()
     with socket.create_connection((gateway.host, gateway.port)) as leaving:
         leaving.send(said)
-        await until(lambda: server.clients.open)
+        await until(lambda: server.house.clients.open)
         await asyncio.sleep(PATIENCE_SECONDS)
         if reset:
             leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
-    server.clients.enter(
+    server.house.clients.enter(
         newcomer, "127.0.0.1", asyncio.get_running_loop().time()
     )  # in the turn in which it left
 
-    assert (server.clients.open, newcomer.peer is not None) == (1, True)
-    server.clients.leave(newcomer)
+    assert (server.house.clients.open, newcomer.peer is not None) == (1, True)
+    server.house.clients.leave(newcomer)
     await until(lambda: not server.connections)

@@ -1,0 +1,357 @@
+"""A client's connection: heads are read, bodies fed, and requests answered, one after the other.
+
+There is a task while a request is being answered, and no other; while a connection waits nothing is kept of what came
+over it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+
+from gateway.errors import GatewayError, HeadersTooLarge, Overloaded, RequestTimeout
+from gateway.exchange.kept_errors import forget_cancellation, forget_origin
+from gateway.proxy.answer import Answer, refusal
+from gateway.proxy.arrived import NO_BODY, Arrived
+from gateway.proxy.arriving import Arriving
+from gateway.proxy.bites import REQUESTS
+from gateway.proxy.channel import Held
+from gateway.proxy.client import Client, Frames
+from gateway.proxy.client_connections import NoRoom
+from gateway.proxy.failures import failure_of
+from gateway.proxy.handler import Handler
+from gateway.proxy.heads import HeadInParts, Message, end_of_head, whole_head
+from gateway.proxy.house import House
+from gateway.proxy.request import Request
+from gateway.wire.framing import FramingBroken, decoder_for
+
+AHEAD_BYTES = 64 * 1024
+"""What a client sends ahead, while another request of its own is being answered, lies here up to so much."""
+
+AHEAD_SECONDS = 1.0
+"""For how long more than that may lie here: until then the answer may just be ending."""
+
+REST_SECONDS = 3.0
+"""For how long the rest of a body that nobody wanted is waited for, and dropped, before the connection is closed."""
+
+
+class EdgeProtocol(Client):
+    """A client's connection.
+
+    What never becomes a request is answered here, in the API's error shape, and reported to `unseen`, so that it is
+    logged and counted like any other exchange.
+    """
+
+    __slots__ = ("_ahead", "_answers", "_body", "_frames", "_head", "_keeps", "_request")
+
+    def __init__(self, house: House, answers: Handler, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(house, loop)
+        self._answers = answers
+        self._head: HeadInParts | None = None
+        self._request: Request | None = None
+        """The one that is being answered."""
+
+        self._body: Arriving | None = None
+        """The body that is coming: its, or the last one's, whose rest nobody wants."""
+
+        self._keeps = True
+        """Whether the connection goes on behind such a rest."""
+
+        self._ahead = b""
+        """What stands behind the body."""
+
+        self._frames: Frames | None = None
+
+    @property
+    def is_served(self) -> bool:
+        return self._request is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being read or answered."""
+        return not (self._request or self._head or self._body or self._ahead or self._surplus)
+
+    @property
+    def ahead_bytes(self) -> int:
+        """How much lies here of what the client has sent ahead."""
+        return len(self._ahead) + self.surplus_bytes
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        house = self._house
+        house.came(self)
+        try:
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        except OSError:
+            pass  # it has left already
+        address = transport.get_extra_info("peername")
+        host = address[0] if isinstance(address, tuple) else ""
+        try:
+            house.clients.enter(self, host, self._loop.time())
+        except NoRoom as full:
+            house.events.refused(full.reason)
+            self._refuse(
+                Overloaded(
+                    "This gateway serves as many connections as it can. Try again in a moment.",
+                    detail=str(full),
+                )
+            )
+        else:
+            self.expect(house.deadlines.keepalive_seconds)
+
+    def lost(self, error: BaseException | None) -> None:
+        super().lost(error)
+        self._head = None
+        body, self._body = self._body, None
+        if body is not None:
+            body.lost()
+        if self._frames is not None:
+            self._frames.feed_eof()
+        if self.task is None:
+            self._house.left(self)
+        else:
+            self.task.add_done_callback(self._left)
+            self.task.cancel()
+
+    def _left(self, task: asyncio.Task[None]) -> None:
+        forget_cancellation(task)
+        self.task = self._request = self._frames = None
+        self._house.left(self)
+
+    # What comes
+
+    def take(self, data: bytes) -> None:
+        """Deal with a bite."""
+        if self._closes:
+            return
+        try:
+            if self._body is not None:
+                self._take_body(self._body, data)
+            elif self._request is None and not self._ahead:
+                self._take_head(data)
+                if self._request is not None and self.task is None:
+                    self.task = self._loop.create_task(self._serve())
+            elif self._frames is not None:
+                self._frames.feed_data(data)
+            else:
+                self._take_ahead(data)
+        except GatewayError as refused:
+            self._refuse(refused)
+        except Exception as failure:  # noqa: BLE001 (memory lacked, and no request may vanish for that)
+            self._cannot_take(failure)
+
+    def _take_head(self, data: bytes) -> None:
+        """Read a request's head, or a part of one. Raises the refusal of a bad one."""
+        parts, house = self._head, self._house
+        if parts is None:
+            if data[0] in b"\r\n":
+                data = data.lstrip(b"\r\n")  # an empty line in front means nothing (RFC 9112, section 2.2)
+                if not data:
+                    return
+            end = end_of_head(data)
+            if end == len(data):
+                self._begin(whole_head(data), b"")
+                return
+            if end:
+                self._begin(whole_head(data[:end]), data[end:])
+                return
+            parts = self._head = HeadInParts()
+            house.clients.waits(self, self._loop.time())
+            self.expect(house.deadlines.header_seconds)
+        message, behind = parts.feed(data)
+        if message is not None:
+            self._head = None
+            self._begin(message, behind)
+        elif parts.size_bytes > house.max_header_bytes:
+            raise HeadersTooLarge(
+                f"The request's headers exceed {house.max_header_bytes} bytes. Send fewer or shorter headers."
+            )
+
+    def _begin(self, message: Message, behind: bytes) -> None:
+        """A request is there; its body, or some of it, may be too."""
+        house = self._house
+        house.requests += 1
+        house.clients.asks(self)
+        self.begin_anew()
+        self._deadline = math.inf
+        chunked = message.chunked
+        stated = 0 if chunked else int(message.headers.get("Content-Length", 0))
+        if chunked or stated > len(behind):
+            body = self._body = Arriving(
+                self,
+                decoder_for(stated, chunked),
+                stated_bytes=stated,
+                deadlines=house.deadlines.body,
+                wheel=house.wheel,
+                loop=self._loop,
+            )
+            self._request = Request(self, message, body)
+            if behind:
+                self._take_body(body, behind)
+        elif stated == len(behind):
+            self._request = Request(self, message, Arrived(behind) if stated else NO_BODY)
+        else:
+            self._request = Request(self, message, Arrived(behind[:stated]) if stated else NO_BODY)
+            self._ahead = behind[stated:]
+
+    def _take_body(self, body: Arriving, data: bytes) -> None:
+        try:
+            behind = body.take(data)
+        except FramingBroken:
+            self._body = None
+            self._closes = True
+            if self._request is None:
+                self.force_close()
+            return
+        if behind is None:
+            return
+        self._body = None
+        if self._bites is not REQUESTS:
+            self.take_as(REQUESTS)
+        if self._request is None:
+            self._rest(self._keeps)
+        if behind:
+            self.take(behind)
+
+    def _take_ahead(self, data: bytes) -> None:
+        self._ahead += data
+        if self.ahead_bytes > AHEAD_BYTES and not self._held:
+            self.hold(Held.BY_READER)
+            self.expect(AHEAD_SECONDS)
+
+    def _drop_ahead(self) -> None:
+        """Too much lies here for too long: drop it, and what still comes; that the client leaves is seen."""
+        if self.ahead_bytes > AHEAD_BYTES:
+            self._ahead = b""
+            self._closes = True
+            self.go_on(Held.BY_READER)
+
+    def _cannot_take(self, failure: Exception) -> None:
+        """Fail the request whose body is being read, or answer what never became one; nothing more is read."""
+        error = failure_of(failure)
+        body, self._body = self._body, None
+        if self._request is None:
+            self._refuse(error)
+        elif body is None:
+            self.force_close()
+        else:
+            self._closes = True
+            body.fail(error)
+
+    def set_parser(self, frames: Frames) -> None:
+        """The request was an upgrade and has been granted: this is fed what comes."""
+        self._frames = frames
+        self._deadline = math.inf
+        ahead, self._ahead = self._ahead, b""
+        self.go_on(Held.BY_READER)
+        if ahead:
+            frames.feed_data(ahead)
+
+    # What is answered
+
+    async def _serve(self) -> None:
+        """Have the request that is there answered, and those that have come behind it in the meantime."""
+        try:
+            while self._request is not None:
+                if self.writing_paused:
+                    await self.drained()
+                self._answered(await self._answers(self._request))
+                if self._ahead:
+                    # Who sends many at once comes after those who ask one by one.
+                    await self.turns.share()
+                    ahead, self._ahead = self._ahead, b""
+                    self.take(ahead)
+        except asyncio.CancelledError:
+            self.force_close()
+            raise
+        except Exception as defect:  # noqa: BLE001 (a defect of ours must end as an answer, a line and a metric)
+            self._failed(defect)
+        finally:
+            self.task = None
+
+    def _answered(self, answer: Answer) -> None:
+        """A request has been answered: the connection waits for the next one, or ends."""
+        self._request = self._frames = None
+        if self._held:
+            self.go_on(Held.BY_SINK | Held.BY_READER)
+        if self.transport is None or self._lingers:
+            return
+        keeps = answer.keep_alive and not self._closes
+        if not answer.finished:
+            self.force_close()
+        elif self._body is None:
+            self._rest(keeps)
+        else:
+            self._body.discard()
+            self._keeps = keeps
+            self.expect(REST_SECONDS)
+
+    def _failed(self, defect: Exception) -> None:
+        request, self._request = self._request, None
+        error = failure_of(defect)
+        if request is None or request.answer_begun or isinstance(defect, ConnectionError):
+            self.force_close()
+        else:
+            self._refuse(error)
+
+    def _rest(self, keeps: bool) -> None:
+        """Nothing is under way on this connection any more."""
+        if not keeps:
+            self.force_close()
+            return
+        house, now = self._house, self._loop.time()
+        self._deadline = now + house.deadlines.keepalive_seconds
+        if self.due_step is None:
+            house.wheel.ask(self, self._deadline)
+        house.clients.waits(self, now)
+
+    def _refuse(self, error: GatewayError) -> None:
+        """Answer what never became a request, and close."""
+        self._head = None
+        transport = self.transport
+        if transport is not None:
+            forget_origin(error)
+            transport.write(refusal(error, self._house.events.unseen(error)))
+            self.linger()
+
+    # How it ends
+
+    def close(self) -> None:
+        """Answer what is being answered, and nothing more."""
+        if self.idle:
+            self.force_close()
+        self._closes = True
+
+    def make_way(self) -> None:
+        """Close for somebody else's sake; a client that has begun to ask is told so."""
+        house, transport = self._house, self.transport
+        if self._head is not None:
+            house.events.closed("head")
+            self._refuse(
+                Overloaded(
+                    "This gateway serves as many connections as it can, and this request was slow to come. "
+                    "Try again in a moment.",
+                    detail="made way with half a head",
+                )
+            )
+            return
+        house.events.closed("idle")
+        if transport is not None and transport.get_write_buffer_size():
+            self.linger()  # the rest of an answer is on its way
+        else:
+            self.force_close()
+
+    def overdue(self) -> None:
+        if self._request is not None:
+            self._drop_ahead()
+        elif self._head is not None:
+            seconds = self._house.deadlines.header_seconds
+            self._refuse(
+                RequestTimeout(
+                    f"The request's headers were not complete within {seconds:g} seconds.",
+                    detail="edge.header_timeout_seconds",
+                )
+            )
+        else:
+            self.force_close()
