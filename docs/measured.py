@@ -100,9 +100,9 @@ class Measured:
             encoding="utf-8",
         )
 
-    def with_newer(self, newer: Measured) -> Measured:
-        """These and newer cells, which replace all of the same work and variant."""
-        replaced = {(cell.work, cell.variant) for cell in newer.cells}
+    def with_newer(self, newer: Measured, *, keep: bool = False) -> Measured:
+        """These and newer cells, which replace all of the same work and variant, unless those are kept."""
+        replaced = set() if keep else {(cell.work, cell.variant) for cell in newer.cells}
         kept = tuple(cell for cell in self.cells if (cell.work, cell.variant) not in replaced)
         return Measured(
             newer.baseline,

@@ -58,6 +58,7 @@ ABSOLUTES = (
     Row("memory of an idle connection, KiB", "fresh", "connection_kib", "KiB"),
     Row("memory of a silent stream, KiB", "fresh", "stream_kib", "KiB"),
     Row("start to first answer, s", "fresh", "start_seconds", "s"),
+    Row("Redis' own CPU for a small JSON request, µs", "json", "redis_us", "µs"),
     Row("beside a tenant that saturates: p99 × idle", "fairness", "times_idle", "×"),
     Row("SSE 200 × 20/s: schedule slipped, %", "events-200", "slip_percent", "%"),
     Row("SSE 1,000 × 20/s: schedule slipped, %", "events-1000", "slip_percent", "%"),

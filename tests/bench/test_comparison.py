@@ -54,6 +54,7 @@ def given(directory: Path, *, tls: bool = False, credentials: int = 1) -> settin
         free_port(),
         tls,
         "redis://127.0.0.1:6379/0",
+        1,
         setting.callers(credentials),
         (setting.credential("rival", "subject-0"), "rival"),
     )

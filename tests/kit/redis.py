@@ -92,6 +92,13 @@ class RedisServer:
             self._process.wait()
             self._process = None
 
+    @property
+    def pid(self) -> int:
+        """Of the process, which runs."""
+        if self._process is None:
+            raise RuntimeError("the server is not running")
+        return self._process.pid
+
     def freeze(self) -> None:
         """Stop the server without closing anything: it accepts and never answers."""
         self._signal(signal.SIGSTOP)

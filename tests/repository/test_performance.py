@@ -114,6 +114,14 @@ def test_newer_cells_replace_those_of_their_works_and_no_others() -> None:
     }
 
 
+def test_newer_cells_stand_beside_older_ones_of_their_works_where_those_are_kept() -> None:
+    older = measured(*beside_envoy(1.5))
+    newer = measured(Cell("another run", "json", "", "nginx", 0, {"cpu_us": 30.0}))
+    whole = older.with_newer(newer, keep=True)
+    assert {c.peer for c in whole.cells} == {ENVOY, GATEWAY, "nginx"}
+    assert not whole.ratio("json", "cpu_us", "nginx")
+
+
 # Tables
 
 

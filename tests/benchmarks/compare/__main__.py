@@ -1,14 +1,14 @@
 """Measure the gateway beside its peers, and print the tables.
 
     python -m tests.benchmarks.compare [--peers envoy nginx …] [--work json events-200 …] [--rounds 3] [--minutes 15]
-                                       [--tls] [--credentials 1000] [--baseline envoy] [--out docs/performance.json]
+                                       [--tls] [--credentials 1000] [--baseline envoy] [--out docs/performance.json [--add]]
 
 Two cores are needed: one for the candidate, one for client, upstream and Redis. Candidates run side by side and are
 measured in turn; each round goes the other way round. The gateway and the direct way are always measured; who is not
 installed is left out, with a line that says how to install it. `--tls`: candidates speak TLS to the upstream.
 `--credentials N`: some works are done once more with N credentials in turn, of the gateway and of the baseline.
 `--minutes`: no work is begun that would not be over by then. `--out` adds to what a file holds and replaces the
-works that were measured; `python -m docs.generate` makes tables and chart of docs/performance.json.
+works that were measured, unless `--add` keeps them; `python -m docs.generate` makes tables and chart of docs/performance.json.
 """
 
 from __future__ import annotations
@@ -87,21 +87,25 @@ async def measure(plan: Plan, bench: Bench) -> list[Told]:
     """All rounds; a candidate that failed at a work is not asked for it again."""
     cells: list[Told] = []
     failed: set[tuple[str, str]] = set()
-    lasted: dict[str, float] = {}
+    lasted: dict[tuple[str, str, str], float] = {}
     for number in range(plan.rounds):
         for work in plan.works:
-            began = time.monotonic()
-            if began + lasted.get(work, 0.0) > plan.until:
+            asked = [
+                (candidate, variant)
+                for candidate, variant in plan.cells(work, number, len(bench.setting.callers))
+                if (candidate.name, work) not in failed
+            ]
+            expected = sum(lasted.get((candidate.name, work, variant), 0.0) for candidate, variant in asked)
+            if time.monotonic() + expected > plan.until:
                 continue
-            for candidate, variant in plan.cells(work, number, len(bench.setting.callers)):
-                if (candidate.name, work) in failed:
-                    continue
+            for candidate, variant in asked:
+                began = time.monotonic()
                 told = await one(bench, bench.started[candidate.name], plan.run, work, variant, number)
+                lasted[candidate.name, work, variant] = time.monotonic() - began
                 print(_line(told), file=sys.stderr, flush=True)
                 cells.append(told)
                 if told.failed:
                     failed.add((candidate.name, work))
-            lasted[work] = time.monotonic() - began
     return cells
 
 
@@ -151,6 +155,7 @@ async def compare(options: argparse.Namespace, candidates: list[Candidate]) -> M
             by_tls,
             options.tls,
             redis.url,
+            redis.pid,
             setting.callers(options.credentials),
             (setting.credential("rival", "subject-0"), "rival"),
         )
@@ -227,14 +232,17 @@ def main() -> None:
     parser.add_argument("--baseline", choices=names, default="envoy", help="what ratios refer to")
     parser.add_argument("--disturbed-too", action="store_true", help="print what others disturbed as well")
     parser.add_argument("--out", type=Path, help="the file that is added to")
+    parser.add_argument("--add", action="store_true", help="keep what the file holds of the same works")
     options = parser.parse_args()
     options.peers_dir = options.peers_dir.resolve()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     measured = asyncio.run(compare(options, chosen(options)))
     if options.out is not None:
-        whole = Measured.load(options.out).with_newer(measured) if options.out.exists() else measured
-        whole.save(options.out)
+        if options.out.exists():
+            Measured.load(options.out).with_newer(measured, keep=options.add).save(options.out)
+        else:
+            measured.save(options.out)
     told = measured.undisturbed() if options.disturbed_too else measured
     for title, lines in (
         ("CPU", performance.costs(told)),

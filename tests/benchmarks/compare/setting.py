@@ -44,6 +44,7 @@ class Setting:
     """Whether candidates speak TLS to the upstream."""
 
     redis_url: str
+    redis_pid: int
     callers: tuple[tuple[str, str], ...]
     """A credential and its tenant, neighbours being of different tenants."""
 
