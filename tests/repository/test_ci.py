@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -74,3 +75,46 @@ def test_an_audit_without_a_report_says_so() -> None:
     command = [sys.executable, str(CI / "audit.py"), str(ROOT / "none.json")]
     audit = subprocess.run(command, capture_output=True, text=True, check=True)
     assert audit.stdout.startswith("NOT AUDITED")
+
+
+PASSING = "def test_it() -> None: pass\n"
+
+
+def measured(tmp_path: Path, stick: str, test: str = PASSING) -> list[str]:
+    """What pytest prints with the plugin, in a tree whose stick is this script."""
+    (tmp_path / ".ci").mkdir()
+    (tmp_path / ".ci" / "measured.py").write_text((CI / "measured.py").read_text("utf-8"), "utf-8")
+    benchmarks = tmp_path / "tests" / "benchmarks"
+    benchmarks.mkdir(parents=True)
+    for package in (benchmarks.parent, benchmarks):
+        (package / "__init__.py").touch()
+    (benchmarks / "stick.py").write_text(stick)
+    (tmp_path / "test_it.py").write_text(test)
+    command = [sys.executable, "-m", "pytest", "-p", "measured", "-p", "no:cacheprovider", "test_it.py"]
+    environ = os.environ | {"PYTHONPATH": str(tmp_path / ".ci")}
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == ("assert 0" in test)
+    return done.stdout.splitlines()
+
+
+def test_what_is_measured_stands_above_the_closing_line_of_the_tests(tmp_path: Path) -> None:
+    *lines, closing = measured(tmp_path, "print('a small JSON request costs 9 %')")
+    assert "a small JSON request costs 9 %" in lines
+    assert re.fullmatch(r"=+ 1 passed in .*=+", closing)
+
+
+def test_a_measurement_that_fails_does_not_fail_the_run(tmp_path: Path) -> None:
+    *lines, closing = measured(tmp_path, "print('one line')\nraise OSError('no core')")
+    at = lines.index("one line")
+    assert lines[at + 1] == "not measured: OSError: no core"
+    assert "1 passed" in closing
+
+
+def test_nothing_is_measured_where_a_test_failed(tmp_path: Path) -> None:
+    lines = measured(tmp_path, "print('one line')", test="def test_it() -> None:\n    assert 0\n")
+    assert "one line" not in lines
+    assert "1 failed" in lines[-1]
+
+
+def test_ci_measures_when_it_tests() -> None:
+    assert re.search(r'"\$bin/pytest" .*-p measured', (CI / "run").read_text("utf-8"))
