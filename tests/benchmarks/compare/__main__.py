@@ -1,14 +1,14 @@
 """Measure the gateway beside its peers, and print the tables.
 
     python -m tests.benchmarks.compare [--peers envoy nginx …] [--work json events-200 …] [--rounds 3] [--minutes 15]
-                                       [--tls] [--credentials 1000] [--baseline envoy] [--out docs/performance.json [--add]]
+                                       [--tls] [--credentials 1000] [--baseline envoy] [--out FILE [--add]]
 
 Two cores are needed: one for the candidate, one for client, upstream and Redis. Candidates run side by side and are
 measured in turn; each round goes the other way round. The gateway and the direct way are always measured; who is not
 installed is left out, with a line that says how to install it. `--tls`: candidates speak TLS to the upstream.
 `--credentials N`: some works are done once more with N credentials in turn, of the gateway and of the baseline.
-`--minutes`: no work is begun that would not be over by then. `--out` adds to what a file holds and replaces the
-works that were measured, unless `--add` keeps them; `python -m docs.generate` makes tables and chart of docs/performance.json.
+`--minutes`: no work is begun that would not be over by then. `--out docs/performance.json` replaces what the file
+holds of the works that were measured, unless `--add` keeps it; `python -m docs.generate` then makes tables and chart.
 """
 
 from __future__ import annotations
