@@ -37,5 +37,5 @@ async def test_gateway_and_relay_answer_the_same_works(redis: RedisServer) -> No
             assert await relay.cost(few) > 0
             assert os.sched_getaffinity(relay.pid) == os.sched_getaffinity(0)
     nobody = stick.Measured(Target(port=gateway.target.port), relay.pid)
-    with pytest.raises(OSError, match="few requests: .*ConnectionRefusedError"):
+    with pytest.raises(OSError, match=r"few requests: .*ConnectionRefusedError"):
         await nobody.cost(few)
