@@ -102,7 +102,10 @@ class House:
     def linger(self, connection: Guest, now: float) -> None:
         """Have a connection that is over cut when its client has had a moment to read so."""
         if len(self._lingering) >= self._most_lingering:
-            self.cut(next(iter(self._lingering)))
+            first = next(iter(self._lingering))
+            del self._lingering[first]
+            if first.transport is not None:
+                first.transport.close()  # once its answer, which may be of this very turn, is out
         self._lingering[connection] = None
         self.wheel.ask(connection, now + LINGER_SECONDS)
 
