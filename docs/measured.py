@@ -20,7 +20,7 @@ FILE = Path(__file__).with_name("performance.json")
 
 DIRECT, GATEWAY, UNLIMITED, ENVOY, HAPROXY = "direct", "gateway", "unlimited", "envoy", "haproxy"
 """Names of peers that mean something here. `direct` is none: the client asks the upstream. `unlimited` is the gateway
-without limits, and without anybody who wants usage."""
+without limits and without metering."""
 
 Values = Mapping[tuple[str, int], float]
 """A figure by run and round."""

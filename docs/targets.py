@@ -68,7 +68,7 @@ def _added_beside_envoy(work: str, figure: str) -> Figure:
 
 
 def _share_of_limits(measured: Measured) -> Values:
-    """The part of a JSON request's CPU that goes when there are no limits and nobody wants usage, in percent."""
+    """The part of a JSON request's CPU that goes when nothing is limited, read for usage or counted, in percent."""
     return paired(
         measured.values("json", "cpu_us", UNLIMITED),
         measured.values("json", "cpu_us", GATEWAY),

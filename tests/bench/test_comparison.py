@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,12 +17,15 @@ import jwt
 import pytest
 
 from gateway.bench.certificate import make_certificate
+from gateway.bench.upstream import RawUpstream
+from gateway.bench.works import Requests, Target
 from tests.benchmarks.compare import setting
 from tests.benchmarks.compare.__main__ import Plan
 from tests.benchmarks.compare.candidates import (
     CANDIDATES,
     DIRECT,
     ENVOY,
+    FLOOR,
     GATEWAY,
     HAPROXY,
     NGINX,
@@ -28,9 +34,11 @@ from tests.benchmarks.compare.candidates import (
     configure,
     filled,
     headers,
+    running,
     words,
 )
-from tests.benchmarks.compare.works import WORKS
+from tests.benchmarks.compare.machine import Cores, Moment
+from tests.benchmarks.compare.works import WORKS, Bench
 from tests.kit.redis import free_port
 
 PEERS = Path("build/peers")
@@ -136,6 +144,36 @@ def test_limits_of_the_gateway_are_those_of_every_tenant_or_of_none(tmp_path: Pa
     without = words(UNLIMITED, ten, 1)
     assert "limits." not in without["LIMITS"] and without["LIMITS"].count("[tenants.") == 11
     assert not without["REDIS"]
+
+
+async def test_a_candidate_passes_what_it_is_asked_and_ends_with_all_that_it_started(tmp_path: Path) -> None:
+    server = await RawUpstream().listen(0)
+    place = replace(given(tmp_path), plain_port=server.sockets[0].getsockname()[1])
+    cores = os.sched_getaffinity(0)
+    with running(FLOOR, place, PEERS, cores) as it:
+        assert it.pid is not None and os.sched_getaffinity(it.pid) == cores
+        outcomes = await Bench(place, Cores(min(cores), min(cores)), PEERS, 1.0).outcomes(
+            Target(port=it.port), Requests(count=20, connections=2)
+        )
+        assert outcomes[0]["ok"] == 20
+    with pytest.raises(ProcessLookupError):
+        os.kill(it.pid, 0)
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", it.port)
+    server.close()
+
+
+async def test_who_does_not_start_says_why(tmp_path: Path) -> None:
+    cannot = replace(FLOOR, arguments=("no port", "no port"))
+    with pytest.raises(RuntimeError, match="ValueError"), running(cannot, given(tmp_path), PEERS, {0}):
+        raise AssertionError("it runs")
+
+
+def test_disturbance_is_what_others_used_and_what_was_stolen_meanwhile() -> None:
+    before, after = Moment(4.0, 10, 900), Moment(5.0, 20, 1000)
+    assert after.foreign_cpus(before, 2.0) == 0.5
+    assert after.steal(before) == 0.1
+    assert Moment.now().foreign_cpus(Moment.now(), 1.0) >= 0
 
 
 # Rounds

@@ -18,6 +18,7 @@ import asyncio
 import os
 import platform
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -140,7 +141,10 @@ def _line(told: Told) -> str:
 
 
 async def compare(options: argparse.Namespace, candidates: list[Candidate]) -> Measured:
-    """Start everything, measure, end everything."""
+    """Start everything, measure, end everything, also when this process is told to stop."""
+    current = asyncio.current_task()
+    assert current is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, current.cancel)
     cores = machine.Cores.choose()
     os.sched_setaffinity(0, {cores.others})
     async with AsyncExitStack() as stack:
@@ -237,7 +241,10 @@ def main() -> None:
     options.peers_dir = options.peers_dir.resolve()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    measured = asyncio.run(compare(options, chosen(options)))
+    try:
+        measured = asyncio.run(compare(options, chosen(options)))
+    except asyncio.CancelledError:
+        raise SystemExit("told to stop: nothing was kept") from None
     if options.out is not None:
         if options.out.exists():
             Measured.load(options.out).with_newer(measured, keep=options.add).save(options.out)

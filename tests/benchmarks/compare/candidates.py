@@ -121,9 +121,9 @@ GATEWAY = Candidate(
 )
 UNLIMITED = Candidate(
     "unlimited",
-    "this gateway, no limits",
-    "JWT, JSON log, metrics; no limit, no Redis, no usage wanted",
-    _module("gateway"),
+    "this gateway, no limits, no metering",
+    "JWT, JSON log, metrics; no limit, no Redis, no usage read or counted",
+    _module("tests.benchmarks.compare.unmetered"),
     arguments=("serve", "--config", "@DIRECTORY@/unlimited.toml"),
     templates=(("gateway.toml", "unlimited.toml"), ("keys.json", "unlimited-keys.json")),
     limited=False,
