@@ -27,6 +27,7 @@ _LEAST, _MOST = 0.1, 10.0
 COLOURS = {
     "gateway": ("#c2410c", "#fb923c"),
     "envoy": ("#6d28d9", "#a78bfa"),
+    "envoy-cached": ("#a855f7", "#d8b4fe"),
     "nginx": ("#15803d", "#4ade80"),
     "haproxy": ("#1d4ed8", "#60a5fa"),
     "litellm": ("#b91c1c", "#f87171"),
@@ -38,6 +39,7 @@ COLOURS = {
 SHAPES = {
     "gateway": "M-8 0 A8 8 0 1 0 8 0 A8 8 0 1 0 -8 0 z",
     "envoy": "M-1.5 -11 H1.5 V11 H-1.5 z",
+    "envoy-cached": "M-5 0 L0 -8 L5 0 L0 8 z",
     "nginx": "M-6 -6 H6 V6 H-6 z",
     "haproxy": "M0 -8 L8 0 L0 8 L-8 0 z",
     "litellm": "M0 -7 L7 6 L-7 6 z",

@@ -22,6 +22,7 @@ from gateway.bench.works import Requests, Target
 from tests.benchmarks.compare import setting
 from tests.benchmarks.compare.__main__ import Plan
 from tests.benchmarks.compare.candidates import (
+    CACHING_ENVOY,
     CANDIDATES,
     DIRECT,
     ENVOY,
@@ -46,6 +47,7 @@ CHECKS: Mapping[str, tuple[str, ...]] = {
     NGINX.name: ("-t", "-c", "@DIRECTORY@/nginx.conf"),
     HAPROXY.name: ("-c", "-f", "@DIRECTORY@/haproxy.cfg"),
     ENVOY.name: ("--mode", "validate", "-c", "@DIRECTORY@/envoy.yaml"),
+    CACHING_ENVOY.name: ("--mode", "validate", "-c", "@DIRECTORY@/envoy-cached.yaml"),
     GATEWAY.name: ("check", "--config", "@DIRECTORY@/gateway.toml"),
     UNLIMITED.name: ("check", "--config", "@DIRECTORY@/unlimited.toml"),
 }

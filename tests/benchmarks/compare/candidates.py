@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.benchmarks.compare.setting import AUDIENCE, ISSUER, SCOPES, SECRET, Setting, key_set
@@ -173,6 +173,15 @@ ENVOY = Candidate(
     templates=(("envoy.yaml", "envoy.yaml"),),
     version=("--version",),
 )
+CACHING_ENVOY = replace(
+    ENVOY,
+    name="envoy-cached",
+    label="Envoy, JWT cache",
+    does="the same, with jwt_cache_config: 10,000 verified credentials are remembered",
+    arguments=("-c", "@DIRECTORY@/envoy-cached.yaml", *ENVOY.arguments[2:]),
+    templates=(("envoy.yaml", "envoy-cached.yaml"),),
+    able=frozenset({"json", "embeddings"}),
+)
 LITELLM = Candidate(
     "litellm",
     "LiteLLM",
@@ -219,7 +228,18 @@ PORTKEY = Candidate(
 
 CANDIDATES: Mapping[str, Candidate] = {
     candidate.name: candidate
-    for candidate in (DIRECT, FLOOR, NGINX, HAPROXY, ENVOY, LITELLM, PORTKEY, GATEWAY, UNLIMITED)
+    for candidate in (
+        DIRECT,
+        FLOOR,
+        NGINX,
+        HAPROXY,
+        ENVOY,
+        CACHING_ENVOY,
+        LITELLM,
+        PORTKEY,
+        GATEWAY,
+        UNLIMITED,
+    )
 }
 
 
@@ -253,6 +273,11 @@ def words(candidate: Candidate, setting: Setting, port: int) -> dict[str, str]:
         "HAPROXY_TLS": (
             f"ssl verify required ca-file {setting.certificate} sni str(localhost) verifyhost localhost"
             if setting.tls
+            else ""
+        ),
+        "JWT_CACHE": (
+            "                  jwt_cache_config: {jwt_cache_size: 10000}"
+            if candidate is CACHING_ENVOY
             else ""
         ),
         "ENVOY_TLS": _ENVOY_TLS.replace("@CERTIFICATE@", str(setting.certificate)) if setting.tls else "",
