@@ -7,16 +7,17 @@ import ssl
 from ipaddress import ip_address
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
 CERTIFICATE_FILE, KEY_FILE = "upstream.pem", "upstream-key.pem"
 
 
 def make_certificate(directory: Path) -> Path:
     """Write a certificate for 127.0.0.1 and localhost, good for a day, with its key; returns what clients trust."""
+    # Imported here: who only asks, or serves without TLS, need not wait for it.
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "raw upstream")])
     now = dt.datetime.now(dt.UTC)

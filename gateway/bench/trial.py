@@ -43,8 +43,14 @@ class Extent:
     """Of the whole measurement, about."""
 
     streams: int = 200
-    held: int = 500
-    """Silent streams, and idle connections."""
+    silent: int = 500
+    """Streams that say nothing, held at once."""
+
+    idle: int = 1000
+    """Connections that wait, held at once."""
+
+    connections: int = 32
+    """That ask for small answers, as fast as they come."""
 
     rounds: int = 3
     model: str = "gpt-4o-mini"
@@ -77,10 +83,13 @@ class Trial:
     problems: list[str] = field(default_factory=list)
 
     async def requests(self, subject: Subject, seconds: float) -> Round:
-        """Small JSON requests over 32 connections, as many as are answered."""
-        body = canned.chat(model=self.extent.model)
+        """Small JSON requests, as many as are answered."""
+        lasting = self.extent.part(seconds)
         work = Requests(
-            body=body, seconds=self.extent.part(seconds), most_seconds=seconds + _PATIENCE_SECONDS
+            body=canned.chat(model=self.extent.model),
+            connections=self.extent.connections,
+            seconds=lasting,
+            most_seconds=lasting + _PATIENCE_SECONDS,
         )
         return await self._cost(subject, work, "small JSON requests")
 
@@ -106,11 +115,13 @@ class Trial:
 
     async def latencies(self, subject: Subject, capacity: float, seconds: float) -> dict[str, dict[str, Any]]:
         """Of small requests at a part of what the gateway can do; `direct` and `gateway`."""
+        lasting = self.extent.part(seconds)
         work = Requests(
             body=canned.chat(model=self.extent.model),
+            connections=self.extent.connections,
             per_second=round(max(20.0, min(_MOST_PER_SECOND, capacity * _LOADED))),
-            seconds=self.extent.part(seconds),
-            most_seconds=seconds + _PATIENCE_SECONDS,
+            seconds=lasting,
+            most_seconds=lasting + _PATIENCE_SECONDS,
         )
         return {
             name: {
@@ -129,16 +140,16 @@ class Trial:
     async def memory_per_stream(self, subject: Subject) -> float:
         """Bytes of a stream that says nothing."""
         extent = self.extent
-        held = Silent(streams=extent.held, ramp_seconds=extent.part(2), model=extent.model)
-        return await self._memory(subject, held, extent.held, "silent streams")
+        held = Silent(streams=extent.silent, ramp_seconds=extent.part(2), model=extent.model)
+        return await self._memory(subject, held, extent.silent, "silent streams")
 
     async def memory_per_connection(self, subject: Subject) -> float:
         """Bytes of a connection that was answered and stays."""
         extent = self.extent
         held = Idle(
-            body=canned.chat(model=extent.model), connections=extent.held, ramp_seconds=extent.part(2)
+            body=canned.chat(model=extent.model), connections=extent.idle, ramp_seconds=extent.part(2)
         )
-        return await self._memory(subject, held, extent.held, "idle connections")
+        return await self._memory(subject, held, extent.idle, "idle connections")
 
     def _streams(self, seconds: float) -> Streams:
         lasting = self.extent.part(seconds)
@@ -148,7 +159,7 @@ class Trial:
             every_seconds=_EVERY_SECONDS,
             ramp_seconds=min(1.0, lasting / 4),
             model=self.extent.model,
-            most_seconds=seconds + _PATIENCE_SECONDS,
+            most_seconds=lasting + _PATIENCE_SECONDS,
         )
 
     async def _cost(self, subject: Subject, work: Work, name: str) -> Round:

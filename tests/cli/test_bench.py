@@ -82,7 +82,8 @@ async def test_a_tenant_that_may_little_is_measured_by_what_it_may(tmp_path: Pat
     assert "Went wrong" not in done.stdout
 
 
-async def test_interrupted_it_ends_all_that_it_started() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_interrupted_it_ends_all_that_it_started(number: signal.Signals) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway", "bench"),
         stdout=PIPE,
@@ -94,7 +95,7 @@ async def test_interrupted_it_ends_all_that_it_started() -> None:
         while len(started) < 3:  # the upstream and two gateways
             started = set(family(process.pid)) - {process.pid}
             await asyncio.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = await process.communicate()
     assert process.returncode == 130
     assert said == b"gateway: ended before it was measured\n"
@@ -211,7 +212,7 @@ FOUND: dict[str, Any] = {
     "configuration": "limits in memory: none; usage of streams not read",
     "tls": False,
     "own_core": True,
-    "extent": {"streams": 200, "held": 500},
+    "extent": {"streams": 200, "silent": 500, "idle": 1000},
     "start_seconds": 0.514,
     "cpu_us": {"request": [100.0, 110.0, 90.0], "event": [20.0, 22.0]},
     "request_cpu_us_without_limits": [80.0, 81.0, 82.0],
@@ -239,7 +240,7 @@ def test_the_report_says_what_it_costs_what_it_adds_and_what_costs_what() -> Non
         "an event of a stream 21.0 µs 20.0–22.0 47,619 events/s",
         "a small JSON request, at 900 a second 0.25 ms 0.00 ms 0.10 ms / 0.90 ms",
         "an event, 200 streams × 20 a second 0.05 ms 0.50 ms 0.04 ms / 0.40 ms",
-        "Memory: 61 MB at rest, 24 KiB for a silent stream, 12 KiB for an idle connection (of 500 each).",
+        "Memory: 61 MB at rest, 24 KiB for a silent stream, 12 KiB for an idle connection (of 500 and 1,000).",
         "Start: 0.51 s.",
         "event loop 80% 70%–100% 80.0 µs",
         "limits 20% 0%–30% 20.0 µs",

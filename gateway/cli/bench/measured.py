@@ -15,29 +15,34 @@ import orjson
 
 from gateway.app.build import build_app
 from gateway.bench.processes import end_with_parent
-from gateway.bench.sampling import Sampler
+from gateway.bench.sampling import NOWHERE, Sampler
 from gateway.cli.serve import run_loop, serve
 from gateway.credentials.key_ring import KeyRing
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.settings import Settings
 
-CONNECTIONS = "heads, bodies, connections"
+_PATH, _CALLER, _LIMITS = "heads, bodies, connections", "credential and policy", "limits"
+_METERING, _LOG, _METRICS = "metering", "log", "metrics"
 AREAS: Final = {
-    "gateway": CONNECTIONS,
-    "gateway.cli": "event loop",
-    "gateway.credentials": "credential and policy",
-    "gateway.policy": "credential and policy",
-    "gateway.operations": "credential and policy",
-    "gateway.middleware.authenticate": "credential and policy",
-    "gateway.middleware.authorize": "credential and policy",
-    "gateway.limits": "limits",
-    "gateway.redis": "limits",
-    "gateway.middleware.limit": "limits",
-    "gateway.middleware.admission": "limits",
-    "gateway.usage": "metering",
-    "gateway.middleware.meter": "metering",
-    "gateway.exchange": "log and metrics",
-    "gateway.middleware.record": "log and metrics",
+    "gateway": _PATH,
+    "gateway.cli": NOWHERE,
+    "gateway.credentials": _CALLER,
+    "gateway.policy": _CALLER,
+    "gateway.operations": _CALLER,
+    "gateway.exchange.standing": _CALLER,
+    "gateway.middleware.standings": _CALLER,
+    "gateway.middleware.caller": _CALLER,
+    "gateway.middleware.authenticate": _CALLER,
+    "gateway.middleware.authorize": _CALLER,
+    "gateway.limits": _LIMITS,
+    "gateway.redis": _LIMITS,
+    "gateway.middleware.limit": _LIMITS,
+    "gateway.middleware.admission": _LIMITS,
+    "gateway.usage": _METERING,
+    "gateway.middleware.meter": _METERING,
+    "gateway.exchange.log": _LOG,
+    "gateway.exchange.metrics": _METRICS,
+    "gateway.exchange.tallies": _METRICS,
 }
 """Of the code, by the beginning of a module's name."""
 

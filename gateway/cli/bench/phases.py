@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import resource
 import tempfile
@@ -36,7 +37,7 @@ from gateway.settings.section import Problem, SettingsInvalid, revealed
 from gateway.settings.settings import Settings
 
 _REDIS_SECONDS = 3.0
-_CREDENTIAL_SECONDS = 3600
+_CREDENTIAL_SECONDS = 7200
 _FILES = 65_536
 _FULL_SECONDS = 60.0
 
@@ -48,7 +49,8 @@ async def measure(settings: Settings, tenant: str, seconds: float) -> dict[str, 
     """
     _allow_files()
     cores = sorted(os.sched_getaffinity(0))
-    tls = settings.upstream.base_url.startswith("https:")
+    base_url = settings.tenants[tenant].upstream.base_url or settings.upstream.base_url
+    tls = base_url.startswith("https:")
     models = models_of(settings, tenant)
     extent = _extent(settings, seconds, models["chat"])
     async with AsyncExitStack() as stack:
@@ -112,7 +114,7 @@ async def _phases(
     events = [await trial.events(subject, 4.0) for _ in range(min(2, extent.rounds))]
     direct_events = await trial.delays(3.0)
     large: dict[str, list[Round]] = {"answer_megabyte": [], "upload_megabyte": []}
-    megabytes = max(10, round(100 * extent.part(1.0)))
+    megabytes = min(1000, max(10, round(100 * extent.part(1.0))))
     for _ in range(extent.rounds):
         if model := models.get("speech"):
             large["answer_megabyte"].append(await trial.answers(subject, model, megabytes))
@@ -151,17 +153,22 @@ async def _areas(trial: Trial, gateway: MeasuredGateway) -> dict[str, float]:
 
 def _extent(settings: Settings, seconds: float, model: str) -> Extent:
     """As much as this configuration has room for."""
-    upstream, edge = settings.upstream, settings.edge
-    room = int(upstream.max_connections * upstream.tenant_share)
-    if edge.max_connections:
-        room = min(room, int(edge.max_connections * edge.peer_share))
+    clients = settings.edge.max_connections * settings.edge.peer_share or math.inf
+    places = settings.upstream.max_connections * settings.upstream.tenant_share
+    streams = min(clients, places)
     return Extent(
         seconds=seconds,
-        streams=max(1, min(200, room)),
-        held=max(1, min(500, room)),
+        streams=_within(200, streams),
+        silent=_within(500, streams),
+        idle=_within(1000, clients),
+        connections=_within(32, clients),
         rounds=3 if seconds >= _FULL_SECONDS / 2 else 1,
         model=model,
     )
+
+
+def _within(wanted: int, room: float) -> int:
+    return max(1, int(min(wanted, room)))
 
 
 def _credential(ring: KeyRing, settings: Settings, tenant: str) -> str:

@@ -24,6 +24,7 @@ from gateway.cli.bench.configuration import REDIS_PREFIX
 _SERVING = re.compile(r"serving on http://127\.0\.0\.1:(\d+),")
 _SEEN = "seen "
 _PATIENCE_SECONDS = 30.0
+_KEPT_LINES = 20
 
 
 class MeasuredGateway:
@@ -33,6 +34,9 @@ class MeasuredGateway:
         self._process = process
         self._credential = credential
         self._said: list[str] = []
+        self._lines: asyncio.Queue[str | None] = asyncio.Queue()
+        # It may say much, and must not wait until somebody wants to know.
+        self._listening = asyncio.create_task(self._listen())
         self.subject: Subject
 
     async def serves(self) -> None:
@@ -58,13 +62,15 @@ class MeasuredGateway:
         raise OSError("the gateway that was measured ended")
 
     async def _line(self) -> str | None:
-        assert self._process.stderr is not None
         async with asyncio.timeout(_PATIENCE_SECONDS):
-            line = await self._process.stderr.readline()
-        if not line:
-            return None
-        self._said.append(line.decode("utf-8", "replace").strip())
-        return self._said[-1]
+            return await self._lines.get()
+
+    async def _listen(self) -> None:
+        assert self._process.stderr is not None
+        while line := await self._process.stderr.readline():
+            self._said = [*self._said[-_KEPT_LINES:], line.decode("utf-8", "replace").strip()]
+            self._lines.put_nowait(self._said[-1])
+        self._lines.put_nowait(None)
 
 
 @asynccontextmanager

@@ -37,7 +37,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     memory = found["memory_bytes"]
     yield (
         f"Memory: {memory['rest'] / 1e6:.0f} MB at rest, {memory['silent_stream'] / 1024:.0f} KiB for a silent stream, "
-        f"{memory['idle_connection'] / 1024:.0f} KiB for an idle connection (of {extent['held']} each). "
+        f"{memory['idle_connection'] / 1024:.0f} KiB for an idle connection "
+        f"(of {extent['silent']:,} and {extent['idle']:,}). "
         f"Start: {found['start_seconds']:.2f} s."
     )
     yield ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from typing import Any
 
@@ -42,16 +43,26 @@ def run(options: argparse.Namespace) -> int:
         raise OSError("this needs Linux: what a process spent is read in /proc")
     settings = settings_from(options)
     tenant = chosen_tenant(settings, options.tenant)
+    if sys.stderr.isatty():
+        print(f"gateway: this takes about {options.seconds:.0f} seconds; Ctrl-C ends it", file=sys.stderr)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         found = asyncio.run(measure(settings, tenant, options.seconds))
     except KeyboardInterrupt:
         print("gateway: ended before it was measured", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if options.json:
         print(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
     else:
         print("\n".join(lines(found)))
     return 1 if found["problems"] else 0
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    """Whoever ends it means the same as Ctrl-C: that nothing is left behind."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def _seconds(text: str) -> float:
