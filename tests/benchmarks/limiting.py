@@ -24,11 +24,13 @@ from gateway.app.build import build_app
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.principal import Principal
 from gateway.exchange.exchange import Exchange
+from gateway.exchange.standing import Standing
 from gateway.middleware import build_middlewares, compose
 from gateway.middleware.record import request_ids
 from gateway.middleware.services import Services
 from gateway.policy.caller import Caller
 from gateway.proxy.answer import own_fields
+from gateway.proxy.arrived import Arrived
 from gateway.settings.sources import load
 from gateway.wire import headers
 from gateway.wire.headers import Head
@@ -75,37 +77,24 @@ EVENTS = [EVENT] * 98 + [
 ]
 
 
-class Content:
-    """A request body that came with its head."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    def is_eof(self) -> bool:
-        return True
-
-    def read_nowait(self, _: int) -> bytes:
-        return self._body
-
-
 class Request:
     """What the two middlewares ask of a request."""
 
-    version = (1, 1)
+    http10 = False
 
     def __init__(self, exchange: Exchange, body: bytes) -> None:
         self.exchange = exchange
-        self.content = Content(body)
+        self.body = Arrived(body)
 
 
 async def play(request: Any) -> Any:
     """What the proxy does to an exchange, without the sockets."""
     exchange: Exchange = request.exchange
     exchange.forwarded_at = time.monotonic()
-    raw = b"" if exchange.body is None else b"".join(exchange.body.pieces())
+    raw = request.body.read_nowait() if exchange.body is None else b"".join(exchange.body.pieces())
     exchange.request_piece(raw)
     exchange.head_at = time.monotonic()
-    streams = b'"stream":true' in (raw or request.content.read_nowait(-1))
+    streams = b'"stream":true' in raw
     head = EVENTS_HEAD if streams else JSON_HEAD
     exchange.status = head.status
     exchange.opened(head)
@@ -124,13 +113,15 @@ def asking(services: Services, body: bytes, handler: Callable[[Any], Awaitable[A
     operation = services.table.by_id("createChatCompletion")
     principal = Principal("acme", "alice", frozenset(), "jti", 0.0, 2e9)
     caller = Caller(principal, services.tenants.policies["acme"])
+    tallies = services.metrics.of("acme", operation.id)
+    standing = Standing(caller, operation, until=principal.expires_at, tallies=tallies)
     fields = [(b"Content-Type", b"application/json"), (b"Host", b"a"), (b"Content-Length", b"%d" % len(body))]
     next_id = request_ids()
 
     async def ask() -> None:
         exchange = Exchange(next_id(), "POST", operation, time.monotonic(), time.time())
         exchange.head = headers.read(fields, http10=False, max_bytes=65536)
-        exchange.caller = caller
+        exchange.standing, exchange.caller = standing, caller
         await handler(Request(exchange, body))
 
     return ask
