@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -201,13 +201,11 @@ def _dispatch(services: Services, upstreams: Upstreams) -> Handler:
         ledger=services.ledger,
     )
 
-    async def dispatch(request: Request) -> Answer:
+    def dispatch(request: Request) -> Awaitable[Answer]:
         exchange = request.exchange
         if exchange.operation.is_own:
-            return await own(request)
-        if exchange.is_socket:
-            return await socket(request)
-        return await http(request)
+            return own(request)
+        return socket(request) if exchange.is_socket else http(request)
 
     return dispatch
 

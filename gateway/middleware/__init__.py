@@ -69,9 +69,5 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
 def compose(middlewares: tuple[Middleware, ...], handler: Handler) -> Handler:
     """Fold the middlewares around the handler that ends the chain."""
     for middleware in reversed(middlewares):
-        handler = _around(handler, middleware)
+        handler = middleware(handler)
     return handler
-
-
-def _around(handler: Handler, middleware: Middleware) -> Handler:
-    return lambda request: middleware(request, handler)

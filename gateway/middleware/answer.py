@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from gateway.errors import ClientLeft, Ending, GatewayError, Internal
+from gateway.exchange.exchange import Exchange
 from gateway.exchange.kept_errors import forget_origin, lacked_memory
 from gateway.proxy.answer import Answer, broken_off, error_fields, own_answer, own_fields, send_own
 from gateway.proxy.body import much_is_left
@@ -21,47 +22,57 @@ _CLOSING = frozenset({400, 405, 408, 413, 417, 426, 431, 500, 505})
 def answer(*, lifecycle: Lifecycle) -> Middleware:
     """Render errors in the API's shape; cut the connection when the head is out already."""
 
-    async def middleware(request: Request, handler: Handler) -> Answer:
-        exchange = request.exchange
-        try:
-            if exchange.unreadable is not None:
-                raise exchange.unreadable
-            return await handler(request)
-        except asyncio.CancelledError:
-            if request.connection.starved:
-                exchange.error = out_of_memory()
-                exchange.end(exchange.error.ending)
-            elif exchange.ending is None:
-                exchange.end(Ending.DRAINED if lifecycle.draining else Ending.CLIENT_LEFT)
-            raise
-        except GatewayError as error:
-            refusal = error
-        except Exception as defect:  # noqa: BLE001 (a defect of ours must end as an answer, a line and a metric)
-            refusal = Internal(
-                "The gateway failed. Quote this request's id to its operator.", detail=repr(defect)
-            )
-            refusal.__cause__ = defect
-        if lacked_memory(refusal):
-            refusal = out_of_memory()  # whatever has been made of that
-        forget_origin(refusal)
-        if not isinstance(refusal, ClientLeft):  # that is nobody's error, and has no code to be looked up by
-            exchange.error = refusal
-        exchange.end(refusal.ending)
-        if request.answer_begun or isinstance(refusal, ClientLeft):
-            # A second answer would corrupt the first.
-            return broken_off(request)
-        own = own_answer(
-            refusal.status, refusal.body(), fields=[*error_fields(refusal), *own_fields(exchange)]
-        )
-        body_left = much_is_left(request, exchange.head)
-        if body_left or refusal.status in _CLOSING or exchange.is_socket:
-            own.keep_alive = False
-        try:
-            sent = await send_own(request, own)
-        except ClientLeft:
-            return broken_off(request)
-        if body_left:
-            request.connection.linger()  # it would otherwise be read to its end, and thrown away
-        return sent
+    def around(handler: Handler) -> Handler:
+        async def answered(request: Request) -> Answer:
+            exchange = request.exchange
+            try:
+                if exchange.unreadable is not None:
+                    raise exchange.unreadable
+                return await handler(request)
+            except asyncio.CancelledError:
+                withdrawn = lifecycle.interruption(exchange.id)
+                if withdrawn is None:
+                    if request.connection.starved:
+                        exchange.error = out_of_memory()
+                        exchange.end(exchange.error.ending)
+                    elif exchange.ending is None:
+                        exchange.end(Ending.DRAINED if lifecycle.draining else Ending.CLIENT_LEFT)
+                    raise
+                refusal = withdrawn
+            except GatewayError as error:
+                refusal = error
+            except Exception as defect:  # noqa: BLE001 (a defect of ours must end as an answer, a line and a metric)
+                refusal = Internal(
+                    "The gateway failed. Quote this request's id to its operator.", detail=repr(defect)
+                )
+                refusal.__cause__ = defect
+            lifecycle.running.pop(exchange.id, None)  # from here on nothing is left to be interrupted
+            return await _refused(request, exchange, refusal)
 
-    return middleware
+        return answered
+
+    return around
+
+
+async def _refused(request: Request, exchange: Exchange, refusal: GatewayError) -> Answer:
+    """Tell the client, if it can still be told."""
+    if lacked_memory(refusal):
+        refusal = out_of_memory()  # whatever has been made of that
+    forget_origin(refusal)
+    if not isinstance(refusal, ClientLeft):  # that is nobody's error, and has no code to be looked up by
+        exchange.error = refusal
+    exchange.end(refusal.ending)
+    if request.answer_begun or isinstance(refusal, ClientLeft):
+        # A second answer would corrupt the first.
+        return broken_off(request)
+    own = own_answer(refusal.status, refusal.body(), fields=[*error_fields(refusal), *own_fields(exchange)])
+    body_left = much_is_left(request, exchange.head)
+    if body_left or refusal.status in _CLOSING or exchange.is_socket:
+        own.keep_alive = False
+    try:
+        sent = await send_own(request, own)
+    except ClientLeft:
+        return broken_off(request)
+    if body_left:
+        request.connection.linger()  # it would otherwise be read to its end, and thrown away
+    return sent

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, assert_never
 
 from gateway.credentials import realtime_secrets
@@ -31,21 +31,22 @@ def authorize(*, trust: Trust, administration: Callable[[], bool], uncontained: 
     `administration` and `uncontained`: the operator has opened those operations.
     """
 
-    async def middleware(request: Request, handler: Handler) -> Answer:
-        exchange = request.exchange
-        operation = exchange.operation
-        if operation.is_own:
-            return await handler(request)  # every tenant may ask who it is
-        standing = exchange.standing
-        assert standing is not None
-        if standing.asks_head or not standing.allowed or exchange.is_socket:
-            exchange.model = check_head(
-                exchange, standing.caller, administration=administration(), uncontained=uncontained
-            )
-            standing.allowed = True
-        if operation.rewrite is not None:
-            exchange.choose(_change(exchange, operation.rewrite))
-        return await handler(request)
+    def around(handler: Handler) -> Handler:
+        def authorized(request: Request) -> Awaitable[Answer]:
+            exchange = request.exchange
+            operation, standing = exchange.operation, exchange.standing
+            if operation.is_own or standing is None:
+                return handler(request)  # every tenant may ask who it is
+            if standing.asks_head or not standing.allowed or exchange.is_socket:
+                exchange.model = check_head(
+                    exchange, standing.caller, administration=administration(), uncontained=uncontained
+                )
+                standing.allowed = True
+            if operation.rewrite is not None:
+                exchange.choose(_change(exchange, operation.rewrite))
+            return handler(request)
+
+        return authorized
 
     def _change(exchange: Exchange, rewrite: Rewrite) -> AnswerChange | None:
         match rewrite:
@@ -71,7 +72,7 @@ def authorize(*, trust: Trust, administration: Callable[[], bool], uncontained: 
 
         return rewrite
 
-    return middleware
+    return around
 
 
 def _list_of_models(_body: bytes, filtered: bytes | None) -> bytes:

@@ -59,31 +59,50 @@ def limit(
     """
     guesses = Guesses(expected_output)
 
-    async def middleware(request: Request, handler: Handler) -> Answer:
-        exchange = request.exchange
-        if exchange.operation.is_own:
-            return await handler(request)  # asking what is left takes nothing away
-        head, caller = exchange.head, exchange.caller
-        whole = body.must_be_read(head, exchange.operation, caller)
-        body.check_length(head, whole=whole, edge=edge)
-        admission = Admission(exchange, limiter, decided)
-        room = memory.room_for(caller.tenant.id)
-        exchange.body_gone = room.release
-        try:
-            if not whole:
-                await _admit_by_head(request, exchange, admission, room)
-            else:
-                await _take_in(request, exchange, admission, room)
-                await _admit_by_body(exchange, admission)
-            return await handler(request)
-        except GatewayError as refusal:
-            if refusal.ending is Ending.REFUSED and exchange.head_at is None:
-                admission.give_back()  # what of its body went up reached no end there
-            raise
-        finally:
-            admission.settle()
-            if room.held_bytes:  # else it went with the body
-                room.release()
+    def around(handler: Handler) -> Handler:
+        async def limited(request: Request) -> Answer:
+            exchange, standing = request.exchange, request.exchange.standing
+            if exchange.operation.is_own or standing is None:
+                return await handler(request)  # asking what is left takes nothing away
+            head, caller = exchange.head, standing.caller
+            whole = body.must_be_read(head, exchange.operation, caller)
+            body.check_length(head, whole=whole, edge=edge)
+            admission = Admission(exchange, limiter, decided)
+            room = memory.room_for(caller.tenant.id)
+            exchange.body_gone = room.release
+            try:
+                if not whole:
+                    await _admit_by_head(request, exchange, admission, room)
+                else:
+                    if body.is_there(request, room):
+                        taken: tuple[bytes, ...] = (request.body.read_nowait(),)
+                        if standing.quotas and not is_read_at_once(taken):
+                            await _enter(exchange, admission)  # it may have to wait for its turn to be read
+                    else:
+                        taken = await _take_in(request, exchange, admission, room)
+                    exchange.body = RequestBody(taken)
+                    if standing.question is not None:
+                        exchange.facts = (
+                            reading.at_once(taken, standing.question)
+                            if is_read_at_once(taken)
+                            else await reading.body(caller.tenant.id, taken, standing.question)
+                        )
+                    _judge(exchange, exchange.body)
+                    quotas = standing.quotas_of(exchange.model)
+                    if quotas:
+                        exchange.cost = await _cost(exchange, admission, quotas, form_may_cost_more=False)
+                        await admission.admit(quotas, hold=False)
+                return await handler(request)
+            except GatewayError as refusal:
+                if refusal.ending is Ending.REFUSED and exchange.head_at is None:
+                    admission.give_back()  # what of its body went up reached no end there
+                raise
+            finally:
+                admission.settle()
+                if room.held_bytes:  # else it went with the body
+                    room.release()
+
+        return limited
 
     async def _admit_by_head(
         request: Request, exchange: Exchange, admission: Admission, room: BodyRoom
@@ -101,15 +120,10 @@ def limit(
             await room.take_for_stream(head.content_length)
             body.invite(request, head)
 
-    async def _admit_by_body(exchange: Exchange, admission: Admission) -> None:
-        """Admit what has been read whole."""
-        quotas = _standing(exchange).quotas_of(exchange.model)
-        if quotas:
-            exchange.cost = await _cost(exchange, admission, quotas, form_may_cost_more=False)
-            await admission.admit(quotas, hold=False)
-
-    async def _take_in(request: Request, exchange: Exchange, admission: Admission, room: BodyRoom) -> None:
-        """Read a body that policy must see, and let it decide; what is large or slow has to be let in first."""
+    async def _take_in(
+        request: Request, exchange: Exchange, admission: Admission, room: BodyRoom
+    ) -> tuple[bytes, ...]:
+        """Read a body that policy must see, and that has not come yet; what is large or slow has to be let in first."""
         head = exchange.head
         began = monotonic()
         at_once = await body.comes_at_once(request, head, room)
@@ -119,11 +133,11 @@ def limit(
             await room.take(max(head.content_length or 0, request.body.come_bytes))
             body.invite(request, head)
             began = monotonic()
-        exchange.body = RequestBody(await body.whole(request, edge, room))
+        taken = await body.whole(request, edge, room)
         exchange.held_seconds += monotonic() - began
-        if at_once and not is_read_at_once(exchange.body.received) and _standing(exchange).quotas:
+        if at_once and not is_read_at_once(taken) and _standing(exchange).quotas:
             await _enter(exchange, admission)  # it may have to wait for its turn to be read
-        await _judge(exchange, exchange.body)
+        return taken
 
     async def _enter(exchange: Exchange, admission: Admission) -> None:
         """Take what does not depend on the body."""
@@ -132,12 +146,9 @@ def limit(
         if needed:
             await admission.enter(needed)
 
-    async def _judge(exchange: Exchange, taken: RequestBody) -> None:
-        """Let policy read a body and decide about it; what it names is noted even where it is refused."""
+    def _judge(exchange: Exchange, taken: RequestBody) -> None:
+        """Let policy decide about a body that it has read; what it names is noted even where it is refused."""
         caller, operation = exchange.caller, exchange.operation
-        question = _standing(exchange).question
-        if question is not None:
-            exchange.facts = await reading.body(caller.tenant.id, taken.received, question)
         facts = exchange.facts
         if facts.fields is not None:
             exchange.model = facts.fields.model
@@ -176,7 +187,7 @@ def limit(
         # Of a file that is not there the upstream will make no batch.
         return Cost(batch_input=-(-(size_bytes or 0) // BYTES_PER_LLM_TOKEN))
 
-    return middleware
+    return around
 
 
 def _standing(exchange: Exchange) -> Standing:

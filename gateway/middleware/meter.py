@@ -30,31 +30,34 @@ _READABLE_CODINGS = frozenset({b"", b"identity", b"gzip", b"x-gzip", b"deflate"}
 def meter(*, ledger: UsageLedger, limiter: Limiter) -> Middleware:
     """Know what each exchange used by the time it ends, and count it once."""
 
-    async def middleware(request: Request, handler: Handler) -> Answer:
-        exchange = request.exchange
-        if exchange.operation.is_own:
-            return await handler(request)
-        standing = exchange.standing
-        assert standing is not None
-        reading = None
-        if exchange.is_socket:
-            exchange.observers.append(_SessionReading(exchange, ledger, limiter))
-        elif exchange.operation.counts_usage:
-            reading = _Reading(exchange, metered=standing.metered)
-            exchange.observers.append(reading)
-        abandoned = False
-        try:
-            return await handler(request)
-        except (asyncio.CancelledError, ClientLeft, UpstreamTimeout):
-            abandoned = True
-            raise
-        finally:
-            exchange.spent = _took_on(exchange, abandoned=abandoned)
-            if reading is not None:
-                exchange.usage = reading.result()
-            _count(ledger, exchange, None if exchange.is_socket else exchange.usage, requests=1)
+    def around(handler: Handler) -> Handler:
+        async def metered(request: Request) -> Answer:
+            exchange = request.exchange
+            if exchange.operation.is_own:
+                return await handler(request)
+            standing = exchange.standing
+            assert standing is not None
+            reading = None
+            if exchange.is_socket:
+                exchange.observers.append(_SessionReading(exchange, ledger, limiter))
+            elif exchange.operation.counts_usage:
+                reading = _Reading(exchange, metered=standing.metered)
+                exchange.observers.append(reading)
+            abandoned = False
+            try:
+                return await handler(request)
+            except (asyncio.CancelledError, ClientLeft, UpstreamTimeout):
+                abandoned = True
+                raise
+            finally:
+                exchange.spent = _took_on(exchange, abandoned=abandoned)
+                if reading is not None:
+                    exchange.usage = reading.result()
+                _count(ledger, exchange, None if exchange.is_socket else exchange.usage, requests=1)
 
-    return middleware
+        return metered
+
+    return around
 
 
 def _count(ledger: UsageLedger, exchange: Exchange, usage: Usage | None, *, requests: int) -> None:

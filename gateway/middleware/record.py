@@ -76,34 +76,44 @@ def record(
     next_id = request_ids()
     observer_failed = metrics.observer_failures.inc
 
-    async def middleware(request: Request, handler: Handler) -> Answer:
-        exchange = Exchange(next_id(), request.method, UNMATCHED, monotonic(), time.time(), observer_failed)
-        request.exchange = exchange
-        try:
-            request.check_version()
-            exchange.target = request.target
-            match = matched(table, request.method, request.target)
-            exchange.operation, exchange.params = match.operation, match.params
-            exchange.head = headers.read(request.fields, http10=request.http10, max_bytes=max_header_bytes)
-            if request.asks_upgrade and exchange.head.has_body:
-                # aiohttp hands the body of such a request to whoever reads the connection next.
-                raise BadRequest("A request that asks for an upgrade cannot have a body.", code="bad_framing")
-        except GatewayError as refusal:
-            exchange.unreadable = refusal
-        lifecycle.in_flight += 1
-        try:
-            return await handler(request)
-        finally:
-            # Nothing is awaited here: a second cancellation at shutdown would lose the record.
-            lifecycle.in_flight -= 1
-            now = monotonic()
-            if exchange.ending is None:
-                exchange.end(Ending.FAILED)
-            metrics.ended(exchange, now=now)
-            log(exchange, now)
-            exchange.release()
+    def around(handler: Handler) -> Handler:
+        async def recorded(request: Request) -> Answer:
+            exchange = Exchange(
+                next_id(), request.method, UNMATCHED, monotonic(), time.time(), observer_failed
+            )
+            request.exchange = exchange
+            try:
+                request.check_version()
+                exchange.target = request.target
+                match = matched(table, request.method, request.target)
+                exchange.operation, exchange.params = match.operation, match.params
+                exchange.head = headers.read(
+                    request.fields, http10=request.http10, max_bytes=max_header_bytes
+                )
+                if request.asks_upgrade and exchange.head.has_body:
+                    # aiohttp hands the body of such a request to whoever reads the connection next.
+                    raise BadRequest(
+                        "A request that asks for an upgrade cannot have a body.", code="bad_framing"
+                    )
+            except GatewayError as refusal:
+                exchange.unreadable = refusal
+            lifecycle.in_flight += 1
+            try:
+                return await handler(request)
+            finally:
+                # Nothing is awaited here: a second cancellation at shutdown would lose the record.
+                lifecycle.in_flight -= 1
+                lifecycle.running.pop(exchange.id, None)
+                now = monotonic()
+                if exchange.ending is None:
+                    exchange.end(Ending.FAILED)
+                metrics.ended(exchange, now=now)
+                log(exchange, now)
+                exchange.release()
 
-    return middleware
+        return recorded
+
+    return around
 
 
 def unseen(*, metrics: Metrics, log: Log) -> Unseen:

@@ -39,6 +39,8 @@ def must_be_read(head: RequestHead, operation: Operation, caller: Caller) -> boo
     """
     if not head.has_body:
         return False
+    if head.content_type == b"application/json" and not head.content_encoding:
+        return True  # as most are
     if not is_json(head.content_type):
         takes = operation.request_types
         if is_form(head) and (_FORM in takes or _ANYTHING in takes):
@@ -83,6 +85,12 @@ def much_is_left(request: Request, head: RequestHead) -> bool:
     if not head.has_body or request.body.is_eof:
         return False
     return head.content_length is None or head.content_length > AT_ONCE_BYTES or head.expect_continue
+
+
+def is_there(request: Request, room: BodyRoom) -> bool:
+    """Whether the whole body has come with its head, and has been given room at once: small ones mostly have."""
+    body = request.body
+    return body.is_eof and body.come_bytes <= AT_ONCE_BYTES and room.take_now(body.come_bytes)
 
 
 async def comes_at_once(request: Request, head: RequestHead, room: BodyRoom) -> bool:

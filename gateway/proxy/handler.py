@@ -8,4 +8,5 @@ from gateway.proxy.answer import Answer
 from gateway.proxy.request import Request
 
 Handler = Callable[[Request], Awaitable[Answer]]
-Middleware = Callable[[Request, Handler], Awaitable[Answer]]
+Middleware = Callable[[Handler], Handler]
+"""Puts something around a handler, once."""

@@ -18,14 +18,12 @@ class EndsPolitely(Protocol):
 
 
 class Running:
-    """One exchange of a known caller, as long as it is under way; made in the task that serves it."""
+    """One exchange of a known caller, as long as it is under way, and the task that serves it."""
 
     __slots__ = ("_asked", "_refusal", "_task", "exchange")
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, task: asyncio.Task[None]) -> None:
         self.exchange = exchange
-        task = asyncio.current_task()
-        assert task is not None
         self._task = task
         self._asked = 0
         self._refusal: GatewayError | None = None
@@ -65,6 +63,16 @@ class Lifecycle:
 
         self.sessions: dict[str, EndsPolitely] = {}
         """Open WebSockets, by the ids of their exchanges."""
+
+    def begin(self, exchange: Exchange, task: asyncio.Task[None] | None) -> None:
+        """The caller of an exchange is known; from now on it can be interrupted in the task that serves it."""
+        assert task is not None, "nothing is served without one"
+        self.running[exchange.id] = Running(exchange, task)
+
+    def interruption(self, exchange_id: str) -> GatewayError | None:
+        """What an exchange whose task has been cancelled ends with if that, and nothing else, is why."""
+        running = self.running.get(exchange_id)
+        return running.refusal() if running is not None and running.interrupted() else None
 
     def withdraw(self, exchange_id: str, refusal: GatewayError) -> bool:
         """End an exchange because its caller would now be refused so; whether it still ran."""

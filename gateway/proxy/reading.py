@@ -47,13 +47,17 @@ class Reading:
         """End what was started."""
         await asyncio.gather(self._middle.close(), self._large.close())
 
+    def at_once(self, pieces: Sequence[bytes], question: Question) -> BodyFacts:
+        """What a request's body says for which `is_read_at_once` says so. Raises BadRequest."""
+        try:
+            return read_body(pieces[0] if len(pieces) == 1 else b"".join(pieces), question)
+        except BodyRefused as refused:
+            raise bad_request(refused.fault) from None
+
     async def body(self, tenant: str, pieces: Sequence[bytes], question: Question) -> BodyFacts:
         """What a request's body says. Raises BadRequest, JsonTooComplex or Overloaded."""
         if is_read_at_once(pieces):
-            try:
-                return read_body(b"".join(pieces), question)
-            except BodyRefused as refused:
-                raise bad_request(refused.fault) from None
+            return self.at_once(pieces, question)
         facts: BodyFacts = await self.call(tenant, pieces, Call(read_body, (question,)))
         return facts
 
