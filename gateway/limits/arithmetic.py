@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from gateway.limits.terms import TICKS_PER_PERIOD, Charge, Decision, Level, Quota
 
@@ -40,14 +41,18 @@ def bounded(quota: Quota, taken: int) -> int:
 def level(quota: Quota, taken: int) -> Level:
     """What the account's owner is told about a bucket of which `taken` grains are missing."""
     remaining = (quota.grains - taken) // quota.unit_grains
+    ticks_to_refill = (taken + quota.permits - 1) // quota.permits
     return Level(
-        quota.dimension, quota.capacity, remaining if remaining > 0 else 0, _seconds_to_refill(quota, taken)
+        quota.dimension,
+        quota.capacity,
+        remaining if remaining > 0 else 0,
+        ticks_to_refill * quota.tick_microseconds / 1_000_000,
     )
 
 
 def decide(charges: Sequence[Charge], taken: Sequence[int], *, granted: bool) -> Decision:
     """Word the decision that a store took, from the grains that are missing per charge after it."""
-    levels = tuple([level(charge.quota, missing) for charge, missing in zip(charges, taken, strict=True)])
+    levels = [level(charge.quota, taken[n]) for n, charge in enumerate(charges)]
     if granted:
         return Decision(True, levels)
     worst, longest = None, -1.0
@@ -74,8 +79,12 @@ def tightest(levels: Iterable[Level]) -> dict[str, Level]:
 
 def format_reset(seconds: float) -> str:
     """Write a duration, rounded up to 1 ms, as the API's headers do: 0s, 120ms, 1s, 8.64s, 6m0s, 1h0m0s."""
-    milliseconds = max(0, math.ceil(seconds * 1000 - 1e-6))
-    if milliseconds == 0:
+    return _written(math.ceil(seconds * 1000 - 1e-6))
+
+
+@lru_cache(maxsize=4096)
+def _written(milliseconds: int) -> str:
+    if milliseconds <= 0:
         return "0s"
     if milliseconds < 1000:
         return f"{milliseconds}ms"
@@ -92,7 +101,7 @@ def _room(level: Level) -> tuple[int, float]:
 
 
 def _seconds_to_refill(quota: Quota, grains: int) -> float:
-    ticks = -(-grains // quota.permits)
+    ticks = (grains + quota.permits - 1) // quota.permits
     return ticks * quota.tick_microseconds / 1_000_000
 
 

@@ -82,7 +82,7 @@ class Limiter:
         What is held stays alive until `settle_soon`. `hold=True` also holds an exchange whose charges are all
         final, so that `cancel_soon` can give them back.
         """
-        held = bool(hold) or holds(charges)
+        held = hold or holds(charges)
         local = False
         try:
             decision, taken = await self._store.admit(exchange_id, charges, hold=held), charges
@@ -250,7 +250,12 @@ class _Settlement(Step):
         used: Sequence[int],
         late: Callable[[_Settlement], None],
     ) -> None:
-        super().__init__("settle", exchange_id, charges, used)
+        # As Step does, without a second frame: every request makes one.
+        self.mode = "settle"
+        self.exchange_id = exchange_id
+        self.charges = charges
+        self.permits = used
+        self.outcome = None
         self._store = store
         self._late = late
         """Told when the store has to be told again."""
@@ -269,7 +274,7 @@ class _Settlement(Step):
         if granted or self._maybe_done:
             self._end()
         else:
-            used = charged(self.charges, self.permits)
+            used = charged(self.charges, self.permits or ())
             lasting = [charge for charge in used if charge.quota.period_seconds]
             self._store.put(_Debit(lasting, lambda _, outage: self.failed(outage), self._end))
         return True

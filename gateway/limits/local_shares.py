@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import assert_never
 
 from gateway.limits.arithmetic import RETRY_SECONDS, decide
@@ -141,7 +142,7 @@ def _worded(charges: Sequence[Charge], parts: Sequence[_Part], local: Decision) 
     """Put a decision over shares in the terms of the limits they are shares of."""
     remaining = iter(local.levels)
     known = {
-        charge.quota: next(remaining)._replace(limit=charge.quota.capacity)
+        charge.quota: replace(next(remaining), limit=charge.quota.capacity)
         if part
         else Level(charge.quota.dimension, charge.quota.capacity, 0, RETRY_SECONDS)
         for charge, part in parts

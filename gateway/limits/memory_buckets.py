@@ -95,9 +95,12 @@ class MemoryBuckets(BucketStore):
 
     def carry_out(self, step: Step) -> tuple[bool, list[int]]:
         """Whether it was granted, or settled anything; and the grains that are missing per charge after it."""
-        now, charges, permits = self._now(), step.charges, step.permits
+        now, charges = self._now(), step.charges
         if step.mode == "settle":
-            return self._settle(step.exchange_id, charges, permits, now), []
+            used = step.permits
+            if used is None:
+                used = [charge.permits for charge in charges]
+            return self._settle(step.exchange_id, charges, used, now), []
         accounts = self._touch(charges, now)
         taken = [accounts[charge.quota.key].taken(charge.quota, now) for charge in charges]
         if step.mode != "debit" and not all(
@@ -112,7 +115,7 @@ class MemoryBuckets(BucketStore):
 
     def _settle(self, exchange_id: str, charges: Sequence[Charge], permits: Sequence[int], now: int) -> bool:
         found = False
-        for charge, used_permits in zip(charges, permits, strict=True):
+        for n, charge in enumerate(charges):
             quota = charge.quota
             account = self._accounts.get(quota.key)
             if account is None:
@@ -125,7 +128,7 @@ class MemoryBuckets(BucketStore):
             found = True
             if not exchange.grains:
                 del account.open[exchange_id]
-            used = used_permits * TICKS_PER_PERIOD if quota.period_seconds else 0
+            used = permits[n] * TICKS_PER_PERIOD if quota.period_seconds else 0
             account.put(quota, bounded(quota, account.taken(quota, now) - reserved + used), now)
         return found
 
@@ -201,8 +204,9 @@ class MemoryBuckets(BucketStore):
         """
         expires = now + self._lease_microseconds()
         after = []
-        for charge, before in zip(charges, taken, strict=True):
-            quota, account, missing = charge.quota, accounts[charge.quota.key], before
+        for n, charge in enumerate(charges):
+            quota, account, before = charge.quota, accounts[charge.quota.key], taken[n]
+            missing = before
             if account.holds(exchange_id, quota.dimension):
                 after.append(before)
                 continue

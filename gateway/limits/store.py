@@ -38,10 +38,10 @@ class Step:
     take: take every charge, or none. debit: take every charge whatever the levels, into debt no deeper than one
     capacity. look: say what `take` would say now. settle: put what was really used in place of what was taken.
 
-    A subclass says what becomes of the outcome; of a plain step nobody wants to know.
+    The outcome wakes who awaits it; a subclass may do otherwise.
     """
 
-    __slots__ = ("charges", "exchange_id", "mode", "permits")
+    __slots__ = ("charges", "exchange_id", "mode", "outcome", "permits")
 
     def __init__(
         self, mode: Mode, exchange_id: str, charges: Sequence[Charge], permits: Sequence[int] | None = None
@@ -50,49 +50,24 @@ class Step:
         self.exchange_id = exchange_id
         """Who holds what is taken; empty: nobody, it is taken for good."""
         self.charges = charges
-        self.permits = [charge.permits for charge in charges] if permits is None else permits
-        """What is taken, or was used, per charge."""
-
-    @property
-    def wanted(self) -> bool:
-        """Whether anybody still wants it to be done; asked before it leaves."""
-        return True
-
-    def done(self, granted: bool, missing: Sequence[int]) -> bool:  # noqa: ARG002 - nobody wants to know
-        """Hear the decision, and the grains that are missing per charge after it; of `settle` whether the exchange
-        held any of it. False if who asked does not wait any more."""
-        return True
-
-    def failed(self, outage: StoreUnavailable) -> None:
-        """Hear that the store did not do it, or did not say so in time."""
-
-
-class Awaited(Step):
-    """A step whose outcome somebody awaits."""
-
-    __slots__ = ("outcome",)
-
-    def __init__(
-        self, mode: Mode, exchange_id: str, charges: Sequence[Charge], permits: Sequence[int] | None = None
-    ) -> None:
-        super().__init__(mode, exchange_id, charges, permits)
-        self.outcome: asyncio.Future[tuple[bool, Sequence[int]]] = asyncio.get_running_loop().create_future()
-
-    @property
-    def wanted(self) -> bool:
-        """What its asker has been cancelled for is not done."""
-        return not self.outcome.done()
+        self.permits = permits
+        """What is taken, or was used, per charge; None: what the charges say."""
+        self.outcome: asyncio.Future[tuple[bool, Sequence[int]]] | None = None
+        """What somebody awaits, if anybody does: a step whose asker has been cancelled is not carried out."""
 
     def done(self, granted: bool, missing: Sequence[int]) -> bool:
-        """Wake who waits."""
+        """Hear the decision, and the grains that are missing per charge after it; of `settle` whether the exchange
+        held any of it. False if who asked does not wait any more."""
+        if self.outcome is None:
+            return True
         if self.outcome.done():
             return False
         self.outcome.set_result((granted, missing))
         return True
 
     def failed(self, outage: StoreUnavailable) -> None:
-        """Wake who waits."""
-        if not self.outcome.done():
+        """Hear that the store did not do it, or did not say so in time."""
+        if self.outcome is not None and not self.outcome.done():
             self.outcome.set_exception(outage)
 
 
@@ -123,42 +98,36 @@ class BucketStore(ABC):
 
         What was granted to one who is cancelled meanwhile is given back, but for the requests, which were made.
         """
-        held = bool(hold) or holds(charges)
-        step = Awaited("take", exchange_id if held else "", charges)
-        self.put(step)
+        held = hold or holds(charges)
+        step = Step("take", exchange_id if held else "", charges)
+        outcome = self._outcome(step)
         try:
-            granted, missing = await step.outcome
+            granted, missing = await outcome
         except asyncio.CancelledError:
             # The outcome may have come in the very turn in which the caller was cancelled.
-            outcome = step.outcome
-            if (
-                outcome.done()
-                and not outcome.cancelled()
-                and outcome.exception() is None
-                and outcome.result()[0]
-            ):
+            if not outcome.cancelled() and outcome.exception() is None and outcome.result()[0]:
                 self.give_back(step)
             raise
         return decide(charges, missing, granted=granted)
 
     async def look(self, charges: Sequence[Charge]) -> Decision:
         """What admit would say now, taking nothing."""
-        step = Awaited("look", "", charges)
-        self.put(step)
-        granted, missing = await step.outcome
+        granted, missing = await self._outcome(Step("look", "", charges))
         return decide(charges, missing, granted=granted)
 
     async def settle(self, exchange_id: str, charges: Sequence[Charge]) -> bool:
         """Settle, once each. False if the exchange holds none of these (settled before, expired, never held)."""
-        step = Awaited("settle", exchange_id, charges)
-        self.put(step)
-        return (await step.outcome)[0]
+        return (await self._outcome(Step("settle", exchange_id, charges)))[0]
 
     async def debit(self, exchange_id: str, charges: Sequence[Charge], *, hold: bool = False) -> None:
         """Take every charge whatever the levels, into debt no deeper than one capacity."""
-        step = Awaited("debit", exchange_id if hold else "", charges)
+        await self._outcome(Step("debit", exchange_id if hold else "", charges))
+
+    def _outcome(self, step: Step) -> asyncio.Future[tuple[bool, Sequence[int]]]:
+        """Put a step whose outcome is awaited."""
+        step.outcome = outcome = asyncio.get_running_loop().create_future()
         self.put(step)
-        await step.outcome
+        return outcome
 
     def give_back(self, step: Step) -> None:
         """Undo an admission that nobody heard of, if it was one. Should that fail, its lease runs out by itself."""

@@ -11,11 +11,10 @@ when the lease of its exchange runs out.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from struct import Struct
-from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 TICKS_PER_PERIOD = 60_000
@@ -70,6 +69,9 @@ class Dimension(StrEnum):
     CONCURRENT_REQUESTS = "max_concurrent_requests", 0, "concurrent-requests", 1
 
 
+_SLOTS = Dimension.CONCURRENT_REQUESTS
+
+
 class OnStoreFailure(StrEnum):
     """What becomes of a limit while the store that counts it cannot be reached."""
 
@@ -114,7 +116,7 @@ class Quota:
         return self.dimension.period_seconds
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Charge:
     """Permits to take from one quota's bucket; 0 takes nothing, always fits, and still reports the level.
 
@@ -122,20 +124,26 @@ class Charge:
     """
 
     quota: Quota
-    permits: int = 1
-    known: int | None = None
+    permits: int
+    known: int | None
     """The part of `permits` that is no guess; None: all of it."""
 
-    def __post_init__(self) -> None:
-        if self.permits < 0:
-            raise ValueError(f"cannot take {self.permits} permits")
-        if self.permits > 1 and self.quota.dimension is Dimension.CONCURRENT_REQUESTS:
+    def __init__(self, quota: Quota, permits: int = 1, known: int | None = None) -> None:
+        if permits < 0:
+            raise ValueError(f"cannot take {permits} permits")
+        if permits > 1 and quota.dimension is _SLOTS:
             raise ValueError("an exchange holds one slot")
+        self.quota = quota
+        self.permits = permits
+        self.known = known
 
     @classmethod
     def reserving(cls, quota: Quota, *, known: int, guessed: int) -> Charge:
         """A charge whose guess is cut so that both parts fit the bucket, as long as the known one does."""
-        return cls(quota, max(known, min(known + guessed, quota.permits)), known)
+        permits = known + guessed
+        if permits > quota.permits:
+            permits = max(known, quota.permits)
+        return cls(quota, permits, known)
 
 
 def charged(charges: Iterable[Charge], permits: Iterable[int]) -> list[Charge]:
@@ -143,8 +151,9 @@ def charged(charges: Iterable[Charge], permits: Iterable[int]) -> list[Charge]:
     return [Charge(charge.quota, amount) for charge, amount in zip(charges, permits, strict=True)]
 
 
-class Level(NamedTuple):
-    """How full one bucket is, in the units of its dimension."""
+@dataclass(slots=True)
+class Level:
+    """How full one bucket is, in the units of its dimension. Nobody changes one."""
 
     dimension: Dimension
     limit: int
@@ -162,7 +171,7 @@ class Decision:
     """
 
     allowed: bool
-    levels: tuple[Level, ...]
+    levels: Sequence[Level]
     refused_by: Quota | None = None
     """The quota that makes the exchange wait longest."""
     retry_after_seconds: float | None = None

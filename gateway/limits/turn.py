@@ -19,7 +19,6 @@ _GRANTED, _FAILED = 1, 2
 # As turn.lua reads and writes it.
 _HEAD = Struct("<ddH")
 _NUMBER = Struct("<H")
-_LENGTH = Struct("<B")
 _CHARGE = Struct("<Hd")
 _MISSING = [Struct(f"<{count}q") for count in range(256)]
 
@@ -52,7 +51,7 @@ class Turn(Call):
 
     def words(self) -> Sequence[Argument] | None:
         """What turn.lua takes: the accounts' keys, and the steps that somebody still wants."""
-        self._sent = sent = [step for step in self._steps if step.wanted]
+        self._sent = sent = [step for step in self._steps if step.outcome is None or not step.outcome.done()]
         if not sent:
             self._ended(self, ())
             return None
@@ -63,10 +62,9 @@ class Turn(Call):
         steps: list[bytes] = []
         for step in sent:
             exchange = b"@" + step.exchange_id.encode() if step.exchange_id else b""
-            steps.append(
-                _MODES[step.mode] + _LENGTH.pack(len(exchange)) + exchange + _LENGTH.pack(len(step.charges))
-            )
-            for charge, permits in zip(step.charges, step.permits, strict=True):
+            steps.append(b"%b%c%b%c" % (_MODES[step.mode], len(exchange), exchange, len(step.charges)))
+            used = step.permits
+            for n, charge in enumerate(step.charges):
                 quota = charge.quota
                 position = positions.get(id(quota))
                 if position is None:
@@ -76,14 +74,15 @@ class Turn(Call):
                         keys += account_keys(self._prefix, quota.key)
                     quotas += (_NUMBER.pack(account), quota.packed)
                     position = positions[id(quota)] = len(positions) + 1
-                steps.append(_CHARGE.pack(position, permits))
+                steps.append(_CHARGE.pack(position, charge.permits if used is None else used[n]))
         head = _HEAD.pack(self._lease_microseconds, self._now or 0, len(positions))
         return (len(keys), *keys, b"".join((head, *quotas, *steps)))
 
     def answered(self, reply: Reply) -> None:
         """Tell each step its outcome."""
         unheard = []
-        for step, outcome in zip(self._sent, reply, strict=True):
+        for n, step in enumerate(self._sent):
+            outcome = reply[n]
             said = outcome[0]
             if said == _FAILED:
                 # The script reads before it writes, so nothing was done.

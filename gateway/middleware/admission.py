@@ -51,7 +51,7 @@ class Admission:
         charges = charges_for(quotas, exchange.cost or _NO_COST)
         if exchange.operation.counts_usage and not exchange.is_socket:
             # Even where nothing is reserved, something will be reported. A session is charged as it goes on.
-            hold = hold or any(charge.quota.dimension.is_reported for charge in charges)
+            hold = hold or _is_reported(charges)
         if charges:
             await self._take(charges, hold=hold or None)
         self._gives_back = False
@@ -111,6 +111,13 @@ class Admission:
 
     def _count(self, decision: str, dimension: str = "none") -> None:
         self._decided(self._exchange.caller.tenant.id, decision, dimension)
+
+
+def _is_reported(charges: Iterable[Charge]) -> bool:
+    for charge in charges:  # noqa: SIM110 - on the way of every request
+        if charge.quota.dimension.is_reported:
+            return True
+    return False
 
 
 def _refusal(decision: Decision, quota: Quota) -> NeverFits | LimitExceeded:

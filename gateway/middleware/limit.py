@@ -30,14 +30,9 @@ from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.reading import Reading, is_read_at_once
 from gateway.proxy.request import Request
 from gateway.settings.settings import Edge
-from gateway.usage.cost import Cost, Guesses, cost_of
+from gateway.usage.cost import BY_REQUEST, Cost, Guesses, cost_of
 from gateway.usage.reported import BYTES_PER_LLM_TOKEN
 from gateway.wire.request_body import RequestBody
-
-_BY_REQUEST = frozenset(
-    {Dimension.REQUESTS_PER_MINUTE, Dimension.REQUESTS_PER_DAY, Dimension.CONCURRENT_REQUESTS}
-)
-"""Limits for which it does not matter what is asked."""
 
 _NO_COST = Cost()
 
@@ -142,7 +137,7 @@ def limit(
     async def _enter(exchange: Exchange, admission: Admission) -> None:
         """Take what does not depend on the body."""
         quotas = _standing(exchange).quotas_of(exchange.model)
-        needed = [quota for quota in quotas if quota.dimension in _BY_REQUEST]
+        needed = [quota for quota in quotas if quota.dimension in BY_REQUEST]
         if needed:
             await admission.enter(needed)
 
@@ -163,11 +158,10 @@ def limit(
         exchange: Exchange, admission: Admission, quotas: Sequence[Quota], *, form_may_cost_more: bool
     ) -> Cost:
         """What the request says that it will use; not looked for where no limit asks for it."""
-        asked = {quota.dimension for quota in quotas} - _BY_REQUEST
-        if not asked and not form_may_cost_more:
+        if not form_may_cost_more and BY_REQUEST.issuperset([quota.dimension for quota in quotas]):
             return _NO_COST
         if exchange.operation.is_batch:
-            if Dimension.BATCH_INPUT_TOKENS_PER_DAY not in asked:
+            if all(quota.dimension is not Dimension.BATCH_INPUT_TOKENS_PER_DAY for quota in quotas):
                 return _NO_COST
             await _enter(exchange, admission)  # a request that is refused anyway asks the upstream nothing
             return await _batch_cost(exchange)

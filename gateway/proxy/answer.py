@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from http import HTTPStatus
 
 from aiohttp.helpers import rfc822_formatted_time
@@ -220,11 +221,18 @@ def own_fields(exchange: Exchange) -> list[tuple[bytes, bytes]]:
     fields = [(b"x-gateway-request-id", exchange.id.encode("ascii"))]
     if exchange.decision is not None:
         for unit, level in tightest(exchange.decision.levels).items():
-            name = unit.encode("ascii")
-            fields.append((b"x-ratelimit-limit-" + name, b"%d" % level.limit))
-            fields.append((b"x-ratelimit-remaining-" + name, b"%d" % level.remaining))
-            fields.append((b"x-ratelimit-reset-" + name, format_reset(level.reset_seconds).encode("ascii")))
+            limit, remaining, reset = _limit_fields(unit)
+            fields.append((limit, b"%d" % level.limit))
+            fields.append((remaining, b"%d" % level.remaining))
+            fields.append((reset, format_reset(level.reset_seconds).encode("ascii")))
     return fields
+
+
+@cache
+def _limit_fields(unit: str) -> tuple[bytes, bytes, bytes]:
+    """The names of the fields that tell of a unit: there are few."""
+    name = unit.encode("ascii")
+    return b"x-ratelimit-limit-" + name, b"x-ratelimit-remaining-" + name, b"x-ratelimit-reset-" + name
 
 
 def reason_of(status: int) -> str:

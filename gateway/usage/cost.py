@@ -23,6 +23,14 @@ EXPECTED_OUTPUT = 1000
 """LLM tokens of an answer where neither request nor operator says anything."""
 
 
+BY_REQUEST = frozenset(
+    {Dimension.REQUESTS_PER_MINUTE, Dimension.REQUESTS_PER_DAY, Dimension.CONCURRENT_REQUESTS}
+)
+"""Limits for which it does not matter what is asked."""
+
+_NOTHING_USED = {dimension: 0 for dimension in Dimension if dimension.settles}
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What one exchange is going to use, as far as its request says. None: it uses nothing of that kind."""
@@ -100,9 +108,11 @@ def charges_for(quotas: Iterable[Quota], cost: Cost) -> tuple[Charge, ...]:
     """
     charges = []
     for quota in quotas:
-        match quota.dimension:
-            case Dimension.REQUESTS_PER_MINUTE | Dimension.REQUESTS_PER_DAY | Dimension.CONCURRENT_REQUESTS:
-                charges.append(Charge(quota))
+        dimension = quota.dimension
+        if dimension in BY_REQUEST:
+            charges.append(Charge(quota))
+            continue
+        match dimension:
             case Dimension.TOKENS_PER_MINUTE | Dimension.TOKENS_PER_DAY:
                 charges.append(Charge.reserving(quota, known=cost.input or 0, guessed=cost.output))
             case Dimension.IMAGES_PER_MINUTE:
@@ -116,19 +126,21 @@ def charges_for(quotas: Iterable[Quota], cost: Cost) -> tuple[Charge, ...]:
             case Dimension.BATCH_INPUT_TOKENS_PER_DAY:
                 if cost.batch_input is not None:
                     charges.append(Charge(quota, cost.batch_input))
+            case Dimension.REQUESTS_PER_MINUTE | Dimension.REQUESTS_PER_DAY | Dimension.CONCURRENT_REQUESTS:
+                raise AssertionError("these are taken whatever is asked")
             case never:
                 assert_never(never)
     return tuple(charges)
 
 
-def settlement(cost: Cost, *, usage: Usage | None, spent: bool, sent_bytes: int) -> dict[Dimension, int]:
+def settlement(cost: Cost, *, usage: Usage | None, spent: bool, sent_bytes: int) -> Mapping[Dimension, int]:
     """What to put in place of the reservation when the exchange has ended.
 
     `spent`: the upstream took the work on. If it did not, nothing was used; if it did, what it reported counts,
     images and batches that nobody counted stay as they were reserved.
     """
     if not spent:
-        return dict.fromkeys((dimension for dimension in Dimension if dimension.settles), 0)
+        return _NOTHING_USED
     used = 0 if usage is None else usage.total
     amounts = {Dimension.TOKENS_PER_MINUTE: used, Dimension.TOKENS_PER_DAY: used}
     if usage is not None and usage.images:

@@ -97,7 +97,8 @@ class UsageLedger:
         counts[_BYTES_OUT] += bytes_out
         if usage is not None:
             for position, amount in enumerate(_amounts(usage), _FIRST_COUNTED):
-                counts[position] += amount
+                if amount:
+                    counts[position] += amount
             counts[_ESTIMATED] += usage.estimated
 
     async def start(self) -> None:
