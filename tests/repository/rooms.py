@@ -52,6 +52,7 @@ PURE_LIBRARY = {
     *(
         "brotli",
         "string",
+        "struct",
         "tomllib",
         "types",
         "typing",
