@@ -148,21 +148,31 @@ def test_limits_of_the_gateway_are_those_of_every_tenant_or_of_none(tmp_path: Pa
     assert not without["REDIS"]
 
 
-async def test_a_candidate_passes_what_it_is_asked_and_ends_with_all_that_it_started(tmp_path: Path) -> None:
+@pytest.mark.parametrize("candidate", [FLOOR, GATEWAY, UNLIMITED], ids=lambda candidate: candidate.name)
+async def test_a_candidate_passes_what_it_is_asked_and_ends_with_all_that_it_started(
+    candidate: Candidate, tmp_path: Path
+) -> None:
     server = await RawUpstream().listen(0)
     place = replace(given(tmp_path), plain_port=server.sockets[0].getsockname()[1])
     cores = os.sched_getaffinity(0)
-    with running(FLOOR, place, PEERS, cores) as it:
+    with running(candidate, place, PEERS, cores) as it:
         assert it.pid is not None and os.sched_getaffinity(it.pid) == cores
         outcomes = await Bench(place, Cores(min(cores), min(cores)), PEERS, 1.0).outcomes(
-            Target(port=it.port), Requests(count=20, connections=2)
+            Target(port=it.port, credentials=(place.rival[0],)), Requests(count=20, connections=2)
         )
-        assert outcomes[0]["ok"] == 20
+        assert outcomes[0]["ok"] == 20, outcomes
     with pytest.raises(ProcessLookupError):
         os.kill(it.pid, 0)
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", it.port)
     server.close()
+    lines = [
+        line
+        for line in (tmp_path / f"{candidate.name}.out").read_text().splitlines()
+        if '"status":200' in line
+    ]
+    assert len(lines) == (0 if candidate is FLOOR else 20)
+    assert sum('"usage"' in line for line in lines) == (20 if candidate is GATEWAY else 0)
 
 
 async def test_who_does_not_start_says_why(tmp_path: Path) -> None:
