@@ -134,7 +134,7 @@ async def microseconds(ask: Callable[[], Any], concurrent: int, seconds: float) 
 
     async def client() -> None:
         nonlocal done
-        while time.perf_counter() < until:
+        while not done or time.perf_counter() < until:
             await ask()
             done += 1
             await asyncio.sleep(0)
