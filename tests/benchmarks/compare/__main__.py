@@ -84,9 +84,8 @@ class Plan:
                 yield candidate, "callers"
 
 
-async def measure(plan: Plan, bench: Bench) -> list[Told]:
-    """All rounds; a candidate that failed at a work is not asked for it again."""
-    cells: list[Told] = []
+async def measure(plan: Plan, bench: Bench, cells: list[Told]) -> None:
+    """Add the cells of all rounds; a candidate that failed at a work is not asked for it again."""
     failed: set[tuple[str, str]] = set()
     lasted: dict[tuple[str, str, str], float] = {}
     for number in range(plan.rounds):
@@ -107,7 +106,6 @@ async def measure(plan: Plan, bench: Bench) -> list[Told]:
                 cells.append(told)
                 if told.failed:
                     failed.add((candidate.name, work))
-    return cells
 
 
 async def one(bench: Bench, it: Running, run: str, work: str, variant: str, number: int) -> Told:
@@ -120,8 +118,8 @@ async def one(bench: Bench, it: Running, run: str, work: str, variant: str, numb
     try:
         async with asyncio.timeout(CELL_DEADLINE_SECONDS):
             figures = await WORKS[work].run(cell)
-    except (Failed, TimeoutError, RuntimeError) as error:
-        failed = str(error) or type(error).__name__
+    except Exception as error:  # noqa: BLE001 - one cell that goes wrong must not cost all others
+        failed = str(error) if isinstance(error, Failed) else f"{type(error).__name__} {error}".strip()
     seconds, now = time.monotonic() - began, machine.Moment.now()
     foreign, steal = now.foreign_cpus(before, seconds), now.steal(before)
     if foreign > FOREIGN_CPUS:
@@ -142,6 +140,7 @@ def _line(told: Told) -> str:
 
 async def compare(options: argparse.Namespace, candidates: list[Candidate]) -> Measured:
     """Start everything, measure, end everything, also when this process is told to stop."""
+    cells: list[Told] = []
     current = asyncio.current_task()
     assert current is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, current.cancel)
@@ -181,7 +180,10 @@ async def compare(options: argparse.Namespace, candidates: list[Candidate]) -> M
             options.baseline,
             f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         )
-        cells = await measure(plan, bench)
+        try:
+            await measure(plan, bench, cells)
+        except asyncio.CancelledError:
+            print("told to stop: what was measured until now is kept", file=sys.stderr)
     return Measured(
         options.baseline,
         {
@@ -241,10 +243,7 @@ def main() -> None:
     options.peers_dir = options.peers_dir.resolve()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    try:
-        measured = asyncio.run(compare(options, chosen(options)))
-    except asyncio.CancelledError:
-        raise SystemExit("told to stop: nothing was kept") from None
+    measured = asyncio.run(compare(options, chosen(options)))
     if options.out is not None:
         if options.out.exists():
             Measured.load(options.out).with_newer(measured, keep=options.add).save(options.out)

@@ -90,13 +90,13 @@ class Cell:
         before = self._cpu_seconds()
         outcomes = await self.bench.outcomes(target, *works)
         used = self._cpu_seconds() - before
-        self._look(outcomes, works)
+        self.look(outcomes, works)
         return outcomes, used, used / max(outcome["elapsed_seconds"] for outcome in outcomes)
 
     def _cpu_seconds(self) -> float:
         return 0.0 if self.it.pid is None else cpu_seconds(self.it.pid)
 
-    def _look(self, outcomes: list[dict[str, Any]], works: tuple[Work, ...]) -> None:
+    def look(self, outcomes: list[dict[str, Any]], works: tuple[Work, ...]) -> None:
         """Raise what makes figures worthless, and note what disturbed them."""
         for outcome, work in zip(outcomes, works, strict=True):
             wrong = outcome["sent"] - outcome["ok"]
@@ -236,6 +236,7 @@ async def _fairness(cell: Cell) -> Figures:
         [beside] = await bench.outcomes(rival, asking)
         client.stop()
         await client.outcomes()
+    cell.look([alone, beside], (asking, asking))
     before, after = alone["latency_us"]["p99"], beside["latency_us"]["p99"]
     return {"idle_p99_ms": before / 1000, "beside_p99_ms": after / 1000, "times_idle": after / before}
 
