@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gateway import __version__
 from tests.benchmarks.compare.setting import AUDIENCE, ISSUER, SCOPES, SECRET, Setting, key_set
 from tests.kit.redis import free_port
 
@@ -314,6 +315,8 @@ def headers(candidate: Candidate, setting: Setting) -> list[tuple[str, str]]:
 
 def version(candidate: Candidate, peers: Path) -> str:
     """What it says of its version: the first number with dots in it."""
+    if candidate in (GATEWAY, UNLIMITED):
+        return __version__
     command = candidate.find(peers)
     if candidate is PORTKEY:
         package = peers / "portkey/node_modules/@portkey-ai/gateway/package.json"
