@@ -52,6 +52,7 @@ class Arriving:
         "_deadlines",
         "_decoder",
         "_error",
+        "_failed",
         "_held",
         "_holds",
         "_idle_seconds",
@@ -100,6 +101,7 @@ class Arriving:
         self._wants_all = False
         """Whether who waits does so for all of it."""
 
+        self._failed = False
         self._error: GatewayError | None = None
         self._looked_at = self._idle_seconds = self._waited_seconds = 0.0
         self._looked_bytes = 0
@@ -146,8 +148,8 @@ class Arriving:
 
     async def read(self) -> bytes:
         while not self._held:
-            if self._error is not None:
-                raise self._error
+            if self._failed:
+                raise self._failure()
             if self.is_eof:
                 return b""
             self._watch()
@@ -155,15 +157,15 @@ class Arriving:
         return self.read_nowait()
 
     async def complete_within(self, seconds: float) -> bool:
-        if not self.is_eof and self._error is None:
+        if not self.is_eof and not self._failed:
             self._wheel.ask(self, self._loop.time() + seconds)
             self._wants_all = True
             try:
                 await self._wait()
             finally:
                 self._wants_all = False
-        if self._error is not None:
-            raise self._error
+        if self._failed:
+            raise self._failure()
         return self.is_eof
 
     def relay_to(self, sink: Sink, *, most_bytes: int) -> None:
@@ -174,8 +176,8 @@ class Arriving:
             return
         if lies:
             sink.piece(lies, None)
-        if self._error is not None:
-            sink.fail(self._error)
+        if self._failed:
+            sink.fail(self._failure())
         elif self.is_eof:
             sink.end()
         else:
@@ -232,7 +234,7 @@ class Arriving:
     # Within
 
     def _pass(self, piece: bytes, chunks: bytes | None) -> None:
-        if self._error is not None or not piece:
+        if self._failed or not piece:
             return
         self.come_bytes += len(piece)
         sink = self._sink
@@ -257,7 +259,7 @@ class Arriving:
         self.is_eof = True
         self._wheel.forget(self)
         sink, self._sink = self._sink, None
-        if self._error is not None:
+        if self._failed:
             return
         if sink is not None:
             sink.end()
@@ -265,15 +267,21 @@ class Arriving:
             self._wake()
 
     def fail(self, error: GatewayError) -> None:
-        if self._error is not None or self.is_eof:
+        if self._failed or self.is_eof:
             return
-        self._error = error
+        self._failed = True
         self._wheel.forget(self)
         sink, self._sink = self._sink, None
         if sink is not None:
             sink.fail(error)
         else:
+            self._error = error
             self._wake()
+
+    def _failure(self) -> GatewayError:
+        """Why there is no more of it: told once, for who raises it is known to it."""
+        error, self._error = self._error, None
+        return error or ClientLeft("The body had failed before.")
 
     async def _wait(self) -> None:
         self._waiter = self._loop.create_future()
