@@ -108,7 +108,7 @@ def _limits(settings: Settings, tenant: str) -> TenantLimits:
     return policy.limits
 
 
-async def _look(url: str, quotas: Sequence[Quota]) -> tuple[Level, ...]:
+async def _look(url: str, quotas: Sequence[Quota]) -> Sequence[Level]:
     store = RedisBuckets(url, deadline_seconds=PATIENCE_SECONDS)
     try:
         return (await store.look([Charge(quota, 0) for quota in quotas])).levels if quotas else ()
