@@ -128,7 +128,7 @@ class Worker:
         self.slips: list[int] = []
         self.lates: list[int] = []
         self.steady = asyncio.Event()
-        """Everything that is to run runs."""
+        """Everything runs that was to run, but for what has failed."""
         self.over = asyncio.Event()
         """Nothing more is to come."""
         self.stopping = False

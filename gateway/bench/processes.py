@@ -99,25 +99,31 @@ class Load:
         self._process = process
         assert process.stdout is not None
         self._lines = process.stdout
+        self._said: dict[str, Any] = {}
 
     async def steady(self) -> None:
-        """Wait until everything runs that is to run; RuntimeError when the client ended before."""
-        await self._next("steady")
+        """Wait until everything runs that was to run, but for what has failed; or all is over."""
+        while not self._said:
+            await self._listen()
 
     async def outcomes(self) -> list[dict[str, Any]]:
         """What came of the works, in their order, as `Outcome` has it."""
-        return list((await self._next("outcomes"))["outcomes"])
+        while "outcomes" not in self._said:
+            await self._listen()
+        return list(self._said["outcomes"])
 
-    async def _next(self, key: str) -> dict[str, Any]:
-        while line := await self._lines.readline():
-            said = orjson.loads(line)
-            if key in said:
-                return dict(said)
-        raise RuntimeError("the client ended before it was done; what it said stands above")
+    async def _listen(self) -> None:
+        if line := await self._lines.readline():
+            self._said |= orjson.loads(line)
+            return
+        raise OSError("the client ended before it was done; what it said stands above")
 
     def stop(self) -> None:
-        """Let it end what it does, and say what came of it."""
-        self._process.send_signal(signal.SIGTERM)
+        """Let it end what it does, and say what came of it; nothing where it has."""
+        try:
+            self._process.send_signal(signal.SIGTERM)
+        except ProcessLookupError:
+            pass
 
 
 @asynccontextmanager
@@ -141,7 +147,7 @@ async def raw_upstream(
         assert process.stdout is not None
         line = await process.stdout.readline()
         if not line:
-            raise RuntimeError("the raw upstream did not start; what it said stands above")
+            raise OSError("the raw upstream did not start; what it said stands above")
         yield int(orjson.loads(line)["port"])
 
 

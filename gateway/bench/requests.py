@@ -155,6 +155,7 @@ class IdleWorker(Worker):
         super().__init__(work, target)
         self._what = work
         self._messages = self.messages(work.body.encode())
+        self._settled = 0
 
     async def run(self) -> None:
         began, loop = asyncio.get_running_loop().time(), asyncio.get_running_loop()
@@ -163,13 +164,24 @@ class IdleWorker(Worker):
                 began + number * self._what.ramp_seconds / self._what.connections - loop.time()
             )
             connection = await self.connect()
-            if connection is not None:
+            if connection is None:
+                self._settle()
+            else:
                 connection.ask(next(self._messages), monotonic_ns())
         await self.over.wait()
 
     def answered(self, connection: Connection, answer: MessageReader) -> None:
         self.take(answer, began_ns=connection.began_ns, wrong="" if answer.lasts else "not kept")
-        if self.finished == self._what.connections:
+        self._settle()
+
+    def failed(self, connection: Connection, kind: str) -> None:
+        super().failed(connection, kind)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Of one more connection it is known what came of it."""
+        self._settled += 1
+        if self._settled == self._what.connections:
             self.steady.set()
 
     def lost(self, connection: Connection) -> None:  # noqa: ARG002

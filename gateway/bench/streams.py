@@ -19,7 +19,8 @@ class StreamsWorker(Worker):
         self._what = work
         self._messages = self.messages(chat(self.wish(), model=work.model).encode())
         self._every_ns = round(work.every_seconds * 1e9)
-        self._begun = 0
+        self._ended = 0
+        self._never_began = 0
         self._opening: set[asyncio.Task[None]] = set()
 
     def wish(self) -> str:
@@ -42,7 +43,7 @@ class StreamsWorker(Worker):
         began_ns = monotonic_ns()
         connection = await self.connect()
         if connection is None:
-            self._count()
+            self._count(0)
             return
         connection.ask(next(self._messages), began_ns)
 
@@ -60,8 +61,7 @@ class StreamsWorker(Worker):
         if not connection.seen:
             connection.first_stamp = int(stamps[0])
             self.firsts.append(now - connection.began_ns)
-            if len(self.firsts) == self._what.streams:
-                self.steady.set()
+            self._look_around()
         connection.last_stamp = sent_ns
         connection.seen += len(stamps)
         self.events += len(stamps)
@@ -75,17 +75,24 @@ class StreamsWorker(Worker):
             planned = (self._what.events - 1) * self._every_ns
             self.slips.append(connection.last_stamp - connection.first_stamp - planned)
         connection.transport.close()
-        self._count()
+        self._count(connection.seen)
 
     def failed(self, connection: Connection, kind: str) -> None:
         super().failed(connection, kind)
         self.errors["events missing"] += self._what.events - connection.seen
-        self._count()
+        self._count(connection.seen)
 
-    def _count(self) -> None:
-        self._begun += 1
-        if self._begun == self._what.streams:
+    def _count(self, seen: int) -> None:
+        """One more is over, having had so many events."""
+        self._ended += 1
+        self._never_began += not seen
+        self._look_around()
+        if self._ended == self._what.streams:
             self.over.set()
+
+    def _look_around(self) -> None:
+        if len(self.firsts) + self._never_began == self._what.streams:
+            self.steady.set()
 
 
 class SilentWorker(StreamsWorker):

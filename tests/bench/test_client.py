@@ -117,6 +117,30 @@ async def test_what_is_held_stays_until_the_client_is_told_to_stop(target: Targe
     assert (idle.ok, idle.errors) == (3, {})
 
 
+@pytest.mark.parametrize("work", [Silent(streams=3, ramp_seconds=0.0), Idle(connections=3, ramp_seconds=0.0)])
+async def test_what_fails_is_not_waited_for(work: Work) -> None:
+    turns = iter((True, False, False))
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        is_served = next(turns)
+        await request(reader)
+        if not is_served:
+            return
+        event = canned.EVENT_FORM % 1 if isinstance(work, Silent) else b"0\r\n\r\n"
+        writer.write(canned.EVENTS_HEAD + event)
+        await reader.read()
+
+    async with scripted(respond) as target:
+        measuring = Measuring([work], target)
+        steady = asyncio.Event()
+        running = asyncio.create_task(measuring.run(steady.set))
+        await steady.wait()
+        measuring.stop()
+        [outcome] = await running
+    assert outcome.errors["closed unanswered"] == 2
+    assert outcome.events + outcome.ok == 1
+
+
 async def test_works_run_side_by_side_and_one_may_begin_later(target: Target) -> None:
     first, second = await done(
         target,

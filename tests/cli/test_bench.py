@@ -16,7 +16,7 @@ import pytest
 
 from gateway.bench.processes import family
 from gateway.cli import main
-from gateway.cli.bench.configuration import described, document
+from gateway.cli.bench.configuration import chosen_tenant, described, document
 from gateway.cli.bench.measured import AREAS
 from gateway.cli.bench.report import lines
 from gateway.limits.terms import MOST_PERMITS
@@ -170,6 +170,7 @@ def test_what_is_measured_is_the_configuration_with_limits_that_nobody_reaches(t
     assert b"sk-real" not in orjson.dumps(plain)
     assert b"sk-own" not in orjson.dumps(plain)
     assert b"example" not in orjson.dumps(plain)
+    assert b"***" not in orjson.dumps(plain)
     read = Settings.model_validate(plain)
     assert (read.edge.keepalive_seconds, read.issuers, list(read.tenants)) == (7.0, {}, ["acme"])
     assert read.redis_url is not None
@@ -189,6 +190,23 @@ def test_what_is_measured_is_the_configuration_with_limits_that_nobody_reaches(t
         document(settings, "acme", base_url="http://127.0.0.1:9/v1", ca_file="", limited=False)
     )
     assert unlimited.limits_of(unlimited.tenants["acme"]) == Limits()
+
+
+def test_every_setting_of_production_is_measured_as_it_is() -> None:
+    settings = load(
+        PACKAGE.parent / "config" / "production.toml",
+        environ={"OPENAI_API_KEY": "sk-x", "REDIS_URL": "redis://localhost/0"},
+    )
+    tenant = chosen_tenant(settings, None)
+    read = Settings.model_validate(
+        document(settings, tenant, base_url="http://127.0.0.1:9/v1", ca_file="", limited=True)
+    )
+    assert (read.edge, read.credentials) == (settings.edge, settings.credentials)
+    assert read.upstream.timeouts == settings.upstream.timeouts
+    assert read.upstream.max_connections == settings.upstream.max_connections
+    assert read.limits_of(read.tenants[tenant]).capacities().keys() == (
+        settings.limits_of(settings.tenants[tenant]).capacities().keys()
+    )
 
 
 def test_every_area_of_the_code_is_there() -> None:

@@ -37,6 +37,7 @@ from gateway.settings.section import Problem, SettingsInvalid, revealed
 from gateway.settings.settings import Settings
 
 _REDIS_SECONDS = 3.0
+_SWEEPING_SECONDS = 60.0
 _CREDENTIAL_SECONDS = 7200
 _FILES = 65_536
 _FULL_SECONDS = 60.0
@@ -57,8 +58,11 @@ async def measure(settings: Settings, tenant: str, seconds: float) -> dict[str, 
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-bench-")))
         ring, _ = ensure_ring(directory / "keys")
         credential = _credential(ring, settings, tenant)
+        problems: list[str] = []
         if settings.redis_url is not None:
-            await stack.enter_async_context(_swept(settings))
+            await stack.enter_async_context(
+                _swept(RedisServers.parse(revealed(settings.redis_url) or ""), problems)
+            )
         ca_file = str(make_certificate(directory)) if tls else ""
         port = await stack.enter_async_context(
             raw_upstream(cpu=cores[0], certificate=directory if tls else None)
@@ -88,7 +92,7 @@ async def measure(settings: Settings, tenant: str, seconds: float) -> dict[str, 
         "extent": asdict(extent),
         "start_seconds": round(started, 3),
         **found,
-        "problems": trial.problems,
+        "problems": [*trial.problems, *problems],
     }
 
 
@@ -183,30 +187,32 @@ def _credential(ring: KeyRing, settings: Settings, tenant: str) -> str:
 
 
 @asynccontextmanager
-async def _swept(settings: Settings) -> AsyncIterator[None]:
-    """The store of limits without anything of a measurement, before and after."""
-    servers = RedisServers.parse(revealed(settings.redis_url) or "")
-
-    async def swept() -> None:
-        try:
-            async with asyncio.timeout(_REDIS_SECONDS):
-                await sweep(servers, REDIS_PREFIX)
-        except (OSError, RedisError, TimeoutError) as error:
-            said = str(error) or "no answer"
-            raise SettingsInvalid(
-                [
-                    Problem(
-                        "redis_url",
-                        f"Redis at {servers.name} cannot be asked ({said}); start it, or leave it out",
-                    )
-                ]
-            ) from None
-
-    await swept()
+async def _swept(servers: RedisServers, problems: list[str]) -> AsyncIterator[None]:
+    """See that Redis answers, and afterwards take away what was kept there. Raises SettingsInvalid when it does not."""
+    try:
+        async with asyncio.timeout(_REDIS_SECONDS):
+            connection = await servers.connector()()
+            await connection.disconnect(nowait=True)
+    except (OSError, RedisError, TimeoutError) as error:
+        said = str(error) or "no answer"
+        raise SettingsInvalid(
+            [
+                Problem(
+                    "redis_url",
+                    f"Redis at {servers.name} cannot be asked ({said}); start it, or leave it out",
+                )
+            ]
+        ) from None
     try:
         yield
     finally:
-        await swept()
+        try:
+            async with asyncio.timeout(_SWEEPING_SECONDS):
+                await sweep(servers, REDIS_PREFIX)
+        except (OSError, RedisError, TimeoutError) as error:
+            problems.append(
+                f"keys with the prefix {REDIS_PREFIX} are left in Redis: {str(error) or 'no answer'}"
+            )
 
 
 def _allow_files() -> None:
