@@ -188,6 +188,17 @@ def test_disturbance_is_what_others_used_and_what_was_stolen_meanwhile() -> None
     assert Moment.now().foreign_cpus(Moment.now(), 1.0) >= 0
 
 
+def test_a_process_beside_another_has_files_of_its_own_and_one_caller(tmp_path: Path) -> None:
+    place = given(tmp_path, tls=True, credentials=50)
+    apart = place.apart("fresh")
+    configure(NGINX, place, 1111)
+    configure(NGINX, apart, 2222)
+    assert "127.0.0.1:1111" in (tmp_path / "nginx.conf").read_text()
+    assert str(tmp_path / "fresh" / "nginx.pid") in (tmp_path / "fresh" / "nginx.conf").read_text()
+    assert apart.certificate.read_bytes() == place.certificate.read_bytes()
+    assert len(apart.tenants) == 2  # with the rival
+
+
 # Rounds
 
 

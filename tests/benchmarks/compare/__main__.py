@@ -168,7 +168,7 @@ async def compare(options: argparse.Namespace, candidates: list[Candidate]) -> M
                 bench.started[candidate.name] = stack.enter_context(
                     running(candidate, given, options.peers_dir, {cores.measured})
                 )
-                await bench.warm_up(bench.started[candidate.name], WARM_UP)
+                await bench.warm_up(bench.started[candidate.name], max(WARM_UP, len(given.callers)))
             except (RuntimeError, Failed) as error:
                 print(f"{candidate.label} is left out: {error}", file=sys.stderr)
         plan = Plan(

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.bench.processes import cpu_seconds, family
+from gateway.bench.processes import family
 
 PROC = Path("/proc")
 KERNEL_THREADS = 2
@@ -51,14 +51,13 @@ class Moment:
 
     @classmethod
     def now(cls) -> Moment:
-        roots = [pid for pid in _processes() if _field(pid, 1) == 0 and pid != KERNEL_THREADS]
+        roots = [pid for pid in _processes() if _fields(pid)[1] == 0 and pid != KERNEL_THREADS]
         own = set(family(os.getpid()))
         foreign = {pid for root in roots for pid in family(root)} - own
-        used = sum(map(cpu_seconds, roots)) - cpu_seconds(os.getpid())
-        # Who ended meanwhile is told by who waited for it.
-        ended = sum(_field(pid, 13) + _field(pid, 14) for pid in foreign) / os.sysconf("SC_CLK_TCK")
+        # Own time, and that of children who have ended: who ends meanwhile is told by who waited for it.
+        used = sum(sum(_fields(pid)[11:15]) for pid in foreign) / os.sysconf("SC_CLK_TCK")
         ticks = [int(word) for word in (PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]]
-        return cls(used + ended, ticks[7], sum(ticks))
+        return cls(used, ticks[7], sum(ticks))
 
     def foreign_cpus(self, since: Moment, seconds: float) -> float:
         """How many processors others kept busy, on average."""
@@ -73,9 +72,10 @@ def _processes() -> list[int]:
     return [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()]
 
 
-def _field(pid: int, number: int) -> int:
-    """One of /proc/PID/stat, counted from behind the name; 0 of what has just ended."""
+def _fields(pid: int) -> list[int]:
+    """Those of /proc/PID/stat behind the name, as numbers; zeros for what has just ended."""
     try:
-        return int((PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[number])
+        words = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return 0
+        return [0] * 50
+    return [0, *map(int, words[1:])]  # the first is a letter

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jwt
@@ -68,6 +69,13 @@ class Setting:
     def tenants(self) -> tuple[str, ...]:
         """Everybody who may call."""
         return tuple(dict.fromkeys(tenant for _, tenant in (*self.callers, self.rival)))
+
+    def apart(self, name: str) -> Setting:
+        """The same for one caller, with a folder of its own: for a process beside one that runs already."""
+        directory = self.directory / name
+        directory.mkdir(exist_ok=True)
+        shutil.copy(self.certificate, directory)
+        return replace(self, directory=directory, callers=self.callers[:1])
 
 
 def callers(credentials: int) -> tuple[tuple[str, str], ...]:

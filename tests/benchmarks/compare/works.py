@@ -245,7 +245,8 @@ async def _fresh(cell: Cell) -> Figures:
     """A process of its own: its start, and what it occupies at rest, with idle connections, with silent streams."""
     bench, candidate = cell.bench, cell.it.candidate
     idle, silent = Idle(connections=1000, ramp_seconds=2.0), Silent(streams=1000, ramp_seconds=2.0)
-    with running(candidate, bench.setting, bench.peers, {bench.cores.measured}) as new:
+    setting = bench.setting.apart("fresh")
+    with running(candidate, setting, bench.peers, {bench.cores.measured}) as new:
         assert new.pid is not None
         target = bench.target(new, cell.credentials)
         started = await _first_answer(new, target) - new.began
