@@ -202,8 +202,8 @@ def test_a_process_beside_another_has_files_of_its_own_and_one_caller(tmp_path: 
 # Rounds
 
 
-def plan(*, tls: bool = False) -> Plan:
-    return Plan(list(CANDIDATES.values()), list(WORKS), 3, 0.0, tls, ENVOY.name, "a run")
+def plan(*, peer_rounds: int = 3) -> Plan:
+    return Plan(list(CANDIDATES.values()), list(WORKS), 3, peer_rounds, 0.0, False, ENVOY.name, "a run")
 
 
 def test_every_other_round_goes_the_other_way_round() -> None:
@@ -224,6 +224,11 @@ def test_many_credentials_come_right_after_one_of_the_same_candidate() -> None:
         at = asked.index((name, ""))
         assert asked[at + 1] == (name, "callers")
     assert sum(variant == "callers" for _, variant in asked) == 2
+
+
+def test_peers_other_than_the_baseline_may_have_fewer_rounds() -> None:
+    names = [{c.name for c, _ in plan(peer_rounds=2).cells("upload", number, 1)} for number in range(3)]
+    assert names[0] == names[1] > names[2] == {DIRECT.name, GATEWAY.name, ENVOY.name}
 
 
 def test_slow_peers_are_measured_in_the_first_round_alone() -> None:

@@ -1,7 +1,8 @@
 """Measure the gateway beside its peers, and print the tables.
 
-    python -m tests.benchmarks.compare [--peers envoy nginx …] [--work json events-200 …] [--rounds 3] [--minutes 15]
-                                       [--tls] [--credentials 1000] [--baseline envoy] [--out FILE [--add]]
+    python -m tests.benchmarks.compare [--peers envoy nginx …] [--work json events-200 …] [--rounds 3]
+                                       [--peer-rounds 1] [--minutes 15] [--tls] [--credentials 1000]
+                                       [--baseline envoy] [--out FILE [--add]]
 
 Two cores are needed: one for the candidate, one for client, upstream and Redis. Candidates run side by side and are
 measured in turn; each round goes the other way round. The gateway and the direct way are always measured; who is not
@@ -61,6 +62,9 @@ class Plan:
     candidates: list[Candidate]
     works: list[str]
     rounds: int
+    peer_rounds: int
+    """Of those, how many measure peers other than the baseline; one, of who is slow."""
+
     until: float
     """By the monotonic clock."""
 
@@ -76,12 +80,17 @@ class Plan:
         asked = [
             candidate
             for candidate in self.candidates
-            if kind.is_for(candidate) and (number == 0 or not candidate.slow)
+            if kind.is_for(candidate) and number < self._rounds_of(candidate)
         ]
         for candidate in asked if number % 2 == 0 else reversed(asked):
             yield candidate, plain
             if credentials > 1 and kind.many and candidate.name in (GATEWAY.name, self.baseline):
                 yield candidate, "callers"
+
+    def _rounds_of(self, candidate: Candidate) -> int:
+        if candidate in (*ALWAYS, UNLIMITED) or candidate.name == self.baseline:
+            return self.rounds
+        return 1 if candidate.slow else self.peer_rounds
 
 
 async def measure(plan: Plan, bench: Bench, cells: list[Told]) -> None:
@@ -175,6 +184,7 @@ async def compare(options: argparse.Namespace, candidates: list[Candidate]) -> M
             [candidate for candidate in candidates if candidate.name in bench.started],
             options.work,
             options.rounds,
+            options.peer_rounds or options.rounds,
             time.monotonic() + options.minutes * 60,
             options.tls,
             options.baseline,
@@ -231,6 +241,9 @@ def main() -> None:
     )
     parser.add_argument("--work", nargs="+", choices=list(WORKS), default=list(WORKS), help="default: all")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--peer-rounds", type=int, help="for peers other than the baseline; default: the same"
+    )
     parser.add_argument("--seconds", type=float, default=3.0, help="of a work that saturates")
     parser.add_argument("--minutes", type=float, default=24 * 60, help="for all of it")
     parser.add_argument("--tls", action="store_true", help="towards the upstream")

@@ -135,6 +135,7 @@ FLOOR = Candidate(
     "nothing: bytes to and fro, the interpreter's floor",
     _module("tests.benchmarks.compare.raw_relay"),
     arguments=("@PORT@", "@UPSTREAM_PORT@", "@TRUSTED@"),
+    able=EVERYTHING - {"rates", "memory"},
 )
 NGINX = Candidate(
     "nginx",
