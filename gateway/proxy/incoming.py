@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import math
 import ssl
-from enum import Enum, auto
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
 from aiohttp.http_exceptions import HttpProcessingError
 
@@ -45,18 +44,18 @@ class Raw(Protocol):
         """The connection is gone."""
 
 
-class At(Enum):
-    """What the next bytes are."""
+class At:
+    """What the next bytes are. No Enum: to name a member of one takes as long as many a function."""
 
-    IDLE = auto()
+    IDLE: Final = 0
     """Nothing that anybody has asked for."""
 
-    HEAD = auto()
-    BODY = auto()
-    OTHER = auto()
+    HEAD: Final = 1
+    BODY: Final = 2
+    OTHER: Final = 3
     """Of another protocol."""
 
-    END = auto()
+    END: Final = 4
     """Nothing that belongs to the answer."""
 
 
@@ -155,21 +154,21 @@ class Incoming(Channel):
 
     def _take_beside(self, data: bytes) -> None:
         """Take what is no part of a body."""
-        match self._at_now:
-            case At.HEAD:
-                self._take_head(data)
-            case At.OTHER:
-                if self._raw is None:
-                    self._pass(data, None)
-                else:
-                    self._raw.feed_data(data)
-            case At.IDLE:
-                self._at_now = At.END
-                self.strayed()
-                self.abort()
-            case At.END | At.BODY:
-                self._keeps = False
-                self.hold(Held.BY_READER)
+        at = self._at_now
+        if at == At.HEAD:
+            self._take_head(data)
+        elif at == At.OTHER:
+            if self._raw is None:
+                self._pass(data, None)
+            else:
+                self._raw.feed_data(data)
+        elif at == At.IDLE:
+            self._at_now = At.END
+            self.strayed()
+            self.abort()
+        else:
+            self._keeps = False
+            self.hold(Held.BY_READER)
 
     def _take_head(self, data: bytes) -> None:
         begun = self._begun
@@ -268,7 +267,7 @@ class Incoming(Channel):
 
     def lost(self, error: BaseException | None) -> None:
         self._wheel.forget(self)
-        if self._at_now is At.IDLE:
+        if self._at_now == At.IDLE:
             self._at_now = At.END
             self.strayed()
             return
@@ -283,7 +282,7 @@ class Incoming(Channel):
         except Exception as broken:  # noqa: BLE001 (whatever it is, somebody waits for the end)
             error = broken
         self._keeps = False
-        if self._at_now is At.END:
+        if self._at_now == At.END:
             return
         if self._raw is not None:
             self._at_now = At.END
@@ -296,9 +295,9 @@ class Incoming(Channel):
     def due(self, now: float) -> float | None:
         """End what takes too long."""
         self._asked_at = math.inf
-        if self._at_now is At.HEAD:
+        if self._at_now == At.HEAD:
             ends_at, fault = self._head_due_at, NO_FIRST_BYTE
-        elif self._at_now is At.BODY:
+        elif self._at_now == At.BODY:
             ends_at, fault = self.taken_at + self.deadlines.idle_seconds, SILENT
         else:
             return None

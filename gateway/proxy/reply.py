@@ -103,19 +103,19 @@ class Reply(Incoming):
     @property
     def buffered(self) -> bool:
         """Whether a piece, or the end, can be had without waiting."""
-        return bool(self._pieces) or self._at_now is At.END
+        return bool(self._pieces) or self._at_now == At.END
 
     @property
     def finished(self) -> bool:
         """Whether the whole body has come and been read, and its end was not a reset in disguise."""
-        return self._at_now is At.END and not self._pieces and self._fault is None
+        return self._at_now == At.END and not self._pieces and self._fault is None
 
     async def read(self) -> bytes:
         """What has come of the body; empty at its end. Raises an UpstreamFault."""
         while not self._pieces:
             if self._fault is not None:
                 raise self._fault.error()
-            if self._at_now is At.END:
+            if self._at_now == At.END:
                 return b""
             await self._more()
         return self.read_nowait()
@@ -133,7 +133,7 @@ class Reply(Incoming):
         Raises an UpstreamFault.
         """
         self._room_bytes = most_bytes
-        while self._at_now is not At.END and self._pieces_bytes <= most_bytes:
+        while self._at_now != At.END and self._pieces_bytes <= most_bytes:
             self.go_on(Held.BY_READER)
             await self._more()
         if self._fault is not None:
@@ -151,7 +151,7 @@ class Reply(Incoming):
         self._pieces_bytes = 0
         for body, chunks in pieces:
             sink.piece(body, chunks)
-        if self._at_now is not At.END:
+        if self._at_now != At.END:
             self._sink = sink
             self.go_on(Held.BY_READER)
         elif self._fault is not None:
@@ -166,12 +166,12 @@ class Reply(Incoming):
         self._raw = raw
         if data:
             raw.feed_data(data)
-        if self._at_now is not At.OTHER:
+        if self._at_now != At.OTHER:
             raw.feed_eof()
 
     def release(self) -> None:
         """The exchange ended properly: the connection may serve another one."""
-        good = self._at_now is At.END and self._keeps and self._fault is None and not self._surplus
+        good = self._at_now == At.END and self._keeps and self._fault is None and not self._surplus
         tenant = self._let_go()
         if tenant is None:
             return

@@ -160,6 +160,9 @@ class _At(Enum):
     END = auto()
 
 
+# To name a member of an Enum takes as long as many a function.
+_BORDER, _DATA, _DATA_CR = _At.BORDER, _At.DATA, _At.DATA_CR
+
 _HEX = b"0123456789abcdefABCDEF"
 _LETTERS = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _QUOTABLE = bytes([9, 32, *range(0x21, 0x7F), *range(0x80, 0x100)])
@@ -245,7 +248,7 @@ class _Chunked:
 
     def feed(self, data: bytes) -> bytes:
         size = len(data)
-        if self._at is _At.BORDER:
+        if self._at is _BORDER:
             plain = _plain_size(data)
             if plain is not None:
                 begin = plain.end()
@@ -255,7 +258,7 @@ class _Chunked:
                     self.body_bytes += end - begin
                     self.chunks = data
                     return data[begin:end]
-        elif self._left > size and self._at is _At.DATA:
+        elif self._left > size and self._at is _DATA:
             self._left -= size
             self.taken_bytes += size
             self.body_bytes += size
@@ -270,17 +273,22 @@ class _Chunked:
     def _cut(self, data: bytes, size: int) -> bytes:
         """As `feed`, for a piece that is not one whole chunk, nor a part of one."""
         body: list[bytes] = []
-        whole_to = self._whole_chunks(data, body) if self._at is _At.BORDER else 0
-        whole, at = len(body), whole_to
+        whole_to = self._whole_chunks(data, 0, body) if self._at is _BORDER else 0
+        whole = len(body)
+        at = self._begin_plain(data, whole_to)
         try:
             while at < size and not self.ended:
-                if self._at is _At.DATA:
+                place = self._at
+                if place is _DATA:
                     piece = data[at : at + self._left]
                     body.append(piece)
                     at += len(piece)
                     self._left -= len(piece)
                     if not self._left:
-                        self._at = _At.DATA_CR
+                        self._at = _DATA_CR
+                elif place is _DATA_CR and data.startswith(b"\r\n", at):
+                    self._at = _BORDER
+                    at = self._begin_plain(data, self._whole_chunks(data, at + 2, body))
                 else:
                     at = self._step(data, at)
         except FramingBroken as broken:
@@ -293,9 +301,8 @@ class _Chunked:
         self.body_bytes += len(passed)
         return passed
 
-    def _whole_chunks(self, data: bytes, body: list[bytes]) -> int:
-        """Take the whole plain chunks at the beginning of what comes, and the last one; returns where they end."""
-        at = 0
+    def _whole_chunks(self, data: bytes, at: int, body: list[bytes]) -> int:
+        """Take the whole plain chunks that stand at a border; returns where they end."""
         while (plain := _plain_size(data, at)) is not None:
             begin = plain.end()
             end = begin + int(plain[1], 16)
@@ -305,10 +312,19 @@ class _Chunked:
             at = end + 2
         return at
 
+    def _begin_plain(self, data: bytes, at: int) -> int:
+        """Take the plain size of a chunk of which more is to come, if one stands at this border; returns how far."""
+        plain = _plain_size(data, at) if self._at is _BORDER else None
+        if plain is None:
+            return at
+        self._left = int(plain[1], 16)
+        self._at = _DATA
+        return plain.end()
+
     def _step(self, data: bytes, at: int) -> int:
         """Read on in the framing; returns how far. Raises FramingBroken."""
         place = self._at
-        if place is _At.BORDER:
+        if place is _BORDER:
             if data.startswith(_LAST_CHUNK, at):
                 self.ended = True
                 self._at = _At.END

@@ -147,7 +147,17 @@ def test_every_split_of_a_request_body_is_read_as_aiohttp_reads_it(
 def test_random_request_bodies_are_read_as_aiohttp_reads_them(
     loop: asyncio.AbstractEventLoop, body: bytes, cuts: list[int]
 ) -> None:
-    assert ours(cut(body, cuts)) == aiohttps([body], loop)
+    mine, theirs = ours(cut(body, cuts)), aiohttps([body], loop)
+
+    if (
+        mine.broken and not theirs.broken
+    ):  # the name of a trailer is enough for us, and it waits for the line's end
+        with pytest.raises(FramingBroken, match="a trailer"):
+            decoder_for(None, True).feed(body)
+        assert mine.body == theirs.body
+        assert not theirs.ended
+    else:
+        assert mine == theirs
 
 
 @given(st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=9).map(b"".join), st.lists(st.integers(1)))
@@ -155,15 +165,15 @@ def test_random_request_bodies_are_read_as_aiohttp_reads_them(
 def test_random_answers_are_never_read_where_aiohttp_reads_something_else(
     loop: asyncio.AbstractEventLoop, body: bytes, cuts: list[int]
 ) -> None:
-    """In answers aiohttp takes a bare LF behind data and in trailers, and any byte in these: we do not."""
+    """In answers aiohttp takes a bare LF behind sizes, data and trailers, and any byte in these: we do not."""
     mine, theirs = ours(cut(body, cuts), answer=True), aiohttps([body], loop, answer=True)
 
-    if mine.broken and not theirs.broken:
+    if mine.broken and mine != theirs:
         assert theirs.body.startswith(mine.body)
-        lenient = body.replace(b"\r\n", b"")
-        assert (
-            b"\n" in lenient or b"\x00" in lenient or b"\x7f" in lenient or b"Transfer-Encoding:" in lenient
-        )
+        with pytest.raises(
+            FramingBroken, match=r"at (size|padding|data_cr|trailer|field|field_value|last_lf)$|a trailer"
+        ):
+            decoder_for(None, True, padded_sizes=True).feed(body)
     else:
         assert mine == theirs
 
