@@ -57,6 +57,9 @@ UNSENT_BYTES = 256 * 1024
 # After these a turn takes no further bite: of what waits, and once more of what comes in it. It is about half a
 # millisecond of work.
 _TURN_BYTES = 128 * 1024
+_PLENTY_BYTES = _TURN_BYTES * 3 // 4
+"""As long as so much is left nobody looks when the next turn begins: a turn may have that little less."""
+
 _BYTES_PER_SECOND = _TURN_BYTES / 0.0005
 # A bite that took longer is followed by smaller ones.
 BITE_SECONDS = 0.0005
@@ -82,8 +85,9 @@ class Turns:
     def spend(self, weight_bytes: int, seconds: float = 0.0) -> None:
         """A bite has been taken, in so many seconds."""
         timed_bytes = seconds * _BYTES_PER_SECOND
-        self._room_bytes -= weight_bytes if weight_bytes > timed_bytes else timed_bytes
-        if not self._due:
+        room_bytes = self._room_bytes - (weight_bytes if weight_bytes > timed_bytes else timed_bytes)
+        self._room_bytes = room_bytes
+        if room_bytes < _PLENTY_BYTES and not self._due:
             self._come_back()
 
     def wait(self, take: Callable[[], None], *, floods: bool) -> None:
