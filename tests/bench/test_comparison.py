@@ -32,13 +32,9 @@ from tests.benchmarks.compare.candidates import (
     NGINX,
     UNLIMITED,
     Candidate,
-    configure,
-    filled,
-    headers,
-    running,
-    words,
 )
 from tests.benchmarks.compare.machine import Cores, Moment
+from tests.benchmarks.compare.running import configure, filled, headers, running, words
 from tests.benchmarks.compare.works import WORKS, Bench
 from tests.kit.redis import free_port
 

@@ -4,7 +4,8 @@
 
 - `machine`: which core does what, what processes use, and whether others disturb
 - `setting`: what all candidates are given: an upstream, credentials, certificates, Redis
-- `candidates`: who is measured, how each is found, configured, started and ended; `peers/` has their configurations
+- `candidates`: who is measured; `peers/` has their configurations
+- `running`: their processes
 - `works`: what each is made to do, and what is read off
 - `__main__`: the rounds, and the tables
 

@@ -35,16 +35,8 @@ from docs.measured import Measured, Peer
 from gateway.bench.certificate import make_certificate
 from gateway.bench.processes import raw_upstream
 from tests.benchmarks.compare import machine, setting
-from tests.benchmarks.compare.candidates import (
-    CANDIDATES,
-    DIRECT,
-    GATEWAY,
-    UNLIMITED,
-    Candidate,
-    Running,
-    running,
-    version,
-)
+from tests.benchmarks.compare.candidates import CANDIDATES, DIRECT, GATEWAY, UNLIMITED, Candidate
+from tests.benchmarks.compare.running import Running, running, version
 from tests.benchmarks.compare.works import WORKS, Bench, Cell, Failed
 from tests.kit.redis import running_redis
 
@@ -94,16 +86,11 @@ class Plan:
 
 
 async def measure(plan: Plan, bench: Bench, cells: list[Told]) -> None:
-    """Add the cells of all rounds; a candidate that failed at a work is not asked for it again."""
-    failed: set[tuple[str, str]] = set()
+    """Add the cells of all rounds."""
     lasted: dict[tuple[str, str, str], float] = {}
     for number in range(plan.rounds):
         for work in plan.works:
-            asked = [
-                (candidate, variant)
-                for candidate, variant in plan.cells(work, number, len(bench.setting.callers))
-                if (candidate.name, work) not in failed
-            ]
+            asked = list(plan.cells(work, number, len(bench.setting.callers)))
             expected = sum(lasted.get((candidate.name, work, variant), 0.0) for candidate, variant in asked)
             if time.monotonic() + expected > plan.until:
                 continue
@@ -113,8 +100,6 @@ async def measure(plan: Plan, bench: Bench, cells: list[Told]) -> None:
                 lasted[candidate.name, work, variant] = time.monotonic() - began
                 print(_line(told), file=sys.stderr, flush=True)
                 cells.append(told)
-                if told.failed:
-                    failed.add((candidate.name, work))
 
 
 async def one(bench: Bench, it: Running, run: str, work: str, variant: str, number: int) -> Told:
@@ -174,10 +159,9 @@ async def compare(options: argparse.Namespace, candidates: list[Candidate]) -> M
         bench = Bench(given, cores, options.peers_dir, options.seconds)
         for candidate in candidates:
             try:
-                bench.started[candidate.name] = stack.enter_context(
-                    running(candidate, given, options.peers_dir, {cores.measured})
-                )
-                await bench.warm_up(bench.started[candidate.name], max(WARM_UP, len(given.callers)))
+                it = stack.enter_context(running(candidate, given, options.peers_dir, {cores.measured}))
+                await bench.warm_up(it, max(WARM_UP, len(given.callers)))
+                bench.started[candidate.name] = it
             except (RuntimeError, Failed) as error:
                 print(f"{candidate.label} is left out: {error}", file=sys.stderr)
         plan = Plan(

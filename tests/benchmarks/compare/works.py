@@ -17,8 +17,9 @@ from typing import Any
 from gateway.bench import canned
 from gateway.bench.processes import cpu_seconds, load, resident_bytes
 from gateway.bench.works import Idle, Requests, Silent, Sockets, Streams, Target, Uploads, Work
-from tests.benchmarks.compare.candidates import GATEWAY, Candidate, Running, headers, running
+from tests.benchmarks.compare.candidates import GATEWAY, Candidate
 from tests.benchmarks.compare.machine import Cores
+from tests.benchmarks.compare.running import Running, headers, running
 from tests.benchmarks.compare.setting import Setting
 
 MB = 1_000_000
