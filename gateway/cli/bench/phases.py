@@ -17,6 +17,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from gateway.app.process import room_for_connections
 from gateway.bench.certificate import make_certificate
 from gateway.bench.processes import raw_upstream, resident_bytes
 from gateway.bench.trial import Extent, Round, Trial
@@ -151,13 +152,14 @@ async def _areas(trial: Trial, gateway: MeasuredGateway) -> dict[str, float]:
     gateway.look()
     await trial.requests(gateway.subject, 1.5)
     seen = await gateway.seen()
-    looks = sum(seen.values())
+    looks = max(1, sum(seen.values()))
     return {area: round(count / looks, 4) for area, count in seen.items()}
 
 
 def _extent(settings: Settings, seconds: float, model: str) -> Extent:
     """As much as this configuration has room for."""
-    clients = settings.edge.max_connections * settings.edge.peer_share or math.inf
+    edge = settings.edge
+    clients = min(room_for_connections(), edge.max_connections or math.inf) * edge.peer_share
     places = settings.upstream.max_connections * settings.upstream.tenant_share
     streams = min(clients, places)
     return Extent(
