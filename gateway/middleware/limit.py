@@ -69,7 +69,7 @@ def limit(
                 if not whole:
                     await _admit_by_head(request, exchange, admission, room)
                 else:
-                    if body.is_there(request, room):
+                    if body.is_there(request, edge, room):
                         taken: tuple[bytes, ...] = (request.body.read_nowait(),)
                         if standing.quotas and not is_read_at_once(taken):
                             await _enter(exchange, admission)  # it may have to wait for its turn to be read

@@ -30,6 +30,7 @@ from gateway.operations.table import (
 from gateway.operations.targets import TargetRefused
 from gateway.proxy.answer import Answer, own_fields
 from gateway.proxy.handler import Handler, Middleware
+from gateway.proxy.heads import KEPT_BYTES
 from gateway.proxy.house import Unseen
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.request import Request
@@ -75,6 +76,7 @@ def record(
     """The outermost middleware: from here on everything has a record."""
     next_id = request_ids()
     observer_failed = metrics.observer_failures.inc
+    keeps_heads = max_header_bytes > 2 * KEPT_BYTES
 
     def around(handler: Handler) -> Handler:
         async def recorded(request: Request) -> Answer:
@@ -83,14 +85,19 @@ def record(
             )
             request.exchange = exchange
             try:
-                request.check_version()
-                exchange.target = request.target
-                match = matched(table, request.method, request.target)
+                known = request.known
+                exchange.target = known.target
+                match, head = known.match, known.head
+                if match is None or head is None:
+                    request.check_version()
+                    match = matched(table, known.method, known.target)
+                    exchange.operation, exchange.params = match.operation, match.params
+                    head = headers.read(request.fields, http10=request.http10, max_bytes=max_header_bytes)
+                    if keeps_heads and known.is_kept:
+                        known.match, known.head = match, head
                 exchange.operation, exchange.params = match.operation, match.params
-                exchange.head = headers.read(
-                    request.fields, http10=request.http10, max_bytes=max_header_bytes
-                )
-                if request.asks_upgrade and exchange.head.has_body:
+                exchange.head = head.of_length(request.stated_bytes) if known.is_kept else head
+                if known.asks_upgrade and exchange.head.has_body:
                     # aiohttp hands the body of such a request to whoever reads the connection next.
                     raise BadRequest(
                         "A request that asks for an upgrade cannot have a body.", code="bad_framing"

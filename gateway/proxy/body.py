@@ -87,10 +87,11 @@ def much_is_left(request: Request, head: RequestHead) -> bool:
     return head.content_length is None or head.content_length > AT_ONCE_BYTES or head.expect_continue
 
 
-def is_there(request: Request, room: BodyRoom) -> bool:
+def is_there(request: Request, edge: Edge, room: BodyRoom) -> bool:
     """Whether the whole body has come with its head, and has been given room at once: small ones mostly have."""
     body = request.body
-    return body.is_eof and body.come_bytes <= AT_ONCE_BYTES and room.take_now(body.come_bytes)
+    size = body.come_bytes
+    return body.is_eof and size <= AT_ONCE_BYTES and size <= edge.max_json_body_bytes and room.take_now(size)
 
 
 async def comes_at_once(request: Request, head: RequestHead, room: BodyRoom) -> bool:

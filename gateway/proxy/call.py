@@ -12,7 +12,7 @@ from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.reply import Reply
 from gateway.proxy.upstream import Upstreams
-from gateway.wire.headers import Head
+from gateway.wire.headers import Head, RequestHead
 from gateway.wire.passing import for_upstream, loop_field
 
 _SECRET_BYTES = 8
@@ -20,6 +20,22 @@ _SECRET_BYTES = 8
 
 _REQUEST_ID = b"x-request-id"
 _READ_FIELDS = frozenset({_REQUEST_ID, *ACCOUNT_FIELDS})
+
+
+class _WayUp(NamedTuple):
+    """How heads of one kind go up, as long as it is from here to there."""
+
+    access: UpstreamAccess
+    pool: UpstreamPool
+    deployment: bytes
+    before: bytes
+    """What stands in front of the body's length, or all where none is stated."""
+
+    behind: bytes
+
+    def leads(self, call: Call) -> bool:
+        """Whether it is that of this call."""
+        return self.access is call.access and self.pool is call.pool and self.deployment == call.deployment
 
 
 class Call(NamedTuple):
@@ -51,16 +67,33 @@ class Call(NamedTuple):
         `length` is the body's size in bytes where it is known, `without` are further fields, by lower-case name,
         that do not pass, `more` are lines that follow those that do.
         """
+        template = self.exchange.head.template
+        if template is None or without or more or self.exchange.change is not None:
+            return self._head(self.exchange.head, length, without, more)
+        way = template.way_up
+        if not isinstance(way, _WayUp) or not way.leads(self):
+            # No value of a field has such a byte.
+            before, _, behind = self._head(template, b"\0", without, b"").partition(b"\0")
+            way = template.way_up = _WayUp(self.access, self.pool, self.deployment, before, behind)
+        if not way.behind:
+            return way.before
+        stated = self.exchange.head.content_length if length is None else length
+        assert stated is not None, "where a length stands, it is known"
+        return b"%b%d%b" % (way.before, stated, way.behind)
+
+    def _head(
+        self, head: RequestHead, length: int | bytes | None, without: frozenset[bytes], more: bytes
+    ) -> bytes:
         exchange, access, pool = self.exchange, self.access, self.pool
         return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (
             exchange.method.encode("ascii"),
             # aiohttp hands the target on as text in which every byte stands for itself.
             pool.target(exchange.target.encode("utf-8", "surrogateescape")),
             for_upstream(
-                exchange.head,
+                head,
                 host=pool.host,
                 authorization=access.authorization,
-                added=(*access.fields, *pool.proxy_fields, loop_field(exchange.head, self.deployment)),
+                added=(*access.fields, *pool.proxy_fields, loop_field(head, self.deployment)),
                 length=length,
                 identity=exchange.change is not None,
                 without=without,

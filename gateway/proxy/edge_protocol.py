@@ -21,7 +21,7 @@ from gateway.proxy.client import Client, Frames
 from gateway.proxy.client_connections import NoRoom
 from gateway.proxy.failures import failure_of
 from gateway.proxy.handler import Handler
-from gateway.proxy.heads import HeadInParts, Message, end_of_head, whole_head
+from gateway.proxy.heads import AskedHead, HeadInParts, end_of_head
 from gateway.proxy.house import House
 from gateway.proxy.request import Request
 from gateway.wire.framing import FramingBroken, decoder_for
@@ -151,32 +151,31 @@ class EdgeProtocol(Client):
                     return
             end = end_of_head(data)
             if end == len(data):
-                self._begin(whole_head(data), b"")
+                self._begin(house.heads.whole(data), b"")
                 return
             if end:
-                self._begin(whole_head(data[:end]), data[end:])
+                self._begin(house.heads.whole(data[:end]), data[end:])
                 return
             parts = self._head = HeadInParts()
             house.clients.waits(self, self._loop.time())
             self.expect(house.deadlines.header_seconds)
-        message, behind = parts.feed(data)
-        if message is not None:
+        asked, behind = parts.feed(data)
+        if asked is not None:
             self._head = None
-            self._begin(message, behind)
+            self._begin(asked, behind)
         elif parts.size_bytes > house.max_header_bytes:
             raise HeadersTooLarge(
                 f"The request's headers exceed {house.max_header_bytes} bytes. Send fewer or shorter headers."
             )
 
-    def _begin(self, message: Message, behind: bytes) -> None:
+    def _begin(self, asked: AskedHead, behind: bytes) -> None:
         """A request is there; its body, or some of it, may be too."""
         house = self._house
         house.requests += 1
         house.clients.asks(self)
         self.begin_anew()
         self._deadline = math.inf
-        chunked = message.chunked
-        stated = 0 if chunked else int(message.headers.get("Content-Length", 0))
+        chunked, stated = asked.known.chunked, asked.stated_bytes
         if chunked or stated > len(behind):
             body = self._body = Arriving(
                 self,
@@ -186,13 +185,13 @@ class EdgeProtocol(Client):
                 wheel=house.wheel,
                 loop=self._loop,
             )
-            self._request = Request(self, message, body)
+            self._request = Request(self, asked, body)
             if behind:
                 self._take_body(body, behind)
         elif stated == len(behind):
-            self._request = Request(self, message, Arrived(behind) if stated else NO_BODY)
+            self._request = Request(self, asked, Arrived(behind) if stated else NO_BODY)
         else:
-            self._request = Request(self, message, Arrived(behind[:stated]) if stated else NO_BODY)
+            self._request = Request(self, asked, Arrived(behind[:stated]) if stated else NO_BODY)
             self._ahead = behind[stated:]
 
     def _take_body(self, body: Arriving, data: bytes) -> None:

@@ -3,22 +3,26 @@
 What the gateway takes from aiohttp on the clients' side stands here and in `edge`, which is a `web.Server`;
 `tests/proxy/test_inside_aiohttp.py` fails loudly when it moves. Bodies never come near the parser: it cannot be asked
 where it stands, and its readers cost more than most bodies.
+
+Clients send the same head again and again, but for the length of the body. What one says is kept for a while, by its
+bytes, credential included: the very same bytes say the very same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import HttpRequestParserC, RawRequestMessage  # absent without the C parser
 from aiohttp.http_writer import HttpVersion10, HttpVersion11
 
 from gateway.errors import BadRequest, GatewayError, HeadersTooLarge, VersionRefused
+from gateway.operations.table import Match
+from gateway.wire.headers import RawFields, RequestHead
 
 assert HttpRequestParserC is not None
-
-Message = RawRequestMessage
-"""A head that has been read."""
 
 HTTP10, HTTP11 = HttpVersion10, HttpVersion11
 """The parser says the version by these very objects."""
@@ -29,6 +33,77 @@ _END = b"\r\n\r\n"
 _MOST_LINE_BYTES = 16 * 1024
 _MOST_FIELDS = 256
 
+_LENGTH = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
+_MOST_DIGITS = 15
+KEPT_BYTES = 3 * 1024
+"""Of a head that is kept, at most."""
+
+_KEPT = 2048
+"""Heads that are kept."""
+
+
+class KnownHead:
+    """What a head says whatever the length of its body, and what has been made of that."""
+
+    __slots__ = (
+        *(
+            "_fields",
+            "_length_varies",
+            "asks_upgrade",
+            "chunked",
+            "head",
+            "is_kept",
+            "keep_alive",
+            "match",
+            "method",
+        ),
+        *("stated_bytes", "target", "version"),
+    )
+
+    def __init__(self, message: RawRequestMessage, *, is_kept: bool, length_varies: bool = False) -> None:
+        self.method: str = message.method
+        self.target: str = message.path
+        """The raw request target; bytes that are not UTF-8 stand as surrogates."""
+
+        self._fields: RawFields = message.raw_headers
+        self.version = message.version
+        self.asks_upgrade: bool = message.upgrade
+        """Connection and Upgrade ask for another protocol, whichever."""
+
+        self.keep_alive: bool = not message.should_close
+        """Whether the client may ask again on its connection."""
+
+        self.chunked: bool = message.chunked
+        self._length_varies = length_varies
+        """Whether it has been read with a length of 0 in place of any."""
+
+        self.stated_bytes = 0 if message.chunked else int(message.headers.get("Content-Length", 0))
+        """The length of the body, unless it varies."""
+
+        self.is_kept = is_kept
+        """Whether the next head of the same bytes is this one."""
+
+        self.head: RequestHead | None = None
+        self.match: Match | None = None
+        """What has been found of it, once it has been found sound; the outermost middleware writes both."""
+
+    def fields(self, stated_bytes: int) -> RawFields:
+        """The header fields as they came, with a body of so many bytes."""
+        if not self._length_varies:
+            return self._fields
+        length = b"%d" % stated_bytes
+        return tuple(
+            (name, length if name.lower() == b"content-length" else value) for name, value in self._fields
+        )
+
+
+class AskedHead(NamedTuple):
+    """The head of one request."""
+
+    known: KnownHead
+    stated_bytes: int
+    """The length of its body, as far as it is stated."""
+
 
 def end_of_head(data: bytes) -> int:
     """Where what begins with a head goes on behind it; 0: its end has not come."""
@@ -36,9 +111,44 @@ def end_of_head(data: bytes) -> int:
     return 0 if at < 0 else at + 4
 
 
-def whole_head(head: bytes) -> Message:
-    """Read a head that has come whole, up to its empty line and nothing behind. Raises the refusal of a bad one."""
-    return _only(_fed(_parser(), head))
+class Heads:
+    """Reads heads that come whole, those that it knows by looking them up."""
+
+    def __init__(self) -> None:
+        self._known = lru_cache(maxsize=_KEPT)(_known)
+
+    def whole(self, head: bytes) -> AskedHead:
+        """Read a head up to its empty line and nothing behind. Raises the refusal of a bad one."""
+        if len(head) > KEPT_BYTES:
+            return _read(head)
+        at = head.find(_LENGTH[0])
+        if at < 0:
+            at = head.find(_LENGTH[1])
+            if at < 0:
+                known = self._known(head, b"")  # without a length, or with one that is spelled otherwise
+                return AskedHead(known, known.stated_bytes)
+        begin = at + len(_LENGTH[0])
+        end = head.find(b"\r\n", begin)
+        digits = head[begin:end]
+        if not digits.isdigit() or len(digits) > _MOST_DIGITS or (digits[0] == ord("0") and len(digits) > 1):
+            return _read(head)
+        return AskedHead(self._known(head[:begin], head[end:]), int(digits))
+
+
+def _known(before: bytes, behind: bytes) -> KnownHead:
+    """What the head says of which these parts stand before and behind the digits of a length."""
+    varies = bool(behind)
+    message = _only(_fed(_parser(), b"%b0%b" % (before, behind) if varies else before))
+    return KnownHead(message, is_kept=True, length_varies=varies)
+
+
+def _read(head: bytes) -> AskedHead:
+    return _asked(_only(_fed(_parser(), head)))
+
+
+def _asked(message: RawRequestMessage) -> AskedHead:
+    known = KnownHead(message, is_kept=False)
+    return AskedHead(known, known.stated_bytes)
 
 
 class HeadInParts:
@@ -51,12 +161,12 @@ class HeadInParts:
         self._tail = b""
         self.size_bytes = 0
 
-    def feed(self, data: bytes) -> tuple[Message | None, bytes]:
+    def feed(self, data: bytes) -> tuple[AskedHead | None, bytes]:
         """The head, once it is complete, and what stands behind it. Raises the refusal of a bad one."""
         tail = self._tail
         end = end_of_head(tail + data) - len(tail)
         if end > 0:
-            return _only(_fed(self._parser, data[:end])), data[end:]
+            return _asked(_only(_fed(self._parser, data[:end]))), data[end:]
         self.size_bytes += len(data)
         self._tail = (tail + data[-3:])[-3:]
         if _fed(self._parser, data):
@@ -78,7 +188,7 @@ def _parser() -> HttpRequestParserC:
     )
 
 
-def _fed(parser: HttpRequestParserC, data: bytes) -> Sequence[tuple[Message, object]]:
+def _fed(parser: HttpRequestParserC, data: bytes) -> Sequence[tuple[RawRequestMessage, object]]:
     try:
         return parser.feed_data(data)[0]
     except HttpProcessingError as error:
@@ -86,7 +196,7 @@ def _fed(parser: HttpRequestParserC, data: bytes) -> Sequence[tuple[Message, obj
     raise refusal
 
 
-def _only(messages: Sequence[tuple[Message, object]]) -> Message:
+def _only(messages: Sequence[tuple[RawRequestMessage, object]]) -> RawRequestMessage:
     if len(messages) != 1:
         raise _unreadable("no request line")
     return messages[0][0]

@@ -10,6 +10,7 @@ from gateway.errors import GatewayError
 from gateway.proxy.arriving import BodyDeadlines
 from gateway.proxy.bites import Turns
 from gateway.proxy.client_connections import ClientConnection, ClientConnections
+from gateway.proxy.heads import Heads
 from gateway.proxy.wheel import Timed, Wheel
 
 LINGER_SECONDS = 2.0
@@ -85,6 +86,8 @@ class House:
         self.draining = False
         self.requests = 0
         """How many have come."""
+
+        self.heads = Heads()
 
         self._most_lingering = most_lingering
         self._lingering: dict[Guest, None] = {}

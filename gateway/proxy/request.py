@@ -6,7 +6,7 @@ from gateway.errors import VersionRefused
 from gateway.exchange.exchange import Exchange
 from gateway.proxy.arrived import Body
 from gateway.proxy.client import Client
-from gateway.proxy.heads import HTTP10, HTTP11, SPOKEN, Message
+from gateway.proxy.heads import HTTP10, HTTP11, SPOKEN, AskedHead
 from gateway.wire.headers import RawFields
 
 
@@ -15,43 +15,42 @@ class Request:
 
     __slots__ = (
         "answer_begun",
-        "asks_upgrade",
         "body",
         "connection",
         "exchange",
-        "fields",
         "http10",
         "keep_alive",
+        "known",
         "method",
+        "stated_bytes",
         "target",
-        "version",
     )
 
     exchange: Exchange
     """Written by the outermost middleware."""
 
-    def __init__(self, connection: Client, message: Message, body: Body) -> None:
+    def __init__(self, connection: Client, asked: AskedHead, body: Body) -> None:
         self.connection = connection
         self.body = body
-        self.method: str = message.method
-        self.target: str = message.path
-        """The raw request target; bytes that are not UTF-8 stand as surrogates."""
+        known = self.known = asked.known
+        """What its head says."""
 
-        self.fields: RawFields = message.raw_headers
-        """The header fields as they came."""
+        self.stated_bytes = asked.stated_bytes
+        """The length of its body, as far as it is stated."""
 
-        self.version = message.version
-        self.http10: bool = message.version is HTTP10
-        self.asks_upgrade: bool = message.upgrade
-        """Connection and Upgrade ask for another protocol, whichever."""
-
-        self.keep_alive: bool = not message.should_close
-        """Whether the client may ask again on its connection."""
-
+        self.method = known.method
+        self.target = known.target
+        self.http10 = known.version is HTTP10
+        self.keep_alive = known.keep_alive
         self.answer_begun = False
         """Whether something of an answer has been sent; from then on there is no other."""
 
+    @property
+    def fields(self) -> RawFields:
+        """The header fields as they came."""
+        return self.known.fields(self.stated_bytes)
+
     def check_version(self) -> None:
         """Raise VersionRefused for what the parser lets through: HTTP/0.9 and HTTP/2.0 request lines."""
-        if self.version is not HTTP11 and self.version is not HTTP10:
+        if self.known.version not in (HTTP11, HTTP10):
             raise VersionRefused(SPOKEN)

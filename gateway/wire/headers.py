@@ -110,7 +110,8 @@ class RequestHead:
 
     __slots__ = (
         *("authorization", "chunked", "content_encoding", "content_length", "content_type"),
-        *("expect_continue", "fields", "has_body", "listed", "loops", "names", "subprotocols", "upgrade"),
+        *("expect_continue", "fields", "has_body", "listed", "loops", "names", "subprotocols", "template"),
+        *("upgrade", "way_up"),
     )
 
     def __init__(self, fields: RawFields, names: RequestNames) -> None:
@@ -132,6 +133,34 @@ class RequestHead:
         self.subprotocols: Sequence[bytes] = ()
         self.listed: frozenset[bytes] = NOTHING_LISTED
         """Lower-case names that Connection lists: they speak about the client's connection alone."""
+
+        self.template: RequestHead | None = None
+        """The head that this one is like, but for the length of its body; None: it is like no other."""
+
+        self.way_up: object = None
+        """How such heads went up last; of a template, and written by who sends them."""
+
+    def of_length(self, content_length: int) -> RequestHead:
+        """A head like this, of a body of this length."""
+        head = RequestHead(self.fields, self.names)
+        head.template = self
+        head.authorization = self.authorization
+        head.loops = self.loops
+        head.chunked = self.chunked
+        head.has_body = self.has_body
+        head.expect_continue = self.expect_continue
+        head.content_type = self.content_type
+        head.content_encoding = self.content_encoding
+        head.upgrade = self.upgrade
+        head.subprotocols = self.subprotocols
+        head.listed = self.listed
+        at = self.names.content_length
+        if at is not None:
+            fields = self.fields
+            head.fields = (*fields[:at], (fields[at][0], b"%d" % content_length), *fields[at + 1 :])
+            head.content_length = content_length
+            head.has_body = content_length > 0
+        return head
 
 
 class Head:

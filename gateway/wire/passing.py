@@ -108,7 +108,7 @@ def for_upstream(
     *,
     host: bytes,
     authorization: bytes | None,
-    length: int | None,
+    length: int | bytes | None,
     added: RawFields = (),
     without: frozenset[bytes] = NOTHING_LISTED,
     identity: bool = False,
@@ -116,9 +116,9 @@ def for_upstream(
     """The header block that goes up, in the order and spelling in which the client sent it.
 
     `authorization` replaces the client's, `host` its Host; `length` is the body's size in bytes
-    where it is known; `added` are fields of the gateway's own; what `without` names in lower case stays
-    behind as well; with `identity` the answer is asked for unencoded. Names that repeat in another
-    spelling go up in their first spelling.
+    where it is known, or what stands in its place; `added` are fields of the gateway's own; what `without`
+    names in lower case stays behind as well; with `identity` the answer is asked for unencoded. Names that
+    repeat in another spelling go up in their first spelling.
     """
     names, dropped = head.names, without
     if head.listed:
@@ -135,7 +135,7 @@ def for_upstream(
         going.append((b"Host", host))
     if way.content_length is not None and length is not None:
         at, name = way.content_length
-        going[at] = (name, b"%d" % length)
+        going[at] = (name, b"%d" % length if isinstance(length, int) else length)
     if way.transfer_encoding is not None:
         at, name = way.transfer_encoding
         going[at] = (name, b"chunked")

@@ -55,17 +55,17 @@ def test_the_parser_reads_a_head_alone_without_a_loop_or_a_reader_for_its_body()
 def test_the_parser_says_of_a_head_what_the_gateway_goes_by(
     version: str, more: bytes, chunked: bool, upgrade: bool, should_close: bool
 ) -> None:
-    message = heads.whole_head(b"GET / HTTP/%b\r\nHost: a\r\n%b\r\n" % (version.encode(), more))
+    known, _ = heads.Heads().whole(b"GET / HTTP/%b\r\nHost: a\r\n%b\r\n" % (version.encode(), more))
 
-    assert (message.version is heads.HTTP10) is (version == "1.0")
-    assert (message.chunked, message.upgrade, message.should_close) == (chunked, upgrade, should_close)
+    assert (known.version is heads.HTTP10) is (version == "1.0")
+    assert (known.chunked, known.asks_upgrade, not known.keep_alive) == (chunked, upgrade, should_close)
 
 
 @pytest.mark.parametrize("end", [b"\n\r\n", b"\r\n\n", b"\n\n", b"\r\r\n", b"\r\n\r\r\n"])
 def test_the_parser_sees_the_end_of_a_head_nowhere_else_than_the_gateway(end: bytes) -> None:
     """What it took for the next request would vanish."""
     with pytest.raises(BadRequest):
-        heads.whole_head(b"GET / HTTP/1.1\r\nHost: a%bGET /b HTTP/1.1\r\nHost: b\r\n\r\n" % end)
+        heads.Heads().whole(b"GET / HTTP/1.1\r\nHost: a%bGET /b HTTP/1.1\r\nHost: b\r\n\r\n" % end)
 
 
 def test_aiohttp_is_the_pinned_minor_and_has_its_c_parser() -> None:
