@@ -13,7 +13,7 @@ from gateway.bench.messages import MessageReader
 from gateway.bench.works import Sockets, Target
 
 _FORM = b'{"type":"input_audio_buffer.append","event_id":"@%019d;","audio":"%s"}'
-_LAST_SECONDS = 0.5
+_LAST_SECONDS = 5.0
 """What was sent may still come back so long."""
 
 
@@ -30,6 +30,7 @@ class SocketsWorker(Worker):
         self._sending = False
         self._opening = work.sockets
         self._all_open = asyncio.Event()
+        self._all_back = asyncio.Event()
         self.messages_sent = 0
 
     async def run(self) -> None:
@@ -54,9 +55,17 @@ class SocketsWorker(Worker):
             pass
         self._sending = False
         self._schedule.close()
-        await asyncio.sleep(_LAST_SECONDS)
+        await self._until_all_came_back()
         if missing := self.messages_sent - self.events:
             self.errors["messages missing"] += missing
+
+    async def _until_all_came_back(self) -> None:
+        if self.events >= self.messages_sent:
+            return
+        try:
+            await asyncio.wait_for(self._all_back.wait(), _LAST_SECONDS)
+        except TimeoutError:
+            pass
 
     async def _open(self, request: bytes) -> None:
         began_ns = monotonic_ns()
@@ -120,6 +129,8 @@ class SocketsWorker(Worker):
                 socket.transport.write(frames.frame(frames.PONG, payload, masked=True))
             elif opcode == frames.CLOSE:
                 self.errors[f"closed with {int.from_bytes(payload[:2], 'big')}"] += 1
+        if not self._sending and self.events >= self.messages_sent:
+            self._all_back.set()
 
     def stop(self) -> None:
         super().stop()

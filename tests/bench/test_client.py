@@ -218,7 +218,7 @@ ONE = Requests(count=1, connections=1, most_seconds=5)
         (answering(b"SSH-2.0\r\n\r\n"), ONE, {"not HTTP": 1}),
         (answering(OK + b"!"), ONE, {"more than was asked for": 1}),
         (answering(OK), Requests(count=1, connections=1, answer_bytes=3), {"wrong size": 1}),
-        (leave_waiting, Requests(count=1, connections=1, most_seconds=0.05), {"unfinished": 1}),
+        (leave_waiting, Requests(count=1, connections=1, most_seconds=1), {"unfinished": 1}),
         (
             answering(OK),
             Streams(streams=1, events=3, ramp_seconds=0.0),
