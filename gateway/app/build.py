@@ -154,7 +154,7 @@ def build_app(
     app = App(
         services,
         upstreams,
-        compose(build_middlewares(services), _dispatch(services, upstreams)),
+        compose(build_middlewares(services), _dispatch(services, upstreams, wheel)),
         turns=turns,
         wheel=wheel,
         tenants=tenants,
@@ -176,7 +176,7 @@ def _counting(redis_url: str | None, prefix: str) -> tuple[BucketStore, UsageSto
     return RedisBuckets(redis_url, prefix=prefix), RedisUsage(redis_url, prefix=prefix)
 
 
-def _dispatch(services: Services, upstreams: Upstreams) -> Handler:
+def _dispatch(services: Services, upstreams: Upstreams, wheel: Wheel) -> Handler:
     """What stands at the end of the middlewares: the gateway itself, a WebSocket, or anything else over HTTP."""
     settings, metrics = services.settings, services.metrics
     edge, deadlines = settings.edge, DeadlineTable(settings.upstream)
@@ -184,7 +184,7 @@ def _dispatch(services: Services, upstreams: Upstreams) -> Handler:
         reading=services.reading,
         unreadable_headers=metrics.unreadable_headers,
     )
-    http = forward(upstreams, deadlines=deadlines, edge=edge, relay=relay)
+    http = forward(upstreams, deadlines=deadlines, edge=edge, relay=relay, wheel=wheel)
     socket = forward_socket(
         upstreams,
         deadlines=deadlines,

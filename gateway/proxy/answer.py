@@ -120,12 +120,12 @@ class Answer:
     async def write(self, piece: bytes) -> None:
         """Send one piece; waits while the client reads slowly. Raises ClientLeft."""
         self.push(piece)
-        await self._taken()
+        await self.taken()
 
     async def write_eof(self, piece: bytes = b"") -> None:
         """Send the last piece and the end of the body; waits while the client reads slowly. Raises ClientLeft."""
         self.finish(piece)
-        await self._taken()
+        await self.taken()
 
     def _send(self, data: bytes) -> None:
         request = self._request
@@ -142,7 +142,8 @@ class Answer:
                 data = head + data
         transport.write(data)
 
-    async def _taken(self) -> None:
+    async def taken(self) -> None:
+        """Wait while the client has much to read yet. Raises ClientLeft."""
         connection = self._request.connection
         if connection.transport is None or connection.transport.is_closing():
             raise ClientLeft("The client left.")

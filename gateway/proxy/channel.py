@@ -139,9 +139,9 @@ class Channel(asyncio.Protocol):
         waiter, self._drain_waiter = self._drain_waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+        self.fed_by(None)
         self.lost(exc)
         self._surplus = b""
-        self.source = None
 
     # Reading
 
@@ -245,6 +245,14 @@ class Channel(asyncio.Protocol):
             self._bite_bytes = min(bites.most_bytes, self._bite_bytes * 2)
 
     # Writing
+
+    def fed_by(self, source: Channel | None) -> None:
+        """Hold `source`, whose bytes go out here, whenever the peer does not read; None: nobody's do any more."""
+        before, self.source = self.source, source
+        if before is not None:
+            before.go_on(Held.BY_SINK)
+        if source is not None and self.writing_paused:
+            source.hold(Held.BY_SINK)
 
     def pause_writing(self) -> None:
         """The peer does not read: hold whoever's bytes go out here."""

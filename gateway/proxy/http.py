@@ -7,29 +7,29 @@ request bodies that policy had to read, which lie in `exchange.body`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from time import monotonic
 
-from gateway.errors import BadRequest, ClientLeft, UpstreamBroken, UpstreamFault, UpstreamTimeout
+from gateway.errors import BadRequest, UpstreamFault, UpstreamTimeout
 from gateway.exchange.exchange import Exchange
-from gateway.proxy import body
 from gateway.proxy.answer import Answer
 from gateway.proxy.call import Call, call_upstream
 from gateway.proxy.deadlines import DeadlineTable
+from gateway.proxy.going_up import GoingUp
 from gateway.proxy.handler import Handler
 from gateway.proxy.relay import Relay
 from gateway.proxy.reply import Reply
 from gateway.proxy.request import Request
 from gateway.proxy.upstream import Upstreams
+from gateway.proxy.wheel import Wheel
 from gateway.settings.settings import Edge
 from gateway.wire.headers import Head
 from gateway.wire.request_body import RequestBody
 
-CLIENT_WATCH_SECONDS = 1.0
 SENT_AT_ONCE_BYTES = 64 * 1024
 
 
-def forward(upstreams: Upstreams, *, deadlines: DeadlineTable, edge: Edge, relay: Relay) -> Handler:
+def forward(
+    upstreams: Upstreams, *, deadlines: DeadlineTable, edge: Edge, relay: Relay, wheel: Wheel
+) -> Handler:
     """The handler at the end of the middlewares: one exchange with the upstream."""
 
     async def handle(request: Request) -> Answer:
@@ -100,81 +100,55 @@ def forward(upstreams: Upstreams, *, deadlines: DeadlineTable, edge: Edge, relay
             raise
 
     async def _upload(request: Request, exchange: Exchange, reply: Reply) -> bool:
-        """Send the client's body up as it comes, or as it was taken in; an upstream that stops reading stops it.
-
-        Returns whether all of it went up. An upstream that hangs up may have answered before: whoever reads the
-        head finds out, and a form that is judged is judged to its end.
-        """
-        chunked, stated, form = exchange.head.chunked, exchange.head.content_length, exchange.form
-        pieces, held = body.pieces(request, edge), exchange.body
-        if held is not None:
-            pieces, stated = _one_by_one(held), None
-        listens = True
-        async for piece in pieces:
-            going = piece if form is None else form.feed(piece)
-            if going and listens:
-                listens = await _send(request, reply, _chunk(going) if chunked else going)
-            exchange.request_piece(piece)
-            if not listens and form is None:
-                return False
-        if stated not in (None, exchange.bytes_in):
-            # The rest would be looked for in whatever comes next on this connection.
-            raise BadRequest("The request body is not as long as it said.", code="bad_framing")
-        rest = b"" if form is None else await form.finish()
-        if chunked:
-            rest = (_chunk(rest) if rest else b"") + b"0\r\n\r\n"
-        if rest and listens:
-            listens = await _send(request, reply, rest)
-        if listens:
-            reply.start_clock()
-        return listens
-
-    async def _send(request: Request, reply: Reply, data: bytes) -> bool:
-        """Send bytes of a body up, and wait while the upstream reads slowly; tells whether it still listens."""
+        """Send the client's body up as it comes, or as it was taken in; returns whether all of it went up."""
+        stated, held, form = exchange.head.content_length, exchange.body, exchange.form
+        idle_seconds = min(reply.deadlines.idle_seconds, edge.body_idle_timeout_seconds)
+        going = GoingUp(exchange, request.connection, reply, idle_seconds=idle_seconds)
         try:
-            reply.write(data)
-            if reply.writing_paused:
-                await _drained(request, reply, edge.body_idle_timeout_seconds)
-        except (ConnectionError, UpstreamBroken):
-            return False
-        return True
+            if held is None:
+                going.follow()
+                wheel.ask(going, asyncio.get_running_loop().time())
+                request.body.relay_to(going, most_bytes=edge.max_body_bytes)
+            else:
+                stated = None
+                await _feed(held, going, reply, idle_seconds)
+            await going.ended()
+            if not going.listens and form is None:
+                return False
+            if stated not in (None, exchange.bytes_in):
+                # The rest would be looked for in whatever comes next on this connection.
+                raise BadRequest("The request body is not as long as it said.", code="bad_framing")
+            if form is not None and (rest := await form.finish()):
+                going.send(rest)
+            if exchange.head.chunked:
+                going.write(b"0\r\n\r\n")
+        finally:
+            wheel.forget(going)
+            going.let_go()
+        if going.listens:
+            reply.start_clock()
+        return going.listens
 
     return handle
 
 
-async def _one_by_one(held: RequestBody) -> AsyncIterator[bytes]:
-    """A body that is there, in bites, none in the same turn of the loop as another: they may be many."""
+async def _feed(held: RequestBody, going: GoingUp, reply: Reply, idle_seconds: float) -> None:
+    """Send a body up that is there, in bites, none in the same turn of the loop as another: they may be many."""
     for piece in held.pieces():
         for at in range(0, len(piece), SENT_AT_ONCE_BYTES):
-            yield piece[at : at + SENT_AT_ONCE_BYTES]
-            await asyncio.sleep(0)
+            going.piece(piece[at : at + SENT_AT_ONCE_BYTES], None)
+            try:
+                async with asyncio.timeout(idle_seconds):
+                    await (reply.drained() if reply.writing_paused else asyncio.sleep(0))
+            except TimeoutError:
+                raise UpstreamTimeout("The upstream stopped reading the request body.") from None
+            except ConnectionError:
+                pass  # the next write finds out
+    going.end()
 
 
 def _went_up_whole(upload: asyncio.Task[bool]) -> bool:
     return upload.done() and not upload.cancelled() and upload.exception() is None and upload.result()
-
-
-async def _drained(request: Request, reply: Reply, body_idle_seconds: float) -> None:
-    """Wait until the upstream reads on. Raises UpstreamTimeout, or ClientLeft when the client is gone.
-
-    While we do not read from the client, nothing is heard of its leaving: the kernel is asked for a
-    reset, and a client that hung up behind bytes we have not read is found by the body idle deadline.
-    """
-    draining = asyncio.ensure_future(reply.drained())
-    deadline = monotonic() + min(reply.deadlines.idle_seconds, body_idle_seconds)
-    try:
-        while True:
-            await asyncio.wait({draining}, timeout=CLIENT_WATCH_SECONDS)
-            if draining.done():
-                draining.result()
-                return
-            if request.connection.was_reset():
-                raise ClientLeft("The client left.")
-            if monotonic() >= deadline:
-                raise UpstreamTimeout("The upstream stopped reading the request body.")
-    finally:
-        draining.cancel()
-        del draining  # it keeps the error that is raised from here
 
 
 def _chunk(piece: bytes) -> bytes:

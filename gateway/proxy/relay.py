@@ -11,6 +11,7 @@ from gateway.exchange.observers import AnswerChange, BodyChange, EventFilter
 from gateway.proxy.answer import Answer, own_fields
 from gateway.proxy.bites import EVENTS, PACKED
 from gateway.proxy.call import Call
+from gateway.proxy.going_down import GoingDown
 from gateway.proxy.reading import Reading
 from gateway.proxy.reply import Reply
 from gateway.proxy.request import Request
@@ -87,30 +88,17 @@ class Relay:
             reply.take_as(PACKED)
         elif is_event_stream(head):
             reply.take_as(EVENTS)
-        events = _EventEnds() if _ends_with_connection(head, reply) and is_event_stream(head) else None
-        while piece := await reply.read():
-            if events is not None:
-                events.saw(piece)
-            going = piece if filtering is None else filtering.feed(piece)
-            try:
-                if not going:
-                    continue
-                if exchange.first_byte_at is None:
-                    exchange.body_begins(monotonic())
-                if reply.finished and events is None and filtering is None:
-                    await answer.write_eof(going)
-                    exchange.sent(len(going))
-                    break
-                await answer.write(going)
-                exchange.sent(len(going))
-            finally:
-                exchange.answer_piece(piece)
-        if events is not None and not events.between_events:
-            raise UpstreamBroken("The upstream broke off in the middle of an event.")
-        if filtering is not None and (rest := filtering.end()):
-            await answer.write(rest)
-            exchange.sent(len(rest))
-        await answer.write_eof()
+        unframed_events = _ends_with_connection(head, reply) and is_event_stream(head)
+        going = GoingDown(answer, exchange, filtering, unframed_events=unframed_events)
+        client = request.connection
+        client.fed_by(reply)
+        try:
+            reply.relay_to(going)
+            await going.ended()
+        finally:
+            client.fed_by(None)
+        call.ended()
+        await answer.taken()
         return _complete(call, answer)
 
     async def _answer_changed(
@@ -175,19 +163,3 @@ def _ends_with_connection(head: Head, reply: Reply) -> bool:
     return (
         not reply.finished and head.get(b"content-length") is None and head.get(b"transfer-encoding") is None
     )
-
-
-class _EventEnds:
-    """Whether a stream of events that only the end of the connection delimits stands between two events."""
-
-    def __init__(self) -> None:
-        self._tail = b""
-
-    def saw(self, piece: bytes) -> None:
-        """Note the last bytes."""
-        self._tail = (self._tail + piece)[-4:]
-
-    @property
-    def between_events(self) -> bool:
-        """An event ends with a blank line; an empty stream has none to break."""
-        return not self._tail or self._tail.endswith((b"\n\n", b"\r\r", b"\r\n\r\n", b"\n\r\n"))

@@ -14,8 +14,25 @@ Source: RFC 9112, sections 6 and 7.
 from __future__ import annotations
 
 import re
-from enum import Enum, auto
 from typing import Protocol
+
+from gateway.wire.chunk_grammar import (
+    BORDER,
+    DATA,
+    DATA_CR,
+    DATA_LF,
+    END,
+    FIELD,
+    FIELD_VALUE,
+    GOES_ON,
+    HEX,
+    IN_STEP,
+    IN_TRAILERS,
+    PADDED,
+    SIZE,
+    THEN,
+    TRAILER,
+)
 
 _MOST_SIZE = 2**64 - 1
 _MOST_EXTENSIONS_BYTES = 128 * 1024
@@ -58,6 +75,12 @@ class Decoder(Protocol):
 
     def feed(self, data: bytes) -> bytes:
         """The bytes of the body in `data`, which is not empty. Raises FramingBroken."""
+
+    def follow(self, data: bytes) -> int:
+        """How much of `data`, from its beginning, may pass as it came, to whoever has had all of its chunk so.
+
+        It ends wherever the piece does. What is left of it has to be fed.
+        """
 
     def feed_eof(self) -> None:
         """The connection has ended. Raises FramingBroken where the body has not, and does not with it."""
@@ -104,6 +127,9 @@ class _Stated:
             self.ended = True
         return data
 
+    def follow(self, data: bytes) -> int:  # noqa: ARG002
+        return 0
+
     def feed_eof(self) -> None:
         if not self.ended:
             raise FramingBroken("less of the body came than its length says")
@@ -126,85 +152,14 @@ class _UntilClose:
         self.taken_bytes += len(data)
         return data
 
+    def follow(self, data: bytes) -> int:  # noqa: ARG002
+        return 0
+
     def feed_eof(self) -> None:
         self.ended = True
 
 
-class _At(Enum):
-    """Where in a chunked body the next byte stands."""
-
-    BORDER = auto()
-    """Between two chunks, or in front of the first."""
-
-    SIZE = auto()
-    PADDING = auto()
-    EXTENSION = auto()
-    """Behind a semicolon."""
-
-    NAME = auto()
-    VALUE = auto()
-    QUOTED = auto()
-    ESCAPED = auto()
-    UNQUOTED = auto()
-    SIZE_LF = auto()
-    DATA = auto()
-    DATA_CR = auto()
-    DATA_LF = auto()
-    TRAILER = auto()
-    """In front of a trailer, or of the line that ends them."""
-
-    FIELD = auto()
-    FIELD_VALUE = auto()
-    FIELD_LF = auto()
-    LAST_LF = auto()
-    END = auto()
-
-
-# To name a member of an Enum takes as long as many a function.
-_BORDER, _DATA, _DATA_CR = _At.BORDER, _At.DATA, _At.DATA_CR
-
-_HEX = b"0123456789abcdefABCDEF"
-_LETTERS = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_QUOTABLE = bytes([9, 32, *range(0x21, 0x7F), *range(0x80, 0x100)])
-
-
-def _each(of: bytes, at: _At) -> dict[int, _At]:
-    return dict.fromkeys(of, at)
-
-
-_GOES_ON = {
-    _At.SIZE: re.compile(b"[0-9a-fA-F]*"),
-    _At.PADDING: re.compile(b"[ \t]*"),
-    _At.NAME: re.compile(b"[%b]*" % re.escape(_LETTERS)),
-    _At.VALUE: re.compile(b"[%b]*" % re.escape(_LETTERS)),
-    _At.QUOTED: re.compile(rb"[\t !#-\[\]-~\x80-\xff]*"),
-    _At.FIELD: re.compile(b"[%b]*" % re.escape(_LETTERS)),
-    _At.FIELD_VALUE: re.compile(rb"[\t -~\x80-\xff]*"),
-}
-"""What may stand at a place in any number."""
-
-_THEN: dict[_At, dict[int, _At]] = {
-    _At.SIZE: {ord("\r"): _At.SIZE_LF, ord(";"): _At.EXTENSION},
-    _At.PADDING: {ord("\r"): _At.SIZE_LF, ord(";"): _At.EXTENSION},
-    _At.EXTENSION: {ord(";"): _At.EXTENSION, ord("="): _At.VALUE, **_each(_LETTERS, _At.NAME)},
-    _At.NAME: {ord("\r"): _At.SIZE_LF, ord(";"): _At.EXTENSION, ord("="): _At.VALUE},
-    _At.VALUE: {ord("\r"): _At.SIZE_LF, ord(";"): _At.EXTENSION, ord('"'): _At.QUOTED},
-    _At.QUOTED: {ord('"'): _At.UNQUOTED, ord("\\"): _At.ESCAPED},
-    _At.ESCAPED: _each(_QUOTABLE, _At.QUOTED),
-    _At.UNQUOTED: {ord("\r"): _At.SIZE_LF, ord(";"): _At.EXTENSION},
-    _At.SIZE_LF: {ord("\n"): _At.DATA},
-    _At.DATA_CR: {ord("\r"): _At.DATA_LF},
-    _At.DATA_LF: {ord("\n"): _At.BORDER},
-    _At.TRAILER: {ord("\r"): _At.LAST_LF, **_each(_LETTERS, _At.FIELD)},
-    _At.FIELD: {ord(":"): _At.FIELD_VALUE},
-    _At.FIELD_VALUE: {ord("\r"): _At.FIELD_LF},
-    _At.FIELD_LF: {ord("\n"): _At.TRAILER},
-    _At.LAST_LF: {ord("\n"): _At.END},
-}
-"""What else may stand at a place, and where that leads."""
-
-_PADDED = {ord(" "): _At.PADDING, ord("\t"): _At.PADDING}
-
+_LF = ord("\n")
 _LAST_CHUNK = b"0\r\n\r\n"
 _plain_size = re.compile(b"([1-9a-fA-F][0-9a-fA-F]{0,15})\r\n").match
 
@@ -219,6 +174,7 @@ class _Chunked:
         "_at",
         "_besides_bytes",
         "_field",
+        "_in_step",
         "_left",
         "_padded_sizes",
         "body_bytes",
@@ -230,12 +186,15 @@ class _Chunked:
 
     def __init__(self, padded_sizes: bool) -> None:
         self._padded_sizes = padded_sizes
-        self._at = _At.BORDER
+        self._at = BORDER
         self._left = 0
         """How much of the chunk is to come; at its size what has been read of that."""
 
         self._besides_bytes = 0
         """How much of this chunk's size and extensions, or of the trailers, has come."""
+
+        self._in_step = True
+        """Whether of the chunk that is coming everything has passed as it came."""
 
         self._field = b""
         """The name of the trailer that is coming, as far as it matters."""
@@ -248,7 +207,7 @@ class _Chunked:
 
     def feed(self, data: bytes) -> bytes:
         size = len(data)
-        if self._at is _BORDER:
+        if self._at == BORDER:
             plain = _plain_size(data)
             if plain is not None:
                 begin = plain.end()
@@ -258,13 +217,45 @@ class _Chunked:
                     self.body_bytes += end - begin
                     self.chunks = data
                     return data[begin:end]
-        elif self._left > size and self._at is _DATA:
+        elif self._left > size and self._at == DATA:
             self._left -= size
             self.taken_bytes += size
             self.body_bytes += size
             self.chunks = None
+            self._in_step = False
             return data
         return self._cut(data, size)
+
+    def follow(self, data: bytes) -> int:
+        place, left = self._at, self._left
+        if not self._in_step or place not in IN_STEP:
+            return 0
+        at, size, body_bytes = 0, len(data), 0
+        while at < size:
+            if place == DATA:
+                some = min(left, size - at)
+                at += some
+                left -= some
+                body_bytes += some
+                if not left:
+                    place = DATA_CR
+            elif place == BORDER:
+                plain = _plain_size(data, at)
+                if plain is None:
+                    break
+                at, left, place = plain.end(), int(plain[1], 16), DATA
+            elif place == DATA_CR and data[at : at + 2] == b"\r\n":
+                at, place = at + 2, BORDER
+            elif place == DATA_CR and data[at:] == b"\r":
+                at, place = size, DATA_LF
+            elif place == DATA_LF and data[at] == _LF:
+                at, place = at + 1, BORDER
+            else:
+                break  # `feed` says what is wrong
+        self._at, self._left = place, left
+        self.taken_bytes += at
+        self.body_bytes += body_bytes
+        return at
 
     def feed_eof(self) -> None:
         if not self.ended:
@@ -273,101 +264,84 @@ class _Chunked:
     def _cut(self, data: bytes, size: int) -> bytes:
         """As `feed`, for a piece that is not one whole chunk, nor a part of one."""
         body: list[bytes] = []
-        whole_to = self._whole_chunks(data, 0, body) if self._at is _BORDER else 0
-        whole = len(body)
-        at = self._begin_plain(data, whole_to)
+        at = whole = whole_to = 0
+        is_plain = self._at == BORDER
         try:
             while at < size and not self.ended:
-                place = self._at
-                if place is _DATA:
+                if self._at == DATA:
                     piece = data[at : at + self._left]
                     body.append(piece)
                     at += len(piece)
                     self._left -= len(piece)
-                    if not self._left:
-                        self._at = _DATA_CR
-                elif place is _DATA_CR and data.startswith(b"\r\n", at):
-                    self._at = _BORDER
-                    at = self._begin_plain(data, self._whole_chunks(data, at + 2, body))
+                    if self._left:
+                        continue
+                    if data[at : at + 2] != b"\r\n":
+                        self._at = DATA_CR
+                        continue
+                    at, self._at = at + 2, BORDER
+                    if is_plain:
+                        whole, whole_to = len(body), at
+                elif self._at == BORDER and (plain := _plain_size(data, at)) is not None:
+                    at, self._left, self._at = plain.end(), int(plain[1], 16), DATA
                 else:
+                    is_plain = False
                     at = self._step(data, at)
         except FramingBroken as broken:
             broken.passed = b"".join(body)
             raise
         self.rest = data[at:]
         self.chunks = data[:whole_to] if whole and whole == len(body) else None
+        self._in_step = self._at == BORDER
         passed = body[0] if len(body) == 1 else b"".join(body)
         self.taken_bytes += at
         self.body_bytes += len(passed)
         return passed
 
-    def _whole_chunks(self, data: bytes, at: int, body: list[bytes]) -> int:
-        """Take the whole plain chunks that stand at a border; returns where they end."""
-        while (plain := _plain_size(data, at)) is not None:
-            begin = plain.end()
-            end = begin + int(plain[1], 16)
-            if data[end : end + 2] != b"\r\n":
-                break
-            body.append(data[begin:end])
-            at = end + 2
-        return at
-
-    def _begin_plain(self, data: bytes, at: int) -> int:
-        """Take the plain size of a chunk of which more is to come, if one stands at this border; returns how far."""
-        plain = _plain_size(data, at) if self._at is _BORDER else None
-        if plain is None:
-            return at
-        self._left = int(plain[1], 16)
-        self._at = _DATA
-        return plain.end()
-
     def _step(self, data: bytes, at: int) -> int:
         """Read on in the framing; returns how far. Raises FramingBroken."""
         place = self._at
-        if place is _BORDER:
+        if place == BORDER:
             if data.startswith(_LAST_CHUNK, at):
                 self.ended = True
-                self._at = _At.END
+                self._at = END
                 return at + len(_LAST_CHUNK)
-            if data[at] not in _HEX:
+            if data[at] not in HEX:
                 raise FramingBroken("a chunk begins without its size")
             self._left = self._besides_bytes = 0
-            self._at = place = _At.SIZE
+            self._at = place = SIZE
         begin, size = at, len(data)
-        goes_on = _GOES_ON.get(place)
+        goes_on = GOES_ON.get(place)
         if goes_on is not None:
             at = goes_on.match(data, at).end()  # type: ignore[union-attr]  # it matches nothing, too
-            if place is _At.SIZE and at > begin:
+            if place == SIZE and at > begin:
                 self._left = self._left << 4 * (at - begin) | int(data[begin:at], 16)
                 if self._left > _MOST_SIZE:
                     raise FramingBroken("a chunk's size has more than 64 bits")
-            elif place is _At.FIELD:
+            elif place == FIELD:
                 self._field = (self._field + data[begin:at])[: _LONGEST_OF_THEM + 1]
         if at < size:
             self._go_on(place, data[at : at + 1])
             at += 1
         self._besides_bytes += at - begin
-        if self._besides_bytes > (_MOST_TRAILERS_BYTES if self._at_trailers else _MOST_EXTENSIONS_BYTES):
+        if self._besides_bytes > (
+            _MOST_TRAILERS_BYTES if self._at in IN_TRAILERS else _MOST_EXTENSIONS_BYTES
+        ):
             raise FramingBroken("there is more around the body than anybody reads")
         return at
 
-    @property
-    def _at_trailers(self) -> bool:
-        return self._at in (_At.TRAILER, _At.FIELD, _At.FIELD_VALUE, _At.FIELD_LF, _At.LAST_LF)
-
-    def _go_on(self, place: _At, letter: bytes) -> None:
-        then = _THEN[place].get(letter[0])
-        if then is None and self._padded_sizes and place is _At.SIZE:
-            then = _PADDED.get(letter[0])
+    def _go_on(self, place: int, letter: bytes) -> None:
+        then = THEN[place].get(letter[0])
+        if then is None and self._padded_sizes and place == SIZE:
+            then = PADDED.get(letter[0])
         if then is None:
-            raise FramingBroken(f"unexpected byte in a chunked body, at {place.name.lower()}")
-        if then is _At.DATA and not self._left:
+            raise FramingBroken(f"unexpected byte in a chunked body, at place {place}")
+        if then == DATA and not self._left:
             self._besides_bytes = 0
-            then = _At.TRAILER
-        elif then is _At.FIELD:
+            then = TRAILER
+        elif then == FIELD:
             self._field = letter
-        elif then is _At.FIELD_VALUE and self._field.lower() in _CHANGES_THE_HEAD:
+        elif then == FIELD_VALUE and self._field.lower() in _CHANGES_THE_HEAD:
             raise FramingBroken("a trailer would change what the head has said")
-        elif then is _At.END:
+        elif then == END:
             self.ended = True
         self._at = then

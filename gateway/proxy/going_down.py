@@ -1,0 +1,85 @@
+"""What of an answer goes down: in the turn of the loop in which it comes up from the upstream, without a task."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+from gateway.errors import GatewayError, UpstreamBroken
+from gateway.exchange.exchange import Exchange
+from gateway.exchange.observers import EventFilter
+from gateway.proxy.answer import Answer
+
+
+class GoingDown:
+    """Gets the body of an upstream's answer, sends it to the client, and shows it to whoever watches."""
+
+    __slots__ = ("_answer", "_error", "_exchange", "_filtering", "_over", "_tail", "_waiter")
+
+    def __init__(
+        self, answer: Answer, exchange: Exchange, filtering: EventFilter | None, *, unframed_events: bool
+    ) -> None:
+        """`filtering` stands between; `unframed_events`: nothing but the connection's end tells that of the events."""
+        self._answer = answer
+        self._exchange = exchange
+        self._filtering = filtering
+        self._tail = b"" if unframed_events else None
+        self._over = False
+        self._error: GatewayError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def piece(self, body: bytes, chunks: bytes | None) -> None:
+        if self._over:
+            return
+        going = body
+        if self._filtering is not None:
+            try:
+                going = self._filtering.feed(body)
+            except GatewayError as refused:
+                self.fail(refused)
+                return
+            if going is not body:
+                chunks = None
+        if self._tail is not None:
+            self._tail = (self._tail + body)[-4:]
+        exchange = self._exchange
+        if going:
+            if exchange.first_byte_at is None:
+                exchange.body_begins(monotonic())
+            self._answer.push(going, chunks)
+            exchange.sent(len(going))
+        if exchange.watches:
+            exchange.answer_piece(body)
+
+    def end(self) -> None:
+        if self._over:
+            return
+        if self._tail and not self._tail.endswith((b"\n\n", b"\r\r", b"\r\n\r\n", b"\n\r\n")):
+            self.fail(UpstreamBroken("The upstream broke off in the middle of an event."))
+            return
+        rest = b"" if self._filtering is None else self._filtering.end()
+        self._answer.finish(rest)
+        self._exchange.sent(len(rest))
+        self._settle()
+
+    def fail(self, error: GatewayError) -> None:
+        if not self._over:
+            self._error = error
+            self._settle()
+
+    def _settle(self) -> None:
+        self._over = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def ended(self) -> None:
+        """Wait for the answer's end. Raises what has broken it off."""
+        if not self._over:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # which knows this frame

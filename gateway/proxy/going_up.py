@@ -1,0 +1,135 @@
+"""What of a request goes up: in the turn of the loop in which it comes from the client, without a task."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.errors import ClientLeft, GatewayError, UpstreamBroken, UpstreamTimeout
+from gateway.exchange.exchange import Exchange
+from gateway.proxy.channel import Channel
+from gateway.proxy.reply import Reply
+
+_LOOK_SECONDS = 1.0
+"""How often it is looked whether the upstream reads, and, where it does not, whether the client is still there."""
+
+
+class GoingUp:
+    """Gets a request's body and sends it to the upstream, past the form's gate if there is one.
+
+    An upstream that stops reading stops the client. One that hangs up may have answered before: whoever reads the
+    head finds out, and a form that is judged is judged to its end.
+    """
+
+    __slots__ = (
+        "_chunked",
+        "_client",
+        "_error",
+        "_exchange",
+        "_idle_seconds",
+        "_over",
+        "_reply",
+        "_unread_bytes",
+        "_unread_since",
+        "_waiter",
+        "due_step",
+        "listens",
+    )
+
+    def __init__(self, exchange: Exchange, client: Channel, reply: Reply, *, idle_seconds: float) -> None:
+        """`idle_seconds`: how long the upstream may read nothing of what lies there for it."""
+        self._exchange = exchange
+        self._client = client
+        self._reply = reply
+        self._chunked = exchange.head.chunked
+        self._idle_seconds = idle_seconds
+        self._over = False
+        self._error: GatewayError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._unread_bytes = 0
+        self._unread_since = 0.0
+        self.due_step: int | None = None
+        self.listens = True
+        """Whether the upstream still takes what goes up."""
+
+    def follow(self) -> None:
+        """Have the client send no faster than the upstream reads."""
+        self._reply.fed_by(self._client)
+
+    def piece(self, body: bytes, chunks: bytes | None) -> None:
+        if self._over:
+            return
+        exchange = self._exchange
+        form = exchange.form
+        going = body
+        if form is not None:
+            try:
+                going = form.feed(body)
+            except GatewayError as refused:
+                self.fail(refused)
+                return
+            chunks = None
+        if going:
+            self.send(going, chunks)
+        exchange.request_piece(body)
+        if not self.listens and form is None:
+            self._settle()
+
+    def send(self, going: bytes, chunks: bytes | None = None) -> None:
+        """Send bytes of the body as its framing has it; `chunks`: the same, as they came."""
+        if self._chunked:
+            going = b"%x\r\n%b\r\n" % (len(going), going) if chunks is None else chunks
+        self.write(going)
+
+    def write(self, data: bytes) -> None:
+        """Send what is framed already."""
+        if self.listens:
+            try:
+                self._reply.write(data)
+            except UpstreamBroken:
+                self.listens = False
+
+    def end(self) -> None:
+        self._settle()
+
+    def fail(self, error: GatewayError) -> None:
+        if not self._over:
+            self._error = error
+            self._settle()
+
+    def _settle(self) -> None:
+        self._over = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def ended(self) -> None:
+        """Wait until the body has come, or nobody listens any more. Raises what is wrong with it."""
+        if not self._over:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # which knows this frame
+
+    def let_go(self) -> None:
+        """Nothing more goes up: what the client sends is its connection's business again."""
+        self._over = True
+        self._reply.fed_by(None)
+
+    def due(self, now: float) -> float | None:
+        """Give up on an upstream that reads nothing, and on a client that has left meanwhile."""
+        if self._over or self._reply.transport is None:
+            return None
+        unread_bytes = self._reply.transport.get_write_buffer_size()
+        if not self._reply.writing_paused or unread_bytes != self._unread_bytes:
+            self._unread_bytes, self._unread_since = unread_bytes, now
+        elif now - self._unread_since >= self._idle_seconds:
+            self.fail(UpstreamTimeout("The upstream stopped reading the request body."))
+            return None
+        if self._client.held and self._client.was_reset():
+            # While nothing is read from it the loop does not hear of its leaving.
+            self.fail(ClientLeft("The client left."))
+            return None
+        return now + min(_LOOK_SECONDS, self._idle_seconds / 4)
