@@ -353,3 +353,39 @@ class BucketContract:
         granted = await asyncio.gather(*(one() for _ in range(400)))
         assert sum(granted) == 500 // 7
         assert await self.remaining(store, requests, tokens) == [100 - 71, 500 - 71 * 7]
+
+    async def test_steps_of_one_turn_are_decided_one_after_another(self, store: BucketStore) -> None:
+        key, first, second = fresh_key(), fresh_id(), fresh_id()
+        slots, tokens = quota(SLOTS, 1, key=key), quota(TOKENS, 100, key=key)
+        charges = [Charge(slots), Charge(tokens, 60)]
+        assert (await store.admit(first, charges)).allowed
+        refused, settled, granted, look = await asyncio.gather(
+            store.admit(second, charges),
+            store.settle(first, [Charge(slots, 0), Charge(tokens, 10)]),
+            store.admit(second, charges),
+            store.look([Charge(slots, 0), Charge(tokens, 0)]),
+        )
+        assert (refused.allowed, settled, granted.allowed) == (False, True, True)
+        assert [level.remaining for level in look.levels] == [0, 30]
+
+    async def test_exchange_may_begin_and_end_within_one_turn(
+        self, store: BucketStore, clock: FakeClock
+    ) -> None:
+        exchange, slots = fresh_id(), quota(SLOTS, 1)
+        held, settled, again = await asyncio.gather(
+            store.admit(exchange, [Charge(slots)]),
+            store.settle(exchange, [Charge(slots, 0)]),
+            store.settle(exchange, [Charge(slots, 0)]),
+        )
+        assert (held.allowed, settled, again) == (True, True, False)
+        assert await store.renew([(exchange, slots.key)]) == [(exchange, slots.key)], "nothing is left of it"
+        clock.advance(11)
+        assert await self.remaining(store, slots) == [1]
+
+    async def test_turn_may_be_larger_than_a_call(self, store: BucketStore) -> None:
+        requests, others = quota(capacity=150), quota(capacity=1000)
+        decisions = await asyncio.gather(
+            *(store.admit(fresh_id(), [Charge((n % 2 and requests) or others)]) for n in range(400))
+        )
+        assert sum(decision.allowed for decision in decisions) == 350
+        assert await self.remaining(store, requests, others) == [0, 800]

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.limits.redis_buckets import RedisBuckets
-from gateway.limits.store import BucketStore
+from gateway.limits.store import BucketStore, Mode, Step
 from gateway.limits.terms import Charge, Decision, Dimension, Quota, account_key
 from tests.kit.redis import RedisServer
 from tests.limits.contract import FakeClock
@@ -84,6 +84,9 @@ class Model:
                 self._forget(*lease)
         return found
 
+    def fits(self, charges: list[Charge]) -> bool:
+        return all(c.permits == 0 or c.permits <= self.there[c.quota] for c in charges)
+
     def remaining(self, quota: Quota) -> int:
         return max(0, int(self.there[quota]))
 
@@ -96,7 +99,7 @@ class Model:
         return self.holders.pop((exchange, key))
 
 
-Step = Callable[[BucketStore], Coroutine[None, None, Decision]]
+Asking = Callable[[BucketStore], Coroutine[None, None, Decision]]
 
 exchanges = st.sampled_from([f"exchange-{n}" for n in range(6)])
 
@@ -158,7 +161,7 @@ class Histories(RuleBasedStateMachine):
     @rule(charges=charge_lists())
     def look(self, charges: list[Charge]) -> None:
         self.model.reclaim(self.now, {charge.quota.key for charge in charges})
-        granted = all(c.permits == 0 or c.permits <= self.model.there[c.quota] for c in charges)
+        granted = self.model.fits(charges)
         self.agree(charges, granted, lambda store: store.look(charges))
 
     @rule(exchange=exchanges, charges=charge_lists())
@@ -186,7 +189,45 @@ class Histories(RuleBasedStateMachine):
         for store in (self.memory, self.redis):
             assert sorted(self.runner.run(store.renew(leases))) == sorted(missing)
 
-    def agree(self, charges: list[Charge], granted: bool, step: Step) -> None:
+    @rule(
+        wanted=st.lists(
+            st.tuples(
+                st.sampled_from(["take", "debit", "look", "settle"]), exchanges, charge_lists(), st.booleans()
+            ),
+            min_size=2,
+            max_size=8,
+        )
+    )
+    def several_in_one_call(self, wanted: list[tuple[Mode, str, list[Charge], bool]]) -> None:
+        """Steps that travel together are what they are one by one."""
+        expected = []
+        for mode, exchange, charges, hold in wanted:
+            self.model.reclaim(self.now, {charge.quota.key for charge in charges})
+            match mode:
+                case "settle":
+                    expected.append(self.model.settle(exchange, charges))
+                case "look":
+                    expected.append(self.model.fits(charges))
+                case "take" | "debit":
+                    force = mode == "debit"
+                    expected.append(self.model.take(exchange, charges, self.now, force=force, hold=hold))
+
+        async def together(store: BucketStore) -> list[tuple[bool, list[int]]]:
+            loop = asyncio.get_running_loop()
+            outcomes = []
+            for mode, exchange, charges, hold in wanted:
+                holds = mode == "settle" or (hold and mode != "look")
+                step = Step(mode, exchange if holds else "", charges)
+                step.outcome = loop.create_future()
+                outcomes.append(step.outcome)
+                store.put(step)
+            return [(granted, list(missing)) for granted, missing in await asyncio.gather(*outcomes)]
+
+        by_memory, by_redis = (self.runner.run(together(store)) for store in (self.memory, self.redis))
+        assert by_memory == by_redis
+        assert [granted for granted, _ in by_redis] == expected
+
+    def agree(self, charges: list[Charge], granted: bool, step: Asking) -> None:
         by_memory, by_redis = (self.runner.run(step(store)) for store in (self.memory, self.redis))
         assert by_memory == by_redis
         assert by_memory.allowed == granted
