@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from gateway.errors import BadRequest, ClientLeft, GatewayError, RequestTimeout
 from gateway.proxy.arrived import too_large
-from gateway.proxy.bites import STATED
 from gateway.proxy.channel import Channel, Held
 from gateway.proxy.sink import Sink
 from gateway.proxy.wheel import Wheel
@@ -62,7 +61,6 @@ class Arriving:
         "_loop",
         "_most_bytes",
         "_sink",
-        "_stated_bytes",
         "_waited_seconds",
         "_waiter",
         "_wants_all",
@@ -77,15 +75,12 @@ class Arriving:
         connection: Channel,
         decoder: Decoder,
         *,
-        stated_bytes: int,
         deadlines: BodyDeadlines,
         wheel: Wheel,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """`stated_bytes`: its length where the head says so, else 0."""
         self._connection = connection
         self._decoder = decoder
-        self._stated_bytes = stated_bytes
         self._deadlines = deadlines
         self._wheel = wheel
         self._loop = loop
@@ -228,8 +223,6 @@ class Arriving:
         if self.due_step is None:
             self._looked_at, self._looked_bytes = self._loop.time(), self.come_bytes
             self._wheel.ask(self, self._looked_at + self._look_seconds())
-            if self._stated_bytes >= STATED.most_bytes:
-                self._connection.take_as(STATED)
 
     # Within
 

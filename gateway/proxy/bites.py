@@ -35,11 +35,14 @@ class Bites(NamedTuple):
     """How many times what bytes of a file cost these do, when all is done that is done with them."""
 
 
-REQUESTS = Bites(16 * 1024, 4 * 1024)
-"""What a client sends: heads, chunks of a byte each, fields of a form."""
+HEADS = Bites(64 * 1024, 64 * 1024)
+"""What a client sends that is not being asked anything: however much it is, one head of it is read."""
+
+CHUNKED = Bites(16 * 1024, 4 * 1024)
+"""A request's body in chunks, which may have a byte each."""
 
 STATED = Bites(256 * 1024, 64 * 1024)
-"""A request's body of stated length, as long as more than such a bite is to come: nothing in it is parsed here."""
+"""A request's body of stated length: nothing in it is parsed here."""
 
 ANSWERS = Bites(256 * 1024, 64 * 1024)
 EVENTS = Bites(16 * 1024, 16 * 1024, weight=4)

@@ -104,8 +104,10 @@ class Channel(asyncio.Protocol):
         self._bites = bites
         self._bite_bytes = bites.first_bytes
 
-    def begin_anew(self) -> None:
-        """What comes from now on belongs to another exchange."""
+    def begin_anew(self, bites: Bites) -> None:
+        """What comes from now on belongs to another exchange, and is of this kind."""
+        self._bites = bites
+        self._bite_bytes = bites.first_bytes
         self._fresh_bytes = FRESH_BYTES
 
     @property

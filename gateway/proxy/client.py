@@ -6,7 +6,7 @@ import asyncio
 import math
 from typing import Protocol
 
-from gateway.proxy.bites import REQUESTS
+from gateway.proxy.bites import HEADS
 from gateway.proxy.channel import Channel, Held
 from gateway.proxy.client_connections import Peer
 from gateway.proxy.house import House
@@ -43,7 +43,7 @@ class Client(Channel):
     )
 
     def __init__(self, house: House, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop, house.turns, REQUESTS)
+        super().__init__(loop, house.turns, HEADS)
         self._house = house
         self._closes = False
         """Nothing is taken any more; the connection ends with what is being sent."""

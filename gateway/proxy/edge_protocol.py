@@ -15,7 +15,7 @@ from gateway.exchange.kept_errors import forget_cancellation, forget_origin
 from gateway.proxy.answer import Answer, refusal
 from gateway.proxy.arrived import NO_BODY, Arrived
 from gateway.proxy.arriving import Arriving
-from gateway.proxy.bites import REQUESTS
+from gateway.proxy.bites import CHUNKED, HEADS, STATED
 from gateway.proxy.channel import Held
 from gateway.proxy.client import Client, Frames
 from gateway.proxy.client_connections import NoRoom
@@ -173,20 +173,21 @@ class EdgeProtocol(Client):
         house = self._house
         house.requests += 1
         house.clients.asks(self)
-        self.begin_anew()
         self._deadline = math.inf
         chunked, stated = asked.known.chunked, asked.stated_bytes
         if chunked or stated > len(behind):
             body = self._body = Arriving(
                 self,
                 decoder_for(stated, chunked),
-                stated_bytes=stated,
                 deadlines=house.deadlines.body,
                 wheel=house.wheel,
                 loop=self._loop,
             )
             self._request = Request(self, asked, body)
-            if behind:
+            self.take_as(CHUNKED if chunked else STATED)
+            if len(behind) > self._bite_bytes:
+                self.put_back(behind)
+            elif behind:
                 self._take_body(body, behind)
         elif stated == len(behind):
             self._request = Request(self, asked, Arrived(behind) if stated else NO_BODY)
@@ -206,8 +207,7 @@ class EdgeProtocol(Client):
         if behind is None:
             return
         self._body = None
-        if self._bites is not REQUESTS:
-            self.take_as(REQUESTS)
+        self.take_as(HEADS)
         if self._request is None:
             self._rest(self._keeps)
         if behind:
@@ -299,6 +299,7 @@ class EdgeProtocol(Client):
         if not keeps:
             self.force_close()
             return
+        self.begin_anew(HEADS)
         house, now = self._house, self._loop.time()
         self._deadline = now + house.deadlines.keepalive_seconds
         if self.due_step is None:

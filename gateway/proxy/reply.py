@@ -72,8 +72,7 @@ class Reply(Incoming):
         self._at_now = At.HEAD
         self._keeps = True
         self._room_bytes = KEPT_BYTES
-        self.take_as(ANSWERS)
-        self.begin_anew()
+        self.begin_anew(ANSWERS)
         self._head_due_at = math.inf
         total_at = self._total_at = now + deadlines.total_seconds
         if total_at < self._asked_at:
