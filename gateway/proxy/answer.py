@@ -29,13 +29,13 @@ class Answer:
     """
 
     __slots__ = (
-        "_chunked",
         "_has_no_body",
         "_head",
         "_request",
         "content",
         "fields",
         "finished",
+        "is_chunked",
         "keep_alive",
         "reason",
         "status",
@@ -57,7 +57,8 @@ class Answer:
         self._head = b""
         """The head, as long as it has not been sent."""
 
-        self._chunked = False
+        self.is_chunked = False
+        """Whether the body goes down in chunks."""
 
     def begin(self, request: Request, exchange: Exchange | None) -> None:
         """Fix the framing; nothing is sent yet."""
@@ -77,7 +78,7 @@ class Answer:
             if http10:
                 keep_alive = False
             else:
-                self._chunked = True
+                self.is_chunked = True
                 lines.append(b"Transfer-Encoding: chunked\r\n")
         if status == 101:
             lines.append(b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
@@ -95,15 +96,15 @@ class Answer:
     def flush_head(self) -> None:
         """Send the head now, without waiting for a piece of the body."""
         if self._head:
-            self._send(b"")
+            self.send(b"")
 
     def push(self, piece: bytes, chunks: bytes | None = None) -> None:
         """Send one piece, never empty; `chunks`: the same in chunks, which pass as they are where we send chunks."""
         if self._has_no_body:
             return
-        if self._chunked:
+        if self.is_chunked:
             piece = b"%x\r\n%b\r\n" % (len(piece), piece) if chunks is None else chunks
-        self._send(piece)
+        self.send(piece)
 
     def finish(self, piece: bytes = b"") -> None:
         """Send the last piece and the end of the body."""
@@ -112,10 +113,10 @@ class Answer:
         self.finished = True
         if self._has_no_body:
             piece = b""
-        elif self._chunked:
+        elif self.is_chunked:
             piece = b"%x\r\n%b\r\n%b" % (len(piece), piece, _LAST_CHUNK) if piece else _LAST_CHUNK
         if piece or self._head:
-            self._send(piece)
+            self.send(piece)
 
     async def write(self, piece: bytes) -> None:
         """Send one piece; waits while the client reads slowly. Raises ClientLeft."""
@@ -127,7 +128,8 @@ class Answer:
         self.finish(piece)
         await self.taken()
 
-    def _send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> None:
+        """Send bytes that are framed already."""
         request = self._request
         transport = request.connection.transport
         if transport is None:

@@ -14,7 +14,7 @@ from gateway.proxy.answer import Answer
 class GoingDown:
     """Gets the body of an upstream's answer, sends it to the client, and shows it to whoever watches."""
 
-    __slots__ = ("_answer", "_error", "_exchange", "_filtering", "_over", "_tail", "_waiter")
+    __slots__ = ("_answer", "_error", "_exchange", "_filtering", "_over", "_tail", "_waiter", "takes_raw")
 
     def __init__(
         self, answer: Answer, exchange: Exchange, filtering: EventFilter | None, *, unframed_events: bool
@@ -24,6 +24,9 @@ class GoingDown:
         self._exchange = exchange
         self._filtering = filtering
         self._tail = b"" if unframed_events else None
+        self.takes_raw = (
+            answer.is_chunked and filtering is None and not unframed_events and not exchange.watches
+        )
         self._over = False
         self._error: GatewayError | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -50,6 +53,15 @@ class GoingDown:
             exchange.sent(len(going))
         if exchange.watches:
             exchange.answer_piece(body)
+
+    def raw(self, data: bytes, body_bytes: int) -> None:
+        if self._over:
+            return
+        exchange = self._exchange
+        if exchange.first_byte_at is None:
+            exchange.body_begins(monotonic())
+        self._answer.send(data)
+        exchange.sent(body_bytes)
 
     def end(self) -> None:
         if self._over:

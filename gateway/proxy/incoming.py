@@ -20,7 +20,7 @@ from gateway.proxy.bites import ANSWERS, Turns
 from gateway.proxy.channel import Channel, Held
 from gateway.proxy.deadlines import ReplyDeadlines
 from gateway.proxy.faults import HUNG_UP, NO_FIRST_BYTE, SILENT, TOO_LONG, UNSPOKEN_CODING, Fault, fault_of
-from gateway.proxy.sink import Sink
+from gateway.proxy.sink import RawSink
 from gateway.proxy.wheel import Wheel
 from gateway.wire.framing import Decoder, FramingBroken, decoder_for
 from gateway.wire.headers import Head
@@ -68,6 +68,7 @@ class Incoming(Channel):
         "_begun",
         "_decoder",
         "_fault",
+        "_follows",
         "_head_due_at",
         "_heads",
         "_keeps",
@@ -105,7 +106,10 @@ class Incoming(Channel):
         self._decoder: Decoder | None = None
         """There is one as long as a body comes."""
 
-        self._sink: Sink | None = None
+        self._sink: RawSink | None = None
+        self._follows = False
+        """Whether that takes bytes as they come."""
+
         self._raw: Raw | None = None
         self._pieces: list[tuple[bytes, bytes | None]] = []
         """What came of the body, in chunks too where they may pass, and has gone nowhere yet."""
@@ -134,6 +138,10 @@ class Incoming(Channel):
         if decoder is None:
             self._take_beside(data)
             return
+        if self._follows:
+            data = self._take_raw(data, decoder)
+            if not data:
+                return
         try:
             body = decoder.feed(data)
         except FramingBroken as broken:
@@ -151,6 +159,16 @@ class Incoming(Channel):
             if decoder.rest:
                 self._keeps = False
             self._over()
+
+    def _take_raw(self, data: bytes, decoder: Decoder) -> bytes:
+        """Pass what may pass as it came; returns the rest."""
+        before_bytes = decoder.body_bytes
+        at = decoder.follow(data)
+        if not at:
+            return data
+        assert self._sink is not None
+        self._sink.raw(data if at == len(data) else data[:at], decoder.body_bytes - before_bytes)
+        return data[at:]
 
     def _take_beside(self, data: bytes) -> None:
         """Take what is no part of a body."""
@@ -234,6 +252,7 @@ class Incoming(Channel):
         self._at_now = At.END
         self._decoder = None
         sink, self._sink = self._sink, None
+        self._follows = False
         if sink is None:
             self._wake()
         elif self._fault is None:

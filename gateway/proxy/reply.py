@@ -19,7 +19,7 @@ from gateway.proxy.channel import Held
 from gateway.proxy.deadlines import ReplyDeadlines
 from gateway.proxy.incoming import KEPT_BYTES, At, Incoming, Raw
 from gateway.proxy.places import Places
-from gateway.proxy.sink import Sink
+from gateway.proxy.sink import RawSink
 from gateway.proxy.wheel import Wheel
 from gateway.wire.headers import Head
 
@@ -144,14 +144,14 @@ class Reply(Incoming):
         """Let this be read instead of what was peeked."""
         self._pieces = [(body, None)] if body else []
 
-    def relay_to(self, sink: Sink) -> None:
+    def relay_to(self, sink: RawSink) -> None:
         """Let `sink` have the body: what has come of it now, the rest as it comes, and its end."""
         pieces, self._pieces = self._pieces, []
         self._pieces_bytes = 0
         for body, chunks in pieces:
             sink.piece(body, chunks)
         if self._at_now != At.END:
-            self._sink = sink
+            self._sink, self._follows = sink, sink.takes_raw
             self.go_on(Held.BY_READER)
         elif self._fault is not None:
             sink.fail(self._fault.error())
@@ -200,6 +200,7 @@ class Reply(Incoming):
         if tenant is not None:
             self._at_now = At.END
             self._decoder = self._sink = self._raw = self._fault = self._begun = self.head = None
+            self._follows = False
             if self._pieces:
                 self._pieces = []
                 self._pieces_bytes = 0

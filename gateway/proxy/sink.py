@@ -21,3 +21,16 @@ class Sink(Protocol):
 
     def fail(self, error: GatewayError) -> None:
         """There is no more of it: the peer broke off, broke the framing, or took too long."""
+
+
+class RawSink(Sink, Protocol):
+    """A sink that may have what comes over the wire instead, where nobody looks at the body and it comes in chunks."""
+
+    takes_raw: bool
+    """Whether it does; asked once."""
+
+    def raw(self, data: bytes, body_bytes: int) -> None:
+        """The next bytes, framing and all, of which so many are of the body. They may begin and end amid a chunk.
+
+        After those that end amid one, the rest of that chunk comes in the same way.
+        """

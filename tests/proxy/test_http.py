@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
+
+import pytest
 
 from tests.conftest import StartGateway
 from tests.kit.client import JSON, QUESTION
@@ -93,3 +96,42 @@ async def test_connection_is_not_reused_when_the_upload_failed_behind_an_early_a
     assert answer.status == 200
     assert upstream.requests[1].connection != upstream.requests[0].connection
     await second.close()
+
+
+AUDIO = b"HTTP/1.1 200 OK\r\nContent-Type: audio/mpeg\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "framed"),
+    [
+        ([b"5\r\nhel", b"lo", b"\r\n5\r", b"\nworld\r\n0\r\n\r\n"], b"5\r\nhello\r\n"),
+        ([b"5\r\nhello\r\n5\r\nworld\r\n", b"0\r\n\r\n"], b"5\r\nhello\r\n5\r\nworld\r\n0\r\n\r\n"),
+        ([b"5;a=b\r\nhe", b"llo\r\n5\r\nworld\r\n0;c\r\nX-Sum: 1\r\n\r\n"], b"2\r\nhe\r\n"),
+        ([b"5\r\nhello\r\n0005 \r\nworld\r\n0\r\n\r\n"], b"5\r\nhello\r\n5\r\nworld\r\n"),
+    ],
+    ids=["cut amid chunks", "whole chunks", "extensions and trailers", "another spelling"],
+)
+async def test_chunks_with_plain_sizes_pass_as_they_came_and_all_others_in_our_own_framing(
+    gateway: Gateway, upstream: ScriptedUpstream, sent: list[bytes], framed: bytes
+) -> None:
+    async def speak(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(AUDIO)
+        for piece in sent:
+            await asyncio.sleep(0.05)
+            await turn.send(piece)
+
+    upstream.plays(speak)
+    client = await gateway.connect()
+
+    await client.send(client.request_bytes("POST", "/v1/audio/speech", b"{}", headers=JSON))
+    answer = await client.read_head()
+    raw = await client.reader.readuntil(b"0\r\n\r\n")
+
+    assert answer.get("transfer-encoding") == "chunked"
+    assert raw.startswith(framed)
+    assert b"X-Sum" not in raw
+    assert b";" not in raw
+    assert b"".join(re.findall(rb"(?:^|\r\n)[0-9a-f]+\r\n(.*?)(?=\r\n)", raw)) == b"helloworld"
+    line = (await gateway.lines.wait(1))[0]
+    assert (line["ending"], line["bytes_out"]) == ("complete", 10)

@@ -44,6 +44,10 @@ class Collected:
     pieces: list[tuple[bytes, bytes | None]] = field(default_factory=list)
     ended: bool = False
     error: GatewayError | None = None
+    takes_raw: bool = False
+
+    def raw(self, data: bytes, body_bytes: int) -> None:
+        raise AssertionError("nobody asked for it")
 
     def piece(self, body: bytes, chunks: bytes | None) -> None:
         assert body
