@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from http import HTTPStatus
 
 from aiohttp.helpers import rfc822_formatted_time
@@ -12,6 +12,7 @@ from gateway.errors import ClientLeft, Ending, GatewayError
 from gateway.exchange.exchange import Exchange
 from gateway.limits.arithmetic import format_reset, tightest
 from gateway.proxy.request import Request
+from gateway.wire.passing import lines_of
 
 _EMPTY_STATUS = frozenset({101, 204, 304})
 _LAST_CHUNK = b"0\r\n\r\n"
@@ -68,12 +69,8 @@ class Answer:
         keep_alive = self.keep_alive and request.keep_alive and not request.connection.ends
         self._has_no_body = request.method == "HEAD" or status in _EMPTY_STATUS
         # Our own version, whatever the client's (RFC 9110, section 6.2); only the framing heeds its.
-        lines = [b"HTTP/1.1 %d %b\r\n" % (status, self.reason.encode("utf-8", "surrogateescape"))]
-        has_length = False
-        for name, value in self.fields:
-            lines.append(b"%b: %b\r\n" % (name, value))
-            if len(name) == 14 and name.lower() == b"content-length":
-                has_length = True
+        lines = [_status_line(status, self.reason), lines_of(self.fields)]
+        has_length = b"content-length" in [name.lower() for name, _ in self.fields]
         if not self._has_no_body and not has_length:
             if http10:
                 keep_alive = False
@@ -156,6 +153,11 @@ class Answer:
                 raise ClientLeft("The client left.") from None
             # Many that read on at the same moment must not make one long turn.
             await connection.turns.share()
+
+
+@lru_cache(maxsize=64)
+def _status_line(status: int, reason: str) -> bytes:
+    return b"HTTP/1.1 %d %b\r\n" % (status, reason.encode("utf-8", "surrogateescape"))
 
 
 def own_answer(

