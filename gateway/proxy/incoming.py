@@ -138,11 +138,11 @@ class Incoming(Channel):
         if decoder is None:
             self._take_beside(data)
             return
-        if self._follows:
-            data = self._take_raw(data, decoder)
-            if not data:
-                return
         try:
+            if self._follows:
+                data = self._take_raw(data, decoder)
+                if not data:
+                    return
             body = decoder.feed(data)
         except FramingBroken as broken:
             if broken.passed:
@@ -161,13 +161,20 @@ class Incoming(Channel):
             self._over()
 
     def _take_raw(self, data: bytes, decoder: Decoder) -> bytes:
-        """Pass what may pass as it came; returns the rest."""
+        """Pass what may pass as it came; returns the rest. Raises FramingBroken."""
+        sink = self._sink
+        assert sink is not None
+        amid_bytes = decoder.amid_bytes
+        if 0 < amid_bytes < len(data):
+            body = decoder.feed(data[:amid_bytes])
+            if body:
+                sink.piece(body, None)
+            data = data[amid_bytes:]
         before_bytes = decoder.body_bytes
         at = decoder.follow(data)
         if not at:
             return data
-        assert self._sink is not None
-        self._sink.raw(data if at == len(data) else data[:at], decoder.body_bytes - before_bytes)
+        sink.raw(data if at == len(data) else data[:at], decoder.body_bytes - before_bytes)
         return data[at:]
 
     def _take_beside(self, data: bytes) -> None:

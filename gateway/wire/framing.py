@@ -73,6 +73,10 @@ class Decoder(Protocol):
     rest: bytes
     """What stood behind the end in the piece that brought it."""
 
+    @property
+    def amid_bytes(self) -> int:
+        """How much is to come of a chunk that has begun and cannot be followed; 0 where nothing is, or nobody knows."""
+
     def feed(self, data: bytes) -> bytes:
         """The bytes of the body in `data`, which is not empty. Raises FramingBroken."""
 
@@ -114,6 +118,10 @@ class _Stated:
         self.ended = length == 0
         self.rest = b""
 
+    @property
+    def amid_bytes(self) -> int:
+        return 0
+
     def feed(self, data: bytes) -> bytes:
         size = len(data)
         left = self._left - size
@@ -146,6 +154,10 @@ class _UntilClose:
         self.chunks: bytes | None = None
         self.ended = False
         self.rest = b""
+
+    @property
+    def amid_bytes(self) -> int:
+        return 0
 
     def feed(self, data: bytes) -> bytes:
         self.body_bytes += len(data)
@@ -204,6 +216,12 @@ class _Chunked:
         self.chunks: bytes | None = None
         self.ended = False
         self.rest = b""
+
+    @property
+    def amid_bytes(self) -> int:
+        if self._in_step or self._at not in (DATA, DATA_CR):
+            return 0
+        return self._left + len(b"\r\n")
 
     def feed(self, data: bytes) -> bytes:
         size = len(data)

@@ -264,9 +264,11 @@ def test_a_chunk_that_has_begun_in_other_framing_does_not_go_on_as_it_comes() ->
     assert decoder.follow(b"5;a\r\nhe") == 0
     assert decoder.feed(b"5;a\r\nhe") == b"he"
     assert decoder.follow(b"llo\r\n5\r\nwo") == 0
+    assert decoder.amid_bytes == 5
     assert decoder.feed(b"llo\r\n5\r\nwo") == b"llowo"
-    assert decoder.follow(b"rld\r\n") == 0
+    assert decoder.amid_bytes == 5
     assert decoder.feed(b"rld\r\n") == b"rld"
+    assert decoder.amid_bytes == 0
     assert decoder.follow(b"5\r\nagain") == 8
 
 
