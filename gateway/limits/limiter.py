@@ -272,7 +272,8 @@ class _Settlement(Step):
     def done(self, granted: bool, missing: Sequence[int]) -> bool:  # noqa: ARG002
         """If its lease ran out, and with it the reservation, charge what was used after all."""
         if granted or self._maybe_done:
-            self._end()
+            if self._over is not None:
+                self._end()
         else:
             used = charged(self.charges, self.permits or ())
             lasting = [charge for charge in used if charge.quota.period_seconds]

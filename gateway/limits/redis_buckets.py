@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 
 from gateway.limits.store import BucketStore, Census, Step, StoreUnavailable
-from gateway.limits.turn import MOST_STEPS, Turn, account_keys
+from gateway.limits.turn import MOST_STEPS, Turn, account_keys, head_of
 from gateway.redis.cluster import open_wire
 from gateway.redis.line import Argument, RedisUnavailable, Reply
 from gateway.redis.script import Script
@@ -56,7 +56,8 @@ class RedisBuckets(BucketStore):
         """What has been put in this turn of the loop."""
         self._turns: set[Turn] = set()
         """What is under way."""
-        self._turn_ended = asyncio.Event()
+        self._quiet: asyncio.Future[None] | None = None
+        """Who waits for an end of all that."""
 
     def put(self, step: Step) -> None:
         """Let a step leave at the end of this turn of the loop, with all others."""
@@ -99,8 +100,8 @@ class RedisBuckets(BucketStore):
 
     async def quiet(self) -> None:
         while self._steps or self._turns:
-            self._turn_ended.clear()
-            await self._turn_ended.wait()
+            self._quiet = asyncio.get_running_loop().create_future()
+            await self._quiet
 
     async def close(self) -> None:
         await self.quiet()
@@ -113,16 +114,10 @@ class RedisBuckets(BucketStore):
 
     def _send(self) -> None:
         steps, self._steps = self._steps, []
+        script, head = self._scripts["turn"], head_of(self._lease(), self._now() or 0)
         for some in self._by_place(steps):
             for at in range(0, len(some), MOST_STEPS):
-                turn = Turn(
-                    self._scripts["turn"],
-                    some[at : at + MOST_STEPS],
-                    self._ended,
-                    prefix=self._prefix,
-                    lease_microseconds=self._lease(),
-                    now=self._now(),
-                )
+                turn = Turn(script, some[at : at + MOST_STEPS], self._ended, self._prefix, head)
                 self._turns.add(turn)
                 self._wire.call(turn, self._prefix + some[at].charges[0].quota.key)
         self._wire.flush()
@@ -141,7 +136,8 @@ class RedisBuckets(BucketStore):
         self._turns.discard(turn)
         for step in unheard:
             self.give_back(step)
-        self._turn_ended.set()
+        if self._quiet is not None and not self._quiet.done():
+            self._quiet.set_result(None)
 
     async def _run(self, script: str, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Reply:
         try:

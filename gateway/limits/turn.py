@@ -17,7 +17,7 @@ _MODES = {"take": b"t", "debit": b"d", "look": b"l", "settle": b"s"}
 _GRANTED, _FAILED = 1, 2
 
 # As turn.lua reads and writes it.
-_HEAD = Struct("<ddH")
+_HEAD = Struct("<dd")
 _NUMBER = Struct("<H")
 _CHARGE = Struct("<Hd")
 _MISSING = [Struct(f"<{count}q") for count in range(256)]
@@ -29,25 +29,22 @@ class Turn(Call):
     `ended` hears when all of them know, and of those that were granted to somebody who does not wait any more.
     """
 
-    __slots__ = ("_ended", "_lease_microseconds", "_now", "_prefix", "_sent", "_steps")
+    __slots__ = ("_ended", "_head", "_prefix", "_sent", "_steps")
 
     def __init__(
         self,
         script: Script,
         steps: Sequence[Step],
         ended: Callable[[Turn, Sequence[Step]], None],
-        *,
         prefix: str,
-        lease_microseconds: int,
-        now: int | None,
+        head: bytes,
     ) -> None:
-        super().__init__(script, writes=any(step.mode != "look" for step in steps))
+        super().__init__(script, writes=any([step.mode != "look" for step in steps]))  # noqa: C419 - half the price
         self._steps = steps
         self._sent: Sequence[Step] = ()
         self._ended = ended
         self._prefix = prefix
-        self._lease_microseconds = lease_microseconds
-        self._now = now
+        self._head = head
 
     def words(self) -> Sequence[Argument] | None:
         """What turn.lua takes: the accounts' keys, and the steps that somebody still wants."""
@@ -75,8 +72,7 @@ class Turn(Call):
                     quotas += (_NUMBER.pack(account), quota.packed)
                     position = positions[id(quota)] = len(positions) + 1
                 steps.append(_CHARGE.pack(position, charge.permits if used is None else used[n]))
-        head = _HEAD.pack(self._lease_microseconds, self._now or 0, len(positions))
-        return (len(keys), *keys, b"".join((head, *quotas, *steps)))
+        return (len(keys), *keys, b"".join((self._head, _NUMBER.pack(len(positions)), *quotas, *steps)))
 
     def answered(self, reply: Reply) -> None:
         """Tell each step its outcome."""
@@ -100,6 +96,11 @@ class Turn(Call):
             outage.__cause__ = unavailable
             step.failed(outage)
         self._ended(self, ())
+
+
+def head_of(lease_microseconds: int, now_microseconds: int) -> bytes:
+    """What every turn begins with: how long leases are, and the time; 0: as Redis knows it."""
+    return _HEAD.pack(lease_microseconds, now_microseconds)
 
 
 def account_keys(prefix: str, key: str) -> tuple[str, str]:

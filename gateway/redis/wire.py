@@ -167,7 +167,8 @@ class Wire(Scripts):
             self._line.hang_up(ConnectionError("closed"))
 
     def succeeded(self) -> None:
-        self.breaker.succeeded()
+        if self.breaker.state is not BreakerState.CLOSED:
+            self.breaker.succeeded()
 
     def failed(self, error: BaseException) -> None:
         redirected = self._redirects and isinstance(error, AskError)
