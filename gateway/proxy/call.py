@@ -103,7 +103,9 @@ class Call(NamedTuple):
 
     async def read_head(self) -> Head:
         """The head of the answer, with its time. Raises an UpstreamFault."""
-        head = await self.reply.read_head()
+        reply = self.reply
+        while (head := reply.head) is None:
+            await reply.coming()
         exchange = self.exchange
         exchange.head_at = monotonic()
         said = head.pick(_READ_FIELDS)

@@ -7,7 +7,6 @@ Everything that is said to aiohttp's parsers, or to other protocols, comes throu
 from __future__ import annotations
 
 import asyncio
-import select
 import socket
 import struct
 from time import monotonic
@@ -304,12 +303,3 @@ class Channel(asyncio.Protocol):
             return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE)
         except OSError:
             return True
-
-    def hung_up(self) -> bool:
-        """Whether the peer has ended its side or reset the connection, as the kernel sees it: before the loop does."""
-        sock = None if self.transport is None else self.transport.get_extra_info("socket")
-        if sock is None:
-            return True
-        look = select.poll()
-        look.register(sock.fileno(), select.POLLRDHUP)
-        return bool(look.poll(0))

@@ -94,10 +94,14 @@ class Reply(Incoming):
     async def read_head(self) -> Head:
         """The final head; interim ones (1xx) are skipped. Raises an UpstreamFault."""
         while self.head is None:
-            if self._fault is not None:
-                raise self._fault.error()
-            await self._more()
+            await self.coming()
         return self.head
+
+    def coming(self) -> asyncio.Future[None]:
+        """Is done when more of the answer has come. Raises an UpstreamFault where no more will."""
+        if self._fault is not None:
+            raise self._fault.error()
+        return self._more()
 
     @property
     def buffered(self) -> bool:
@@ -112,11 +116,9 @@ class Reply(Incoming):
     async def read(self) -> bytes:
         """What has come of the body; empty at its end. Raises an UpstreamFault."""
         while not self._pieces:
-            if self._fault is not None:
-                raise self._fault.error()
-            if self._at_now == At.END:
+            if self._at_now == At.END and self._fault is None:
                 return b""
-            await self._more()
+            await self.coming()
         return self.read_nowait()
 
     def read_nowait(self) -> bytes:
