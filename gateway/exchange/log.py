@@ -11,10 +11,8 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import fields
 from datetime import UTC, datetime
 from functools import lru_cache
-from operator import attrgetter
 from queue import SimpleQueue
 from typing import Any
 
@@ -22,12 +20,9 @@ import orjson
 
 from gateway.errors import ROOM_BYTES
 from gateway.exchange.exchange import Exchange
-from gateway.usage.reported import Usage
 
 FLUSH_SECONDS = 0.05
 _TEXT_LIMIT = 256
-_USAGE_FIELDS = tuple(field.name for field in fields(Usage))
-_amounts: Callable[[Usage], tuple[float, ...]] = attrgetter(*_USAGE_FIELDS)
 
 
 class LogWriter:
@@ -152,9 +147,7 @@ def access_record(exchange: Exchange, *, now: float) -> dict[str, Any]:
     if exchange.waited_seconds:
         record["waited_ms"] = _milliseconds(exchange.waited_seconds)
     if usage is not None:
-        record["usage"] = {
-            name: value for name, value in zip(_USAGE_FIELDS, _amounts(usage), strict=True) if value
-        }
+        record["usage"] = usage.amounts()
     if error is not None:
         record["error"] = error.code
     detail = exchange.detail if error is None else error.detail

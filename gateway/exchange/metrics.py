@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from operator import attrgetter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.platform_collector import PlatformCollector
@@ -19,7 +18,7 @@ from prometheus_client.process_collector import ProcessCollector
 from gateway import __version__
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.tallies import ExchangeTallies, Spreads, Tallies
-from gateway.usage.reported import KINDS, Usage
+from gateway.usage.reported import KINDS
 
 LABELS = {
     "tenant": "a tenant of the configuration, or `other`",
@@ -51,7 +50,7 @@ _OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
 _WAIT_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
-_amounts: Callable[[Usage], tuple[float, ...]] = attrgetter(*KINDS)
+_SHOWN = frozenset(KINDS)
 
 
 class Metrics:
@@ -325,8 +324,8 @@ class Metrics:
         if exchange.first_byte_at is not None:
             tallies.first_byte().observe(exchange.first_byte_at - began)
         if usage is not None:
-            for kind, amount in zip(KINDS, _amounts(usage), strict=True):
-                if amount:
+            for kind, amount in usage.amounts().items():
+                if kind in _SHOWN:
                     tallies.of(kind).value += amount
             if usage.estimated:
                 tallies.estimated().value += 1

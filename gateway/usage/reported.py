@@ -78,6 +78,36 @@ class Usage:
         """`audio_seconds` as stores count them."""
         return round(self.audio_seconds * 1000)
 
+    def amounts(self) -> dict[str, float]:
+        """What was used, by kind, in their order; a kind that was not used is absent.
+
+        One by one: every exchange is asked, and most kinds are not used. A test holds that none is forgotten.
+        """
+        found: dict[str, float] = {}
+        if self.input:
+            found["input"] = self.input
+        if self.cached_input:
+            found["cached_input"] = self.cached_input
+        if self.output:
+            found["output"] = self.output
+        if self.reasoning:
+            found["reasoning"] = self.reasoning
+        if self.total:
+            found["total"] = self.total
+        if self.input_audio:
+            found["input_audio"] = self.input_audio
+        if self.output_audio:
+            found["output_audio"] = self.output_audio
+        if self.images:
+            found["images"] = self.images
+        if self.audio_seconds:
+            found["audio_seconds"] = self.audio_seconds
+        if self.characters:
+            found["characters"] = self.characters
+        if self.estimated:
+            found["estimated"] = self.estimated
+        return found
+
     def __add__(self, other: "Usage") -> "Usage":
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         return Usage(**{**sums, "estimated": self.estimated or other.estimated})

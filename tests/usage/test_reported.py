@@ -1,5 +1,8 @@
 """Usage as each kind of answer reports it."""
 
+import dataclasses
+from typing import Any
+
 import orjson
 import pytest
 from hypothesis import given, settings
@@ -162,3 +165,14 @@ def test_reading_never_fails(document):
         from_realtime_event(document),
     ):
         assert usage is None or usage.total >= 0
+
+
+def test_every_kind_that_was_used_is_among_the_amounts_in_their_order() -> None:
+    everything: dict[str, Any] = {
+        field.name: number for number, field in enumerate(dataclasses.fields(Usage), 1)
+    }
+
+    assert list(Usage(**everything).amounts().items()) == list(everything.items())
+    for name, number in everything.items():
+        assert Usage(**{name: number}).amounts() == {name: number}
+    assert Usage().amounts() == {}
