@@ -37,6 +37,8 @@ _MAX_EPILOGUE_BYTES = 8
 # One would do: what counts is that a length which was stated is never reached. Fewer than the shortest delimiter has,
 # so that no model whose field has passed lacks the end of its name.
 _LAST_BYTES = 4
+_LARGE_TIMES = 16
+"""How many times its boundary a piece is large that is looked at for a boundary first: most are of a file."""
 
 
 class _State(Enum):
@@ -100,6 +102,14 @@ class MultipartScanner:
 
         Raises MultipartRefused, after which nothing may go on.
         """
+        if (
+            self._state is _State.CONTENT
+            and self._value is None
+            and len(piece) > _LARGE_TIMES * len(self._dash_boundary)
+        ):
+            going = self._amid_a_file(piece)
+            if going:
+                return going
         seen = self._tail + piece
         at = 0
         field_at = self._passed
@@ -127,6 +137,21 @@ class MultipartScanner:
             return b""
         going = bytes(held[:end])
         del held[:end]
+        return going
+
+    def _amid_a_file(self, piece: bytes) -> bytes:
+        """What may go on, copied once, where no boundary occurs; nothing, and nothing taken, where one does."""
+        boundary, tail = self._dash_boundary, self._tail
+        if boundary in piece or boundary in tail + piece[: len(boundary)]:
+            return b""
+        begin = self._maybe_delimiter(piece, 0)
+        end, keep_from = begin - _LAST_BYTES, begin - len(boundary) + 1
+        waited = tail[self._passed :]
+        going = b"".join((self._held, waited, memoryview(piece)[:end]))
+        self.parts[-1].size_bytes += len(waited) + begin
+        self._held = bytearray(piece[end:begin])
+        self._tail = piece[keep_from:]
+        self._passed = begin - keep_from
         return going
 
     def finish(self) -> bytes:

@@ -288,6 +288,33 @@ def test_any_split_gives_the_same_result_as_one_piece(data, cuts):
     assert outcome(data, list(range(len(data)))) == outcome(data, [])
 
 
+FILES = st.lists(
+    st.sampled_from(
+        [b"x" * 700, b"\r", b"\n", b"\r\n", b"-", b"\r\n--" + BOUNDARY[:-1], b"\r\n--", b"\0" * 200]
+    ),
+    max_size=30,
+).map(b"".join)
+
+
+@given(FILES, st.lists(st.integers(0, 2**20), max_size=6))
+def test_as_much_of_a_file_passes_in_large_pieces_as_in_small_ones(file, cuts):
+    data = (
+        b"--" + BOUNDARY + b'\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        + file + b"\r\n--" + BOUNDARY + b"--\r\n"
+    )  # fmt: skip
+    borders = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
+    large, small = MultipartScanner(BOUNDARY), MultipartScanner(BOUNDARY)
+    passed = [b"", b""]
+    for begin, end in itertools.pairwise(borders):
+        passed[0] += large.feed(data[begin:end])
+        passed[1] += b"".join(small.feed(data[at : at + 1]) for at in range(begin, end))
+        assert passed[0] == passed[1]
+        assert large.held_bytes == small.held_bytes
+        assert [part.size_bytes for part in large.parts] == [part.size_bytes for part in small.parts]
+    assert passed[0] + large.finish() == data
+    assert large.file_bytes == len(file)
+
+
 def models_to_python(data: bytes) -> list[bytes]:
     """The `model` fields as Python's own MIME parser finds them: lenient about line ends and much else."""
     head = b"Content-Type: multipart/form-data; boundary=" + BOUNDARY + b"\r\n\r\n"
