@@ -52,7 +52,9 @@ def level(quota: Quota, taken: int) -> Level:
 
 def decide(charges: Sequence[Charge], taken: Sequence[int], *, granted: bool) -> Decision:
     """Word the decision that a store took, from the grains that are missing per charge after it."""
-    levels = [level(charge.quota, taken[n]) for n, charge in enumerate(charges)]
+    levels = []
+    for n, charge in enumerate(charges):
+        levels.append(level(charge.quota, taken[n]))
     if granted:
         return Decision(True, levels)
     worst, longest = None, -1.0

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from operator import attrgetter, itemgetter
+from operator import add, attrgetter, itemgetter
 
 from gateway.limits.store import StoreUnavailable
 from gateway.usage.counters import (
@@ -31,10 +31,7 @@ from gateway.usage.counters import (
 from gateway.usage.reported import COUNTED, Usage
 
 # Positions, found once: counting is on the way of every exchange.
-_REQUESTS, _BYTES_IN, _BYTES_OUT, _ESTIMATED = map(
-    COUNTERS.index, ("requests", "bytes_in", "bytes_out", "estimated")
-)
-_FIRST_COUNTED = COUNTERS.index(COUNTED[0])
+_REQUESTS, _BYTES_IN, _BYTES_OUT = map(COUNTERS.index, ("requests", "bytes_in", "bytes_out"))
 _amounts: Callable[[Usage], tuple[int, ...]] = attrgetter(*COUNTED)
 
 _ENTRIES_PER_BATCH = 250
@@ -92,14 +89,15 @@ class UsageLedger:
         counts = entries.get(entry)
         if counts is None:
             counts = counts_of(entries, entry)
-        counts[_REQUESTS] += requests
-        counts[_BYTES_IN] += bytes_in
-        counts[_BYTES_OUT] += bytes_out
-        if usage is not None:
-            for position, amount in enumerate(_amounts(usage), _FIRST_COUNTED):
-                if amount:
-                    counts[position] += amount
-            counts[_ESTIMATED] += usage.estimated
+        if usage is None:
+            counts[_REQUESTS] += requests
+            counts[_BYTES_IN] += bytes_in
+            counts[_BYTES_OUT] += bytes_out
+        else:
+            # In the order of COUNTERS.
+            counts[:] = map(
+                add, counts, (requests, *_amounts(usage), bytes_in, bytes_out, int(usage.estimated))
+            )
 
     async def start(self) -> None:
         """Begin to tell the store, once a second."""
