@@ -17,6 +17,9 @@ from gateway.proxy.reserved_files import ReservedFiles
 _MOST_AT_ONCE = 64
 """Newcomers of one socket in one turn: they are cheap, yet whoever is being served waits for them."""
 
+_MOST_IN_QUEUE = 4096
+"""Newcomers that are taken before a socket is closed: the kernel keeps no more, and a flood of them has no end."""
+
 _PAUSE_SECONDS = 0.5
 
 _NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -78,9 +81,11 @@ class Acceptor:
             if listening.fileno() < 0:
                 continue
             self._loop.remove_reader(listening)
-            while self._take_one(listening):
-                pass
+            for _ in range(_MOST_IN_QUEUE):
+                if not self._take_one(listening):
+                    break
             listening.close()
+            self._loop.call_soon(self._entered)
         self._reserved.close()
 
     def _watch(self, listening: socket.socket) -> None:
@@ -91,7 +96,8 @@ class Acceptor:
         self._reserved.fill()
         for _ in range(self._most_at_once):
             if not self._take_one(listening):
-                return
+                break
+        self._loop.call_soon(self._entered)
 
     def _take_one(self, listening: socket.socket) -> bool:
         """Whether there may be another one."""
@@ -121,8 +127,6 @@ class Acceptor:
         except OSError:
             accepted.close()  # it has left already
             return
-        if not self._entering:
-            self._loop.call_soon(self._entered)
         self._entering.append((entering, made))
 
     def _entered(self) -> None:
