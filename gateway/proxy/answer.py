@@ -69,24 +69,22 @@ class Answer:
         keep_alive = self.keep_alive and request.keep_alive and not request.connection.ends
         self._has_no_body = request.method == "HEAD" or status in _EMPTY_STATUS
         # Our own version, whatever the client's (RFC 9110, section 6.2); only the framing heeds its.
-        lines = [_status_line(status, self.reason), lines_of(self.fields)]
-        has_length = b"content-length" in [name.lower() for name, _ in self.fields]
-        if not self._has_no_body and not has_length:
+        head = _status_line(status, self.reason) + lines_of(self.fields)
+        if not self._has_no_body and b"\r\ncontent-length: " not in head.lower():
             if http10:
                 keep_alive = False
             else:
                 self.is_chunked = True
-                lines.append(b"Transfer-Encoding: chunked\r\n")
+                head += b"Transfer-Encoding: chunked\r\n"
         if status == 101:
-            lines.append(b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
+            head += b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
             keep_alive = False
         elif not keep_alive:
-            lines.append(b"Connection: close\r\n")
+            head += b"Connection: close\r\n"
         elif http10:
-            lines.append(b"Connection: keep-alive\r\n")
-        lines.append(b"\r\n")
+            head += b"Connection: keep-alive\r\n"
         self.keep_alive = keep_alive
-        self._head = b"".join(lines)
+        self._head = head + b"\r\n"
         if exchange is not None:
             exchange.status = status
 
