@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, IPvAnyNetwork, SecretStr, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.limits.terms import OnStoreFailure
 from gateway.operations.model_patterns import allows
@@ -198,8 +199,12 @@ class Edge(Section):
     """One message of a WebSocket."""
 
 
-class Settings(Section):
+class Settings(BaseSettings):
     """The whole configuration of one gateway process."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix="GATEWAY_", env_nested_delimiter="__"
+    )
 
     listen: Address = "127.0.0.1:8080"
     """The public listener, HOST:PORT."""
@@ -269,6 +274,17 @@ class Settings(Section):
                     f"beginning with a letter or digit, and not the word {OTHER_TENANT!r}"
                 )
         return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (no hidden files)
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)  # load() reads the environment itself, from what it is given
 
     def limits_of(self, tenant: Tenant) -> Limits:
         """The limits in force for a tenant: its own where set, else the common ones."""

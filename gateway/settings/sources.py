@@ -13,13 +13,13 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
 
 from gateway.operations.scopes import ScopeProblem, expand
 from gateway.operations.table import OperationTable
-from gateway.settings.environment import from_environ, keys_beside
 from gateway.settings.section import Problem, SettingsInvalid, normal_base_url
 from gateway.settings.seen import SECRETS, Seen
 from gateway.settings.settings import Settings, contradictions
@@ -46,7 +46,12 @@ def load(
     seen.warn_of_literals(flags or {}, None)
     if problems:
         raise SettingsInvalid(problems)
-    merged = _merge(_merge(from_file, from_environ(environ, problems)), dict(flags or {}))
+    try:
+        from_environ = _Environ(Settings, environ)()
+    except SettingsError as error:
+        from_environ = {}
+        problems.append(Problem("GATEWAY_…", f"{error}; expected JSON for a list or a table"))
+    merged = _merge(_merge(from_file, from_environ), dict(flags or {}))
     if merged.get("tenants_path"):
         place = Path(str(merged["tenants_path"])).expanduser()
         merged["tenants_path"] = place = file.parent / place if file is not None else place
@@ -70,6 +75,17 @@ def load(
     if problems:
         raise SettingsInvalid(problems)
     return settings
+
+
+class _Environ(EnvSettingsSource):
+    """The process environment, taken as an argument so that nothing else is read."""
+
+    def __init__(self, settings: type[BaseSettings], environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        super().__init__(settings)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {key.lower(): value.strip() for key, value in self._environ.items()}
 
 
 def _read(file: Path, problems: list[Problem], seen: Seen) -> dict[str, Any]:
@@ -129,7 +145,7 @@ def _problems(invalid: ValidationError) -> list[Problem]:
     for error in invalid.errors(include_url=False):
         key = ".".join(str(part) for part in error["loc"])
         if error["type"] == "extra_forbidden":
-            known = keys_beside(error["loc"])
+            known = _keys_beside(error["loc"])
             near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
             problems.append(Problem(key, f"is not a setting; {hint}"))
@@ -238,3 +254,15 @@ def _unknown_scopes(values: Mapping[str, Any]) -> Iterator[Problem]:
             expand(scopes, known)
         except ScopeProblem as problem:
             yield from (Problem(f"tenants.{tenant_id}.scopes", text) for text in problem.problems)
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for part in location[:-1]:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            continue  # a tenant's id: its table is described by the field above it
+        for candidate in (field.annotation, *get_args(field.annotation)):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                model = candidate
+    return list(model.model_fields)
