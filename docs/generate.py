@@ -24,7 +24,7 @@ from docs.performance import table
 from gateway.endings import Ending
 from gateway.exchange.log import FIELDS
 from gateway.exchange.metrics import LABELS, Metrics
-from gateway.exchange.tallies import Spreads, Tallies
+from gateway.exchange.tallies import Spreads, Sums, Tallies
 from gateway.limits.terms import Dimension
 from gateway.settings.section import FOLLOWED
 from gateway.settings.settings import Settings
@@ -248,8 +248,8 @@ def instruments() -> list[tuple[str, str, tuple[str, ...], str]]:
     found = []
     collectors: dict[Any, None] = dict.fromkeys(Metrics().registry._collector_to_names)
     for collector in collectors:
-        if isinstance(collector, Tallies | Spreads):
-            kind = "counter" if isinstance(collector, Tallies) else "histogram"
+        if isinstance(collector, Tallies | Sums | Spreads):
+            kind = "histogram" if isinstance(collector, Spreads) else "counter"
             exposed = f"{collector.name}_total" if kind == "counter" else collector.name
             found.append((exposed, kind, collector.label_names, collector.documentation))
             continue

@@ -8,8 +8,10 @@ the rest by prometheus_client.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from functools import lru_cache
+from operator import add
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.platform_collector import PlatformCollector
@@ -17,8 +19,8 @@ from prometheus_client.process_collector import ProcessCollector
 
 from gateway import __version__
 from gateway.exchange.exchange import Exchange
-from gateway.exchange.tallies import ExchangeTallies, Spreads, Tallies
-from gateway.usage.reported import KINDS
+from gateway.exchange.tallies import ExchangeTallies, Spreads, Sums, Tallies
+from gateway.usage.reported import KINDS, Usage
 
 LABELS = {
     "tenant": "a tenant of the configuration, or `other`",
@@ -50,9 +52,6 @@ _OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
 _WAIT_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
-_SHOWN = frozenset(KINDS)
-
-
 class Metrics:
     """All instruments of one gateway process."""
 
@@ -77,10 +76,11 @@ class Metrics:
             ["tenant", "operation"],
             registry=registry,
         )
-        self.bytes = Tallies(
+        self.bytes = Sums(
             "gateway_body_bytes",
             "Body bytes relayed, in from clients and out to clients.",
             ["tenant", "operation", "direction"],
+            of=("in", "out"),
             registry=registry,
         )
         self.in_flight = Gauge(
@@ -124,10 +124,11 @@ class Metrics:
             ["tenant", "decision", "dimension"],
             registry=registry,
         )
-        self.usage = Tallies(
+        self.usage = Sums(
             "gateway_usage",
             "Usage, reported or estimated: LLM tokens (cached_input is part of input, and so on), images, seconds.",
             ["tenant", "operation", "kind"],
+            of=[kind if kind in KINDS else None for kind in Usage._fields],
             registry=registry,
         )
         self.usage_estimated = Tallies(
@@ -311,24 +312,30 @@ class Metrics:
         """Record one exchange that has ended; `now` in monotonic seconds."""
         standing, operation = exchange.standing, exchange.operation
         tallies = self.of(exchange.caller.tenant.id, operation.id) if standing is None else standing.tallies
-        began, usage = exchange.started_at, exchange.usage
-        seconds = now - began
-        tallies.ended(exchange.status, exchange.ending).value += 1
+        began, first_byte_at, usage = exchange.started_at, exchange.first_byte_at, exchange.usage
+        seconds, overhead = now - began, exchange.overhead_seconds(now)
+        how = exchange.status, exchange.ending
+        (tallies.ended.get(how) or tallies.so_ended(*how)).value += 1
         tallies.seconds.value += seconds
-        tallies.duration.observe(seconds)
-        tallies.overhead.observe(exchange.overhead_seconds(now))
-        if exchange.bytes_in:
-            tallies.of("in").value += exchange.bytes_in
-        if exchange.bytes_out:
-            tallies.of("out").value += exchange.bytes_out
-        if exchange.first_byte_at is not None:
-            tallies.first_byte().observe(exchange.first_byte_at - began)
+        # In place, not by `observe`: every exchange comes by here.
+        spread = tallies.duration
+        spread.counts[bisect_left(spread.bounds, seconds)] += 1
+        spread.sum += seconds
+        spread = tallies.overhead
+        spread.counts[bisect_left(spread.bounds, overhead)] += 1
+        spread.sum += overhead
+        if first_byte_at is not None:
+            until = first_byte_at - began
+            spread = tallies.first_byte or tallies.first_byte_began()
+            spread.counts[bisect_left(spread.bounds, until)] += 1
+            spread.sum += until
+        relayed = tallies.bytes
+        relayed[0] += exchange.bytes_in
+        relayed[1] += exchange.bytes_out
         if usage is not None:
-            for kind, amount in usage.amounts().items():
-                if kind in _SHOWN:
-                    tallies.of(kind).value += amount
+            tallies.usage[:] = map(add, tallies.usage, usage)
             if usage.estimated:
-                tallies.estimated().value += 1
+                tallies.estimated.value += 1
 
     def watch(self, gauge: Gauge, read: Callable[[], float], *labels: str) -> None:
         """Let a gauge show what `read` says whenever somebody looks."""

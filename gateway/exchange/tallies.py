@@ -54,13 +54,50 @@ class Tallies(Collector):
         yield family
 
 
-class Spread:
-    """One series of a histogram."""
+class Sums(Collector):
+    """A counter whose last label is one of a few: all series of the other labels are added to at once.
 
-    __slots__ = ("_bounds", "counts", "sum")
+    A series is there once it is more than nothing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labels: Sequence[str],
+        *,
+        of: Sequence[str | None],
+        registry: CollectorRegistry,
+    ) -> None:
+        """`of`: the values of the last label, in the order in which they are added; None: that one is not shown."""
+        self.name = name
+        self.documentation = documentation
+        self.label_names = tuple(labels)
+        self._of = tuple(of)
+        self._series: dict[tuple[str, ...], list[float]] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> list[float]:
+        """The series with these labels and each of the last. Whoever has them adds to them in place."""
+        return self._series.setdefault(values, [0.0] * len(self._of))
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """What a scrape sees; asked on other threads."""
+        family = CounterMetricFamily(self.name, self.documentation, labels=self.label_names)
+        for values, sums in tuple(self._series.items()):
+            for last, value in zip(self._of, sums, strict=True):
+                if value and last is not None:
+                    family.add_metric((*values, last), value)
+        yield family
+
+
+class Spread:
+    """One series of a histogram. Whoever has it adds to a count and to the sum, as `observe` does."""
+
+    __slots__ = ("bounds", "counts", "sum")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds = bounds
+        self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         """How many were at most as large as each bound and larger than the one before; last, those beyond all."""
 
@@ -68,7 +105,7 @@ class Spread:
 
     def observe(self, value: float) -> None:
         """Add one."""
-        self.counts[bisect_left(self._bounds, value)] += 1
+        self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
 
@@ -116,18 +153,28 @@ class Families(Protocol):
 
     exchanges: Tallies
     exchange_seconds: Tallies
-    bytes: Tallies
+    bytes: Sums
     duration: Spreads
     first_byte: Spreads
     overhead: Spreads
-    usage: Tallies
+    usage: Sums
     usage_estimated: Tallies
 
 
 class ExchangeTallies:
     """What the exchanges of one tenant and operation add to; a series of what has not happened yet is not there."""
 
-    __slots__ = ("_ended", "_families", "_first_byte", "_labels", "_used", "duration", "overhead", "seconds")
+    __slots__ = (
+        "_families",
+        "_labels",
+        "bytes",
+        "duration",
+        "ended",
+        "first_byte",
+        "overhead",
+        "seconds",
+        "usage",
+    )
 
     def __init__(self, families: Families, tenant: str, operation: str) -> None:
         self._families = families
@@ -135,34 +182,30 @@ class ExchangeTallies:
         self.seconds = families.exchange_seconds.labels(tenant, operation)
         self.duration = families.duration.labels(operation)
         self.overhead = families.overhead.labels(operation)
-        self._ended: dict[tuple[int | None, Ending | None], Tally] = {}
-        self._used: dict[str, Tally] = {}
-        self._first_byte: Spread | None = None
+        self.bytes = families.bytes.labels(tenant, operation)
+        """Body bytes, in and out."""
 
-    def ended(self, status: int | None, ending: Ending | None) -> Tally:
+        self.usage = families.usage.labels(tenant, operation)
+        """In the order of `Usage`."""
+
+        self.ended: dict[tuple[int | None, Ending | None], Tally] = {}
+        """Exchanges by status and ending, as far as `so_ended` has been asked for them."""
+
+        self.first_byte: Spread | None = None
+        """None until `first_byte_began` has been asked for it."""
+
+    def so_ended(self, status: int | None, ending: Ending | None) -> Tally:
         """Those with this status that ended so."""
-        tally = self._ended.get((status, ending))
-        if tally is None:
-            labels = *self._labels, status_class(status), str(ending or Ending.FAILED)
-            tally = self._ended[status, ending] = self._families.exchanges.labels(*labels)
+        labels = *self._labels, status_class(status), str(ending or Ending.FAILED)
+        tally = self.ended[status, ending] = self._families.exchanges.labels(*labels)
         return tally
 
-    def of(self, what: str) -> Tally:
-        """Body bytes by their direction, and usage by its kind."""
-        tally = self._used.get(what)
-        if tally is None:
-            families = self._families
-            counter = families.bytes if what in ("in", "out") else families.usage
-            tally = self._used[what] = counter.labels(*self._labels, what)
-        return tally
-
-    def first_byte(self) -> Spread:
+    def first_byte_began(self) -> Spread:
         """Until the first byte of an answer's body."""
-        spread = self._first_byte
-        if spread is None:
-            spread = self._first_byte = self._families.first_byte.labels(self._labels[1])
+        spread = self.first_byte = self._families.first_byte.labels(self._labels[1])
         return spread
 
+    @property
     def estimated(self) -> Tally:
         """Those whose usage was estimated."""
         return self._families.usage_estimated.labels(*self._labels)

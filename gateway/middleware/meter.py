@@ -9,7 +9,6 @@ by response, and is counted and charged so.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 from gateway.errors import ClientLeft, UpstreamTimeout
 from gateway.exchange.exchange import Exchange
@@ -139,7 +138,7 @@ class _Reading(StreamObserver):
         if usage is None and self._metered and "tokens" in self._exchange.operation.uses:
             usage = self._estimate()
         characters = self._characters()
-        return replace(usage or Usage(), characters=characters) if characters else usage
+        return (usage or Usage())._replace(characters=characters) if characters else usage
 
     def _estimate(self) -> Usage:
         exchange, reader = self._exchange, self._reader
@@ -154,7 +153,7 @@ class _Reading(StreamObserver):
             return estimate
         # What cannot be read, or goes on where nobody looks, must not cost less than what can be seen.
         output = max(estimate.output, cost.output)
-        return replace(estimate, output=output, total=prompt + output)
+        return estimate._replace(output=output, total=prompt + output)
 
     def _goes_on(self) -> bool:
         """Whether the answer came before the work was done: its usage shows when it is asked for, if ever."""

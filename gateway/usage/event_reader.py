@@ -23,8 +23,8 @@ class EventReader:
     `without_added`: leaves out what `include_usage` adds, for a client that did not ask for it (rewrite (a)).
     """
 
-    def __init__(self, deltas: Deltas, *, without_added: bool = False) -> None:
-        self.deltas = deltas
+    def __init__(self, deltas: type[Deltas], *, without_added: bool = False) -> None:
+        self.deltas = deltas()
         self._without_added = without_added
         self._splitter = SseSplitter()
         self._fragments: ReportSearch | None = None

@@ -6,7 +6,6 @@ client's business.
 """
 
 import re
-from dataclasses import replace
 
 import orjson
 
@@ -28,11 +27,21 @@ _DURATION = re.compile(rb'"duration"[ \t\r\n]*:[ \t\r\n]*"?([0-9.eE+-]{1,32})')
 class JsonReader:
     """Reads one JSON document; what is larger than `MAX_WHOLE_BYTES` is not kept."""
 
-    def __init__(self, deltas: Deltas) -> None:
-        self.deltas = deltas
+    __slots__ = ("_audio_seconds", "_deltas", "_kept", "_kind", "_search")
+
+    def __init__(self, deltas: type[Deltas]) -> None:
+        self._kind = deltas
+        self._deltas: Deltas | None = None
         self._kept: bytes | bytearray = b""
         self._search: ReportSearch | None = None
         self._audio_seconds = 0.0
+
+    @property
+    def deltas(self) -> Deltas:
+        """What models wrote in it: of an answer that reports what it used nobody asks."""
+        if self._deltas is None:
+            self._deltas = self._kind()
+        return self._deltas
 
     def feed(self, piece: bytes) -> bytes:
         """Take the next bytes of the document; all of them may pass."""
@@ -63,14 +72,14 @@ class JsonReader:
         if self._search is not None:
             usage = self._search.finish()
             if self._audio_seconds and not (usage and usage.audio_seconds):
-                usage = replace(usage or Usage(), audio_seconds=self._audio_seconds)
+                usage = (usage or Usage())._replace(audio_seconds=self._audio_seconds)
             return usage
         document = bytes(self._kept)
         usage = None if len(document) <= _SMALL_BYTES else _from_end(document)
         if usage is None:
             usage = from_json(document)
         if usage is None:
-            self.deltas = type(self.deltas)()
+            self._deltas = None
             self.deltas.add(document)
         return usage
 

@@ -28,11 +28,11 @@ from gateway.usage.counters import (
     UsageStore,
     counts_of,
 )
-from gateway.usage.reported import COUNTED, Usage
+from gateway.usage.reported import COUNTED, NOTHING_USED, Usage
 
-# Positions, found once: counting is on the way of every exchange.
-_REQUESTS, _BYTES_IN, _BYTES_OUT = map(COUNTERS.index, ("requests", "bytes_in", "bytes_out"))
+_REQUESTS = COUNTERS.index("requests")
 _amounts: Callable[[Usage], tuple[int, ...]] = attrgetter(*COUNTED)
+_NO_AMOUNTS = _amounts(NOTHING_USED)
 
 _ENTRIES_PER_BATCH = 250
 _FLUSH_SECONDS = 1.0
@@ -89,15 +89,8 @@ class UsageLedger:
         counts = entries.get(entry)
         if counts is None:
             counts = counts_of(entries, entry)
-        if usage is None:
-            counts[_REQUESTS] += requests
-            counts[_BYTES_IN] += bytes_in
-            counts[_BYTES_OUT] += bytes_out
-        else:
-            # In the order of COUNTERS.
-            counts[:] = map(
-                add, counts, (requests, *_amounts(usage), bytes_in, bytes_out, int(usage.estimated))
-            )
+        amounts, estimated = (_NO_AMOUNTS, False) if usage is None else (_amounts(usage), usage.estimated)
+        counts[:] = map(add, counts, (requests, *amounts, bytes_in, bytes_out, estimated))  # as COUNTERS
 
     async def start(self) -> None:
         """Begin to tell the store, once a second."""

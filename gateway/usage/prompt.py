@@ -6,7 +6,7 @@ number of an array of numbers, which is what embeddings and old completions take
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import chain
 from typing import Any
 
@@ -15,34 +15,39 @@ from gateway.usage.reported import BYTES_PER_LLM_TOKEN
 _ATTACHED = frozenset({"data", "file_data", "b64_json", "encrypted_content"})
 """Members whose text is no text."""
 
-
 _VALUES: Callable[[dict[str, Any]], Iterable[Any]] = dict.values
+_is_text, _is_object, _is_list = str.__instancecheck__, dict.__instancecheck__, list.__instancecheck__
 
 
 def prompt_estimate(document: object) -> int:
     """About how many LLM tokens the texts of a parsed body have; linear in its size."""
     text_bytes, numbers = 0, 0
     pending: list[Any] = [document]
+    values: Collection[Any]
     while pending:
         value = pending.pop()
-        kind = type(value)
-        if kind is dict:
-            for name, inner in value.items():
-                kind = type(inner)
-                if kind is str:
-                    if inner[:5] != "data:" and name not in _ATTACHED:
-                        text_bytes += len(inner) if inner.isascii() else _utf8_bytes(inner)
-                elif (kind is dict or kind is list) and name not in _ATTACHED:
-                    pending.append(inner)
-        elif kind is list and value:
-            if type(value[0]) in (int, float):  # not one by one: there may be millions
-                numbers += len(value)
-            elif (plain := _plain_texts(value)) is not None:
-                text_bytes += len(plain) if plain.isascii() else _utf8_bytes(plain)
-            else:
-                pending += value
-        elif kind is str and value[:5] != "data:":
-            text_bytes += _utf8_bytes(value)
+        if type(value) is dict:
+            if not _ATTACHED.isdisjoint(value):
+                value = {name: inner for name, inner in value.items() if name not in _ATTACHED}
+            values = value.values()
+        elif type(value) is not list:
+            values = (value,)
+        elif not value:
+            continue
+        elif type(value[0]) in (int, float):  # not one by one: there may be millions
+            numbers += len(value)
+            continue
+        elif (text := _plain_texts(value)) is not None:
+            text_bytes += len(text) if text.isascii() else _utf8_bytes(text)
+            continue
+        else:
+            values = value
+        text = "".join(filter(_is_text, values))
+        if text.find("data:") >= 0:  # what begins with it counts nothing
+            text = "".join([inner for inner in filter(_is_text, values) if inner[:5] != "data:"])
+        text_bytes += len(text) if text.isascii() else _utf8_bytes(text)
+        pending += filter(_is_object, values)
+        pending += filter(_is_list, values)
     return -(-text_bytes // BYTES_PER_LLM_TOKEN) + numbers
 
 

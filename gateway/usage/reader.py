@@ -9,6 +9,7 @@ except br and zstd, and what unpacks to more than any answer would: their usage 
 import re
 import zlib
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 
 from gateway.usage.deltas import Deltas, NoDeltas
@@ -32,23 +33,19 @@ class UsageReader:
     def __init__(
         self, content_type: bytes | None, content_encoding: bytes | None, *, estimates: bool = True
     ) -> None:
-        media_type = (content_type or b"").partition(b";")[0].strip().lower()
-        encoding = (content_encoding or b"identity").strip().lower()
-        deltas = Deltas() if estimates else NoDeltas()
+        reader, encoding, readable = _means(content_type, content_encoding)
         self._reader: _Reader | None = None
-        if media_type == b"text/event-stream":
-            self._reader = EventReader(deltas)
-        elif media_type == b"application/json" or media_type.endswith(b"+json"):
-            self._reader = JsonReader(deltas)
-        self._inflater = Inflater(encoding) if encoding in Inflater.ENCODINGS else None
-        self.readable = self._reader is not None and encoding in (b"identity", *Inflater.ENCODINGS)
+        if reader is not None:
+            self._reader = reader(Deltas if estimates else NoDeltas)
+        self._inflater = None if encoding is None else Inflater(encoding)
+        self.readable = readable
         """False when usage may stay unknown: neither JSON nor events, unknown encoding, broken compression."""
 
     @classmethod
     def without_added(cls) -> "tuple[UsageReader, EventReader]":
         """Reads a stream of events, by the reader that leaves out the one that nobody asked for: rewrite (a)."""
         reader = cls(b"text/event-stream", None)
-        reader._reader = leaving_out = EventReader(Deltas(), without_added=True)
+        reader._reader = leaving_out = EventReader(Deltas, without_added=True)
         return reader, leaving_out
 
     @property
@@ -83,8 +80,29 @@ class UsageReader:
         return Usage(input=prompt, output=output, total=prompt + output, estimated=True)
 
 
+@lru_cache(maxsize=64)
+def _means(
+    content_type: bytes | None, content_encoding: bytes | None
+) -> tuple[type[JsonReader] | type[EventReader] | None, bytes | None, bool]:
+    """What two header fields of an answer mean: its reader, what has to be inflated, and whether it can be read."""
+    media_type = (content_type or b"").partition(b";")[0].strip().lower()
+    encoding = (content_encoding or b"identity").strip().lower()
+    reader: type[JsonReader] | type[EventReader] | None = None
+    if media_type == b"text/event-stream":
+        reader = EventReader
+    elif media_type == b"application/json" or media_type.endswith(b"+json"):
+        reader = JsonReader
+    inflated = encoding in Inflater.ENCODINGS
+    return (
+        reader,
+        encoding if inflated else None,
+        reader is not None and (inflated or encoding == b"identity"),
+    )
+
+
 class _Reader(Protocol):
-    deltas: Deltas
+    @property
+    def deltas(self) -> Deltas: ...
 
     def feed(self, piece: bytes) -> bytes: ...
 

@@ -1,7 +1,6 @@
 """Reports of usage found in what is too large to parse, or to keep."""
 
 import re
-from dataclasses import replace
 
 from gateway.usage.reported import Usage, from_json
 
@@ -52,7 +51,7 @@ class ReportSearch:
         """The document has ended."""
         if not self._images:
             return self._usage
-        return replace(self._usage or Usage(), images=self._images)
+        return (self._usage or Usage())._replace(images=self._images)
 
 
 def _object_end(document: bytes, at: int) -> int | None:

@@ -5,8 +5,9 @@ same; which operation was called does not matter. Reading never fails: what cann
 then there is an estimate from what went by.
 """
 
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from itertools import compress
+from operator import add
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -16,10 +17,17 @@ BYTES_PER_LLM_TOKEN = 4
 """Of text, where nobody has counted."""
 
 _MAX_EXACT = 2**53
-_BEFORE = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
-_AFTER = ("completion_tokens_details", "output_tokens_details", "output_token_details")
-_DETAILS = frozenset((*_BEFORE, *_AFTER))
+_DETAILS = frozenset(f"{side}_tokens_details" for side in ("prompt", "input", "completion", "output")) | {
+    "input_token_details",
+    "output_token_details",
+}
+_NO_DETAILS: dict[str, Any] = {}
+_PLAIN = {int}
+
 _IMAGE_EVENTS = ("image_generation.completed", "image_edit.completed")
+_BESIDE_USAGE = frozenset({"type", "data", "text"})
+"""Members that say that something was used which does not stand in the member `usage`."""
+
 COUNTED_ELSEWHERE = frozenset(
     name.encode() for name in ("b64_json", "url", "duration", "thread.run.step", *_IMAGE_EVENTS)
 )
@@ -28,46 +36,40 @@ COUNTED_ELSEWHERE = frozenset(
 _REALTIME_EVENTS = ("response.done", "conversation.item.input_audio_transcription.completed")
 
 
-def _kind(unused: float = 0, *, counter: str | None = "") -> Any:
-    """A kind of usage, with what counters call it: the same where nothing is said; None: it is not counted."""
-    return field(default=unused, metadata={"counter": counter})
-
-
-@dataclass(slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What one or more answers used. Counts are of LLM tokens where no other unit is named.
 
-    Nobody changes one that another has; frozen, it would cost each answer five times as much.
+    A tuple, because whatever counts adds all its numbers at once.
     """
 
-    input: int = _kind()
+    input: int = 0
     """LLM tokens of what was sent."""
 
-    cached_input: int = _kind()
+    cached_input: int = 0
     """Those of `input` that the upstream had in a cache."""
 
-    output: int = _kind()
+    output: int = 0
     """LLM tokens of the answer."""
 
-    reasoning: int = _kind(counter=None)
+    reasoning: int = 0
     """Those of `output` that were thought and not said."""
 
     total: int = 0
     """LLM tokens in all."""
 
-    input_audio: int = _kind()
+    input_audio: int = 0
     """Those of `input` that are audio."""
 
-    output_audio: int = _kind()
+    output_audio: int = 0
     """Those of `output` that are audio."""
 
-    images: int = _kind()
+    images: int = 0
     """Images that were made."""
 
-    audio_seconds: float = _kind(0.0, counter="milliseconds")
+    audio_seconds: float = 0.0
     """Seconds of audio that were transcribed or translated."""
 
-    characters: int = _kind()
+    characters: int = 0
     """Characters that were spoken, which only the request says."""
 
     estimated: bool = False
@@ -79,49 +81,20 @@ class Usage:
         return round(self.audio_seconds * 1000)
 
     def amounts(self) -> dict[str, float]:
-        """What was used, by kind, in their order; a kind that was not used is absent.
+        """What was used, by kind, in their order; a kind that was not used is absent."""
+        return dict(compress(zip(self._fields, self, strict=True), self))
 
-        One by one: every exchange is asked, and most kinds are not used. A test holds that none is forgotten.
-        """
-        found: dict[str, float] = {}
-        if self.input:
-            found["input"] = self.input
-        if self.cached_input:
-            found["cached_input"] = self.cached_input
-        if self.output:
-            found["output"] = self.output
-        if self.reasoning:
-            found["reasoning"] = self.reasoning
-        if self.total:
-            found["total"] = self.total
-        if self.input_audio:
-            found["input_audio"] = self.input_audio
-        if self.output_audio:
-            found["output_audio"] = self.output_audio
-        if self.images:
-            found["images"] = self.images
-        if self.audio_seconds:
-            found["audio_seconds"] = self.audio_seconds
-        if self.characters:
-            found["characters"] = self.characters
-        if self.estimated:
-            found["estimated"] = self.estimated
-        return found
-
-    def __add__(self, other: "Usage") -> "Usage":
-        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
-        return Usage(**{**sums, "estimated": self.estimated or other.estimated})
+    def __add__(self, other: "Usage") -> "Usage":  # type: ignore[override]
+        return Usage(*map(add, self, other))._replace(estimated=self.estimated or other.estimated)
 
 
-KINDS = tuple(kind.name for kind in fields(Usage) if "counter" in kind.metadata)
+KINDS = tuple(kind for kind in Usage._fields if kind not in ("total", "estimated"))
 """The kinds that metrics show; the log has `total` and `estimated` beside them."""
 
-COUNTED = tuple(
-    kind.metadata["counter"] or kind.name
-    for kind in fields(Usage)
-    if kind.metadata.get("counter") is not None
-)
+COUNTED = tuple({"audio_seconds": "milliseconds"}.get(kind, kind) for kind in KINDS if kind != "reasoning")
 """What is counted of them, by attributes of Usage that are whole numbers."""
+
+NOTHING_USED = Usage()
 
 
 def from_json(body: bytes) -> Usage | None:
@@ -151,17 +124,19 @@ def _parse(document: bytes) -> dict[str, Any]:
 
 
 def _from_answer(answer: dict[str, Any]) -> Usage | None:
-    if answer.get("object") == "thread.run.step":
+    get = answer.get
+    if get("object") == "thread.run.step":
         return None  # part of the usage of its run
-    reported = answer.get("usage")
-    if reported is None and isinstance(response := answer.get("response"), dict):
+    reported = get("usage")
+    if reported is None and isinstance(response := get("response"), dict):
         reported = response.get("usage")
-    usage = from_usage_object(reported) if isinstance(reported, dict) else Usage()
-    if images := _images(answer):
-        usage = replace(usage, images=images)
-    if not usage.audio_seconds and "text" in answer:
-        usage = replace(usage, audio_seconds=seconds_of(answer.get("duration")))
-    return None if not isinstance(reported, dict) and usage == Usage() else usage
+    usage = from_usage_object(reported) if isinstance(reported, dict) else NOTHING_USED
+    if not _BESIDE_USAGE.isdisjoint(answer):
+        if images := _images(answer):
+            usage = usage._replace(images=images)
+        if not usage.audio_seconds and "text" in answer:
+            usage = usage._replace(audio_seconds=seconds_of(get("duration")))
+    return usage if isinstance(reported, dict) or usage != NOTHING_USED else None
 
 
 def from_usage_object(reported: dict[str, Any]) -> Usage:
@@ -169,24 +144,33 @@ def from_usage_object(reported: dict[str, Any]) -> Usage:
     get = reported.get
     sent, said = get("prompt_tokens"), get("completion_tokens")
     if sent is None:
-        sent = get("input_tokens")
+        sent = get("input_tokens", 0)
     if said is None:
-        said = get("output_tokens")
-    input_count, output_count = _count(sent), _count(said)
-    usage = Usage(input_count, 0, output_count, 0, _count(get("total_tokens")) or input_count + output_count)
+        said = get("output_tokens", 0)
+    before = after = _NO_DETAILS
     if not _DETAILS.isdisjoint(reported):
-        before, after = _first(reported, _BEFORE), _first(reported, _AFTER)
-        usage.cached_input, usage.input_audio = (
-            _detail(before, "cached_tokens"),
-            _detail(before, "audio_tokens"),
+        before = _details(
+            get("prompt_tokens_details") or get("input_tokens_details") or get("input_token_details")
         )
-        usage.reasoning, usage.output_audio = (
-            _detail(after, "reasoning_tokens"),
-            _detail(after, "audio_tokens"),
+        after = _details(
+            get("completion_tokens_details") or get("output_tokens_details") or get("output_token_details")
         )
-    if get("type") == "duration":
-        usage.audio_seconds = seconds_of(get("seconds"))
-    return usage
+    counts: tuple[Any, ...] = (
+        sent,
+        before.get("cached_tokens", 0),
+        said,
+        after.get("reasoning_tokens", 0),
+        get("total_tokens", 0),
+        before.get("audio_tokens", 0),
+        after.get("audio_tokens", 0),
+    )
+    if set(map(type, counts)) != _PLAIN or min(counts) < 0 or max(counts) > _MAX_EXACT:
+        counts = tuple(map(_count, counts))
+    sent, cached, said, reasoning, total, heard, spoken = counts
+    seconds = seconds_of(get("seconds")) if get("type") == "duration" else 0.0
+    return tuple.__new__(  # as Usage(…), without its frame
+        Usage, (sent, cached, said, reasoning, total or sent + said, heard, spoken, 0, seconds, 0, False)
+    )
 
 
 def _images(answer: dict[str, Any]) -> int:
@@ -198,16 +182,8 @@ def _images(answer: dict[str, Any]) -> int:
     return sum(isinstance(item, dict) and ("b64_json" in item or "url" in item) for item in data)
 
 
-def _first(reported: dict[str, Any], names: tuple[str, ...]) -> object:
-    for name in names:
-        if reported.get(name) is not None:
-            value: object = reported[name]
-            return value
-    return None
-
-
-def _detail(details: object, name: str) -> int:
-    return _count(details.get(name)) if isinstance(details, dict) else 0
+def _details(details: object) -> dict[str, Any]:
+    return details if isinstance(details, dict) else _NO_DETAILS
 
 
 def _count(value: object) -> int:

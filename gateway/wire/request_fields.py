@@ -91,18 +91,15 @@ def read(
 
 
 def _read(body: bytes, document: Mapping[str, Any], path: Sequence[str]) -> RequestFields:
-    single = not hides_letters(body)
+    # Quoted names cannot stand inside a string, where quotes are escaped.
+    written = map(body.count, map(_QUOTED.__getitem__, filter(_QUOTED.__contains__, document)))
+    single = max(written, default=0) < 2 and not hides_letters(body)
     if len(path) > 1:
         single = single and all(body.count(f'"{name}"'.encode()) < 2 for name in path)
     stream, choices, max_output = False, 1, None
-    for name, value in document.items():
-        quoted = _QUOTED.get(name)
-        if quoted is None:
-            continue
-        # These bytes cannot stand inside a string, where quotes are escaped.
-        if single and body.count(quoted) > 1:
-            single = False
-        if value is None or name not in _READ:
+    for name in filter(_READ.__contains__, document):
+        value = document[name]
+        if value is None:
             continue
         if name == "stream":
             stream = _flag(value, name)
@@ -112,8 +109,11 @@ def _read(body: bytes, document: Mapping[str, Any], path: Sequence[str]) -> Requ
             max_output = max(max_output or 0, number)
     if not single:
         _walk(body, path)
+    model = document.get(path[0])
+    if type(model) is not str or len(path) > 1 or len(model) > _MOST_MODEL_CHARACTERS:
+        model = _model(document, path)
     # As RequestFields(…): every small body is read, and its frame costs as much as reading a name.
-    return tuple.__new__(RequestFields, (_model(document, path), stream, choices, max_output))
+    return tuple.__new__(RequestFields, (model, stream, choices, max_output))
 
 
 def _walk(body: bytes, path: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ VECTOR = [0.125] * 1000
 
 
 def read(document: bytes, cut: int = 0) -> tuple[Usage | None, int]:
-    reader = JsonReader(Deltas())
+    reader = JsonReader(Deltas)
     for piece in (document[:cut], document[cut:]):
         if piece:
             reader.feed(piece)
