@@ -261,6 +261,8 @@ class EdgeProtocol(Client):
                     await self.turns.share()
                     ahead, self._ahead = self._ahead, b""
                     self.take(ahead)
+                    if self.idle and not self._closes:
+                        self._rest(keeps=True)  # it was nothing but an empty line
         except asyncio.CancelledError:
             self.force_close()
             raise
@@ -304,7 +306,8 @@ class EdgeProtocol(Client):
         self._deadline = now + house.deadlines.keepalive_seconds
         if self.due_step is None:
             house.wheel.ask(self, self._deadline)
-        house.clients.waits(self, now)
+        if not self._ahead:  # what is there already is asked in a moment
+            house.clients.waits(self, now)
 
     def _refuse(self, error: GatewayError) -> None:
         """Answer what never became a request, and close."""

@@ -346,6 +346,19 @@ async def test_whatever_clients_do_nothing_is_left_of_them(
     assert not [record for record in caplog.records if record.exc_info]
 
 
+async def test_an_empty_line_behind_a_request_does_not_keep_a_connection_from_making_way(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await started(start_gateway, 1)
+    first = await connect(gateway)
+    await first.send(first.request_bytes("GET", "/v1/models") + b"\r\n")
+    assert (await first.read_answer()).status == 200
+    await asyncio.sleep(PATIENCE_SECONDS)
+    await served(gateway)
+
+    assert await first.closed()
+
+
 async def test_a_newcomer_takes_the_place_of_its_peers_only_connection(start_gateway: StartGateway) -> None:
     gateway = await started(start_gateway, 1)
     for _ in range(3):
