@@ -259,10 +259,10 @@ class Session:
 def _quotes(data: bytes, hidden: Sequence[bytes]) -> bool:
     """Whether frames of the upstream's say what is hidden, or that the gateway's own key is refused."""
     for secret in hidden:
-        if secret in data:
+        if data.find(secret) >= 0:  # `in` takes far longer, for bytes
             return True
     # Within a text of an event the quotation marks would be escaped.
-    return b"invalid_api_key" in data and _KEY_REFUSED.search(data) is not None
+    return data.find(b"invalid_api_key") >= 0 and _KEY_REFUSED.search(data) is not None
 
 
 class _Direction:

@@ -16,6 +16,12 @@ _KEPT_BYTES = 32 * 1024
 _PIECE_BYTES = 64
 """What a piece occupies beside its bytes."""
 
+# As numbers: `in` takes those by a tenth of what it does for bytes.
+_QUOTE, _DOT, _BACKSLASH, _LF, _CR = b'".\\\n\r'
+
+_MOST_LOOKS = 8
+"""So many pieces of a stream are looked at for one that the others may be like."""
+
 
 class Deltas:
     """Counts what models wrote. Most streams send one LLM token per delta, some bundle them."""
@@ -36,6 +42,11 @@ class Deltas:
         self._kept_bytes += len(text) + _PIECE_BYTES
         if self._kept_bytes > _KEPT_BYTES:
             self._count_kept()
+
+    def wrote(self, size_bytes: int) -> None:
+        """Take one delta of so many bytes."""
+        self._count += 1
+        self._size_bytes += size_bytes
 
     def add_piece(self, piece: bytes) -> None:
         """Take the next bytes of a document that comes in pieces."""
@@ -76,8 +87,49 @@ class NoDeltas(Deltas):
     def add(self, text: bytes) -> None:
         pass
 
+    def wrote(self, size_bytes: int) -> None:
+        pass
+
     def add_piece(self, piece: bytes) -> None:
         pass
+
+
+class Likeness:
+    """What the pieces of one stream have in common: most differ in nothing but what the model wrote.
+
+    Where one of them says nothing but a delta, so does every other that is like it.
+    """
+
+    __slots__ = ("_before", "_before_bytes", "_behind", "_behind_bytes", "_looks")
+
+    def __init__(self) -> None:
+        self._before = self._behind = b""
+        self._before_bytes = self._behind_bytes = 0
+        self._looks = 0
+
+    def written_bytes(self, piece: bytes) -> int:
+        """How many bytes were written in a piece that is like the others; 0 for one that is not."""
+        begin = self._before_bytes
+        end = len(piece) - self._behind_bytes
+        if not begin or end <= begin or piece[end:] != self._behind or piece[:begin] != self._before:
+            return 0
+        written = piece[begin:end]
+        if _QUOTE in written or _DOT in written or _BACKSLASH in written or _LF in written or _CR in written:
+            return 0
+        return end - begin
+
+    def learn(self, piece: bytes) -> None:
+        """See whether others may be like this one, in which no sign was seen of anything but deltas."""
+        if self._before or self._looks == _MOST_LOOKS:
+            return
+        self._looks += 1
+        first = _DELTA.search(piece)
+        if first is None or _DELTA.search(piece, first.end()) is not None:
+            return
+        begin, end = first.span(1)
+        if piece[end : end + 2] in (b'"}', b'",'):
+            self._before, self._before_bytes = piece[:begin], begin
+            self._behind, self._behind_bytes = piece[end:], len(piece) - end
 
 
 def _ends_amid_text(seen: bytes, at: int) -> bool:

@@ -5,7 +5,7 @@ Of the usual piece, whole events that report nothing, nothing but a few words is
 
 import re
 
-from gateway.usage.deltas import Deltas
+from gateway.usage.deltas import Deltas, Likeness
 from gateway.usage.included import is_added_usage
 from gateway.usage.json_reader import BEGINNING_BYTES, MAX_WHOLE_BYTES
 from gateway.usage.report_search import REPORT, ReportSearch
@@ -27,12 +27,20 @@ class EventReader:
         self.deltas = deltas()
         self._without_added = without_added
         self._splitter = SseSplitter()
+        self._likeness = Likeness()
         self._fragments: ReportSearch | None = None
         self._usage: Usage | None = None
 
     def feed(self, piece: bytes) -> bytes:
         """Take the next bytes of the stream; return what of it may pass now: whole events."""
         splitter = self._splitter
+        if (
+            splitter.between_events
+            and self._fragments is None
+            and (written_bytes := self._likeness.written_bytes(piece))
+        ):
+            self.deltas.wrote(written_bytes)
+            return piece
         if (
             splitter.between_events
             and not _shows_a_sign(piece)
@@ -42,6 +50,7 @@ class EventReader:
         ):
             # The usual piece.
             splitter.started = True
+            self._likeness.learn(piece)
             self.deltas.add(piece)
             return piece
         run, events = splitter.take(piece)
@@ -117,15 +126,16 @@ def _search(event: SseEvent) -> ReportSearch:
 
 def _shows_a_sign(events: bytes) -> bool:
     """Whether one of the events may be more than a delta: streams that include usage have `"usage":null` in these."""
+    # No `in`: for bytes it takes several times as long as `find`.
     at = events.rfind(b'"usage"')
     if at >= 0 and events.count(b'"usage"') != events.count(b'"usage":null'):
         return True
-    return b".done" in events or b".completed" in events
+    return events.find(b".done") >= 0 or events.find(b".completed") >= 0
 
 
 def _may_report(event: bytes) -> bool:
     """Whether usage may stand in there: an object of that name, or an event that ends something."""
-    if b".done" in event or b".completed" in event:
+    if event.find(b".done") >= 0 or event.find(b".completed") >= 0:
         return True
     at = event.find(b'"usage"')
     while at >= 0:

@@ -21,6 +21,7 @@ _SMALL_BYTES = 2 * 1024
 """Nothing is faster than parsing so little."""
 
 _MOST_STRINGS = 500
+_BACKSLASH = ord("\\")
 _DURATION = re.compile(rb'"duration"[ \t\r\n]*:[ \t\r\n]*"?([0-9.eE+-]{1,32})')
 
 
@@ -87,7 +88,7 @@ class JsonReader:
 def _from_end(document: bytes) -> Usage | None:
     """What a document reports whose end alone tells; None: parse it whole."""
     at = document.rfind(b'"usage"')
-    if at < 0 or len(document) - at > MAX_REPORT_BYTES or b"\\" in document:
+    if at < 0 or len(document) - at > MAX_REPORT_BYTES or _BACKSLASH in document:
         return None
     try:
         # That is an object only if the document's own last brace ends the one in which the member stands.

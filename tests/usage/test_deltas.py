@@ -1,0 +1,84 @@
+"""What models wrote is counted the same, whatever way it is counted."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.usage.deltas import _DELTA, Deltas, Likeness
+from gateway.usage.event_reader import EventReader, _may_report
+from gateway.usage.reported import BYTES_PER_LLM_TOKEN
+
+TEXTS = st.sampled_from(
+    [
+        *(
+            b"",
+            b"a",
+            b" word",
+            b'\\"',
+            b"\\n",
+            b"\\",
+            b"\n",
+            b'","content":"b',
+            b"{}",
+            b"\xc3\xa9",
+            b"x" * 9,
+            b"\r",
+        ),
+        *(b'"', b"usage", b".done", b".", b"\n\n", b'","usage":{"total_tokens":3},"x":"'),
+    ]
+)
+SHAPES = st.sampled_from(
+    [
+        (b'data: {"id":"c","choices":[{"delta":{"content":"', b'"}}],"usage":null}\n\n'),
+        (b'data: {"type":"x.delta","delta": "', b'","text":"also"}\n\n'),
+        (b'data: {"role":"', b'"}\n\n'),
+        (b'data: {"text":"', b"\n\n"),
+        (b'data: {"text":"', b'":{"total_tokens":3}}\n\n'),
+        (b": ", b"\n\n"),
+    ]
+)
+EVENTS = st.tuples(SHAPES, TEXTS).map(lambda event: event[0][0] + event[1] + event[0][1])
+
+
+@settings(max_examples=800, deadline=None)
+@given(st.lists(st.lists(EVENTS, min_size=1, max_size=2).map(b"".join), max_size=40))
+def test_a_stream_says_the_same_whether_or_not_its_pieces_are_like_one_another(pieces):
+    glancing, looking = EventReader(Deltas()), EventReader(Deltas())
+    looking._likeness = _Unlike()
+    for piece in pieces:
+        assert glancing.feed(piece) == looking.feed(piece)
+    assert (glancing.end(), glancing.finish()) == (looking.end(), looking.finish())
+    assert glancing.deltas.estimate() == looking.deltas.estimate()
+
+
+class _Unlike(Likeness):
+    def written_bytes(self, piece: bytes) -> int:
+        return 0
+
+
+def test_pieces_that_are_alike_are_not_kept():
+    reader = EventReader(deltas := Deltas())
+    for number in range(10_000):
+        reader.feed(b'data: {"delta":{"content":"word%d"}}\n\n' % number)
+
+    assert len(deltas._kept) == 1
+    assert deltas.estimate() == (10_000 * 4 + 10 + 90 * 2 + 900 * 3 + 9000 * 4) // BYTES_PER_LLM_TOKEN
+
+
+@pytest.mark.parametrize("text", [b'"', b"\\", b"a.done", b"\n", b"\r", b""])
+def test_what_may_be_more_than_a_text_is_looked_at(text):
+    likeness = Likeness()
+    likeness.learn(b'data: {"content":"word"}\n\n')
+
+    assert likeness.written_bytes(b'data: {"content":"words"}\n\n') == 5
+    assert likeness.written_bytes(b'data: {"content":"%b"}\n\n' % text) == 0
+
+
+def test_deltas_are_counted_as_if_each_event_were_searched():
+    events = [b'data: {"text":"%b"}\n\n' % (b"x" * size) for size in range(3000)]
+    deltas = Deltas()
+    for event in events:
+        deltas.add(event)
+
+    found = [delta for event in events for delta in _DELTA.findall(event) if not _may_report(event)]
+    assert deltas.estimate() == max(len(found), sum(map(len, found)) // BYTES_PER_LLM_TOKEN)
