@@ -22,6 +22,9 @@ _MOST_MODELS = 1000
 _MOST_MODEL_CHARACTERS = 1024
 _MOST_TARGET_CHARACTERS = 2048
 _MOST_ID_CHARACTERS = 512
+_TOLD = frozenset({"prompt", "input", "background"})
+"""Members that say something beside what policy reads: most bodies have none."""
+
 _SHOWN_CHARACTERS = 64
 """Of a member's name, in a refusal."""
 
@@ -70,37 +73,31 @@ def read_body(body: bytes, question: Question) -> BodyFacts:
     known all the same.
     """
     document, fields = _fields(body, question)
-    named = NOTHING_NAMED
-    if body and (question.models or question.stored):
+    _, _, models, stored, batch, prompt, default_model, usage = question
+    named, endpoint, input_file, asking = NOTHING_NAMED, None, None, None
+    if body and (models or stored):
         named = _named(body, document, question, known=_known(fields))
-    endpoint, input_file = None, None
-    if question.batch and body and named.fault is None:
+    if body and batch and named.fault is None:
         endpoint, input_file, fault = _batch(body, document)
         named = named._replace(fault=fault)
-    asking = None
-    if question.usage and fields is not None and fields.stream:
+    if usage and fields is not None and fields.stream:
         try:
             asking = asking_for_usage(body)
         except BodyRefused as refused:
             named = named._replace(fault=named.fault or refused.fault)
     if document is None:
         return BodyFacts(fields, named)
-    spoken = document.get("input")
-    nameless = question.default_model and fields is not None and fields.model is None
+    prompts, characters, background, place = 1, 0, False, None
+    if not _TOLD.isdisjoint(document):
+        prompts = prompt_count(document.get("prompt"))
+        characters = len(spoken) if isinstance(spoken := document.get("input"), str) else 0
+        background = document.get("background") is True
+    if default_model and fields is not None and fields.model is None:
+        place = place_of(body, "model")
+    estimate = prompt_estimate(document) if prompt else 0
     return tuple.__new__(  # as BodyFacts(…), without its frame
         BodyFacts,
-        (
-            fields,
-            named,
-            prompt_estimate(document) if question.prompt else 0,
-            prompt_count(document["prompt"]) if "prompt" in document else 1,
-            len(spoken) if isinstance(spoken, str) else 0,
-            document.get("background") is True,
-            endpoint,
-            input_file,
-            place_of(body, "model") if nameless else None,
-            asking,
-        ),
+        (fields, named, estimate, prompts, characters, background, endpoint, input_file, place, asking),
     )
 
 

@@ -47,6 +47,9 @@ class BodyMemory:
         self.held_bytes = 0
         self._little = most_bytes // 10
         self.share_bytes = min(int(most_bytes * share), most_bytes - self._little)
+        self._modest_bytes = min(self._little, self.share_bytes)
+        """Who holds so much at most gets it as long as there is any."""
+
         self._refused = refused
         self._first = first
         self._patience_seconds = patience_seconds
@@ -167,12 +170,18 @@ class BodyRoom:
     def take_now(self, size_bytes: int) -> bool:
         """Have room for so many bytes in all, if it can be had without waiting; whether it could."""
         more = size_bytes - self.held_bytes
-        if more > 0:
-            memory, tenant = self._memory, self._tenant
-            if (tenant in memory._waiting and more > LITTLE_BYTES) or not memory._fits(tenant, more):
-                return False
-            memory._take(tenant, more)
-            self.held_bytes = size_bytes
+        if more <= 0:
+            return True
+        memory, tenant = self._memory, self._tenant
+        held_by, in_all = memory._held_by, memory.held_bytes + more
+        own = held_by.get(tenant, 0) + more
+        if more > LITTLE_BYTES and tenant in memory._waiting:
+            return False
+        if (own > memory._modest_bytes or in_all > memory.most_bytes) and not memory._fits(tenant, more):
+            return False
+        if tenant not in held_by:
+            memory._first(tenant)
+        memory.held_bytes, held_by[tenant], self.held_bytes = in_all, own, size_bytes
         return True
 
     async def take(self, size_bytes: int) -> None:

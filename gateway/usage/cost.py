@@ -9,9 +9,8 @@ whole cap is guessed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from gateway.limits.terms import Charge, Dimension, Quota
 from gateway.operations.model_patterns import closest
@@ -31,8 +30,7 @@ BY_REQUEST = frozenset(
 _NOTHING_USED = {dimension: 0 for dimension in Dimension if dimension.settles}
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(NamedTuple):
     """What one exchange is going to use, as far as its request says. None: it uses nothing of that kind."""
 
     input: int | None = None

@@ -101,8 +101,7 @@ def _from_end(document: bytes) -> Usage | None:
     strings = document.split(b'"', 2 * _MOST_STRINGS)[1::2]  # nothing in there is escaped
     if len(strings) == _MOST_STRINGS:
         return None
-    named = [string for string in strings if len(string) < 32]
-    return from_usage_object(reported) if COUNTED_ELSEWHERE.isdisjoint(named) else None
+    return from_usage_object(reported) if COUNTED_ELSEWHERE.isdisjoint(strings) else None
 
 
 def _duration(beginning: bytes) -> float:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gateway.wire.json_members import Change
 
 
-@dataclass(frozen=True, slots=True)
-class RequestBody:
+class RequestBody(NamedTuple):
     """The bytes as they came, in pieces; they are never copied into one, for they may be many."""
 
     received: tuple[bytes, ...] = ()
@@ -19,9 +18,7 @@ class RequestBody:
     @property
     def length(self) -> int:
         """In bytes, changed."""
-        length = 0
-        for piece in self.received:
-            length += len(piece)
+        length = sum(map(len, self.received))
         for begin, end, raw in self.changes:
             length += len(raw) - (end - begin)
         return length
