@@ -5,7 +5,8 @@ What the gateway takes from aiohttp on the clients' side stands here and in `edg
 where it stands, and its readers cost more than most bodies.
 
 Clients send the same head again and again, but for the length of the body. What one says is kept for a while, by its
-bytes, credential included: the very same bytes say the very same.
+bytes, credential included: the very same bytes say the very same. It is kept from the second time on, so that heads
+that never come again, as with an id of their own for every request, do not drive out those that do.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ KEPT_BYTES = 3 * 1024
 
 _KEPT = 2048
 """Heads that are kept."""
+
+_SEEN = 8192
+"""Heads of which it is known for sure that they have come once; as many more are, until others take their place."""
 
 
 class KnownHead:
@@ -116,6 +120,8 @@ class Heads:
 
     def __init__(self) -> None:
         self._known = lru_cache(maxsize=_KEPT)(_known)
+        self._seen: set[int] = set()
+        self._seen_before: set[int] = set()
 
     def whole(self, head: bytes) -> AskedHead:
         """Read a head up to its empty line and nothing behind. Raises the refusal of a bad one."""
@@ -125,14 +131,29 @@ class Heads:
         if at < 0:
             at = head.find(_LENGTH[1])
             if at < 0:
-                known = self._known(head, b"")  # without a length, or with one that is spelled otherwise
+                # Without a length, or with one that is spelled otherwise.
+                if not self._comes_again(hash(head)):
+                    return _read(head)
+                known = self._known(head, b"")
                 return AskedHead(known, known.stated_bytes)
         begin = at + len(_LENGTH[0])
         end = head.find(b"\r\n", begin)
         digits = head[begin:end]
         if not digits.isdigit() or len(digits) > _MOST_DIGITS or (digits[0] == ord("0") and len(digits) > 1):
             return _read(head)
-        return AskedHead(self._known(head[:begin], head[end:]), int(digits))
+        before, behind = head[:begin], head[end:]
+        if not self._comes_again(hash((before, behind))):
+            return _read(head)
+        return AskedHead(self._known(before, behind), int(digits))
+
+    def _comes_again(self, digest: int) -> bool:
+        """Whether a head with this hash has come already; two that share one are kept a little early."""
+        if digest in self._seen:
+            return True
+        if len(self._seen) >= _SEEN:
+            self._seen, self._seen_before = set(), self._seen
+        self._seen.add(digest)
+        return digest in self._seen_before
 
 
 def _known(before: bytes, behind: bytes) -> KnownHead:

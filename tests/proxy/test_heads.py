@@ -18,8 +18,14 @@ def head_of(length: bytes, *, name: bytes = b"Content-Length", method: bytes = b
     return method + b" /v1/x HTTP/1.1\r\n" + FIELDS % (name, length)
 
 
+def known_of(head: bytes) -> heads.AskedHead:
+    """What a head says that has come before."""
+    HEADS.whole(head)
+    return HEADS.whole(head)
+
+
 def test_the_same_head_is_read_once_whatever_the_length_of_its_body() -> None:
-    first, stated = HEADS.whole(head_of(b"5"))
+    first, stated = known_of(head_of(b"5"))
     again, more = HEADS.whole(head_of(b"70000"))
 
     assert again is first
@@ -43,8 +49,8 @@ def test_the_same_head_is_read_once_whatever_the_length_of_its_body() -> None:
     ],
 )
 def test_every_other_byte_makes_it_another_head(other: bytes) -> None:
-    known, _ = HEADS.whole(head_of(b"5"))
-    another, stated = HEADS.whole(other)
+    known, _ = known_of(head_of(b"5"))
+    another, stated = known_of(other)
 
     assert another is not known
     assert stated == 5
@@ -52,7 +58,7 @@ def test_every_other_byte_makes_it_another_head(other: bytes) -> None:
 
 @pytest.mark.parametrize("length", [b"x", b"-1", b"+1", b"1 1", b"0x1", b"1,1", b"\xb9", b"9" * 30])
 def test_a_length_that_is_none_is_refused_however_well_its_head_is_known(length: bytes) -> None:
-    HEADS.whole(head_of(b"5"))
+    known_of(head_of(b"5"))
 
     with pytest.raises(BadRequest):
         HEADS.whole(head_of(length))
@@ -63,6 +69,23 @@ def test_what_is_stated_twice_is_refused_however_often_it_comes() -> None:
     for _ in range(3):
         with pytest.raises(BadRequest):
             HEADS.whole(twice)
+
+
+def test_heads_that_never_come_again_do_not_drive_out_those_that_do() -> None:
+    known, _ = known_of(head_of(b"5"))
+    for n in range(3 * heads._KEPT):
+        once, _ = HEADS.whole(head_of(b"5").replace(b"X-One: 1", b"X-One: %d" % (n + 10)))
+        assert not once.is_kept
+
+    assert HEADS.whole(head_of(b"5"))[0] is known
+
+
+def test_what_has_come_is_known_within_bounds() -> None:
+    several = heads.Heads()
+    for n in range(5 * heads._SEEN):
+        several.whole(head_of(b"5").replace(b"X-One: 1", b"X-One: %d" % n))
+
+    assert len(several._seen) + len(several._seen_before) <= 2 * heads._SEEN
 
 
 def test_a_large_head_is_not_kept() -> None:
