@@ -19,7 +19,7 @@ from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import Charge, Dimension, Level, Quota, account_key, binds
 from gateway.operations.own import JWKS, ME, USAGE
-from gateway.proxy.answer import Answer, own_answer, own_fields, send_own
+from gateway.proxy.answer import Answer, own_answer, own_lines, send_own
 from gateway.proxy.handler import Handler
 from gateway.proxy.request import Request
 from gateway.usage.ledger import UsageLedger
@@ -47,8 +47,7 @@ def own_paths(*, trust: Trust, limiter: Limiter, ledger: UsageLedger) -> Handler
         if exchange.operation is not JWKS:
             await _take_permit(permits, exchange)
         document = await bodies[exchange.operation.id](exchange, exchange.target.partition("?")[2])
-        fields = [(b"Cache-Control", b"no-store"), *own_fields(exchange)]
-        answer = own_answer(200, document, fields=fields)
+        answer = own_answer(200, document, lines=b"Cache-Control: no-store\r\n" + own_lines(exchange))
         return await send_own(request, answer)
 
     return handle

@@ -23,6 +23,7 @@ from gateway.proxy.house import EdgeDeadlines, EdgeEvents, House
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.request import Request
 from gateway.proxy.wheel import Wheel
+from gateway.wire.passing import lines_of
 
 _BACKLOG = 128
 _CONNECTIONS = 16
@@ -121,7 +122,7 @@ class PrivateListener:
         refused = self._refused
         house = House(
             events=EdgeEvents(
-                unseen=lambda _: [],
+                unseen=lambda _: b"",
                 refused=lambda _: None if refused is None else refused(),
                 closed=lambda _: None,
             ),
@@ -182,7 +183,7 @@ def _values(request: Request, name: bytes) -> list[str]:
 
 
 def _text(status: int, text: str, *fields: tuple[bytes, bytes]) -> Answer:
-    return own_answer(status, text.encode(), content_type=_TEXT, fields=fields)
+    return own_answer(status, text.encode(), content_type=_TEXT, lines=lines_of(fields))
 
 
 def _without_port(host: str) -> str:

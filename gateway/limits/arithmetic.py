@@ -73,9 +73,10 @@ def tightest(levels: Iterable[Level]) -> dict[str, Level]:
     """The level to report per unit: the one with least left, of equals the one that takes longest to fill."""
     least: dict[str, Level] = {}
     for candidate in levels:
-        known = least.get(candidate.dimension.unit)
-        if known is None or _room(candidate) < _room(known):
-            least[candidate.dimension.unit] = candidate
+        unit = candidate.dimension.unit
+        known = least.setdefault(unit, candidate)
+        if known is not candidate and _room(candidate) < _room(known):
+            least[unit] = candidate
     return least
 
 

@@ -7,7 +7,7 @@ import asyncio
 from gateway.errors import ClientLeft, Ending, GatewayError, Internal
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.kept_errors import forget_origin, lacked_memory
-from gateway.proxy.answer import Answer, broken_off, error_fields, own_answer, own_fields, send_own
+from gateway.proxy.answer import Answer, broken_off, error_lines, own_answer, own_lines, send_own
 from gateway.proxy.body import much_is_left
 from gateway.proxy.failures import out_of_memory
 from gateway.proxy.handler import Handler, Middleware
@@ -65,7 +65,7 @@ async def _refused(request: Request, exchange: Exchange, refusal: GatewayError) 
     if request.answer_begun or isinstance(refusal, ClientLeft):
         # A second answer would corrupt the first.
         return broken_off(request)
-    own = own_answer(refusal.status, refusal.body(), fields=[*error_fields(refusal), *own_fields(exchange)])
+    own = own_answer(refusal.status, refusal.body(), lines=error_lines(refusal) + own_lines(exchange))
     body_left = much_is_left(request, exchange.head)
     if body_left or refusal.status in _CLOSING or exchange.is_socket:
         own.keep_alive = False

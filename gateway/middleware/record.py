@@ -28,7 +28,7 @@ from gateway.operations.table import (
     OperationTable,
 )
 from gateway.operations.targets import TargetRefused
-from gateway.proxy.answer import Answer, own_fields
+from gateway.proxy.answer import Answer, own_lines
 from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.heads import KEPT_BYTES
 from gateway.proxy.house import Unseen
@@ -127,14 +127,14 @@ def unseen(*, metrics: Metrics, log: Log) -> Unseen:
     """Record what was answered before it became a request: the same line, the same metrics."""
     next_id = request_ids()
 
-    def refused(error: GatewayError) -> list[tuple[bytes, bytes]]:
+    def refused(error: GatewayError) -> bytes:
         now = monotonic()
         exchange = Exchange(next_id(), "", UNMATCHED, now, time.time(), status=error.status, error=error)
         exchange.end(error.ending)
         metrics.refused_requests.labels(str(error.status)).inc()
         metrics.ended(exchange, now=now)
         log(exchange, now)
-        return own_fields(exchange)
+        return own_lines(exchange)
 
     return refused
 

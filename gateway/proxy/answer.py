@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from http import HTTPStatus
 
 from aiohttp.helpers import rfc822_formatted_time
@@ -11,6 +10,7 @@ from aiohttp.helpers import rfc822_formatted_time
 from gateway.errors import ClientLeft, Ending, GatewayError
 from gateway.exchange.exchange import Exchange
 from gateway.limits.arithmetic import format_reset, tightest
+from gateway.limits.terms import Dimension
 from gateway.proxy.request import Request
 from gateway.wire.passing import lines_of
 
@@ -34,20 +34,20 @@ class Answer:
         "_head",
         "_request",
         "content",
-        "fields",
         "finished",
         "is_chunked",
         "keep_alive",
+        "lines",
         "reason",
         "status",
     )
 
-    def __init__(
-        self, status: int, reason: str, fields: Sequence[tuple[bytes, bytes]], *, content: bytes = b""
-    ) -> None:
+    def __init__(self, status: int, reason: str, lines: bytes, *, content: bytes = b"") -> None:
         self.status = status
         self.reason = reason
-        self.fields = fields
+        self.lines = lines
+        """The header fields, each with its end of line, but for those of the framing that are ours."""
+
         self.content = content
         """The whole body, where the answer is the gateway's own."""
 
@@ -69,7 +69,7 @@ class Answer:
         keep_alive = self.keep_alive and request.keep_alive and not request.connection.ends
         self._has_no_body = request.method == "HEAD" or status in _EMPTY_STATUS
         # Our own version, whatever the client's (RFC 9110, section 6.2); only the framing heeds its.
-        head = _status_line(status, self.reason) + lines_of(self.fields)
+        head = status_line(status, self.reason) + self.lines
         if not self._has_no_body and b"\r\ncontent-length: " not in head.lower():
             if http10:
                 keep_alive = False
@@ -154,7 +154,8 @@ class Answer:
 
 
 @lru_cache(maxsize=64)
-def _status_line(status: int, reason: str) -> bytes:
+def status_line(status: int, reason: str) -> bytes:
+    """The first line of an answer of ours."""
     return b"HTTP/1.1 %d %b\r\n" % (status, reason.encode("utf-8", "surrogateescape"))
 
 
@@ -162,16 +163,16 @@ def own_answer(
     status: int,
     body: bytes,
     *,
-    fields: Sequence[tuple[bytes, bytes]] = (),
+    lines: bytes = b"",
     content_type: bytes = b"application/json",
 ) -> Answer:
     """A complete small answer of the gateway itself, ready to `begin` and `write_eof`."""
-    head = [
-        (b"Date", rfc822_formatted_time().encode()),
-        (b"Content-Type", content_type),
-        (b"Content-Length", b"%d" % len(body)),
-        *fields,
-    ]
+    head = b"Date: %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b" % (
+        rfc822_formatted_time().encode(),
+        content_type,
+        len(body),
+        lines,
+    )
     return Answer(status, reason_of(status), head, content=body)
 
 
@@ -195,47 +196,52 @@ def broken_off(request: Request) -> Answer:
     if request.http10:
         connection.abort()  # to HTTP/1.0 a closed connection is the end of the body
     connection.force_close()
-    answer = Answer(HTTPStatus.INTERNAL_SERVER_ERROR, "", ())
+    answer = Answer(HTTPStatus.INTERNAL_SERVER_ERROR, "", b"")
     answer.finished = True
     answer.keep_alive = False
     return answer
 
 
-def refusal(error: GatewayError, more: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """The whole answer to what never became a request; the connection is closed behind it."""
+def refusal(error: GatewayError, more: bytes) -> bytes:
+    """The whole answer to what never became a request; the connection ends with it. `more`: lines of its head."""
     body = error.body()
-    lines = [b"HTTP/1.1 %d %b\r\n" % (error.status, reason_of(error.status).encode())]
-    lines += [b"%b: %b\r\n" % field for field in (*error_fields(error), *more)]
-    lines.append(
-        b"Date: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
-        % (rfc822_formatted_time().encode(), len(body))
+    return b"".join(
+        (
+            status_line(error.status, reason_of(error.status)),
+            error_lines(error),
+            more,
+            b"Date: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+            % (rfc822_formatted_time().encode(), len(body)),
+            body,
+        )
     )
-    lines.append(body)
-    return b"".join(lines)
 
 
-def error_fields(error: GatewayError) -> list[tuple[bytes, bytes]]:
-    """The header fields that belong to an error, as raw bytes."""
-    return [(name.encode(), value.encode("latin-1", "replace")) for name, value in error.headers()]
+def error_lines(error: GatewayError) -> bytes:
+    """The header fields that belong to an error, as lines."""
+    return lines_of([(name.encode(), value.encode("latin-1", "replace")) for name, value in error.headers()])
 
 
-def own_fields(exchange: Exchange) -> list[tuple[bytes, bytes]]:
-    """What the gateway adds to every answer: its request id, and the tenant's own limits."""
-    fields = [(b"x-gateway-request-id", exchange.id.encode("ascii"))]
-    if exchange.decision is not None:
-        for unit, level in tightest(exchange.decision.levels).items():
-            limit, remaining, reset = _limit_fields(unit)
-            fields.append((limit, b"%d" % level.limit))
-            fields.append((remaining, b"%d" % level.remaining))
-            fields.append((reset, format_reset(level.reset_seconds).encode("ascii")))
-    return fields
+def own_lines(exchange: Exchange) -> bytes:
+    """What the gateway adds to every answer, as lines: its request id, and the tenant's own limits."""
+    lines, decision = f"x-gateway-request-id: {exchange.id}\r\n", exchange.decision
+    if decision is not None:
+        for unit, level in tightest(decision.levels).items():
+            lines += _LIMIT_LINES[unit] % (level.limit, level.remaining, format_reset(level.reset_seconds))
+    return lines.encode("ascii")
 
 
-@cache
-def _limit_fields(unit: str) -> tuple[bytes, bytes, bytes]:
-    """The names of the fields that tell of a unit: there are few."""
-    name = unit.encode("ascii")
-    return b"x-ratelimit-limit-" + name, b"x-ratelimit-remaining-" + name, b"x-ratelimit-reset-" + name
+_LIMIT_LINES = {
+    dimension.unit: "".join(
+        (
+            f"x-ratelimit-limit-{dimension.unit}: %d\r\n",
+            f"x-ratelimit-remaining-{dimension.unit}: %d\r\n",
+            f"x-ratelimit-reset-{dimension.unit}: %s\r\n",
+        )
+    )
+    for dimension in Dimension
+}
+"""How the level of a limit is told, by its unit."""
 
 
 def reason_of(status: int) -> str:

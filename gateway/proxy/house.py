@@ -14,7 +14,7 @@ from gateway.proxy.heads import Heads
 from gateway.proxy.wheel import Timed, Wheel
 
 LINGER_SECONDS = 2.0
-Unseen = Callable[[GatewayError], list[tuple[bytes, bytes]]]
+Unseen = Callable[[GatewayError], bytes]
 """Records an exchange that never became a request; returns the header fields that its answer shall carry."""
 
 

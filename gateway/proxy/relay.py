@@ -8,7 +8,7 @@ from prometheus_client import Counter
 
 from gateway.errors import Ending, UpstreamBroken
 from gateway.exchange.observers import AnswerChange, BodyChange, EventFilter
-from gateway.proxy.answer import Answer, own_fields
+from gateway.proxy.answer import Answer, own_lines, status_line
 from gateway.proxy.bites import EVENTS, PACKED
 from gateway.proxy.call import Call
 from gateway.proxy.going_down import GoingDown
@@ -16,11 +16,9 @@ from gateway.proxy.reading import Reading
 from gateway.proxy.reply import Reply
 from gateway.proxy.request import Request
 from gateway.proxy.upstream_errors import Unread, read_error
-from gateway.wire.headers import Head, is_event_stream
+from gateway.wire.headers import NOTHING_LISTED, Head, is_event_stream
 from gateway.wire.passing import for_client
 from gateway.wire.quoting import quotes
-
-Fields = list[tuple[bytes, bytes]]
 
 _CHANGED_BYTES = 8 * 2**20
 _LENGTH = frozenset({b"content-length"})
@@ -44,27 +42,33 @@ class Relay:
         self._reading = reading
         self._unreadable_headers = unreadable_headers
 
-    def begin(self, request: Request, call: Call, head: Head, fields: Fields | None = None) -> Answer:
-        """An answer with the upstream's head, and what the gateway adds to it; `fields` are what passes of it."""
-        exchange = call.exchange
-        passing = self.passing(call, head) if fields is None else fields
-        reason, secrets = head.reason, call.secrets
-        if quotes(b"\n".join([reason.encode("utf-8", "replace"), *[value for _, value in passing]]), secrets):
+    def begin(
+        self,
+        request: Request,
+        call: Call,
+        head: Head,
+        *,
+        without: frozenset[bytes] = NOTHING_LISTED,
+        more: bytes = b"",
+    ) -> Answer:
+        """An answer with what passes of the upstream's head, and what the gateway adds to it.
+
+        `without` names in lower case what does not pass of this one; `more` are lines in its place. Fields that nobody
+        could read are counted.
+        """
+        exchange, secrets, reason = call.exchange, call.secrets, head.reason
+        alone = exchange.caller.is_alone_on_account(exchange.operation)
+        lines, unreadable = for_client(head, limits=alone, without=without)
+        if unreadable:
+            self._unreadable_headers.inc(unreadable)
+        if quotes(status_line(head.status, reason) + lines, secrets):
             reason = ""
-            passing = [field for field in passing if not quotes(field[1], secrets)]
-        answer = Answer(head.status, reason, [*passing, *own_fields(exchange)])
+            passing = lines.split(b"\r\n")
+            lines = b"\r\n".join([line for line in passing if not quotes(line.partition(b": ")[2], secrets)])
+        answer = Answer(head.status, reason, lines + more + own_lines(exchange))
         answer.begin(request, exchange)
         exchange.opened(head)
         return answer
-
-    def passing(self, call: Call, head: Head) -> Fields:
-        """The header fields that pass; those that nobody could read are counted."""
-        exchange = call.exchange
-        alone = exchange.caller.is_alone_on_account(exchange.operation)
-        fields, unreadable = for_client(head, limits=alone)
-        if unreadable:
-            self._unreadable_headers.inc(unreadable)
-        return fields
 
     async def answer(self, request: Request, call: Call, head: Head) -> Answer:
         """Send the upstream's answer to the client, piece by piece."""
@@ -72,16 +76,16 @@ class Relay:
         if head.status == 101:
             raise UpstreamBroken("The upstream switched protocols although nobody asked it to.")
         withheld = None if 200 <= head.status < 300 else await read_error(call, head)
-        fields = self.passing(call, head)
         if isinstance(withheld, Unread):
-            return await self._answer_unread(request, call, head, fields, withheld)
+            return await self._answer_unread(request, call, head, withheld)
         change = exchange.change if 200 <= head.status < 300 else None
         if change is not None and change.body is not None and request.method != "HEAD":
-            return await self._answer_changed(request, call, head, fields, change.body)
+            return await self._answer_changed(request, call, head, change.body)
         filtering: EventFilter | None = withheld
-        if filtering is None and (filtering := _filter_for(change, head)) is not None:
-            fields = _without(_LENGTH, fields)
-        answer = self.begin(request, call, head, fields)
+        without = NOTHING_LISTED
+        if change is not None and (filtering := _filter_for(change, head)) is not None:
+            without = _LENGTH
+        answer = self.begin(request, call, head, without=without)
         if not reply.buffered and head.status < 400:
             answer.flush_head()  # an error's head waits for its first bytes: they may yet be withheld
         if _encoding(head) != b"identity":
@@ -101,22 +105,15 @@ class Relay:
         await answer.taken()
         return _complete(call, answer)
 
-    async def _answer_changed(
-        self,
-        request: Request,
-        call: Call,
-        head: Head,
-        fields: Fields,
-        change: BodyChange,
-    ) -> Answer:
+    async def _answer_changed(self, request: Request, call: Call, head: Head, change: BodyChange) -> Answer:
         """Send a changed body in place of the upstream's. Raises UpstreamBroken for one that cannot be read."""
         body = await call.reply.peek(_CHANGED_BYTES)
         if _encoding(head) != b"identity" or body is None:
             raise UpstreamBroken("The upstream's answer cannot be read, and may not pass unread.")
         tenant = call.exchange.caller.tenant.id
         changed = change.write(body, await self._reading.answer(tenant, body, change.read, change.arguments))
-        length = (b"Content-Length", b"%d" % len(changed))
-        answer = self.begin(request, call, head, [*_without(_LENGTH, fields), length])
+        length = b"Content-Length: %d\r\n" % len(changed)
+        answer = self.begin(request, call, head, without=_LENGTH, more=length)
         if changed:
             call.exchange.body_begins(monotonic())
         await answer.write_eof(changed)
@@ -124,13 +121,11 @@ class Relay:
         call.exchange.answer_piece(body)
         return _complete(call, answer)
 
-    async def _answer_unread(
-        self, request: Request, call: Call, head: Head, fields: Fields, withheld: Unread
-    ) -> Answer:
+    async def _answer_unread(self, request: Request, call: Call, head: Head, withheld: Unread) -> Answer:
         """Send an error's head with a body of our own."""
         body = withheld.body
-        own = ((b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(body)))
-        answer = self.begin(request, call, head, [*_without(_OF_THE_BODY, fields), *own])
+        own = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
+        answer = self.begin(request, call, head, without=_OF_THE_BODY, more=own)
         call.exchange.body_begins(monotonic())
         await answer.write_eof(body)
         call.exchange.sent(len(body))
@@ -152,10 +147,6 @@ def _filter_for(change: AnswerChange | None, head: Head) -> EventFilter | None:
 
 def _encoding(head: Head) -> bytes:
     return (head.get(b"content-encoding") or b"identity").strip().lower()
-
-
-def _without(names: frozenset[bytes], fields: Fields) -> Fields:
-    return [field for field in fields if field[0].lower() not in names]
 
 
 def _ends_with_connection(head: Head, reply: Reply) -> bool:

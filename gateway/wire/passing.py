@@ -5,10 +5,8 @@ Nothing is invented.
 """
 
 import re
-from collections.abc import Callable
 from functools import lru_cache
 from itertools import compress
-from operator import itemgetter
 from typing import NamedTuple
 
 from gateway.wire.headers import (
@@ -78,8 +76,6 @@ _WRITTEN = (b"host", b"authorization", b"content-length", b"transfer-encoding")
 
 _REMEMBERED = 1024
 """Rows of names whose way is kept known."""
-
-_VALUE: Callable[[tuple[bytes, bytes]], bytes] = itemgetter(1)
 
 
 def loop_field(head: RequestHead, name: bytes) -> tuple[bytes, bytes]:
@@ -187,28 +183,29 @@ def _goes_up(lower: bytes, dropped: frozenset[bytes], *, identity: bool) -> bool
     return not (identity and lower == b"accept-encoding")
 
 
-def for_client(head: Head, *, limits: bool) -> tuple[list[tuple[bytes, bytes]], int]:
-    """The answer's header fields that go down, and how many had to be dropped for not being UTF-8.
+def for_client(head: Head, *, limits: bool, without: frozenset[bytes] = NOTHING_LISTED) -> tuple[bytes, int]:
+    """The answer's header fields that go down, as lines, and how many had to be dropped for not being UTF-8.
 
     `limits`: the upstream's own limits go down too, `x-ratelimit-` told apart by the prefix `x-upstream-ratelimit-`. On
-    an account that others use as well they would tell what these do.
+    an account that others use as well they would tell what these do. What `without` names in lower case stays behind.
     """
     names, fields = head.names, head.fields
     find = _downward if names.is_kept else _downward.__wrapped__
-    way = find(names, NOTHING_LISTED, limits)
+    way = find(names, without, limits)
     for at in way.connection:
         if fields[at][1] != b"keep-alive":
             # What an answer is cannot be taken away by a header that speaks of the connection.
             listed = NOTHING_LISTED.union(*(listed_by(fields[at][1]) for at in way.connection))
-            way = find(names, listed.intersection(names.lower) - NEVER_LISTED, limits)
+            way = find(names, without | listed.intersection(names.lower) - NEVER_LISTED, limits)
             break
     passed = [*compress(fields, way.going)]
     for at, name in way.spelled:
         passed[at] = (name, passed[at][1])
-    if b"".join(map(_VALUE, passed)).isascii():
-        return passed, 0
+    lines = lines_of(passed)
+    if lines.isascii():
+        return lines, 0
     readable = [field for field in passed if is_utf8(field[1])]
-    return readable, len(passed) - len(readable)
+    return lines_of(readable), len(passed) - len(readable)
 
 
 class _Downward(NamedTuple):
@@ -221,9 +218,9 @@ class _Downward(NamedTuple):
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _downward(names: FieldNames, listed: frozenset[bytes], limits: bool) -> _Downward:
+def _downward(names: FieldNames, dropped: frozenset[bytes], limits: bool) -> _Downward:
     going = tuple(
-        lower not in NOT_CLIENT and lower not in listed and (limits or not _OF_LIMITS.search(lower))
+        lower not in NOT_CLIENT and lower not in dropped and (limits or not _OF_LIMITS.search(lower))
         for lower in names.lower
     )
     passed = [name for name, goes in zip(names.written, going, strict=True) if goes]

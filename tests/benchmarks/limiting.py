@@ -29,7 +29,7 @@ from gateway.middleware import build_middlewares, compose
 from gateway.middleware.record import request_ids
 from gateway.middleware.services import Services
 from gateway.policy.caller import Caller
-from gateway.proxy.answer import own_fields
+from gateway.proxy.answer import own_lines
 from gateway.proxy.arrived import Arrived
 from gateway.settings.sources import load
 from gateway.wire import headers
@@ -105,7 +105,7 @@ async def play(request: Any) -> Any:
         exchange.answer_piece(piece)
     if filtering is not None:
         filtering.end()
-    own_fields(exchange)
+    own_lines(exchange)
 
 
 def asking(services: Services, body: bytes, handler: Callable[[Any], Awaitable[Any]]) -> Callable[[], Any]:

@@ -13,7 +13,10 @@ AUTH = (b"Authorization", b"Bearer theirs")
 
 
 def for_client(fields: RawFields, *, limits: bool) -> tuple[list[tuple[bytes, bytes]], int]:
-    return passing.for_client(Head(200, "OK", fields), limits=limits)
+    lines, dropped = passing.for_client(Head(200, "OK", fields), limits=limits)
+    assert not lines or lines.endswith(b"\r\n")
+    gone_down = [line.partition(b": ") for line in lines.split(b"\r\n")[:-1]]
+    return [(name, value) for name, _, value in gone_down], dropped
 
 
 def head_of(*fields: tuple[bytes, bytes]) -> RequestHead:
