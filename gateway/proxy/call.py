@@ -18,8 +18,7 @@ from gateway.wire.passing import for_upstream, loop_field
 _SECRET_BYTES = 8
 """Servers that want no key get one all the same, such as EMPTY or none, and say such words in their errors."""
 
-_REQUEST_ID = b"x-request-id"
-_READ_FIELDS = frozenset({_REQUEST_ID, *ACCOUNT_FIELDS})
+_ACCOUNT_FIELDS = frozenset(ACCOUNT_FIELDS)
 
 
 class _WayUp(NamedTuple):
@@ -108,14 +107,12 @@ class Call(NamedTuple):
             await reply.coming()
         exchange = self.exchange
         exchange.head_at = monotonic()
-        said = head.pick(_READ_FIELDS)
-        if not said:
-            return head
-        request_id = said.pop(_REQUEST_ID, None)
-        if request_id is not None:
-            exchange.upstream_request_id = request_id.decode("latin-1")
-        if said and not exchange.operation.is_administration:
-            self.accounts.saw(exchange.caller.tenant, said, exchange.head_at)
+        first = head.names.first
+        at = first.get(b"x-request-id")
+        if at is not None:
+            exchange.upstream_request_id = head.fields[at][1].decode("latin-1")
+        if not _ACCOUNT_FIELDS.isdisjoint(first) and not exchange.operation.is_administration:
+            self.accounts.saw(exchange.caller.tenant, head.pick(_ACCOUNT_FIELDS), exchange.head_at)
         return head
 
     def ended(self) -> float:

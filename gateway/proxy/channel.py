@@ -234,16 +234,16 @@ class Channel(asyncio.Protocol):
             self.transport.resume_reading()
 
     def _bite(self, data: bytes, size: int) -> None:
-        bites = self._bites
+        weight = self._bites.weight
         self.taken_at = began = monotonic()
         self.take(data)
         seconds = monotonic() - began
         self._fresh_bytes -= size
-        self.turns.spend(size * bites.weight, seconds)
+        self.turns.spend(size * weight, seconds)
         if seconds > BITE_SECONDS:
             self._bite_bytes = max(LEAST_BITE_BYTES, self._bite_bytes // 4)
-        elif self._bite_bytes < bites.most_bytes:
-            self._bite_bytes = min(bites.most_bytes, self._bite_bytes * 2)
+        elif size >= self._bite_bytes:  # a full one, and it cost little
+            self._bite_bytes = min(self._bites.most_bytes, self._bite_bytes * 2)
 
     # Writing
 

@@ -33,16 +33,17 @@ def forward(
     """The handler at the end of the middlewares: one exchange with the upstream."""
 
     async def handle(request: Request) -> Answer:
-        call = await call_upstream(upstreams, deadlines, request.exchange)
+        exchange = request.exchange
+        call = await call_upstream(upstreams, deadlines, exchange)
         reply = call.reply
+        upload: asyncio.Task[bool] | None = None
         try:
-            head, upload = await _ask(request, call)
-        except BaseException:
-            reply.close()
-            raise
-        if upload is None or _went_up_whole(upload):
-            call.exchange.body_sent()
-        try:
+            if _send(call, exchange):
+                head = await call.read_head()
+            else:
+                head, upload = await _ask_while_uploading(request, call)
+            if upload is None or _went_up_whole(upload):
+                exchange.body_sent()
             answer = await relay.answer(request, call, head)
         except BaseException:
             if upload is not None:
@@ -57,23 +58,22 @@ def forward(
             reply.close()
         return answer
 
-    async def _ask(request: Request, call: Call) -> tuple[Head, asyncio.Task[bool] | None]:
-        """Send the request and wait for the answer's head."""
-        exchange, reply = call.exchange, call.reply
-        chunked, held = exchange.head.chunked, exchange.body
+    def _send(call: Call, exchange: Exchange) -> bool:
+        """Send the request's head, and its body where that is there and short; whether that was all of it."""
+        reply, asked, held = call.reply, exchange.head, exchange.body
         length = None if held is None else held.length
         block = call.request_head(length=length)
-        if exchange.head.has_body if length is None else length > SENT_AT_ONCE_BYTES:
+        if asked.has_body if length is None else length > SENT_AT_ONCE_BYTES:
             reply.write(block)
-            return await _ask_while_uploading(request, call)
+            return False
         if held is not None and (raw := b"".join(held.pieces())):
-            block += _chunk(raw) + b"0\r\n\r\n" if chunked else raw
+            block += _chunk(raw) + b"0\r\n\r\n" if asked.chunked else raw
             exchange.request_piece(raw)
-        elif chunked:
+        elif asked.chunked:
             block += b"0\r\n\r\n"
         reply.write(block)
         reply.start_clock()
-        return await call.read_head(), None
+        return True
 
     async def _ask_while_uploading(request: Request, call: Call) -> tuple[Head, asyncio.Task[bool]]:
         """Upload and listen at once. What is wrong with the client's body ends the exchange, whatever was answered.

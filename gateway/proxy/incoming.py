@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from aiohttp.http_exceptions import HttpProcessingError
 
-from gateway.proxy.answer_heads import AnswerHeads, HeadInPieces
+from gateway.proxy.answer_heads import AnswerHeads, HeadAndRest, HeadInPieces
 from gateway.proxy.bites import ANSWERS, Turns
 from gateway.proxy.channel import Channel, Held
 from gateway.proxy.deadlines import ReplyDeadlines
@@ -136,7 +136,10 @@ class Incoming(Channel):
         """A bite of what the upstream sends."""
         decoder = self._decoder
         if decoder is None:
-            self._take_beside(data)
+            if self._at_now == At.HEAD:
+                self._take_head(data)
+            else:
+                self._take_beside(data)
             return
         try:
             if self._follows:
@@ -178,11 +181,9 @@ class Incoming(Channel):
         return data[at:]
 
     def _take_beside(self, data: bytes) -> None:
-        """Take what is no part of a body."""
+        """Take what is no part of a head, nor of a body."""
         at = self._at_now
-        if at == At.HEAD:
-            self._take_head(data)
-        elif at == At.OTHER:
+        if at == At.OTHER:
             if self._raw is None:
                 self._pass(data, None)
             else:
@@ -196,47 +197,50 @@ class Incoming(Channel):
             self.hold(Held.BY_READER)
 
     def _take_head(self, data: bytes) -> None:
-        begun = self._begun
         try:
-            found = self._heads.whole(data) if begun is None else None
-            if found is None:
-                if begun is None:
-                    begun = self._begun = HeadInPieces()
-                found = begun.feed(data)
-                if found is None:
-                    return
-                self._begun = None
+            found = (self._heads.whole(data) if self._begun is None else None) or self._in_pieces(data)
         except HttpProcessingError as error:
             self._fail(fault_of(error))
+            return
+        if found is None:
             return
         message, rest = found
         status = message.code
         head = Head(status, message.reason or "", message.raw_headers)
-        coding, length = head.get(b"transfer-encoding"), head.get(b"content-length")
-        if coding is not None and not _is_chunked_alone(head):
+        first = head.names.first
+        chunked, at = b"transfer-encoding" in first, first.get(b"content-length")
+        if chunked and not _is_chunked_alone(head):
             self._fail(UNSPOKEN_CODING)
             return
         self.head = head
         self._keeps = not message.should_close
+        length = None if at is None else int(head.fields[at][1])
         if status == 101:
             self._at_now = At.OTHER
         elif self._no_body or status in _NO_BODY:
             self._at_now = At.END
-        elif length is not None and int(length) == len(rest):
+        elif length == len(rest):
             self._at_now = At.END
             if rest:  # all that there is
                 self._pieces.append((rest, None))
-                self._pieces_bytes = len(rest)
+                self._pieces_bytes = length
                 rest = b""
         else:
             self._at_now = At.BODY
-            self._decoder = decoder_for(
-                None if length is None else int(length), coding is not None, padded_sizes=True
-            )
+            self._decoder = decoder_for(length, chunked, padded_sizes=True)
             self._be_asked(self.taken_at + self.deadlines.idle_seconds)
         if rest:
             self.take(rest)
         self._wake()
+
+    def _in_pieces(self, data: bytes) -> HeadAndRest | None:
+        begun = self._begun
+        if begun is None:
+            begun = self._begun = HeadInPieces()
+        found = begun.feed(data)
+        if found is not None:
+            self._begun = None
+        return found
 
     def _pass(self, body: bytes, chunks: bytes | None) -> None:
         sink = self._sink
@@ -252,6 +256,7 @@ class Incoming(Channel):
     def _fail(self, fault: Fault) -> None:
         """There is no more of the answer."""
         self._fault = fault
+        self._keeps = False
         self._over()
 
     def _over(self) -> None:
@@ -332,7 +337,6 @@ class Incoming(Channel):
         if self._total_at < ends_at:
             ends_at, fault = self._total_at, TOO_LONG
         if ends_at <= now:
-            self._keeps = False
             self._fail(fault)
             return None
         self._asked_at = ends_at

@@ -23,7 +23,7 @@ class Places:
         self.taken = 0
         self.waiting = 0
         self._share = max(1, int(most * tenant_share))
-        self._spare = math.ceil(most / 10)
+        self._many = most - math.ceil(most / 10)
         self._first = first
         self._held: dict[str, int] = {}
         # Tenants in the order of their turns, each with its futures in the order in which they came. Whoever
@@ -40,8 +40,7 @@ class Places:
         if held is None:
             held = self._held[tenant] = 0
             self._first(tenant)
-        free = self.most - self.taken
-        if free <= self._spare and not (free > 0 and held < self._share):
+        if self.taken >= self._many and (self.taken >= self.most or held >= self._share):
             return False
         self._held[tenant] = held + 1
         self.taken += 1

@@ -157,8 +157,7 @@ class UpstreamPool:
 
     def kept(self, now: float) -> Reply | None:
         """The connection that came free last, of those that are as good as new."""
-        idle = self._idle
-        oldest = now - self._keepalive_seconds
+        idle, oldest = self._idle, now - self._keepalive_seconds
         while idle:
             reply, _ = idle.popitem()
             transport = reply.transport

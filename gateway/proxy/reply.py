@@ -70,8 +70,6 @@ class Reply(Incoming):
         self.deadlines = deadlines
         self._no_body = no_body
         self._at_now = At.HEAD
-        self._keeps = True
-        self._room_bytes = KEPT_BYTES
         self.begin_anew(ANSWERS)
         self._head_due_at = math.inf
         total_at = self._total_at = now + deadlines.total_seconds
@@ -101,7 +99,8 @@ class Reply(Incoming):
         """Is done when more of the answer has come. Raises an UpstreamFault where no more will."""
         if self._fault is not None:
             raise self._fault.error()
-        return self._more()
+        waiter = self._waiter = self._loop.create_future()
+        return waiter
 
     @property
     def buffered(self) -> bool:
@@ -148,10 +147,11 @@ class Reply(Incoming):
 
     def relay_to(self, sink: RawSink) -> None:
         """Let `sink` have the body: what has come of it now, the rest as it comes, and its end."""
-        pieces, self._pieces = self._pieces, []
-        self._pieces_bytes = 0
-        for body, chunks in pieces:
-            sink.piece(body, chunks)
+        if self._pieces:
+            pieces, self._pieces = self._pieces, []
+            self._pieces_bytes = 0
+            for body, chunks in pieces:
+                sink.piece(body, chunks)
         if self._at_now != At.END:
             self._sink, self._follows = sink, sink.takes_raw
             self.go_on(Held.BY_READER)
@@ -172,13 +172,18 @@ class Reply(Incoming):
 
     def release(self) -> None:
         """The exchange ended properly: the connection may serve another one."""
-        good = self._at_now == At.END and self._keeps and self._fault is None and not self._surplus
-        tenant = self._let_go()
+        if self._at_now != At.END or not self._keeps or self._surplus:
+            self.close()
+            return
+        tenant, self._tenant = self._tenant, None
         if tenant is None:
             return
+        self.head = None
+        if self._pieces:  # nobody wanted them
+            self.read_nowait()
         transport = self.transport
         if transport is not None:
-            if good and not transport.is_closing() and self._pool.keep(self):
+            if not transport.is_closing() and self._pool.keep(self):
                 self._at_now = At.IDLE
                 if self._held:
                     self.go_on(Held.BY_SINK | Held.BY_READER)
@@ -188,25 +193,18 @@ class Reply(Incoming):
 
     def close(self) -> None:
         """The exchange ended in any other way: nobody shares this connection any more."""
-        tenant = self._let_go()
+        tenant, self._tenant = self._tenant, None
         if tenant is None:
             return
+        self._at_now = At.END
+        self._decoder = self._sink = self._raw = self._fault = self._begun = self.head = None
+        self._follows = False
+        self._pieces = []
+        self._pieces_bytes = 0
         self._wheel.forget(self)
         if self.transport is not None:
             self.transport.close()
         self._pool.places.give_back(tenant)
-
-    def _let_go(self) -> str | None:
-        """Leave nothing of an exchange here; returns whose it was."""
-        tenant, self._tenant = self._tenant, None
-        if tenant is not None:
-            self._at_now = At.END
-            self._decoder = self._sink = self._raw = self._fault = self._begun = self.head = None
-            self._follows = False
-            if self._pieces:
-                self._pieces = []
-                self._pieces_bytes = 0
-        return tenant
 
     def stirs(self) -> bool:
         """Whether something has come over a connection that nobody uses, or its end, before the loop hears of it."""
