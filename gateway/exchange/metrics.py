@@ -11,7 +11,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 from functools import lru_cache
-from operator import add
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.platform_collector import PlatformCollector
@@ -333,7 +332,10 @@ class Metrics:
         relayed[0] += exchange.bytes_in
         relayed[1] += exchange.bytes_out
         if usage is not None:
-            tallies.usage[:] = map(add, tallies.usage, usage)
+            used = tallies.usage
+            for position, amount in enumerate(usage):
+                if amount:
+                    used[position] += amount
             if usage.estimated:
                 tallies.estimated.value += 1
 

@@ -22,9 +22,6 @@ _MOST_MODELS = 1000
 _MOST_MODEL_CHARACTERS = 1024
 _MOST_TARGET_CHARACTERS = 2048
 _MOST_ID_CHARACTERS = 512
-_TOLD = frozenset({"prompt", "input", "background"})
-"""Members that say something beside what policy reads: most bodies have none."""
-
 _SHOWN_CHARACTERS = 64
 """Of a member's name, in a refusal."""
 
@@ -87,13 +84,12 @@ def read_body(body: bytes, question: Question) -> BodyFacts:
             named = named._replace(fault=named.fault or refused.fault)
     if document is None:
         return BodyFacts(fields, named)
-    prompts, characters, background, place = 1, 0, False, None
-    if not _TOLD.isdisjoint(document):
-        prompts = prompt_count(document.get("prompt"))
-        characters = len(spoken) if isinstance(spoken := document.get("input"), str) else 0
-        background = document.get("background") is True
-    if default_model and fields is not None and fields.model is None:
-        place = place_of(body, "model")
+    spoken = document.get("input")
+    characters = len(spoken) if type(spoken) is str else 0
+    prompts = prompt_count(document["prompt"]) if "prompt" in document else 1
+    background = document.get("background") is True
+    nameless = default_model and fields is not None and fields.model is None
+    place = place_of(body, "model") if nameless else None
     estimate = prompt_estimate(document) if prompt else 0
     return tuple.__new__(  # as BodyFacts(…), without its frame
         BodyFacts,

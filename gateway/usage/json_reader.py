@@ -20,7 +20,8 @@ BEGINNING_BYTES = 1024
 _SMALL_BYTES = 2 * 1024
 """Nothing is faster than parsing so little."""
 
-_MOST_STRINGS = 500
+_MOST_STRINGS = 200
+_LONGEST_NAME_BYTES = 32
 _BACKSLASH = ord("\\")
 _DURATION = re.compile(rb'"duration"[ \t\r\n]*:[ \t\r\n]*"?([0-9.eE+-]{1,32})')
 
@@ -98,10 +99,24 @@ def _from_end(document: bytes) -> Usage | None:
     reported = end["usage"]
     if not isinstance(reported, dict):
         return None
-    strings = document.split(b'"', 2 * _MOST_STRINGS)[1::2]  # nothing in there is escaped
-    if len(strings) == _MOST_STRINGS:
-        return None
-    return from_usage_object(reported) if COUNTED_ELSEWHERE.isdisjoint(strings) else None
+    return from_usage_object(reported) if _stands_only_there(document) else None
+
+
+def _stands_only_there(document: bytes) -> bool:
+    """Whether no string of a document, none of which escapes anything, says that usage may stand elsewhere in it.
+
+    False for one of many strings. Long vectors may lie between them: `find` leaps over these, `split` would not.
+    """
+    find = document.find
+    begin = find(b'"')
+    for _ in range(_MOST_STRINGS):
+        end = find(b'"', begin + 1)
+        if begin < 0 or end < 0:
+            return True
+        if end - begin < _LONGEST_NAME_BYTES and document[begin + 1 : end] in COUNTED_ELSEWHERE:
+            return False
+        begin = find(b'"', end + 1)
+    return False
 
 
 def _duration(beginning: bytes) -> float:

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from operator import add, attrgetter, itemgetter
+from operator import itemgetter
 
 from gateway.limits.store import StoreUnavailable
 from gateway.usage.counters import (
@@ -28,11 +28,10 @@ from gateway.usage.counters import (
     UsageStore,
     counts_of,
 )
-from gateway.usage.reported import COUNTED, NOTHING_USED, Usage
+from gateway.usage.reported import NOTHING_USED, Usage
 
 _REQUESTS = COUNTERS.index("requests")
-_amounts: Callable[[Usage], tuple[int, ...]] = attrgetter(*COUNTED)
-_NO_AMOUNTS = _amounts(NOTHING_USED)
+_NO_AMOUNTS = NOTHING_USED.counted()
 
 _ENTRIES_PER_BATCH = 250
 _FLUSH_SECONDS = 1.0
@@ -89,8 +88,12 @@ class UsageLedger:
         counts = entries.get(entry)
         if counts is None:
             counts = counts_of(entries, entry)
-        amounts, estimated = (_NO_AMOUNTS, False) if usage is None else (_amounts(usage), usage.estimated)
-        counts[:] = map(add, counts, (requests, *amounts, bytes_in, bytes_out, estimated))  # as COUNTERS
+        amounts, estimated = (_NO_AMOUNTS, False) if usage is None else (usage.counted(), usage.estimated)
+        for position, amount in enumerate(
+            (requests, *amounts, bytes_in, bytes_out, estimated)
+        ):  # as COUNTERS
+            if amount:
+                counts[position] += amount
 
     async def start(self) -> None:
         """Begin to tell the store, once a second."""

@@ -16,7 +16,6 @@ _ATTACHED = frozenset({"data", "file_data", "b64_json", "encrypted_content"})
 """Members whose text is no text."""
 
 _VALUES: Callable[[dict[str, Any]], Iterable[Any]] = dict.values
-_is_text, _is_object, _is_list = str.__instancecheck__, dict.__instancecheck__, list.__instancecheck__
 
 
 def prompt_estimate(document: object) -> int:
@@ -42,12 +41,13 @@ def prompt_estimate(document: object) -> int:
             continue
         else:
             values = value
-        text = "".join(filter(_is_text, values))
-        if text.find("data:") >= 0:  # what begins with it counts nothing
-            text = "".join([inner for inner in filter(_is_text, values) if inner[:5] != "data:"])
-        text_bytes += len(text) if text.isascii() else _utf8_bytes(text)
-        pending += filter(_is_object, values)
-        pending += filter(_is_list, values)
+        for inner in values:
+            kind = type(inner)
+            if kind is str:
+                if inner[:5] != "data:":
+                    text_bytes += len(inner) if inner.isascii() else _utf8_bytes(inner)
+            elif kind is dict or kind is list:
+                pending.append(inner)
     return -(-text_bytes // BYTES_PER_LLM_TOKEN) + numbers
 
 

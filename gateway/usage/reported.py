@@ -5,7 +5,6 @@ same; which operation was called does not matter. Reading never fails: what cann
 then there is an estimate from what went by.
 """
 
-from itertools import compress
 from operator import add
 from typing import Any, NamedTuple
 
@@ -17,17 +16,8 @@ BYTES_PER_LLM_TOKEN = 4
 """Of text, where nobody has counted."""
 
 _MAX_EXACT = 2**53
-_DETAILS = frozenset(f"{side}_tokens_details" for side in ("prompt", "input", "completion", "output")) | {
-    "input_token_details",
-    "output_token_details",
-}
 _NO_DETAILS: dict[str, Any] = {}
-_PLAIN = {int}
-
 _IMAGE_EVENTS = ("image_generation.completed", "image_edit.completed")
-_BESIDE_USAGE = frozenset({"type", "data", "text"})
-"""Members that say that something was used which does not stand in the member `usage`."""
-
 COUNTED_ELSEWHERE = frozenset(
     name.encode() for name in ("b64_json", "url", "duration", "thread.run.step", *_IMAGE_EVENTS)
 )
@@ -75,14 +65,42 @@ class Usage(NamedTuple):
     estimated: bool = False
     """Whether nobody reported it, so that it was estimated."""
 
-    @property
-    def milliseconds(self) -> int:
-        """`audio_seconds` as stores count them."""
-        return round(self.audio_seconds * 1000)
-
     def amounts(self) -> dict[str, float]:
-        """What was used, by kind, in their order; a kind that was not used is absent."""
-        return dict(compress(zip(self._fields, self, strict=True), self))
+        """What was used, by kind, in their order; a kind that was not used is absent.
+
+        One by one: every exchange is asked, and most kinds are not used. A test holds that none is forgotten.
+        """
+        sent, cached, said, reasoning, total, heard, spoken, images, seconds, characters, estimated = self
+        found: dict[str, float] = {}
+        if sent:
+            found["input"] = sent
+        if cached:
+            found["cached_input"] = cached
+        if said:
+            found["output"] = said
+        if reasoning:
+            found["reasoning"] = reasoning
+        if total:
+            found["total"] = total
+        if heard:
+            found["input_audio"] = heard
+        if spoken:
+            found["output_audio"] = spoken
+        if images:
+            found["images"] = images
+        if seconds:
+            found["audio_seconds"] = seconds
+        if characters:
+            found["characters"] = characters
+        if estimated:
+            found["estimated"] = estimated
+        return found
+
+    def counted(self) -> tuple[int, ...]:
+        """In the order of COUNTED."""
+        sent, cached, said, _, _, heard, spoken, images, seconds, characters, _ = self
+        milliseconds = round(seconds * 1000) if seconds else 0
+        return sent, cached, said, heard, spoken, images, milliseconds, characters
 
     def __add__(self, other: "Usage") -> "Usage":  # type: ignore[override]
         return Usage(*map(add, self, other))._replace(estimated=self.estimated or other.estimated)
@@ -92,7 +110,7 @@ KINDS = tuple(kind for kind in Usage._fields if kind not in ("total", "estimated
 """The kinds that metrics show; the log has `total` and `estimated` beside them."""
 
 COUNTED = tuple({"audio_seconds": "milliseconds"}.get(kind, kind) for kind in KINDS if kind != "reasoning")
-"""What is counted of them, by attributes of Usage that are whole numbers."""
+"""What is counted of them, in whole numbers."""
 
 NOTHING_USED = Usage()
 
@@ -131,7 +149,8 @@ def _from_answer(answer: dict[str, Any]) -> Usage | None:
     if reported is None and isinstance(response := get("response"), dict):
         reported = response.get("usage")
     usage = from_usage_object(reported) if isinstance(reported, dict) else NOTHING_USED
-    if not _BESIDE_USAGE.isdisjoint(answer):
+    if "type" in answer or "data" in answer or "text" in answer:
+        # They may say that something was used which does not stand in the member `usage`.
         if images := _images(answer):
             usage = usage._replace(images=images)
         if not usage.audio_seconds and "text" in answer:
@@ -147,14 +166,12 @@ def from_usage_object(reported: dict[str, Any]) -> Usage:
         sent = get("input_tokens", 0)
     if said is None:
         said = get("output_tokens", 0)
-    before = after = _NO_DETAILS
-    if not _DETAILS.isdisjoint(reported):
-        before = _details(
-            get("prompt_tokens_details") or get("input_tokens_details") or get("input_token_details")
-        )
-        after = _details(
-            get("completion_tokens_details") or get("output_tokens_details") or get("output_token_details")
-        )
+    before = get("prompt_tokens_details") or get("input_tokens_details") or get("input_token_details")
+    after = get("completion_tokens_details") or get("output_tokens_details") or get("output_token_details")
+    if not isinstance(before, dict):
+        before = _NO_DETAILS
+    if not isinstance(after, dict):
+        after = _NO_DETAILS
     counts: tuple[Any, ...] = (
         sent,
         before.get("cached_tokens", 0),
@@ -164,8 +181,10 @@ def from_usage_object(reported: dict[str, Any]) -> Usage:
         before.get("audio_tokens", 0),
         after.get("audio_tokens", 0),
     )
-    if set(map(type, counts)) != _PLAIN or min(counts) < 0 or max(counts) > _MAX_EXACT:
-        counts = tuple(map(_count, counts))
+    for count in counts:
+        if type(count) is not int or not 0 <= count <= _MAX_EXACT:
+            counts = tuple(map(_count, counts))
+            break
     sent, cached, said, reasoning, total, heard, spoken = counts
     seconds = seconds_of(get("seconds")) if get("type") == "duration" else 0.0
     return tuple.__new__(  # as Usage(…), without its frame
@@ -180,10 +199,6 @@ def _images(answer: dict[str, Any]) -> int:
     if "object" in answer or not isinstance(data, list):
         return 0
     return sum(isinstance(item, dict) and ("b64_json" in item or "url" in item) for item in data)
-
-
-def _details(details: object) -> dict[str, Any]:
-    return details if isinstance(details, dict) else _NO_DETAILS
 
 
 def _count(value: object) -> int:

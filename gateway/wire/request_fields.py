@@ -91,15 +91,18 @@ def read(
 
 
 def _read(body: bytes, document: Mapping[str, Any], path: Sequence[str]) -> RequestFields:
-    # Quoted names cannot stand inside a string, where quotes are escaped.
-    written = map(body.count, map(_QUOTED.__getitem__, filter(_QUOTED.__contains__, document)))
-    single = max(written, default=0) < 2 and not hides_letters(body)
+    single = not hides_letters(body)
     if len(path) > 1:
         single = single and all(body.count(f'"{name}"'.encode()) < 2 for name in path)
     stream, choices, max_output = False, 1, None
-    for name in filter(_READ.__contains__, document):
-        value = document[name]
-        if value is None:
+    for name, value in document.items():
+        quoted = _QUOTED.get(name)
+        if quoted is None:
+            continue
+        # These bytes cannot stand inside a string, where quotes are escaped.
+        if single and body.count(quoted) > 1:
+            single = False
+        if value is None or name not in _READ:
             continue
         if name == "stream":
             stream = _flag(value, name)
