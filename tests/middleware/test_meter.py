@@ -259,6 +259,7 @@ async def test_filtered_stream_is_relayed_event_by_event_as_it_comes(
         await turn.read_body()
         await turn.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n" + CHUNKED + b"\r\n\r\n")
         await turn.chunk(first[:10])
+        await asyncio.sleep(0.05)  # else both chunks may come at once, and pass as they came
         await turn.chunk(first[10:])
         await turn.wait_for("first event seen")
         await turn.chunk(kind.answer)
