@@ -269,7 +269,10 @@ async def test_filtered_stream_is_relayed_event_by_event_as_it_comes(
     client = await metered.connect()
     await client.send(client.request_bytes("POST", kind.target, kind.request, headers=JSON))
     answer = await client.read_head()
-    assert await client.read_chunk() == first
+    seen = b""
+    while len(seen) < len(first):  # an event that comes in two chunks at once goes on in two
+        seen += await client.read_chunk()
+    assert seen == first
     upstream.gate("first event seen").set()
     await client.read_body(answer)
     assert answer.body == kind.answer.replace(kind.added, b"")
