@@ -30,7 +30,7 @@ class Exchange:
     __slots__ = (
         # record
         *("id", "method", "operation", "started_at", "started_time"),
-        *("target", "params", "head", "unreadable", "observer_failed"),
+        *("target", "params", "head", "is_socket", "unreadable", "observer_failed"),
         # answer
         "error",
         # authenticate
@@ -73,6 +73,9 @@ class Exchange:
         self.params: Mapping[str, str] = NO_PARAMS
         self.head: RequestHead = NO_HEAD
         """The request's header fields, once they have been read and found sound."""
+
+        self.is_socket = False
+        """Whether the client asks for a WebSocket."""
 
         self.unreadable: GatewayError | None = None
         """What is wrong with the head; raised where an error becomes an answer."""
@@ -140,15 +143,11 @@ class Exchange:
         self.watches: tuple[tuple[StreamObserver, Watch], ...] = ()
         """Whoever wants to see the answer's pieces, and what is shown them."""
 
-    @property
-    def is_socket(self) -> bool:
-        """Whether the client asks for a WebSocket."""
-        return self.head.upgrade == b"websocket"
-
     def overhead_seconds(self, now: float) -> float:
         """What the gateway itself added before the upstream was asked, or in all when it was not."""
         until = now if self.forwarded_at is None else self.forwarded_at
-        return max(0.0, until - self.started_at - self.held_seconds)
+        seconds = until - self.started_at - self.held_seconds
+        return seconds if seconds > 0.0 else 0.0
 
     def upstream_seconds(self, now: float) -> float | None:
         """How long the upstream took, connecting included; None when it was not asked."""

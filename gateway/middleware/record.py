@@ -80,13 +80,12 @@ def record(
 
     def around(handler: Handler) -> Handler:
         async def recorded(request: Request) -> Answer:
-            exchange = Exchange(
-                next_id(), request.method, UNMATCHED, monotonic(), time.time(), observer_failed
+            known = request.known
+            exchange = request.exchange = Exchange(
+                next_id(), known.method, UNMATCHED, monotonic(), time.time(), observer_failed
             )
-            request.exchange = exchange
+            exchange.target = known.target
             try:
-                known = request.known
-                exchange.target = known.target
                 match, head = known.match, known.head
                 if match is None or head is None:
                     request.check_version()
@@ -95,7 +94,9 @@ def record(
                     head = headers.read(request.fields, http10=request.http10, max_bytes=max_header_bytes)
                     if keeps_heads and known.is_kept:
                         known.match, known.head = match, head
-                exchange.operation, exchange.params = match.operation, match.params
+                else:
+                    exchange.operation, exchange.params = match.operation, match.params
+                exchange.is_socket = head.upgrade == b"websocket"
                 exchange.head = head.of_length(request.stated_bytes) if known.is_kept else head
                 if known.asks_upgrade and exchange.head.has_body:
                     # aiohttp hands the body of such a request to whoever reads the connection next.

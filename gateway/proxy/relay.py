@@ -86,6 +86,23 @@ class Relay:
         if change is not None and (filtering := _filter_for(change, head)) is not None:
             without = _LENGTH
         answer = self.begin(request, call, head, without=without)
+        body = None if filtering is not None or answer.is_chunked else reply.whole()
+        if body is not None:
+            exchange.body_begins(monotonic())
+            answer.finish(body)
+            exchange.sent(len(body))
+            exchange.answer_piece(body)
+        else:
+            await self._follow(request, call, head, answer, filtering)
+        call.ended()
+        await answer.taken()
+        return _complete(call, answer)
+
+    async def _follow(
+        self, request: Request, call: Call, head: Head, answer: Answer, filtering: EventFilter | None
+    ) -> None:
+        """Send what has come of the body, the rest as it comes, and its end."""
+        exchange, reply = call.exchange, call.reply
         if not reply.buffered and head.status < 400:
             answer.flush_head()  # an error's head waits for its first bytes: they may yet be withheld
         if _encoding(head) != b"identity":
@@ -101,9 +118,6 @@ class Relay:
             await going.ended()
         finally:
             client.fed_by(None)
-        call.ended()
-        await answer.taken()
-        return _complete(call, answer)
 
     async def _answer_changed(self, request: Request, call: Call, head: Head, change: BodyChange) -> Answer:
         """Send a changed body in place of the upstream's. Raises UpstreamBroken for one that cannot be read."""
@@ -133,8 +147,9 @@ class Relay:
 
 
 def _complete(call: Call, answer: Answer) -> Answer:
-    call.exchange.body_begins(call.ended())
-    call.exchange.end(Ending.COMPLETE)
+    exchange = call.exchange
+    exchange.body_begins(call.ended())
+    exchange.end(Ending.COMPLETE)
     return answer
 
 

@@ -145,6 +145,21 @@ class Reply(Incoming):
         """Let this be read instead of what was peeked."""
         self._pieces = [(body, None)] if body else []
 
+    def whole(self) -> bytes | None:
+        """The body, where its head states its length and all of it has come in one piece; it is taken away."""
+        pieces, head = self._pieces, self.head
+        if (
+            self._at_now != At.END
+            or self._fault is not None
+            or len(pieces) != 1
+            or head is None
+            or b"content-length" not in head.names.first
+        ):
+            return None
+        self._pieces = []
+        self._pieces_bytes = 0
+        return pieces[0][0]
+
     def relay_to(self, sink: RawSink) -> None:
         """Let `sink` have the body: what has come of it now, the rest as it comes, and its end."""
         if self._pieces:

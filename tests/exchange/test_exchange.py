@@ -244,7 +244,7 @@ def test_the_body_begins_once() -> None:
 
 
 WRITERS = {
-    "record": {"operation", "target", "params", "head", "unreadable"},
+    "record": {"operation", "target", "params", "head", "is_socket", "unreadable"},
     "answer": {"error"},
     "authenticate": {"caller", "standing"},
     "authorize": {"model"},
