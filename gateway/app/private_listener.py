@@ -15,11 +15,11 @@ from prometheus_client.exposition import choose_encoder
 from gateway.errors import ClientLeft
 from gateway.proxy.acceptor import Acceptor, listening_sockets
 from gateway.proxy.answer import Answer, broken_off, own_answer
-from gateway.proxy.arriving import BodyDeadlines
 from gateway.proxy.bites import Turns
 from gateway.proxy.client_connections import ClientConnections
 from gateway.proxy.edge import EdgeServer
-from gateway.proxy.house import EdgeDeadlines, EdgeEvents, House
+from gateway.proxy.edge_state import EdgeDeadlines, EdgeEvents, EdgeState
+from gateway.proxy.incoming_body import BodyDeadlines
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.request import Request
 from gateway.proxy.wheel import Wheel
@@ -120,7 +120,7 @@ class PrivateListener:
 
     def _server(self) -> EdgeServer:
         refused = self._refused
-        house = House(
+        state = EdgeState(
             events=EdgeEvents(
                 unseen=lambda _: b"",
                 refused=lambda _: None if refused is None else refused(),
@@ -133,7 +133,7 @@ class PrivateListener:
             turns=Turns(),
             wheel=Wheel(),
         )
-        return EdgeServer(self._answer, house)
+        return EdgeServer(self._answer, state)
 
     async def _answer(self, request: Request) -> Answer:
         answer = await self._page(request)

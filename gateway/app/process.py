@@ -20,12 +20,12 @@ from gateway.middleware.record import unseen
 from gateway.middleware.services import Services
 from gateway.middleware.withdrawal import Withdrawal
 from gateway.proxy.acceptor import Acceptor
-from gateway.proxy.arriving import BodyDeadlines
 from gateway.proxy.bites import Turns
 from gateway.proxy.client_connections import ClientConnections
 from gateway.proxy.edge import EdgeServer
+from gateway.proxy.edge_state import EdgeDeadlines, EdgeEvents, EdgeState
 from gateway.proxy.handler import Handler
-from gateway.proxy.house import EdgeDeadlines, EdgeEvents, House
+from gateway.proxy.incoming_body import BodyDeadlines
 from gateway.proxy.upstream import Upstreams
 from gateway.proxy.wheel import Wheel
 from gateway.settings.reloading import Configuration
@@ -76,7 +76,7 @@ class App:
     @property
     def open_connections(self) -> int:
         """Clients' connections."""
-        return 0 if self.server is None else self.server.house.clients.open
+        return 0 if self.server is None else self.server.state.clients.open
 
     async def start(self) -> EdgeServer:
         """Start everything that lives as long as the process; return what connections are handed to."""
@@ -101,7 +101,7 @@ class App:
             if self.configuration is not None:
                 await self.configuration.start(services.settings)
                 started.push_async_callback(self.configuration.close)
-            house = House(
+            state = EdgeState(
                 events=EdgeEvents(
                     unseen=unseen(metrics=metrics, log=services.log),
                     refused=lambda reason: metrics.refused_connections.labels(reason).inc(),
@@ -121,7 +121,7 @@ class App:
                 turns=self._turns,
                 wheel=self._wheel,
             )
-            self.server = EdgeServer(self.handler, house)
+            self.server = EdgeServer(self.handler, state)
             self._started = started.pop_all()
         services.lifecycle.ready = True
         return self.server
@@ -135,7 +135,7 @@ class App:
         lifecycle.ready = False
         lifecycle.draining = True
         if self.server is not None:
-            self.server.house.draining = True
+            self.server.state.draining = True
         for session in tuple(lifecycle.sessions.values()):
             session.end_politely(1001, "the gateway is restarting", Ending.DRAINED)
         loop = asyncio.get_running_loop()

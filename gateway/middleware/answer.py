@@ -9,9 +9,9 @@ from gateway.exchange.exchange import Exchange
 from gateway.exchange.kept_errors import forget_origin, lacked_memory
 from gateway.proxy.answer import Answer, broken_off, error_lines, own_answer, own_lines, send_own
 from gateway.proxy.body import much_is_left
-from gateway.proxy.failures import out_of_memory
 from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.lifecycle import Lifecycle
+from gateway.proxy.own_failures import out_of_memory
 from gateway.proxy.request import Request
 
 # After these the connection is not to be trusted: what follows on it may be part of the refused request. Behind a

@@ -29,11 +29,11 @@ from gateway.operations.table import (
 )
 from gateway.operations.targets import TargetRefused
 from gateway.proxy.answer import Answer, own_lines
+from gateway.proxy.edge_state import Unseen
 from gateway.proxy.handler import Handler, Middleware
-from gateway.proxy.heads import KEPT_BYTES
-from gateway.proxy.house import Unseen
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.request import Request
+from gateway.proxy.request_heads import KEPT_BYTES
 from gateway.wire import headers
 
 Log = Callable[[Exchange, float], None]

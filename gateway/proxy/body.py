@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator
 from gateway.errors import BodyTooLarge, MediaTypeRefused
 from gateway.operations.table import Operation
 from gateway.policy.caller import Caller
-from gateway.proxy.arrived import too_large
 from gateway.proxy.body_memory import BodyRoom
+from gateway.proxy.received_body import too_large
 from gateway.proxy.request import Request
 from gateway.settings.settings import Edge
 from gateway.wire.headers import RequestHead, is_json, media_type

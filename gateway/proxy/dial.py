@@ -15,7 +15,7 @@ from yarl import URL
 
 from gateway.errors import GatewayError, Overloaded, UpstreamTimeout, UpstreamUnreachable
 from gateway.exchange.kept_errors import forget_origin
-from gateway.proxy.faults import cause
+from gateway.proxy.upstream_faults import cause
 
 # One refused or reset connect may be a restart in progress; nothing was sent, so trying again is safe.
 CONNECT_ATTEMPTS = 3

@@ -1,4 +1,4 @@
-"""Where clients connect: aiohttp's server, with its runner and its C parser (`heads`), and protocols of our own.
+"""Where clients connect: aiohttp's server, with its runner and its C parser (`request_heads`), and our protocols.
 
 None of aiohttp's request handling is behind it: every request that can be parsed at all (`OPTIONS *`, CONNECT, encoded
 line ends) reaches the same middlewares, `100 Continue` is sent by us or not at all, and a connection that waits has
@@ -12,26 +12,26 @@ import asyncio
 from aiohttp import web
 
 from gateway.proxy.edge_protocol import EdgeProtocol
+from gateway.proxy.edge_state import EdgeConnection, EdgeState
 from gateway.proxy.handler import Handler
-from gateway.proxy.house import Guest, House
 
 
 class EdgeServer(web.Server):
     """Makes a connection for each client and knows all that are open."""
 
-    def __init__(self, answers: Handler, house: House) -> None:
+    def __init__(self, answers: Handler, state: EdgeState) -> None:
         super().__init__(_not_asked)
         self._loop = asyncio.get_running_loop()
         self._answers = answers
-        self.house = house
+        self.state = state
 
     def __call__(self) -> EdgeProtocol:  # type: ignore[override]  # a protocol all the same
-        return EdgeProtocol(self.house, self._answers, self._loop)
+        return EdgeProtocol(self.state, self._answers, self._loop)
 
     @property
-    def connections(self) -> list[Guest]:  # type: ignore[override]
+    def connections(self) -> list[EdgeConnection]:  # type: ignore[override]
         """All that are open, or whose last request is still being ended."""
-        return list(self.house.guests)
+        return list(self.state.connections)
 
     def close_idle(self) -> None:
         """Close connections that wait for a next request; those that serve one go on."""

@@ -13,17 +13,17 @@ import socket
 from gateway.errors import GatewayError, HeadersTooLarge, Overloaded, RequestTimeout
 from gateway.exchange.kept_errors import forget_cancellation, forget_origin
 from gateway.proxy.answer import Answer, refusal
-from gateway.proxy.arrived import NO_BODY, Arrived
-from gateway.proxy.arriving import Arriving
 from gateway.proxy.bites import CHUNKED, HEADS, STATED
 from gateway.proxy.channel import Held
-from gateway.proxy.client import Client, Frames
+from gateway.proxy.client_channel import ClientChannel, Frames
 from gateway.proxy.client_connections import NoRoom
-from gateway.proxy.failures import failure_of
+from gateway.proxy.edge_state import EdgeState
 from gateway.proxy.handler import Handler
-from gateway.proxy.heads import AskedHead, HeadInParts, end_of_head
-from gateway.proxy.house import House
+from gateway.proxy.incoming_body import IncomingBody
+from gateway.proxy.own_failures import failure_of
+from gateway.proxy.received_body import NO_BODY, ReceivedBody
 from gateway.proxy.request import Request
+from gateway.proxy.request_heads import AskedHead, HeadInParts, end_of_head
 from gateway.wire.framing import FramingBroken, decoder_for
 
 AHEAD_BYTES = 64 * 1024
@@ -36,7 +36,7 @@ REST_SECONDS = 3.0
 """For how long the rest of a body that nobody wanted is waited for, and dropped, before the connection is closed."""
 
 
-class EdgeProtocol(Client):
+class EdgeProtocol(ClientChannel):
     """A client's connection.
 
     What never becomes a request is answered here, in the API's error shape, and reported to `unseen`, so that it is
@@ -45,14 +45,14 @@ class EdgeProtocol(Client):
 
     __slots__ = ("_ahead", "_answers", "_body", "_frames", "_head", "_keeps", "_request")
 
-    def __init__(self, house: House, answers: Handler, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(house, loop)
+    def __init__(self, state: EdgeState, answers: Handler, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(state, loop)
         self._answers = answers
         self._head: HeadInParts | None = None
         self._request: Request | None = None
         """The one that is being answered."""
 
-        self._body: Arriving | None = None
+        self._body: IncomingBody | None = None
         """The body that is coming: its, or the last one's, whose rest nobody wants."""
 
         self._keeps = True
@@ -79,8 +79,8 @@ class EdgeProtocol(Client):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        house = self._house
-        house.came(self)
+        state = self._state
+        state.came(self)
         try:
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         except OSError:
@@ -88,9 +88,9 @@ class EdgeProtocol(Client):
         address = transport.get_extra_info("peername")
         host = address[0] if isinstance(address, tuple) else ""
         try:
-            house.clients.enter(self, host, self._loop.time())
+            state.clients.enter(self, host, self._loop.time())
         except NoRoom as full:
-            house.events.refused(full.reason)
+            state.events.refused(full.reason)
             self._refuse(
                 Overloaded(
                     "This gateway serves as many connections as it can. Try again in a moment.",
@@ -98,7 +98,7 @@ class EdgeProtocol(Client):
                 )
             )
         else:
-            self.expect(house.deadlines.keepalive_seconds)
+            self.expect(state.deadlines.keepalive_seconds)
 
     def lost(self, error: BaseException | None) -> None:
         super().lost(error)
@@ -109,7 +109,7 @@ class EdgeProtocol(Client):
         if self._frames is not None:
             self._frames.feed_eof()
         if self.task is None:
-            self._house.left(self)
+            self._state.left(self)
         else:
             self.task.add_done_callback(self._left)
             self.task.cancel()
@@ -117,7 +117,7 @@ class EdgeProtocol(Client):
     def _left(self, task: asyncio.Task[None]) -> None:
         forget_cancellation(task)
         self.task = self._request = self._frames = None
-        self._house.left(self)
+        self._state.left(self)
 
     # What comes
 
@@ -143,7 +143,7 @@ class EdgeProtocol(Client):
 
     def _take_head(self, data: bytes) -> None:
         """Read a request's head, or a part of one. Raises the refusal of a bad one."""
-        parts, house = self._head, self._house
+        parts, state = self._head, self._state
         if parts is None:
             if data[0] in b"\r\n":
                 data = data.lstrip(b"\r\n")  # an empty line in front means nothing (RFC 9112, section 2.2)
@@ -151,36 +151,36 @@ class EdgeProtocol(Client):
                     return
             end = end_of_head(data)
             if end == len(data):
-                self._begin(house.heads.whole(data), b"")
+                self._begin(state.heads.whole(data), b"")
                 return
             if end:
-                self._begin(house.heads.whole(data[:end]), data[end:])
+                self._begin(state.heads.whole(data[:end]), data[end:])
                 return
             parts = self._head = HeadInParts()
-            house.clients.waits(self, self._loop.time())
-            self.expect(house.deadlines.header_seconds)
+            state.clients.waits(self, self._loop.time())
+            self.expect(state.deadlines.header_seconds)
         asked, behind = parts.feed(data)
         if asked is not None:
             self._head = None
             self._begin(asked, behind)
-        elif parts.size_bytes > house.max_header_bytes:
+        elif parts.size_bytes > state.max_header_bytes:
             raise HeadersTooLarge(
-                f"The request's headers exceed {house.max_header_bytes} bytes. Send fewer or shorter headers."
+                f"The request's headers exceed {state.max_header_bytes} bytes. Send fewer or shorter headers."
             )
 
     def _begin(self, asked: AskedHead, behind: bytes) -> None:
         """A request is there; its body, or some of it, may be too."""
-        house = self._house
-        house.requests += 1
-        house.clients.asks(self)
+        state = self._state
+        state.requests += 1
+        state.clients.asks(self)
         self._deadline = math.inf
         chunked, stated = asked.known.chunked, asked.stated_bytes
         if chunked or stated > len(behind):
-            body = self._body = Arriving(
+            body = self._body = IncomingBody(
                 self,
                 decoder_for(stated, chunked),
-                deadlines=house.deadlines.body,
-                wheel=house.wheel,
+                deadlines=state.deadlines.body,
+                wheel=state.wheel,
                 loop=self._loop,
             )
             self._request = Request(self, asked, body)
@@ -190,12 +190,12 @@ class EdgeProtocol(Client):
             elif behind:
                 self._take_body(body, behind)
         elif stated == len(behind):
-            self._request = Request(self, asked, Arrived(behind) if stated else NO_BODY)
+            self._request = Request(self, asked, ReceivedBody(behind) if stated else NO_BODY)
         else:
-            self._request = Request(self, asked, Arrived(behind[:stated]) if stated else NO_BODY)
+            self._request = Request(self, asked, ReceivedBody(behind[:stated]) if stated else NO_BODY)
             self._ahead = behind[stated:]
 
-    def _take_body(self, body: Arriving, data: bytes) -> None:
+    def _take_body(self, body: IncomingBody, data: bytes) -> None:
         try:
             behind = body.take(data)
         except FramingBroken:
@@ -302,12 +302,12 @@ class EdgeProtocol(Client):
             self.force_close()
             return
         self.begin_anew(HEADS)
-        house, now = self._house, self._loop.time()
-        self._deadline = now + house.deadlines.keepalive_seconds
+        state, now = self._state, self._loop.time()
+        self._deadline = now + state.deadlines.keepalive_seconds
         if self.due_step is None:
-            house.wheel.ask(self, self._deadline)
+            state.wheel.ask(self, self._deadline)
         if not self._ahead:  # what is there already is asked in a moment
-            house.clients.waits(self, now)
+            state.clients.waits(self, now)
 
     def _refuse(self, error: GatewayError) -> None:
         """Answer what never became a request, and close."""
@@ -315,7 +315,7 @@ class EdgeProtocol(Client):
         transport = self.transport
         if transport is not None:
             forget_origin(error)
-            transport.write(refusal(error, self._house.events.unseen(error)))
+            transport.write(refusal(error, self._state.events.unseen(error)))
             self.linger()
 
     # How it ends
@@ -328,9 +328,9 @@ class EdgeProtocol(Client):
 
     def make_way(self) -> None:
         """Close for somebody else's sake; a client that has begun to ask is told so."""
-        house, transport = self._house, self.transport
+        state, transport = self._state, self.transport
         if self._head is not None:
-            house.events.closed("head")
+            state.events.closed("head")
             self._refuse(
                 Overloaded(
                     "This gateway serves as many connections as it can, and this request was slow to come. "
@@ -339,7 +339,7 @@ class EdgeProtocol(Client):
                 )
             )
             return
-        house.events.closed("idle")
+        state.events.closed("idle")
         if transport is not None and transport.get_write_buffer_size():
             self.linger()  # the rest of an answer is on its way
         else:
@@ -349,7 +349,7 @@ class EdgeProtocol(Client):
         if self._request is not None:
             self._drop_ahead()
         elif self._head is not None:
-            seconds = self._house.deadlines.header_seconds
+            seconds = self._state.deadlines.header_seconds
             self._refuse(
                 RequestTimeout(
                     f"The request's headers were not complete within {seconds:g} seconds.",

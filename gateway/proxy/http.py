@@ -13,11 +13,11 @@ from gateway.exchange.exchange import Exchange
 from gateway.proxy.answer import Answer
 from gateway.proxy.call import Call, call_upstream
 from gateway.proxy.deadlines import DeadlineTable
-from gateway.proxy.going_up import GoingUp
 from gateway.proxy.handler import Handler
 from gateway.proxy.relay import Relay
 from gateway.proxy.reply import Reply
 from gateway.proxy.request import Request
+from gateway.proxy.upload_sink import UploadSink
 from gateway.proxy.upstream import Upstreams
 from gateway.proxy.wheel import Wheel
 from gateway.settings.settings import Edge
@@ -103,7 +103,7 @@ def forward(
         """Send the client's body up as it comes, or as it was taken in; returns whether all of it went up."""
         stated, held, form = exchange.head.content_length, exchange.body, exchange.form
         idle_seconds = min(reply.deadlines.idle_seconds, edge.body_idle_timeout_seconds)
-        going = GoingUp(exchange, request.connection, reply, idle_seconds=idle_seconds)
+        going = UploadSink(exchange, request.connection, reply, idle_seconds=idle_seconds)
         try:
             if held is None:
                 going.follow()
@@ -132,7 +132,7 @@ def forward(
     return handle
 
 
-async def _feed(held: RequestBody, going: GoingUp, reply: Reply, idle_seconds: float) -> None:
+async def _feed(held: RequestBody, going: UploadSink, reply: Reply, idle_seconds: float) -> None:
     """Send a body up that is there, in bites, none in the same turn of the loop as another: they may be many."""
     for piece in held.pieces():
         for at in range(0, len(piece), SENT_AT_ONCE_BYTES):

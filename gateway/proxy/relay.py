@@ -9,9 +9,9 @@ from prometheus_client import Counter
 from gateway.errors import Ending, UpstreamBroken
 from gateway.exchange.observers import AnswerChange, BodyChange, EventFilter
 from gateway.proxy.answer import Answer, own_lines, status_line
+from gateway.proxy.answer_sink import AnswerSink
 from gateway.proxy.bites import EVENTS, PACKED
 from gateway.proxy.call import Call
-from gateway.proxy.going_down import GoingDown
 from gateway.proxy.reading import Reading
 from gateway.proxy.reply import Reply
 from gateway.proxy.request import Request
@@ -110,7 +110,7 @@ class Relay:
         elif is_event_stream(head):
             reply.take_as(EVENTS)
         unframed_events = _ends_with_connection(head, reply) and is_event_stream(head)
-        going = GoingDown(answer, exchange, filtering, unframed_events=unframed_events)
+        going = AnswerSink(answer, exchange, filtering, unframed_events=unframed_events)
         client = request.connection
         client.fed_by(reply)
         try:

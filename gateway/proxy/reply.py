@@ -1,7 +1,7 @@
 """A connection to the upstream, and the reply that is read from it: one exchange after another.
 
 The request is written by us, so that what goes up is exactly what `passing.py` lets pass. How the answer is read is
-the business of `incoming.py`.
+the business of `upstream_channel.py`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from gateway.proxy.answer_heads import AnswerHeads
 from gateway.proxy.bites import ANSWERS, Turns
 from gateway.proxy.channel import Held
 from gateway.proxy.deadlines import ReplyDeadlines
-from gateway.proxy.incoming import KEPT_BYTES, At, Incoming, Raw
 from gateway.proxy.places import Places
 from gateway.proxy.sink import RawSink
+from gateway.proxy.upstream_channel import KEPT_BYTES, At, Raw, UpstreamChannel
 from gateway.proxy.wheel import Wheel
 from gateway.wire.headers import Head
 
@@ -36,7 +36,7 @@ class Pool(Protocol):
         """A connection that was kept is lost, or of no use any more."""
 
 
-class Reply(Incoming):
+class Reply(UpstreamChannel):
     """A connection, and one answer after another; exactly one of `release` or `close` ends each."""
 
     __slots__ = ("_look", "_pool", "_tenant", "idle_since", "vouched_by")

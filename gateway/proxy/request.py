@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from gateway.errors import VersionRefused
 from gateway.exchange.exchange import Exchange
-from gateway.proxy.arrived import Body
-from gateway.proxy.client import Client
-from gateway.proxy.heads import HTTP10, HTTP11, SPOKEN, AskedHead
+from gateway.proxy.client_channel import ClientChannel
+from gateway.proxy.received_body import Body
+from gateway.proxy.request_heads import HTTP10, HTTP11, SPOKEN, AskedHead
 from gateway.wire.headers import RawFields
 
 
@@ -29,7 +29,7 @@ class Request:
     exchange: Exchange
     """Written by the outermost middleware."""
 
-    def __init__(self, connection: Client, asked: AskedHead, body: Body) -> None:
+    def __init__(self, connection: ClientChannel, asked: AskedHead, body: Body) -> None:
         self.connection = connection
         self.body = body
         known = self.known = asked.known

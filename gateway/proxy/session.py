@@ -18,7 +18,7 @@ from gateway.exchange.exchange import Exchange
 from gateway.proxy.bites import FRAMES
 from gateway.proxy.body_memory import BodyRoom
 from gateway.proxy.channel import Channel, Held
-from gateway.proxy.client import Client
+from gateway.proxy.client_channel import ClientChannel
 from gateway.proxy.examiner import Examiner
 from gateway.proxy.reading import Reading
 from gateway.proxy.reply import Reply
@@ -43,7 +43,7 @@ class Session:
     def __init__(
         self,
         exchange: Exchange,
-        client: Client,
+        client: ClientChannel,
         upstream: Reply,
         *,
         edge: Edge,

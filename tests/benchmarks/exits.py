@@ -48,7 +48,7 @@ async def weigh(gateway: Gateway, upstream: ScriptedUpstream) -> dict[str, int]:
     return {
         "tasks": tasks,
         "descriptors": descriptors,
-        "client connections": gateway.app.server.house.clients.open,
+        "client connections": gateway.app.server.state.clients.open,
         "upstream connections": sum(
             gateway.upstream_connections(state) for state in ("busy", "idle", "waiting")
         ),

@@ -30,7 +30,7 @@ from gateway.middleware.record import request_ids
 from gateway.middleware.services import Services
 from gateway.policy.caller import Caller
 from gateway.proxy.answer import own_lines
-from gateway.proxy.arrived import Arrived
+from gateway.proxy.received_body import ReceivedBody
 from gateway.settings.sources import load
 from gateway.wire import headers
 from gateway.wire.headers import Head
@@ -84,7 +84,7 @@ class Request:
 
     def __init__(self, exchange: Exchange, body: bytes) -> None:
         self.exchange = exchange
-        self.body = Arrived(body)
+        self.body = ReceivedBody(body)
 
 
 async def play(request: Any) -> Any:

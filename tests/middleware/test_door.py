@@ -10,7 +10,7 @@ import pytest
 from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.limits.store import Step
 from gateway.limits.terms import Dimension
-from gateway.proxy import arriving, bites, body
+from gateway.proxy import bites, body, incoming_body
 from tests.conftest import StartGateway
 from tests.kit.asking import error_of, form, verdict
 from tests.kit.client import CHAT, FORM, JSON, MIB, RawClient
@@ -324,7 +324,7 @@ async def test_body_that_drips_is_given_up(
 async def test_drip_is_given_up_however_much_it_says_will_come(
     start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arriving, "LEAST_SECONDS", 0.5)
+    monkeypatch.setattr(incoming_body, "LEAST_SECONDS", 0.5)
     gateway = await start_gateway(**tenant(max_concurrent_requests=1))
     client = await begin(gateway, FILES, stated(2**30, FORM))
     answer = asyncio.create_task(client.read_answer())
@@ -400,7 +400,7 @@ async def test_chunks_may_be_small_and_say_much_of_themselves(
 async def test_body_that_comes_steadily_has_a_second_more_for_every_64_kib(
     start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, upstream: ScriptedUpstream
 ) -> None:
-    monkeypatch.setattr(arriving, "LEAST_SECONDS", 0.5)
+    monkeypatch.setattr(incoming_body, "LEAST_SECONDS", 0.5)
     gateway = await start_gateway()
     piece = bytes(256 * 1024)
     client = await begin(gateway, FILES, stated(10 * len(piece), FORM), piece)

@@ -72,7 +72,7 @@ async def test_a_thousand_exits_leave_nothing_behind(
     assert not any(gateway.upstream_connections(state) for state in ("busy", "idle", "waiting"))
     assert gateway.app.services.lifecycle.in_flight == 0
     assert gateway.app.server is not None
-    assert gateway.app.server.house.clients.open == 0
+    assert gateway.app.server.state.clients.open == 0
     assert not [line for line in await gateway.lines.wait(1) if line["status"] == 429]
 
 

@@ -316,16 +316,16 @@ async def test_beside_twenty_who_read_a_fast_stream_another_is_served_before_muc
 
 async def test_who_asks_once_comes_before_those_who_have_asked_for_much_at_once(gateway: Gateway) -> None:
     assert gateway.app.server is not None
-    house = gateway.app.server.house
+    state = gateway.app.server.state
     floods = [await gateway.connect() for _ in range(50)]
     for flood in floods:
         flood.writer.write(b"GET /v1/models HTTP/1.1\r\nHost: gateway.test\r\n\r\n" * 100)
     client = await gateway.connect()
-    while house.requests < 500:
+    while state.requests < 500:
         await asyncio.sleep(0)
-    before = house.requests
+    before = state.requests
     assert (await client.request("GET", "/gateway/me")).status == 200
 
-    assert house.requests - before < 150
+    assert state.requests - before < 150
     for flood in floods:
         assert [(await flood.read_answer()).status for _ in range(100)] == [401] * 100

@@ -314,7 +314,7 @@ async def test_whatever_clients_do_nothing_is_left_of_them(
     """They come, reset, idle, send half a head, are served, are pushed out and come again, from several peers."""
     gateway = await started(start_gateway, 6, peer_share=0.4, header_timeout_seconds=0.3)
     assert gateway.app.server is not None
-    clients = gateway.app.server.house.clients
+    clients = gateway.app.server.state.clients
     chance = random.Random(7)
     most = 0
 
@@ -342,7 +342,7 @@ async def test_whatever_clients_do_nothing_is_left_of_them(
     assert most == 6
     assert not clients._peers
     assert not clients._waiting
-    assert not gateway.app.server.house._lingering
+    assert not gateway.app.server.state._lingering
     assert not [record for record in caplog.records if record.exc_info]
 
 
@@ -367,7 +367,7 @@ async def test_a_newcomer_takes_the_place_of_its_peers_only_connection(start_gat
 
     assert gateway.metric("gateway_client_connections") == 1
     assert gateway.app.server is not None
-    assert list(gateway.app.server.house.clients._peers) == ["127.0.0.1"]
+    assert list(gateway.app.server.state.clients._peers) == ["127.0.0.1"]
 
 
 @pytest.mark.both_loops
@@ -383,14 +383,14 @@ async def test_one_that_makes_way_may_just_have_left(
     newcomer = One()
     with socket.create_connection((gateway.host, gateway.port)) as leaving:
         leaving.send(said)
-        await until(lambda: server.house.clients.open)
+        await until(lambda: server.state.clients.open)
         await asyncio.sleep(PATIENCE_SECONDS)
         if reset:
             leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
-    server.house.clients.enter(
+    server.state.clients.enter(
         newcomer, "127.0.0.1", asyncio.get_running_loop().time()
     )  # in the turn in which it left
 
-    assert (server.house.clients.open, newcomer.peer is not None) == (1, True)
-    server.house.clients.leave(newcomer)
+    assert (server.state.clients.open, newcomer.peer is not None) == (1, True)
+    server.state.clients.leave(newcomer)
     await until(lambda: not server.connections)

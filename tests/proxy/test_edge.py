@@ -165,7 +165,7 @@ async def test_the_connection_cap_leaves_half_of_the_files_for_the_upstream(gate
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     assert gateway.app.server is not None
-    assert 0 < gateway.app.server.house.clients.most < files / 2
+    assert 0 < gateway.app.server.state.clients.most < files / 2
 
 
 async def test_the_header_cap_is_where_the_setting_says(start_gateway: StartGateway) -> None:

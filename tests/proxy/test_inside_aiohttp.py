@@ -16,7 +16,7 @@ from aiohttp.http_parser import HttpRequestParserC, HttpResponseParserC
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from gateway.errors import BadRequest
-from gateway.proxy import heads
+from gateway.proxy import request_heads
 from gateway.proxy.edge import EdgeServer
 
 
@@ -30,11 +30,11 @@ def test_aiohttps_runner_asks_nothing_of_a_server_that_ours_does_not_answer() ->
 
 def test_the_parser_reads_a_head_alone_without_a_loop_or_a_reader_for_its_body() -> None:
     head = b"POST /v1?a=%2F HTTP/1.1\r\nHost: a\r\nContent-Length: 05\r\n\r\n"
-    fed = heads._parser().feed_data(head)
+    fed = request_heads._parser().feed_data(head)
     [(message, payload)], upgraded, behind = fed
 
     assert (message.method, message.path) == ("POST", "/v1?a=%2F")
-    assert message.version is heads.HTTP11
+    assert message.version is request_heads.HTTP11
     assert message.raw_headers == ((b"Host", b"a"), (b"Content-Length", b"05"))
     assert message.headers.get("Content-Length") == "05"
     assert (message.chunked, message.upgrade, message.should_close) == (False, False, False)
@@ -55,9 +55,11 @@ def test_the_parser_reads_a_head_alone_without_a_loop_or_a_reader_for_its_body()
 def test_the_parser_says_of_a_head_what_the_gateway_goes_by(
     version: str, more: bytes, chunked: bool, upgrade: bool, should_close: bool
 ) -> None:
-    known, _ = heads.Heads().whole(b"GET / HTTP/%b\r\nHost: a\r\n%b\r\n" % (version.encode(), more))
+    known, _ = request_heads.RequestHeads().whole(
+        b"GET / HTTP/%b\r\nHost: a\r\n%b\r\n" % (version.encode(), more)
+    )
 
-    assert (known.version is heads.HTTP10) is (version == "1.0")
+    assert (known.version is request_heads.HTTP10) is (version == "1.0")
     assert (known.chunked, known.asks_upgrade, not known.keep_alive) == (chunked, upgrade, should_close)
 
 
@@ -65,7 +67,9 @@ def test_the_parser_says_of_a_head_what_the_gateway_goes_by(
 def test_the_parser_sees_the_end_of_a_head_nowhere_else_than_the_gateway(end: bytes) -> None:
     """What it took for the next request would vanish."""
     with pytest.raises(BadRequest):
-        heads.Heads().whole(b"GET / HTTP/1.1\r\nHost: a%bGET /b HTTP/1.1\r\nHost: b\r\n\r\n" % end)
+        request_heads.RequestHeads().whole(
+            b"GET / HTTP/1.1\r\nHost: a%bGET /b HTTP/1.1\r\nHost: b\r\n\r\n" % end
+        )
 
 
 def test_aiohttp_is_the_pinned_minor_and_has_its_c_parser() -> None:

@@ -80,7 +80,10 @@ READS_ITS_OWN_DATA = {"gateway.operations.table": {"importlib.resources"}}
 
 REACHES_OUT = {"open", "print", "input", "exec", "eval", "compile", "breakpoint"}
 
-INSIDE = {f"gateway.proxy.{name}" for name in ("answer_heads", "dial", "faults", "heads", "incoming")}
+INSIDE = {
+    f"gateway.proxy.{name}"
+    for name in ("answer_heads", "dial", "request_heads", "upstream_channel", "upstream_faults")
+}
 """The modules that may know more of aiohttp than what it is used by: its parsers and their errors."""
 
 USED_BY = {"aiohttp", "aiohttp.helpers", "aiohttp.web"}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from gateway.errors import BadRequest
-from gateway.proxy import heads
+from gateway.proxy import request_heads
 from tests.conftest import StartGateway
 from tests.kit.client import CHAT
 from tests.kit.upstream import ScriptedUpstream
 
-HEADS = heads.Heads()
+HEADS = request_heads.RequestHeads()
 FIELDS = b"Host: a\r\nX-One: 1\r\n%b: %b\r\nX-Two: 2\r\n\r\n"
 
 
@@ -18,7 +18,7 @@ def head_of(length: bytes, *, name: bytes = b"Content-Length", method: bytes = b
     return method + b" /v1/x HTTP/1.1\r\n" + FIELDS % (name, length)
 
 
-def known_of(head: bytes) -> heads.AskedHead:
+def known_of(head: bytes) -> request_heads.AskedHead:
     """What a head says that has come before."""
     HEADS.whole(head)
     return HEADS.whole(head)
@@ -73,7 +73,7 @@ def test_what_is_stated_twice_is_refused_however_often_it_comes() -> None:
 
 def test_heads_that_never_come_again_do_not_drive_out_those_that_do() -> None:
     known, _ = known_of(head_of(b"5"))
-    for n in range(3 * heads._KEPT):
+    for n in range(3 * request_heads._KEPT):
         once, _ = HEADS.whole(head_of(b"5").replace(b"X-One: 1", b"X-One: %d" % (n + 10)))
         assert not once.is_kept
 
@@ -81,15 +81,15 @@ def test_heads_that_never_come_again_do_not_drive_out_those_that_do() -> None:
 
 
 def test_what_has_come_is_known_within_bounds() -> None:
-    several = heads.Heads()
-    for n in range(5 * heads._SEEN):
+    several = request_heads.RequestHeads()
+    for n in range(5 * request_heads._SEEN):
         several.whole(head_of(b"5").replace(b"X-One: 1", b"X-One: %d" % n))
 
-    assert len(several._seen) + len(several._seen_before) <= 2 * heads._SEEN
+    assert len(several._seen) + len(several._seen_before) <= 2 * request_heads._SEEN
 
 
 def test_a_large_head_is_not_kept() -> None:
-    large = head_of(b"5").replace(b"X-Two: 2", b"X-Two: " + b"2" * heads.KEPT_BYTES)
+    large = head_of(b"5").replace(b"X-Two: 2", b"X-Two: " + b"2" * request_heads.KEPT_BYTES)
 
     assert HEADS.whole(large)[0] is not HEADS.whole(large)[0]
 

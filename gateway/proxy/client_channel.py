@@ -9,7 +9,7 @@ from typing import Protocol
 from gateway.proxy.bites import HEADS
 from gateway.proxy.channel import Channel, Held
 from gateway.proxy.client_connections import Peer
-from gateway.proxy.house import House
+from gateway.proxy.edge_state import EdgeState
 
 _LOOK_SECONDS = 1.0
 """How often it is looked whether an answer is being read; at least four times within the deadline for that."""
@@ -25,14 +25,14 @@ class Frames(Protocol):
         """The connection is gone."""
 
 
-class Client(Channel):
+class ClientChannel(Channel):
     """A client's connection, as who answers its requests sees it."""
 
     __slots__ = (
         "_closes",
         "_deadline",
-        "_house",
         "_lingers",
+        "_state",
         "_unread_bytes",
         "_unread_since",
         "due_step",
@@ -42,9 +42,9 @@ class Client(Channel):
         "waits_since",
     )
 
-    def __init__(self, house: House, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop, house.turns, HEADS)
-        self._house = house
+    def __init__(self, state: EdgeState, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop, state.turns, HEADS)
+        self._state = state
         self._closes = False
         """Nothing is taken any more; the connection ends with what is being sent."""
 
@@ -92,12 +92,12 @@ class Client(Channel):
     @property
     def ends(self) -> bool:
         """Whether it ends with the answer that is being written."""
-        return self._closes or self._house.draining
+        return self._closes or self._state.draining
 
     def lost(self, error: BaseException | None) -> None:
         self.starved = isinstance(error, MemoryError)
         self._closes = True
-        self._house.leave(self)
+        self._state.leave(self)
 
     # How it ends
 
@@ -108,7 +108,7 @@ class Client(Channel):
         if transport is not None and not self._lingers:
             transport.close()
             self._deadline = self._loop.time()
-            self._house.wheel.ask(self, self._deadline)
+            self._state.wheel.ask(self, self._deadline)
 
     def linger(self) -> None:
         """Close it behind what has been written although the client may still send, such that it can read that."""
@@ -118,32 +118,32 @@ class Client(Channel):
         if transport is None or transport.is_closing():
             return
         self._closes = self._lingers = True
-        self._house.clients.leave(self)
+        self._state.clients.leave(self)
         try:
             if transport.can_write_eof():
                 transport.write_eof()
         except OSError:
             pass  # it has left before it could be told
         self.go_on(Held.BY_SINK | Held.BY_READER)  # a body may have been held back
-        self._house.linger(self, self._loop.time())
+        self._state.linger(self, self._loop.time())
 
     # Deadlines
 
     def expect(self, within_seconds: float) -> None:
         """What is waited for has to come in that time."""
         self._deadline = self._loop.time() + within_seconds
-        self._house.wheel.ask(self, self._deadline)
+        self._state.wheel.ask(self, self._deadline)
 
     def pause_writing(self) -> None:
         super().pause_writing()
         transport = self.transport
         if transport is not None:
             self._unread_bytes, self._unread_since = transport.get_write_buffer_size(), self._loop.time()
-            self._house.wheel.ask(self, self._unread_since + self._look_seconds)
+            self._state.wheel.ask(self, self._unread_since + self._look_seconds)
 
     @property
     def _look_seconds(self) -> float:
-        return min(_LOOK_SECONDS, self._house.deadlines.write_idle_seconds / 4)
+        return min(_LOOK_SECONDS, self._state.deadlines.write_idle_seconds / 4)
 
     def due(self, now: float) -> float | None:
         """End what takes too long."""
@@ -151,7 +151,7 @@ class Client(Channel):
         if transport is None:
             return None
         if self._lingers:
-            self._house.cut(self)
+            self._state.cut(self)
             return None
         if self.writing_paused or (now >= self._deadline and not self.is_served):
             unread = transport.get_write_buffer_size()
@@ -167,7 +167,7 @@ class Client(Channel):
         """Cut a connection of whose answer nothing is read: closing it would wait for that, for ever."""
         if unread_bytes != self._unread_bytes:
             self._unread_bytes, self._unread_since = unread_bytes, now
-        elif now - self._unread_since >= self._house.deadlines.write_idle_seconds:
+        elif now - self._unread_since >= self._state.deadlines.write_idle_seconds:
             self.abort()
             return None
         return now + self._look_seconds

@@ -20,9 +20,9 @@ from gateway.proxy.answer_heads import AnswerHeads, HeadInPieces, end_of_head
 from gateway.proxy.bites import Turns
 from gateway.proxy.channel import NO_LINGER
 from gateway.proxy.deadlines import ReplyDeadlines
-from gateway.proxy.incoming import KEPT_BYTES
 from gateway.proxy.pool import PoolEvents, UpstreamPool
 from gateway.proxy.reply import Reply
+from gateway.proxy.upstream_channel import KEPT_BYTES
 from gateway.proxy.wheel import Wheel
 from gateway.settings.certificates import trusted_certificates
 from gateway.settings.settings import Upstream

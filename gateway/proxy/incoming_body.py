@@ -10,8 +10,8 @@ import asyncio
 from typing import NamedTuple
 
 from gateway.errors import BadRequest, ClientLeft, GatewayError, RequestTimeout
-from gateway.proxy.arrived import too_large
 from gateway.proxy.channel import Channel, Held
+from gateway.proxy.received_body import too_large
 from gateway.proxy.sink import Sink
 from gateway.proxy.wheel import Wheel
 from gateway.wire.framing import Decoder, FramingBroken, is_next_to_nothing_but_framing
@@ -43,7 +43,7 @@ class BodyDeadlines(NamedTuple):
         return self.most_seconds or LEAST_SECONDS + come_bytes / SLOW_LINK_BYTES_PER_SECOND
 
 
-class Arriving:
+class IncomingBody:
     """A body that is on its way. Its connection feeds it, by `take`."""
 
     __slots__ = (

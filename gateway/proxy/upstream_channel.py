@@ -19,8 +19,16 @@ from gateway.proxy.answer_heads import AnswerHeads, HeadAndRest, HeadInPieces
 from gateway.proxy.bites import ANSWERS, Turns
 from gateway.proxy.channel import Channel, Held
 from gateway.proxy.deadlines import ReplyDeadlines
-from gateway.proxy.faults import HUNG_UP, NO_FIRST_BYTE, SILENT, TOO_LONG, UNSPOKEN_CODING, Fault, fault_of
 from gateway.proxy.sink import RawSink
+from gateway.proxy.upstream_faults import (
+    HUNG_UP,
+    NO_FIRST_BYTE,
+    SILENT,
+    TOO_LONG,
+    UNSPOKEN_CODING,
+    Fault,
+    fault_of,
+)
 from gateway.proxy.wheel import Wheel
 from gateway.wire.framing import Decoder, FramingBroken, decoder_for
 from gateway.wire.headers import Head
@@ -59,7 +67,7 @@ class At:
     """Nothing that belongs to the answer."""
 
 
-class Incoming(Channel):
+class UpstreamChannel(Channel):
     """One answer after another. Who makes a class of it says in `strayed` what becomes of an idle connection."""
 
     __slots__ = (

@@ -13,7 +13,7 @@ _LOOK_SECONDS = 1.0
 """How often it is looked whether the upstream reads, and, where it does not, whether the client is still there."""
 
 
-class GoingUp:
+class UploadSink:
     """Gets a request's body and sends it to the upstream, past the form's gate if there is one.
 
     An upstream that stops reading stops the client. One that hangs up may have answered before: whoever reads the

@@ -11,7 +11,7 @@ from gateway.exchange.observers import EventFilter
 from gateway.proxy.answer import Answer
 
 
-class GoingDown:
+class AnswerSink:
     """Gets the body of an upstream's answer, sends it to the client, and shows it to whoever watches."""
 
     __slots__ = ("_answer", "_error", "_exchange", "_filtering", "_over", "_tail", "_waiter", "takes_raw")

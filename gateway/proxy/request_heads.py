@@ -115,7 +115,7 @@ def end_of_head(data: bytes) -> int:
     return 0 if at < 0 else at + 4
 
 
-class Heads:
+class RequestHeads:
     """Reads heads that come whole, those that it knows by looking them up."""
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ class Body(Protocol):
         """Nobody wants the rest: drop what comes."""
 
 
-class Arrived:
+class ReceivedBody:
     """A body that was there with its head, or none."""
 
     __slots__ = ("_body", "come_bytes")
@@ -66,7 +66,7 @@ class Arrived:
         self._body = b""
 
 
-NO_BODY = Arrived(b"")
+NO_BODY = ReceivedBody(b"")
 
 
 def too_large(most_bytes: int, detail: str = "edge.max_body_bytes") -> BodyTooLarge:

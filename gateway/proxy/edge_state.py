@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from gateway.errors import GatewayError
-from gateway.proxy.arriving import BodyDeadlines
 from gateway.proxy.bites import Turns
 from gateway.proxy.client_connections import ClientConnection, ClientConnections
-from gateway.proxy.heads import Heads
+from gateway.proxy.incoming_body import BodyDeadlines
+from gateway.proxy.request_heads import RequestHeads
 from gateway.proxy.wheel import Timed, Wheel
 
 LINGER_SECONDS = 2.0
@@ -44,8 +44,8 @@ class EdgeDeadlines(NamedTuple):
     """For a next request."""
 
 
-class Guest(ClientConnection, Timed, Protocol):
-    """A client's connection, as far as the house goes."""
+class EdgeConnection(ClientConnection, Timed, Protocol):
+    """A client's connection, as far as the server goes."""
 
     transport: asyncio.Transport | None
     task: asyncio.Task[None] | None
@@ -62,7 +62,7 @@ class Guest(ClientConnection, Timed, Protocol):
         """Close it behind what has been written."""
 
 
-class House:
+class EdgeState:
     """What the connections of one server share."""
 
     def __init__(
@@ -87,22 +87,22 @@ class House:
         self.requests = 0
         """How many have come."""
 
-        self.heads = Heads()
+        self.heads = RequestHeads()
 
         self._most_lingering = most_lingering
-        self._lingering: dict[Guest, None] = {}
-        self.guests: dict[Guest, None] = {}
+        self._lingering: dict[EdgeConnection, None] = {}
+        self.connections: dict[EdgeConnection, None] = {}
         """All connections that are open, or whose last request is still being ended."""
 
-    def came(self, connection: Guest) -> None:
+    def came(self, connection: EdgeConnection) -> None:
         """A connection begins."""
-        self.guests[connection] = None
+        self.connections[connection] = None
 
-    def left(self, connection: Guest) -> None:
+    def left(self, connection: EdgeConnection) -> None:
         """A connection is gone, and what it was asked too."""
-        self.guests.pop(connection, None)
+        self.connections.pop(connection, None)
 
-    def linger(self, connection: Guest, now: float) -> None:
+    def linger(self, connection: EdgeConnection, now: float) -> None:
         """Have a connection that is over cut when its client has had a moment to read so."""
         if len(self._lingering) >= self._most_lingering:
             first = next(iter(self._lingering))
@@ -112,13 +112,13 @@ class House:
         self._lingering[connection] = None
         self.wheel.ask(connection, now + LINGER_SECONDS)
 
-    def cut(self, connection: Guest) -> None:
+    def cut(self, connection: EdgeConnection) -> None:
         """It has had its moment."""
         self._lingering.pop(connection, None)
         if connection.transport is not None:
             connection.transport.abort()
 
-    def leave(self, connection: Guest) -> None:
+    def leave(self, connection: EdgeConnection) -> None:
         """A connection is lost: nobody waits for its client any more."""
         self.wheel.forget(connection)
         self.clients.leave(connection)
