@@ -85,7 +85,11 @@ def limit(
                     _judge(exchange, exchange.body)
                     quotas = standing.quotas_of(exchange.model)
                     if quotas:
-                        exchange.cost = await _cost(exchange, admission, quotas, form_may_cost_more=False)
+                        exchange.cost = (
+                            await _batch_cost(exchange, admission, quotas)
+                            if exchange.operation.is_batch
+                            else _cost(exchange, quotas, form_may_cost_more=False)
+                        )
                         await admission.admit(quotas, hold=False)
                 return await handler(request)
             except GatewayError as refusal:
@@ -108,7 +112,11 @@ def limit(
         quotas = _standing(exchange).quotas_of(exchange.model)
         form_may_cost_more = exchange.form is not None and bool(limits.models)
         if quotas or form_may_cost_more:
-            exchange.cost = await _cost(exchange, admission, quotas, form_may_cost_more=form_may_cost_more)
+            exchange.cost = (
+                await _batch_cost(exchange, admission, quotas)
+                if exchange.operation.is_batch
+                else _cost(exchange, quotas, form_may_cost_more=form_may_cost_more)
+            )
         if quotas:
             await admission.admit(quotas, hold=head.has_body)
         if head.has_body:
@@ -154,17 +162,10 @@ def limit(
             exchange.model = default
         policy.check_model_of_body(caller, operation, exchange.model)
 
-    async def _cost(
-        exchange: Exchange, admission: Admission, quotas: Sequence[Quota], *, form_may_cost_more: bool
-    ) -> Cost:
+    def _cost(exchange: Exchange, quotas: Sequence[Quota], *, form_may_cost_more: bool) -> Cost:
         """What the request says that it will use; not looked for where no limit asks for it."""
         if not form_may_cost_more and BY_REQUEST.issuperset([quota.dimension for quota in quotas]):
             return _NO_COST
-        if exchange.operation.is_batch:
-            if all(quota.dimension is not Dimension.BATCH_INPUT_TOKENS_PER_DAY for quota in quotas):
-                return _NO_COST
-            await _enter(exchange, admission)  # a request that is refused anyway asks the upstream nothing
-            return await _batch_cost(exchange)
         return cost_of(
             exchange.operation,
             model=exchange.model,
@@ -174,8 +175,11 @@ def limit(
             guesses=guesses,
         )
 
-    async def _batch_cost(exchange: Exchange) -> Cost:
-        """A batch costs what its input file has, and the upstream knows how much that is."""
+    async def _batch_cost(exchange: Exchange, admission: Admission, quotas: Sequence[Quota]) -> Cost:
+        """A batch costs what its input file has, and the upstream knows how much that is; asked where a limit asks."""
+        if all(quota.dimension is not Dimension.BATCH_INPUT_TOKENS_PER_DAY for quota in quotas):
+            return _NO_COST
+        await _enter(exchange, admission)  # a request that is refused anyway asks the upstream nothing
         file_id = exchange.facts.input_file
         size_bytes = None if file_id is None else await file_bytes(exchange, file_id)
         # Of a file that is not there the upstream will make no batch.

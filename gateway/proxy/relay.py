@@ -87,14 +87,14 @@ class Relay:
             without = _LENGTH
         answer = self.begin(request, call, head, without=without)
         body = None if filtering is not None or answer.is_chunked else reply.whole()
-        if body is not None:
-            exchange.body_begins(monotonic())
+        if body is None:
+            await self._follow(request, call, head, answer, filtering)
+            call.ended()
+        else:
+            exchange.body_begins(call.ended())
             answer.finish(body)
             exchange.sent(len(body))
             exchange.answer_piece(body)
-        else:
-            await self._follow(request, call, head, answer, filtering)
-        call.ended()
         await answer.taken()
         return _complete(call, answer)
 

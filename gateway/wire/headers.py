@@ -142,8 +142,10 @@ class RequestHead:
 
     def of_length(self, content_length: int) -> RequestHead:
         """A head like this, of a body of this length."""
-        head = RequestHead(self.fields, self.names)
+        head = RequestHead.__new__(RequestHead)  # all that `__init__` would write is written here
         head.template = self
+        head.way_up = None
+        head.names = self.names
         head.authorization = self.authorization
         head.loops = self.loops
         head.chunked = self.chunked
@@ -154,9 +156,10 @@ class RequestHead:
         head.upgrade = self.upgrade
         head.subprotocols = self.subprotocols
         head.listed = self.listed
-        at = self.names.content_length
-        if at is not None:
-            fields = self.fields
+        fields, at = self.fields, self.names.content_length
+        if at is None:
+            head.fields, head.content_length = fields, self.content_length
+        else:
             head.fields = (*fields[:at], (fields[at][0], b"%d" % content_length), *fields[at + 1 :])
             head.content_length = content_length
             head.has_body = content_length > 0
