@@ -202,8 +202,9 @@ class Exchange:
             except Exception:  # noqa: BLE001 (as above)
                 self._drop(observer)
 
-    def answer_piece(self, piece: bytes) -> None:
-        """Show a piece of the answer as the upstream sent it."""
+    def answer_piece(self, piece: bytes, sent_bytes: int) -> None:
+        """Show a piece of the answer as the upstream sent it, and count what of the body went down for it."""
+        self.bytes_out += sent_bytes
         for observer, watch in self.watches:
             try:
                 watch(piece)

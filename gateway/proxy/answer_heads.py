@@ -36,10 +36,12 @@ class AnswerHeads:
         if end < 3 or data.find(b"\n\n", 0, end) >= 0 or not data.startswith(b"HTTP/"):
             return None
         parser, self._parser = self._parser or _parser(), None
-        messages = parser.feed_data(data if end == len(data) else data[:end])[0]
-        if not messages or messages[0][0].code < 200:
+        messages, _, _ = parser.feed_data(data[:end])
+        if not messages:
             return None
         message: RawResponseMessage = messages[0][0]
+        if message.code < 200:
+            return None
         if not message.should_close:  # it would take nothing more
             self._parser = parser
         return message, data[end:]

@@ -50,9 +50,7 @@ class AnswerSink:
             if exchange.first_byte_at is None:
                 exchange.body_begins(monotonic())
             self._answer.push(going, chunks)
-            exchange.sent(len(going))
-        if exchange.watches:
-            exchange.answer_piece(body)
+        exchange.answer_piece(body, len(going))
 
     def raw(self, data: bytes, body_bytes: int) -> None:
         if self._over:
@@ -69,9 +67,12 @@ class AnswerSink:
         if self._tail and not self._tail.endswith((b"\n\n", b"\r\r", b"\r\n\r\n", b"\n\r\n")):
             self.fail(UpstreamBroken("The upstream broke off in the middle of an event."))
             return
-        rest = b"" if self._filtering is None else self._filtering.end()
-        self._answer.finish(rest)
-        self._exchange.sent(len(rest))
+        if self._filtering is None:
+            self._answer.finish()
+        else:
+            rest = self._filtering.end()
+            self._answer.finish(rest)
+            self._exchange.sent(len(rest))
         self._settle()
 
     def fail(self, error: GatewayError) -> None:

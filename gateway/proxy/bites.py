@@ -87,9 +87,10 @@ class Turns:
 
     def spend(self, weight_bytes: int, seconds: float = 0.0) -> None:
         """A bite has been taken, in so many seconds."""
-        timed_bytes = seconds * _BYTES_PER_SECOND
-        room_bytes = self._room_bytes - (weight_bytes if weight_bytes > timed_bytes else timed_bytes)
-        self._room_bytes = room_bytes
+        spent_bytes = seconds * _BYTES_PER_SECOND
+        if weight_bytes > spent_bytes:
+            spent_bytes = weight_bytes
+        self._room_bytes = room_bytes = self._room_bytes - spent_bytes
         if room_bytes < _PLENTY_BYTES and not self._due:
             self._come_back()
 

@@ -66,9 +66,10 @@ class Call(NamedTuple):
         `length` is the body's size in bytes where it is known, `without` are further fields, by lower-case name,
         that do not pass, `more` are lines that follow those that do.
         """
-        template = self.exchange.head.template
+        head = self.exchange.head
+        template = head.template
         if template is None or without or more or self.exchange.change is not None:
-            return self._head(self.exchange.head, length, without, more)
+            return self._head(head, length, without, more)
         way = template.way_up
         if not isinstance(way, _WayUp) or not way.leads(self):
             # No value of a field has such a byte.
@@ -76,7 +77,7 @@ class Call(NamedTuple):
             way = template.way_up = _WayUp(self.access, self.pool, self.deployment, before, behind)
         if not way.behind:
             return way.before
-        stated = self.exchange.head.content_length if length is None else length
+        stated = head.content_length if length is None else length
         assert stated is not None, "where a length stands, it is known"
         return b"%b%d%b" % (way.before, stated, way.behind)
 

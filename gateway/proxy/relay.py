@@ -93,8 +93,7 @@ class Relay:
         else:
             exchange.body_begins(call.ended())
             answer.finish(body)
-            exchange.sent(len(body))
-            exchange.answer_piece(body)
+            exchange.answer_piece(body, len(body))
         await answer.taken()
         return _complete(call, answer)
 
@@ -102,14 +101,14 @@ class Relay:
         self, request: Request, call: Call, head: Head, answer: Answer, filtering: EventFilter | None
     ) -> None:
         """Send what has come of the body, the rest as it comes, and its end."""
-        exchange, reply = call.exchange, call.reply
+        exchange, reply, events = call.exchange, call.reply, is_event_stream(head)
         if not reply.buffered and head.status < 400:
             answer.flush_head()  # an error's head waits for its first bytes: they may yet be withheld
         if _encoding(head) != b"identity":
             reply.take_as(PACKED)
-        elif is_event_stream(head):
+        elif events:
             reply.take_as(EVENTS)
-        unframed_events = _ends_with_connection(head, reply) and is_event_stream(head)
+        unframed_events = events and _ends_with_connection(head, reply)
         going = AnswerSink(answer, exchange, filtering, unframed_events=unframed_events)
         client = request.connection
         client.fed_by(reply)
@@ -131,8 +130,7 @@ class Relay:
         if changed:
             call.exchange.body_begins(monotonic())
         await answer.write_eof(changed)
-        call.exchange.sent(len(changed))
-        call.exchange.answer_piece(body)
+        call.exchange.answer_piece(body, len(changed))
         return _complete(call, answer)
 
     async def _answer_unread(self, request: Request, call: Call, head: Head, withheld: Unread) -> Answer:

@@ -230,7 +230,7 @@ class UpstreamChannel(Channel):
         elif length == len(rest):
             self._at_now = At.END
             if rest:  # all that there is
-                self._pieces.append((rest, None))
+                self._pieces = [(rest, None)]
                 self._pieces_bytes = length
                 rest = b""
         else:

@@ -101,8 +101,7 @@ async def play(request: Any) -> Any:
     change = exchange.change
     filtering = change.events() if change is not None and change.events is not None else None
     for piece in EVENTS if streams else (JSON_ANSWER,):
-        exchange.sent(len(piece if filtering is None else filtering.feed(piece)))
-        exchange.answer_piece(piece)
+        exchange.answer_piece(piece, len(piece if filtering is None else filtering.feed(piece)))
     if filtering is not None:
         filtering.end()
     own_lines(exchange)

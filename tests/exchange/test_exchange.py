@@ -51,8 +51,8 @@ def shown(record: Exchange) -> None:
     """One of everything."""
     record.opened(Head(200, "OK", []))
     record.request_piece(b"up")
-    record.answer_piece(b"down")
-    record.answer_piece(b"down again")
+    record.answer_piece(b"down", 4)
+    record.answer_piece(b"down again", 10)
     record.answer_message(b"a message")
 
 
@@ -93,7 +93,7 @@ def test_every_observer_may_fail() -> None:
 
     assert record.observers == []
     assert len(failures) == 3
-    assert (record.bytes_in, record.bytes_out) == (2, 0), "what went down is counted where it does"
+    assert (record.bytes_in, record.bytes_out) == (2, 14), "whoever fails, all is counted"
 
 
 def test_observer_without_a_counter_is_dropped_all_the_same() -> None:
