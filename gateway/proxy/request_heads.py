@@ -39,6 +39,10 @@ _MOST_DIGITS = 15
 KEPT_BYTES = 3 * 1024
 """Of a head that is kept, at most."""
 
+_KEPT_LINES = 48
+"""Of a head that is kept, at most: what a line is read into occupies many times its bytes, and strangers send heads
+too."""
+
 _KEPT = 2048
 """Heads that are kept."""
 
@@ -132,7 +136,7 @@ class RequestHeads:
             at = head.find(_LENGTH[1])
             if at < 0:
                 # Without a length, or with one that is spelled otherwise.
-                if not self._comes_again(hash(head)):
+                if not self._comes_again(hash(head), head):
                     return _read(head)
                 known = self._known(head, b"")
                 return AskedHead(known, known.stated_bytes)
@@ -142,14 +146,16 @@ class RequestHeads:
         if not digits.isdigit() or len(digits) > _MOST_DIGITS or (digits[0] == ord("0") and len(digits) > 1):
             return _read(head)
         before, behind = head[:begin], head[end:]
-        if not self._comes_again(hash((before, behind))):
+        if not self._comes_again(hash((before, behind)), head):
             return _read(head)
         return AskedHead(self._known(before, behind), int(digits))
 
-    def _comes_again(self, digest: int) -> bool:
-        """Whether a head with this hash has come already; two that share one are kept a little early."""
+    def _comes_again(self, digest: int, head: bytes) -> bool:
+        """Whether a head like this has come already, and may be kept; two that share a hash are kept a little early."""
         if digest in self._seen:
             return True
+        if head.count(b"\n") > _KEPT_LINES:
+            return False
         if len(self._seen) >= _SEEN:
             self._seen, self._seen_before = set(), self._seen
         self._seen.add(digest)

@@ -46,7 +46,8 @@ _REMEMBERED = 1024
 """Rows of names that are kept read. A client, and an upstream, writes the same row again and again."""
 
 _KEPT_BYTES = 2048
-"""Of the names in a row that is kept: what strangers make up must not fill the memory."""
+_KEPT_NAMES = 48
+"""Of the names in a row that is kept, and how many: what strangers make up must not fill the memory."""
 
 
 class FieldNames:
@@ -185,7 +186,8 @@ class Head:
 
     def pick(self, names: frozenset[bytes]) -> dict[bytes, bytes]:
         """The first value of each of these headers that is there, names in lower case."""
-        return {name: self.fields[at][1] for name, at in _places(self.names, names)}
+        find = _places if self.names.is_kept else _places.__wrapped__
+        return {name: self.fields[at][1] for name, at in find(self.names, names)}
 
 
 def read(fields: RawFields, *, http10: bool, max_bytes: int) -> RequestHead:
@@ -311,7 +313,7 @@ def listed_by(connection: bytes) -> frozenset[bytes]:
 
 def is_kept(names: tuple[bytes, ...]) -> bool:
     """Whether what follows from a row of names may be remembered: it is not too long."""
-    return len(b"".join(names)) <= _KEPT_BYTES
+    return len(names) <= _KEPT_NAMES and len(b"".join(names)) <= _KEPT_BYTES
 
 
 @lru_cache(maxsize=_REMEMBERED)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from gateway.errors import BadRequest
@@ -92,6 +94,21 @@ def test_a_large_head_is_not_kept() -> None:
     large = head_of(b"5").replace(b"X-Two: 2", b"X-Two: " + b"2" * request_heads.KEPT_BYTES)
 
     assert HEADS.whole(large)[0] is not HEADS.whole(large)[0]
+
+
+def test_what_strangers_send_cannot_fill_the_memory_by_being_kept() -> None:
+    """Heads of as many fields as fit, each sent twice: a field occupies many times its bytes."""
+    several, count = request_heads.RequestHeads(), request_heads._KEPT // 8
+    fields = b"".join(b"%x:%x\r\n" % (n, n) for n in range(200))
+    tracemalloc.start()
+    try:
+        for n in range(2 * count):
+            several.whole(b"GET /v1/models?%d HTTP/1.1\r\nHost: a\r\n%b\r\n" % (n // 2, fields))
+        kept_bytes = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+    assert kept_bytes < count * request_heads.KEPT_BYTES
 
 
 async def test_requests_that_differ_in_little_go_up_as_they_came(
