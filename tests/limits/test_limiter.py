@@ -270,6 +270,21 @@ async def test_settlement_that_met_an_outage_is_made_up_for(
     await comes_to([10, 970], lambda: remaining(limiter, slots, tokens))
 
 
+async def test_settlement_beside_a_broken_key_counts_once_when_that_is_put_right(
+    redis: RedisServer, limiter: Limiter
+) -> None:
+    key, exchange = fresh_key(), fresh_id()
+    tokens = Quota(TOKENS_PER_DAY, 1000, key)
+    broken = Quota(TOKENS_PER_DAY, 1000, f"{key}:subject=x")
+    await limiter.admit(exchange, [Charge(tokens, 500), Charge(broken, 500)])
+    redis.command("SET", f"gateway:{broken.key}", "x")
+    limiter.settle_soon(exchange, {TOKENS_PER_DAY: 30})
+    await comes_to([970], lambda: remaining(limiter, tokens))
+    redis.command("DEL", f"gateway:{broken.key}")
+    await stays([970], lambda: remaining(limiter, tokens), for_seconds=0.5)
+    assert limiter.state().late_settlements == 0
+
+
 async def test_settlement_after_the_lease_ran_out_charges_what_was_used(
     redis: RedisServer, link: FaultyLink
 ) -> None:
