@@ -117,9 +117,11 @@ class Call(NamedTuple):
         return head
 
     def ended(self) -> float:
-        """The upstream's part is over; returns when."""
-        now = self.exchange.upstream_ended_at = monotonic()
-        return now
+        """The upstream's part is over; returns when it was, said for the first time."""
+        exchange = self.exchange
+        if exchange.upstream_ended_at is None:
+            exchange.upstream_ended_at = monotonic()
+        return exchange.upstream_ended_at
 
 
 async def call_upstream(upstreams: Upstreams, deadlines: DeadlineTable, exchange: Exchange) -> Call:
