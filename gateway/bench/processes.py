@@ -50,13 +50,6 @@ def cpu_seconds(root: int) -> float:
     return sum(_precise(process) or _ticks(process) for process in family(root))
 
 
-def user_and_system_seconds(root: int) -> tuple[float, float]:
-    """The same in two parts, exact to a tick (mostly 10 ms)."""
-    tick = os.sysconf("SC_CLK_TCK")
-    stats = [fields for process in family(root) if (fields := _stat(process))]
-    return sum(int(f[11]) for f in stats) / tick, sum(int(f[12]) for f in stats) / tick
-
-
 def resident_bytes(root: int) -> int:
     """Memory that the process and its children occupy; what they share counts once for each."""
     page = os.sysconf("SC_PAGE_SIZE")

@@ -24,7 +24,6 @@ def test_a_family_is_charged_for_what_its_children_spend() -> None:
         members = processes.family(process.pid)
         assert len(members) == 2
         assert processes.cpu_seconds(process.pid) > processes.cpu_seconds(members[1]) > 0.05
-        assert sum(processes.user_and_system_seconds(process.pid)) > 0.05
         assert processes.resident_bytes(process.pid) > processes.resident_bytes(members[1]) > 2**20
 
 
