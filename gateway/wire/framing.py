@@ -188,7 +188,9 @@ _MOST_WHOLE_BYTES = 2048
 def _begin_of_whole(size: int) -> bytes:
     begin = b"%x\r\n" % max(1, size - len(b"%x\r\n\r\n" % size))
     if len(begin) + int(begin, 16) + 2 != size:
-        begin = b"%x\r\n" % max(1, int(begin, 16) + 1)  # its size has a digit less
+        begin = b"%x\r\n" % (int(begin, 16) + 1)  # its size has a digit less
+        if len(begin) + int(begin, 16) + 2 != size:
+            begin = bytes(size + 1)  # no chunk is so long, and no piece begins with more than it has
     if size <= _MOST_WHOLE_BYTES:
         _WHOLE[size] = begin
     return begin

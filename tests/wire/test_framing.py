@@ -194,6 +194,24 @@ def test_whole_plain_chunks_may_pass_as_they_came() -> None:
     assert came[1][1] is two
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 15, 16, 17, 255, 256, 257, 4095, 4096, 4097, 65535, 65536])
+@pytest.mark.parametrize("come", [-3, -2, -1, 0, 1, 2])
+@pytest.mark.parametrize("filling", [b"a", b"\r\n"])
+def test_a_piece_says_the_same_whole_and_byte_by_byte(size: int, come: int, filling: bytes) -> None:
+    piece = b"%x\r\n%b\r\n" % (size, (filling * size)[: max(0, size + come)])
+
+    def read(pieces: Iterable[bytes]) -> tuple[bytes, bool]:
+        decoder, body = decoder_for(None, True), b""
+        try:
+            for some in pieces:
+                body += decoder.feed(some)
+        except FramingBroken as broken:
+            return body + broken.passed, True
+        return body, False
+
+    assert read([piece]) == read(piece[at : at + 1] for at in range(len(piece)))
+
+
 @pytest.mark.parametrize(
     "odd",
     [
