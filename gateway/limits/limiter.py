@@ -25,6 +25,8 @@ class _Held:
 
     charges: Sequence[Charge]
     local: bool
+    doubted: Sequence[Charge] = ()
+    """What the store may have taken as well: it was asked, and nobody heard what it said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +85,37 @@ class Limiter:
         final, so that `cancel_soon` can give them back.
         """
         held = hold or holds(charges)
-        local = False
         try:
-            decision, taken = await self._store.admit(exchange_id, charges, hold=held), charges
+            decision = await self._store.admit(exchange_id, charges, hold=held)
         except StoreUnavailable as outage:
-            self._lost_touch = local = True
-            decision, taken = self._shares.admit(exchange_id, charges, outage, hold=held)
-        if held and decision.allowed and taken:
-            self._open.setdefault(exchange_id, []).append(_Held(taken, local))
+            self._lost_touch = True
+            return self._admit_here(exchange_id, charges, outage, held=held)
+        if held and decision.allowed and charges:
+            self._open.setdefault(exchange_id, []).append(_Held(charges, local=False))
         return decision
+
+    def _admit_here(
+        self, exchange_id: str, charges: Sequence[Charge], outage: StoreUnavailable, *, held: bool
+    ) -> Decision:
+        doubted = charges if held and outage.sent else ()
+        try:
+            decision, taken = self._shares.admit(exchange_id, charges, outage, hold=held)
+        except StoreUnavailable:
+            self._take_back(exchange_id, doubted)
+            raise
+        if held and decision.allowed and taken:
+            self._open.setdefault(exchange_id, []).append(_Held(taken, local=True, doubted=doubted))
+        else:
+            self._take_back(exchange_id, doubted)
+        return decision
+
+    def _take_back(self, exchange_id: str, doubted: Sequence[Charge]) -> None:
+        """Have the store give back, as soon as it listens, what it may have taken without anybody hearing of it."""
+        if doubted:
+            unused = [0] * len(doubted)
+            self._late.append(
+                _Settlement(self._store, exchange_id, doubted, unused, self._late.append, maybe_done=True)
+            )
 
     async def look(self, charges: Sequence[Charge]) -> Decision:
         """What admit would say now, taking nothing."""
@@ -142,6 +166,7 @@ class Limiter:
     def _settle(self, exchange_id: str, held: _Held, used: Sequence[int]) -> None:
         if held.local:
             self._shares.settle(exchange_id, charged(held.charges, used))
+            self._take_back(exchange_id, held.doubted)
         else:
             self._store.put(_Settlement(self._store, exchange_id, held.charges, used, self._late.append))
 
@@ -249,6 +274,8 @@ class _Settlement(Step):
         charges: Sequence[Charge],
         used: Sequence[int],
         late: Callable[[_Settlement], None],
+        *,
+        maybe_done: bool = False,
     ) -> None:
         # As Step does, without a second frame: every request makes one.
         self.mode = "settle"
@@ -259,7 +286,7 @@ class _Settlement(Step):
         self._store = store
         self._late = late
         """Told when the store has to be told again."""
-        self._maybe_done = False
+        self._maybe_done = maybe_done
         """Whether an earlier attempt may have reached the store."""
         self._over: asyncio.Future[None] | None = None
 

@@ -255,6 +255,29 @@ async def test_second_step_that_nobody_heard_of_gives_nothing_of_the_first_back(
     await comes_to([10, 1000], lambda: remaining(limiter, slots, tokens))
 
 
+@pytest.mark.parametrize("policy", [OnStoreFailure.LOCAL, OnStoreFailure.CLOSED])
+async def test_slot_that_was_taken_without_anybody_hearing_of_it_comes_free_with_its_exchange(
+    link: FaultyLink, policy: OnStoreFailure
+) -> None:
+    """Not when its lease ends: that takes long, and nobody renews it."""
+    store = RedisBuckets(f"redis://127.0.0.1:{link.port}", lease_seconds=600)
+    async with limiter_over(store) as limiter:
+        key, exchange = fresh_key(), fresh_id()
+        slots, tokens = Quota(SLOTS, 10, key, policy), Quota(TOKENS_PER_DAY, 1000, key, policy)
+        await remaining(limiter, slots)
+        link.drop_replies = True
+        try:
+            await limiter.admit(exchange, [Charge(slots), Charge(tokens, 500)])
+        except StoreUnavailable:
+            assert policy is OnStoreFailure.CLOSED
+        limiter.settle_soon(exchange, {TOKENS_PER_DAY: 30})
+        link.drop_replies = False
+        link.cut()
+        await seconds_until_from_store(limiter, slots)
+        used = 0 if policy is OnStoreFailure.CLOSED else 30
+        await comes_to([10, 1000 - used], lambda: remaining(limiter, slots, tokens))
+
+
 async def test_settlement_that_met_an_outage_is_made_up_for(
     redis: RedisServer, link: FaultyLink, limiter: Limiter
 ) -> None:
