@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 from time import monotonic
 
 from gateway.errors import GatewayError, UpstreamBroken
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import EventFilter
 from gateway.proxy.answer import Answer
+from gateway.proxy.sink import Awaited
 
 
-class AnswerSink:
+class AnswerSink(Awaited):
     """Gets the body of an upstream's answer, sends it to the client, and shows it to whoever watches."""
 
-    __slots__ = ("_answer", "_error", "_exchange", "_filtering", "_over", "_tail", "_waiter", "takes_raw")
+    __slots__ = ("_answer", "_exchange", "_filtering", "_tail", "takes_raw")
 
     def __init__(
         self, answer: Answer, exchange: Exchange, filtering: EventFilter | None, *, unframed_events: bool
     ) -> None:
         """`filtering` stands between; `unframed_events`: nothing but the connection's end tells that of the events."""
+        super().__init__()
         self._answer = answer
         self._exchange = exchange
         self._filtering = filtering
@@ -27,9 +28,6 @@ class AnswerSink:
         self.takes_raw = (
             answer.is_chunked and filtering is None and not unframed_events and not exchange.watches
         )
-        self._over = False
-        self._error: GatewayError | None = None
-        self._waiter: asyncio.Future[None] | None = None
 
     def piece(self, body: bytes, chunks: bytes | None) -> None:
         if self._over:
@@ -74,25 +72,3 @@ class AnswerSink:
             self._answer.finish(rest)
             self._exchange.sent(len(rest))
         self._settle()
-
-    def fail(self, error: GatewayError) -> None:
-        if not self._over:
-            self._error = error
-            self._settle()
-
-    def _settle(self) -> None:
-        self._over = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def ended(self) -> None:
-        """Wait for the answer's end. Raises what has broken it off."""
-        if not self._over:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        error, self._error = self._error, None
-        try:
-            if error is not None:
-                raise error
-        finally:
-            del error  # which knows this frame

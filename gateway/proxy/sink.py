@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Protocol
 
 from gateway.errors import GatewayError
@@ -34,3 +35,37 @@ class RawSink(Sink, Protocol):
 
         After those that end amid one, the rest of that chunk comes in the same way.
         """
+
+
+class Awaited:
+    """What sinks have in common whose end an exchange waits for."""
+
+    __slots__ = ("_error", "_over", "_waiter")
+
+    def __init__(self) -> None:
+        self._over = False
+        self._error: GatewayError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def fail(self, error: GatewayError) -> None:
+        """There is no more of the body, for this."""
+        if not self._over:
+            self._error = error
+            self._settle()
+
+    def _settle(self) -> None:
+        self._over = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def ended(self) -> None:
+        """Wait until all has come, or nothing more is taken. Raises what has broken it off."""
+        if not self._over:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # which knows this frame

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from gateway.errors import ClientLeft, GatewayError, UpstreamBroken, UpstreamTimeout
 from gateway.exchange.exchange import Exchange
 from gateway.proxy.channel import Channel
 from gateway.proxy.reply import Reply
+from gateway.proxy.sink import Awaited
 
 _LOOK_SECONDS = 1.0
 """How often it is looked whether the upstream reads, and, where it does not, whether the client is still there."""
 
 
-class UploadSink:
+class UploadSink(Awaited):
     """Gets a request's body and sends it to the upstream, past the form's gate if there is one.
 
     An upstream that stops reading stops the client. One that hangs up may have answered before: whoever reads the
@@ -23,28 +22,23 @@ class UploadSink:
     __slots__ = (
         "_chunked",
         "_client",
-        "_error",
         "_exchange",
         "_idle_seconds",
-        "_over",
         "_reply",
         "_unread_bytes",
         "_unread_since",
-        "_waiter",
         "due_step",
         "listens",
     )
 
     def __init__(self, exchange: Exchange, client: Channel, reply: Reply, *, idle_seconds: float) -> None:
         """`idle_seconds`: how long the upstream may read nothing of what lies there for it."""
+        super().__init__()
         self._exchange = exchange
         self._client = client
         self._reply = reply
         self._chunked = exchange.head.chunked
         self._idle_seconds = idle_seconds
-        self._over = False
-        self._error: GatewayError | None = None
-        self._waiter: asyncio.Future[None] | None = None
         self._unread_bytes = 0
         self._unread_since = 0.0
         self.due_step: int | None = None
@@ -90,28 +84,6 @@ class UploadSink:
 
     def end(self) -> None:
         self._settle()
-
-    def fail(self, error: GatewayError) -> None:
-        if not self._over:
-            self._error = error
-            self._settle()
-
-    def _settle(self) -> None:
-        self._over = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def ended(self) -> None:
-        """Wait until the body has come, or nobody listens any more. Raises what is wrong with it."""
-        if not self._over:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        error, self._error = self._error, None
-        try:
-            if error is not None:
-                raise error
-        finally:
-            del error  # which knows this frame
 
     def let_go(self) -> None:
         """Nothing more goes up: what the client sends is its connection's business again."""
