@@ -72,11 +72,14 @@ LEAST_BITE_BYTES = 128
 class Turns:
     """Shares the turns of one loop among its connections: who floods comes after who does not."""
 
-    __slots__ = ("_due", "_floods", "_others", "_room_bytes")
+    __slots__ = ("_due", "_floods", "_loop", "_others", "_room_bytes")
 
     def __init__(self) -> None:
         self._room_bytes: float = _TURN_BYTES
         self._due = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Asked for once: each time that Python looks which loop runs is a system call."""
+
         self._others: deque[Callable[[], None]] = deque()
         self._floods: deque[Callable[[], None]] = deque()
 
@@ -116,7 +119,10 @@ class Turns:
     def _come_back(self) -> None:
         if not self._due:
             self._due = True
-            asyncio.get_running_loop().call_soon(self._begin)
+            loop = self._loop
+            if loop is None:
+                loop = self._loop = asyncio.get_running_loop()
+            loop.call_soon(self._begin)
 
     def _begin(self) -> None:
         """A turn begins: take what waits, as much as there is room; what comes in the turn has as much once more."""

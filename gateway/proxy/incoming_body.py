@@ -116,11 +116,16 @@ class IncomingBody:
             self.fail(_broken_framing(broken.reason))
             raise
         if piece:
-            self._pass(piece, decoder.chunks)
+            sink, come_bytes = self._sink, self.come_bytes + len(piece)
+            if sink is not None and come_bytes <= self._most_bytes:
+                self.come_bytes = come_bytes
+                sink.piece(piece, decoder.chunks)
+            else:
+                self._pass(piece, decoder.chunks)
         if decoder.ended:
             self._end()
             return decoder.rest
-        if is_next_to_nothing_but_framing(decoder):
+        if piece is not data and is_next_to_nothing_but_framing(decoder):
             self.fail(_broken_framing("next to nothing but framing has come"))
             raise FramingBroken("next to nothing but framing has come")
         return None

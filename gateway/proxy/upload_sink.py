@@ -54,19 +54,20 @@ class UploadSink(Awaited):
             return
         exchange = self._exchange
         form = exchange.form
-        going = body
-        if form is not None:
-            try:
-                going = form.feed(body)
-            except GatewayError as refused:
-                self.fail(refused)
-                return
-            chunks = None
+        if form is None:
+            self.send(body, chunks)
+            exchange.request_piece(body)
+            if not self.listens:
+                self._settle()
+            return
+        try:
+            going = form.feed(body)
+        except GatewayError as refused:
+            self.fail(refused)
+            return
         if going:
-            self.send(going, chunks)
+            self.send(going)
         exchange.request_piece(body)
-        if not self.listens and form is None:
-            self._settle()
 
     def send(self, going: bytes, chunks: bytes | None = None) -> None:
         """Send bytes of the body as its framing has it; `chunks`: the same, as they came."""

@@ -174,6 +174,9 @@ class _UntilClose:
 _LF = ord("\n")
 _LAST_CHUNK = b"0\r\n\r\n"
 _plain_size = re.compile(b"([1-9a-fA-F][0-9a-fA-F]{0,15})\r\n").match
+_next_chunk = re.compile(b"\r\n([1-9a-fA-F][0-9a-fA-F]{0,15})\r\n").match
+"""The end of a chunk, and the size of the one behind it."""
+
 
 _CHANGES_THE_HEAD = frozenset({b"content-length", b"transfer-encoding", b"host"})
 _LONGEST_OF_THEM = 17
@@ -267,6 +270,9 @@ class _Chunked:
         at, size, body_bytes = 0, len(data), 0
         while at < size:
             if place == DATA:
+                while at + left < size and (then := _next_chunk(data, at + left)) is not None:
+                    body_bytes += left
+                    at, left = then.end(), int(then[1], 16)
                 some = min(left, size - at)
                 at += some
                 left -= some

@@ -364,3 +364,16 @@ def test_a_body_that_is_next_to_nothing_but_framing_can_be_told() -> None:
 
     assert is_next_to_nothing_but_framing(wordy)
     assert not is_next_to_nothing_but_framing(usual)
+
+
+def test_many_chunks_pass_as_they_came_however_large_the_one_behind_them_says_that_it_is() -> None:
+    decoder = decoder_for(None, True)
+    size = 2**64 - 1
+
+    at = decoder.follow(b"3\r\none\r\n3\r\ntwo\r\n%x\r\nthree" % size)
+
+    assert at == len(b"3\r\none\r\n3\r\ntwo\r\n") + 18 + len(b"three")
+    assert decoder.body_bytes == len(b"onetwothree")
+    assert decoder.follow(b"more") == 4
+    with pytest.raises(FramingBroken):
+        decoder.feed_eof()
