@@ -29,7 +29,7 @@ class EdgeServer(web.Server):
         return EdgeProtocol(self.state, self._answers, self._loop)
 
     @property
-    def connections(self) -> list[EdgeConnection]:  # type: ignore[override]
+    def connections(self) -> list[EdgeConnection]:  # type: ignore[override]  # protocols of our own
         """All that are open, or whose last request is still being ended."""
         return list(self.state.connections)
 

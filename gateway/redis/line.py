@@ -253,7 +253,7 @@ class Line(asyncio.Protocol):
 
 
 def _pack(*words: Argument) -> bytes:
-    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]
+    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # any sequence will do
     return packed
 
 

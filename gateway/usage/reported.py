@@ -102,7 +102,7 @@ class Usage(NamedTuple):
         milliseconds = round(seconds * 1000) if seconds else 0
         return sent, cached, said, heard, spoken, images, milliseconds, characters
 
-    def __add__(self, other: "Usage") -> "Usage":  # type: ignore[override]
+    def __add__(self, other: "Usage") -> "Usage":  # type: ignore[override]  # kinds are added, not joined
         return Usage(*map(add, self, other))._replace(estimated=self.estimated or other.estimated)
 
 
