@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from gateway.limits.local_shares import LocalShares
@@ -15,7 +16,8 @@ from gateway.limits.terms import Charge, Decision, Dimension, charged
 _AT_ONCE = 256
 """Steps that are under way together when the store has come back."""
 
-_SLOTS = Dimension.CONCURRENT_REQUESTS
+_DIMENSION = attrgetter("quota.dimension")
+_PERMITS = attrgetter("permits")
 _NOTHING: Mapping[Dimension, int] = {}
 
 
@@ -131,11 +133,11 @@ class Limiter:
         goes up with the admissions of the same turn of the loop.
         """
         for held in self._open.pop(exchange_id, ()):
-            actual = []
-            for charge in held.charges:
-                dimension = charge.quota.dimension
-                actual.append(0 if dimension is _SLOTS else used.get(dimension, charge.permits))
-            self._settle(exchange_id, held, actual)
+            charges = held.charges
+            # Of slots nothing is ever used up, whatever is said of them.
+            self._settle(
+                exchange_id, held, list(map(used.get, map(_DIMENSION, charges), map(_PERMITS, charges)))
+            )
 
     def cancel_soon(self, exchange_id: str) -> None:
         """Give everything back that the exchange holds: it never went upstream."""

@@ -95,8 +95,8 @@ class Quota:
     """Time that gives back one grain per permit; 0 for slots."""
     unit_grains: int = field(init=False, repr=False, compare=False)
     """Grains of one unit of the capacity."""
-    packed: bytes = field(init=False, repr=False, compare=False)
-    """Capacity in permits, tick in microseconds and dimension, as a script is told of them."""
+    told: tuple[str, bytes] = field(init=False, repr=False, compare=False)
+    """What a script is told: the account; capacity in permits, tick in microseconds and dimension, packed."""
 
     def __post_init__(self) -> None:
         permits = self.capacity * self.dimension.permits_per_unit
@@ -109,7 +109,7 @@ class Quota:
         object.__setattr__(self, "tick_microseconds", tick)
         object.__setattr__(self, "unit_grains", TICKS_PER_PERIOD * self.dimension.permits_per_unit)
         name = self.dimension.value.encode("ascii")
-        object.__setattr__(self, "packed", _QUOTA.pack(permits, tick, len(name)) + name)
+        object.__setattr__(self, "told", (self.key, _QUOTA.pack(permits, tick, len(name)) + name))
 
     @property
     def period_seconds(self) -> int:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain
+from operator import attrgetter
 from struct import Struct
+from typing import NamedTuple
 
 from gateway.limits.store import Step, StoreUnavailable
 from gateway.redis.line import Argument, Call, RedisUnavailable, Reply
@@ -19,8 +23,24 @@ _GRANTED, _FAILED = 1, 2
 # As turn.lua reads and writes it.
 _HEAD = Struct("<dd")
 _NUMBER = Struct("<H")
-_CHARGE = Struct("<Hd")
 _MISSING = [Struct(f"<{count}q") for count in range(256)]
+
+
+_Quota = tuple[str, bytes]
+"""As `Quota.told`."""
+_Quotas = tuple[_Quota, ...]
+_TOLD = attrgetter("quota.told")
+_PERMITS = attrgetter("permits")
+
+
+class _Plan(NamedTuple):
+    """What is the same in all turns whose steps charge the same quotas: turns of one tenant differ in little else."""
+
+    keys: tuple[int | str, ...]
+    """How many, and the accounts' keys."""
+    quotas: bytes
+    charges: Mapping[_Quotas, tuple[Callable[..., bytes], list[int]]]
+    """How a step's charges are packed: by what, and the positions of their quotas, each with room for its permits."""
 
 
 class Turn(Call):
@@ -52,27 +72,19 @@ class Turn(Call):
         if not sent:
             self._ended(self, ())
             return None
-        keys: list[str] = []
-        accounts: dict[str, int] = {}
-        positions: dict[int, int] = {}
-        quotas: list[bytes] = []
-        steps: list[bytes] = []
-        for step in sent:
-            exchange = b"@" + step.exchange_id.encode() if step.exchange_id else b""
-            steps.append(b"%b%c%b%c" % (_MODES[step.mode], len(exchange), exchange, len(step.charges)))
-            used = step.permits
-            for n, charge in enumerate(step.charges):
-                quota = charge.quota
-                position = positions.get(id(quota))
-                if position is None:
-                    account = accounts.get(quota.key)
-                    if account is None:
-                        account = accounts[quota.key] = len(accounts) + 1
-                        keys += account_keys(self._prefix, quota.key)
-                    quotas += (_NUMBER.pack(account), quota.packed)
-                    position = positions[id(quota)] = len(positions) + 1
-                steps.append(_CHARGE.pack(position, charge.permits if used is None else used[n]))
-        return (len(keys), *keys, b"".join((self._head, _NUMBER.pack(len(positions)), *quotas, *steps)))
+        told = [tuple(map(_TOLD, step.charges)) for step in sent]
+        plan = _planned(self._prefix, tuple(dict.fromkeys(told)))
+        parts = [self._head, plan.quotas]
+        for step, quotas in zip(sent, told, strict=True):
+            used, exchange = step.permits, b""
+            if step.exchange_id:
+                exchange = b"@" + step.exchange_id.encode()
+            pack, cells = plan.charges[quotas]
+            cells[1::2] = map(_PERMITS, step.charges) if used is None else used
+            parts.append(
+                b"%b%c%b%c%b" % (_MODES[step.mode], len(exchange), exchange, len(quotas), pack(*cells))
+            )
+        return (*plan.keys, b"".join(parts))
 
     def answered(self, reply: Reply) -> None:
         """Tell each step its outcome."""
@@ -96,6 +108,27 @@ class Turn(Call):
             outage.__cause__ = unavailable
             step.failed(outage)
         self._ended(self, ())
+
+
+@lru_cache(maxsize=256)
+def _planned(prefix: str, charged: tuple[_Quotas, ...]) -> _Plan:
+    """The plan of a turn whose steps charge these quotas, each the first step's ones of several alike."""
+    accounts: dict[str, int] = {}
+    positions: dict[_Quota, int] = {}
+    packed: list[bytes] = []
+    for quota in chain.from_iterable(charged):
+        if quota not in positions:
+            key, terms = quota
+            account = accounts.setdefault(key, len(accounts) + 1)
+            positions[quota] = len(positions) + 1
+            packed += (_NUMBER.pack(account), terms)
+    keys = [name for key in accounts for name in account_keys(prefix, key)]
+    charges = {}
+    for quotas in charged:
+        cells = [0] * (2 * len(quotas))
+        cells[::2] = [positions[quota] for quota in quotas]
+        charges[quotas] = Struct("<" + "Hd" * len(quotas)).pack, cells
+    return _Plan((len(keys), *keys), b"".join((_NUMBER.pack(len(positions)), *packed)), charges)
 
 
 def head_of(lease_microseconds: int, now_microseconds: int) -> bytes:
