@@ -9,11 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from operator import attrgetter
 
 from gateway.limits.terms import TICKS_PER_PERIOD, Charge, Decision, Level, Quota
 
 RETRY_SECONDS = 1.0
 """What a client is told to wait where nobody knows: for a slot, or for a store to come back."""
+
+
+_QUOTA = attrgetter("quota")
 
 
 def still_taken(quota: Quota, taken: int, tick: int, now_microseconds: int) -> int:
@@ -52,9 +56,7 @@ def level(quota: Quota, taken: int) -> Level:
 
 def decide(charges: Sequence[Charge], taken: Sequence[int], *, granted: bool) -> Decision:
     """Word the decision that a store took, from the grains that are missing per charge after it."""
-    levels = []
-    for n, charge in enumerate(charges):
-        levels.append(level(charge.quota, taken[n]))
+    levels = list(map(level, map(_QUOTA, charges), taken))
     if granted:
         return Decision(True, levels)
     worst, longest = None, -1.0

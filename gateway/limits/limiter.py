@@ -19,6 +19,7 @@ _AT_ONCE = 256
 _DIMENSION = attrgetter("quota.dimension")
 _PERMITS = attrgetter("permits")
 _NOTHING: Mapping[Dimension, int] = {}
+_NO_PERMITS = dict.fromkeys(Dimension, 0)
 
 
 @dataclass(slots=True, eq=False)
@@ -135,14 +136,16 @@ class Limiter:
         for held in self._open.pop(exchange_id, ()):
             charges = held.charges
             # Of slots nothing is ever used up, whatever is said of them.
-            self._settle(
-                exchange_id, held, list(map(used.get, map(_DIMENSION, charges), map(_PERMITS, charges)))
-            )
+            amounts = list(map(used.get, map(_DIMENSION, charges), map(_PERMITS, charges)))
+            if held.local:
+                self._shares.settle(exchange_id, charged(charges, amounts))
+                self._take_back(exchange_id, held.doubted)
+            else:
+                self._store.put(_Settlement(self._store, exchange_id, charges, amounts, self._late.append))
 
     def cancel_soon(self, exchange_id: str) -> None:
         """Give everything back that the exchange holds: it never went upstream."""
-        for held in self._open.pop(exchange_id, ()):
-            self._settle(exchange_id, held, [0] * len(held.charges))
+        self.settle_soon(exchange_id, _NO_PERMITS)
 
     def charge_soon(self, charges: Sequence[Charge]) -> None:
         """Take these whatever the levels, into debt no deeper than one capacity; never raises, never waits.
@@ -164,13 +167,6 @@ class Limiter:
         await self._store.quiet()
         await self._catch_up()
         await self._store.close()
-
-    def _settle(self, exchange_id: str, held: _Held, used: Sequence[int]) -> None:
-        if held.local:
-            self._shares.settle(exchange_id, charged(held.charges, used))
-            self._take_back(exchange_id, held.doubted)
-        else:
-            self._store.put(_Settlement(self._store, exchange_id, held.charges, used, self._late.append))
 
     def _debit_failed(self, charges: Sequence[Charge], outage: StoreUnavailable) -> None:
         self._lost_touch = True

@@ -51,6 +51,7 @@ class RedisBuckets(BucketStore):
         self._clock = clock
         self._wire = open_wire(RedisServers.parse(url), deadline_seconds=deadline_seconds)
         self._scripts = {name: Script.load(__package__, *files) for name, files in _SCRIPTS.items()}
+        self._head = head_of(self._lease(), 0)
         self._announced: str | None = None
         self._steps: list[Step] = []
         """What has been put in this turn of the loop."""
@@ -114,7 +115,8 @@ class RedisBuckets(BucketStore):
 
     def _send(self) -> None:
         steps, self._steps = self._steps, []
-        script, head = self._scripts["turn"], head_of(self._lease(), self._now() or 0)
+        script = self._scripts["turn"]
+        head = self._head if self._clock is None else head_of(self._lease(), self._now() or 0)
         for some in self._by_place(steps):
             for at in range(0, len(some), MOST_STEPS):
                 turn = Turn(script, some[at : at + MOST_STEPS], self._ended, self._prefix, head)

@@ -129,10 +129,11 @@ class Charge:
     """The part of `permits` that is no guess; None: all of it."""
 
     def __init__(self, quota: Quota, permits: int = 1, known: int | None = None) -> None:
-        if permits < 0:
-            raise ValueError(f"cannot take {permits} permits")
-        if permits > 1 and quota.dimension is _SLOTS:
-            raise ValueError("an exchange holds one slot")
+        if permits != 1:
+            if permits < 0:
+                raise ValueError(f"cannot take {permits} permits")
+            if permits and quota.dimension is _SLOTS:
+                raise ValueError("an exchange holds one slot")
         self.quota = quota
         self.permits = permits
         self.known = known

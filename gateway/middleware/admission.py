@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 
 from gateway.errors import LimitExceeded, LimitsUnavailable, NeverFits
 from gateway.exchange.exchange import Exchange
 from gateway.limits.arithmetic import format_reset
 from gateway.limits.limiter import Limiter
 from gateway.limits.store import StoreUnavailable
-from gateway.limits.terms import Charge, Decision, Quota, binds
+from gateway.limits.terms import Charge, Decision, Dimension, Quota, binds
 from gateway.usage.cost import Cost, charges_for, settlement
 
 Decided = Callable[[str, str, str], None]
 """Counts a decision: tenant, `granted`, `refused` or `unavailable`, and the limit that refused, or `none`."""
 
 _NO_COST = Cost()
+_DIMENSION = attrgetter("quota.dimension")
+_REPORTED = frozenset([dimension for dimension in Dimension if dimension.is_reported])
 
 
 class Admission:
@@ -51,7 +54,7 @@ class Admission:
         charges = charges_for(quotas, exchange.cost or _NO_COST)
         if exchange.operation.counts_usage and not exchange.is_socket:
             # Even where nothing is reserved, something will be reported. A session is charged as it goes on.
-            hold = hold or _is_reported(charges)
+            hold = hold or not _REPORTED.isdisjoint(map(_DIMENSION, charges))
         if charges:
             await self._take(charges, hold=hold or None)
         self._gives_back = False
@@ -111,13 +114,6 @@ class Admission:
 
     def _count(self, decision: str, dimension: str = "none") -> None:
         self._decided(self._exchange.caller.tenant.id, decision, dimension)
-
-
-def _is_reported(charges: Iterable[Charge]) -> bool:
-    for charge in charges:  # noqa: SIM110 - on the way of every request
-        if charge.quota.dimension.is_reported:
-            return True
-    return False
 
 
 def _refusal(decision: Decision, quota: Quota) -> NeverFits | LimitExceeded:

@@ -49,36 +49,31 @@ def meter(*, ledger: UsageLedger, limiter: Limiter) -> Middleware:
                 abandoned = True
                 raise
             finally:
-                exchange.spent = _took_on(exchange, abandoned=abandoned)
+                exchange.spent = spent = _took_on(exchange, abandoned=abandoned)
+                usage = None  # a session's has been counted as it went on
                 if reading is not None:
-                    exchange.usage = reading.result()
-                _count(ledger, exchange, None if exchange.is_socket else exchange.usage, requests=1)
+                    exchange.usage = usage = reading.result()
+                ledger.count(
+                    standing.caller.principal.tenant,
+                    # A model that the upstream knows nothing of is whatever a client makes up.
+                    standing.entry(exchange.model if spent else ""),
+                    usage,
+                    requests=1,
+                    bytes_in=exchange.bytes_in,
+                    bytes_out=exchange.bytes_out,
+                )
 
         return metered
 
     return around
 
 
-def _count(ledger: UsageLedger, exchange: Exchange, usage: Usage | None, *, requests: int) -> None:
-    standing = exchange.standing
-    assert standing is not None
-    # A model that the upstream knows nothing of is whatever a client makes up.
-    model = exchange.model if exchange.spent or not requests else ""
-    ledger.count(
-        standing.caller.principal.tenant,
-        standing.entry(model),
-        usage,
-        requests=requests,
-        bytes_in=exchange.bytes_in if requests else 0,
-        bytes_out=exchange.bytes_out if requests else 0,
-    )
-
-
 def _took_on(exchange: Exchange, *, abandoned: bool) -> bool:
     """Whether the upstream took the work on; one that had the request when its client left did, for all we know."""
     if exchange.head_at is None:
         return abandoned and exchange.bytes_in > 0
-    return exchange.status is not None and (200 <= exchange.status < 300 or exchange.status == 101)
+    status = exchange.status
+    return status is not None and (200 <= status < 300 or status == 101)
 
 
 class _SessionReading(StreamObserver):
@@ -101,7 +96,16 @@ class _SessionReading(StreamObserver):
         exchange.usage = used if exchange.usage is None else exchange.usage + used
         if self._quotas:
             self._limiter.charge_soon([Charge(quota, used.total) for quota in self._quotas])
-        _count(self._ledger, exchange, used, requests=0)
+        standing = exchange.standing
+        assert standing is not None
+        self._ledger.count(
+            standing.caller.principal.tenant,
+            standing.entry(exchange.model),
+            used,
+            requests=0,
+            bytes_in=0,
+            bytes_out=0,
+        )
 
 
 class _Reading(StreamObserver):
@@ -132,12 +136,16 @@ class _Reading(StreamObserver):
 
     def result(self) -> Usage | None:
         """What was used, by report or else by estimate where one is wanted."""
-        if not self._exchange.spent:
+        exchange = self._exchange
+        if not exchange.spent:
             return None
         usage = None if self._reader is None else self._reader.finish()
-        if usage is None and self._metered and "tokens" in self._exchange.operation.uses:
+        if usage is None and self._metered and "tokens" in exchange.operation.uses:
             usage = self._estimate()
-        characters = self._characters()
+        if "audio_characters" not in exchange.operation.uses:
+            return usage
+        # The characters that are spoken, which only the request says.
+        characters = exchange.facts.characters
         return (usage or Usage())._replace(characters=characters) if characters else usage
 
     def _estimate(self) -> Usage:
@@ -159,11 +167,6 @@ class _Reading(StreamObserver):
         """Whether the answer came before the work was done: its usage shows when it is asked for, if ever."""
         exchange = self._exchange
         return exchange.facts.background or (exchange.operation.goes_on and not self._streams)
-
-    def _characters(self) -> int:
-        """The characters that are spoken, which only the request says."""
-        exchange = self._exchange
-        return exchange.facts.characters if "audio_characters" in exchange.operation.uses else 0
 
     def _ask_for_usage(self) -> AnswerChange | None:
         """Rewrite (a)."""

@@ -27,7 +27,6 @@ BY_REQUEST = frozenset(
 )
 """Limits for which it does not matter what is asked."""
 
-_OF_LLM_TOKENS = (Dimension.TOKENS_PER_MINUTE, Dimension.TOKENS_PER_DAY)
 _NOTHING_USED = {dimension: 0 for dimension in Dimension if dimension.settles}
 
 
@@ -141,7 +140,7 @@ def settlement(cost: Cost, *, usage: Usage | None, spent: bool, sent_bytes: int)
     if not spent:
         return _NOTHING_USED
     used = 0 if usage is None else usage.total
-    amounts = dict.fromkeys(_OF_LLM_TOKENS, used)
+    amounts = {Dimension.TOKENS_PER_MINUTE: used, Dimension.TOKENS_PER_DAY: used}
     if usage is not None and usage.images:
         amounts[Dimension.IMAGES_PER_MINUTE] = usage.images
     if cost.audio_bytes is not None:
