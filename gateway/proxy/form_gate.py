@@ -57,7 +57,7 @@ def watch_form(exchange: Exchange, *, admit: AdmitModel | None) -> FormGate | No
     read = {name} if name else set()
     if caller.restricted:
         read |= unnamed_models.fields()
-    scanner = MultipartScanner(boundary, fields=read)
+    scanner = MultipartScanner(boundary, fields=read, only_reads=not judged)
     if judged:
         return _Gate(exchange, scanner, _ModelField(name, member), admit)
     if name:

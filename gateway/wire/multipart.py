@@ -66,7 +66,9 @@ class MultipartScanner:
         fields: Collection[str] = ("model",),
         max_field_bytes: int = MAX_FIELD_BYTES,
         max_parts: int = MAX_PARTS,
+        only_reads: bool = False,
     ) -> None:
+        """`only_reads`: the body goes on by itself, and what `feed` returns means nothing."""
         self.fields: dict[str, str] = {}
         """The values of the fields asked for; each appears when its part has ended."""
         self.parts: list[Part] = []
@@ -77,6 +79,7 @@ class MultipartScanner:
         self._wanted = frozenset(fields)
         self._max_field_bytes = max_field_bytes
         self._max_parts = max_parts
+        self._only_reads = only_reads
         self._state = _State.START
         # The last bytes seen. The first `_passed` of them went on already and stay for their context.
         self._tail = b""
@@ -147,7 +150,9 @@ class MultipartScanner:
         begin = self._maybe_delimiter(piece, 0)
         end, keep_from = begin - _LAST_BYTES, begin - len(boundary) + 1
         waited = tail[self._passed :]
-        going = b"".join((self._held, waited, memoryview(piece)[:end]))
+        going = (
+            piece if self._only_reads else b"".join((self._held, waited, memoryview(piece)[:end]))
+        )  # a copy of all that a file has
         self.parts[-1].size_bytes += len(waited) + begin
         self._held = bytearray(piece[end:begin])
         self._tail = piece[keep_from:]

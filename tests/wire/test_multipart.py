@@ -388,3 +388,17 @@ def test_time_is_linear_in_the_number_of_pieces():
 
     small = min(seconds(20_000) for _ in range(3))
     assert min(seconds(80_000) for _ in range(2)) < 12 * small
+
+
+def test_who_only_reads_finds_the_field_behind_a_file() -> None:
+    scanner = MultipartScanner(b"edge", only_reads=True)
+    head = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    field = b'\r\n--edge\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--edge--\r\n'
+    form = head + b"\r\n--edg" * 3000 + field
+
+    for at in range(0, len(form), 1000):
+        scanner.feed(form[at : at + 1000])
+
+    assert scanner.fields == {"model": "whisper-1"}
+    assert scanner.file_bytes == 7 * 3000
+    assert scanner.closed
