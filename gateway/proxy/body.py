@@ -24,6 +24,10 @@ AT_ONCE_SECONDS = 0.05
 _PIECE_BYTES = 2**20
 """Large enough to go back to the system when it is freed (see cli/serve.py)."""
 
+_LEFT_BYTES = 8 * 2**20
+"""So much memory has to be left behind each piece: where none is for what comes next over the connection, the loop
+cuts it, and its client is told nothing."""
+
 _CHARSET = re.compile(rb';\s*charset(\*[*0-9]*)?\s*=\s*"?([^\s;"]*)', re.IGNORECASE)
 """Wherever it stands: of two, and of one within the quotes of another parameter, readers take either."""
 
@@ -125,6 +129,7 @@ async def whole(request: Request, edge: Edge, room: BodyRoom) -> tuple[bytes, ..
         await room.grow(size)
         # As they come they would occupy more, by the byte forty times as much, and leave a heap of holes behind.
         block += piece
+        bytes(_LEFT_BYTES)  # raises MemoryError; pages that nobody writes to are never made
         if len(block) >= _PIECE_BYTES:
             come.append(bytes(block))
             block.clear()
