@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from itertools import cycle
@@ -104,7 +105,7 @@ class Connection(asyncio.Protocol):
         self._worker.resumed(self)
 
 
-class Worker:
+class Worker(ABC):
     """Does one work and counts what comes of it. What a kind of work adds stands in its own module."""
 
     holds = False
@@ -135,28 +136,28 @@ class Worker:
         self._connections: list[Connection] = []
         self._tls = ssl.create_default_context(cafile=target.ca_file) if target.ca_file else None
 
+    @abstractmethod
     async def run(self) -> None:
         """Do the work; return at its end."""
-        raise NotImplementedError
 
-    def came(self, connection: Connection, data: bytes) -> None:
+    def came(self, connection: Connection, data: bytes) -> None:  # noqa: B027 (not every work wants to know)
         """A piece of an answer came, as it stood on the wire."""
 
+    @abstractmethod
     def answered(self, connection: Connection, answer: MessageReader) -> None:
         """An answer is whole; the connection is free, if it lasts."""
-        raise NotImplementedError
 
-    def failed(self, connection: Connection, kind: str) -> None:  # noqa: ARG002
+    def failed(self, connection: Connection, kind: str) -> None:  # noqa: ARG002 (works that count their connections ask)
         """The connection is gone, and no answer will come."""
         self.errors[kind] += 1
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: Connection) -> None:  # noqa: B027 (not every work wants to know)
         """The connection is gone, and nobody waited for an answer."""
 
-    def paused(self, connection: Connection) -> None:
+    def paused(self, connection: Connection) -> None:  # noqa: B027 (not every work wants to know)
         """The connection takes nothing more for now."""
 
-    def resumed(self, connection: Connection) -> None:
+    def resumed(self, connection: Connection) -> None:  # noqa: B027 (not every work wants to know)
         """It takes more again."""
 
     def stop(self) -> None:

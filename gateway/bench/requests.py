@@ -184,7 +184,7 @@ class IdleWorker(Worker):
         if self._settled == self._what.connections:
             self.steady.set()
 
-    def lost(self, connection: Connection) -> None:  # noqa: ARG002
+    def lost(self, connection: Connection) -> None:  # noqa: ARG002 (it counts, whichever it was)
         if not self.stopping:
             self.errors["not kept"] += 1
 

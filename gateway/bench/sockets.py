@@ -104,7 +104,7 @@ class SocketsWorker(Worker):
         super().failed(connection, kind)
         self._settle()
 
-    def lost(self, connection: Connection) -> None:  # noqa: ARG002
+    def lost(self, connection: Connection) -> None:  # noqa: ARG002 (it counts, whichever it was)
         if self._sending:
             self.errors["socket closed"] += 1
 

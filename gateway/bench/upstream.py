@@ -73,7 +73,7 @@ class _Connection(asyncio.Protocol):
         # it of TLS after every write, and never that all has gone.)
         self._transport.set_write_buffer_limits(high=1)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (a client may leave as it likes)
         self._ended = True
 
     def pause_writing(self) -> None:

@@ -79,7 +79,7 @@ def _import_aiohttp() -> None:
     before = {name: os.environ[name] for name in names if name in os.environ}
     os.environ.update(dict.fromkeys(names, os.devnull))
     try:
-        import aiohttp  # noqa: F401
+        import aiohttp  # noqa: F401 (that it is imported here is all)
     finally:
         for name in names:
             del os.environ[name]

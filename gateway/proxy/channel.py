@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from abc import ABC, abstractmethod
 from time import monotonic
 from typing import Final, cast
 
@@ -39,7 +40,7 @@ class Held:
     """Who reads what comes here has enough of it, or has to judge first what has come."""
 
 
-class Channel(asyncio.Protocol):
+class Channel(asyncio.Protocol, ABC):
     """A connection whose bytes are taken in bites, and whose peer cannot make the kernel hold megabytes.
 
     While bytes wait here nothing more is read, and while somebody holds the connection nothing is taken. Who makes
@@ -90,13 +91,13 @@ class Channel(asyncio.Protocol):
         self._bite_bytes = bites.first_bytes
         self._fresh_bytes = FRESH_BYTES
 
+    @abstractmethod
     def take(self, data: bytes) -> None:
         """Deal with a bite."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lost(self, error: BaseException | None) -> None:
         """The connection is gone; `error` None: the peer has ended it, or we have."""
-        raise NotImplementedError
 
     def take_as(self, bites: Bites) -> None:
         """What comes from now on is of this kind."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from abc import abstractmethod
 from typing import Protocol
 
 from gateway.proxy.bites import HEADS
@@ -64,30 +65,30 @@ class ClientChannel(Channel):
         """What answers the request that is there."""
 
     @property
+    @abstractmethod
     def is_served(self) -> bool:
         """Whether a request is being answered."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def idle(self) -> bool:
         """Whether no request is being read or answered."""
-        raise NotImplementedError
 
+    @abstractmethod
     def overdue(self) -> None:
         """What is waited for has not come within its deadline."""
-        raise NotImplementedError
 
+    @abstractmethod
     def set_parser(self, frames: Frames) -> None:
         """The request was an upgrade and has been granted: this is fed what comes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Answer what is being answered, and nothing more."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make_way(self) -> None:
         """Close for somebody else's sake."""
-        raise NotImplementedError
 
     @property
     def ends(self) -> bool:

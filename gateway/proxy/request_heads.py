@@ -43,10 +43,10 @@ _KEPT_LINES = 48
 """Of a head that is kept, at most: what a line is read into occupies many times its bytes, and strangers send heads
 too."""
 
-_KEPT = 2048
+MOST_KEPT = 2048
 """Heads that are kept."""
 
-_SEEN = 8192
+MOST_SEEN = 8192
 """Heads of which it is known for sure that they have come once; as many more are, until others take their place."""
 
 
@@ -123,7 +123,7 @@ class RequestHeads:
     """Reads heads that come whole, those that it knows by looking them up."""
 
     def __init__(self) -> None:
-        self._known = lru_cache(maxsize=_KEPT)(_known)
+        self._known = lru_cache(maxsize=MOST_KEPT)(_known)
         self._seen: set[int] = set()
         self._seen_before: set[int] = set()
 
@@ -156,7 +156,7 @@ class RequestHeads:
             return True
         if head.count(b"\n") > _KEPT_LINES:
             return False
-        if len(self._seen) >= _SEEN:
+        if len(self._seen) >= MOST_SEEN:
             self._seen, self._seen_before = set(), self._seen
         self._seen.add(digest)
         return digest in self._seen_before

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import ssl
+from abc import abstractmethod
 from time import monotonic
 from typing import Final, Protocol
 
@@ -136,9 +137,9 @@ class UpstreamChannel(Channel):
 
         self._left = b""
 
+    @abstractmethod
     def strayed(self) -> None:
         """Something has come over a connection that nobody uses, or its end."""
-        raise NotImplementedError
 
     def take(self, data: bytes) -> None:
         """A bite of what the upstream sends."""

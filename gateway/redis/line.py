@@ -10,6 +10,7 @@ arrive, without a task.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol
@@ -63,7 +64,7 @@ class Watcher(Protocol):
         """The call was never sent: nobody wanted it any more."""
 
 
-class Call:
+class Call(ABC):
     """A command on its way. Who makes it says in a subclass what it is, and what becomes of its reply."""
 
     __slots__ = ("deadline", "script", "watcher", "writes")
@@ -77,17 +78,17 @@ class Call:
         """In loop time; 0: as soon as is usual."""
         self.watcher: Watcher | None = None
 
+    @abstractmethod
     def words(self) -> Sequence[Argument] | None:
         """Number of keys, keys and arguments as the call leaves; None if nobody wants it any more."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answered(self, reply: Reply) -> None:
         """It was done; once, or else `failed` once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def failed(self, unavailable: RedisUnavailable) -> None:
         """It was not done, or nobody knows."""
-        raise NotImplementedError
 
     def fail(self, error: BaseException, *, sent: bool) -> None:
         if self.watcher:

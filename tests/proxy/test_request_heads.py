@@ -75,7 +75,7 @@ def test_what_is_stated_twice_is_refused_however_often_it_comes() -> None:
 
 def test_heads_that_never_come_again_do_not_drive_out_those_that_do() -> None:
     known, _ = known_of(head_of(b"5"))
-    for n in range(3 * request_heads._KEPT):
+    for n in range(3 * request_heads.MOST_KEPT):
         once, _ = HEADS.whole(head_of(b"5").replace(b"X-One: 1", b"X-One: %d" % (n + 10)))
         assert not once.is_kept
 
@@ -84,10 +84,10 @@ def test_heads_that_never_come_again_do_not_drive_out_those_that_do() -> None:
 
 def test_what_has_come_is_known_within_bounds() -> None:
     several = request_heads.RequestHeads()
-    for n in range(5 * request_heads._SEEN):
+    for n in range(5 * request_heads.MOST_SEEN):
         several.whole(head_of(b"5").replace(b"X-One: 1", b"X-One: %d" % n))
 
-    assert len(several._seen) + len(several._seen_before) <= 2 * request_heads._SEEN
+    assert len(several._seen) + len(several._seen_before) <= 2 * request_heads.MOST_SEEN
 
 
 def test_a_large_head_is_not_kept() -> None:
@@ -98,7 +98,7 @@ def test_a_large_head_is_not_kept() -> None:
 
 def test_what_strangers_send_cannot_fill_the_memory_by_being_kept() -> None:
     """Heads of as many fields as fit, each sent twice: a field occupies many times its bytes."""
-    several, count = request_heads.RequestHeads(), request_heads._KEPT // 8
+    several, count = request_heads.RequestHeads(), request_heads.MOST_KEPT // 8
     fields = b"".join(b"%x:%x\r\n" % (n, n) for n in range(200))
     tracemalloc.start()
     try:
