@@ -20,7 +20,7 @@ class Standing:
     """
 
     __slots__ = (
-        *("allowed", "asks_head", "caller", "metered", "operation"),
+        *("allowed", "asks_body", "asks_head", "caller", "metered", "operation"),
         *("question", "quotas", "tallies", "until", "_entries", "_of_model", "_subject"),
     )
 
@@ -40,6 +40,9 @@ class Standing:
 
         self.asks_head = policy.head_matters(caller, operation)
         """Whether each request's head has to be judged for itself."""
+
+        self.asks_body = policy.body_matters(caller, operation)
+        """Whether each request's body has to be judged whatever is found in it."""
 
         self.quotas = caller.quotas
         """What every request is charged to, whatever model it names."""

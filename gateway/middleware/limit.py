@@ -32,6 +32,7 @@ from gateway.proxy.request import Request
 from gateway.settings.settings import Edge
 from gateway.usage.cost import BY_REQUEST, Cost, Guesses, cost_of
 from gateway.usage.reported import BYTES_PER_LLM_TOKEN
+from gateway.wire.body_facts import NOTHING_NAMED
 from gateway.wire.request_body import RequestBody
 
 _NO_COST = Cost()
@@ -155,6 +156,8 @@ def limit(
         facts = exchange.facts
         if facts.fields is not None:
             exchange.model = facts.fields.model
+        if facts.named is NOTHING_NAMED and not _standing(exchange).asks_body:
+            return
         policy.check_body(caller, operation, facts, table)
         default = policy.default_model(caller, operation) if exchange.model is None else None
         if default is not None and facts.model_place is not None:

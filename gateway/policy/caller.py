@@ -92,11 +92,9 @@ class Caller:
 
     def refusal_of(self, model: str) -> str | None:
         """Why this model is refused, in words for the caller; None when it is allowed."""
-        for who, patterns in (
-            (f"The tenant {self.tenant.id}", self.tenant.models),
-            ("This credential", self.principal.models),
-        ):
+        for patterns in (self.tenant.models, self.principal.models):
             if patterns is not None and not allows(patterns, model):
+                who = f"The tenant {self.tenant.id}" if patterns is self.tenant.models else "This credential"
                 return (
                     f"{who} may not use the model {model[:128]!r}. Allowed: {', '.join(patterns) or 'none'}. "
                     "Ask the gateway's operator."

@@ -183,6 +183,14 @@ def question_of(caller: Caller, operation: Operation) -> Question | None:
     return question if question.asks else None
 
 
+def body_matters(caller: Caller, operation: Operation) -> bool:
+    """Whether a body in which nothing was found beside its fields has to be judged.
+
+    Where it has not, the checks below say nothing of any model, and no model is put in.
+    """
+    return caller.restricted or operation.is_batch or default_model(caller, operation) is not None
+
+
 def check_body(caller: Caller, operation: Operation, facts: BodyFacts, table: OperationTable) -> None:
     """Judge what was read in a body, but for the one model that the operation has a place for.
 

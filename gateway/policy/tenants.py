@@ -31,6 +31,9 @@ from gateway.settings.section import OTHER_TENANT, Problem, SettingsInvalid, rev
 from gateway.settings.settings import Settings
 from gateway.settings.tenant import Tenant
 
+SECRET_BYTES = 8
+"""Servers that want no key get one all the same, such as EMPTY or none, and say such words in their errors."""
+
 
 @dataclass(frozen=True, slots=True)
 class UpstreamAccess:
@@ -40,6 +43,12 @@ class UpstreamAccess:
     api_key: str | None = field(repr=False)
     organization: str | None = None
     project: str | None = None
+    secrets: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
+    """What is sent up that no client may see; a key too short to be one is none."""
+
+    def __post_init__(self) -> None:
+        key = (self.api_key or "").encode("ascii")
+        object.__setattr__(self, "secrets", (key,) if len(key) >= SECRET_BYTES else ())
 
     @property
     def account(self) -> Account:

@@ -42,7 +42,10 @@ class Answer:
         "status",
     )
 
-    def __init__(self, status: int, reason: str, lines: bytes, *, content: bytes = b"") -> None:
+    def __init__(
+        self, status: int, reason: str, lines: bytes, *, content: bytes = b"", states_length: bool = True
+    ) -> None:
+        """`states_length`: the lines say how long the body is."""
         self.status = status
         self.reason = reason
         self.lines = lines
@@ -58,7 +61,7 @@ class Answer:
         self._head = b""
         """The head, as long as it has not been sent."""
 
-        self.is_chunked = False
+        self.is_chunked = not states_length
         """Whether the body goes down in chunks."""
 
     def begin(self, request: Request, exchange: Exchange | None) -> None:
@@ -70,12 +73,11 @@ class Answer:
         self._has_no_body = request.method == "HEAD" or status in _EMPTY_STATUS
         # Our own version, whatever the client's (RFC 9110, section 6.2); only the framing heeds its.
         head = status_line(status, self.reason) + self.lines
-        if not self._has_no_body and b"\r\ncontent-length: " not in head.lower():
-            if http10:
-                keep_alive = False
-            else:
-                self.is_chunked = True
-                head += b"Transfer-Encoding: chunked\r\n"
+        if self.is_chunked and (self._has_no_body or http10):
+            self.is_chunked = False
+            keep_alive = keep_alive and self._has_no_body
+        elif self.is_chunked:
+            head += b"Transfer-Encoding: chunked\r\n"
         if status == 101:
             head += b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
             keep_alive = False

@@ -15,9 +15,6 @@ from gateway.proxy.upstream import Upstreams
 from gateway.wire.headers import Head, RequestHead
 from gateway.wire.passing import for_upstream, loop_field
 
-_SECRET_BYTES = 8
-"""Servers that want no key get one all the same, such as EMPTY or none, and say such words in their errors."""
-
 _ACCOUNT_FIELDS = frozenset(ACCOUNT_FIELDS)
 
 
@@ -50,13 +47,9 @@ class Call(NamedTuple):
 
     @property
     def secrets(self) -> tuple[bytes, ...]:
-        """What was sent up that no client may see; a key too short to be one is none."""
-        key = self.access.api_key or ""
-        sent: tuple[bytes, ...] = (key.encode("ascii"),) if len(key) >= _SECRET_BYTES else ()
-        if self.pool.proxy_fields:
-            logins = [value.rpartition(b" ")[2] for _, value in self.pool.proxy_fields]
-            sent += tuple(login for login in logins if len(login) >= _SECRET_BYTES)
-        return sent
+        """What was sent up that no client may see."""
+        logins = self.pool.logins
+        return self.access.secrets + logins if logins else self.access.secrets
 
     def request_head(
         self, *, length: int | None, without: frozenset[bytes] = frozenset(), more: bytes = b""

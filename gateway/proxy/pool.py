@@ -13,6 +13,7 @@ from yarl import URL
 
 from gateway.errors import Overloaded
 from gateway.exchange.exchange import Exchange
+from gateway.policy.tenants import SECRET_BYTES
 from gateway.proxy.answer_heads import AnswerHeads
 from gateway.proxy.bites import Turns
 from gateway.proxy.deadlines import ReplyDeadlines
@@ -58,6 +59,9 @@ class UpstreamPool:
         """What replaces `/v1` in the target."""
 
         self.proxy_fields: tuple[tuple[bytes, bytes], ...] = ()
+        self.logins: tuple[bytes, ...] = ()
+        """What of these no client may see."""
+
         """What a proxy that is asked without a tunnel wants to see."""
 
         proxy = URL(http_proxy) if http_proxy else None
@@ -65,8 +69,10 @@ class UpstreamPool:
             # Without a tunnel the proxy itself is asked, in absolute form.
             self.base_path = b"http://" + self.host + self.base_path
             if proxy.user is not None:
-                login = aiohttp.encode_basic_auth(proxy.user, proxy.password or "")
-                self.proxy_fields = ((b"Proxy-Authorization", login.encode("latin-1")),)
+                login = aiohttp.encode_basic_auth(proxy.user, proxy.password or "").encode("latin-1")
+                self.proxy_fields = ((b"Proxy-Authorization", login),)
+                secret = login.rpartition(b" ")[2]
+                self.logins = (secret,) if len(secret) >= SECRET_BYTES else ()
         self.places = Places(settings.max_connections, tenant_share=settings.tenant_share, first=events.first)
         self._wheel = wheel
         self.due_step: int | None = None

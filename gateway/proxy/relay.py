@@ -53,10 +53,11 @@ class Relay:
     ) -> Answer:
         """An answer with what passes of the upstream's head, and what the gateway adds to it.
 
-        `without` names in lower case what does not pass of this one; `more` are lines in its place. Fields that nobody
-        could read are counted.
+        `without` names in lower case what does not pass of this one; `more` are lines in its place, which say how long
+        the body is. Fields that nobody could read are counted.
         """
         exchange, secrets, reason = call.exchange, call.secrets, head.reason
+        states_length = bool(more) or (not without and b"content-length" in head.names.first)
         alone = exchange.caller.is_alone_on_account(exchange.operation)
         lines, unreadable = for_client(head, limits=alone, without=without)
         if unreadable:
@@ -65,7 +66,8 @@ class Relay:
             reason = ""
             passing = lines.split(b"\r\n")
             lines = b"\r\n".join([line for line in passing if not quotes(line.partition(b": ")[2], secrets)])
-        answer = Answer(head.status, reason, lines + more + own_lines(exchange))
+            states_length = b"\r\ncontent-length: " in (b"\r\n" + lines + more).lower()
+        answer = Answer(head.status, reason, lines + more + own_lines(exchange), states_length=states_length)
         answer.begin(request, exchange)
         exchange.opened(head)
         return answer

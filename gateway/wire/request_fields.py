@@ -6,7 +6,7 @@ name may as well be spelled `"\\u006dodel"`. orjson itself refuses what lenient 
 NaN, comments, text behind the document, more than 1024 levels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -22,7 +22,8 @@ POLICY_NAMES = frozenset(
 """Top-level names that policy reads, and which therefore must not occur twice."""
 
 _QUOTED = {name: b'"' + name.encode() + b'"' for name in POLICY_NAMES}
-_READ = frozenset((*_COUNTS, *_MAXIMA, "stream"))
+_IS_READ: Callable[[str], bool] = _QUOTED.__contains__
+_JUDGED = frozenset((*_COUNTS, *_MAXIMA, "stream"))
 _MAX_EXACT = 2**53
 _MOST_MODEL_CHARACTERS = 1024
 
@@ -95,21 +96,18 @@ def _read(body: bytes, document: Mapping[str, Any], path: Sequence[str]) -> Requ
     if len(path) > 1:
         single = single and all(body.count(f'"{name}"'.encode()) < 2 for name in path)
     stream, choices, max_output = False, 1, None
-    for name, value in document.items():
-        quoted = _QUOTED.get(name)
-        if quoted is None:
-            continue
+    for name in filter(_IS_READ, document):
         # These bytes cannot stand inside a string, where quotes are escaped.
-        if single and body.count(quoted) > 1:
+        if single and body.count(_QUOTED[name]) > 1:
             single = False
-        if value is None or name not in _READ:
+        if name not in _JUDGED or (value := document[name]) is None:
             continue
         if name == "stream":
             stream = _flag(value, name)
         elif name in _COUNTS:
             choices = max(choices, _number(value, name))
-        elif number := _number(value, name):
-            max_output = max(max_output or 0, number)
+        elif (number := _number(value, name)) and (max_output is None or number > max_output):
+            max_output = number
     if not single:
         _walk(body, path)
     model = document.get(path[0])
