@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gateway.wire.headers import Head
+from gateway.wire.search import Piece
 
 Watch = Callable[[bytes], object]
 """Is shown every piece of an answer's body as the upstream sent it, once it has been forwarded."""
@@ -33,7 +34,7 @@ class StreamObserver:
 class FormGate(Protocol):
     """Stands between a streaming form and the upstream. Both methods raise a GatewayError to refuse."""
 
-    def feed(self, piece: bytes) -> bytes:
+    def feed(self, piece: Piece) -> tuple[Piece, ...]:
         """Take a piece; return what may go up now."""
 
     async def finish(self) -> bytes:

@@ -17,6 +17,7 @@ from gateway.wire.headers import media_type
 from gateway.wire.multipart import MultipartScanner
 from gateway.wire.part_heads import MultipartRefused, boundary_of
 from gateway.wire.request_fields import BodyRefused
+from gateway.wire.search import Piece
 from gateway.wire.strict_json import strict_object
 
 AdmitModel = Callable[[str | None], Awaitable[None]]
@@ -57,7 +58,7 @@ def watch_form(exchange: Exchange, *, admit: AdmitModel | None) -> FormGate | No
     read = {name} if name else set()
     if caller.restricted:
         read |= unnamed_models.fields()
-    scanner = MultipartScanner(boundary, fields=read, only_reads=not judged)
+    scanner = MultipartScanner(boundary, fields=read)
     if judged:
         return _Gate(exchange, scanner, _ModelField(name, member), admit)
     if name:
@@ -107,27 +108,39 @@ class _Gate:
         self._field = field
         self._admit = admit
         self._seen = 0
+        """How many parts and fields the scanner had when policy was asked last."""
+
+        self._asked = 0
+        """Of how many parts policy has been asked."""
+
         self._judged = False
 
-    def feed(self, piece: bytes) -> bytes:
+    def feed(self, piece: Piece) -> tuple[Piece, ...]:
         """Return what may go up. Raises BadRequest, ModelNotAllowed or SharedUpstream."""
-        exchange = self._exchange
+        scanner = self._scanner
         try:
-            going = self._scanner.feed(piece)
+            going = scanner.feed(piece)
         except MultipartRefused as refused:
             raise _bad_form(refused) from None
-        for part in self._scanner.parts[self._seen :]:
+        if len(scanner.parts) + len(scanner.fields) != self._seen:  # else it was more of a file
+            self._seen = len(scanner.parts) + len(scanner.fields)
+            self._judge()
+        return going
+
+    def _judge(self) -> None:
+        """Ask policy about what has become known of the form."""
+        exchange, fields = self._exchange, self._scanner.fields
+        for part in self._scanner.parts[self._asked :]:
             policy.check_field(exchange.caller, exchange.operation, part.name, self._field.name)
-        self._seen = len(self._scanner.parts)
-        for name in self._scanner.fields.keys() - {self._field.name}:
-            policy.check_form_text(exchange.caller, name, self._scanner.fields[name])
-        text = self._scanner.fields.get(self._field.name)
+        self._asked = len(self._scanner.parts)
+        for name in fields.keys() - {self._field.name}:
+            policy.check_form_text(exchange.caller, name, fields[name])
+        text = fields.get(self._field.name)
         if text is not None and not self._judged:
             self._judged = True
             for model in self._field.models(text, exchange.caller):
                 exchange.caller.check_model(model)
                 exchange.model = exchange.model or model
-        return going
 
     async def finish(self) -> bytes:
         """Return the form's end. Raises BadRequest, ModelNotAllowed, or what admitting its model says."""

@@ -22,6 +22,7 @@ from gateway.proxy.sink import RawSink
 from gateway.proxy.upstream_channel import KEPT_BYTES, At, Raw, UpstreamChannel
 from gateway.proxy.wheel import Wheel
 from gateway.wire.headers import Head
+from gateway.wire.search import Piece
 
 
 class Pool(Protocol):
@@ -76,12 +77,15 @@ class Reply(UpstreamChannel):
         if total_at < self._asked_at:
             self._be_asked(total_at)
 
-    def write(self, data: bytes) -> None:
+    def write(self, *data: Piece) -> None:
         """Send bytes of the request. Raises UpstreamBroken when the connection is gone."""
         transport = self.transport
         if transport is None or transport.is_closing():
             raise UpstreamBroken("The upstream closed its connection before the request was sent.")
-        transport.write(data)
+        if len(data) == 1:
+            transport.write(data[0])
+        else:
+            transport.writelines(data)
 
     def start_clock(self) -> None:
         """The request is out: from now on the first-byte deadline runs."""

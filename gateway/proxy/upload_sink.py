@@ -7,6 +7,7 @@ from gateway.exchange.exchange import Exchange
 from gateway.proxy.channel import Channel
 from gateway.proxy.reply import Reply
 from gateway.proxy.sink import Awaited
+from gateway.wire.search import Piece
 
 _LOOK_SECONDS = 1.0
 """How often it is looked whether the upstream reads, and, where it does not, whether the client is still there."""
@@ -55,7 +56,10 @@ class UploadSink(Awaited):
         exchange = self._exchange
         form = exchange.form
         if form is None:
-            self.send(body, chunks)
+            if chunks is not None:
+                self.write(chunks)
+            else:
+                self.send(body)
             exchange.request_piece(body)
             if not self.listens:
                 self._settle()
@@ -66,20 +70,20 @@ class UploadSink(Awaited):
             self.fail(refused)
             return
         if going:
-            self.send(going)
+            self.send(*going)
         exchange.request_piece(body)
 
-    def send(self, going: bytes, chunks: bytes | None = None) -> None:
-        """Send bytes of the body as its framing has it; `chunks`: the same, as they came."""
+    def send(self, *pieces: Piece) -> None:
+        """Send bytes of the body as its framing has it."""
         if self._chunked:
-            going = b"%x\r\n%b\r\n" % (len(going), going) if chunks is None else chunks
-        self.write(going)
+            pieces = (b"%x\r\n" % sum(map(len, pieces)), *pieces, b"\r\n")
+        self.write(*pieces)
 
-    def write(self, data: bytes) -> None:
-        """Send what is framed already."""
+    def write(self, *data: Piece) -> None:
+        """Send what is framed already, at once."""
         if self.listens:
             try:
-                self._reply.write(data)
+                self._reply.write(*data)
             except UpstreamBroken:
                 self.listens = False
 

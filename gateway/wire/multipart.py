@@ -29,6 +29,7 @@ from enum import Enum, auto
 from typing import assert_never
 
 from gateway.wire.part_heads import MultipartRefused, Part, read_part_head
+from gateway.wire.search import Piece, occurs
 
 MAX_FIELD_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 8 * 1024
@@ -66,9 +67,7 @@ class MultipartScanner:
         fields: Collection[str] = ("model",),
         max_field_bytes: int = MAX_FIELD_BYTES,
         max_parts: int = MAX_PARTS,
-        only_reads: bool = False,
     ) -> None:
-        """`only_reads`: the body goes on by itself, and what `feed` returns means nothing."""
         self.fields: dict[str, str] = {}
         """The values of the fields asked for; each appears when its part has ended."""
         self.parts: list[Part] = []
@@ -79,7 +78,6 @@ class MultipartScanner:
         self._wanted = frozenset(fields)
         self._max_field_bytes = max_field_bytes
         self._max_parts = max_parts
-        self._only_reads = only_reads
         self._state = _State.START
         # The last bytes seen. The first `_passed` of them went on already and stay for their context.
         self._tail = b""
@@ -100,8 +98,8 @@ class MultipartScanner:
         """The size of all files so far."""
         return sum(part.size_bytes for part in self.parts if part.is_file)
 
-    def feed(self, piece: bytes) -> bytes:
-        """Take the next bytes of the body; return those that may go on now.
+    def feed(self, piece: Piece) -> tuple[Piece, ...]:
+        """Take the next bytes of the body; return those that may go on now, in their order.
 
         Raises MultipartRefused, after which nothing may go on.
         """
@@ -137,27 +135,29 @@ class MultipartScanner:
         self._passed = step.hold_from - step.keep_from
         end = len(held) - max(0 if self.closed else _LAST_BYTES, self._field_bytes)
         if end <= 0:
-            return b""
-        going = bytes(held[:end])
+            return ()
+        first = bytes(held[:end])
         del held[:end]
-        return going
+        return (first,)
 
-    def _amid_a_file(self, piece: bytes) -> bytes:
-        """What may go on, copied once, where no boundary occurs; nothing, and nothing taken, where one does."""
+    def _amid_a_file(self, piece: Piece) -> tuple[Piece, ...]:
+        """What may go on, nothing of the piece copied; nothing, and nothing taken, where a boundary occurs."""
         boundary, tail = self._dash_boundary, self._tail
-        if boundary in piece or boundary in tail + piece[: len(boundary)]:
-            return b""
-        begin = self._maybe_delimiter(piece, 0)
-        end, keep_from = begin - _LAST_BYTES, begin - len(boundary) + 1
+        if occurs(boundary, piece) or boundary in tail + piece[: len(boundary)]:
+            return ()
+        size = len(piece)
+        last = bytes(piece[-len(boundary) - 2 :])
+        last_at = size - len(last)
+        begin = last_at + self._maybe_delimiter(last, 0)
+        end, keep_at = begin - _LAST_BYTES, begin - len(boundary) + 1
         waited = tail[self._passed :]
-        going = (
-            piece if self._only_reads else b"".join((self._held, waited, memoryview(piece)[:end]))
-        )  # a copy of all that a file has
+        before = bytes(self._held) + waited
         self.parts[-1].size_bytes += len(waited) + begin
         self._held = bytearray(piece[end:begin])
-        self._tail = piece[keep_from:]
-        self._passed = begin - keep_from
-        return going
+        self._tail = bytes(piece[keep_at:])
+        self._passed = begin - keep_at
+        going = memoryview(piece)[:end]
+        return (before, going) if before else (going,)
 
     def finish(self) -> bytes:
         """The body has ended and policy is satisfied: return the rest, closing delimiter included.
