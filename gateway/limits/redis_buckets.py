@@ -1,6 +1,7 @@
 """Buckets in Redis, on Redis' own clock, exact across workers and replicas.
 
-What the exchanges of one turn of the loop want goes up as one call, of which every step is atomic by itself.
+What the exchanges of one turn of the loop want goes up as one call, of which every step is atomic by itself. What
+they turned out to have used may wait a moment for such a call, so that it need not make one of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from gateway.redis.servers import RedisServers
 
 SILENT_SECONDS = 3.0
 """A worker that has not announced itself for so long no longer counts."""
+
+COMPANY_SECONDS = 0.01
+"""How long a settlement that frees no slot may wait for other steps: it held more than it used for longer than that."""
 
 _LEASES_PER_CALL = 1000
 _WORKERS_KEPT_MS = 60_000
@@ -53,21 +57,37 @@ class RedisBuckets(BucketStore):
         self._scripts = {name: Script.load(__package__, *files) for name, files in _SCRIPTS.items()}
         self._head = head_of(self._lease(), 0)
         self._announced: str | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Asked for once: each time that Python looks which loop runs is a system call."""
         self._steps: list[Step] = []
-        """What has been put in this turn of the loop."""
+        """What has been put and has not left."""
+        self._leaves = False
+        """Whether that leaves when this turn of the loop ends."""
+        self._waits: asyncio.TimerHandle | None = None
+        """When it leaves at the latest, if nothing makes it leave before."""
         self._turns: set[Turn] = set()
         """What is under way."""
         self._quiet: asyncio.Future[None] | None = None
         """Who waits for an end of all that."""
 
     def put(self, step: Step) -> None:
-        """Let a step leave at the end of this turn of the loop, with all others."""
+        """Let a step leave at the end of this turn of the loop, with all others; or with theirs of a later one."""
         if not step.charges:
             step.done(True, ())
             return
-        if not self._steps:
-            asyncio.get_running_loop().call_soon(self._send)
-        self._steps.append(step)
+        steps = self._steps
+        steps.append(step)
+        if self._leaves:
+            return
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        if step.mode == "settle" and _may_wait(step) and len(steps) < MOST_STEPS:
+            if self._waits is None:
+                self._waits = loop.call_later(COMPANY_SECONDS, self._waited)
+            return
+        self._leaves = True
+        loop.call_soon(self._send)
 
     async def renew(self, leases: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         missing: list[tuple[str, str]] = []
@@ -101,11 +121,16 @@ class RedisBuckets(BucketStore):
 
     async def quiet(self) -> None:
         while self._steps or self._turns:
+            if self._steps:
+                self._send()
+                continue
             self._quiet = asyncio.get_running_loop().create_future()
             await self._quiet
 
     async def close(self) -> None:
         await self.quiet()
+        if self._waits is not None:
+            self._waits.cancel()
         if self._announced is not None:
             try:
                 await self._run("announce", self._workers(), [self._announced, "leaves"])
@@ -113,7 +138,14 @@ class RedisBuckets(BucketStore):
                 pass  # silence says the same, a little later
         await self._wire.close()
 
+    def _waited(self) -> None:
+        """Nobody else has come: what waits makes a call of its own."""
+        self._waits = None
+        if self._steps and not self._leaves:
+            self._send()
+
     def _send(self) -> None:
+        self._leaves = False
         steps, self._steps = self._steps, []
         script = self._scripts["turn"]
         head = self._head if self._clock is None else head_of(self._lease(), self._now() or 0)
@@ -155,6 +187,14 @@ class RedisBuckets(BucketStore):
 
     def _now(self) -> int | None:
         return int(self._clock() * 1_000_000) if self._clock else None
+
+
+def _may_wait(step: Step) -> bool:
+    """Whether nobody waits for what a settlement gives back: neither who put it, nor who wants a slot."""
+    for charge in step.charges:
+        if not charge.quota.tick_microseconds:
+            return False
+    return step.outcome is None
 
 
 def _account_of(lease: tuple[str, str]) -> str:

@@ -103,7 +103,7 @@ class Line(asyncio.Protocol):
 
     def __init__(self, connect: Connect, connect_seconds: float, keep: Keep) -> None:
         self.dead = False
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._connect = connect
         self._connect_seconds = connect_seconds
         self._transport: asyncio.WriteTransport | None = None
@@ -112,14 +112,14 @@ class Line(asyncio.Protocol):
         self._sent: deque[Call] = deque()
         self._flushes_soon = False
         self._watch: asyncio.TimerHandle | None = None
-        self._gone = self._loop.create_future()
+        self._gone = self.loop.create_future()
         self._task = keep(self._live())
 
     def put(self, call: Call) -> None:
         """Let a call leave with the next flush, or as soon as there is a connection."""
         self._to_send.append(call)
         if self._watch is None:
-            self._watch = self._loop.call_at(call.deadline, self._check_deadlines)
+            self._watch = self.loop.call_at(call.deadline, self._check_deadlines)
 
     def flush(self) -> None:
         """Send what has been put, in one write."""
@@ -135,7 +135,7 @@ class Line(asyncio.Protocol):
         """Send what is put in this turn of the loop when it ends."""
         if not self._flushes_soon:
             self._flushes_soon = True
-            self._loop.call_soon(self.flush)
+            self.loop.call_soon(self.flush)
 
     def data_received(self, data: bytes) -> None:
         """Tell calls their replies."""
@@ -227,7 +227,7 @@ class Line(asyncio.Protocol):
     def _check_deadlines(self) -> None:
         """One timer serves all calls: the oldest is always first in line."""
         self._watch = None
-        now = self._loop.time()
+        now = self.loop.time()
         if self._transport is None:
             # Who has waited long enough is told so, the attempt goes on.
             late = [call for call in self._to_send if call.deadline <= now]
@@ -237,10 +237,10 @@ class Line(asyncio.Protocol):
         if oldest is None:
             return
         if oldest.deadline > now:
-            self._watch = self._loop.call_at(oldest.deadline, self._check_deadlines)
+            self._watch = self.loop.call_at(oldest.deadline, self._check_deadlines)
         else:
             # If it was this process that slept, the reply is here and only has to be read.
-            self._watch = self._loop.call_later(GRACE_SECONDS, self._give_up_on, oldest)
+            self._watch = self.loop.call_later(GRACE_SECONDS, self._give_up_on, oldest)
 
     def _give_up_on(self, call: Call) -> None:
         if self._oldest() is call:

@@ -183,11 +183,12 @@ class Wire(Scripts):
         self.breaker.withdrawn()
 
     def _put(self, call: Call) -> None:
+        line = self._line
+        if line is None or line.dead:
+            line = self._line = Line(self._connect, self._connect_seconds, self._keep)
         if not call.deadline:
-            call.deadline = asyncio.get_running_loop().time() + self._deadline_seconds
-        if self._line is None or self._line.dead:
-            self._line = Line(self._connect, self._connect_seconds, self._keep)
-        self._line.put(call)
+            call.deadline = line.loop.time() + self._deadline_seconds
+        line.put(call)
 
     async def _recover(self) -> None:
         """Ask for a sign of life until there is one."""

@@ -61,6 +61,47 @@ async def test_settlement_without_company_leaves_in_the_same_turn(
     assert (await behind.look([Charge(slots)])).allowed
 
 
+async def test_settlement_that_frees_no_slot_waits_for_company_of_a_later_turn(
+    behind: RedisBuckets, link: FaultyLink
+) -> None:
+    tokens, exchange = quota(TOKENS, 1000), fresh_id()
+    await behind.admit(exchange, [Charge(tokens, 10)])
+    link.writes.clear()
+    behind.put(Step("settle", exchange, [Charge(tokens)], [5]))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    decision = await behind.admit(fresh_id(), [Charge(tokens, 10)])
+    assert (len(link.writes), b"".join(link.writes).count(b"EVALSHA")) == (1, 1)
+    assert decision.levels[0].remaining >= 1000 - 5 - 10
+
+
+async def test_settlement_that_finds_no_company_leaves_by_itself(
+    behind: RedisBuckets, redis: RedisServer
+) -> None:
+    tokens, exchange = quota(Dimension.TOKENS_PER_DAY, 1000), fresh_id()
+    await behind.admit(exchange, [Charge(tokens, 1000)])
+    behind.put(Step("settle", exchange, [Charge(tokens)], [400]))
+    other = RedisBuckets(redis.url)
+    try:
+        async with asyncio.timeout(2):
+            while not (await other.look([Charge(tokens, 600)])).allowed:
+                await asyncio.sleep(0.001)
+    finally:
+        await other.close()
+
+
+async def test_settlement_that_waits_for_company_is_carried_out_at_the_end(redis: RedisServer) -> None:
+    tokens, exchange = quota(Dimension.TOKENS_PER_DAY, 1000), fresh_id()
+    store, other = RedisBuckets(redis.url), RedisBuckets(redis.url)
+    try:
+        await store.admit(exchange, [Charge(tokens, 1000)])
+        store.put(Step("settle", exchange, [Charge(tokens)], [400]))
+        await store.close()
+        assert (await other.look([Charge(tokens, 600)])).allowed
+    finally:
+        await other.close()
+
+
 @pytest.mark.parametrize("poison", ["no hash", "no bucket", "no record", "no lease list"])
 async def test_broken_key_fails_its_own_steps_alone(
     behind: RedisBuckets, redis: RedisServer, poison: str
