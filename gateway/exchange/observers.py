@@ -13,6 +13,10 @@ Watch = Callable[[bytes], object]
 """Is shown every piece of an answer's body as the upstream sent it, once it has been forwarded."""
 
 
+Takes = Callable[[bytes], bool]
+"""Takes a piece of the usual kind, of which there is nothing more to be seen or done; False: it is another."""
+
+
 class StreamObserver:
     """Watches a stream without touching it: told after the bytes were forwarded, returns nothing.
 
@@ -22,6 +26,10 @@ class StreamObserver:
 
     def opened(self, head: Head) -> Watch | None:  # noqa: ARG002
         """The answer's head has been received; returns what is to be shown the pieces of its body, if anything is."""
+        return None
+
+    def usual(self) -> Takes | None:
+        """What takes the usual piece from now on in place of the watch; asked behind a piece. None: nothing does."""
         return None
 
     def request_piece(self, piece: bytes) -> None:
@@ -46,6 +54,9 @@ class EventFilter(Protocol):
 
     def feed(self, piece: bytes) -> bytes:
         """Take a piece; return what goes to the client now: the very piece where all of it does."""
+
+    def usual(self) -> Takes | None:
+        """What takes pieces from now on that pass whole; asked behind a piece. None: each has to be fed."""
 
     def end(self) -> bytes:
         """The stream has ended: return what was held back."""

@@ -12,7 +12,7 @@ import asyncio
 
 from gateway.errors import ClientLeft, UpstreamTimeout
 from gateway.exchange.exchange import Exchange
-from gateway.exchange.observers import READABLE, AnswerChange, EventFilter, StreamObserver, Watch
+from gateway.exchange.observers import READABLE, AnswerChange, EventFilter, StreamObserver, Takes, Watch
 from gateway.limits.limiter import Limiter
 from gateway.limits.terms import Charge
 from gateway.proxy.answer import Answer
@@ -127,6 +127,10 @@ class _Reading(StreamObserver):
         self._streams = media_type(content_type or b"") == b"text/event-stream"
         self._reader = UsageReader(content_type, head.get(b"content-encoding"), estimates=self._metered)
         return self._reader.watcher
+
+    def usual(self) -> Takes | None:
+        """Most events report nothing."""
+        return None if self._reader is None else self._reader.usual()
 
     def _without_added(self) -> EventFilter:
         """Read a stream of events, and leave out of it what nobody asked for."""

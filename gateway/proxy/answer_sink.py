@@ -6,18 +6,26 @@ from time import monotonic
 
 from gateway.errors import GatewayError, UpstreamBroken
 from gateway.exchange.exchange import Exchange
-from gateway.exchange.observers import EventFilter
+from gateway.exchange.observers import EventFilter, Takes
 from gateway.proxy.answer import Answer
+from gateway.proxy.channel import Channel
 from gateway.proxy.sink import Awaited
+from gateway.wire.whole_chunks import whole_chunk
 
 
 class AnswerSink(Awaited):
     """Gets the body of an upstream's answer, sends it to the client, and shows it to whoever watches."""
 
-    __slots__ = ("_answer", "_exchange", "_filtering", "_tail", "takes_raw")
+    __slots__ = ("_answer", "_client", "_exchange", "_filtering", "_tail", "_takes", "takes_raw")
 
     def __init__(
-        self, answer: Answer, exchange: Exchange, filtering: EventFilter | None, *, unframed_events: bool
+        self,
+        answer: Answer,
+        client: Channel,
+        exchange: Exchange,
+        filtering: EventFilter | None,
+        *,
+        unframed_events: bool,
     ) -> None:
         """`filtering` stands between; `unframed_events`: nothing but the connection's end tells that of the events."""
         super().__init__()
@@ -25,6 +33,10 @@ class AnswerSink(Awaited):
         self._exchange = exchange
         self._filtering = filtering
         self._tail = b"" if unframed_events else None
+        self._client = client
+        self._takes: Takes | None = None
+        """What takes the usual piece, where there is one."""
+
         self.takes_raw = (
             answer.is_chunked and filtering is None and not unframed_events and not exchange.watches
         )
@@ -49,6 +61,25 @@ class AnswerSink(Awaited):
                 exchange.body_begins(monotonic())
             self._answer.push(going, chunks)
         exchange.answer_piece(body, len(going))
+
+    def usual(self) -> Takes | None:
+        if self._over or not self._answer.is_chunked:
+            return None
+        watches = self._exchange.watches
+        if self._filtering is not None:
+            self._takes = None if watches else self._filtering.usual()
+        else:
+            self._takes = watches[0][0].usual() if len(watches) == 1 else None
+        return None if self._takes is None else self._pass_usual
+
+    def _pass_usual(self, data: bytes) -> bool:
+        """Send a piece as it came, if it is one chunk of the usual kind."""
+        body, client, takes = whole_chunk(data), self._client.transport, self._takes
+        if not body or client is None or takes is None or not takes(body):
+            return False
+        client.write(data)
+        self._exchange.bytes_out += len(body)
+        return True
 
     def raw(self, data: bytes, body_bytes: int) -> None:
         if self._over:

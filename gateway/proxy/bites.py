@@ -54,6 +54,9 @@ PACKED = Bites(4 * 1024, 4 * 1024, weight=16)
 FRAMES = Bites(4 * 1024, 512)
 """Either side of a WebSocket; a frame may have two bytes."""
 
+PASSED_BYTES = 1024
+"""What is taken of a turn by a piece of the usual kind, which passes as it comes."""
+
 UNSENT_BYTES = 256 * 1024
 """What the kernel takes from us for one connection beyond what is on its way; by itself it takes megabytes."""
 
@@ -72,10 +75,12 @@ LEAST_BITE_BYTES = 128
 class Turns:
     """Shares the turns of one loop among its connections: who floods comes after who does not."""
 
-    __slots__ = ("_due", "_floods", "_loop", "_others", "_room_bytes")
+    __slots__ = ("_due", "_floods", "_loop", "_others", "room_bytes")
 
     def __init__(self) -> None:
-        self._room_bytes: float = _TURN_BYTES
+        self.room_bytes: float = _TURN_BYTES
+        """What is left of this turn, or of several in which nothing had to wait; little pieces may just take of it."""
+
         self._due = False
         self._loop: asyncio.AbstractEventLoop | None = None
         """Asked for once: each time that Python looks which loop runs is a system call."""
@@ -86,14 +91,14 @@ class Turns:
     @property
     def has_room(self) -> bool:
         """Whether this turn may take one more bite."""
-        return self._room_bytes > 0
+        return self.room_bytes > 0
 
     def spend(self, weight_bytes: int, seconds: float = 0.0) -> None:
         """A bite has been taken, in so many seconds."""
         spent_bytes = seconds * _BYTES_PER_SECOND
         if weight_bytes > spent_bytes:
             spent_bytes = weight_bytes
-        self._room_bytes = room_bytes = self._room_bytes - spent_bytes
+        self.room_bytes = room_bytes = self.room_bytes - spent_bytes
         if room_bytes < _PLENTY_BYTES and not self._due:
             self._come_back()
 
@@ -127,7 +132,7 @@ class Turns:
     def _begin(self) -> None:
         """A turn begins: take what waits, as much as there is room; what comes in the turn has as much once more."""
         self._due = False
-        self._room_bytes = _TURN_BYTES
+        self.room_bytes = _TURN_BYTES
         # One of those who flood is served in any case: a long answer may look like that.
         waiting = self._floods or self._others
         try:
@@ -135,6 +140,6 @@ class Turns:
                 waiting.popleft()()
                 waiting = self._others or self._floods
         finally:
-            self._room_bytes = _TURN_BYTES
+            self.room_bytes = _TURN_BYTES
             if self._others or self._floods:
                 self._come_back()

@@ -111,8 +111,8 @@ class Relay:
         elif events:
             reply.take_as(EVENTS)
         unframed_events = events and _ends_with_connection(head, reply)
-        going = AnswerSink(answer, exchange, filtering, unframed_events=unframed_events)
         client = request.connection
+        going = AnswerSink(answer, client, exchange, filtering, unframed_events=unframed_events)
         client.fed_by(reply)
         try:
             reply.relay_to(going)

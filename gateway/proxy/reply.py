@@ -218,6 +218,7 @@ class Reply(UpstreamChannel):
         self._at_now = At.END
         self._decoder = self._sink = self._raw = self._fault = self._begun = self.head = None
         self._follows = False
+        self._passes = None
         self._pieces = []
         self._pieces_bytes = 0
         self._wheel.forget(self)

@@ -6,6 +6,7 @@ import asyncio
 from typing import Protocol
 
 from gateway.errors import GatewayError
+from gateway.exchange.observers import Takes
 
 
 class Sink(Protocol):
@@ -29,6 +30,12 @@ class RawSink(Sink, Protocol):
 
     takes_raw: bool
     """Whether it does; asked once."""
+
+    def usual(self) -> Takes | None:
+        """What takes pieces from now on that are one chunk each, as they come over the wire, and leaves others.
+
+        Asked behind a piece, between two chunks; None: each has to be handed over in the usual way.
+        """
 
     def raw(self, data: bytes, body_bytes: int) -> None:
         """The next bytes, framing and all, of which so many are of the body. They may begin and end amid a chunk.

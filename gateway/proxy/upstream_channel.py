@@ -16,8 +16,9 @@ from typing import Final, Protocol
 
 from aiohttp.http_exceptions import HttpProcessingError
 
+from gateway.exchange.observers import Takes
 from gateway.proxy.answer_heads import AnswerHeads, HeadAndRest, HeadInPieces
-from gateway.proxy.bites import ANSWERS, Turns
+from gateway.proxy.bites import ANSWERS, PASSED_BYTES, Turns
 from gateway.proxy.channel import Channel, Held
 from gateway.proxy.deadlines import ReplyDeadlines
 from gateway.proxy.sink import RawSink
@@ -83,6 +84,7 @@ class UpstreamChannel(Channel):
         "_keeps",
         "_left",
         "_no_body",
+        "_passes",
         "_pieces",
         "_pieces_bytes",
         "_raw",
@@ -119,6 +121,9 @@ class UpstreamChannel(Channel):
         self._follows = False
         """Whether that takes bytes as they come."""
 
+        self._passes: Takes | None = None
+        """What takes the usual piece as it comes; None where something has to be read first."""
+
         self._raw: Raw | None = None
         self._pieces: list[tuple[bytes, bytes | None]] = []
         """What came of the body, in chunks too where they may pass, and has gone nowhere yet."""
@@ -141,8 +146,17 @@ class UpstreamChannel(Channel):
     def strayed(self) -> None:
         """Something has come over a connection that nobody uses, or its end."""
 
+    def data_received(self, data: bytes) -> None:
+        passes = self._passes
+        if passes is None or self._held or self._surplus or not passes(data):
+            super().data_received(data)
+            return
+        self.taken_at = monotonic()
+        self.turns.room_bytes -= PASSED_BYTES
+
     def take(self, data: bytes) -> None:
         """A bite of what the upstream sends."""
+        self._passes = None
         decoder = self._decoder
         if decoder is None:
             if self._at_now == At.HEAD:
@@ -167,6 +181,8 @@ class UpstreamChannel(Channel):
                 self._pass(body, decoder.chunks)
             else:
                 sink.piece(body, decoder.chunks)
+                if decoder.between_chunks and self._decoder is decoder:
+                    self._passes = sink.usual()
         if decoder.ended and self._decoder is decoder:
             if decoder.rest:
                 self._keeps = False
@@ -274,6 +290,7 @@ class UpstreamChannel(Channel):
         self._decoder = None
         sink, self._sink = self._sink, None
         self._follows = False
+        self._passes = None
         if sink is None:
             self._wake()
         elif self._fault is None:

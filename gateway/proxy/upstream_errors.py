@@ -59,6 +59,9 @@ class KeySearch:
         self._held = text[passes:]
         return text[:passes]
 
+    def usual(self) -> None:
+        """Each piece is searched."""
+
     def end(self) -> bytes:
         """The end of it."""
         return self._held

@@ -1,6 +1,7 @@
 """What models wrote, counted when somebody asks: for answers of which nobody reports what they used."""
 
 import re
+from itertools import pairwise
 
 from gateway.usage.reported import BYTES_PER_LLM_TOKEN
 
@@ -15,6 +16,10 @@ _KEPT_BYTES = 32 * 1024
 
 _PIECE_BYTES = 64
 """What a piece occupies beside its bytes."""
+
+# What else changes from one event to the next in streams that say nothing else: it has no quotes, and nothing to hide.
+_VARIES = re.compile(rb'"(?:obfuscation": ?"([0-9A-Za-z]++)"|sequence_number": ?([0-9]++)[,}])')
+_MOST_GAPS = 4
 
 # As numbers: `in` takes those by a tenth of what it does for bytes.
 _QUOTE, _DOT, _BACKSLASH, _LF, _CR = b'".\\\n\r'
@@ -43,9 +48,9 @@ class Deltas:
         if self._kept_bytes > _KEPT_BYTES:
             self._count_kept()
 
-    def wrote(self, size_bytes: int) -> None:
-        """Take one delta of so many bytes."""
-        self._count += 1
+    def wrote(self, count: int, size_bytes: int) -> None:
+        """Take so many deltas, which have so many bytes in all."""
+        self._count += count
         self._size_bytes += size_bytes
 
     def add_piece(self, piece: bytes) -> None:
@@ -87,7 +92,7 @@ class NoDeltas(Deltas):
     def add(self, text: bytes) -> None:
         pass
 
-    def wrote(self, size_bytes: int) -> None:
+    def wrote(self, count: int, size_bytes: int) -> None:
         pass
 
     def add_piece(self, piece: bytes) -> None:
@@ -97,39 +102,97 @@ class NoDeltas(Deltas):
 class Likeness:
     """What the pieces of one stream have in common: most differ in nothing but what the model wrote.
 
-    Where one of them says nothing but a delta, so does every other that is like it.
+    Where one of them says nothing but a delta, so does every other that is like it. Those are counted here.
     """
 
-    __slots__ = ("_before", "_before_bytes", "_behind", "_behind_bytes", "_looks")
+    __slots__ = (
+        "_before",
+        "_behind",
+        "_between",
+        "_fixed_bytes",
+        "_looks",
+        "_written_at",
+        "count",
+        "size_bytes",
+    )
 
     def __init__(self) -> None:
+        self.count = 0
+        """How many pieces were like the others."""
+
+        self.size_bytes = 0
+        """How many bytes were written in those."""
+
         self._before = self._behind = b""
-        self._before_bytes = self._behind_bytes = 0
+        self._between: list[bytes] = []
+        """What stands between the gaps, of which there is one more."""
+
+        self._written_at = 0
+        """In which of the gaps that is which was written; in the others stand letters and digits."""
+
+        self._fixed_bytes = -1  # nothing is like nothing
         self._looks = 0
 
-    def written_bytes(self, piece: bytes) -> int:
-        """How many bytes were written in a piece that is like the others; 0 for one that is not."""
-        begin = self._before_bytes
-        end = len(piece) - self._behind_bytes
-        if not begin or end <= begin or piece[end:] != self._behind or piece[:begin] != self._before:
-            return 0
-        written = piece[begin:end]
-        if _QUOTE in written or _DOT in written or _BACKSLASH in written or _LF in written or _CR in written:
-            return 0
-        return end - begin
+    @property
+    def is_known(self) -> bool:
+        """Whether there is anything that others may be like."""
+        return self._fixed_bytes > 0
+
+    def took(self, piece: bytes) -> bool:
+        """Count a piece that is like the others; False: it is not."""
+        written = piece.removeprefix(self._before).removesuffix(self._behind)
+        others_bytes = 0
+        if self._between:
+            written, others_bytes = self._gaps(written)
+        size = len(written)
+        if (
+            size + others_bytes + self._fixed_bytes != len(piece)
+            or not size
+            or _QUOTE in written
+            or _LF in written
+            or _CR in written
+            or written[-1] == _BACKSLASH
+            or (_DOT in written and _shows_an_end(written))
+        ):
+            return False
+        self.count += 1
+        self.size_bytes += size
+        return True
+
+    def _gaps(self, rest: bytes) -> tuple[bytes, int]:
+        """What was written, and how many bytes the other gaps have."""
+        gaps = []
+        for fixed in self._between:
+            gap, _, rest = rest.partition(fixed)
+            gaps.append(gap)
+        gaps.append(rest)
+        written = gaps.pop(self._written_at)
+        others = b"".join(gaps)
+        return (written, len(others)) if not others or others.isalnum() else (b"", 0)
 
     def learn(self, piece: bytes) -> None:
         """See whether others may be like this one, in which no sign was seen of anything but deltas."""
-        if self._before or self._looks == _MOST_LOOKS:
+        if self._looks == _MOST_LOOKS or self.is_known:
             return
         self._looks += 1
         first = _DELTA.search(piece)
         if first is None or _DELTA.search(piece, first.end()) is not None:
             return
-        begin, end = first.span(1)
-        if piece[end : end + 2] in (b'"}', b'",'):
-            self._before, self._before_bytes = piece[:begin], begin
-            self._behind, self._behind_bytes = piece[end:], len(piece) - end
+        if piece[first.end() : first.end() + 2] not in (b'"}', b'",'):
+            return
+        written = first.span(1)
+        gaps = sorted([written, *(one.span(one.lastindex or 0) for one in _VARIES.finditer(piece))])
+        if len(gaps) > _MOST_GAPS:
+            return
+        self._written_at = gaps.index(written)
+        fixed = [piece[end:begin] for (_, end), (begin, _) in pairwise(((0, 0), *gaps, (len(piece), 0)))]
+        self._before, *self._between, self._behind = fixed
+        self._fixed_bytes = sum(map(len, fixed))
+
+
+def _shows_an_end(written: bytes) -> bool:
+    """Whether it has a word by which events are told that end something."""
+    return written.find(b".done") >= 0 or written.find(b".completed") >= 0
 
 
 def _ends_amid_text(seen: bytes, at: int) -> bool:

@@ -4,6 +4,7 @@ Of the usual piece, whole events that report nothing, nothing but a few words is
 """
 
 import re
+from collections.abc import Callable
 
 from gateway.usage.deltas import Deltas, Likeness
 from gateway.usage.included import is_added_usage
@@ -34,25 +35,15 @@ class EventReader:
     def feed(self, piece: bytes) -> bytes:
         """Take the next bytes of the stream; return what of it may pass now: whole events."""
         splitter = self._splitter
-        if (
-            splitter.between_events
-            and self._fragments is None
-            and (written_bytes := self._likeness.written_bytes(piece))
-        ):
-            self.deltas.wrote(written_bytes)
-            return piece
-        if (
-            splitter.between_events
-            and not _shows_a_sign(piece)
-            and piece.endswith(_BLANK_LINES)
-            and len(piece) <= MAX_EVENT_BYTES
-            and self._fragments is None
-        ):
-            # The usual piece.
-            splitter.started = True
-            self._likeness.learn(piece)
-            self.deltas.add(piece)
-            return piece
+        if splitter.between_events and self._fragments is None:
+            if self._likeness.took(piece):
+                return piece
+            if not _shows_a_sign(piece) and piece.endswith(_BLANK_LINES) and len(piece) <= MAX_EVENT_BYTES:
+                # The usual piece.
+                splitter.started = True
+                self._likeness.learn(piece)
+                self.deltas.add(piece)
+                return piece
         run, events = splitter.take(piece)
         passing = run.raw
         if passing:
@@ -63,8 +54,17 @@ class EventReader:
                 self.deltas.add(passing)
         return passing + b"".join([self._take(event) for event in events]) if events else passing
 
+    def usual(self) -> Callable[[bytes], bool] | None:
+        """What takes, from now on, the pieces of which nothing can be held back or reported, and leaves others."""
+        if self._likeness.is_known and self._splitter.between_events and self._fragments is None:
+            return self._likeness.took
+        return None
+
     def end(self) -> bytes:
         """The stream has ended, well or not: return what may pass of what follows its last blank line."""
+        alike = self._likeness
+        self.deltas.wrote(alike.count, alike.size_bytes)
+        alike.count = alike.size_bytes = 0
         last = self._splitter.finish()
         passing = b"" if last is None else self._take(last)
         self._end_fragments()

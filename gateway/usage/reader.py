@@ -55,6 +55,11 @@ class UsageReader:
             return None
         return self._reader.feed if self._inflater is None else self._unpack
 
+    def usual(self) -> Callable[[bytes], bool] | None:
+        """What takes, from now on, pieces that report nothing and are no more than that, and leaves others."""
+        reader = self._reader
+        return reader.usual() if self._inflater is None and isinstance(reader, EventReader) else None
+
     def _unpack(self, piece: bytes) -> None:
         if not self.readable:
             return

@@ -33,6 +33,7 @@ from gateway.wire.chunk_grammar import (
     THEN,
     TRAILER,
 )
+from gateway.wire.whole_chunks import WHOLE, begin_of_whole
 
 _MOST_SIZE = 2**64 - 1
 _MOST_EXTENSIONS_BYTES = 128 * 1024
@@ -59,10 +60,10 @@ class Decoder(Protocol):
     """Finds the body in what comes behind a head, and its end."""
 
     body_bytes: int
-    """How much of the body has come so far."""
+    """How much of the body has been fed so far."""
 
     taken_bytes: int
-    """How much has come in all: the body, and what stood around it."""
+    """How much has been fed in all: the body, and what stood around it."""
 
     chunks: bytes | None
     """The body that the last `feed` returned, in whole chunks exactly as they came; None: frame it anew."""
@@ -72,6 +73,10 @@ class Decoder(Protocol):
 
     rest: bytes
     """What stood behind the end in the piece that brought it."""
+
+    @property
+    def between_chunks(self) -> bool:
+        """Whether what comes next begins a chunk: what `whole_chunk` finds then need not be fed, nor is it counted."""
 
     @property
     def amid_bytes(self) -> int:
@@ -119,6 +124,10 @@ class _Stated:
         self.rest = b""
 
     @property
+    def between_chunks(self) -> bool:
+        return False
+
+    @property
     def amid_bytes(self) -> int:
         return 0
 
@@ -156,6 +165,10 @@ class _UntilClose:
         self.rest = b""
 
     @property
+    def between_chunks(self) -> bool:
+        return False
+
+    @property
     def amid_bytes(self) -> int:
         return 0
 
@@ -180,23 +193,6 @@ _next_chunk = re.compile(b"\r\n([1-9a-fA-F][0-9a-fA-F]{0,15})\r\n").match
 
 _CHANGES_THE_HEAD = frozenset({b"content-length", b"transfer-encoding", b"host"})
 _LONGEST_OF_THEM = 17
-
-
-_WHOLE: dict[int, bytes] = {}
-"""What a piece of so many bytes begins with that is one whole chunk."""
-
-_MOST_WHOLE_BYTES = 2048
-
-
-def _begin_of_whole(size: int) -> bytes:
-    begin = b"%x\r\n" % max(1, size - len(b"%x\r\n\r\n" % size))
-    if len(begin) + int(begin, 16) + 2 != size:
-        begin = b"%x\r\n" % (int(begin, 16) + 1)  # its size has a digit less
-        if len(begin) + int(begin, 16) + 2 != size:
-            begin = bytes(size + 1)  # no chunk is so long, and no piece begins with more than it has
-    if size <= _MOST_WHOLE_BYTES:
-        _WHOLE[size] = begin
-    return begin
 
 
 class _Chunked:
@@ -238,6 +234,10 @@ class _Chunked:
         self.rest = b""
 
     @property
+    def between_chunks(self) -> bool:
+        return self._at == BORDER
+
+    @property
     def amid_bytes(self) -> int:
         if self._in_step or self._at not in (DATA, DATA_CR):
             return 0
@@ -246,14 +246,15 @@ class _Chunked:
     def feed(self, data: bytes) -> bytes:
         size = len(data)
         if self._at == BORDER:
-            begin_of_whole = _WHOLE.get(size) or _begin_of_whole(size)
-            begin = len(begin_of_whole)
-            if data[:begin] == begin_of_whole and data[-2:] == b"\r\n":
+            begin = WHOLE.get(size) or begin_of_whole(size)
+            body = data.removeprefix(begin).removesuffix(b"\r\n")
+            body_bytes = len(body)
+            if len(begin) + body_bytes + 2 == size:
                 # The usual piece: one whole chunk.
                 self.taken_bytes += size
-                self.body_bytes += size - begin - 2
+                self.body_bytes += body_bytes
                 self.chunks = data
-                return data[begin:-2]
+                return body
         elif self._left > size and self._at == DATA:
             self._left -= size
             self.taken_bytes += size

@@ -278,6 +278,63 @@ async def test_filtered_stream_is_relayed_event_by_event_as_it_comes(
     assert answer.body == kind.answer.replace(kind.added, b"")
 
 
+def word(text: bytes) -> bytes:
+    """An event of which nothing but the text changes, and what else OpenAI changes."""
+    return (
+        b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"%b"}}],"usage":null,"obfuscation":"%b"}\n\n'
+        % (text, b"x" * (len(text) % 3))
+    )
+
+
+def chunk(data: bytes, size: bytes = b"%x") -> bytes:
+    return size % len(data) + b"\r\n%b\r\n" % data
+
+
+WORDS = [*(b"a", b" b", b"", b"c.", b"d.done", b"\\n", b'\\"', b"e\\\\", b"\xc3\xa9", b"f"), *[b"word"] * 5]
+AMID = word(b"g")
+ODD = {
+    "two chunks at once": ([chunk(AMID) * 2], AMID * 2),
+    "two events in a chunk": ([chunk(AMID * 2)], AMID * 2),
+    "a chunk in four pieces": ([chunk(AMID)[:1], chunk(AMID)[1:9], chunk(AMID)[9:-1], b"\n"], AMID),
+    "an event in two chunks": ([chunk(AMID[:8]), chunk(AMID[8:])], AMID),
+    "the end of a chunk with another": ([chunk(AMID)[:-2], b"\r\n" + chunk(AMID)], AMID * 2),
+    "a size in capitals": ([chunk(AMID, b"%X")], AMID),
+    "a size with zeros": ([chunk(AMID, b"00%x")], AMID),
+    "an extension": ([chunk(AMID, b"%x;a=b")], AMID),
+    "a comment": ([chunk(b": g\n\n")], b": g\n\n"),
+    "half an event, which others follow": ([chunk(b"data: {")], b"data: {"),
+    "the end of an event that nobody began": ([chunk(b"}\n\n")], b"}\n\n"),
+}
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["not asked for usage", "asked for usage"])
+async def test_events_that_are_alike_pass_and_count_whatever_comes_between_them(
+    metered: Gateway, upstream: ScriptedUpstream, asks: bool
+) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n" + CHUNKED + b"\r\n\r\n")
+        for pieces, _ in ODD.values():
+            for piece in [*(chunk(word(text)) for text in WORDS), *pieces]:
+                await turn.send(piece)
+                await asyncio.sleep(0.005)  # each is to come by itself
+        await turn.send(b"0\r\n\r\n")
+
+    upstream.plays(script)
+    options = b',"stream_options":{"include_usage":true}' if asks else b""
+    client = await metered.connect()
+    body = b'{"model":"m","stream":true,"messages":[]%b}' % options
+    answer = await client.request("POST", "/v1/chat/completions", body, headers=JSON)
+
+    sent = b"".join([b"".join(map(word, WORDS)) + odd for _, odd in ODD.values()])
+    assert answer.body == sent
+    assert answer.clean_end
+    counts = (await counted(metered))["tester", "m", "createChatCompletion"]
+    assert counts["bytes_out"] == len(sent)
+    # Nothing is said by an empty text, and what may end something is none.
+    assert counts["output"] == len(ODD) * (len(WORDS) - 2) + sent.count(b'"g"')
+
+
 async def test_abandoned_stream_is_estimated_within_a_second(
     metered: Gateway, upstream: ScriptedUpstream
 ) -> None:

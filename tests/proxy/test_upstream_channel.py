@@ -49,6 +49,9 @@ class Collected:
     def raw(self, data: bytes, body_bytes: int) -> None:
         raise AssertionError("nobody asked for it")
 
+    def usual(self) -> None:
+        """Whatever it is, it is to be handed over."""
+
     def piece(self, body: bytes, chunks: bytes | None) -> None:
         assert body
         assert not self.over

@@ -31,6 +31,10 @@ SHAPES = st.sampled_from(
     [
         (b'data: {"id":"c","choices":[{"delta":{"content":"', b'"}}],"usage":null}\n\n'),
         (b'data: {"type":"x.delta","delta": "', b'","text":"also"}\n\n'),
+        (b'data: {"sequence_number":1,"delta":"', b'","obfuscation":"aB"}\n\n'),
+        (b'data: {"sequence_number":29,"delta":"', b'","obfuscation":""}\n\n'),
+        (b'data: {"sequence_number":', b',"delta":"word","obfuscation":"aB"}\n\n'),
+        (b'data: {"sequence_number":1,"delta":"word","obfuscation":"', b'"}\n\n'),
         (b'data: {"role":"', b'"}\n\n'),
         (b'data: {"text":"', b"\n\n"),
         (b'data: {"text":"', b'":{"total_tokens":3}}\n\n'),
@@ -52,8 +56,8 @@ def test_a_stream_says_the_same_whether_or_not_its_pieces_are_like_one_another(p
 
 
 class _Unlike(Likeness):
-    def written_bytes(self, piece: bytes) -> int:
-        return 0
+    def took(self, piece: bytes) -> bool:
+        return False
 
 
 def test_pieces_that_are_alike_are_not_kept():
@@ -63,16 +67,38 @@ def test_pieces_that_are_alike_are_not_kept():
         reader.feed(b'data: {"delta":{"content":"word%d"}}\n\n' % number)
 
     assert len(deltas._kept) == 1
+    reader.finish()
     assert deltas.estimate() == (10_000 * 4 + 10 + 90 * 2 + 900 * 3 + 9000 * 4) // BYTES_PER_LLM_TOKEN
 
 
 @pytest.mark.parametrize("text", [b'"', b"\\", b"a.done", b"\n", b"\r", b""])
 def test_what_may_be_more_than_a_text_is_looked_at(text):
     likeness = Likeness()
+    assert not likeness.took(b"word")
     likeness.learn(b'data: {"content":"word"}\n\n')
 
-    assert likeness.written_bytes(b'data: {"content":"words"}\n\n') == 5
-    assert likeness.written_bytes(b'data: {"content":"%b"}\n\n' % text) == 0
+    assert likeness.took(b'data: {"content":"words"}\n\n')
+    assert not likeness.took(b'data: {"content":"%b"}\n\n' % text)
+    assert (likeness.count, likeness.size_bytes) == (1, 5)
+
+
+CHAT = b'data: {"choices":[{"delta":{"content":"TEXT"}}],"usage":null,"obfuscation":"PADDING"}\n\n'
+RESPONSES = b'event: d\ndata: {"sequence_number":NUMBER,"delta":"TEXT","obfuscation":"PADDING"}\n\n'
+
+
+@pytest.mark.parametrize("shape", [CHAT, RESPONSES, RESPONSES.replace(b'":', b'": ')])
+def test_what_else_changes_from_event_to_event_makes_none_unlike(shape):
+    def event(number: bytes, text: bytes, padding: bytes) -> bytes:
+        return shape.replace(b"NUMBER", number).replace(b"TEXT", text).replace(b"PADDING", padding)
+
+    likeness = Likeness()
+    likeness.learn(event(b"7", b"word", b"aB3"))
+
+    assert likeness.took(event(b"12345", b" more, of it", b"0Az" * 9))
+    assert likeness.took(event(b"12346", b"it", b""))
+    assert (likeness.count, likeness.size_bytes) == (2, 14)
+    for text, padding in ((b'"', b"a"), (b"a", b'","x":"'), (b"", b"a"), (b"a\\", b"a"), (b"a", b"a.done")):
+        assert not likeness.took(event(b"8", text, padding))
 
 
 def test_deltas_are_counted_as_if_each_event_were_searched():

@@ -1,0 +1,30 @@
+"""The usual piece of a body in chunks: exactly one, short, and spelt as most do."""
+
+from __future__ import annotations
+
+WHOLE: dict[int, bytes] = {}
+"""What a piece of so many bytes begins with that is one whole chunk."""
+
+_MOST_BYTES = 2048
+
+
+def begin_of_whole(size: int) -> bytes:
+    """What a piece of so many bytes begins with that is one whole chunk; for short ones it is noted."""
+    begin = b"%x\r\n" % max(1, size - len(b"%x\r\n\r\n" % size))
+    if len(begin) + int(begin, 16) + 2 != size:
+        begin = b"%x\r\n" % (int(begin, 16) + 1)  # its size has a digit less
+        if len(begin) + int(begin, 16) + 2 != size:
+            begin = bytes(size + 1)  # no chunk is so long, and no piece begins with more than it has
+    if size <= _MOST_BYTES:
+        WHOLE[size] = begin
+    return begin
+
+
+def whole_chunk(data: bytes) -> bytes:
+    """The body of a piece that is exactly one chunk; empty for any other, and for one of a size not noted yet."""
+    size = len(data)
+    begin = WHOLE.get(size)
+    if begin is None:
+        return b""
+    body = data.removeprefix(begin).removesuffix(b"\r\n")
+    return body if len(begin) + len(body) + 2 == size else b""
