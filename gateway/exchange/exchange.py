@@ -30,7 +30,16 @@ class Exchange:
     __slots__ = (
         # record
         *("id", "method", "operation", "started_at", "started_time"),
-        *("target", "params", "head", "is_socket", "unreadable", "observer_failed"),
+        *(
+            "target",
+            "params",
+            "head",
+            "own_values",
+            "stated_bytes",
+            "is_socket",
+            "unreadable",
+            "observer_failed",
+        ),
         # answer
         "error",
         # authenticate
@@ -72,7 +81,13 @@ class Exchange:
 
         self.params: Mapping[str, str] = NO_PARAMS
         self.head: RequestHead = NO_HEAD
-        """The request's header fields, once they have been read and found sound."""
+        """The request's header fields, once they have been read and found sound, but for the values of its own."""
+
+        self.own_values: tuple[bytes, ...] = ()
+        """What this request has at the places that `head.own` says."""
+
+        self.stated_bytes: int | None = None
+        """The length of the body where the head states one."""
 
         self.is_socket = False
         """Whether the client asks for a WebSocket."""

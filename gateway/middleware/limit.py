@@ -62,7 +62,7 @@ def limit(
                 return await handler(request)  # asking what is left takes nothing away
             head, caller = exchange.head, standing.caller
             whole = body.must_be_read(head, exchange.operation, caller)
-            body.check_length(head, whole=whole, edge=edge)
+            body.check_length(exchange.stated_bytes, whole=whole, edge=edge)
             admission = Admission(exchange, limiter, decided)
             room = memory.room_for(caller.tenant.id)
             exchange.body_gone = room.release
@@ -121,7 +121,7 @@ def limit(
         if quotas:
             await admission.admit(quotas, hold=head.has_body)
         if head.has_body:
-            await room.take_for_stream(head.content_length)
+            await room.take_for_stream(exchange.stated_bytes)
             body.invite(request, head)
 
     async def _take_in(
@@ -134,7 +134,7 @@ def limit(
         if not at_once:
             exchange.held_seconds = monotonic() - began
             await _enter(exchange, admission)
-            await room.take(max(head.content_length or 0, request.body.come_bytes))
+            await room.take(max(exchange.stated_bytes or 0, request.body.come_bytes))
             body.invite(request, head)
             began = monotonic()
         taken = await body.whole(request, edge, room)
@@ -173,7 +173,7 @@ def limit(
             exchange.operation,
             model=exchange.model,
             facts=exchange.facts,
-            length_bytes=exchange.head.content_length,
+            length_bytes=exchange.stated_bytes,
             most_bytes=edge.max_body_bytes,
             guesses=guesses,
         )

@@ -85,6 +85,7 @@ def record(
                 next_id(), known.method, UNMATCHED, monotonic(), time.time(), observer_failed
             )
             exchange.target = known.target
+            exchange.stated_bytes, exchange.own_values = request.stated_bytes, request.own_values
             try:
                 match, head = known.match, known.head
                 if match is None or head is None:
@@ -92,13 +93,14 @@ def record(
                     match = matched(table, known.method, known.target)
                     exchange.operation, exchange.params = match.operation, match.params
                     head = headers.read(request.fields, http10=request.http10, max_bytes=max_header_bytes)
-                    if keeps_heads and known.is_kept:
+                    if keeps_heads and known.own is not None:
                         known.match, known.head = match, head
+                        head.own = known.own
                 else:
                     exchange.operation, exchange.params = match.operation, match.params
                 exchange.is_socket = head.upgrade == b"websocket"
-                exchange.head = head.of_length(request.stated_bytes) if known.is_kept else head
-                if known.asks_upgrade and exchange.head.has_body:
+                exchange.head = head
+                if known.asks_upgrade and head.has_body:
                     # aiohttp hands the body of such a request to whoever reads the connection next.
                     raise BadRequest(
                         "A request that asks for an upgrade cannot have a body.", code="bad_framing"

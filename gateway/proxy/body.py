@@ -69,10 +69,10 @@ def refuse_encoding(head: RequestHead) -> None:
         raise MediaTypeRefused("The gateway has to read this body: send it without Content-Encoding.")
 
 
-def check_length(head: RequestHead, *, whole: bool, edge: Edge) -> None:
+def check_length(stated_bytes: int | None, *, whole: bool, edge: Edge) -> None:
     """Refuse at the door what Content-Length says is too large. Raises BodyTooLarge."""
     cap = edge.max_json_body_bytes if whole else edge.max_body_bytes
-    if head.content_length is not None and head.content_length > cap:
+    if stated_bytes is not None and stated_bytes > cap:
         raise _too_large(edge, cap)
 
 
@@ -88,7 +88,8 @@ def much_is_left(request: Request, head: RequestHead) -> bool:
     """Whether more of the body may follow than is worth waiting for before the next request."""
     if not head.has_body or request.body.is_eof:
         return False
-    return head.content_length is None or head.content_length > AT_ONCE_BYTES or head.expect_continue
+    stated_bytes = request.stated_bytes
+    return stated_bytes is None or stated_bytes > AT_ONCE_BYTES or head.expect_continue
 
 
 def is_there(request: Request, edge: Edge, room: BodyRoom) -> bool:
@@ -106,7 +107,7 @@ async def comes_at_once(request: Request, head: RequestHead, room: BodyRoom) -> 
     """
     body = request.body
     come = body.is_eof
-    length = body.come_bytes if come else head.content_length
+    length = body.come_bytes if come else request.stated_bytes
     if length is None or length > AT_ONCE_BYTES or (head.expect_continue and not come):
         return False
     return room.take_now(length) and (come or await body.complete_within(AT_ONCE_SECONDS))

@@ -24,10 +24,14 @@ class _WayUp(NamedTuple):
     access: UpstreamAccess
     pool: UpstreamPool
     deployment: bytes
-    before: bytes
-    """What stands in front of the body's length, or all where none is stated."""
+    written: bytes
+    """The head as it goes up, with a place for each value that is a request's own."""
 
-    behind: bytes
+    places: tuple[int, ...] | None
+    """Which of these values stands at each place; None: all of them, in their order."""
+
+    length: int | None
+    """Which of them is the length of the body."""
 
     def leads(self, call: Call) -> bool:
         """Whether it is that of this call."""
@@ -59,20 +63,36 @@ class Call(NamedTuple):
         `length` is the body's size in bytes where it is known, `without` are further fields, by lower-case name,
         that do not pass, `more` are lines that follow those that do.
         """
-        head = self.exchange.head
-        template = head.template
-        if template is None or without or more or self.exchange.change is not None:
-            return self._head(head, length, without, more)
-        way = template.way_up
+        exchange, head, values = self.exchange, self.exchange.head, self.exchange.own_values
+        if head.own is None or without or more or exchange.change is not None:
+            return self._head(head.with_values(values), length, without, more)
+        way = head.way_up
         if not isinstance(way, _WayUp) or not way.leads(self):
-            # No value of a field has such a byte.
-            before, _, behind = self._head(template, b"\0", without, b"").partition(b"\0")
-            way = template.way_up = _WayUp(self.access, self.pool, self.deployment, before, behind)
-        if not way.behind:
-            return way.before
-        stated = head.content_length if length is None else length
-        assert stated is not None, "where a length stands, it is known"
-        return b"%b%d%b" % (way.before, stated, way.behind)
+            way = head.way_up = self._way_up(head, head.own)
+        if length is not None and length != exchange.stated_bytes and exchange.stated_bytes is not None:
+            if way.length is None:  # it is spelled as hardly anybody does
+                return self._head(head.with_values(values), length, without, more)
+            values = (*values[: way.length], b"%d" % length, *values[way.length + 1 :])
+        return way.written % (values if way.places is None else tuple([values[at] for at in way.places]))
+
+    def _way_up(self, head: RequestHead, own: tuple[int, ...]) -> _WayUp:
+        """How all heads like this one go up."""
+        # No value of a field has such a byte.
+        marks = [b"\0%d\0" % at for at in range(len(own))]
+        length = own.index(head.names.content_length) if head.names.content_length in own else None
+        block = self._head(
+            head.with_values(marks), None if length is None else marks[length], frozenset(), b""
+        )
+        parts = block.replace(b"%", b"%%").split(b"\0")
+        places = tuple(map(int, parts[1::2]))
+        return _WayUp(
+            self.access,
+            self.pool,
+            self.deployment,
+            b"%b".join(parts[::2]),
+            None if places == tuple(range(len(own))) else places,
+            length,
+        )
 
     def _head(
         self, head: RequestHead, length: int | bytes | None, without: frozenset[bytes], more: bytes

@@ -174,7 +174,7 @@ class EdgeProtocol(ClientChannel):
         state.requests += 1
         state.clients.asks(self)
         self._deadline = math.inf
-        chunked, stated = asked.known.chunked, asked.stated_bytes
+        chunked, stated = asked[0].chunked, asked[2] or 0
         if chunked or stated > len(behind):
             body = self._body = IncomingBody(
                 self,

@@ -101,7 +101,7 @@ def forward(
 
     async def _upload(request: Request, exchange: Exchange, reply: Reply) -> bool:
         """Send the client's body up as it comes, or as it was taken in; returns whether all of it went up."""
-        stated, held, form = exchange.head.content_length, exchange.body, exchange.form
+        stated, held, form = exchange.stated_bytes, exchange.body, exchange.form
         idle_seconds = min(reply.deadlines.idle_seconds, edge.body_idle_timeout_seconds)
         going = UploadSink(exchange, request.connection, reply, idle_seconds=idle_seconds)
         try:

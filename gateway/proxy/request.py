@@ -22,6 +22,7 @@ class Request:
         "keep_alive",
         "known",
         "method",
+        "own_values",
         "stated_bytes",
         "target",
     )
@@ -32,11 +33,9 @@ class Request:
     def __init__(self, connection: ClientChannel, asked: AskedHead, body: Body) -> None:
         self.connection = connection
         self.body = body
-        known = self.known = asked.known
-        """What its head says."""
-
-        self.stated_bytes = asked.stated_bytes
-        """The length of its body, as far as it is stated."""
+        known, self.own_values, self.stated_bytes = asked
+        self.known = known
+        """What its head says, but for its own values."""
 
         self.method = known.method
         self.target = known.target
@@ -48,7 +47,7 @@ class Request:
     @property
     def fields(self) -> RawFields:
         """The header fields as they came."""
-        return self.known.fields(self.stated_bytes)
+        return self.known.fields(self.own_values)
 
     def check_version(self) -> None:
         """Raise VersionRefused for what the parser lets through: HTTP/0.9 and HTTP/2.0 request lines."""

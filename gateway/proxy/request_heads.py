@@ -4,16 +4,16 @@ What the gateway takes from aiohttp on the clients' side stands here and in `edg
 `tests/proxy/test_inside_aiohttp.py` fails loudly when it moves. Bodies never come near the parser: it cannot be asked
 where it stands, and its readers cost more than most bodies.
 
-Clients send the same head again and again, but for the length of the body. What one says is kept for a while, by its
-bytes, credential included: the very same bytes say the very same. It is kept from the second time on, so that heads
-that never come again, as with an id of their own for every request, do not drive out those that do.
+Clients send the same head again and again, but for the length of the body and what tells one request from another, as
+the ids of traces. What one says is kept for a while, by all its other bytes, credential included: the very same bytes
+say the very same. It is kept from the second time on, so that heads that never come again do not drive out those that
+do.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import NamedTuple
 
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import HttpRequestParserC, RawRequestMessage  # absent without the C parser
@@ -21,7 +21,7 @@ from aiohttp.http_writer import HttpVersion10, HttpVersion11
 
 from gateway.errors import BadRequest, GatewayError, HeadersTooLarge, VersionRefused
 from gateway.operations.table import Match
-from gateway.wire.headers import RawFields, RequestHead
+from gateway.wire.headers import RawFields, RequestHead, with_values
 
 assert HttpRequestParserC is not None
 
@@ -36,6 +36,21 @@ _MOST_FIELDS = 256
 
 _LENGTH = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
 _MOST_DIGITS = 15
+_ZERO = ord("0")
+OF_ONE_REQUEST = (
+    *("b3", "baggage", "date", "idempotency-key", "request-id", "sentry-trace", "traceparent", "tracestate"),
+    *("uber-trace-id", "x-amzn-trace-id", "x-b3-parentspanid", "x-b3-spanid", "x-b3-traceid"),
+    *("x-client-request-id", "x-cloud-trace-context", "x-correlation-id", "x-datadog-parent-id"),
+    *("x-datadog-trace-id", "x-idempotency-key", "x-request-id", "x-trace-id"),
+)
+"""Fields that mostly have another value in each request. Nothing is decided by them: they only pass."""
+
+_OWN = re.compile(
+    rb"(\r\n(?=[bBcCdDiIrRsStTuUxX])(?i:content-length: (?=[1-9][0-9]{0,%d}\r\n)|(?:%b): ))"
+    rb"([!-~](?:[ -~]{0,254}[!-~])?)(?=\r\n)" % (_MOST_DIGITS - 1, "|".join(OF_ONE_REQUEST).encode())
+)
+"""A field of which each request has a value of its own, as long as that value is plain."""
+
 KEPT_BYTES = 3 * 1024
 """Of a head that is kept, at most."""
 
@@ -44,31 +59,31 @@ _KEPT_LINES = 48
 too."""
 
 MOST_KEPT = 2048
-"""Heads that are kept."""
+"""Heads that are kept for sure; as many more are, until others take their place."""
 
 MOST_SEEN = 8192
 """Heads of which it is known for sure that they have come once; as many more are, until others take their place."""
 
 
 class KnownHead:
-    """What a head says whatever the length of its body, and what has been made of that."""
+    """What a head says whatever its own values are, and what has been made of that."""
 
     __slots__ = (
         *(
             "_fields",
-            "_length_varies",
             "asks_upgrade",
             "chunked",
             "head",
-            "is_kept",
             "keep_alive",
             "match",
             "method",
+            "own",
+            "stated_bytes",
         ),
-        *("stated_bytes", "target", "version"),
+        *("target", "version"),
     )
 
-    def __init__(self, message: RawRequestMessage, *, is_kept: bool, length_varies: bool = False) -> None:
+    def __init__(self, message: RawRequestMessage) -> None:
         self.method: str = message.method
         self.target: str = message.path
         """The raw request target; bytes that are not UTF-8 stand as surrogates."""
@@ -82,35 +97,25 @@ class KnownHead:
         """Whether the client may ask again on its connection."""
 
         self.chunked: bool = message.chunked
-        self._length_varies = length_varies
-        """Whether it has been read with a length of 0 in place of any."""
+        length = None if message.chunked else message.headers.get("Content-Length")
+        self.stated_bytes = None if length is None else int(length)
+        """The length of the body where one is stated, unless that is each request's own."""
 
-        self.stated_bytes = 0 if message.chunked else int(message.headers.get("Content-Length", 0))
-        """The length of the body, unless it varies."""
-
-        self.is_kept = is_kept
-        """Whether the next head of the same bytes is this one."""
+        self.own: tuple[int, ...] | None = None
+        """Of a head that is kept: where among its fields those stand of which each request has a value of its own."""
 
         self.head: RequestHead | None = None
         self.match: Match | None = None
         """What has been found of it, once it has been found sound; the outermost middleware writes both."""
 
-    def fields(self, stated_bytes: int) -> RawFields:
-        """The header fields as they came, with a body of so many bytes."""
-        if not self._length_varies:
-            return self._fields
-        length = b"%d" % stated_bytes
-        return tuple(
-            (name, length if name.lower() == b"content-length" else value) for name, value in self._fields
-        )
+    def fields(self, values: Sequence[bytes]) -> RawFields:
+        """The header fields as they came, with a request's own values."""
+        return with_values(self._fields, self.own or (), values)
 
 
-class AskedHead(NamedTuple):
-    """The head of one request."""
-
-    known: KnownHead
-    stated_bytes: int
-    """The length of its body, as far as it is stated."""
+AskedHead = tuple[KnownHead, tuple[bytes, ...], int | None]
+"""The head of one request: what it says as all like it do, its own values, and the length of its body, where it states
+one."""
 
 
 def end_of_head(data: bytes) -> int:
@@ -123,32 +128,50 @@ class RequestHeads:
     """Reads heads that come whole, those that it knows by looking them up."""
 
     def __init__(self) -> None:
-        self._known = lru_cache(maxsize=MOST_KEPT)(_known)
+        self._kept: dict[tuple[bytes, ...], KnownHead] = {}
+        self._older: dict[tuple[bytes, ...], KnownHead] = {}
         self._seen: set[int] = set()
         self._seen_before: set[int] = set()
 
     def whole(self, head: bytes) -> AskedHead:
         """Read a head up to its empty line and nothing behind. Raises the refusal of a bad one."""
+        name = _LENGTH[0]
+        at = head.find(name)
+        if at < 0:
+            name = _LENGTH[1]
+            at = head.find(name)
+        if at >= 0:  # most have nothing else of their own
+            begin = at + len(name)
+            end = head.find(b"\r\n", begin)
+            digits = head[begin:end]
+            known = self._kept.get((head[:at], head[end:], name))
+            if known is not None and digits.isdigit() and len(digits) <= _MOST_DIGITS and digits[0] != _ZERO:
+                return known, (digits,), int(digits)
+        return self._of_any(head)
+
+    def _of_any(self, head: bytes) -> AskedHead:
         if len(head) > KEPT_BYTES:
             return _read(head)
-        at = head.find(_LENGTH[0])
-        if at < 0:
-            at = head.find(_LENGTH[1])
-            if at < 0:
-                # Without a length, or with one that is spelled otherwise.
-                if not self._comes_again(hash(head), head):
-                    return _read(head)
-                known = self._known(head, b"")
-                return AskedHead(known, known.stated_bytes)
-        begin = at + len(_LENGTH[0])
-        end = head.find(b"\r\n", begin)
-        digits = head[begin:end]
-        if not digits.isdigit() or len(digits) > _MOST_DIGITS or (digits[0] == ord("0") and len(digits) > 1):
-            return _read(head)
-        before, behind = head[:begin], head[end:]
-        if not self._comes_again(hash((before, behind)), head):
-            return _read(head)
-        return AskedHead(self._known(before, behind), int(digits))
+        parts = _OWN.split(head)
+        names, values = parts[1::3], tuple(parts[2::3])
+        key = (*parts[::3], *names)
+        known = self._kept.get(key) or self._older.pop(key, None)
+        if known is None:
+            if not self._comes_again(hash(key), head):
+                return _read(head)
+            known = _read(head)[0]
+            own = _places(known.fields(()), names)
+            if own is None:
+                return known, (), known.stated_bytes
+            known.own = own
+        if key not in self._kept:
+            if len(self._kept) >= MOST_KEPT:
+                self._older, self._kept = self._kept, {}
+            self._kept[key] = known
+        for name, value in zip(names, values, strict=True):
+            if name.lower() == _LENGTH[1]:
+                return known, values, int(value)
+        return known, values, known.stated_bytes
 
     def _comes_again(self, digest: int, head: bytes) -> bool:
         """Whether a head like this has come already, and may be kept; two that share a hash are kept a little early."""
@@ -162,11 +185,13 @@ class RequestHeads:
         return digest in self._seen_before
 
 
-def _known(before: bytes, behind: bytes) -> KnownHead:
-    """What the head says of which these parts stand before and behind the digits of a length."""
-    varies = bool(behind)
-    message = _only(_fed(_parser(), b"%b0%b" % (before, behind) if varies else before))
-    return KnownHead(message, is_kept=True, length_varies=varies)
+def _places(fields: RawFields, names: Sequence[bytes]) -> tuple[int, ...] | None:
+    """Where these stand among a head's fields; None: one of them stands there twice, so that nobody could say which."""
+    lower = [name.lower() for name, _ in fields]
+    own = [name.strip(b"\r\n: ").lower() for name in names]
+    if any(lower.count(name) != 1 for name in own):
+        return None
+    return tuple(map(lower.index, own))
 
 
 def _read(head: bytes) -> AskedHead:
@@ -174,8 +199,8 @@ def _read(head: bytes) -> AskedHead:
 
 
 def _asked(message: RawRequestMessage) -> AskedHead:
-    known = KnownHead(message, is_kept=False)
-    return AskedHead(known, known.stated_bytes)
+    known = KnownHead(message)
+    return known, (), known.stated_bytes
 
 
 class HeadInParts:

@@ -24,7 +24,7 @@ NEVER_LISTED = frozenset(
 )
 """What a message's Connection field may not take away: what the gateway itself decides by."""
 
-_RARE = frozenset(
+RARE = frozenset(
     {
         b"cdn-loop",
         b"connection",
@@ -84,7 +84,7 @@ class RequestNames(FieldNames):
         self.authorization = self.first.get(b"authorization")
         self.content_length = self.first.get(b"content-length")
         self.content_type = next(reversed(self.all_of(b"content-type")), None)
-        self.rare = tuple((at, lower) for at, lower in enumerate(self.lower) if lower in _RARE)
+        self.rare = tuple((at, lower) for at, lower in enumerate(self.lower) if lower in RARE)
         """Where the others stand that have to be read, and what they are."""
 
         self.is_sound = self.fault() is None
@@ -110,9 +110,8 @@ class RequestHead:
     """What the gateway needs to know of a request's header fields, read in one pass."""
 
     __slots__ = (
-        *("authorization", "chunked", "content_encoding", "content_length", "content_type"),
-        *("expect_continue", "fields", "has_body", "listed", "loops", "names", "subprotocols", "template"),
-        *("upgrade", "way_up"),
+        *("authorization", "chunked", "content_encoding", "content_type", "expect_continue", "fields"),
+        *("has_body", "listed", "loops", "names", "own", "subprotocols", "upgrade", "way_up"),
     )
 
     def __init__(self, fields: RawFields, names: RequestNames) -> None:
@@ -122,7 +121,6 @@ class RequestHead:
         self.loops: Sequence[bytes] = ()
         """What CDN-Loop says of the servers through which it came."""
 
-        self.content_length: int | None = None
         self.chunked = False
         self.has_body = False
         """A body follows, possibly empty when it is chunked."""
@@ -135,36 +133,30 @@ class RequestHead:
         self.listed: frozenset[bytes] = NOTHING_LISTED
         """Lower-case names that Connection lists: they speak about the client's connection alone."""
 
-        self.template: RequestHead | None = None
-        """The head that this one is like, but for the length of its body; None: it is like no other."""
+        self.own: tuple[int, ...] | None = None
+        """Where among the fields those stand of which each request has a value of its own, which is not what stands
+        there. None: this is the head of one request alone."""
 
         self.way_up: object = None
-        """How such heads went up last; of a template, and written by who sends them."""
+        """How such heads went up last, of a head that comes again; written by who sends them."""
 
-    def of_length(self, content_length: int) -> RequestHead:
-        """A head like this, of a body of this length."""
-        head = RequestHead.__new__(RequestHead)  # all that `__init__` would write is written here
-        head.template = self
-        head.way_up = None
-        head.names = self.names
-        head.authorization = self.authorization
-        head.loops = self.loops
-        head.chunked = self.chunked
-        head.has_body = self.has_body
-        head.expect_continue = self.expect_continue
-        head.content_type = self.content_type
-        head.content_encoding = self.content_encoding
-        head.upgrade = self.upgrade
-        head.subprotocols = self.subprotocols
-        head.listed = self.listed
-        fields, at = self.fields, self.names.content_length
-        if at is None:
-            head.fields, head.content_length = fields, self.content_length
-        else:
-            head.fields = (*fields[:at], (fields[at][0], b"%d" % content_length), *fields[at + 1 :])
-            head.content_length = content_length
-            head.has_body = content_length > 0
+    def with_values(self, values: Sequence[bytes]) -> RequestHead:
+        """This head with a request's own values, in the order of their fields."""
+        if not self.own:
+            return self
+        head = RequestHead.__new__(RequestHead)
+        for name in self.__slots__:
+            setattr(head, name, getattr(self, name))
+        head.fields = with_values(self.fields, self.own, values)
         return head
+
+
+def with_values(fields: RawFields, places: Sequence[int], values: Sequence[bytes]) -> RawFields:
+    """Header fields with other values at these places."""
+    changed = list(fields)
+    for at, value in zip(places, values, strict=True):
+        changed[at] = (fields[at][0], value)
+    return tuple(changed)
 
 
 class Head:
@@ -214,8 +206,7 @@ def read(fields: RawFields, *, http10: bool, max_bytes: int) -> RequestHead:
     if names.content_type is not None:
         head.content_type = values[names.content_type]
     if names.content_length is not None:
-        head.content_length = _length(values[names.content_length])
-        head.has_body = head.content_length > 0
+        head.has_body = _length(values[names.content_length]) > 0
     if names.rare:
         _read_rare(head, values, http10=http10)
     return head

@@ -244,7 +244,16 @@ def test_the_body_begins_once() -> None:
 
 
 WRITERS = {
-    "record": {"operation", "target", "params", "head", "is_socket", "unreadable"},
+    "record": {
+        "operation",
+        "target",
+        "params",
+        "head",
+        "own_values",
+        "stated_bytes",
+        "is_socket",
+        "unreadable",
+    },
     "answer": {"error"},
     "authenticate": {"caller", "standing"},
     "authorize": {"model"},

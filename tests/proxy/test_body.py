@@ -96,14 +96,11 @@ class TestCaps:
     @pytest.mark.parametrize(("whole", "length", "fits"), [(True, 1000, True), (True, 1001, False),
                                                            (False, 5000, True), (False, 5001, False)])  # fmt: skip
     def test_are_looked_at_by_content_length(self, whole: bool, length: int, fits: bool) -> None:
-        stated = headers.read(
-            [(b"Host", b"a"), (b"Content-Length", b"%d" % length)], http10=False, max_bytes=65536
-        )
         if fits:
-            check_length(stated, whole=whole, edge=self.EDGE)
+            check_length(length, whole=whole, edge=self.EDGE)
         else:
             with pytest.raises(BodyTooLarge, match=r"/v1/uploads"):
-                check_length(stated, whole=whole, edge=self.EDGE)
+                check_length(length, whole=whole, edge=self.EDGE)
 
     async def test_stated_length_is_refused_before_a_byte_of_the_body_is_invited(
         self, start_gateway: StartGateway, upstream: ScriptedUpstream

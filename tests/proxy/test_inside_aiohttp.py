@@ -55,7 +55,7 @@ def test_the_parser_reads_a_head_alone_without_a_loop_or_a_reader_for_its_body()
 def test_the_parser_says_of_a_head_what_the_gateway_goes_by(
     version: str, more: bytes, chunked: bool, upgrade: bool, should_close: bool
 ) -> None:
-    known, _ = request_heads.RequestHeads().whole(
+    known, _, _ = request_heads.RequestHeads().whole(
         b"GET / HTTP/%b\r\nHost: a\r\n%b\r\n" % (version.encode(), more)
     )
 
