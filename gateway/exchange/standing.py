@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from gateway.exchange.tallies import ExchangeTallies
-from gateway.limits.terms import Quota
+from gateway.limits.charges import QuotaSet
 from gateway.operations.table import Operation
 from gateway.policy import requests as policy
 from gateway.policy.caller import Caller
 from gateway.usage.counters import Entry, named
 
 _MOST_ENTRIES = 64
-"""Models of one standing that are kept with their entries: what they are called is the client's choice."""
+"""Models of one standing of which is kept what they are charged to and counted in: their names are the client's."""
 
 
 class Standing:
@@ -21,7 +21,7 @@ class Standing:
 
     __slots__ = (
         *("allowed", "asks_body", "asks_head", "caller", "metered", "operation"),
-        *("question", "quotas", "tallies", "until", "_entries", "_of_model", "_subject"),
+        *("question", "quotas", "tallies", "until", "_entries", "_of_model", "_sets", "_subject"),
     )
 
     def __init__(
@@ -44,10 +44,11 @@ class Standing:
         self.asks_body = policy.body_matters(caller, operation)
         """Whether each request's body has to be judged whatever is found in it."""
 
-        self.quotas = caller.quotas
+        self.quotas = QuotaSet.of(caller.quotas)
         """What every request is charged to, whatever model it names."""
 
         self._of_model = caller.tenant.limits.of_model if caller.tenant.limits.models else None
+        self._sets: dict[str | None, QuotaSet] = {}
 
         self.question = policy.question_of(caller, operation)
         """What has to be known of a body; None where nobody has to look into it."""
@@ -58,9 +59,16 @@ class Standing:
         self._subject = named(caller.principal.subject)
         self._entries: dict[str | None, Entry] = {}
 
-    def quotas_of(self, model: str | None) -> tuple[Quota, ...]:
+    def quotas_of(self, model: str | None) -> QuotaSet:
         """What a request is charged to that names this model."""
-        return self.quotas if self._of_model is None else self.quotas + self._of_model(model)
+        if self._of_model is None:
+            return self.quotas
+        quotas = self._sets.get(model)
+        if quotas is None:
+            if len(self._sets) >= _MOST_ENTRIES:
+                self._sets.clear()
+            quotas = self._sets[model] = QuotaSet.of((*self.quotas, *self._of_model(model)))
+        return quotas
 
     def entry(self, model: str | None) -> Entry:
         """Under what the usage of a request is counted that names this model."""

@@ -9,15 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from operator import attrgetter
 
+from gateway.limits.charges import Charges
 from gateway.limits.terms import TICKS_PER_PERIOD, Charge, Decision, Level, Quota
 
 RETRY_SECONDS = 1.0
 """What a client is told to wait where nobody knows: for a slot, or for a store to come back."""
-
-
-_QUOTA = attrgetter("quota")
 
 
 def still_taken(quota: Quota, taken: int, tick: int, now_microseconds: int) -> int:
@@ -32,9 +29,9 @@ def still_taken(quota: Quota, taken: int, tick: int, now_microseconds: int) -> i
     return max(0, taken - quota.permits * elapsed) if elapsed > 0 else taken
 
 
-def fits(charge: Charge, taken: int) -> bool:
-    """Whether the charge can be taken from a bucket of which `taken` grains are missing."""
-    return charge.permits == 0 or taken + charge.permits * TICKS_PER_PERIOD <= charge.quota.grains
+def fits(quota: Quota, permits: int, taken: int) -> bool:
+    """Whether these permits can be taken from a bucket of which `taken` grains are missing."""
+    return permits == 0 or taken + permits * TICKS_PER_PERIOD <= quota.grains
 
 
 def bounded(quota: Quota, taken: int) -> int:
@@ -42,26 +39,15 @@ def bounded(quota: Quota, taken: int) -> int:
     return max(0, min(taken, 2 * quota.grains) if quota.tick_microseconds else taken)
 
 
-def level(quota: Quota, taken: int) -> Level:
-    """What the account's owner is told about a bucket of which `taken` grains are missing."""
-    remaining = (quota.grains - taken) // quota.unit_grains
-    ticks_to_refill = (taken + quota.permits - 1) // quota.permits
-    return Level(
-        quota.dimension,
-        quota.capacity,
-        remaining if remaining > 0 else 0,
-        ticks_to_refill * quota.tick_microseconds / 1_000_000,
-    )
-
-
-def decide(charges: Sequence[Charge], taken: Sequence[int], *, granted: bool) -> Decision:
+def decide(charges: Charges, taken: Sequence[int], *, granted: bool) -> Decision:
     """Word the decision that a store took, from the grains that are missing per charge after it."""
-    levels = list(map(level, map(_QUOTA, charges), taken))
+    quotas = charges.quotas
+    levels = [Level(quota, missing) for quota, missing in zip(quotas.quotas, taken, strict=True)]
     if granted:
-        return Decision(True, levels)
+        return Decision(True, levels, units_differ=quotas.units_differ)
     worst, longest = None, -1.0
     for charge, missing in zip(charges, taken, strict=True):
-        if fits(charge, missing):
+        if fits(charge.quota, charge.permits, missing):
             continue
         if charge.permits > charge.quota.permits:
             return Decision(False, levels, charge.quota, never=True)
@@ -71,24 +57,25 @@ def decide(charges: Sequence[Charge], taken: Sequence[int], *, granted: bool) ->
     return Decision(False, levels, worst, longest)
 
 
-def tightest(levels: Iterable[Level]) -> dict[str, Level]:
-    """The level to report per unit: the one with least left, of equals the one that takes longest to fill."""
+def tightest(levels: Iterable[Level]) -> Iterable[Level]:
+    """The level to report of each unit: the one with least left, of equals the one that takes longest to fill."""
     least: dict[str, Level] = {}
     for candidate in levels:
         unit = candidate.dimension.unit
         known = least.setdefault(unit, candidate)
         if known is not candidate and _room(candidate) < _room(known):
             least[unit] = candidate
-    return least
+    return least.values()
 
 
 def format_reset(seconds: float) -> str:
     """Write a duration, rounded up to 1 ms, as the API's headers do: 0s, 120ms, 1s, 8.64s, 6m0s, 1h0m0s."""
-    return _written(math.ceil(seconds * 1000 - 1e-6))
+    return format_milliseconds(math.ceil(seconds * 1000 - 1e-6))
 
 
 @lru_cache(maxsize=4096)
-def _written(milliseconds: int) -> str:
+def format_milliseconds(milliseconds: int) -> str:
+    """Write a duration as the API's headers do."""
     if milliseconds <= 0:
         return "0s"
     if milliseconds < 1000:
@@ -101,8 +88,8 @@ def _written(milliseconds: int) -> str:
     return f"{minutes}m{rest}" if minutes else rest
 
 
-def _room(level: Level) -> tuple[int, float]:
-    return level.remaining, -level.reset_seconds
+def _room(level: Level) -> tuple[int, int]:
+    return level.remaining, -level.reset_milliseconds
 
 
 def _seconds_to_refill(quota: Quota, grains: int) -> float:

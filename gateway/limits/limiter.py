@@ -6,30 +6,18 @@ import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
+from gateway.limits.arithmetic import decide
+from gateway.limits.charges import Charges
 from gateway.limits.local_shares import LocalShares
-from gateway.limits.store import BucketStore, Census, Step, StoreUnavailable, holds
-from gateway.limits.terms import Charge, Decision, Dimension, charged
+from gateway.limits.store import BucketStore, Census, Mode, Step, StoreUnavailable
+from gateway.limits.terms import Charge, Decision, Dimension
 
 _AT_ONCE = 256
 """Steps that are under way together when the store has come back."""
 
-_DIMENSION = attrgetter("quota.dimension")
-_PERMITS = attrgetter("permits")
 _NOTHING: Mapping[Dimension, int] = {}
-_NO_PERMITS = dict.fromkeys(Dimension, 0)
-
-
-@dataclass(slots=True, eq=False)
-class _Held:
-    """What one admission took, and who counts it: the store, or this worker's shares."""
-
-    charges: Sequence[Charge]
-    local: bool
-    doubted: Sequence[Charge] = ()
-    """What the store may have taken as well: it was asked, and nobody heard what it said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +54,8 @@ class Limiter:
         self._announce_seconds = announce_seconds
         census = Census(worker_index * expected_replicas, own_workers * expected_replicas)
         self._shares = LocalShares(census)
-        self._open: dict[str, list[_Held]] = {}
-        self._late: list[_Settlement] = []
+        self._open: dict[str, tuple[_Held, ...]] = {}
+        self._late: list[_Held] = []
         """Settlements that the store has to be told again."""
         self._lost_touch = False
         """Whether the store failed since leases were renewed last: it may have forgotten them."""
@@ -76,51 +64,67 @@ class Limiter:
 
     async def start(self) -> None:
         """Announce this worker and begin to renew leases. Works without the store: it may come later."""
+        self._loop = asyncio.get_running_loop()
         await self._announce()
         self._pulse = asyncio.create_task(self._keep_alive())
 
-    async def admit(
-        self, exchange_id: str, charges: Sequence[Charge], *, hold: bool | None = None
-    ) -> Decision:
+    def admit(
+        self, exchange_id: str, charges: Iterable[Charge], *, hold: bool | None = None
+    ) -> asyncio.Future[Decision]:
         """Take every charge or none, within 100 ms. StoreUnavailable if a `closed` limit cannot be checked.
 
         What is held stays alive until `settle_soon`. `hold=True` also holds an exchange whose charges are all
         final, so that `cancel_soon` can give them back.
         """
-        held = hold or holds(charges)
-        try:
-            decision = await self._store.admit(exchange_id, charges, hold=held)
-        except StoreUnavailable as outage:
-            self._lost_touch = True
-            return self._admit_here(exchange_id, charges, outage, held=held)
-        if held and decision.allowed and charges:
-            self._open.setdefault(exchange_id, []).append(_Held(charges, local=False))
+        charges = Charges.of(charges)
+        held = _Held(self, "take", exchange_id if hold or charges.holds() else "", charges, charges.permits)
+        held.outcome = decision = self._loop.create_future()
+        self._store.put(held)
         return decision
 
-    def _admit_here(
-        self, exchange_id: str, charges: Sequence[Charge], outage: StoreUnavailable, *, held: bool
-    ) -> Decision:
-        doubted = charges if held and outage.sent else ()
+    def _decide_here(self, held: _Held, outage: StoreUnavailable) -> None:
+        """Tell who asked what is decided in the store's place; nobody, once they have been cancelled."""
+        self._lost_touch = True
+        decided = held.outcome
+        if decided is None or decided.done():
+            return
         try:
-            decision, taken = self._shares.admit(exchange_id, charges, outage, hold=held)
+            decision = self._admit_here(held, outage)
+        except StoreUnavailable as refused:
+            # Without its frames, which know the future that is to keep it.
+            decided.set_exception(refused.with_traceback(None))
+        else:
+            decided.set_result(decision)
+
+    def _admit_here(self, held: _Held, outage: StoreUnavailable) -> Decision:
+        """Decide in the store's place. Raises `outage` if a closed limit is charged."""
+        exchange_id = held.exchange_id
+        doubted = held.charges if exchange_id and outage.sent else None
+        try:
+            decision, taken = self._shares.admit(exchange_id, held.charges, outage, hold=bool(exchange_id))
         except StoreUnavailable:
             self._take_back(exchange_id, doubted)
             raise
-        if held and decision.allowed and taken:
-            self._open.setdefault(exchange_id, []).append(_Held(taken, local=True, doubted=doubted))
+        if exchange_id and decision.allowed and taken:
+            held.charges, held.local, held.doubted = Charges.of(taken), True, doubted
+            self._keep(held)
         else:
             self._take_back(exchange_id, doubted)
         return decision
 
-    def _take_back(self, exchange_id: str, doubted: Sequence[Charge]) -> None:
-        """Have the store give back, as soon as it listens, what it may have taken without anybody hearing of it."""
-        if doubted:
-            unused = [0] * len(doubted)
-            self._late.append(
-                _Settlement(self._store, exchange_id, doubted, unused, self._late.append, maybe_done=True)
-            )
+    def _keep(self, held: _Held) -> None:
+        """Keep alive what has been granted, until it is settled."""
+        steps = self._open.get(held.exchange_id)
+        self._open[held.exchange_id] = (held,) if steps is None else (*steps, held)
 
-    async def look(self, charges: Sequence[Charge]) -> Decision:
+    def _take_back(self, exchange_id: str, doubted: Charges | None) -> None:
+        """Have the store give back, as soon as it listens, what it may have taken without anybody hearing of it."""
+        if doubted is not None:
+            settlement = _Held(self, "settle", exchange_id, doubted, [0] * len(doubted))
+            settlement.maybe_done = True
+            self._late.append(settlement)
+
+    async def look(self, charges: Iterable[Charge]) -> Decision:
         """What admit would say now, taking nothing."""
         try:
             return await self._store.look(charges)
@@ -134,25 +138,30 @@ class Limiter:
         goes up with the admissions of the same turn of the loop.
         """
         for held in self._open.pop(exchange_id, ()):
-            charges = held.charges
-            # Of slots nothing is ever used up, whatever is said of them.
-            amounts = list(map(used.get, map(_DIMENSION, charges), map(_PERMITS, charges)))
-            if held.local:
-                self._shares.settle(exchange_id, charged(charges, amounts))
-                self._take_back(exchange_id, held.doubted)
-            else:
-                self._store.put(_Settlement(self._store, exchange_id, charges, amounts, self._late.append))
+            amounts = [*held.charges.permits]
+            for at, dimension in held.charges.quotas.settling:
+                amounts[at] = used.get(dimension, amounts[at])
+            self._settle(held, amounts)
 
     def cancel_soon(self, exchange_id: str) -> None:
         """Give everything back that the exchange holds: it never went upstream."""
-        self.settle_soon(exchange_id, _NO_PERMITS)
+        for held in self._open.pop(exchange_id, ()):
+            self._settle(held, [0] * len(held.charges))
 
-    def charge_soon(self, charges: Sequence[Charge]) -> None:
+    def _settle(self, held: _Held, amounts: Sequence[int]) -> None:
+        if held.local:
+            self._shares.settle(held.exchange_id, Charges(held.charges.quotas, amounts))
+            self._take_back(held.exchange_id, held.doubted)
+            return
+        held.mode, held.permits, held.outcome = "settle", amounts, None
+        self._store.put(held)
+
+    def charge_soon(self, charges: Iterable[Charge]) -> None:
         """Take these whatever the levels, into debt no deeper than one capacity; never raises, never waits.
 
         For what a running exchange used that nobody could reserve, as each answer of a realtime session.
         """
-        self._store.put(_Debit(charges, self._debit_failed))
+        self._store.put(_Debit(Charges.of(charges), self._debit_failed))
 
     def state(self) -> LimiterState:
         """How store and limiter stand at this moment; costs nothing to ask."""
@@ -168,13 +177,13 @@ class Limiter:
         await self._catch_up()
         await self._store.close()
 
-    def _debit_failed(self, charges: Sequence[Charge], outage: StoreUnavailable) -> None:
+    def _debit_failed(self, charges: Charges, outage: StoreUnavailable) -> None:
         self._lost_touch = True
         self._shares.debit(charges, report=not outage.sent)
 
     async def _keep_alive(self) -> None:
         """Once a second: announce, tell the store what it missed, renew leases when it is time."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         renewed = loop.time()
         while not await self._closing_within(self._announce_seconds):
             await self._announce()
@@ -243,7 +252,7 @@ class Limiter:
             held.local = False
             self._shares.settle(exchange_id, held.charges, report=False)
 
-    async def _restore(self, exchange_id: str, held: _Held, charges: Sequence[Charge]) -> bool:
+    async def _restore(self, exchange_id: str, held: _Held, charges: Iterable[Charge]) -> bool:
         """Take again what the store does not hold for an exchange; whether it does now."""
         done = True
         try:
@@ -255,61 +264,76 @@ class Limiter:
         if held in self._open.get(exchange_id, ()):
             return done
         # It ended meanwhile and was settled without this.
-        nothing = [0] * len(charges)
-        await _Settlement(self._store, exchange_id, charges, nothing, self._late.append).again()
+        taken = Charges.of(charges)
+        await _Held(self, "settle", exchange_id, taken, [0] * len(taken)).again()
         return False
 
 
-class _Settlement(Step):
-    """What an exchange used, to be told to the store until it knows."""
+class _Held(Step):
+    """What one admission takes, and from then on what it is settled by, until the store knows.
 
-    __slots__ = ("_late", "_maybe_done", "_over", "_store")
+    Every request makes one, and mostly one; what few of them need stands in the class.
+    """
+
+    local = False
+    """Whether this worker's shares count it, and not the store."""
+
+    doubted: Charges | None = None
+    """What the store may have taken as well: it was asked, and nobody heard what it said."""
+
+    maybe_done = False
+    """Whether an earlier attempt to settle it may have reached the store."""
+
+    _over: asyncio.Future[None] | None = None
 
     def __init__(
-        self,
-        store: BucketStore,
-        exchange_id: str,
-        charges: Sequence[Charge],
-        used: Sequence[int],
-        late: Callable[[_Settlement], None],
-        *,
-        maybe_done: bool = False,
+        self, limiter: Limiter, mode: Mode, exchange_id: str, charges: Charges, permits: Sequence[int]
     ) -> None:
-        # As Step does, without a second frame: every request makes one.
-        self.mode = "settle"
+        # As Step does, without a second frame.
+        self.mode = mode
         self.exchange_id = exchange_id
         self.charges = charges
-        self.permits = used
+        self.permits = permits
         self.outcome = None
-        self._store = store
-        self._late = late
-        """Told when the store has to be told again."""
-        self._maybe_done = maybe_done
-        """Whether an earlier attempt may have reached the store."""
-        self._over: asyncio.Future[None] | None = None
+        self._limiter = limiter
 
     async def again(self) -> None:
-        """Tell the store, and return when it knows, or does not."""
-        self._over = asyncio.get_running_loop().create_future()
-        self._store.put(self)
+        """Tell the store of the settlement, and return when it knows, or does not."""
+        self._over = self._limiter._loop.create_future()
+        self._limiter._store.put(self)
         await self._over
 
-    def done(self, granted: bool, missing: Sequence[int]) -> bool:  # noqa: ARG002
-        """If its lease ran out, and with it the reservation, charge what was used after all."""
-        if granted or self._maybe_done:
+    def done(self, granted: bool, missing: Sequence[int]) -> bool:
+        """Tell who asked; of a settlement whose lease ran out, and with it the reservation, charge what was used."""
+        if self.mode == "take":
+            decided = self.outcome
+            if decided is None or decided.done():
+                return False
+            if granted and self.exchange_id:
+                self._limiter._keep(self)
+            decided.set_result(decide(self.charges, missing, granted=granted))
+        elif granted or self.maybe_done:
             if self._over is not None:
                 self._end()
         else:
-            used = charged(self.charges, self.permits or ())
-            lasting = [charge for charge in used if charge.quota.period_seconds]
-            self._store.put(_Debit(lasting, lambda _, outage: self.failed(outage), self._end))
+            lasting = [
+                Charge(charge.quota, used)
+                for charge, used in zip(self.charges, self.permits, strict=True)
+                if charge.quota.period_seconds
+            ]
+            self._limiter._store.put(
+                _Debit(Charges.of(lasting), lambda _, outage: self.failed(outage), self._end)
+            )
         return True
 
     def failed(self, outage: StoreUnavailable) -> None:
-        """Wait for the store to come back."""
-        self._maybe_done |= outage.sent
-        self._late(self)
-        self._end()
+        """Decide without the store; of a settlement, wait for it to come back."""
+        if self.mode == "take":
+            self._limiter._decide_here(self, outage)
+        else:
+            self.maybe_done |= outage.sent
+            self._limiter._late.append(self)
+            self._end()
 
     def _end(self) -> None:
         over, self._over = self._over, None
@@ -324,8 +348,8 @@ class _Debit(Step):
 
     def __init__(
         self,
-        charges: Sequence[Charge],
-        failed: Callable[[Sequence[Charge], StoreUnavailable], None],
+        charges: Charges,
+        failed: Callable[[Charges, StoreUnavailable], None],
         taken: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__("debit", "", charges)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import assert_never
 
 from gateway.limits.arithmetic import RETRY_SECONDS, decide
+from gateway.limits.charges import Charges
 from gateway.limits.memory_buckets import MemoryBuckets
-from gateway.limits.store import Census, Step, StoreUnavailable, holds, share
+from gateway.limits.store import Census, Step, StoreUnavailable, share
 from gateway.limits.terms import Charge, Decision, Level, OnStoreFailure, Quota
 
 _NEVER_EXPIRES_SECONDS = 10 * 365 * 86_400.0
@@ -44,7 +44,7 @@ class LocalShares:
             self._shares.clear()
 
     def admit(
-        self, exchange_id: str, charges: Sequence[Charge], outage: StoreUnavailable, *, hold: bool
+        self, exchange_id: str, charges: Iterable[Charge], outage: StoreUnavailable, *, hold: bool
     ) -> tuple[Decision, list[Charge]]:
         """Decide in the store's place; also what was taken: guesses are cut to fit the share.
 
@@ -54,7 +54,7 @@ class LocalShares:
         if any(part is None and charge.permits for charge, part in parts):
             return self._decide(charges, parts), []
         counted = _counted(parts)
-        held_id = exchange_id if hold or holds(counted) else ""
+        held_id = exchange_id if hold or counted.holds() else ""
         decision = self._decided(Step("take", held_id, counted))
         if not decision.allowed:
             return _worded(charges, parts, decision), []
@@ -64,21 +64,21 @@ class LocalShares:
             self._count(taken)
         return _worded(charges, parts, decision), taken
 
-    def look(self, charges: Sequence[Charge], outage: StoreUnavailable) -> Decision:
+    def look(self, charges: Iterable[Charge], outage: StoreUnavailable) -> Decision:
         """What admit would say now, taking nothing."""
         return self._decide(charges, self._parts(charges, outage))
 
-    def settle(self, exchange_id: str, used: Sequence[Charge], *, report: bool = True) -> None:
+    def settle(self, exchange_id: str, used: Iterable[Charge], *, report: bool = True) -> None:
         """Put what was used in place of what was taken. `report=False`: the store knows it already."""
         parts = [Charge(self._share(charge.quota) or charge.quota, charge.permits) for charge in used]
-        self._buckets.put(Step("settle", exchange_id, parts))
+        self._buckets.put(Step("settle", exchange_id, Charges.of(parts)))
         if report:
             self._count(used)
 
-    def debit(self, charges: Sequence[Charge], *, report: bool) -> None:
+    def debit(self, charges: Iterable[Charge], *, report: bool) -> None:
         """Take this from the shares whatever is left of them; `report=False`: the store may know it already."""
         parts = [Charge(self._share(charge.quota) or charge.quota, charge.permits) for charge in charges]
-        self._buckets.put(Step("debit", "", parts))
+        self._buckets.put(Step("debit", "", Charges.of(parts)))
         if report:
             self._count(charges)
 
@@ -88,25 +88,25 @@ class LocalShares:
             used = self._unreported.pop(key)
             yield [Charge(quota, permits) for quota, permits in used.items()]
 
-    def put_back(self, charges: Sequence[Charge]) -> None:
+    def put_back(self, charges: Iterable[Charge]) -> None:
         """The store was not told after all."""
         self._count(charges)
 
-    def _decide(self, charges: Sequence[Charge], parts: Sequence[_Part]) -> Decision:
+    def _decide(self, charges: Iterable[Charge], parts: Sequence[_Part]) -> Decision:
         return _worded(charges, parts, self._decided(Step("look", "", _counted(parts))))
 
     def _decided(self, step: Step) -> Decision:
         granted, missing = self._buckets.carry_out(step)
         return decide(step.charges, missing, granted=granted)
 
-    def _count(self, charges: Sequence[Charge]) -> None:
+    def _count(self, charges: Iterable[Charge]) -> None:
         for charge in charges:
             quota = charge.quota
             if charge.permits and quota.period_seconds:
                 used = self._unreported.setdefault(quota.key, {})
                 used[quota] = used.get(quota, 0) + charge.permits
 
-    def _parts(self, charges: Sequence[Charge], outage: StoreUnavailable) -> list[_Part]:
+    def _parts(self, charges: Iterable[Charge], outage: StoreUnavailable) -> list[_Part]:
         parts: list[_Part] = []
         for charge in charges:
             match charge.quota.on_store_failure:
@@ -134,20 +134,18 @@ class LocalShares:
         return self._shares[quota]
 
 
-def _counted(parts: Sequence[_Part]) -> list[Charge]:
-    return [part for _, part in parts if part]
+def _counted(parts: Sequence[_Part]) -> Charges:
+    return Charges.of([part for _, part in parts if part])
 
 
-def _worded(charges: Sequence[Charge], parts: Sequence[_Part], local: Decision) -> Decision:
+def _worded(charges: Iterable[Charge], parts: Sequence[_Part], local: Decision) -> Decision:
     """Put a decision over shares in the terms of the limits they are shares of."""
     remaining = iter(local.levels)
-    known = {
-        charge.quota: replace(next(remaining), limit=charge.quota.capacity)
-        if part
-        else Level(charge.quota.dimension, charge.quota.capacity, 0, RETRY_SECONDS)
-        for charge, part in parts
-    }
-    levels = tuple(known.get(charge.quota) or _unknown(charge.quota) for charge in charges)
+    known = {charge.quota: next(remaining) if part else _nothing(charge.quota) for charge, part in parts}
+    for quota, level in known.items():
+        level.limit = quota.capacity
+    # Of a limit that nobody counts all is there.
+    levels = tuple(known.get(charge.quota) or Level(charge.quota, 0) for charge in charges)
     refused_by = next((charge.quota for charge, part in parts if part is None and charge.permits), None)
     retry_after = RETRY_SECONDS
     if local.refused_by is not None:
@@ -160,6 +158,8 @@ def _worded(charges: Sequence[Charge], parts: Sequence[_Part], local: Decision) 
     return Decision(False, levels, refused_by, retry_after, from_store=False)
 
 
-def _unknown(quota: Quota) -> Level:
-    """Nobody counts: the whole limit is there."""
-    return Level(quota.dimension, quota.capacity, quota.capacity, 0.0)
+def _nothing(quota: Quota) -> Level:
+    """What is left of a limit of which this worker has no share."""
+    level = Level(quota, quota.grains)
+    level.reset_milliseconds = int(RETRY_SECONDS * 1000)
+    return level

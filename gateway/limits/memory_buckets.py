@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.limits.arithmetic import bounded, fits, still_taken
+from gateway.limits.charges import QuotaSet
 from gateway.limits.store import BucketStore, Census, Step
-from gateway.limits.terms import TICKS_PER_PERIOD, Charge, Dimension, Quota
+from gateway.limits.terms import TICKS_PER_PERIOD, Dimension, Quota
 
 
 @dataclass(slots=True)
@@ -95,28 +96,23 @@ class MemoryBuckets(BucketStore):
 
     def carry_out(self, step: Step) -> tuple[bool, list[int]]:
         """Whether it was granted, or settled anything; and the grains that are missing per charge after it."""
-        now, charges = self._now(), step.charges
+        now, exchange_id, quotas, permits = self._now(), step.exchange_id, step.charges.quotas, step.permits
         if step.mode == "settle":
-            used = step.permits
-            if used is None:
-                used = [charge.permits for charge in charges]
-            return self._settle(step.exchange_id, charges, used, now), []
-        accounts = self._touch(charges, now)
-        taken = [accounts[charge.quota.key].taken(charge.quota, now) for charge in charges]
+            return self._settle(exchange_id, quotas, permits, now), []
+        accounts = self._touch(quotas, now)
+        taken = [accounts[quota.key].taken(quota, now) for quota in quotas.quotas]
         if step.mode != "debit" and not all(
-            fits(charge, missing)
-            or accounts[charge.quota.key].holds(step.exchange_id, charge.quota.dimension)
-            for charge, missing in zip(charges, taken, strict=True)
+            fits(quota, amount, missing) or accounts[quota.key].holds(exchange_id, quota.dimension)
+            for quota, amount, missing in zip(quotas.quotas, permits, taken, strict=True)
         ):
             return False, taken
         if step.mode == "look":
             return True, taken
-        return True, self._take(step.exchange_id, accounts, charges, taken, now)
+        return True, self._take(step, accounts, taken, now)
 
-    def _settle(self, exchange_id: str, charges: Sequence[Charge], permits: Sequence[int], now: int) -> bool:
+    def _settle(self, exchange_id: str, quotas: QuotaSet, permits: Sequence[int], now: int) -> bool:
         found = False
-        for n, charge in enumerate(charges):
-            quota = charge.quota
+        for quota, amount in zip(quotas.quotas, permits, strict=True):
             account = self._accounts.get(quota.key)
             if account is None:
                 continue
@@ -128,7 +124,7 @@ class MemoryBuckets(BucketStore):
             found = True
             if not exchange.grains:
                 del account.open[exchange_id]
-            used = permits[n] * TICKS_PER_PERIOD if quota.period_seconds else 0
+            used = amount * TICKS_PER_PERIOD if quota.period_seconds else 0
             account.put(quota, bounded(quota, account.taken(quota, now) - reserved + used), now)
         return found
 
@@ -165,11 +161,11 @@ class MemoryBuckets(BucketStore):
     def _lease_microseconds(self) -> int:
         return int(self.lease_seconds * 1_000_000)
 
-    def _touch(self, charges: Sequence[Charge], now: int) -> dict[str, _Account]:
+    def _touch(self, quotas: QuotaSet, now: int) -> dict[str, _Account]:
         """The accounts that are charged, with expired leases given back; new ones are not kept yet."""
         accounts: dict[str, _Account] = {}
-        for charge in charges:
-            key = charge.quota.key
+        for quota in quotas.quotas:
+            key = quota.key
             if key in accounts:
                 continue
             account = self._accounts.get(key)
@@ -190,28 +186,21 @@ class MemoryBuckets(BucketStore):
         if len(self._accounts) >= self._most_accounts:
             self._accounts.popitem(last=False)
 
-    def _take(
-        self,
-        exchange_id: str,
-        accounts: dict[str, _Account],
-        charges: Sequence[Charge],
-        taken: Sequence[int],
-        now: int,
-    ) -> list[int]:
+    def _take(self, step: Step, accounts: dict[str, _Account], taken: Sequence[int], now: int) -> list[int]:
         """Take every charge and hold it under the exchange, if one is named; what is missing afterwards.
 
         What the exchange holds already is a repetition, and takes nothing.
         """
+        exchange_id = step.exchange_id
         expires = now + self._lease_microseconds()
         after = []
-        for n, charge in enumerate(charges):
-            quota, account, before = charge.quota, accounts[charge.quota.key], taken[n]
-            missing = before
+        for quota, permits, before in zip(step.charges.quotas.quotas, step.permits, taken, strict=True):
+            account, missing = accounts[quota.key], before
             if account.holds(exchange_id, quota.dimension):
                 after.append(before)
                 continue
-            if charge.permits:
-                missing = bounded(quota, before + charge.permits * TICKS_PER_PERIOD)
+            if permits:
+                missing = bounded(quota, before + permits * TICKS_PER_PERIOD)
                 account.put(quota, missing, now)
             if exchange_id:
                 exchange = account.open.get(exchange_id)

@@ -72,7 +72,7 @@ class RedisBuckets(BucketStore):
 
     def put(self, step: Step) -> None:
         """Let a step leave at the end of this turn of the loop, with all others; or with theirs of a later one."""
-        if not step.charges:
+        if not step.permits:
             step.done(True, ())
             return
         steps = self._steps
@@ -82,7 +82,13 @@ class RedisBuckets(BucketStore):
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
-        if step.mode == "settle" and _may_wait(step) and len(steps) < MOST_STEPS:
+        if (
+            step.mode == "settle"
+            and step.outcome is None
+            and not step.charges.quotas.has_slots
+            and len(steps) < MOST_STEPS
+        ):
+            # Nobody waits for what it gives back: neither who put it, nor who wants a slot.
             if self._waits is None:
                 self._waits = loop.call_later(COMPANY_SECONDS, self._waited)
             return
@@ -153,7 +159,7 @@ class RedisBuckets(BucketStore):
             for at in range(0, len(some), MOST_STEPS):
                 turn = Turn(script, some[at : at + MOST_STEPS], self._ended, self._prefix, head)
                 self._turns.add(turn)
-                self._wire.call(turn, self._prefix + some[at].charges[0].quota.key)
+                self._wire.call(turn, self._prefix + some[at].charges.quotas.quotas[0].key)
         self._wire.flush()
 
     def _by_place(self, steps: list[Step]) -> Iterable[list[Step]]:
@@ -162,7 +168,7 @@ class RedisBuckets(BucketStore):
             return (steps,)
         places: dict[int, list[Step]] = {}
         for step in steps:
-            place = self._wire.place_of(self._prefix + step.charges[0].quota.key)
+            place = self._wire.place_of(self._prefix + step.charges.quotas.quotas[0].key)
             places.setdefault(place, []).append(step)
         return places.values()
 
@@ -187,14 +193,6 @@ class RedisBuckets(BucketStore):
 
     def _now(self) -> int | None:
         return int(self._clock() * 1_000_000) if self._clock else None
-
-
-def _may_wait(step: Step) -> bool:
-    """Whether nobody waits for what a settlement gives back: neither who put it, nor who wants a slot."""
-    for charge in step.charges:
-        if not charge.quota.tick_microseconds:
-            return False
-    return step.outcome is None
 
 
 def _account_of(lease: tuple[str, str]) -> str:

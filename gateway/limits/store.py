@@ -6,9 +6,10 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from gateway.limits.arithmetic import decide
+from gateway.limits.charges import Charges
 from gateway.limits.terms import Charge, Decision, Quota
 
 
@@ -44,15 +45,15 @@ class Step:
     __slots__ = ("charges", "exchange_id", "mode", "outcome", "permits")
 
     def __init__(
-        self, mode: Mode, exchange_id: str, charges: Sequence[Charge], permits: Sequence[int] | None = None
+        self, mode: Mode, exchange_id: str, charges: Charges, permits: Sequence[int] | None = None
     ) -> None:
         self.mode = mode
         self.exchange_id = exchange_id
         """Who holds what is taken; empty: nobody, it is taken for good."""
         self.charges = charges
-        self.permits = permits
-        """What is taken, or was used, per charge; None: what the charges say."""
-        self.outcome: asyncio.Future[tuple[bool, Sequence[int]]] | None = None
+        self.permits = charges.permits if permits is None else permits
+        """What is taken, or was used, per charge."""
+        self.outcome: asyncio.Future[Any] | None = None
         """What somebody awaits, if anybody does: a step whose asker has been cancelled is not carried out."""
 
     def done(self, granted: bool, missing: Sequence[int]) -> bool:
@@ -92,13 +93,14 @@ class BucketStore(ABC):
         """
 
     async def admit(
-        self, exchange_id: str, charges: Sequence[Charge], *, hold: bool | None = None
+        self, exchange_id: str, charges: Iterable[Charge], *, hold: bool | None = None
     ) -> Decision:
         """Take every charge, or none. `hold=None` remembers the exchange if a charge needs it.
 
         What was granted to one who is cancelled meanwhile is given back, but for the requests, which were made.
         """
-        held = hold or holds(charges)
+        charges = Charges.of(charges)
+        held = hold or charges.holds()
         step = Step("take", exchange_id if held else "", charges)
         outcome = self._outcome(step)
         try:
@@ -110,18 +112,19 @@ class BucketStore(ABC):
             raise
         return decide(charges, missing, granted=granted)
 
-    async def look(self, charges: Sequence[Charge]) -> Decision:
+    async def look(self, charges: Iterable[Charge]) -> Decision:
         """What admit would say now, taking nothing."""
+        charges = Charges.of(charges)
         granted, missing = await self._outcome(Step("look", "", charges))
         return decide(charges, missing, granted=granted)
 
-    async def settle(self, exchange_id: str, charges: Sequence[Charge]) -> bool:
+    async def settle(self, exchange_id: str, charges: Iterable[Charge]) -> bool:
         """Settle, once each. False if the exchange holds none of these (settled before, expired, never held)."""
-        return (await self._outcome(Step("settle", exchange_id, charges)))[0]
+        return (await self._outcome(Step("settle", exchange_id, Charges.of(charges))))[0]
 
-    async def debit(self, exchange_id: str, charges: Sequence[Charge], *, hold: bool = False) -> None:
+    async def debit(self, exchange_id: str, charges: Iterable[Charge], *, hold: bool = False) -> None:
         """Take every charge whatever the levels, into debt no deeper than one capacity."""
-        await self._outcome(Step("debit", exchange_id if hold else "", charges))
+        await self._outcome(Step("debit", exchange_id if hold else "", Charges.of(charges)))
 
     def _outcome(self, step: Step) -> asyncio.Future[tuple[bool, Sequence[int]]]:
         """Put a step whose outcome is awaited."""
@@ -132,8 +135,7 @@ class BucketStore(ABC):
     def give_back(self, step: Step) -> None:
         """Undo an admission that nobody heard of, if it was one. Should that fail, its lease runs out by itself."""
         if step.mode == "take" and step.exchange_id:
-            unused = [0 if charge.quota.dimension.settles else charge.permits for charge in step.charges]
-            self.put(Step("settle", step.exchange_id, step.charges, unused))
+            self.put(Step("settle", step.exchange_id, step.charges, step.charges.unused()))
 
     @abstractmethod
     async def renew(self, leases: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -157,14 +159,6 @@ class BucketStore(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Withdraw the worker and let go of connections; nothing else may be called afterwards."""
-
-
-def holds(charges: Iterable[Charge]) -> bool:
-    """Whether admitting these leaves something to be settled."""
-    for charge in charges:  # noqa: SIM110 - asked for every request, and a generator costs more than the answer
-        if charge.permits and charge.quota.dimension.settles:
-            return True
-    return False
 
 
 def share(quota: Quota, census: Census) -> Quota | None:

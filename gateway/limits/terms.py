@@ -11,7 +11,7 @@ when the lease of its exchange runs out.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from struct import Struct
@@ -42,6 +42,9 @@ class Dimension(StrEnum):
     settles: bool
     """Whether what an exchange costs is known only when it ends (a request costs one request at once)."""
 
+    by_request: bool
+    """Whether a request takes one, whatever it asks."""
+
     def __new__(
         cls,
         value: str,
@@ -57,6 +60,7 @@ class Dimension(StrEnum):
         member.permits_per_unit = permits_per_unit
         member.is_reported = is_reported
         member.settles = unit != "requests"
+        member.by_request = unit in {"requests", "concurrent-requests"}
         return member
 
     REQUESTS_PER_MINUTE = "max_requests_per_1_minute", 60, "requests", 1
@@ -138,30 +142,30 @@ class Charge:
         self.permits = permits
         self.known = known
 
-    @classmethod
-    def reserving(cls, quota: Quota, *, known: int, guessed: int) -> Charge:
-        """A charge whose guess is cut so that both parts fit the bucket, as long as the known one does."""
-        permits = known + guessed
-        if permits > quota.permits:
-            permits = max(known, quota.permits)
-        return cls(quota, permits, known)
 
-
-def charged(charges: Iterable[Charge], permits: Iterable[int]) -> list[Charge]:
-    """Charges to the same quotas, of other amounts."""
-    return [Charge(charge.quota, amount) for charge, amount in zip(charges, permits, strict=True)]
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Level:
-    """How full one bucket is, in the units of its dimension. Nobody changes one."""
+    """How full one bucket is, in the units of its dimension. Who is told may change what it says."""
 
     dimension: Dimension
     limit: int
     remaining: int
     """Whole units that could be taken now; never negative."""
-    reset_seconds: float
-    """Time until the bucket is full again; 0 for slots."""
+    reset_milliseconds: int
+    """Time until the bucket is full again, rounded up; 0 for slots."""
+
+    def __init__(self, quota: Quota, taken: int) -> None:
+        """The level of a bucket of which `taken` grains are missing."""
+        remaining = (quota.grains - taken) // quota.unit_grains
+        ticks_to_refill = -(-taken // quota.permits)
+        self.dimension = quota.dimension
+        self.limit = quota.capacity
+        self.remaining = remaining if remaining > 0 else 0
+        self.reset_milliseconds = -(-ticks_to_refill * quota.tick_microseconds // 1000)
+
+    @property
+    def reset_seconds(self) -> float:
+        return self.reset_milliseconds / 1000
 
 
 @dataclass(slots=True)
@@ -181,6 +185,8 @@ class Decision:
     """Whether a charge exceeds the whole capacity of `refused_by`: waiting is pointless."""
     from_store: bool = True
     """False if the store was out of reach and the limits' own failure policy decided."""
+    units_differ: bool = False
+    """Whether the levels are known to be of as many units."""
 
 
 def account_key(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from itertools import chain
-from operator import attrgetter
+from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import NamedTuple
 
+from gateway.limits.charges import QuotaSet
 from gateway.limits.store import Step, StoreUnavailable
 from gateway.redis.line import Argument, Call, RedisUnavailable, Reply
 from gateway.redis.script import Script
@@ -22,25 +20,24 @@ _GRANTED, _FAILED = 1, 2
 
 # As turn.lua reads and writes it.
 _HEAD = Struct("<dd")
-_NUMBER = Struct("<H")
-_MISSING = [Struct(f"<{count}q") for count in range(256)]
-
-
-_Quota = tuple[str, bytes]
-"""As `Quota.told`."""
-_Quotas = tuple[_Quota, ...]
-_TOLD = attrgetter("quota.told")
-_PERMITS = attrgetter("permits")
+_COUNT, _COUNTS = Struct("<B").pack, Struct("<HH")
+_ACCOUNT = Struct("<H")
+_NUMBERS = [bytes((number,)) for number in range(MOST_STEPS)]
+_NOBODY = b"\0"
 
 
 class _Plan(NamedTuple):
-    """What is the same in all turns whose steps charge the same quotas: turns of one tenant differ in little else."""
+    """How a set of quotas is told to the script: the same in all turns in which something is charged to it."""
 
-    keys: tuple[int | str, ...]
-    """How many, and the accounts' keys."""
-    quotas: bytes
-    charges: Mapping[_Quotas, tuple[Callable[..., bytes], list[int]]]
-    """How a step's charges are packed: by what, and the positions of their quotas, each with room for its permits."""
+    keys: tuple[bytes, ...]
+    """Of the accounts, two each."""
+
+    terms: bytes
+    pack: Callable[..., bytes]
+    """What a step takes of each."""
+
+    missing: Callable[[bytes, int], tuple[int, ...]]
+    """What is missing of each, in the reply to one step."""
 
 
 class Turn(Call):
@@ -59,44 +56,56 @@ class Turn(Call):
         prefix: str,
         head: bytes,
     ) -> None:
-        super().__init__(script, writes=any([step.mode != "look" for step in steps]))  # noqa: C419 - half the price
+        super().__init__(script, writes=steps[0].mode != "look" or any(step.mode != "look" for step in steps))
         self._steps = steps
-        self._sent: Sequence[Step] = ()
+        self._sent: list[tuple[Step, _Plan]] = []
         self._ended = ended
         self._prefix = prefix
         self._head = head
 
     def words(self) -> Sequence[Argument] | None:
         """What turn.lua takes: the accounts' keys, and the steps that somebody still wants."""
-        self._sent = sent = [step for step in self._steps if step.outcome is None or not step.outcome.done()]
+        prefix = self._prefix
+        numbers: dict[QuotaSet, bytes] = {}
+        keys: list[Argument] = [0]
+        sets, steps = [self._head, b""], list[bytes]()
+        self._sent = sent = []
+        for step in self._steps:
+            if step.outcome is not None and step.outcome.done():
+                continue
+            quotas = step.charges.quotas
+            plan: _Plan = quotas.plans.get(prefix) or _planned(quotas, prefix)
+            number = numbers.get(quotas)
+            if number is None:
+                number = numbers[quotas] = _NUMBERS[len(numbers)]
+                keys += plan.keys
+                sets.append(plan.terms)
+            exchange_id = step.exchange_id
+            steps += (
+                number,
+                _MODES[step.mode],
+                f"{chr(len(exchange_id) + 1)}@{exchange_id}".encode() if exchange_id else _NOBODY,
+                plan.pack(*step.permits),
+            )
+            sent.append((step, plan))
         if not sent:
             self._ended(self, ())
             return None
-        told = [tuple(map(_TOLD, step.charges)) for step in sent]
-        plan = _planned(self._prefix, tuple(dict.fromkeys(told)))
-        parts = [self._head, plan.quotas]
-        for step, quotas in zip(sent, told, strict=True):
-            used, exchange = step.permits, b""
-            if step.exchange_id:
-                exchange = b"@" + step.exchange_id.encode()
-            pack, cells = plan.charges[quotas]
-            cells[1::2] = map(_PERMITS, step.charges) if used is None else used
-            parts.append(
-                b"%b%c%b%c%b" % (_MODES[step.mode], len(exchange), exchange, len(quotas), pack(*cells))
-            )
-        return (*plan.keys, b"".join(parts))
+        keys[0] = len(keys) - 1
+        sets[1] = _COUNT(len(numbers))
+        keys.append(b"".join(sets + steps))
+        return keys
 
     def answered(self, reply: Reply) -> None:
         """Tell each step its outcome."""
         unheard = []
-        for n, step in enumerate(self._sent):
-            outcome = reply[n]
+        for (step, plan), outcome in zip(self._sent, reply, strict=True):
             said = outcome[0]
             if said == _FAILED:
                 # The script reads before it writes, so nothing was done.
                 step.failed(StoreUnavailable(outcome[1:].decode("utf-8", "replace"), sent=False))
             elif (
-                not step.done(said == _GRANTED, _MISSING[len(outcome) // 8].unpack_from(outcome, 1)) and said
+                not step.done(said == _GRANTED, plan.missing(outcome, 1) if len(outcome) > 1 else ()) and said
             ):
                 unheard.append(step)
         self._ended(self, unheard)
@@ -110,25 +119,19 @@ class Turn(Call):
         self._ended(self, ())
 
 
-@lru_cache(maxsize=256)
-def _planned(prefix: str, charged: tuple[_Quotas, ...]) -> _Plan:
-    """The plan of a turn whose steps charge these quotas, each the first step's ones of several alike."""
+def _planned(quotas: QuotaSet, prefix: str) -> _Plan:
     accounts: dict[str, int] = {}
-    positions: dict[_Quota, int] = {}
     packed: list[bytes] = []
-    for quota in chain.from_iterable(charged):
-        if quota not in positions:
-            key, terms = quota
-            account = accounts.setdefault(key, len(accounts) + 1)
-            positions[quota] = len(positions) + 1
-            packed += (_NUMBER.pack(account), terms)
-    keys = [name for key in accounts for name in account_keys(prefix, key)]
-    charges = {}
-    for quotas in charged:
-        cells = [0] * (2 * len(quotas))
-        cells[::2] = [positions[quota] for quota in quotas]
-        charges[quotas] = Struct("<" + "Hd" * len(quotas)).pack, cells
-    return _Plan((len(keys), *keys), b"".join((_NUMBER.pack(len(positions)), *packed)), charges)
+    for quota in quotas:
+        key, terms = quota.told
+        packed += (_ACCOUNT.pack(accounts.setdefault(key, len(accounts) + 1)), terms)
+    plan = quotas.plans[prefix] = _Plan(
+        tuple(name.encode() for key in accounts for name in account_keys(prefix, key)),
+        _COUNTS.pack(len(accounts), len(quotas)) + b"".join(packed),
+        Struct(f"<{len(quotas)}d").pack,
+        Struct(f"<{len(quotas)}q").unpack_from,
+    )
+    return plan
 
 
 def head_of(lease_microseconds: int, now_microseconds: int) -> bytes:

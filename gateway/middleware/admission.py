@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from operator import attrgetter
 
 from gateway.errors import LimitExceeded, LimitsUnavailable, NeverFits
 from gateway.exchange.exchange import Exchange
 from gateway.limits.arithmetic import format_reset
+from gateway.limits.charges import Charges, QuotaSet
 from gateway.limits.limiter import Limiter
 from gateway.limits.store import StoreUnavailable
-from gateway.limits.terms import Charge, Decision, Dimension, Quota, binds
+from gateway.limits.terms import Decision, Quota, binds
 from gateway.usage.cost import Cost, charges_for, settlement
 
 Decided = Callable[[str, str, str], None]
 """Counts a decision: tenant, `granted`, `refused` or `unavailable`, and the limit that refused, or `none`."""
 
 _NO_COST = Cost()
-_DIMENSION = attrgetter("quota.dimension")
-_REPORTED = frozenset([dimension for dimension in Dimension if dimension.is_reported])
 
 
 class Admission:
@@ -28,37 +26,39 @@ class Admission:
     What it needs is taken in one step or in several; until the last has been granted, nothing of it is spent.
     """
 
+    __slots__ = ("_at_the_door", "_decided", "_exchange", "_gives_back", "_limiter", "_takes")
+
     def __init__(self, exchange: Exchange, limiter: Limiter, decided: Decided) -> None:
         self._exchange = exchange
         self._limiter = limiter
         self._decided = decided
-        self._at_the_door: tuple[Quota, ...] = ()
+        self._at_the_door: QuotaSet | None = None
         self._takes = False
         self._gives_back = False
         """Something is held, and not yet for good."""
 
-    async def enter(self, quotas: Iterable[Quota]) -> None:
+    async def enter(self, quotas: QuotaSet) -> None:
         """Take at the door what the exchange needs whatever its body says; once."""
-        if self._at_the_door:
+        if self._at_the_door is not None:
             return
-        self._at_the_door = tuple(quotas)
-        await self._take(charges_for(self._at_the_door, _NO_COST), hold=True)
+        needed = QuotaSet.of(quota for quota in quotas if quota.dimension.by_request)
+        if not needed:
+            return
+        self._at_the_door = needed
+        await self._take(charges_for(needed, _NO_COST), hold=True)
         self._gives_back = True
 
-    async def admit(self, quotas: Iterable[Quota], *, hold: bool) -> None:
+    def admit(self, quotas: QuotaSet, *, hold: bool) -> Awaitable[None]:
         """Take everything that is known to be needed and not yet held; with `hold` it can be given back."""
-        exchange = self._exchange
-        if self._at_the_door:
+        exchange, door = self._exchange, self._at_the_door
+        if door is not None:
             hold = True
-            quotas = [quota for quota in quotas if quota not in self._at_the_door]
+            quotas = QuotaSet.of(quota for quota in quotas if quota not in door.quotas)
         charges = charges_for(quotas, exchange.cost or _NO_COST)
-        if exchange.operation.counts_usage and not exchange.is_socket:
+        if charges.quotas.is_reported and exchange.operation.counts_usage and not exchange.is_socket:
             # Even where nothing is reserved, something will be reported. A session is charged as it goes on.
-            hold = hold or not _REPORTED.isdisjoint(map(_DIMENSION, charges))
-        if charges:
-            await self._take(charges, hold=hold or None)
-        self._gives_back = False
-        self._count("granted")
+            hold = True
+        return self._take(charges, hold=hold or None, is_all=True)
 
     async def admit_model(self, model: str | None) -> None:
         """Take what the same exchange needs for a model that it has named late."""
@@ -67,7 +67,7 @@ class Admission:
         if not quotas:
             return
         self._gives_back = True
-        await self._take(charges_for(quotas, exchange.cost or _NO_COST), hold=True)
+        await self._take(charges_for(QuotaSet.of(quotas), exchange.cost or _NO_COST), hold=True)
         self._gives_back = False
 
     def give_back(self) -> None:
@@ -88,32 +88,35 @@ class Admission:
         )
         self._limiter.settle_soon(exchange.id, used)
 
-    async def _take(self, charges: Sequence[Charge], *, hold: bool | None) -> None:
-        self._takes = True
-        try:
-            decision = await self._limiter.admit(self._exchange.id, charges, hold=hold)
-        except StoreUnavailable as outage:
-            self._count("unavailable")
-            raise LimitsUnavailable(
-                "The limits cannot be checked at the moment. Try again shortly.", detail=str(outage)
-            ) from outage
-        self._heed(decision)
-
-    def _heed(self, decision: Decision) -> None:
-        """Note the levels for the answer; raise what the decision says."""
-        exchange, before = self._exchange, self._exchange.decision
-        exchange.decision = (
-            decision if before is None else replace(decision, levels=(*before.levels, *decision.levels))
-        )
-        if decision.allowed:
-            return
-        refused_by = decision.refused_by
-        assert refused_by is not None
-        self._count("refused", refused_by.dimension.value)
-        raise _refusal(decision, refused_by)
+    async def _take(self, charges: Charges, *, hold: bool | None, is_all: bool = False) -> None:
+        """Take these, and note their levels for the answer; `is_all`: the exchange needs nothing more."""
+        exchange = self._exchange
+        if charges.permits:
+            self._takes = True
+            try:
+                decision = await self._limiter.admit(exchange.id, charges, hold=hold)
+            except StoreUnavailable as outage:
+                self._count("unavailable")
+                raise LimitsUnavailable(
+                    "The limits cannot be checked at the moment. Try again shortly.", detail=str(outage)
+                ) from outage
+            before = exchange.decision
+            exchange.decision = decision if before is None else _behind(before, decision)
+            if not decision.allowed:
+                assert decision.refused_by is not None
+                self._count("refused", decision.refused_by.dimension.value)
+                raise _refusal(decision, decision.refused_by)
+        if is_all:
+            self._gives_back = False
+            self._count("granted")
 
     def _count(self, decision: str, dimension: str = "none") -> None:
         self._decided(self._exchange.caller.tenant.id, decision, dimension)
+
+
+def _behind(before: Decision, decision: Decision) -> Decision:
+    """The later decision, with the levels of both."""
+    return replace(decision, levels=(*before.levels, *decision.levels), units_differ=False)
 
 
 def _refusal(decision: Decision, quota: Quota) -> NeverFits | LimitExceeded:

@@ -9,7 +9,7 @@ names a model that has limits of its own, those are a second step, and a form re
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 
 import orjson
@@ -17,8 +17,9 @@ import orjson
 from gateway.errors import Ending, GatewayError
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.standing import Standing
+from gateway.limits.charges import QuotaSet
 from gateway.limits.limiter import Limiter
-from gateway.limits.terms import Dimension, Quota
+from gateway.limits.terms import Dimension
 from gateway.middleware.admission import Admission, Decided
 from gateway.operations.table import OperationTable
 from gateway.policy import requests as policy
@@ -30,7 +31,7 @@ from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.reading import Reading, is_read_at_once
 from gateway.proxy.request import Request
 from gateway.settings.settings import Edge
-from gateway.usage.cost import BY_REQUEST, Cost, Guesses, cost_of
+from gateway.usage.cost import Cost, Guesses, cost_of
 from gateway.usage.reported import BYTES_PER_LLM_TOKEN
 from gateway.wire.body_facts import NOTHING_NAMED
 from gateway.wire.request_body import RequestBody
@@ -72,7 +73,7 @@ def limit(
                 else:
                     if body.is_there(request, edge, room):
                         taken: tuple[bytes, ...] = (request.body.read_nowait(),)
-                        if standing.quotas and not is_read_at_once(taken):
+                        if standing.quotas.quotas and not is_read_at_once(taken):
                             await _enter(exchange, admission)  # it may have to wait for its turn to be read
                     else:
                         taken = await _take_in(request, exchange, admission, room)
@@ -85,7 +86,7 @@ def limit(
                         )
                     _judge(exchange, exchange.body)
                     quotas = standing.quotas_of(exchange.model)
-                    if quotas:
+                    if quotas.quotas:
                         exchange.cost = (
                             await _batch_cost(exchange, admission, quotas)
                             if exchange.operation.is_batch
@@ -145,10 +146,7 @@ def limit(
 
     async def _enter(exchange: Exchange, admission: Admission) -> None:
         """Take what does not depend on the body."""
-        quotas = _standing(exchange).quotas_of(exchange.model)
-        needed = [quota for quota in quotas if quota.dimension in BY_REQUEST]
-        if needed:
-            await admission.enter(needed)
+        await admission.enter(_standing(exchange).quotas_of(exchange.model))
 
     def _judge(exchange: Exchange, taken: RequestBody) -> None:
         """Let policy decide about a body that it has read; what it names is noted even where it is refused."""
@@ -165,9 +163,9 @@ def limit(
             exchange.model = default
         policy.check_model_of_body(caller, operation, exchange.model)
 
-    def _cost(exchange: Exchange, quotas: Sequence[Quota], *, form_may_cost_more: bool) -> Cost:
+    def _cost(exchange: Exchange, quotas: QuotaSet, *, form_may_cost_more: bool) -> Cost:
         """What the request says that it will use; not looked for where no limit asks for it."""
-        if not form_may_cost_more and BY_REQUEST.issuperset([quota.dimension for quota in quotas]):
+        if not form_may_cost_more and not quotas.measured:
             return _NO_COST
         return cost_of(
             exchange.operation,
@@ -178,7 +176,7 @@ def limit(
             guesses=guesses,
         )
 
-    async def _batch_cost(exchange: Exchange, admission: Admission, quotas: Sequence[Quota]) -> Cost:
+    async def _batch_cost(exchange: Exchange, admission: Admission, quotas: QuotaSet) -> Cost:
         """A batch costs what its input file has, and the upstream knows how much that is; asked where a limit asks."""
         if all(quota.dimension is not Dimension.BATCH_INPUT_TOKENS_PER_DAY for quota in quotas):
             return _NO_COST

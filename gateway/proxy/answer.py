@@ -9,7 +9,7 @@ from aiohttp.helpers import rfc822_formatted_time
 
 from gateway.errors import ClientLeft, Ending, GatewayError
 from gateway.exchange.exchange import Exchange
-from gateway.limits.arithmetic import format_reset, tightest
+from gateway.limits.arithmetic import format_milliseconds, tightest
 from gateway.limits.terms import Dimension
 from gateway.proxy.request import Request
 from gateway.wire.passing import lines_of
@@ -228,13 +228,17 @@ def own_lines(exchange: Exchange) -> bytes:
     """What the gateway adds to every answer, as lines: its request id, and the tenant's own limits."""
     lines, decision = f"x-gateway-request-id: {exchange.id}\r\n", exchange.decision
     if decision is not None:
-        for unit, level in tightest(decision.levels).items():
-            lines += _LIMIT_LINES[unit] % (level.limit, level.remaining, format_reset(level.reset_seconds))
+        for level in decision.levels if decision.units_differ else tightest(decision.levels):
+            lines += _LIMIT_LINES[level.dimension] % (
+                level.limit,
+                level.remaining,
+                format_milliseconds(level.reset_milliseconds),
+            )
     return lines.encode("ascii")
 
 
 _LIMIT_LINES = {
-    dimension.unit: "".join(
+    dimension: "".join(
         (
             f"x-ratelimit-limit-{dimension.unit}: %d\r\n",
             f"x-ratelimit-remaining-{dimension.unit}: %d\r\n",
@@ -243,7 +247,7 @@ _LIMIT_LINES = {
     )
     for dimension in Dimension
 }
-"""How the level of a limit is told, by its unit."""
+"""How the level of a limit is told, under the name of its unit."""
 
 
 def reason_of(status: int) -> str:

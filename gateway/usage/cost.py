@@ -8,11 +8,12 @@ whole cap is guessed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple, assert_never
 
-from gateway.limits.terms import Charge, Dimension, Quota
+from gateway.limits.charges import Charges, QuotaSet
+from gateway.limits.terms import Dimension
 from gateway.operations.model_patterns import closest
 from gateway.operations.table import Operation
 from gateway.usage.reported import Usage
@@ -21,11 +22,6 @@ from gateway.wire.body_facts import BodyFacts
 EXPECTED_OUTPUT = 1000
 """LLM tokens of an answer where neither request nor operator says anything."""
 
-
-BY_REQUEST = frozenset(
-    {Dimension.REQUESTS_PER_MINUTE, Dimension.REQUESTS_PER_DAY, Dimension.CONCURRENT_REQUESTS}
-)
-"""Limits for which it does not matter what is asked."""
 
 _NOTHING_USED = {dimension: 0 for dimension in Dimension if dimension.settles}
 
@@ -98,37 +94,49 @@ def cost_of(
     return Cost(input=facts.prompt, output=each * answers)
 
 
-def charges_for(quotas: Iterable[Quota], cost: Cost) -> tuple[Charge, ...]:
-    """What to take from each quota.
+def charges_for(quotas: QuotaSet, cost: Cost) -> Charges:
+    """What to take from each quota; a guess is cut so that it fits, as long as what is known does.
 
     Levels of requests and LLM tokens are always reported, so those are charged with nothing where nothing is
     used; others are left out.
     """
-    charges = []
-    for quota in quotas:
-        dimension = quota.dimension
-        if dimension in BY_REQUEST:
-            charges.append(Charge(quota))
-            continue
-        match dimension:
-            case Dimension.TOKENS_PER_MINUTE | Dimension.TOKENS_PER_DAY:
-                charges.append(Charge.reserving(quota, known=cost.input or 0, guessed=cost.output))
-            case Dimension.IMAGES_PER_MINUTE:
-                if cost.images is not None:
-                    charges.append(Charge(quota, cost.images))
-            case Dimension.AUDIO_MEGABYTES_PER_MINUTE:
-                if cost.audio_bytes is not None:
-                    charges.append(
-                        Charge.reserving(quota, known=cost.audio_bytes, guessed=cost.audio_guess_bytes)
-                    )
-            case Dimension.BATCH_INPUT_TOKENS_PER_DAY:
-                if cost.batch_input is not None:
-                    charges.append(Charge(quota, cost.batch_input))
-            case Dimension.REQUESTS_PER_MINUTE | Dimension.REQUESTS_PER_DAY | Dimension.CONCURRENT_REQUESTS:
-                raise AssertionError("these are taken whatever is asked")
-            case never:
-                assert_never(never)
-    return tuple(charges)
+    if quotas.has_optional:
+        quotas = quotas.without(_not_used(cost))
+    permits = quotas.by_request.copy()
+    known = permits.copy()
+    for at, quota in quotas.measured:
+        sure, guessed = _measured(quota.dimension, cost)
+        amount = sure + guessed
+        if amount > quota.permits:
+            amount = max(sure, quota.permits)
+        permits[at], known[at] = amount, sure
+    return Charges(quotas, permits, known)
+
+
+def _not_used(cost: Cost) -> frozenset[Dimension]:
+    amounts = {
+        Dimension.IMAGES_PER_MINUTE: cost.images,
+        Dimension.AUDIO_MEGABYTES_PER_MINUTE: cost.audio_bytes,
+        Dimension.BATCH_INPUT_TOKENS_PER_DAY: cost.batch_input,
+    }
+    return frozenset([dimension for dimension, amount in amounts.items() if amount is None])
+
+
+def _measured(dimension: Dimension, cost: Cost) -> tuple[int, int]:
+    """What is known of what counts here, and what is guessed beside it."""
+    match dimension:
+        case Dimension.TOKENS_PER_MINUTE | Dimension.TOKENS_PER_DAY:
+            return cost.input or 0, cost.output
+        case Dimension.IMAGES_PER_MINUTE:
+            return cost.images or 0, 0
+        case Dimension.AUDIO_MEGABYTES_PER_MINUTE:
+            return cost.audio_bytes or 0, cost.audio_guess_bytes
+        case Dimension.BATCH_INPUT_TOKENS_PER_DAY:
+            return cost.batch_input or 0, 0
+        case Dimension.REQUESTS_PER_MINUTE | Dimension.REQUESTS_PER_DAY | Dimension.CONCURRENT_REQUESTS:
+            raise AssertionError("these are taken whatever is asked")
+        case never:
+            assert_never(never)
 
 
 def settlement(cost: Cost, *, usage: Usage | None, spent: bool, sent_bytes: int) -> Mapping[Dimension, int]:

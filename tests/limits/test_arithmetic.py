@@ -8,9 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.limits.arithmetic import decide, fits, format_reset, level, still_taken, tightest
-from gateway.limits.store import Census, holds, share
-from gateway.limits.terms import MOST_PERMITS, TICKS_PER_PERIOD, Charge, Dimension, Quota, account_key
+from gateway.limits.arithmetic import decide, fits, format_reset, still_taken, tightest
+from gateway.limits.charges import Charges
+from gateway.limits.store import Census, share
+from gateway.limits.terms import (
+    MOST_PERMITS,
+    TICKS_PER_PERIOD,
+    Charge,
+    Dimension,
+    Level,
+    Quota,
+    account_key,
+)
 
 KEY = account_key("acme")
 REQUESTS = Dimension.REQUESTS_PER_MINUTE
@@ -65,29 +74,22 @@ def test_exchange_takes_no_negative_permits_and_one_slot_at_most() -> None:
         Charge(Quota(Dimension.CONCURRENT_REQUESTS, 9, KEY), 2)
 
 
-@pytest.mark.parametrize(
-    ("known", "guessed", "permits"),
-    [(10, 20, 30), (10, 90, 100), (10, 5_000, 100), (100, 1, 100), (101, 1, 101)],
-)
-def test_guess_is_cut_to_fit_and_what_is_known_is_not(known: int, guessed: int, permits: int) -> None:
-    charge = Charge.reserving(Quota(Dimension.TOKENS_PER_MINUTE, 100, KEY), known=known, guessed=guessed)
-    assert (charge.permits, charge.known) == (permits, known)
-
-
 def test_only_what_settling_may_change_is_held() -> None:
     requests = Charge(Quota(REQUESTS, 10, KEY))
     tokens = Quota(Dimension.TOKENS_PER_DAY, 10, KEY)
     slots = Quota(Dimension.CONCURRENT_REQUESTS, 10, KEY)
-    assert not holds([requests, Charge(tokens, 0)])
-    assert holds([requests, Charge(tokens, 1)])
-    assert holds([requests, Charge(slots)])
+    assert not Charges.of([requests, Charge(tokens, 0)]).holds()
+    assert Charges.of([requests, Charge(tokens, 1)]).holds()
+    assert Charges.of([requests, Charge(slots)]).holds()
 
 
 def test_refusal_names_the_charge_that_waits_longest() -> None:
     minute = Quota(REQUESTS, 60, KEY)
     day = Quota(Dimension.REQUESTS_PER_DAY, 86_400, KEY)
     decision = decide(
-        [Charge(minute), Charge(day)], [minute.grains, day.grains + 9 * TICKS_PER_PERIOD], granted=False
+        Charges.of([Charge(minute), Charge(day)]),
+        [minute.grains, day.grains + 9 * TICKS_PER_PERIOD],
+        granted=False,
     )
     assert decision.refused_by == day
     assert decision.retry_after_seconds == pytest.approx(10, abs=1.44)
@@ -95,21 +97,21 @@ def test_refusal_names_the_charge_that_waits_longest() -> None:
 
 def test_impossible_charge_is_named_before_one_that_only_waits() -> None:
     minute, tokens = Quota(REQUESTS, 1, KEY), Quota(Dimension.TOKENS_PER_MINUTE, 10, KEY)
-    decision = decide([Charge(minute), Charge(tokens, 11)], [minute.grains, 0], granted=False)
+    decision = decide(Charges.of([Charge(minute), Charge(tokens, 11)]), [minute.grains, 0], granted=False)
     assert (decision.refused_by, decision.never) == (tokens, True)
 
 
 def test_slot_that_is_taken_is_worth_another_try_soon() -> None:
     slots = Quota(Dimension.CONCURRENT_REQUESTS, 1, KEY)
-    decision = decide([Charge(slots)], [slots.grains], granted=False)
+    decision = decide(Charges.of([Charge(slots)]), [slots.grains], granted=False)
     assert decision.retry_after_seconds == 1.0
 
 
 def test_tightest_level_of_each_unit_is_reported() -> None:
-    day = level(Quota(Dimension.REQUESTS_PER_DAY, 1000, KEY), 999 * TICKS_PER_PERIOD)
-    minute = level(Quota(REQUESTS, 60, KEY), 0)
-    tokens = level(Quota(Dimension.TOKENS_PER_MINUTE, 5, KEY), 0)
-    assert tightest([minute, day, tokens]) == {"requests": day, "tokens": tokens}
+    day = Level(Quota(Dimension.REQUESTS_PER_DAY, 1000, KEY), 999 * TICKS_PER_PERIOD)
+    minute = Level(Quota(REQUESTS, 60, KEY), 0)
+    tokens = Level(Quota(Dimension.TOKENS_PER_MINUTE, 5, KEY), 0)
+    assert list(tightest([minute, day, tokens])) == [day, tokens]
 
 
 def test_clock_that_goes_back_refills_nothing() -> None:
@@ -154,9 +156,8 @@ def test_no_window_grants_more_than_capacity_plus_refill(
     grants: list[tuple[int, int]] = []
     for pause, permits in steps:
         now += pause
-        charge = Charge(quota, permits)
         taken, tick = still_taken(quota, taken, tick, now), now // quota.tick_microseconds
-        if fits(charge, taken):
+        if fits(quota, permits, taken):
             taken += permits * TICKS_PER_PERIOD
             grants.append((now, permits))
     for first, (start, _) in enumerate(grants):
@@ -177,10 +178,10 @@ def test_waiting_as_told_is_enough_and_one_tick_less_is_not(
     quota = Quota(REQUESTS, capacity, KEY)
     charge = Charge(quota, min(permits, capacity))
     taken = min(taken, 2 * quota.grains)
-    if fits(charge, taken):
+    if fits(quota, charge.permits, taken):
         return
-    wait = decide([charge], [taken], granted=False).retry_after_seconds
+    wait = decide(Charges.of([charge]), [taken], granted=False).retry_after_seconds
     assert wait is not None
     tick, later = now // quota.tick_microseconds, now + round(wait * 1_000_000)
-    assert fits(charge, still_taken(quota, taken, tick, later))
-    assert not fits(charge, still_taken(quota, taken, tick, later - quota.tick_microseconds))
+    assert fits(quota, charge.permits, still_taken(quota, taken, tick, later))
+    assert not fits(quota, charge.permits, still_taken(quota, taken, tick, later - quota.tick_microseconds))

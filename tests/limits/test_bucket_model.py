@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from gateway.limits.charges import Charges
 from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.limits.redis_buckets import RedisBuckets
 from gateway.limits.store import BucketStore, Mode, Step
@@ -217,7 +218,7 @@ class Histories(RuleBasedStateMachine):
             outcomes = []
             for mode, exchange, charges, hold in wanted:
                 holds = mode == "settle" or (hold and mode != "look")
-                step = Step(mode, exchange if holds else "", charges)
+                step = Step(mode, exchange if holds else "", Charges.of(charges))
                 step.outcome = loop.create_future()
                 outcomes.append(step.outcome)
                 store.put(step)

@@ -55,7 +55,7 @@ def test_decision_speaks_of_the_limit_not_of_the_share() -> None:
 def test_guess_is_cut_to_the_share_and_what_is_known_must_fit() -> None:
     tokens = quota(TOKENS, 1000)
     local = shares(0, 4)
-    guessed = Charge.reserving(tokens, known=100, guessed=800)
+    guessed = Charge(tokens, 900, known=100)
     decision, taken = local.admit(fresh_id(), [guessed], UNSENT, hold=True)
     assert decision.allowed
     assert [charge.permits for charge in taken] == [250]

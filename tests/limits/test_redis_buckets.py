@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from gateway.limits.charges import Charges
 from gateway.limits.redis_buckets import RedisBuckets
 from gateway.limits.store import Step, StoreUnavailable
 from gateway.limits.terms import Charge, Dimension
@@ -41,7 +42,7 @@ async def test_steps_of_one_turn_leave_in_one_call_and_settlements_ride_on_it(
     assert (len(link.writes), b"".join(link.writes).count(b"EVALSHA")) == (1, 1)
     link.writes.clear()
     for exchange in ended:
-        behind.put(Step("settle", exchange, [Charge(tokens)], [5]))
+        behind.put(Step("settle", exchange, Charges.of([Charge(tokens)]), [5]))
     decision = await behind.admit(fresh_id(), [Charge(tokens, 10)])
     assert (len(link.writes), b"".join(link.writes).count(b"EVALSHA")) == (1, 1)
     assert decision.levels[0].remaining >= 1000 - 5 * 5 - 10
@@ -53,7 +54,7 @@ async def test_settlement_without_company_leaves_in_the_same_turn(
     slots, exchange = quota(SLOTS, 1), fresh_id()
     await behind.admit(exchange, [Charge(slots)])
     link.writes.clear()
-    behind.put(Step("settle", exchange, [Charge(slots)], [0]))
+    behind.put(Step("settle", exchange, Charges.of([Charge(slots)]), [0]))
     while not link.writes:
         await asyncio.sleep(0.001)
     assert exchange.encode() in link.writes[0]
@@ -67,7 +68,7 @@ async def test_settlement_that_frees_no_slot_waits_for_company_of_a_later_turn(
     tokens, exchange = quota(TOKENS, 1000), fresh_id()
     await behind.admit(exchange, [Charge(tokens, 10)])
     link.writes.clear()
-    behind.put(Step("settle", exchange, [Charge(tokens)], [5]))
+    behind.put(Step("settle", exchange, Charges.of([Charge(tokens)]), [5]))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     decision = await behind.admit(fresh_id(), [Charge(tokens, 10)])
@@ -80,7 +81,7 @@ async def test_settlement_that_finds_no_company_leaves_by_itself(
 ) -> None:
     tokens, exchange = quota(Dimension.TOKENS_PER_DAY, 1000), fresh_id()
     await behind.admit(exchange, [Charge(tokens, 1000)])
-    behind.put(Step("settle", exchange, [Charge(tokens)], [400]))
+    behind.put(Step("settle", exchange, Charges.of([Charge(tokens)]), [400]))
     other = RedisBuckets(redis.url)
     try:
         async with asyncio.timeout(2):
@@ -95,7 +96,7 @@ async def test_settlement_that_waits_for_company_is_carried_out_at_the_end(redis
     store, other = RedisBuckets(redis.url), RedisBuckets(redis.url)
     try:
         await store.admit(exchange, [Charge(tokens, 1000)])
-        store.put(Step("settle", exchange, [Charge(tokens)], [400]))
+        store.put(Step("settle", exchange, Charges.of([Charge(tokens)]), [400]))
         await store.close()
         assert (await other.look([Charge(tokens, 600)])).allowed
     finally:

@@ -33,7 +33,7 @@ BESIDE: dict[str, set[str]] = {"simulator": {"operations"}, "bench": set()}
 MAY_IMPORT_BESIDE = {"cli"}
 
 PURE_ROOMS = {"endings", "errors", "wire", "operations", "policy"}
-PURE_MODULES = {"gateway.limits.terms", "gateway.limits.arithmetic"}
+PURE_MODULES = {"gateway.limits.terms", "gateway.limits.charges", "gateway.limits.arithmetic"}
 JUDGES = {"policy"}
 """Pure rooms that judge values of rooms which are not."""
 

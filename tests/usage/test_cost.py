@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from gateway.credentials.principal import Principal
+from gateway.limits.charges import QuotaSet
 from gateway.limits.terms import Charge, Dimension, OnStoreFailure, Quota, account_key, binds
 from gateway.operations.model_patterns import closest
 from gateway.policy.reading import Question, read_body
@@ -147,7 +148,7 @@ def quota(dimension: Dimension, capacity: int = 1000) -> Quota:
 
 
 def test_charges_take_from_every_quota_what_it_counts() -> None:
-    quotas = [quota(dimension) for dimension in Dimension]
+    quotas = QuotaSet.of(quota(dimension) for dimension in Dimension)
 
     def taken(cost: Cost) -> dict[str, int]:
         return {charge.quota.dimension.value: charge.permits for charge in charges_for(quotas, cost)}
@@ -171,7 +172,18 @@ def test_charges_take_from_every_quota_what_it_counts() -> None:
     guessed = Cost(audio_bytes=0, audio_guess_bytes=2 * whole)
     assert taken(guessed) == always | {"max_audio_megabytes_per_1_minute": whole}
     tokens_per_day = quota(Dimension.TOKENS_PER_DAY)
-    assert charges_for([tokens_per_day], Cost(input=1200, output=5)) == (Charge(tokens_per_day, 1200, 1200),)
+    above = charges_for(QuotaSet.of([tokens_per_day]), Cost(input=1200, output=5))
+    assert list(above) == [Charge(tokens_per_day, 1200, 1200)]
+
+
+@pytest.mark.parametrize(
+    ("known", "guessed", "permits"),
+    [(10, 20, 30), (10, 90, 100), (10, 5_000, 100), (100, 1, 100), (101, 1, 101)],
+)
+def test_guess_is_cut_to_fit_and_what_is_known_is_not(known: int, guessed: int, permits: int) -> None:
+    tokens = quota(Dimension.TOKENS_PER_MINUTE, 100)
+    charges = charges_for(QuotaSet.of([tokens]), Cost(input=known, output=guessed))
+    assert list(charges) == [Charge(tokens, permits, known)]
 
 
 def test_settlement_names_what_was_used_and_leaves_what_nobody_counted() -> None:
@@ -322,7 +334,7 @@ def test_largest_limits_are_limits() -> None:
 
 
 def test_every_operation_has_a_cost_whatever_its_body() -> None:
-    quotas = [quota(dimension) for dimension in Dimension]
+    quotas = QuotaSet.of(quota(dimension) for dimension in Dimension)
     for operation in TABLE:
         for body in (None, b"", b"{}", b"[]", b'{"prompt":{}}'):
             found = cost_of(

@@ -1,8 +1,9 @@
 -- Carry out the steps that exchanges asked for in one turn of a worker's loop, one after another, each by itself: what
 -- one account holds that is no account fails the steps that need it, and no other.
--- KEYS: two per account. ARGV[1], packed by turn.py: lease in microseconds; now in microseconds (0: Redis time); number
---   of quotas; per quota its account, capacity in permits, tick in microseconds (0: slots) and dimension; then per step
---   its mode, exchange ('@' and id; empty holds nothing), number of charges, and per charge the quota and permits.
+-- KEYS: two per account; one that is of several sets may stand there several times. ARGV[1], packed by turn.py: lease in
+--   microseconds; now in microseconds (0: Redis time); number of sets; per set its number of accounts, which are the next
+--   of KEYS, and of quotas, and per quota its account, capacity in permits, tick in microseconds (0: slots) and dimension;
+--   then per step its set (from 0), mode, exchange ('@' and id; empty holds nothing), and permits per quota of the set.
 --     t(ake): every charge that the exchange does not hold yet, or none.  d(ebit): whatever the levels.  l(ook): nothing.
 --     s(ettle): put what was really used in place of what was taken, and forget that it was taken: once. What is not
 --       named stays held.
@@ -10,32 +11,43 @@
 --   missing from the bucket of each charge, in grains, 8 bytes each. Of a step that failed the byte is 2, then why.
 
 local told = ARGV[1]
-local lease, now, count, position = read('<ddH', told)
+local lease, now, count, position = read('<ddB', told)
 if now == 0 then
   local time = call('TIME')
   now = time[1] * 1000000 + time[2]
 end
 
-local accounts, quotas, steps = {}, {}, {}
-for n = 1, #KEYS, 2 do accounts[#accounts + 1] = new_account(KEYS[n], KEYS[n + 1]) end
-for n = 1, count do
-  local account, capacity, tick, dimension
-  account, capacity, tick, dimension, position = read('<HddBc0', told, position)
-  account = accounts[account]
-  local bucket = item_of(account, dimension)
-  quotas[n] = { account = account, dimension = dimension, capacity = capacity, tick = tick, bucket = bucket }
+local accounts, known, sets, steps = {}, {}, {}, {}
+local behind = 0
+for s = 1, count do
+  local here, number, set = nil, nil, {}
+  here, number, position = read('<HH', told, position)
+  for n = 1, number do
+    local at, capacity, tick, dimension
+    at, capacity, tick, dimension, position = read('<HddBc0', told, position)
+    at = behind + 2 * at - 1
+    local account = known[KEYS[at]]
+    if not account then
+      account = new_account(KEYS[at], KEYS[at + 1])
+      known[KEYS[at]], accounts[#accounts + 1] = account, account
+    end
+    local bucket = item_of(account, dimension)
+    set[n] = { account = account, dimension = dimension, capacity = capacity, tick = tick, bucket = bucket }
+  end
+  behind, sets[s] = behind + 2 * here, set
 end
 while position <= #told do
-  local mode, exchange, number, permits
-  mode, exchange, count, position = read('<c1Bc0B', told, position)
+  local number, mode, exchange, permits
+  number, mode, exchange, position = read('<Bc1Bc0', told, position)
+  local set = sets[number + 1]
   local step = { mode = mode, holds = exchange ~= '', false, false, false, false, false, false }
-  for n = 1, 3 * count, 3 do
-    number, permits, position = read('<Hd', told, position)
-    local quota = quotas[number]
-    step[n], step[n + 1] = quota, permits * GRAINS
-    step[n + 2] = step.holds and item_of(quota.account, exchange)
+  for n, quota in ipairs(set) do
+    permits, position = read('<d', told, position)
+    local at = 3 * n - 2
+    step[at], step[at + 1] = quota, permits * GRAINS
+    step[at + 2] = step.holds and item_of(quota.account, exchange)
   end
-  step.last = 3 * count
+  step.last = 3 * #set
   steps[#steps + 1] = step
 end
 for _, account in ipairs(accounts) do

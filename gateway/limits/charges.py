@@ -1,0 +1,118 @@
+"""What one step takes: permits from quotas that are charged together. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from gateway.limits.terms import Charge, Dimension, Quota
+
+_REMEMBERED = 8192
+"""Sets that are one object however often they are asked for; others work as well, and cost more to send."""
+
+
+class QuotaSet:
+    """Quotas that are charged together, in their order, and what is the same whenever they are."""
+
+    __slots__ = (
+        *("by_request", "has_optional", "has_slots", "is_reported", "measured", "plans"),
+        *("quotas", "settling", "units_differ", "_without"),
+    )
+
+    def __init__(self, quotas: tuple[Quota, ...]) -> None:
+        self.quotas = quotas
+        dimensions = [quota.dimension for quota in quotas]
+        self.by_request = [int(dimension.by_request) for dimension in dimensions]
+        """What a request takes of each, whatever it asks."""
+
+        self.measured = tuple(
+            (at, quota) for at, quota in enumerate(quotas) if not quota.dimension.by_request
+        )
+        """Those of which it takes what it asks for, and their positions."""
+
+        self.settling = tuple((at, dimension) for at, dimension in enumerate(dimensions) if dimension.settles)
+        """The positions of what is settled."""
+
+        self.is_reported = any(dimension.is_reported for dimension in dimensions)
+        """Whether answers report something that counts here."""
+
+        self.has_optional = any(not quota.dimension.is_reported for _, quota in self.measured)
+        """Whether there are some of which many requests take nothing, and hear nothing."""
+
+        self.has_slots = any(not dimension.period_seconds for dimension in dimensions)
+        self.units_differ = len({dimension.unit for dimension in dimensions}) == len(dimensions)
+        self.plans: dict[str, Any] = {}
+        """How a store sends what is charged to these, by the prefix of its keys."""
+
+        self._without: dict[frozenset[Dimension], QuotaSet] = {}
+
+    @classmethod
+    def of(cls, quotas: Iterable[Quota]) -> QuotaSet:
+        """The set of these."""
+        return _made(tuple(quotas))
+
+    def __iter__(self) -> Iterator[Quota]:
+        return iter(self.quotas)
+
+    def __len__(self) -> int:
+        return len(self.quotas)
+
+    def without(self, dimensions: frozenset[Dimension]) -> QuotaSet:
+        """Those that count something else."""
+        others = self._without.get(dimensions)
+        if others is None:
+            kept = [quota for quota in self.quotas if quota.dimension not in dimensions]
+            others = self._without[dimensions] = QuotaSet.of(kept)
+        return others
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _made(quotas: tuple[Quota, ...]) -> QuotaSet:
+    return QuotaSet(quotas)
+
+
+NO_QUOTAS = QuotaSet(())
+
+
+class Charges:
+    """Permits to take, one number for each quota of a set; iterated, a Charge for each. Nobody changes one."""
+
+    __slots__ = ("known", "permits", "quotas")
+
+    def __init__(self, quotas: QuotaSet, permits: Sequence[int], known: Sequence[int] | None = None) -> None:
+        self.quotas = quotas
+        self.permits = permits
+        self.known = known
+        """The part of them that is no guess; None: all of it."""
+
+    @classmethod
+    def of(cls, charges: Iterable[Charge]) -> Charges:
+        """What these take together."""
+        if isinstance(charges, Charges):
+            return charges
+        charges = tuple(charges)
+        permits = [charge.permits for charge in charges]
+        known = [charge.permits if charge.known is None else charge.known for charge in charges]
+        return cls(QuotaSet.of(charge.quota for charge in charges), permits, known)
+
+    def __iter__(self) -> Iterator[Charge]:
+        return map(Charge, self.quotas.quotas, self.permits, self.known or self.permits)
+
+    def __len__(self) -> int:
+        return len(self.permits)
+
+    def holds(self) -> bool:
+        """Whether admitting these leaves something to be settled."""
+        permits = self.permits
+        for at, _ in self.quotas.settling:  # noqa: SIM110 - a generator costs more than the answer
+            if permits[at]:
+                return True
+        return False
+
+    def unused(self) -> list[int]:
+        """What is taken of each where nothing was used after all: of what is not settled, all."""
+        return [
+            0 if quota.dimension.settles else permits
+            for quota, permits in zip(self.quotas, self.permits, strict=True)
+        ]
