@@ -27,9 +27,9 @@ def authenticate(*, trust: Trust, standings: Standings, lifecycle: Lifecycle) ->
                     detail=f"CDN-Loop: {b', '.join(exchange.head.loops).decode('latin-1')}",
                 )
             if exchange.operation is not JWKS:  # public keys are for everybody
-                exchange.standing = standings.of(exchange)
-                exchange.caller = exchange.standing.caller
-                lifecycle.begin(exchange, request.connection.task)
+                standing = exchange.standing = standings.of(exchange)
+                exchange.caller = standing.caller
+                lifecycle.running[exchange.id] = request
             return handler(request)
 
         return authenticated

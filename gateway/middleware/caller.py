@@ -51,7 +51,7 @@ def _unsealed(exchange: Exchange, presented: str, trust: Trust, at: float | None
 def _presented(head: RequestHead) -> str:
     """The credential as it was sent. Raises a CredentialError when there is none, or more than one."""
     values = [value.decode("latin-1") for value in head.authorization]
-    if head.upgrade == b"websocket" and head.subprotocols:
+    if head.is_socket and head.subprotocols:
         values += [
             "Bearer " + offered.removeprefix(SUBPROTOCOL_CREDENTIAL).decode("latin-1")
             for offered in head.subprotocols

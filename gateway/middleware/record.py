@@ -98,7 +98,7 @@ def record(
                         head.own = known.own
                 else:
                     exchange.operation, exchange.params = match.operation, match.params
-                exchange.is_socket = head.upgrade == b"websocket"
+                exchange.is_socket = head.is_socket
                 exchange.head = head
                 if known.asks_upgrade and head.has_body:
                     # aiohttp hands the body of such a request to whoever reads the connection next.

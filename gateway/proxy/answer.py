@@ -118,12 +118,14 @@ class Answer:
     async def write(self, piece: bytes) -> None:
         """Send one piece; waits while the client reads slowly. Raises ClientLeft."""
         self.push(piece)
-        await self.taken()
+        if self.waits():
+            await self.taken()
 
     async def write_eof(self, piece: bytes = b"") -> None:
         """Send the last piece and the end of the body; waits while the client reads slowly. Raises ClientLeft."""
         self.finish(piece)
-        await self.taken()
+        if self.waits():
+            await self.taken()
 
     def send(self, data: bytes) -> None:
         """Send bytes that are framed already."""
@@ -141,18 +143,22 @@ class Answer:
                 data = head + data
         transport.write(data)
 
-    async def taken(self) -> None:
-        """Wait while the client has much to read yet. Raises ClientLeft."""
+    def waits(self) -> bool:
+        """Whether the client has much to read yet. Raises ClientLeft."""
         connection = self._request.connection
         if connection.transport is None or connection.transport.is_closing():
             raise ClientLeft("The client left.")
-        if connection.writing_paused:
-            try:
-                await connection.drained()
-            except ConnectionError:
-                raise ClientLeft("The client left.") from None
-            # Many that read on at the same moment must not make one long turn.
-            await connection.turns.share()
+        return connection.writing_paused
+
+    async def taken(self) -> None:
+        """Wait while the client has much to read yet. Raises ClientLeft."""
+        connection = self._request.connection
+        try:
+            await connection.drained()
+        except ConnectionError:
+            raise ClientLeft("The client left.") from None
+        # Many that read on at the same moment must not make one long turn.
+        await connection.turns.share()
 
 
 @lru_cache(maxsize=64)

@@ -130,8 +130,6 @@ class EdgeProtocol(ClientChannel):
                 self._take_body(self._body, data)
             elif self._request is None and not self._ahead:
                 self._take_head(data)
-                if self._request is not None and self.task is None:
-                    self.task = self._loop.create_task(self._serve())
             elif self._frames is not None:
                 self._frames.feed_data(data)
             else:
@@ -150,9 +148,6 @@ class EdgeProtocol(ClientChannel):
                 if not data:
                     return
             end = end_of_head(data)
-            if end == len(data):
-                self._begin(state.heads.whole(data), b"")
-                return
             if end:
                 self._begin(state.heads.whole(data[:end]), data[end:])
                 return
@@ -194,6 +189,8 @@ class EdgeProtocol(ClientChannel):
         else:
             self._request = Request(self, asked, ReceivedBody(behind[:stated]) if stated else NO_BODY)
             self._ahead = behind[stated:]
+        if self.task is None:
+            self.task = self._loop.create_task(self._serve())
 
     def _take_body(self, body: IncomingBody, data: bytes) -> None:
         try:

@@ -61,12 +61,16 @@ def forward(
     def _send(call: Call, exchange: Exchange) -> bool:
         """Send the request's head, and its body where that is there and short; whether that was all of it."""
         reply, asked, held = call.reply, exchange.head, exchange.body
-        length = None if held is None else held.length
+        if held is None:
+            raw, length = None if asked.has_body else b"", None
+        else:
+            raw = held.at_once(SENT_AT_ONCE_BYTES)
+            length = held.length if raw is None else len(raw)
         block = call.request_head(length=length)
-        if asked.has_body if length is None else length > SENT_AT_ONCE_BYTES:
+        if raw is None:
             reply.write(block)
             return False
-        if held is not None and (raw := b"".join(held.pieces())):
+        if raw:
             block += _chunk(raw) + b"0\r\n\r\n" if asked.chunked else raw
             exchange.request_piece(raw)
         elif asked.chunked:

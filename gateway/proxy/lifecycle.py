@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Protocol
 
 from gateway.errors import Ending, GatewayError
-from gateway.exchange.exchange import Exchange
 from gateway.exchange.kept_errors import forget_origin
+from gateway.proxy.request import Request
 
 
 class EndsPolitely(Protocol):
@@ -17,13 +16,15 @@ class EndsPolitely(Protocol):
         """Close both sides with this WebSocket close code and reason, and end the exchange so."""
 
 
-class Running:
-    """One exchange of a known caller, as long as it is under way, and the task that serves it."""
+class Interrupted:
+    """One that has to end with an error, and the task that serves it."""
 
     __slots__ = ("_asked", "_refusal", "_task", "exchange")
 
-    def __init__(self, exchange: Exchange, task: asyncio.Task[None]) -> None:
-        self.exchange = exchange
+    def __init__(self, request: Request) -> None:
+        task = request.connection.task
+        assert task is not None, "nothing is served without one"
+        self.exchange = request.exchange
         self._task = task
         self._asked = 0
         self._refusal: GatewayError | None = None
@@ -58,21 +59,16 @@ class Lifecycle:
         """No new connections are accepted; what runs may finish."""
 
         self.in_flight = 0
-        self.running: dict[str, Running] = {}
-        """Exchanges whose caller is known, by their ids."""
+        self.running: dict[str, Request | Interrupted] = {}
+        """Exchanges whose caller is known, by their ids: from then on they can be interrupted."""
 
         self.sessions: dict[str, EndsPolitely] = {}
         """Open WebSockets, by the ids of their exchanges."""
 
-    def begin(self, exchange: Exchange, task: asyncio.Task[None] | None) -> None:
-        """The caller of an exchange is known; from now on it can be interrupted in the task that serves it."""
-        assert task is not None, "nothing is served without one"
-        self.running[exchange.id] = Running(exchange, task)
-
     def interruption(self, exchange_id: str) -> GatewayError | None:
         """What an exchange whose task has been cancelled ends with if that, and nothing else, is why."""
         running = self.running.get(exchange_id)
-        return running.refusal() if running is not None and running.interrupted() else None
+        return running.refusal() if isinstance(running, Interrupted) and running.interrupted() else None
 
     def withdraw(self, exchange_id: str, refusal: GatewayError) -> bool:
         """End an exchange because its caller would now be refused so; whether it still ran."""
@@ -83,6 +79,8 @@ class Lifecycle:
         forget_origin(refusal)
         session = self.sessions.get(exchange_id)
         if session is None:
+            if not isinstance(running, Interrupted):
+                running = self.running[exchange_id] = Interrupted(running)
             running.interrupt(refusal)
         else:
             session.end_politely(1008, f"{refusal.code}: no longer allowed", Ending.WITHDRAWN)

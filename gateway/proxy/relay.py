@@ -91,12 +91,12 @@ class Relay:
         body = None if filtering is not None or answer.is_chunked else reply.whole()
         if body is None:
             await self._follow(request, call, head, answer, filtering)
-            call.ended()
         else:
             exchange.body_begins(call.ended())
             answer.finish(body)
             exchange.answer_piece(body, len(body))
-        await answer.taken()
+        if answer.waits():
+            await answer.taken()
         return _complete(call, answer)
 
     async def _follow(
@@ -147,8 +147,9 @@ class Relay:
 
 
 def _complete(call: Call, answer: Answer) -> Answer:
-    exchange = call.exchange
-    exchange.body_begins(call.ended())
+    exchange, now = call.exchange, call.ended()
+    if exchange.first_byte_at is None:
+        exchange.body_begins(now)
     exchange.end(Ending.COMPLETE)
     return answer
 

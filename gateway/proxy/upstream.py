@@ -41,6 +41,9 @@ class Upstreams:
 
         self._settings = settings
         self._administration = administration
+        self.administers = administration.api_key is not None
+        """Whether there is a key for administration: without it those operations are closed."""
+
         self._http_proxy = http_proxy
         self._events = events
         self._turns = turns
@@ -79,14 +82,10 @@ class Upstreams:
         """The pool of an upstream, if it has been used before."""
         return self._pools.get(base_url)
 
-    @property
-    def administers(self) -> bool:
-        """Whether there is a key for administration: without it those operations are closed."""
-        return self._administration.api_key is not None
-
     def administer(self, administration: UpstreamAccess) -> None:
         """Where administration goes from now on, and with which key."""
         self._administration = administration
+        self.administers = administration.api_key is not None
 
     def access_for(self, operation: Operation, caller: Caller) -> UpstreamAccess:
         """Where an operation goes, and as whom: administration has one place and one key for everybody."""

@@ -111,7 +111,7 @@ class RequestHead:
 
     __slots__ = (
         *("authorization", "chunked", "content_encoding", "content_type", "expect_continue", "fields"),
-        *("has_body", "listed", "loops", "names", "own", "subprotocols", "upgrade", "way_up"),
+        *("has_body", "is_socket", "listed", "loops", "names", "own", "subprotocols", "way_up"),
     )
 
     def __init__(self, fields: RawFields, names: RequestNames) -> None:
@@ -128,7 +128,9 @@ class RequestHead:
         self.expect_continue = False
         self.content_type = b""
         self.content_encoding = b""
-        self.upgrade = b""
+        self.is_socket = False
+        """Whether a WebSocket is asked for."""
+
         self.subprotocols: Sequence[bytes] = ()
         self.listed: frozenset[bytes] = NOTHING_LISTED
         """Lower-case names that Connection lists: they speak about the client's connection alone."""
@@ -260,7 +262,7 @@ def _read_rare(head: RequestHead, values: tuple[bytes, ...], *, http10: bool) ->
             case b"cdn-loop":
                 head.loops = (*head.loops, value)
             case b"upgrade":
-                head.upgrade = value.strip().lower()
+                head.is_socket = value.strip().lower() == b"websocket"
             case _:
                 offered = (part.strip() for part in value.split(b","))
                 head.subprotocols = (*head.subprotocols, *filter(None, offered))

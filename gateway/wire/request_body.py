@@ -27,6 +27,13 @@ class RequestBody(NamedTuple):
         """This body with a change more, all other bytes kept."""
         return RequestBody(self.received, (change, *self.changes))
 
+    def at_once(self, most_bytes: int) -> bytes | None:
+        """The whole of what goes up, where that is no more; None: it is larger."""
+        if not self.changes and len(self.received) == 1:
+            piece = self.received[0]
+            return piece if len(piece) <= most_bytes else None
+        return b"".join(self.pieces()) if self.length <= most_bytes else None
+
     def pieces(self) -> Iterator[bytes]:
         """What goes up, piece by piece."""
         if not self.changes:

@@ -20,7 +20,7 @@ from gateway.credentials.key_ring import KeyRing, ensure_ring, retire, rotate
 from gateway.credentials.revocation_file import RevocationFile
 from gateway.credentials.revocations import Revocation
 from gateway.exchange.exchange import Exchange
-from gateway.proxy.lifecycle import Running
+from gateway.proxy.lifecycle import Interrupted
 from tests.kit.asking import assert_refused, form
 from tests.kit.client import CHAT, FORM, HANDSHAKE, JSON, STREAMED_QUESTION, RawAnswer, RawClient
 from tests.kit.gateway import Gateway, running_gateway
@@ -594,7 +594,7 @@ async def test_nothing_of_what_was_ended_is_left_to_the_collector(
 ) -> None:
     async with running_site(tmp_path, upstream) as site:
         gc.collect()
-        before = {id(thing) for thing in gc.get_objects() if isinstance(thing, Exchange | Running)}
+        before = {id(thing) for thing in gc.get_objects() if isinstance(thing, Exchange | Interrupted)}
         gc.disable()
         try:
             running = await site.start()
@@ -604,7 +604,7 @@ async def test_nothing_of_what_was_ended_is_left_to_the_collector(
                 await client.close()
             await until(lambda: not site.gateway.app.services.lifecycle.in_flight)
             await asyncio.sleep(2)  # it has been seen that they have ended
-            alive = [thing for thing in gc.get_objects() if isinstance(thing, Exchange | Running)]
+            alive = [thing for thing in gc.get_objects() if isinstance(thing, Exchange | Interrupted)]
             assert not [thing for thing in alive if id(thing) not in before]
         finally:
             gc.enable()

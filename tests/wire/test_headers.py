@@ -33,7 +33,7 @@ def test_the_head_says_what_the_gateway_must_know() -> None:
     assert (head.content_type, head.content_encoding) == (b"application/json; charset=utf-8", b"gzip")
     assert (head.chunked, head.has_body) == (False, True)
     assert head.expect_continue
-    assert head.upgrade == b"websocket"
+    assert head.is_socket
     assert head.subprotocols == (b"realtime", b"openai-beta.realtime-v1", b"other")
     assert head.listed == frozenset()
 
