@@ -16,7 +16,7 @@ from gateway.app.process import App
 from gateway.app.tenants_in_force import TenantsInForce
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.trust import Trust
-from gateway.exchange.exchange import Exchange
+from gateway.exchange.exchange import Exchange, Times
 from gateway.exchange.log import LogWriter, access_record, encode
 from gateway.exchange.metrics import Metrics
 from gateway.limits.limiter import Limiter
@@ -259,10 +259,10 @@ def _administration(settings: Settings) -> UpstreamAccess:
     return UpstreamAccess(settings.upstream.base_url, revealed(settings.upstream.admin_api_key))
 
 
-def _line_to(log: LogWriter, *, dropped: Callable[[int], None]) -> Callable[[Exchange, float], None]:
-    def write(exchange: Exchange, now: float) -> None:
+def _line_to(log: LogWriter, *, dropped: Callable[[int], None]) -> Callable[[Exchange, Times], None]:
+    def write(exchange: Exchange, times: Times) -> None:
         try:
-            log.write(encode(access_record(exchange, now=now)))
+            log.write(encode(access_record(exchange, times)))
         except MemoryError:
             dropped(1)
 

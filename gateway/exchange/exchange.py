@@ -7,6 +7,7 @@ the comment above it says. Nothing in here performs I/O, or changes a byte that 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from gateway.errors import Ending, GatewayError
 from gateway.exchange.observers import AnswerChange, FormGate, StreamObserver, Watch
@@ -19,6 +20,22 @@ from gateway.usage.reported import Usage
 from gateway.wire.body_facts import NOTHING_READ, BodyFacts
 from gateway.wire.headers import NO_HEAD, Head, RequestHead
 from gateway.wire.request_body import RequestBody
+
+
+class Times(NamedTuple):
+    """How long an exchange took, in seconds."""
+
+    whole: float
+    """From the request's head to the last byte of the answer."""
+
+    first_byte: float | None
+    """From the request's head to the first byte of the answer's body; None where there was none."""
+
+    upstream: float | None
+    """The upstream's part, connecting included; None where it was not asked."""
+
+    overhead: float
+    """What the gateway itself added before it asked the upstream, or in all where it did not."""
 
 
 class Exchange:
@@ -158,17 +175,19 @@ class Exchange:
         self.watches: tuple[tuple[StreamObserver, Watch], ...] = ()
         """Whoever wants to see the answer's pieces, and what is shown them."""
 
-    def overhead_seconds(self, now: float) -> float:
-        """What the gateway itself added before the upstream was asked, or in all when it was not."""
-        until = now if self.forwarded_at is None else self.forwarded_at
-        seconds = until - self.started_at - self.held_seconds
-        return seconds if seconds > 0.0 else 0.0
-
-    def upstream_seconds(self, now: float) -> float | None:
-        """How long the upstream took, connecting included; None when it was not asked."""
-        if self.forwarded_at is None:
-            return None
-        return (now if self.upstream_ended_at is None else self.upstream_ended_at) - self.forwarded_at
+    def times(self, now: float) -> Times:
+        """How long it took until `now`, and what for."""
+        began, first_byte_at, asked_at = self.started_at, self.first_byte_at, self.forwarded_at
+        first_byte = None if first_byte_at is None else first_byte_at - began
+        if asked_at is None:
+            upstream, overhead = None, now - began - self.held_seconds
+        else:
+            answered_at = self.upstream_ended_at
+            upstream = (now if answered_at is None else answered_at) - asked_at
+            overhead = asked_at - began - self.held_seconds
+        return tuple.__new__(  # as Times(…), without its frame
+            Times, (now - began, first_byte, upstream, overhead if overhead > 0.0 else 0.0)
+        )
 
     def end(self, ending: Ending) -> None:
         """Say how the exchange ends. The first word counts, but COMPLETE only as long as nothing goes wrong."""

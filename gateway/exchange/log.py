@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from gateway.errors import ROOM_BYTES
-from gateway.exchange.exchange import Exchange
+from gateway.exchange.exchange import Exchange, Times
 
 FLUSH_SECONDS = 0.05
 _TEXT_LIMIT = 256
@@ -115,39 +115,41 @@ FIELDS = {
     "error": "The code of the gateway's own error; only where there was one.",
     "detail": "Its cause, or why a session ended, which the client is not told; only where there is one.",
 }
-"""What a line says: every field, with its meaning for who reads it."""
+"""What a line says: every field, in their order, with its meaning for who reads it."""
+
+_RARE = frozenset({"waited_ms", "usage", "error", "detail"})
+"""Those that are not in every line."""
 
 
-def access_record(exchange: Exchange, *, now: float) -> dict[str, Any]:
+def access_record(exchange: Exchange, times: Times) -> dict[str, Any]:
     """What is logged of an exchange; durations in milliseconds, sizes in body bytes."""
-    principal, tenant = exchange.caller.principal, exchange.caller.tenant
-    began, first_byte_at = exchange.started_at, exchange.first_byte_at
-    upstream_seconds = exchange.upstream_seconds(now)
-    usage, error = exchange.usage, exchange.error
-    record: dict[str, Any] = {
-        "time": _time(exchange.started_time),
-        "request_id": exchange.id,
-        "upstream_request_id": _short(exchange.upstream_request_id),
-        "tenant": principal.tenant or None,
-        "subject": principal.subject or None,
-        "method": exchange.method[:32],
-        "operation": exchange.operation.id,
-        "model": _short(exchange.model),
-        "status": exchange.status,
-        "ending": exchange.ending,
-        "duration_ms": _milliseconds(now - began),
-        "first_byte_ms": None if first_byte_at is None else _milliseconds(first_byte_at - began),
-        "upstream_ms": None if upstream_seconds is None else _milliseconds(upstream_seconds),
-        "overhead_ms": _milliseconds(exchange.overhead_seconds(now)),
-        "bytes_in": exchange.bytes_in,
-        "bytes_out": exchange.bytes_out,
-    }
-    if tenant.settings.logging == "minimal":
-        del record["subject"], record["model"]
+    standing = exchange.standing
+    way = exchange.method, exchange.model, exchange.status, exchange.ending
+    alike = None if standing is None else standing.lines.get(way)
+    if alike is None:
+        alike = _alike(exchange)
+        if standing is not None:
+            standing.keep_line(way, alike)
+    record = alike.copy()
+    microseconds = round(exchange.started_time * 1_000_000)
+    record["time"] = f"{_second(microseconds // 1_000_000)}.{microseconds % 1_000_000:06}Z"
+    record["request_id"] = exchange.id
+    record["upstream_request_id"] = _short(exchange.upstream_request_id)
+    whole, first_byte, upstream, overhead = times
+    # In milliseconds, to the microsecond; `round` to so many digits takes four times as long.
+    record["duration_ms"] = int(whole * 1_000_000 + 0.5) / 1000
+    if first_byte is not None:
+        record["first_byte_ms"] = int(first_byte * 1_000_000 + 0.5) / 1000
+    if upstream is not None:
+        record["upstream_ms"] = int(upstream * 1_000_000 + 0.5) / 1000
+    record["overhead_ms"] = int(overhead * 1_000_000 + 0.5) / 1000
+    record["bytes_in"] = exchange.bytes_in
+    record["bytes_out"] = exchange.bytes_out
     if exchange.waited_seconds:
-        record["waited_ms"] = _milliseconds(exchange.waited_seconds)
-    if usage is not None:
-        record["usage"] = usage.amounts()
+        record["waited_ms"] = int(exchange.waited_seconds * 1_000_000 + 0.5) / 1000
+    if exchange.usage is not None:
+        record["usage"] = exchange.usage.amounts()
+    error = exchange.error
     if error is not None:
         record["error"] = error.code
     detail = exchange.detail if error is None else error.detail
@@ -156,26 +158,31 @@ def access_record(exchange: Exchange, *, now: float) -> dict[str, Any]:
     return record
 
 
+def _alike(exchange: Exchange) -> dict[str, Any]:
+    """A line in which there stands what exchanges of one standing have alike that went and ended alike."""
+    principal, tenant = exchange.caller.principal, exchange.caller.tenant
+    said = {
+        "tenant": principal.tenant or None,
+        "subject": principal.subject or None,
+        "method": exchange.method[:32],
+        "operation": exchange.operation.id,
+        "model": _short(exchange.model),
+        "status": exchange.status,
+        "ending": exchange.ending,
+    }
+    hidden = {"subject", "model"} if tenant.settings.logging == "minimal" else ()
+    return {name: said.get(name) for name in FIELDS if name not in hidden and name not in _RARE}
+
+
 def encode(record: dict[str, Any]) -> bytes:
     """One line; control characters are escaped by the encoder, so nothing can forge a second one."""
     bytes(ROOM_BYTES)  # raises MemoryError
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE, default=str)
 
 
-def _time(unix_seconds: float) -> str:
-    """A moment in UTC, to the microsecond; what begins in the same second differs in little."""
-    microseconds = round(unix_seconds * 1_000_000)
-    return f"{_second(microseconds // 1_000_000)}.{microseconds % 1_000_000:06}Z"
-
-
 @lru_cache(maxsize=16)
 def _second(unix_seconds: int) -> str:
     return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-def _milliseconds(seconds: float) -> float:
-    """To the microsecond; `round` to so many digits takes four times as long."""
-    return int(seconds * 1_000_000 + 0.5) / 1000
 
 
 def _short(text: str | None) -> str | None:

@@ -11,13 +11,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import compress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from gateway import __version__
-from gateway.exchange.exchange import Exchange
+from gateway.exchange.exchange import Exchange, Times
 from gateway.exchange.tallies import ExchangeTallies, Spreads, Sums, Tallies
 from gateway.usage.reported import KINDS, Usage
 
@@ -40,6 +41,8 @@ LABELS = {
     "version": "that of the gateway",
 }
 """What each label can be: closed sets, all of them."""
+
+_KINDS = range(len(Usage._fields))
 
 # From a cached embedding to a ten-minute reasoning answer.
 _DURATION_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -307,12 +310,11 @@ class Metrics:
     def _of(self, tenant: str, operation: str) -> ExchangeTallies:
         return ExchangeTallies(self, tenant, operation)
 
-    def ended(self, exchange: Exchange, *, now: float) -> None:
-        """Record one exchange that has ended; `now` in monotonic seconds."""
-        standing, operation = exchange.standing, exchange.operation
-        tallies = self.of(exchange.caller.tenant.id, operation.id) if standing is None else standing.tallies
-        began, first_byte_at, usage = exchange.started_at, exchange.first_byte_at, exchange.usage
-        seconds, overhead = now - began, exchange.overhead_seconds(now)
+    def ended(self, exchange: Exchange, times: Times) -> None:
+        """Record one exchange that has ended."""
+        standing, usage = exchange.standing, exchange.usage
+        tallies = self._tallies(exchange) if standing is None else standing.tallies
+        seconds, first_byte, _, overhead = times
         how = exchange.status, exchange.ending
         (tallies.ended.get(how) or tallies.so_ended(*how)).value += 1
         tallies.seconds.value += seconds
@@ -323,21 +325,23 @@ class Metrics:
         spread = tallies.overhead
         spread.counts[bisect_left(spread.bounds, overhead)] += 1
         spread.sum += overhead
-        if first_byte_at is not None:
-            until = first_byte_at - began
+        if first_byte is not None:
             spread = tallies.first_byte or tallies.first_byte_began()
-            spread.counts[bisect_left(spread.bounds, until)] += 1
-            spread.sum += until
+            spread.counts[bisect_left(spread.bounds, first_byte)] += 1
+            spread.sum += first_byte
         relayed = tallies.bytes
         relayed[0] += exchange.bytes_in
         relayed[1] += exchange.bytes_out
         if usage is not None:
             used = tallies.usage
-            for position, amount in enumerate(usage):
-                if amount:
-                    used[position] += amount
+            for kind in compress(_KINDS, usage):  # most are not used
+                used[kind] += usage[kind]
             if usage.estimated:
                 tallies.estimated.value += 1
+
+    def _tallies(self, exchange: Exchange) -> ExchangeTallies:
+        """Those of an exchange whose caller is not known, or was refused."""
+        return self.of(exchange.caller.tenant.id, exchange.operation.id)
 
     def watch(self, gauge: Gauge, read: Callable[[], float], *labels: str) -> None:
         """Let a gauge show what `read` says whenever somebody looks."""

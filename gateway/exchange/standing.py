@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from gateway.endings import Ending
 from gateway.exchange.tallies import ExchangeTallies
 from gateway.limits.charges import QuotaSet
 from gateway.operations.table import Operation
@@ -12,6 +15,12 @@ from gateway.usage.counters import Entry, named
 _MOST_ENTRIES = 64
 """Models of one standing of which is kept what they are charged to and counted in: their names are the client's."""
 
+_MOST_WAYS = 32
+"""Ways that exchanges go for which a line is kept: what models are called is the client's choice."""
+
+_Way = tuple[str, str | None, int | None, Ending | None]
+"""Method, model, status, and ending."""
+
 
 class Standing:
     """What a caller may do with one operation, what that is charged to, and where it is counted.
@@ -20,7 +29,7 @@ class Standing:
     """
 
     __slots__ = (
-        *("allowed", "asks_body", "asks_head", "caller", "metered", "operation"),
+        *("allowed", "asks_body", "asks_head", "caller", "lines", "metered", "operation"),
         *("question", "quotas", "tallies", "until", "_entries", "_of_model", "_sets", "_subject"),
     )
 
@@ -56,6 +65,9 @@ class Standing:
         self.metered = caller.metered
         """Whether usage has to be known of every answer."""
 
+        self.lines: dict[_Way, dict[str, Any]] = {}
+        """What their lines of the log have alike, by what else may differ; the log asks to keep it."""
+
         self._subject = named(caller.principal.subject)
         self._entries: dict[str | None, Entry] = {}
 
@@ -69,6 +81,12 @@ class Standing:
                 self._sets.clear()
             quotas = self._sets[model] = QuotaSet.of((*self.quotas, *self._of_model(model)))
         return quotas
+
+    def keep_line(self, way: _Way, alike: dict[str, Any]) -> None:
+        """Keep what the lines of exchanges have alike that went this way."""
+        if len(self.lines) >= _MOST_WAYS:
+            self.lines.clear()
+        self.lines[way] = alike
 
     def entry(self, model: str | None) -> Entry:
         """Under what the usage of a request is counted that names this model."""

@@ -17,7 +17,7 @@ from gateway.errors import (
     OperationClosed,
     TargetAmbiguous,
 )
-from gateway.exchange.exchange import Exchange
+from gateway.exchange.exchange import Exchange, Times
 from gateway.exchange.metrics import Metrics
 from gateway.operations.own import OWN
 from gateway.operations.table import (
@@ -36,8 +36,8 @@ from gateway.proxy.request import Request
 from gateway.proxy.request_heads import KEPT_BYTES
 from gateway.wire import headers
 
-Log = Callable[[Exchange, float], None]
-"""Writes the line of an exchange that has ended; the second is now, in monotonic seconds."""
+Log = Callable[[Exchange, Times], None]
+"""Writes the line of an exchange that has ended."""
 
 UNMATCHED = replace(UNLISTED_READ, id="none", scope="", path="")
 """Stands for the operation where a request names none."""
@@ -114,11 +114,11 @@ def record(
                 # Nothing is awaited here: a second cancellation at shutdown would lose the record.
                 lifecycle.in_flight -= 1
                 lifecycle.running.pop(exchange.id, None)
-                now = monotonic()
                 if exchange.ending is None:
                     exchange.end(Ending.FAILED)
-                metrics.ended(exchange, now=now)
-                log(exchange, now)
+                times = exchange.times(monotonic())
+                metrics.ended(exchange, times)
+                log(exchange, times)
                 exchange.release()
 
         return recorded
@@ -135,8 +135,9 @@ def unseen(*, metrics: Metrics, log: Log) -> Unseen:
         exchange = Exchange(next_id(), "", UNMATCHED, now, time.time(), status=error.status, error=error)
         exchange.end(error.ending)
         metrics.refused_requests.labels(str(error.status)).inc()
-        metrics.ended(exchange, now=now)
-        log(exchange, now)
+        times = exchange.times(now)
+        metrics.ended(exchange, times)
+        log(exchange, times)
         return own_lines(exchange)
 
     return refused

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from gateway.credentials.trust import Trust
-from gateway.exchange.exchange import Exchange
+from gateway.exchange.exchange import Exchange, Times
 from gateway.exchange.metrics import Metrics
 from gateway.limits.limiter import Limiter
 from gateway.operations.table import OperationTable
@@ -29,7 +29,7 @@ class Services:
     limiter: Limiter
     ledger: UsageLedger
     metrics: Metrics
-    log: Callable[[Exchange, float], None]
+    log: Callable[[Exchange, Times], None]
     lifecycle: Lifecycle
     reading: Reading
     memory: BodyMemory

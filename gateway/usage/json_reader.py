@@ -20,7 +20,8 @@ BEGINNING_BYTES = 1024
 _SMALL_BYTES = 2 * 1024
 """Nothing is faster than parsing so little."""
 
-_MOST_STRINGS = 200
+_LOOK_BYTES = 512
+_MOST_LOOKS = 16
 _LONGEST_NAME_BYTES = 32
 _BACKSLASH = ord("\\")
 _DURATION = re.compile(rb'"duration"[ \t\r\n]*:[ \t\r\n]*"?([0-9.eE+-]{1,32})')
@@ -89,7 +90,9 @@ class JsonReader:
 def _from_end(document: bytes) -> Usage | None:
     """What a document reports whose end alone tells; None: parse it whole."""
     at = document.rfind(b'"usage"')
-    if at < 0 or len(document) - at > MAX_REPORT_BYTES or _BACKSLASH in document:
+    if at < 1 or len(document) - at > MAX_REPORT_BYTES or document[at - 1] == _BACKSLASH:
+        return None
+    if _BACKSLASH in document and document.find(b"\\u") >= 0:  # letters may be escaped
         return None
     try:
         # That is an object only if the document's own last brace ends the one in which the member stands.
@@ -103,19 +106,22 @@ def _from_end(document: bytes) -> Usage | None:
 
 
 def _stands_only_there(document: bytes) -> bool:
-    """Whether no string of a document, none of which escapes anything, says that usage may stand elsewhere in it.
+    """Whether no string of a document, none of which has a letter escaped, says that usage may stand elsewhere in it.
 
     False for one of many strings. Long vectors may lie between them: `find` leaps over these, `split` would not.
     """
     find = document.find
-    begin = find(b'"')
-    for _ in range(_MOST_STRINGS):
-        end = find(b'"', begin + 1)
-        if begin < 0 or end < 0:
-            return True
-        if end - begin < _LONGEST_NAME_BYTES and document[begin + 1 : end] in COUNTED_ELSEWHERE:
+    at = 0
+    for _ in range(_MOST_LOOKS):
+        # Strings, and what is between them: no matter which is which.
+        strings = document[at : at + _LOOK_BYTES].split(b'"')
+        if not COUNTED_ELSEWHERE.isdisjoint(strings):
             return False
-        begin = find(b'"', end + 1)
+        end = at + _LOOK_BYTES
+        following = find(b'"', end)
+        if following < 0:
+            return True
+        at = max(end - len(strings[-1]), following - _LONGEST_NAME_BYTES)
     return False
 
 

@@ -16,7 +16,6 @@ BYTES_PER_LLM_TOKEN = 4
 """Of text, where nobody has counted."""
 
 _MAX_EXACT = 2**53
-_NO_DETAILS: dict[str, Any] = {}
 _IMAGE_EVENTS = ("image_generation.completed", "image_edit.completed")
 COUNTED_ELSEWHERE = frozenset(
     name.encode() for name in ("b64_json", "url", "duration", "thread.run.step", *_IMAGE_EVENTS)
@@ -161,32 +160,31 @@ def _from_answer(answer: dict[str, Any]) -> Usage | None:
 def from_usage_object(reported: dict[str, Any]) -> Usage:
     """Read a `usage` object by whichever of the API's names it uses; what makes no sense counts as nothing."""
     get = reported.get
-    sent, said = get("prompt_tokens"), get("completion_tokens")
+    sent, said, total = get("prompt_tokens"), get("completion_tokens"), get("total_tokens", 0)
     if sent is None:
         sent = get("input_tokens", 0)
     if said is None:
         said = get("output_tokens", 0)
-    before = get("prompt_tokens_details") or get("input_tokens_details") or get("input_token_details")
-    after = get("completion_tokens_details") or get("output_tokens_details") or get("output_token_details")
-    if not isinstance(before, dict):
-        before = _NO_DETAILS
-    if not isinstance(after, dict):
-        after = _NO_DETAILS
-    counts: tuple[Any, ...] = (
-        sent,
-        before.get("cached_tokens", 0),
-        said,
-        after.get("reasoning_tokens", 0),
-        get("total_tokens", 0),
-        before.get("audio_tokens", 0),
-        after.get("audio_tokens", 0),
-    )
-    for count in counts:
-        if type(count) is not int or not 0 <= count <= _MAX_EXACT:
-            counts = tuple(map(_count, counts))
-            break
-    sent, cached, said, reasoning, total, heard, spoken = counts
-    seconds = seconds_of(get("seconds")) if get("type") == "duration" else 0.0
+    if (
+        type(sent) is not int
+        or type(said) is not int
+        or type(total) is not int
+        or not 0 <= sent | said | total <= _MAX_EXACT  # no bit that the largest lacks, and no sign
+    ):
+        sent, said, total = _count(sent), _count(said), _count(total)
+    cached = heard = reasoning = spoken = 0
+    seconds = 0.0
+    if len(reported) > 3:  # else there are these alone
+        before = get("prompt_tokens_details") or get("input_tokens_details") or get("input_token_details")
+        after = (
+            get("completion_tokens_details") or get("output_tokens_details") or get("output_token_details")
+        )
+        if type(before) is dict and any(before.values()):
+            cached, heard = _count(before.get("cached_tokens")), _count(before.get("audio_tokens"))
+        if type(after) is dict and any(after.values()):
+            reasoning, spoken = _count(after.get("reasoning_tokens")), _count(after.get("audio_tokens"))
+    if get("type") == "duration":
+        seconds = seconds_of(get("seconds"))
     return tuple.__new__(  # as Usage(…), without its frame
         Usage, (sent, cached, said, reasoning, total or sent + said, heard, spoken, 0, seconds, 0, False)
     )

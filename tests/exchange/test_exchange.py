@@ -174,20 +174,20 @@ def test_overhead_is_the_gateways_own_time() -> None:
     """Neither the client's slowness in sending nor the upstream's in answering is the gateway's."""
     record = exchange(started_at=100.0, held_seconds=2.0, forwarded_at=103.0, upstream_ended_at=110.0)
 
-    assert record.overhead_seconds(111.0) == pytest.approx(1.0)
-    assert record.upstream_seconds(111.0) == pytest.approx(7.0)
+    assert record.times(111.0).overhead == pytest.approx(1.0)
+    assert record.times(111.0).upstream == pytest.approx(7.0)
 
 
 def test_refused_exchange_is_overhead_from_beginning_to_end() -> None:
     record = exchange(started_at=100.0)
 
-    assert record.overhead_seconds(100.5) == pytest.approx(0.5)
-    assert record.upstream_seconds(100.5) is None
-    assert exchange(held_seconds=5.0).overhead_seconds(101.0) == 0.0, "never negative"
+    assert record.times(100.5).overhead == pytest.approx(0.5)
+    assert record.times(100.5).upstream is None
+    assert exchange(held_seconds=5.0).times(101.0).overhead == 0.0, "never negative"
 
 
 def test_unfinished_upstream_counts_until_now() -> None:
-    assert exchange(forwarded_at=101.0).upstream_seconds(104.0) == pytest.approx(3.0)
+    assert exchange(forwarded_at=101.0).times(104.0).upstream == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,26 @@ import re
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway.app.build import build_app
 from gateway.app.process import make_runner
 from gateway.credentials.key_ring import KeyRing
 from gateway.errors import Ending, NotFound
 from gateway.exchange.log import LogWriter, access_record, encode
+from gateway.exchange.metrics import Metrics
+from gateway.exchange.standing import Standing
+from gateway.operations.table import UNLISTED_READ
 from gateway.policy.caller import Caller
 from gateway.policy.tenants import UNKNOWN_TENANT
 from gateway.proxy.acceptor import listening_sockets
 from gateway.settings.sources import load
+from gateway.usage.reported import Usage
 from tests.conftest import StartGateway
 from tests.kit.asking import ask, credential_of
 from tests.kit.client import HANDSHAKE, JSON, RawClient
@@ -33,6 +40,17 @@ LONGEST_BYTES = 4096
 UNFIT = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\u202a-\u202e\u2066-\u2069]")
 NASTY = 'a\r\n{"forged":1}\x00\x1b[31m\x7f\x85\x9b31m\u2028\u2029\u202eb'
 
+MOMENTS = st.none() | st.floats(100, 1e6)
+LOGGED = st.fixed_dictionaries({
+    "method": st.sampled_from(["GET", "POST"]), "model": st.sampled_from([None, "gpt-4o", NASTY]),
+    "status": st.sampled_from([None, 200, 400]), "ending": st.sampled_from([Ending.COMPLETE, Ending.REFUSED]),
+    "upstream_request_id": st.sampled_from([None, "req_up"]), "bytes_out": st.integers(0, 2**40),
+    "forwarded_at": MOMENTS, "first_byte_at": MOMENTS, "waited_seconds": st.sampled_from([0.0, 0.0004]),
+    "usage": st.sampled_from([None, Usage(), Usage(input=7, total=7)]),
+    "error": st.sampled_from([None, NotFound("for the caller", detail="for the operator")]),
+})  # fmt: skip
+"""What may be said of an exchange."""
+
 
 class TestRecord:
     def test_says_who_what_and_how_it_ended(self) -> None:
@@ -42,7 +60,7 @@ class TestRecord:
             first_byte_at=100.5, upstream_ended_at=101.0, bytes_in=3, bytes_out=70, upstream_request_id="req_up",
         )  # fmt: skip
 
-        line = orjson.loads(encode(access_record(made, now=101.25)))
+        line = orjson.loads(encode(access_record(made, made.times(101.25))))
 
         assert line == {
             "time": "2027-01-15T08:00:00.500000Z", "request_id": "req_gw_1", "upstream_request_id": "req_up",
@@ -54,7 +72,7 @@ class TestRecord:
     def test_error_is_its_code_and_its_detail_never_its_message(self) -> None:
         made = exchange(error=NotFound("for the caller", detail="for the operator"))
 
-        line = orjson.loads(encode(access_record(made, now=101.0)))
+        line = orjson.loads(encode(access_record(made, made.times(101.0))))
 
         assert (line["error"], line["detail"]) == ("not_found", "for the operator")
         assert "for the caller" not in str(line)
@@ -64,13 +82,25 @@ class TestRecord:
     def test_no_text_of_a_stranger_forges_a_line_or_makes_it_long(self, name: str, text: str) -> None:
         made = exchange(**{name: text})
 
-        raw = encode(access_record(made, now=101.0))
+        raw = encode(access_record(made, made.times(101.0)))
 
         assert raw.endswith(b"\n")
         assert raw.count(b"\n") == 1
         assert len(raw) <= LONGEST_BYTES
         assert not UNFIT.search(raw.decode()), "nothing that a terminal or a line splitter acts upon"
         assert orjson.loads(raw)
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.lists(LOGGED, min_size=2, max_size=9))
+    def test_says_nothing_of_others_of_its_standing(self, exchanges: list[dict[str, Any]]) -> None:
+        caller = Caller(principal(), UNKNOWN_TENANT)
+        standing = Standing(caller, UNLISTED_READ, until=0.0, tallies=Metrics().of("other", "unlisted"))
+        for said in exchanges:
+            alone, known = exchange(caller=caller, **said), exchange(caller=caller, standing=standing, **said)
+
+            assert encode(access_record(known, known.times(1e7))) == encode(
+                access_record(alone, alone.times(1e7))
+            )
 
     @pytest.mark.parametrize("name", ["subject", "tenant"])
     @pytest.mark.parametrize("text", [NASTY, "s" * 3000, "\x9b", "\u2028", "\u202e"])
@@ -331,9 +361,9 @@ async def test_gateway_whose_standard_output_is_blocked_serves_as_before(
     except BlockingIOError:
         os.set_blocking(pipe.write_end, True)
     way = {"base_url": upstream.base_url, "api_key": "sk-upstream-key"}
-    settings = load(flags={"upstream": way, "tenants": {"acme": {"scopes": ["*"]}}}, environ={})
+    loaded = load(flags={"upstream": way, "tenants": {"acme": {"scopes": ["*"]}}}, environ={})
     ring = KeyRing.ephemeral()
-    app = build_app(settings, ring=ring, log_descriptor=pipe.write_end)
+    app = build_app(loaded, ring=ring, log_descriptor=pipe.write_end)
     runner = make_runner(app)
     await runner.setup()
     runner.accept(listening_sockets("127.0.0.1", 0, backlog=8))

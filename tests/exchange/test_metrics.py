@@ -65,6 +65,10 @@ def word(chance: random.Random) -> str:
 exchange = partial(records.exchange, operation=TABLE.by_id("createResponse"))
 
 
+def ended(metrics: Metrics, made: Exchange, now: float = 101.0) -> None:
+    metrics.ended(made, made.times(now))
+
+
 def test_100000_random_exchanges_add_no_series_beyond_the_closed_sets() -> None:
     chance = random.Random(4)
     metrics = Metrics()
@@ -75,9 +79,7 @@ def test_100000_random_exchanges_add_no_series_beyond_the_closed_sets() -> None:
     # Everything that the closed sets allow in what is seen here.
     for operation, caller in itertools.product(operations, CALLERS):
         for status, ending in ((200, Ending.COMPLETE), (None, Ending.CLIENT_LEFT)):
-            metrics.ended(
-                exchange(operation=operation, caller=caller, status=status, ending=ending), now=101.0
-            )
+            ended(metrics, exchange(operation=operation, caller=caller, status=status, ending=ending))
     before = series(metrics)
 
     unmatched = 0
@@ -97,7 +99,7 @@ def test_100000_random_exchanges_add_no_series_beyond_the_closed_sets() -> None:
         made.caller = chance.choice(CALLERS)
         made.status = chance.randrange(200, 300) if complete else None
         made.ending = Ending.COMPLETE if complete else Ending.CLIENT_LEFT
-        metrics.ended(made, now=100.0 + chance.random())
+        ended(metrics, made, 100.0 + chance.random())
 
     assert unmatched > 10_000
     assert series(metrics) == before
@@ -144,9 +146,7 @@ async def test_scrape_of_everything_that_can_be_is_bounded(gateway: Gateway) -> 
     metrics = gateway.app.services.metrics
     caller = Caller(NOBODY.principal, gateway.app.services.tenants.policies["acme"])
     for operation in TABLE:
-        metrics.ended(
-            exchange(operation=operation, caller=caller, status=200, ending=Ending.COMPLETE), now=101.0
-        )
+        ended(metrics, exchange(operation=operation, caller=caller, status=200, ending=Ending.COMPLETE))
 
     scraped = generate_latest(metrics.registry)
 
@@ -166,7 +166,7 @@ def test_labels_of_every_series_come_from_closed_sets_and_tenant_is_on_counters_
             bytes_out=1,
             first_byte_at=100.5,
         )
-        metrics.ended(made, now=101.0)
+        ended(metrics, made, 101.0)
 
     seen: dict[str, set[str]] = {}
     for line in series(metrics):
@@ -220,7 +220,7 @@ def test_one_exchange_adds_what_happened_once() -> None:
         forwarded_at=100.001, first_byte_at=100.4, usage=Usage(input=7, output=5, reasoning=2),
     )  # fmt: skip
 
-    metrics.ended(made, now=102.0)
+    ended(metrics, made, 102.0)
 
     who = 'operation="createResponse",tenant="acme"'
     assert (
@@ -253,7 +253,7 @@ def test_what_did_not_happen_makes_no_series() -> None:
     metrics = Metrics()
     assert not any("{" in line and "createResponse" in line for line in series(metrics))
 
-    metrics.ended(exchange(status=401, ending=Ending.REFUSED), now=100.1)
+    ended(metrics, exchange(status=401, ending=Ending.REFUSED))
 
     lines = [line for line in series(metrics) if "createResponse" in line]
     assert any('status="4xx",tenant="other"' in line for line in lines)
@@ -265,7 +265,7 @@ def test_what_did_not_happen_makes_no_series() -> None:
 def test_exchange_whose_ending_nobody_knows_is_a_failure() -> None:
     metrics = Metrics()
 
-    metrics.ended(exchange(), now=101.0)
+    ended(metrics, exchange())
 
     assert any('ending="failed"' in line and 'status="none"' in line for line in series(metrics))
 
@@ -273,6 +273,6 @@ def test_exchange_whose_ending_nobody_knows_is_a_failure() -> None:
 def test_two_gateways_in_one_process_count_apart() -> None:
     one, other = Metrics(), Metrics()
 
-    one.ended(exchange(status=200, ending=Ending.COMPLETE), now=101.0)
+    ended(one, exchange(status=200, ending=Ending.COMPLETE))
 
     assert series(one) != series(other)
