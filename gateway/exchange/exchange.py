@@ -20,6 +20,7 @@ from gateway.usage.reported import Usage
 from gateway.wire.body_facts import NOTHING_READ, BodyFacts
 from gateway.wire.headers import NO_HEAD, Head, RequestHead
 from gateway.wire.request_body import RequestBody
+from gateway.wire.search import Piece
 
 
 class Times(NamedTuple):
@@ -227,7 +228,7 @@ class Exchange:
             except Exception:  # noqa: BLE001 (whatever an observer does, the stream goes on)
                 self._drop(observer)
 
-    def request_piece(self, piece: bytes) -> None:
+    def request_piece(self, piece: Piece) -> None:
         """Count and show a piece of the request that went up."""
         self.bytes_in += len(piece)
         for observer in tuple(self.observers):
@@ -236,12 +237,12 @@ class Exchange:
             except Exception:  # noqa: BLE001 (as above)
                 self._drop(observer)
 
-    def answer_piece(self, piece: bytes, sent_bytes: int) -> None:
+    def answer_piece(self, piece: Piece, sent_bytes: int) -> None:
         """Show a piece of the answer as the upstream sent it, and count what of the body went down for it."""
         self.bytes_out += sent_bytes
         for observer, watch in self.watches:
             try:
-                watch(piece)
+                watch(bytes(piece))
             except Exception:  # noqa: BLE001 (as above)
                 self._drop(observer)
 

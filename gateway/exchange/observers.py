@@ -32,7 +32,7 @@ class StreamObserver:
         """What takes the usual piece from now on in place of the watch; asked behind a piece. None: nothing does."""
         return None
 
-    def request_piece(self, piece: bytes) -> None:
+    def request_piece(self, piece: Piece) -> None:
         """Bytes of the request body went up."""
 
     def answer_message(self, text: bytes) -> None:

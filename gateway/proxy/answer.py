@@ -13,6 +13,7 @@ from gateway.limits.arithmetic import format_milliseconds, tightest
 from gateway.limits.terms import Dimension
 from gateway.proxy.request import Request
 from gateway.wire.passing import lines_of
+from gateway.wire.search import Piece
 
 _EMPTY_STATUS = frozenset({101, 204, 304})
 _LAST_CHUNK = b"0\r\n\r\n"
@@ -95,12 +96,12 @@ class Answer:
         if self._head:
             self.send(b"")
 
-    def push(self, piece: bytes, chunks: bytes | None = None) -> None:
+    def push(self, piece: Piece, chunks: Piece | None = None) -> None:
         """Send one piece, never empty; `chunks`: the same in chunks, which pass as they are where we send chunks."""
         if self._has_no_body:
             return
         if self.is_chunked:
-            piece = b"%x\r\n%b\r\n" % (len(piece), piece) if chunks is None else chunks
+            piece = b"%x\r\n%b\r\n" % (len(piece), bytes(piece)) if chunks is None else chunks
         self.send(piece)
 
     def finish(self, piece: bytes = b"") -> None:
@@ -127,7 +128,7 @@ class Answer:
         if self.waits():
             await self.taken()
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: Piece) -> None:
         """Send bytes that are framed already."""
         request = self._request
         transport = request.connection.transport

@@ -10,6 +10,7 @@ from gateway.exchange.observers import EventFilter, Takes
 from gateway.proxy.answer import Answer
 from gateway.proxy.channel import Channel
 from gateway.proxy.sink import Awaited
+from gateway.wire.search import Piece
 from gateway.wire.whole_chunks import whole_chunk
 
 
@@ -41,11 +42,12 @@ class AnswerSink(Awaited):
             answer.is_chunked and filtering is None and not unframed_events and not exchange.watches
         )
 
-    def piece(self, body: bytes, chunks: bytes | None) -> None:
+    def piece(self, body: Piece, chunks: Piece | None) -> None:
         if self._over:
             return
         going = body
         if self._filtering is not None:
+            body = bytes(body)
             try:
                 going = self._filtering.feed(body)
             except GatewayError as refused:
@@ -81,7 +83,7 @@ class AnswerSink(Awaited):
         self._exchange.bytes_out += len(body)
         return True
 
-    def raw(self, data: bytes, body_bytes: int) -> None:
+    def raw(self, data: Piece, body_bytes: int) -> None:
         if self._over:
             return
         exchange = self._exchange

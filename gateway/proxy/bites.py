@@ -14,6 +14,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+from gateway.proxy.large_reads import FULL_READ_BYTES, Buffers
+
 AT_ONCE_BYTES = 4 * 1024
 """What is no larger does not wait: most events, and most requests."""
 
@@ -34,6 +36,9 @@ class Bites(NamedTuple):
     weight: int = 1
     """How many times what bytes of a file cost these do, when all is done that is done with them."""
 
+    may_be_large: bool = False
+    """Whether a connection that brings the most at once may be read in larger pieces: nobody looks into them here."""
+
 
 HEADS = Bites(64 * 1024, 64 * 1024)
 """What a client sends that is not being asked anything: however much it is, one head of it is read."""
@@ -41,10 +46,10 @@ HEADS = Bites(64 * 1024, 64 * 1024)
 CHUNKED = Bites(16 * 1024, 4 * 1024)
 """A request's body in chunks, which may have a byte each."""
 
-STATED = Bites(256 * 1024, 64 * 1024)
+STATED = Bites(FULL_READ_BYTES, 64 * 1024, may_be_large=True)
 """A request's body of stated length: nothing in it is parsed here."""
 
-ANSWERS = Bites(256 * 1024, 64 * 1024)
+ANSWERS = Bites(FULL_READ_BYTES, 64 * 1024, may_be_large=True)
 EVENTS = Bites(16 * 1024, 16 * 1024, weight=4)
 """A stream of events, each of which is looked at."""
 
@@ -60,6 +65,9 @@ PASSED_BYTES = 1024
 UNSENT_BYTES = 256 * 1024
 """What the kernel takes from us for one connection beyond what is on its way; by itself it takes megabytes."""
 
+UPSTREAM_UNSENT_BYTES = 1024 * 1024
+"""The same for a connection to an upstream, which reads: a large piece goes at once."""
+
 # After these a turn takes no further bite: of what waits, and once more of what comes in it. It is about half a
 # millisecond of work.
 _TURN_BYTES = 128 * 1024
@@ -69,15 +77,21 @@ _PLENTY_BYTES = _TURN_BYTES * 3 // 4
 _BYTES_PER_SECOND = _TURN_BYTES / 0.0005
 # A bite that took longer is followed by smaller ones.
 BITE_SECONDS = 0.0005
+LARGE_BITE_SECONDS = 0.002
+"""After one that took longer a connection is read as usual."""
+
 LEAST_BITE_BYTES = 128
 
 
 class Turns:
     """Shares the turns of one loop among its connections: who floods comes after who does not."""
 
-    __slots__ = ("_due", "_floods", "_loop", "_others", "room_bytes")
+    __slots__ = ("_due", "_floods", "_loop", "_others", "buffers", "room_bytes")
 
     def __init__(self) -> None:
+        self.buffers = Buffers()
+        """What those are read into that flood."""
+
         self.room_bytes: float = _TURN_BYTES
         """What is left of this turn, or of several in which nothing had to wait; little pieces may just take of it."""
 

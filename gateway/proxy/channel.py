@@ -17,11 +17,14 @@ from gateway.proxy.bites import (
     AT_ONCE_BYTES,
     BITE_SECONDS,
     FRESH_BYTES,
+    LARGE_BITE_SECONDS,
     LEAST_BITE_BYTES,
     UNSENT_BYTES,
     Bites,
     Turns,
 )
+from gateway.proxy.large_reads import SMALL_READ_BYTES, LargeReads
+from gateway.wire.search import Piece
 
 NO_LINGER = struct.pack("ii", 1, 0)
 _TCP_CLOSE = 7
@@ -57,6 +60,7 @@ class Channel(asyncio.Protocol, ABC):
         "_held",
         "_loop",
         "_queued",
+        "_reads_large",
         "_surplus",
         "source",
         "taken_at",
@@ -64,6 +68,8 @@ class Channel(asyncio.Protocol, ABC):
         "turns",
         "writing_paused",
     )
+
+    unsent_bytes = UNSENT_BYTES
 
     def __init__(self, loop: asyncio.AbstractEventLoop, turns: Turns, bites: Bites) -> None:
         self._loop = loop
@@ -90,10 +96,12 @@ class Channel(asyncio.Protocol, ABC):
         self._bites = bites
         self._bite_bytes = bites.first_bytes
         self._fresh_bytes = FRESH_BYTES
+        self._reads_large = False
+        """Whether `LargeReads` stands in for this."""
 
     @abstractmethod
-    def take(self, data: bytes) -> None:
-        """Deal with a bite."""
+    def take(self, data: Piece) -> None:
+        """Deal with a bite. It is a piece of a buffer only where bites may be large, and then of a body."""
 
     @abstractmethod
     def lost(self, error: BaseException | None) -> None:
@@ -103,12 +111,16 @@ class Channel(asyncio.Protocol, ABC):
         """What comes from now on is of this kind."""
         self._bites = bites
         self._bite_bytes = bites.first_bytes
+        if self._reads_large:
+            self._read_as_usual()
 
     def begin_anew(self, bites: Bites) -> None:
         """What comes from now on belongs to another exchange, and is of this kind."""
         self._bites = bites
         self._bite_bytes = bites.first_bytes
         self._fresh_bytes = FRESH_BYTES
+        if self._reads_large:
+            self._read_as_usual()
 
     @property
     def surplus_bytes(self) -> int:
@@ -125,13 +137,18 @@ class Channel(asyncio.Protocol, ABC):
         """Whether somebody wants nothing taken for now."""
         return bool(self._held)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether what comes can be taken in this turn."""
+        return not self._held and not self._surplus and self.turns.has_room
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A connection begins."""
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are none by name
         sock = transport.get_extra_info("socket")
         if sock is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
             try:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self.unsent_bytes)
             except OSError:
                 pass  # not TCP, or gone already
 
@@ -159,6 +176,36 @@ class Channel(asyncio.Protocol, ABC):
             self._put_by(data)
         else:
             self._bite(data, size)
+
+    def take_large(self, piece: memoryview, *, is_full: bool) -> None:
+        """As `data_received`, of what `LargeReads` has read."""
+        size = len(piece)
+        if not self.has_room:
+            self._put_by(bytes(piece))
+            return
+        self.taken_at = began = monotonic()
+        self.take(piece)
+        seconds = monotonic() - began
+        self._fresh_bytes -= size
+        self.turns.spend(size * self._bites.weight, seconds)
+        if not self._reads_large:
+            return
+        if size < SMALL_READ_BYTES or seconds > LARGE_BITE_SECONDS:
+            self._read_as_usual()
+        elif is_full and not self._held and self.transport is not None:
+            self.transport.pause_reading()  # others first
+            self._wait()
+
+    def _read_large(self) -> None:
+        transport = self.transport
+        if transport is not None and not self._held and transport.get_extra_info("ssl_object") is None:
+            self._reads_large = True
+            transport.set_protocol(LargeReads(self, self.turns.buffers))
+
+    def _read_as_usual(self) -> None:
+        self._reads_large = False
+        if self.transport is not None:
+            self.transport.set_protocol(self)
 
     def take_rest(self, behind: bytes = b"") -> None:
         """Take all at once what waits, and what comes behind it."""
@@ -214,7 +261,10 @@ class Channel(asyncio.Protocol, ABC):
 
     def _next(self) -> None:
         self._queued = False
-        if self.transport is None or self._held or not self._surplus:
+        if self.transport is None or self._held:
+            return
+        if not self._surplus:
+            self.transport.resume_reading()
             return
         try:
             end = self._at + self._bite_bytes
@@ -244,7 +294,10 @@ class Channel(asyncio.Protocol, ABC):
         if seconds > BITE_SECONDS:
             self._bite_bytes = max(LEAST_BITE_BYTES, self._bite_bytes // 4)
         elif size >= self._bite_bytes:  # a full one, and it cost little
-            self._bite_bytes = min(self._bites.most_bytes, self._bite_bytes * 2)
+            if size < self._bites.most_bytes:
+                self._bite_bytes = min(self._bites.most_bytes, self._bite_bytes * 2)
+            elif self._bites.may_be_large and not self._reads_large:
+                self._read_large()
 
     # Writing
 

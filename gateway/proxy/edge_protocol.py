@@ -25,6 +25,7 @@ from gateway.proxy.received_body import NO_BODY, ReceivedBody
 from gateway.proxy.request import Request
 from gateway.proxy.request_heads import AskedHead, HeadInParts, end_of_head
 from gateway.wire.framing import FramingBroken, decoder_for
+from gateway.wire.search import Piece
 
 AHEAD_BYTES = 64 * 1024
 """What a client sends ahead, while another request of its own is being answered, lies here up to so much."""
@@ -121,7 +122,7 @@ class EdgeProtocol(ClientChannel):
 
     # What comes
 
-    def take(self, data: bytes) -> None:
+    def take(self, data: Piece) -> None:
         """Deal with a bite."""
         if self._closes:
             return
@@ -129,11 +130,11 @@ class EdgeProtocol(ClientChannel):
             if self._body is not None:
                 self._take_body(self._body, data)
             elif self._request is None and not self._ahead:
-                self._take_head(data)
+                self._take_head(bytes(data))
             elif self._frames is not None:
-                self._frames.feed_data(data)
+                self._frames.feed_data(bytes(data))
             else:
-                self._take_ahead(data)
+                self._take_ahead(bytes(data))
         except GatewayError as refused:
             self._refuse(refused)
         except Exception as failure:  # noqa: BLE001 (memory lacked, and no request may vanish for that)
@@ -192,7 +193,7 @@ class EdgeProtocol(ClientChannel):
         if self.task is None:
             self.task = self._loop.create_task(self._serve())
 
-    def _take_body(self, body: IncomingBody, data: bytes) -> None:
+    def _take_body(self, body: IncomingBody, data: Piece) -> None:
         try:
             behind = body.take(data)
         except FramingBroken:

@@ -163,7 +163,7 @@ class _Watcher(StreamObserver):
         self._scanner: MultipartScanner | None = scanner
         self._field = field
 
-    def request_piece(self, piece: bytes) -> None:
+    def request_piece(self, piece: Piece) -> None:
         """Feed the scanner until it has found the field, or cannot read on."""
         if self._scanner is None:
             return

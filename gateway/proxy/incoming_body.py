@@ -15,6 +15,7 @@ from gateway.proxy.received_body import too_large
 from gateway.proxy.sink import Sink
 from gateway.proxy.wheel import Wheel
 from gateway.wire.framing import Decoder, FramingBroken, is_next_to_nothing_but_framing
+from gateway.wire.search import Piece
 
 HELD_BYTES = 128 * 1024
 """After so many that nobody has asked for no more is read."""
@@ -103,7 +104,7 @@ class IncomingBody:
 
     # What its connection says
 
-    def take(self, data: bytes) -> bytes | None:
+    def take(self, data: Piece) -> bytes | None:
         """The next bytes behind the head; returns what stands behind the body, None while that has not ended.
 
         Raises FramingBroken for what cannot be read on; whoever takes the body has been told.
@@ -231,7 +232,7 @@ class IncomingBody:
 
     # Within
 
-    def _pass(self, piece: bytes, chunks: bytes | None) -> None:
+    def _pass(self, piece: Piece, chunks: Piece | None) -> None:
         if self._failed or not piece:
             return
         self.come_bytes += len(piece)
@@ -243,7 +244,7 @@ class IncomingBody:
                 sink.piece(piece, chunks)
             return
         held = self._held
-        held.append(piece)
+        held.append(bytes(piece))
         self._lies_bytes += len(piece)
         if len(held) > _MOST_PIECES:
             held[:] = [b"".join(held)]
@@ -301,7 +302,7 @@ class IncomingBody:
 class _Nowhere:
     """Gets what nobody wants."""
 
-    def piece(self, body: bytes, chunks: bytes | None) -> None:
+    def piece(self, body: Piece, chunks: Piece | None) -> None:
         pass
 
     def end(self) -> None:

@@ -7,12 +7,13 @@ from typing import Protocol
 
 from gateway.errors import GatewayError
 from gateway.exchange.observers import Takes
+from gateway.wire.search import Piece
 
 
 class Sink(Protocol):
     """Gets a body as it arrives. None of these may raise, wait, or keep who calls; one of the last two comes last."""
 
-    def piece(self, body: bytes, chunks: bytes | None) -> None:
+    def piece(self, body: Piece, chunks: Piece | None) -> None:
         """The next bytes of the body, never empty.
 
         `chunks`: the same in chunks, exactly as they came, where nothing in their framing needs to be said anew.
@@ -37,7 +38,7 @@ class RawSink(Sink, Protocol):
         Asked behind a piece, between two chunks; None: each has to be handed over in the usual way.
         """
 
-    def raw(self, data: bytes, body_bytes: int) -> None:
+    def raw(self, data: Piece, body_bytes: int) -> None:
         """The next bytes, framing and all, of which so many are of the body. They may begin and end amid a chunk.
 
         After those that end amid one, the rest of that chunk comes in the same way.

@@ -50,7 +50,7 @@ class UploadSink(Awaited):
         """Have the client send no faster than the upstream reads."""
         self._reply.fed_by(self._client)
 
-    def piece(self, body: bytes, chunks: bytes | None) -> None:
+    def piece(self, body: Piece, chunks: Piece | None) -> None:
         if self._over:
             return
         exchange = self._exchange

@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.exchange.observers import Takes
 from gateway.proxy.answer_heads import AnswerHeads, HeadAndRest, HeadInPieces
-from gateway.proxy.bites import ANSWERS, PASSED_BYTES, Turns
+from gateway.proxy.bites import ANSWERS, PASSED_BYTES, UPSTREAM_UNSENT_BYTES, Turns
 from gateway.proxy.channel import Channel, Held
 from gateway.proxy.deadlines import ReplyDeadlines
 from gateway.proxy.sink import RawSink
@@ -34,6 +34,7 @@ from gateway.proxy.upstream_faults import (
 from gateway.proxy.wheel import Wheel
 from gateway.wire.framing import Decoder, FramingBroken, decoder_for
 from gateway.wire.headers import Head
+from gateway.wire.search import Piece
 
 KEPT_BYTES = 16 * 1024
 """How much of a body may lie here before nothing more is read, while nobody asks for it."""
@@ -98,6 +99,8 @@ class UpstreamChannel(Channel):
         "head",
     )
 
+    unsent_bytes = UPSTREAM_UNSENT_BYTES
+
     deadlines: ReplyDeadlines
 
     def __init__(
@@ -154,15 +157,15 @@ class UpstreamChannel(Channel):
         self.taken_at = monotonic()
         self.turns.room_bytes -= PASSED_BYTES
 
-    def take(self, data: bytes) -> None:
+    def take(self, data: Piece) -> None:
         """A bite of what the upstream sends."""
         self._passes = None
         decoder = self._decoder
         if decoder is None:
             if self._at_now == At.HEAD:
-                self._take_head(data)
+                self._take_head(bytes(data))
             else:
-                self._take_beside(data)
+                self._take_beside(bytes(data))
             return
         try:
             if self._follows:
@@ -188,7 +191,7 @@ class UpstreamChannel(Channel):
                 self._keeps = False
             self._over()
 
-    def _take_raw(self, data: bytes, decoder: Decoder) -> bytes:
+    def _take_raw(self, data: Piece, decoder: Decoder) -> Piece:
         """Pass what may pass as it came; returns the rest. Raises FramingBroken."""
         sink = self._sink
         assert sink is not None
@@ -267,12 +270,12 @@ class UpstreamChannel(Channel):
             self._begun = None
         return found
 
-    def _pass(self, body: bytes, chunks: bytes | None) -> None:
+    def _pass(self, body: Piece, chunks: Piece | None) -> None:
         sink = self._sink
         if sink is not None:
             sink.piece(body, chunks)
             return
-        self._pieces.append((body, chunks))
+        self._pieces.append((bytes(body), None if chunks is None else bytes(chunks)))
         self._pieces_bytes += len(body)
         if self._pieces_bytes + _PIECE_BYTES * len(self._pieces) > self._room_bytes:
             self.hold(Held.BY_READER)

@@ -33,6 +33,7 @@ from gateway.wire.chunk_grammar import (
     THEN,
     TRAILER,
 )
+from gateway.wire.search import Piece
 from gateway.wire.whole_chunks import WHOLE, begin_of_whole
 
 _MOST_SIZE = 2**64 - 1
@@ -65,7 +66,7 @@ class Decoder(Protocol):
     taken_bytes: int
     """How much has been fed in all: the body, and what stood around it."""
 
-    chunks: bytes | None
+    chunks: Piece | None
     """The body that the last `feed` returned, in whole chunks exactly as they came; None: frame it anew."""
 
     ended: bool
@@ -82,10 +83,10 @@ class Decoder(Protocol):
     def amid_bytes(self) -> int:
         """How much is to come of a chunk that has begun and cannot be followed; 0 where nothing is, or nobody knows."""
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: Piece) -> Piece:
         """The bytes of the body in `data`, which is not empty. Raises FramingBroken."""
 
-    def follow(self, data: bytes) -> int:
+    def follow(self, data: Piece) -> int:
         """How much of `data`, from its beginning, may pass as it came, to whoever has had all of its chunk so.
 
         It ends wherever the piece does. What is left of it has to be fed.
@@ -119,7 +120,7 @@ class _Stated:
         self._left = length
         self.body_bytes = 0
         self.taken_bytes = 0
-        self.chunks: bytes | None = None
+        self.chunks: Piece | None = None
         self.ended = length == 0
         self.rest = b""
 
@@ -131,11 +132,11 @@ class _Stated:
     def amid_bytes(self) -> int:
         return 0
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: Piece) -> Piece:
         size = len(data)
         left = self._left - size
         if left < 0:
-            data, self.rest = data[: self._left], data[self._left :]
+            data, self.rest = data[: self._left], bytes(data[self._left :])
             size, left = self._left, 0
         self._left = left
         self.body_bytes += size
@@ -144,7 +145,7 @@ class _Stated:
             self.ended = True
         return data
 
-    def follow(self, data: bytes) -> int:  # noqa: ARG002
+    def follow(self, data: Piece) -> int:  # noqa: ARG002
         return 0
 
     def feed_eof(self) -> None:
@@ -160,7 +161,7 @@ class _UntilClose:
     def __init__(self) -> None:
         self.body_bytes = 0
         self.taken_bytes = 0
-        self.chunks: bytes | None = None
+        self.chunks: Piece | None = None
         self.ended = False
         self.rest = b""
 
@@ -172,12 +173,12 @@ class _UntilClose:
     def amid_bytes(self) -> int:
         return 0
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: Piece) -> Piece:
         self.body_bytes += len(data)
         self.taken_bytes += len(data)
         return data
 
-    def follow(self, data: bytes) -> int:  # noqa: ARG002
+    def follow(self, data: Piece) -> int:  # noqa: ARG002
         return 0
 
     def feed_eof(self) -> None:
@@ -229,7 +230,7 @@ class _Chunked:
 
         self.body_bytes = 0
         self.taken_bytes = 0
-        self.chunks: bytes | None = None
+        self.chunks: Piece | None = None
         self.ended = False
         self.rest = b""
 
@@ -243,9 +244,10 @@ class _Chunked:
             return 0
         return self._left + len(b"\r\n")
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: Piece) -> Piece:
         size = len(data)
         if self._at == BORDER:
+            data = bytes(data)
             begin = WHOLE.get(size) or begin_of_whole(size)
             body = data.removeprefix(begin).removesuffix(b"\r\n")
             body_bytes = len(body)
@@ -262,9 +264,9 @@ class _Chunked:
             self.chunks = None
             self._in_step = False
             return data
-        return self._cut(data, size)
+        return self._cut(bytes(data), size)
 
-    def follow(self, data: bytes) -> int:
+    def follow(self, data: Piece) -> int:
         place, left = self._at, self._left
         if not self._in_step or place not in IN_STEP:
             return 0

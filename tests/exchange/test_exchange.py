@@ -16,6 +16,7 @@ from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import READABLE, StreamObserver, Watch
 from gateway.usage.reader import UsageReader
 from gateway.wire.headers import Head
+from gateway.wire.search import Piece
 from tests.kit.asking import ask
 from tests.kit.client import JSON
 from tests.kit.gateway import Gateway
@@ -35,7 +36,7 @@ class Watcher(StreamObserver):
         self._see("opened", head.status)
         return partial(self._see, "answer_piece")
 
-    def request_piece(self, piece: bytes) -> None:
+    def request_piece(self, piece: Piece) -> None:
         self._see("request_piece", piece)
 
     def answer_message(self, text: bytes) -> None:

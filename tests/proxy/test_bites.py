@@ -23,6 +23,7 @@ from gateway.proxy.bites import (
     Turns,
 )
 from gateway.proxy.channel import Channel, Held
+from gateway.wire.search import Piece
 from tests.conftest import StartGateway
 from tests.kit.asking import credential_of
 from tests.kit.client import CHAT, JSON, MIB, QUESTION, STREAMED_QUESTION, RawClient
@@ -56,7 +57,7 @@ class Taken(Channel):
         self.data = b""
         everything.append(self)
 
-    def take(self, data: bytes) -> None:
+    def take(self, data: Piece) -> None:
         self.bites.append((self._turning.number, len(data)))
         self.data += data
 
@@ -173,7 +174,7 @@ async def test_nothing_is_taken_while_somebody_holds_and_all_of_it_afterwards() 
 
 async def test_bites_shrink_where_bytes_are_dear() -> None:
     class Dear(Taken):
-        def take(self, data: bytes) -> None:
+        def take(self, data: Piece) -> None:
             super().take(data)
             sum(range(len(data) * 100))
 

@@ -26,6 +26,7 @@ from gateway.proxy.upstream_channel import KEPT_BYTES
 from gateway.proxy.wheel import Wheel
 from gateway.settings.certificates import trusted_certificates
 from gateway.settings.settings import Upstream
+from gateway.wire.search import Piece
 from tests.conftest import StartGateway
 from tests.kit.asking import assert_upstream_error
 from tests.kit.client import JSON, QUESTION
@@ -46,16 +47,16 @@ class Collected:
     error: GatewayError | None = None
     takes_raw: bool = False
 
-    def raw(self, data: bytes, body_bytes: int) -> None:
+    def raw(self, data: Piece, body_bytes: int) -> None:
         raise AssertionError("nobody asked for it")
 
     def usual(self) -> None:
         """Whatever it is, it is to be handed over."""
 
-    def piece(self, body: bytes, chunks: bytes | None) -> None:
+    def piece(self, body: Piece, chunks: Piece | None) -> None:
         assert body
         assert not self.over
-        self.pieces.append((body, chunks))
+        self.pieces.append((bytes(body), None if chunks is None else bytes(chunks)))
 
     def end(self) -> None:
         assert not self.over

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.wire.framing import Decoder, FramingBroken, decoder_for, is_next_to_nothing_but_framing
+from gateway.wire.search import Piece
 from tests.promises.malformed_corpus import ACCEPTED, FAMILIES
 
 BODIES = [
@@ -70,6 +71,14 @@ class Outcome(NamedTuple):
 
 
 def ours(pieces: Iterable[bytes], *, answer: bool = False) -> Outcome:
+    """What we make of it, whether its pieces are bytes or lie in a buffer."""
+    pieces = list(pieces)
+    outcome = read(pieces, answer=answer)
+    assert read([memoryview(bytearray(piece)) for piece in pieces], answer=answer) == outcome
+    return outcome
+
+
+def read(pieces: Iterable[Piece], *, answer: bool) -> Outcome:
     decoder = decoder_for(None, True, padded_sizes=answer)
     body = b""
     for piece in pieces:
@@ -179,7 +188,7 @@ def test_blanks_behind_a_size_are_read_in_answers_alone(padding: bytes) -> None:
     assert ours([body]) == Outcome(b"", False, True)
 
 
-def fed(*pieces: bytes) -> tuple[Decoder, list[tuple[bytes, bytes | None]]]:
+def fed(*pieces: Piece) -> tuple[Decoder, list[tuple[Piece, Piece | None]]]:
     decoder = decoder_for(None, True)
     return decoder, [(decoder.feed(piece), decoder.chunks) for piece in pieces]
 
@@ -241,7 +250,7 @@ def followed(pieces: Iterable[bytes]) -> tuple[bytes, Outcome]:
         assert at == 0 or decoder.body_bytes - before <= at
         if at < len(piece):
             try:
-                come = decoder.feed(piece[at:])
+                come = bytes(decoder.feed(piece[at:]))
             except FramingBroken as broken:
                 come = broken.passed
                 sent += b"%x\r\n%b\r\n" % (len(come), come) if come else b""
