@@ -73,18 +73,21 @@ def limit(
                 else:
                     if body.is_there(request, edge, room):
                         taken: tuple[bytes, ...] = (request.body.read_nowait(),)
-                        if standing.quotas.quotas and not is_read_at_once(taken):
+                        at_once = is_read_at_once(taken)
+                        if standing.quotas.quotas and not at_once:
                             await _enter(exchange, admission)  # it may have to wait for its turn to be read
                     else:
                         taken = await _take_in(request, exchange, admission, room)
-                    exchange.body = RequestBody(taken)
+                        at_once = is_read_at_once(taken)
+                    # As RequestBody(taken), without its frame: every body that is read becomes one.
+                    exchange.body = tuple.__new__(RequestBody, (taken, ()))
                     if standing.question is not None:
                         exchange.facts = (
                             reading.at_once(taken, standing.question)
-                            if is_read_at_once(taken)
+                            if at_once
                             else await reading.body(caller.tenant.id, taken, standing.question)
                         )
-                    _judge(exchange, exchange.body)
+                    _judge(exchange, standing, exchange.body)
                     quotas = standing.quotas_of(exchange.model)
                     if quotas.quotas:
                         exchange.cost = (
@@ -148,14 +151,14 @@ def limit(
         """Take what does not depend on the body."""
         await admission.enter(_standing(exchange).quotas_of(exchange.model))
 
-    def _judge(exchange: Exchange, taken: RequestBody) -> None:
+    def _judge(exchange: Exchange, standing: Standing, taken: RequestBody) -> None:
         """Let policy decide about a body that it has read; what it names is noted even where it is refused."""
-        caller, operation = exchange.caller, exchange.operation
         facts = exchange.facts
         if facts.fields is not None:
             exchange.model = facts.fields.model
-        if facts.named is NOTHING_NAMED and not _standing(exchange).asks_body:
+        if facts.named is NOTHING_NAMED and not standing.asks_body:
             return
+        caller, operation = standing.caller, standing.operation
         policy.check_body(caller, operation, facts, table)
         default = policy.default_model(caller, operation) if exchange.model is None else None
         if default is not None and facts.model_place is not None:

@@ -69,8 +69,16 @@ def read_body(body: bytes, question: Question) -> BodyFacts:
     What is wrong with other names than those that policy reads first is a fault among the facts, so that these are
     known all the same.
     """
-    document, fields = _fields(body, question)
-    _, _, models, stored, batch, prompt, default_model, usage = question
+    path, tolerant, models, stored, batch, prompt, default_model, usage = question
+    document, fields = None, None
+    try:
+        document = request_fields.parse(body)
+        if path is not None:
+            fields = request_fields.read(body, document, model_path=path)
+    except BodyRefused:
+        if path is not None and not tolerant:
+            raise
+        document = None
     named, endpoint, input_file, asking = NOTHING_NAMED, None, None, None
     if body and (models or stored):
         named = _named(body, document, question, known=_known(fields))
@@ -113,18 +121,6 @@ def may_name_in_event(part: bytes, question: Question) -> bool:
     ):
         return True
     return question.stored and stored_objects.may_be_named_in(part, in_session=True)
-
-
-def _fields(body: bytes, question: Question) -> tuple[dict[str, Any] | None, RequestFields | None]:
-    """The document, where it is one, and its fields, where they are asked for. Raises BodyRefused."""
-    path = question.model_path
-    try:
-        document = request_fields.parse(body)
-        return document, None if path is None else request_fields.read(body, document, model_path=path)
-    except BodyRefused:
-        if path is None or question.tolerant:
-            return None, None
-        raise
 
 
 def _known(fields: RequestFields | None) -> int | None:

@@ -109,7 +109,7 @@ class Reading:
 
 def is_read_at_once(pieces: Sequence[bytes]) -> bool:
     """Whether reading takes a few milliseconds at most: by size, and between 4 and 64 KiB by structure too."""
-    length = sum(map(len, pieces))
+    length = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
     if length <= _PLAIN_BYTES:
         return True
     if length > AT_ONCE_BYTES:

@@ -92,7 +92,7 @@ def read(
 
 
 def _read(body: bytes, document: Mapping[str, Any], path: Sequence[str]) -> RequestFields:
-    single = not hides_letters(body)
+    single = body.find(b"\\") < 0 or not hides_letters(body)
     if len(path) > 1:
         single = single and all(body.count(f'"{name}"'.encode()) < 2 for name in path)
     stream, choices, max_output = False, 1, None
@@ -104,9 +104,11 @@ def _read(body: bytes, document: Mapping[str, Any], path: Sequence[str]) -> Requ
             continue
         if name == "stream":
             stream = _flag(value, name)
-        elif name in _COUNTS:
-            choices = max(choices, _number(value, name))
-        elif (number := _number(value, name)) and (max_output is None or number > max_output):
+            continue
+        number = value if type(value) is int and 0 <= value <= _MAX_EXACT else _number(value, name)
+        if name in _COUNTS:
+            choices = max(choices, number)
+        elif number and (max_output is None or number > max_output):
             max_output = number
     if not single:
         _walk(body, path)
@@ -162,9 +164,7 @@ def _flag(value: object, name: str) -> bool:
 
 
 def _number(value: object, name: str) -> int:
-    """A count; 0 stands for `"inf"`, which the realtime operations take for a maximum."""
-    if type(value) is int and 0 <= value <= _MAX_EXACT:
-        return value
+    """A count that is not simply one; 0 stands for `"inf"`, which the realtime operations take for a maximum."""
     if value == "inf":
         return 0
     if isinstance(value, float) and value.is_integer():
