@@ -10,9 +10,9 @@ from gateway.limits.charges import QuotaSet
 from gateway.operations.table import Operation
 from gateway.policy import requests as policy
 from gateway.policy.caller import Caller
-from gateway.usage.counters import Entry, named
+from gateway.usage.counters import Counted, Entry, named
 
-_MOST_ENTRIES = 64
+_MOST_MODELS = 64
 """Models of one standing of which is kept what they are charged to and counted in: their names are the client's."""
 
 _MOST_WAYS = 32
@@ -30,7 +30,7 @@ class Standing:
 
     __slots__ = (
         *("allowed", "asks_body", "asks_head", "caller", "lines", "metered", "operation"),
-        *("question", "quotas", "tallies", "until", "_entries", "_of_model", "_sets", "_subject"),
+        *("question", "quotas", "tallies", "until", "_counted", "_of_model", "_sets"),
     )
 
     def __init__(
@@ -68,8 +68,7 @@ class Standing:
         self.lines: dict[_Way, dict[str, Any]] = {}
         """What their lines of the log have alike, by what else may differ; the log asks to keep it."""
 
-        self._subject = named(caller.principal.subject)
-        self._entries: dict[str | None, Entry] = {}
+        self._counted: dict[str | None, Counted] = {}
 
     def quotas_of(self, model: str | None) -> QuotaSet:
         """What a request is charged to that names this model."""
@@ -77,7 +76,7 @@ class Standing:
             return self.quotas
         quotas = self._sets.get(model)
         if quotas is None:
-            if len(self._sets) >= _MOST_ENTRIES:
+            if len(self._sets) >= _MOST_MODELS:
                 self._sets.clear()
             quotas = self._sets[model] = QuotaSet.of((*self.quotas, *self._of_model(model)))
         return quotas
@@ -88,11 +87,13 @@ class Standing:
             self.lines.clear()
         self.lines[way] = alike
 
-    def entry(self, model: str | None) -> Entry:
-        """Under what the usage of a request is counted that names this model."""
-        entry = self._entries.get(model)
-        if entry is None:
-            if len(self._entries) >= _MOST_ENTRIES:
-                self._entries.clear()
-            entry = self._entries[model] = Entry(self._subject, named(model), self.operation.id)
-        return entry
+    def counted(self, model: str | None) -> Counted:
+        """Where the usage of a request is counted that names this model."""
+        counted = self._counted.get(model)
+        if counted is None:
+            if len(self._counted) >= _MOST_MODELS:
+                self._counted.clear()
+            principal = self.caller.principal
+            entry = Entry(named(principal.subject), named(model), self.operation.id)
+            counted = self._counted[model] = Counted(principal.tenant, entry)
+        return counted

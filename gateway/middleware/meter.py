@@ -53,15 +53,9 @@ def meter(*, ledger: UsageLedger, limiter: Limiter) -> Middleware:
                 usage = None  # a session's has been counted as it went on
                 if reading is not None:
                     exchange.usage = usage = reading.result()
-                ledger.count(
-                    standing.caller.principal.tenant,
-                    # A model that the upstream knows nothing of is whatever a client makes up.
-                    standing.entry(exchange.model if spent else ""),
-                    usage,
-                    requests=1,
-                    bytes_in=exchange.bytes_in,
-                    bytes_out=exchange.bytes_out,
-                )
+                # A model that the upstream knows nothing of is whatever a client makes up.
+                counted = standing.counted(exchange.model if spent else "")
+                ledger.count(counted, usage, bytes_in=exchange.bytes_in, bytes_out=exchange.bytes_out)
 
         return metered
 
@@ -98,14 +92,7 @@ class _SessionReading(StreamObserver):
             self._limiter.charge_soon([Charge(quota, used.total) for quota in self._quotas])
         standing = exchange.standing
         assert standing is not None
-        self._ledger.count(
-            standing.caller.principal.tenant,
-            standing.entry(exchange.model),
-            used,
-            requests=0,
-            bytes_in=0,
-            bytes_out=0,
-        )
+        self._ledger.count(standing.counted(exchange.model), used, requests=0)
 
 
 class _Reading(StreamObserver):

@@ -18,20 +18,21 @@ from operator import itemgetter
 
 from gateway.limits.store import StoreUnavailable
 from gateway.usage.counters import (
-    COUNTERS,
+    BYTES_IN,
+    BYTES_OUT,
     HOUR_SECONDS,
+    REQUESTS,
     Batch,
+    Counted,
     Counts,
     Entry,
     Period,
     Row,
     UsageStore,
+    add_usage,
     counts_of,
 )
-from gateway.usage.reported import NOTHING_USED, Usage
-
-_REQUESTS = COUNTERS.index("requests")
-_NO_AMOUNTS = NOTHING_USED.counted()
+from gateway.usage.reported import Usage
 
 _ENTRIES_PER_BATCH = 250
 _FLUSH_SECONDS = 1.0
@@ -66,14 +67,17 @@ class UsageLedger:
         self._lost = lost
         self._clock = clock
         self._pending: dict[tuple[str, int], dict[Entry, Counts]] = {}
+        self._page = object()
+        """Stands for the counters that are open: another one with each hour, and whenever some are taken away."""
+
+        self._page_begins = self._page_ends = 0
         self._untold: list[_Untold] = []
         self._telling = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     def count(
         self,
-        tenant: str,
-        entry: Entry,
+        counted: Counted,
         usage: Usage | None,
         *,
         requests: int = 1,
@@ -81,19 +85,15 @@ class UsageLedger:
         bytes_out: int = 0,
     ) -> None:
         """Add one exchange, or a part of one (`requests=0`). Never waits and never raises."""
-        place = (tenant, int(self._clock()) // HOUR_SECONDS)
-        entries = self._pending.get(place)
-        if entries is None:
-            entries = self._open(place)
-        counts = entries.get(entry)
-        if counts is None:
-            counts = counts_of(entries, entry)
-        amounts, estimated = (_NO_AMOUNTS, False) if usage is None else (usage.counted(), usage.estimated)
-        for position, amount in enumerate(
-            (requests, *amounts, bytes_in, bytes_out, estimated)
-        ):  # as COUNTERS
-            if amount:
-                counts[position] += amount
+        now = self._clock()
+        if counted.page is not self._page or not self._page_begins <= now < self._page_ends:
+            self._open(counted, now)
+        counts = counted.counts
+        counts[REQUESTS] += requests
+        counts[BYTES_IN] += bytes_in
+        counts[BYTES_OUT] += bytes_out
+        if usage is not None:
+            add_usage(counts, usage)
 
     async def start(self) -> None:
         """Begin to tell the store, once a second."""
@@ -134,7 +134,7 @@ class UsageLedger:
     @property
     def waiting(self) -> int:
         """Requests that the store has not confirmed yet."""
-        return sum(counts[_REQUESTS] for counts in self._waiting())
+        return sum(counts[REQUESTS] for counts in self._waiting())
 
     def _waiting(self) -> Iterator[Counts]:
         for untold in tuple(self._untold):
@@ -143,12 +143,21 @@ class UsageLedger:
         for entries in tuple(self._pending.values()):
             yield from tuple(entries.values())
 
-    def _open(self, place: tuple[str, int]) -> dict[Entry, Counts]:
-        if len(self._pending) >= _MOST_PLACES:
-            oldest = min(self._pending, key=itemgetter(1))
-            self._lose(self._pending.pop(oldest).values())
-        entries = self._pending[place] = {}
-        return entries
+    def _open(self, counted: Counted, now: float) -> None:
+        """Have an entry know its counters of this hour."""
+        hour = int(now) // HOUR_SECONDS
+        if not self._page_begins <= now < self._page_ends:
+            self._page_begins, self._page_ends = hour * HOUR_SECONDS, (hour + 1) * HOUR_SECONDS
+            self._page = object()
+        place = (counted.tenant, hour)
+        entries = self._pending.get(place)
+        if entries is None:
+            if len(self._pending) >= _MOST_PLACES:
+                oldest = min(self._pending, key=itemgetter(1))
+                self._lose(self._pending.pop(oldest).values())
+                self._page = object()
+            entries = self._pending[place] = {}
+        counted.counts, counted.page = counts_of(entries, counted.entry), self._page
 
     async def _tell_for_ever(self) -> None:
         while True:
@@ -160,6 +169,7 @@ class UsageLedger:
 
     def _batches(self) -> list[Batch]:
         pending, self._pending = self._pending, {}
+        self._page = object()
         batches: list[Batch] = []
         for (tenant, hour), entries in pending.items():
             period = Period(hour * HOUR_SECONDS, HOUR_SECONDS)
@@ -186,6 +196,6 @@ class UsageLedger:
                 untold.maybe_told_at = None
 
     def _lose(self, counts: Iterable[Counts]) -> None:
-        requests = sum(count[_REQUESTS] for count in counts)
+        requests = sum(count[REQUESTS] for count in counts)
         if requests:
             self._lost(requests)

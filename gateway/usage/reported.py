@@ -95,12 +95,6 @@ class Usage(NamedTuple):
             found["estimated"] = estimated
         return found
 
-    def counted(self) -> tuple[int, ...]:
-        """In the order of COUNTED."""
-        sent, cached, said, _, _, heard, spoken, images, seconds, characters, _ = self
-        milliseconds = round(seconds * 1000) if seconds else 0
-        return sent, cached, said, heard, spoken, images, milliseconds, characters
-
     def __add__(self, other: "Usage") -> "Usage":  # type: ignore[override]  # kinds are added, not joined
         return Usage(*map(add, self, other))._replace(estimated=self.estimated or other.estimated)
 

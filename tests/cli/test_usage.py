@@ -12,7 +12,7 @@ import pytest
 from gateway.cli import main
 from gateway.limits.redis_buckets import RedisBuckets
 from gateway.limits.terms import Charge, Dimension, Quota, account_key
-from gateway.usage.counters import HOUR_SECONDS, Entry
+from gateway.usage.counters import HOUR_SECONDS, Counted, Entry
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.redis_usage import RedisUsage
 from gateway.usage.reported import Usage
@@ -46,7 +46,7 @@ def use(redis: RedisServer, *, now: float | None = None) -> None:
             ("gpt-4o", Usage(input=234, estimated=True)),
             ("", Usage()),
         ):
-            ledger.count("acme", Entry("alice", model, "op"), usage, bytes_in=7)
+            ledger.count(Counted("acme", Entry("alice", model, "op")), usage, bytes_in=7)
         await ledger.close()
 
     asyncio.run(count())

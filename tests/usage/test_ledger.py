@@ -24,6 +24,7 @@ from gateway.usage.counters import (
     HOURS_KEPT_SECONDS,
     MOST_ENTRIES,
     Batch,
+    Counted,
     Entry,
     Period,
     Row,
@@ -87,9 +88,9 @@ def named_counts(row: Row) -> dict[str, int]:
 async def test_every_counter_is_kept_per_hour_and_day(store: UsageStore) -> None:
     ledger = UsageLedger(store, clock=lambda: NOON)
     for _ in range(2):
-        ledger.count("acme", ALICE, EVERYTHING, bytes_in=9, bytes_out=10)
-    ledger.count("acme", BOB, None, bytes_out=11)
-    ledger.count("other", BOB, None)
+        ledger.count(Counted("acme", ALICE), EVERYTHING, bytes_in=9, bytes_out=10)
+    ledger.count(Counted("acme", BOB), None, bytes_out=11)
+    ledger.count(Counted("other", BOB), None)
     for period in (HOUR, DAY):
         rows = {row.entry: named_counts(row) for row in await rows_of(ledger, "acme", [period])}
         assert rows == {
@@ -113,12 +114,29 @@ async def test_every_counter_is_kept_per_hour_and_day(store: UsageStore) -> None
     assert await rows_of(ledger, "acme", []) == []
 
 
+async def test_who_is_counted_again_and_again_is_counted_in_the_hour_it_is(store: UsageStore) -> None:
+    """Whatever was told meanwhile, also where the clock is put back."""
+    clock = Clock(NOON)
+    ledger, alice = UsageLedger(store, clock=clock), Counted("acme", ALICE)
+    for number, hour in enumerate((0, 0, 1, 0, 1, 1, 2)):
+        clock.now = NOON + hour * HOUR_SECONDS
+        ledger.count(alice, Usage(input=10**number))
+        ledger.count(Counted("acme", ALICE), None)
+        if number % 2:
+            await ledger.flush()
+    hours = [Period(HOUR.start + hour * HOUR_SECONDS, HOUR_SECONDS) for hour in range(3)]
+
+    rows = await rows_of(ledger, "acme", hours)
+
+    assert [row.counts[:2] for row in rows] == [[6, 1011], [6, 110_100], [2, 1_000_000]]
+
+
 async def test_hours_of_a_day_add_up_to_it(store: UsageStore) -> None:
     clock = Clock(NOON)
     ledger = UsageLedger(store, clock=clock)
     for hour in range(3):
         clock.now = NOON + hour * HOUR_SECONDS
-        ledger.count("acme", ALICE, Usage(input=10**hour))
+        ledger.count(Counted("acme", ALICE), Usage(input=10**hour))
         await ledger.flush()
     hours = [Period(HOUR.start + hour * HOUR_SECONDS, HOUR_SECONDS) for hour in range(3)]
     assert [(row.period, row.counts[1]) for row in await rows_of(ledger, "acme", hours)] == [
@@ -129,7 +147,7 @@ async def test_hours_of_a_day_add_up_to_it(store: UsageStore) -> None:
 
 async def test_part_of_an_exchange_is_no_request(store: UsageStore) -> None:
     ledger = UsageLedger(store, clock=lambda: NOON)
-    ledger.count("acme", ALICE, Usage(output=5), requests=0)
+    ledger.count(Counted("acme", ALICE), Usage(output=5), requests=0)
     ((row),) = await rows_of(ledger, "acme", [HOUR])
     assert named_counts(row) == {"output": 5}
 
@@ -138,7 +156,7 @@ async def test_part_of_an_exchange_is_no_request(store: UsageStore) -> None:
 async def test_names_of_any_kind_are_kept(store: UsageStore, name: str) -> None:
     ledger = UsageLedger(store, clock=lambda: NOON)
     entry = Entry(named(name), named(name), "op")
-    ledger.count("acme", entry, None)
+    ledger.count(Counted("acme", entry), None)
     assert [row.entry for row in await rows_of(ledger, "acme", [HOUR])] == [entry]
     assert len(entry.subject) <= 256
 
@@ -147,7 +165,7 @@ async def test_too_many_names_are_counted_together(store: UsageStore) -> None:
     names = 30_000
     ledger = UsageLedger(store, clock=lambda: NOON)
     for number in range(names):
-        ledger.count("acme", Entry("alice", f"model-{number}", "op"), Usage(input=1))
+        ledger.count(Counted("acme", Entry("alice", f"model-{number}", "op")), Usage(input=1))
         if number % 3000 == 2999:
             await ledger.flush()
     rows = await rows_of(ledger, "acme", [DAY])
@@ -159,11 +177,11 @@ async def test_too_many_names_are_counted_together(store: UsageStore) -> None:
 async def test_memory_forgets_what_is_older_than_it_keeps() -> None:
     clock = Clock(NOON)
     ledger = UsageLedger(MemoryUsage(clock=clock), clock=clock)
-    ledger.count("acme", ALICE, None)
+    ledger.count(Counted("acme", ALICE), None)
     assert len(await rows_of(ledger, "acme", [HOUR, DAY])) == 2
     for later, left in ((HOURS_KEPT_SECONDS, 1), (DAYS_KEPT_SECONDS, 0)):
         clock.now = NOON + later + DAY_SECONDS
-        ledger.count("acme", ALICE, None)
+        ledger.count(Counted("acme", ALICE), None)
         await ledger.flush()
         assert len(await rows_of(ledger, "acme", [HOUR, DAY])) == left
 
@@ -200,12 +218,12 @@ async def test_outage_delays_counters_and_loses_none(redis: RedisServer) -> None
     lost: list[int] = []
     ledger = UsageLedger(RedisUsage(redis.url, deadline_seconds=0.1), lost=lost.append, clock=lambda: NOON)
     for _ in range(5):
-        ledger.count("acme", ALICE, Usage(input=1))
+        ledger.count(Counted("acme", ALICE), Usage(input=1))
     await ledger.flush()
     redis.freeze()
     try:
         for _ in range(7):
-            ledger.count("acme", ALICE, Usage(input=1))
+            ledger.count(Counted("acme", ALICE), Usage(input=1))
             await ledger.flush()
         assert ledger.waiting == 7
         with pytest.raises(StoreUnavailable):
@@ -228,7 +246,7 @@ async def test_server_that_is_gone_delays_counters_until_it_is_back() -> None:
         await ledger.start()
         server.stop()
         for _ in range(10):
-            ledger.count("acme", ALICE, Usage(input=1))
+            ledger.count(Counted("acme", ALICE), Usage(input=1))
             await ledger.flush()
         server.start()
         await until(lambda: not ledger.waiting)
@@ -241,21 +259,34 @@ async def test_what_no_store_took_is_said_to_be_lost() -> None:
     ledger = UsageLedger(RedisUsage("redis://127.0.0.1:9/0"), lost=lost.append)
     await ledger.start()
     for _ in range(3):
-        ledger.count("acme", ALICE, None)
+        ledger.count(Counted("acme", ALICE), None)
     began = time.monotonic()
     await ledger.close()
     assert time.monotonic() - began < 2
     assert sum(lost) == 3
 
 
+async def test_what_is_given_up_while_no_store_listens_is_said_to_be_lost_and_nothing_else() -> None:
+    lost: list[int] = []
+    clock, alice = Clock(NOON), Counted("acme", ALICE)
+    ledger = UsageLedger(RedisUsage("redis://127.0.0.1:9/0"), lost=lost.append, clock=clock)
+    for number in range(1500):
+        ledger.count(alice, None)
+        ledger.count(Counted(f"tenant-{number}", ALICE), None)
+
+    assert sum(lost) > 0
+    assert sum(lost) + ledger.waiting == 3000
+    await ledger.close()
+
+
 async def test_counting_costs_no_round_trip_and_flushing_one_write(redis: RedisServer) -> None:
     redis.command("FLUSHALL")
     ledger = UsageLedger(RedisUsage(redis.url), clock=lambda: NOON)
-    ledger.count("acme", ALICE, None)
+    ledger.count(Counted("acme", ALICE), None)
     await ledger.flush()
     redis.command("CONFIG", "RESETSTAT")
     for number in range(1000):
-        ledger.count(f"tenant-{number % 10}", ALICE, Usage(input=1))
+        ledger.count(Counted(f"tenant-{number % 10}", ALICE), Usage(input=1))
     assert "evalsha:calls" not in redis.command("INFO", "commandstats")
     await ledger.flush()
     assert "evalsha:calls=10," in redis.command("INFO", "commandstats")
@@ -266,11 +297,11 @@ async def test_ledger_tells_by_itself_within_moments(redis: RedisServer) -> None
     redis.command("FLUSHALL")
     ledger, reader = UsageLedger(RedisUsage(redis.url), clock=lambda: NOON), RedisUsage(redis.url)
     await ledger.start()
-    ledger.count("acme", ALICE, None)
+    ledger.count(Counted("acme", ALICE), None)
     async with asyncio.timeout(2):
         while not await rows_of(reader, "acme", [HOUR]):
             await asyncio.sleep(0.02)
-    ledger.count("acme", ALICE, None)
+    ledger.count(Counted("acme", ALICE), None)
     await ledger.close()
     assert [row.counts[0] for row in await rows_of(reader, "acme", [HOUR])] == [2], "closing tells the rest"
     await reader.close()
@@ -282,7 +313,7 @@ async def test_cluster_keeps_a_tenant_in_one_slot() -> None:
             RedisUsage(f"redis+cluster://127.0.0.1:{nodes[0].port}", deadline_seconds=2), clock=lambda: NOON
         )
         for number in range(20):
-            ledger.count(f"tenant-{number}", ALICE, Usage(input=number))
+            ledger.count(Counted(f"tenant-{number}", ALICE), Usage(input=number))
         await ledger.flush()
         assert ledger.waiting == 0
         for number in range(20):
