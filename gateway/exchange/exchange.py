@@ -17,8 +17,9 @@ from gateway.operations.table import NO_PARAMS, Operation
 from gateway.policy.caller import NOBODY, Caller
 from gateway.usage.cost import Cost
 from gateway.usage.reported import Usage
+from gateway.wire.answer_head import Head
 from gateway.wire.body_facts import NOTHING_READ, BodyFacts
-from gateway.wire.headers import NO_HEAD, Head, RequestHead
+from gateway.wire.headers import NO_HEAD, RequestHead
 from gateway.wire.request_body import RequestBody
 from gateway.wire.search import Piece
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gateway.wire.headers import Head
+from gateway.wire.answer_head import Head
 from gateway.wire.search import Piece
 
 Watch = Callable[[bytes], object]

@@ -21,7 +21,8 @@ from gateway.proxy.request import Request
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.reader import UsageReader, realtime_usage
 from gateway.usage.reported import Usage
-from gateway.wire.headers import Head, RequestHead, media_type
+from gateway.wire.answer_head import Head
+from gateway.wire.headers import RequestHead, media_type
 
 _READABLE_CODINGS = frozenset({b"", b"identity", b"gzip", b"x-gzip", b"deflate"})
 

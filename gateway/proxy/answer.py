@@ -26,7 +26,8 @@ class Answer:
     """An answer written by the gateway itself: head, pieces, end.
 
     The head waits for the first piece so that small answers leave in one send. The framing is
-    ours: the body's length where the head states it, else chunks, else the end of the connection.
+    ours: the body's length where the head states it, else chunks, else the end of the connection. It speaks our own
+    version, whatever the client's (RFC 9110, section 6.2); only the framing heeds its.
     What is sent to a client that has left is lost: whoever sends is told by being cancelled.
     """
 
@@ -34,24 +35,19 @@ class Answer:
         "_has_no_body",
         "_head",
         "_request",
+        "_states_length",
         "content",
         "finished",
         "is_chunked",
         "keep_alive",
-        "lines",
-        "reason",
         "status",
     )
 
-    def __init__(
-        self, status: int, reason: str, lines: bytes, *, content: bytes = b"", states_length: bool = True
-    ) -> None:
-        """`states_length`: the lines say how long the body is."""
+    def __init__(self, status: int, head: bytes, *, states_length: bool = True, content: bytes = b"") -> None:
+        """`head`: the status line and the header fields, each with its end of line, but for those of the framing that
+        are ours; `states_length`: the body's length is among them.
+        """
         self.status = status
-        self.reason = reason
-        self.lines = lines
-        """The header fields, each with its end of line, but for those of the framing that are ours."""
-
         self.content = content
         """The whole body, where the answer is the gateway's own."""
 
@@ -59,37 +55,40 @@ class Answer:
         """Whether the client may ask again on the same connection."""
 
         self.finished = False
-        self._head = b""
+        self._head = head
         """The head, as long as it has not been sent."""
 
-        self.is_chunked = not states_length
+        self._states_length = states_length
+        self.is_chunked = False
         """Whether the body goes down in chunks."""
 
     def begin(self, request: Request, exchange: Exchange | None) -> None:
         """Fix the framing; nothing is sent yet."""
         self._request = request
-        status, http10 = self.status, request.http10
+        status = self.status
+        has_no_body = self._has_no_body = request.method == "HEAD" or status in _EMPTY_STATUS
         # The client's next request belongs to another process when this one drains.
-        keep_alive = self.keep_alive and request.keep_alive and not request.connection.ends
-        self._has_no_body = request.method == "HEAD" or status in _EMPTY_STATUS
-        # Our own version, whatever the client's (RFC 9110, section 6.2); only the framing heeds its.
-        head = status_line(status, self.reason) + self.lines
-        if self.is_chunked and (self._has_no_body or http10):
-            self.is_chunked = False
-            keep_alive = keep_alive and self._has_no_body
-        elif self.is_chunked:
-            head += b"Transfer-Encoding: chunked\r\n"
-        if status == 101:
-            head += b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
-            keep_alive = False
-        elif not keep_alive:
-            head += b"Connection: close\r\n"
-        elif http10:
-            head += b"Connection: keep-alive\r\n"
-        self.keep_alive = keep_alive
-        self._head = head + b"\r\n"
+        self.keep_alive = self.keep_alive and request.keep_alive and not request.connection.ends
+        if not self.keep_alive or request.http10 or status == 101 or not (self._states_length or has_no_body):
+            self._head += self._framing(request.http10)
+        self._head += b"\r\n"
         if exchange is not None:
             exchange.status = status
+
+    def _framing(self, http10: bool) -> bytes:
+        lines = b""
+        if not self._has_no_body and not self._states_length:
+            if http10:
+                self.keep_alive = False
+            else:
+                self.is_chunked = True
+                lines = b"Transfer-Encoding: chunked\r\n"
+        if self.status == 101:
+            self.keep_alive = False
+            return lines + b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+        if not self.keep_alive:
+            return lines + b"Connection: close\r\n"
+        return lines + b"Connection: keep-alive\r\n" if http10 else lines
 
     def flush_head(self) -> None:
         """Send the head now, without waiting for a piece of the body."""
@@ -176,13 +175,14 @@ def own_answer(
     content_type: bytes = b"application/json",
 ) -> Answer:
     """A complete small answer of the gateway itself, ready to `begin` and `write_eof`."""
-    head = b"Date: %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b" % (
+    head = b"%bDate: %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b" % (
+        status_line(status, reason_of(status)),
         rfc822_formatted_time().encode(),
         content_type,
         len(body),
         lines,
     )
-    return Answer(status, reason_of(status), head, content=body)
+    return Answer(status, head, content=body)
 
 
 async def send_own(request: Request, own: Answer) -> Answer:
@@ -205,7 +205,7 @@ def broken_off(request: Request) -> Answer:
     if request.http10:
         connection.abort()  # to HTTP/1.0 a closed connection is the end of the body
     connection.force_close()
-    answer = Answer(HTTPStatus.INTERNAL_SERVER_ERROR, "", b"")
+    answer = Answer(HTTPStatus.INTERNAL_SERVER_ERROR, b"")
     answer.finished = True
     answer.keep_alive = False
     return answer

@@ -1,6 +1,7 @@
 """The heads of an upstream's answers: cut where they end, whatever pieces they come in, and read by aiohttp's parser.
 
-The parser gets nothing but heads: asked in the middle of a body it could not say where it stands.
+The parser gets nothing but heads: asked in the middle of a body it could not say where it stands. Heads that come again
+and again with other values are not given to it: `wire/answer_head.py` reads them by what they have in common.
 """
 
 from __future__ import annotations
@@ -10,28 +11,51 @@ from typing import Any
 from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.http_parser import HttpResponseParserC, RawResponseMessage
 
+from gateway.wire.answer_head import AnswerShape, Head, what_decides
+from gateway.wire.passing import names_for_client
+
 MOST_INTERIM_ANSWERS = 32
 _MOST_HEAD_BYTES = 512 * 1024
 _MOST_LINE_BYTES = 64 * 1024
 _MOST_FIELDS = 512
 
-HeadAndRest = tuple[RawResponseMessage, bytes]
+_MOST_SHAPED_BYTES = 4096
+"""Of a head whose shape is kept."""
+
+_MOST_SHAPES = 32
+_COMES_AGAIN = 16
+"""So often a head has to have come before it is worth what it takes to make out its shape: milliseconds."""
+
+_MOST_COUNTED = 256
+
+HeadAndRest = tuple[Head, bytes]
 """A final head, and what came behind it."""
 
 
 class AnswerHeads:
     """Reads heads that come whole, of any connection: between two of them a parser knows nothing of either."""
 
-    __slots__ = ("_parser",)
+    __slots__ = ("_came", "_parser", "_shapes")
 
     def __init__(self) -> None:
         self._parser: Any = None
+        self._shapes: list[AnswerShape] = []
+        """What heads look like that come again and again, the usual ones in front."""
+
+        self._came: dict[object, int] = {}
+        """How often others have come."""
 
     def whole(self, data: bytes) -> HeadAndRest | None:
         """The head with which `data` begins, if that is all of a final one.
 
         Raises aiohttp's HttpProcessingError.
         """
+        for shape in self._shapes:
+            match = shape.match(data, 0, _MOST_SHAPED_BYTES)
+            if match is not None:
+                if shape is not self._shapes[0]:
+                    self._move_up(shape)
+                return shape.head(match), data[match.end() :]
         end = data.find(b"\n\r\n") + 3
         if end < 3 or data.find(b"\n\n", 0, end) >= 0 or not data.startswith(b"HTTP/"):
             return None
@@ -44,7 +68,32 @@ class AnswerHeads:
             return None
         if not message.should_close:  # it would take nothing more
             self._parser = parser
-        return message, data[end:]
+        head = _head_of(message)
+        if end <= _MOST_SHAPED_BYTES and head.names.is_kept:
+            self._count(data[:end], head)
+        return head, data[end:]
+
+    def _move_up(self, shape: AnswerShape) -> None:
+        shapes = self._shapes
+        at = shapes.index(shape)
+        shapes[at - 1], shapes[at] = shape, shapes[at - 1]
+
+    def _count(self, block: bytes, head: Head) -> None:
+        """Make out the shape of a head that comes again and again."""
+        start_line = block.partition(b"\r\n")[0]
+        kind = (start_line, head.names.written, what_decides(head))
+        came = self._came[kind] = self._came.get(kind, 0) + 1
+        if came == _COMES_AGAIN:
+            shape = AnswerShape(
+                *(start_line, head),
+                names_for_client(head, limits=False),
+                names_for_client(head, limits=True),
+            )
+            if shape.match(block, 0, len(block)) is not None:  # it is written plainly
+                del self._shapes[_MOST_SHAPES - 1 :]
+                self._shapes.append(shape)
+        if len(self._came) > _MOST_COUNTED:
+            self._came.clear()
 
 
 class HeadInPieces:
@@ -77,7 +126,7 @@ class HeadInPieces:
             if head is None:
                 return None
             if head.code >= 200 or head.code == 101:
-                return head, self._rest
+                return _head_of(head), self._rest
             self._interim += 1
             if self._interim > MOST_INTERIM_ANSWERS:
                 raise BadHttpMessage("interim answers without end")
@@ -116,6 +165,15 @@ def end_of_head(data: bytes) -> int:
     if bare >= 0:
         return bare + 2
     return end + 3 if end >= 0 else 0
+
+
+def _head_of(message: RawResponseMessage) -> Head:
+    length = message.headers.get("Content-Length")
+    return Head(
+        *(message.code, message.reason or "", message.raw_headers),
+        length=None if length is None else int(length),
+        keeps=not message.should_close,
+    )
 
 
 def _parser() -> HttpResponseParserC:

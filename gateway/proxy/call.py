@@ -12,7 +12,8 @@ from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.reply import Reply
 from gateway.proxy.upstream import Upstreams
-from gateway.wire.headers import Head, RequestHead
+from gateway.wire.answer_head import Head
+from gateway.wire.headers import RequestHead
 from gateway.wire.passing import for_upstream, loop_field
 
 _ACCOUNT_FIELDS = frozenset(ACCOUNT_FIELDS)

@@ -21,7 +21,7 @@ from gateway.proxy.upload_sink import UploadSink
 from gateway.proxy.upstream import Upstreams
 from gateway.proxy.wheel import Wheel
 from gateway.settings.settings import Edge
-from gateway.wire.headers import Head
+from gateway.wire.answer_head import Head
 from gateway.wire.request_body import RequestBody
 
 SENT_AT_ONCE_BYTES = 64 * 1024

@@ -16,7 +16,8 @@ from gateway.proxy.reading import Reading
 from gateway.proxy.reply import Reply
 from gateway.proxy.request import Request
 from gateway.proxy.upstream_errors import Unread, read_error
-from gateway.wire.headers import NOTHING_LISTED, Head, is_event_stream
+from gateway.wire.answer_head import Head, is_event_stream
+from gateway.wire.headers import NOTHING_LISTED
 from gateway.wire.passing import for_client
 from gateway.wire.quoting import quotes
 
@@ -56,18 +57,19 @@ class Relay:
         `without` names in lower case what does not pass of this one; `more` are lines in its place, which say how long
         the body is. Fields that nobody could read are counted.
         """
-        exchange, secrets, reason = call.exchange, call.secrets, head.reason
-        states_length = bool(more) or (not without and b"content-length" in head.names.first)
+        exchange, secrets = call.exchange, call.secrets
         alone = exchange.caller.is_alone_on_account(exchange.operation)
         lines, unreadable = for_client(head, limits=alone, without=without)
         if unreadable:
             self._unreadable_headers.inc(unreadable)
-        if quotes(status_line(head.status, reason) + lines, secrets):
-            reason = ""
+        states_length = bool(more) or (head.length is not None and b"content-length" not in without)
+        start = status_line(head.status, head.reason) + lines
+        if quotes(start, secrets):
             passing = lines.split(b"\r\n")
-            lines = b"\r\n".join([line for line in passing if not quotes(line.partition(b": ")[2], secrets)])
-            states_length = b"\r\ncontent-length: " in (b"\r\n" + lines + more).lower()
-        answer = Answer(head.status, reason, lines + more + own_lines(exchange), states_length=states_length)
+            kept = [line for line in passing if not quotes(line.partition(b": ")[2], secrets)]
+            start = status_line(head.status, "") + b"\r\n".join(kept)
+            states_length &= b"\r\ncontent-length: " in (start + more).lower()
+        answer = Answer(head.status, start + more + own_lines(exchange), states_length=states_length)
         answer.begin(request, exchange)
         exchange.opened(head)
         return answer

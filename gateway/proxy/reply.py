@@ -21,7 +21,7 @@ from gateway.proxy.places import Places
 from gateway.proxy.sink import RawSink
 from gateway.proxy.upstream_channel import KEPT_BYTES, At, Raw, UpstreamChannel
 from gateway.proxy.wheel import Wheel
-from gateway.wire.headers import Head
+from gateway.wire.answer_head import Head
 from gateway.wire.search import Piece
 
 

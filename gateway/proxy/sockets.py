@@ -22,8 +22,9 @@ from gateway.proxy.request import Request
 from gateway.proxy.session import Session
 from gateway.proxy.upstream import Upstreams
 from gateway.settings.settings import Edge
+from gateway.wire.answer_head import Head
 from gateway.wire.frame_format import accept_key
-from gateway.wire.headers import SUBPROTOCOL_CREDENTIAL, Head
+from gateway.wire.headers import SUBPROTOCOL_CREDENTIAL
 
 _NOT_OFFERED = (SUBPROTOCOL_CREDENTIAL, b"openai-organization.", b"openai-project.")
 

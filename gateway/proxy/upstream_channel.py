@@ -32,8 +32,8 @@ from gateway.proxy.upstream_faults import (
     fault_of,
 )
 from gateway.proxy.wheel import Wheel
+from gateway.wire.answer_head import Head
 from gateway.wire.framing import Decoder, FramingBroken, decoder_for
-from gateway.wire.headers import Head
 from gateway.wire.search import Piece
 
 KEPT_BYTES = 16 * 1024
@@ -232,17 +232,14 @@ class UpstreamChannel(Channel):
             return
         if found is None:
             return
-        message, rest = found
-        status = message.code
-        head = Head(status, message.reason or "", message.raw_headers)
-        first = head.names.first
-        chunked, at = b"transfer-encoding" in first, first.get(b"content-length")
+        head, rest = found
+        status, length = head.status, head.length
+        chunked = b"transfer-encoding" in head.names.first
         if chunked and not _is_chunked_alone(head):
             self._fail(UNSPOKEN_CODING)
             return
         self.head = head
-        self._keeps = not message.should_close
-        length = None if at is None else int(head.fields[at][1])
+        self._keeps = head.keeps
         if status == 101:
             self._at_now = At.OTHER
         elif self._no_body or status in _NO_BODY:

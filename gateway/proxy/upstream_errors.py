@@ -15,8 +15,8 @@ import orjson
 
 from gateway.errors import CredentialRefused, UpstreamRefusedKey
 from gateway.proxy.call import Call
+from gateway.wire.answer_head import Head, is_event_stream
 from gateway.wire.codings import codings, decoded
-from gateway.wire.headers import Head, is_event_stream
 from gateway.wire.quoting import quotes, reach
 
 # Larger refusals are not the short JSON that an API answers about a key.

@@ -43,7 +43,7 @@ _VALUE: Callable[[tuple[bytes, bytes]], bytes] = itemgetter(1)
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _MOST_LENGTH_DIGITS = 19
 _REMEMBERED = 1024
-"""Rows of names that are kept read. A client, and an upstream, writes the same row again and again."""
+"""Rows of names that are kept read. A client writes the same row again and again."""
 
 _KEPT_BYTES = 2048
 _KEPT_NAMES = 48
@@ -159,29 +159,6 @@ def with_values(fields: RawFields, places: Sequence[int], values: Sequence[bytes
     for at, value in zip(places, values, strict=True):
         changed[at] = (fields[at][0], value)
     return tuple(changed)
-
-
-class Head:
-    """An answer's head as the upstream sent it: raw header names and values, order and duplicates kept."""
-
-    __slots__ = ("fields", "names", "reason", "status")
-
-    def __init__(self, status: int, reason: str, fields: RawFields) -> None:
-        self.status = status
-        self.reason = reason
-        self.fields = fields
-        names = tuple(map(_NAME, fields))
-        self.names = _answer_names(names) if is_kept(names) else FieldNames(names)
-
-    def get(self, name: bytes) -> bytes | None:
-        """The first value of a header, `name` in lower case; None when it is absent."""
-        at = self.names.first.get(name)
-        return None if at is None else self.fields[at][1]
-
-    def pick(self, names: frozenset[bytes]) -> dict[bytes, bytes]:
-        """The first value of each of these headers that is there, names in lower case."""
-        find = _places if self.names.is_kept else _places.__wrapped__
-        return {name: self.fields[at][1] for name, at in find(self.names, names)}
 
 
 def read(fields: RawFields, *, http10: bool, max_bytes: int) -> RequestHead:
@@ -314,16 +291,6 @@ def _request_names(names: tuple[bytes, ...]) -> RequestNames:
     return RequestNames(names)
 
 
-@lru_cache(maxsize=_REMEMBERED)
-def _answer_names(names: tuple[bytes, ...]) -> FieldNames:
-    return FieldNames(names)
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _places(names: FieldNames, asked: frozenset[bytes]) -> tuple[tuple[bytes, int], ...]:
-    return tuple((name, names.first[name]) for name in asked if name in names.first)
-
-
 def media_type(content_type: bytes) -> bytes:
     """The media type of a Content-Type value, lower case and without parameters."""
     return content_type.partition(b";")[0].strip().lower()
@@ -339,16 +306,6 @@ def is_json(content_type: bytes) -> bool:
 
 def _show(name: bytes) -> str:
     return repr(name.decode("latin-1"))
-
-
-def is_event_stream(head: Head) -> bool:
-    """Whether an answer's head announces server-sent events."""
-    content_type = head.get(b"content-type")
-    return (
-        content_type is not None
-        and content_type != b"application/json"
-        and media_type(content_type) == b"text/event-stream"
-    )
 
 
 NO_HEAD = RequestHead((), RequestNames(()))

@@ -4,16 +4,18 @@ Everything passes, with its order, duplicates and spelling, except what stands i
 Nothing is invented.
 """
 
+from __future__ import annotations
+
 import re
 from functools import lru_cache
 from itertools import compress
 from typing import NamedTuple
 
+from gateway.wire.answer_head import Head
 from gateway.wire.headers import (
     NEVER_LISTED,
     NOTHING_LISTED,
     FieldNames,
-    Head,
     RawFields,
     RequestHead,
     is_utf8,
@@ -189,15 +191,10 @@ def for_client(head: Head, *, limits: bool, without: frozenset[bytes] = NOTHING_
     `limits`: the upstream's own limits go down too, `x-ratelimit-` told apart by the prefix `x-upstream-ratelimit-`. On
     an account that others use as well they would tell what these do. What `without` names in lower case stays behind.
     """
-    names, fields = head.names, head.fields
-    find = _downward if names.is_kept else _downward.__wrapped__
-    way = find(names, without, limits)
-    for at in way.connection:
-        if fields[at][1] != b"keep-alive":
-            # What an answer is cannot be taken away by a header that speaks of the connection.
-            listed = NOTHING_LISTED.union(*(listed_by(fields[at][1]) for at in way.connection))
-            way = find(names, without | listed.intersection(names.lower) - NEVER_LISTED, limits)
-            break
+    if head.shape is not None and not without:
+        assert head.match is not None
+        return head.shape.lines(head.match, limits=limits), 0
+    fields, way = head.fields, _way_down(head, without, limits)
     passed = [*compress(fields, way.going)]
     for at, name in way.spelled:
         passed[at] = (name, passed[at][1])
@@ -206,6 +203,28 @@ def for_client(head: Head, *, limits: bool, without: frozenset[bytes] = NOTHING_
         return lines, 0
     readable = [field for field in passed if is_utf8(field[1])]
     return lines_of(readable), len(passed) - len(readable)
+
+
+def names_for_client(head: Head, *, limits: bool) -> list[bytes | None]:
+    """Under which name each field of a head goes down, whatever its value; None: it does not."""
+    way = _way_down(head, NOTHING_LISTED, limits)
+    names: list[bytes | None] = [*compress(head.names.written, way.going)]
+    for at, name in way.spelled:
+        names[at] = name
+    passing = iter(names)
+    return [next(passing) if goes else None for goes in way.going]
+
+
+def _way_down(head: Head, without: frozenset[bytes], limits: bool) -> _Downward:
+    names = head.names
+    find = _downward if names.is_kept else _downward.__wrapped__
+    way = find(names, without, limits)
+    for at in way.connection:
+        if head.fields[at][1] != b"keep-alive":
+            # What an answer is cannot be taken away by a header that speaks of the connection.
+            listed = NOTHING_LISTED.union(*(listed_by(head.fields[at][1]) for at in way.connection))
+            return find(names, without | listed.intersection(names.lower) - NEVER_LISTED, limits)
+    return way
 
 
 class _Downward(NamedTuple):

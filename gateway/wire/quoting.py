@@ -27,6 +27,8 @@ _IN_HTML = (
 
 def quotes(text: bytes, secrets: Sequence[bytes]) -> bool:
     """Whether one of the secrets stands in a text. Linear; without an escape in the text it costs next to nothing."""
+    if not secrets:
+        return False
     if _stands(text, secrets):
         return True
     # By `find`: for bytes `in` first tries whether they are a number, and costs four times as much.
@@ -36,7 +38,7 @@ def quotes(text: bytes, secrets: Sequence[bytes]) -> bool:
             return True
     for _ in range(_NESTED):
         # One byte each: every answer's head is searched, and to find out that it has none of them must cost little.
-        if not secrets or (text.find(b"\\") < 0 and text.find(b"%") < 0 and text.find(b"&") < 0):
+        if text.find(b"\\") < 0 and text.find(b"%") < 0 and text.find(b"&") < 0:
             return False
         text = _unescaped(text)
         if _stands(text, secrets):

@@ -33,7 +33,7 @@ from gateway.proxy.answer import own_lines
 from gateway.proxy.received_body import ReceivedBody
 from gateway.settings.sources import load
 from gateway.wire import headers
-from gateway.wire.headers import Head
+from gateway.wire.answer_head import Head
 from tests.kit.redis import running_redis
 from tests.kit.usage_answers import CHAT_USAGE
 

@@ -15,7 +15,7 @@ from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import READABLE, StreamObserver, Watch
 from gateway.usage.reader import UsageReader
-from gateway.wire.headers import Head
+from gateway.wire.answer_head import Head
 from gateway.wire.search import Piece
 from tests.kit.asking import ask
 from tests.kit.client import JSON

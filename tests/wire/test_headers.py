@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.errors import BadRequest, ExpectationRefused, GatewayError, HeadersTooLarge
-from gateway.wire.headers import Head, RequestHead, is_json, media_type, read
+from gateway.wire.answer_head import Head
+from gateway.wire.headers import RequestHead, is_json, media_type, read
 
 Fields = list[tuple[bytes, bytes]]
 

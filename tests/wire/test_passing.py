@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.wire import passing
-from gateway.wire.headers import Head, RawFields, RequestHead, read
+from gateway.wire.answer_head import Head
+from gateway.wire.headers import RawFields, RequestHead, read
 from gateway.wire.passing import for_upstream
 
 HOST = (b"Host", b"gateway.test")
