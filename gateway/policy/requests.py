@@ -160,7 +160,6 @@ def head_matters(caller: Caller, operation: Operation) -> bool:
         or where.path is not None
         or where.query is not None
         or caller.restricted
-        or caller.shares(operation)
     )
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from gateway.wire.strict_json import hides_names, objects
@@ -51,13 +53,17 @@ _SUBSTANCE_OF: Mapping[str, Collection[str]] = {
 def _ending(harmless: Collection[str]) -> re.Pattern[bytes]:
     """What ends a name that names a stored object; a plain first character makes searching cheap."""
     spared = b"".join(rb'(?<!"%b)' % name.removesuffix("id").encode() for name in sorted(harmless))
-    return re.compile(rb'_%b(?i:ids?)"' % spared)
+    return re.compile(rb'_(?=[iI])%b(?i:ids?)"' % spared)
 
 
 def _name(*more: str) -> re.Pattern[bytes]:
-    """The other names that can matter, and a voice's."""
-    names = "|".join(sorted({*more, *_REFERENCES, "store"})).encode()
-    return re.compile(rb'"(?i:(?:%b)"|%b)' % (names, _CUSTOM_VOICE.encode()))
+    """The other names that can matter, and a voice's; by their first letters, for few texts begin with those."""
+    texts = sorted([_CUSTOM_VOICE, *(f'{name}"' for name in {*more, *_REFERENCES, "store"})])
+    letters = [
+        f"[{letter}{letter.upper()}](?i:{'|'.join(text[1:] for text in begun)})"
+        for letter, begun in groupby(texts, key=itemgetter(0))
+    ]
+    return re.compile(f'"(?:{"|".join(letters)})'.encode())
 
 
 _SIGNS = (_ending(_HARMLESS_IDS), _name("id"))
@@ -66,8 +72,8 @@ _SIGNS_IN_SESSION = (_ending(_HARMLESS_IDS | _IDS_OF_THE_SESSION), _name(*_REFER
 
 def may_be_named_in(body: bytes, *, in_session: bool = False) -> bool:
     """Whether the body has to be parsed to know; a search by bytes, cheap where the answer is no."""
-    signs = _SIGNS_IN_SESSION if in_session else _SIGNS
-    return any(sign.search(body) for sign in signs) or hides_names(body)
+    ending, name = _SIGNS_IN_SESSION if in_session else _SIGNS
+    return ending.search(body) is not None or name.search(body) is not None or hides_names(body)
 
 
 def named_in(document: Mapping[str, Any], *, in_session: bool = False) -> str | None:

@@ -25,10 +25,11 @@ _STRANGERS = (b"\xc5\xbf", b"\xe2\x84\xaa", b"\0")
 
 def hides_names(document: bytes) -> bool:
     """Whether a search for names, without regard to case, could miss one that some reader would see."""
-    plain = document.isascii() and b"\0" not in document
+    find = document.find  # several times as fast as `in`, which asks what it is given first
+    plain = document.isascii() and find(b"\0") < 0
     if not plain and any(stranger in document for stranger in _STRANGERS):
         return True
-    return b"\\" in document and _ESCAPE.search(document) is not None
+    return find(b"\\") >= 0 and _ESCAPE.search(document) is not None
 
 
 def is_beside(place: str, name: str, beside: Collection[str]) -> bool:
