@@ -24,6 +24,8 @@ class StreamObserver:
     raises is dropped for the rest of its exchange and counted; the stream never notices.
     """
 
+    __slots__ = ()
+
     def opened(self, head: Head) -> Watch | None:  # noqa: ARG002
         """The answer's head has been received; returns what is to be shown the pieces of its body, if anything is."""
         return None

@@ -22,7 +22,7 @@ from gateway.usage.ledger import UsageLedger
 from gateway.usage.reader import UsageReader, realtime_usage
 from gateway.usage.reported import Usage
 from gateway.wire.answer_head import Head
-from gateway.wire.headers import RequestHead, media_type
+from gateway.wire.headers import RequestHead
 
 _READABLE_CODINGS = frozenset({b"", b"identity", b"gzip", b"x-gzip", b"deflate"})
 
@@ -99,22 +99,23 @@ class _SessionReading(StreamObserver):
 class _Reading(StreamObserver):
     """Reads the usage of one answer."""
 
+    __slots__ = ("_exchange", "_metered", "_reader")
+
     def __init__(self, exchange: Exchange, *, metered: bool) -> None:
         self._exchange = exchange
         self._metered = metered
         self._reader: UsageReader | None = None
-        self._streams = False
-        if self._metered:
+        if metered:
             exchange.choose(self._ask_for_usage() or (None if _readable(exchange.head) else READABLE))
 
     def opened(self, head: Head) -> Watch | None:
         """The head says whether there is anything to read, and how."""
         if self._reader is not None or not 200 <= head.status < 300:
             return None  # what is taken out of the stream has been read
-        content_type = head.get(b"content-type")
-        self._streams = media_type(content_type or b"") == b"text/event-stream"
-        self._reader = UsageReader(content_type, head.get(b"content-encoding"), estimates=self._metered)
-        return self._reader.watcher
+        reader = self._reader = UsageReader(
+            head.get(b"content-type"), head.get(b"content-encoding"), estimates=self._metered
+        )
+        return reader.watcher
 
     def usual(self) -> Takes | None:
         """Most events report nothing."""
@@ -122,7 +123,6 @@ class _Reading(StreamObserver):
 
     def _without_added(self) -> EventFilter:
         """Read a stream of events, and leave out of it what nobody asked for."""
-        self._streams = True
         self._reader, leaving_out = UsageReader.without_added()
         return leaving_out
 
@@ -149,16 +149,16 @@ class _Reading(StreamObserver):
         if reader is None:
             return Usage(input=prompt, total=prompt, estimated=True)
         estimate = reader.estimate(prompt)
-        if cost is None or (reader.readable and not self._goes_on()):
+        if cost is None or (reader.readable and not self._goes_on(reader)):
             return estimate
         # What cannot be read, or goes on where nobody looks, must not cost less than what can be seen.
         output = max(estimate.output, cost.output)
         return estimate._replace(output=output, total=prompt + output)
 
-    def _goes_on(self) -> bool:
+    def _goes_on(self, reader: UsageReader) -> bool:
         """Whether the answer came before the work was done: its usage shows when it is asked for, if ever."""
         exchange = self._exchange
-        return exchange.facts.background or (exchange.operation.goes_on and not self._streams)
+        return exchange.facts.background or (exchange.operation.goes_on and not reader.streams)
 
     def _ask_for_usage(self) -> AnswerChange | None:
         """Rewrite (a)."""

@@ -6,16 +6,13 @@ number of an array of numbers, which is what embeddings and old completions take
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from itertools import chain
+from collections.abc import Collection
 from typing import Any
 
 from gateway.usage.reported import BYTES_PER_LLM_TOKEN
 
 _ATTACHED = frozenset({"data", "file_data", "b64_json", "encrypted_content"})
 """Members whose text is no text."""
-
-_VALUES: Callable[[dict[str, Any]], Iterable[Any]] = dict.values
 
 
 def prompt_estimate(document: object) -> int:
@@ -54,16 +51,19 @@ def prompt_estimate(document: object) -> int:
 def _plain_texts(values: list[Any]) -> str | None:
     """All texts of a list that are texts, or objects that have nothing but texts; None where there is more to it.
 
-    The messages of a conversation mostly are such, and are many: this does not look at them one by one.
+    The messages of a conversation mostly are such, and are many: this does not look at their texts one by one.
     """
     try:
         if type(values[0]) is not dict:
             text = "".join(values)
-        elif _ATTACHED.isdisjoint(chain.from_iterable(values)):
-            text = "".join(chain.from_iterable(map(_VALUES, values)))
         else:
-            return None
-    except TypeError:
+            texts: list[str] = []
+            for value in values:
+                if not _ATTACHED.isdisjoint(value):
+                    return None
+                texts += value.values()
+            text = "".join(texts)
+    except (TypeError, AttributeError):
         return None
     return text if text.find("data:") < 0 else None
 

@@ -30,6 +30,8 @@ class UsageReader:
     Without `estimates` what models wrote is not looked at: cheaper, and `estimate` then knows the prompt only.
     """
 
+    __slots__ = ("_inflater", "_reader", "readable")
+
     def __init__(
         self, content_type: bytes | None, content_encoding: bytes | None, *, estimates: bool = True
     ) -> None:
@@ -47,6 +49,11 @@ class UsageReader:
         reader = cls(b"text/event-stream", None)
         reader._reader = leaving_out = EventReader(Deltas, without_added=True)
         return reader, leaving_out
+
+    @property
+    def streams(self) -> bool:
+        """Whether the answer is a stream of events."""
+        return isinstance(self._reader, EventReader)
 
     @property
     def watcher(self) -> Callable[[bytes], object] | None:
