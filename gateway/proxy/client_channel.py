@@ -62,7 +62,7 @@ class ClientChannel(Channel):
         self.peer: Peer | None = None
         self.waits_since = 0.0
         self.task: asyncio.Task[None] | None = None
-        """What answers the request that is there."""
+        """What answers its requests."""
 
     @property
     @abstractmethod

@@ -2,7 +2,7 @@
 
 None of aiohttp's request handling is behind it: every request that can be parsed at all (`OPTIONS *`, CONNECT, encoded
 line ends) reaches the same middlewares, `100 Continue` is sent by us or not at all, and a connection that waits has
-neither a task nor a timer of its own.
+no timer of its own.
 """
 
 from __future__ import annotations
@@ -46,7 +46,11 @@ class EdgeServer(web.Server):
 
     async def shutdown(self, timeout: float | None = None) -> None:
         """Cancel what does not end in that time."""
-        tasks = {connection.task for connection in self.connections if connection.task is not None}
+        tasks = {
+            connection.task
+            for connection in self.connections
+            if connection.is_served and connection.task is not None
+        }
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=timeout)
             for task in late:

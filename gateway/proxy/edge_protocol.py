@@ -1,7 +1,7 @@
 """A client's connection: heads are read, bodies fed, and requests answered, one after the other.
 
-There is a task while a request is being answered, and no other; while a connection waits nothing is kept of what came
-over it.
+Who has asked once mostly asks again, so the task that answers waits for the next request with its connection: a new one
+would cost what a request's head does. While a connection waits nothing is kept of what came over it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class EdgeProtocol(ClientChannel):
     logged and counted like any other exchange.
     """
 
-    __slots__ = ("_ahead", "_answers", "_body", "_frames", "_head", "_keeps", "_request")
+    __slots__ = ("_ahead", "_answers", "_body", "_frames", "_head", "_keeps", "_next_request", "_request")
 
     def __init__(self, state: EdgeState, answers: Handler, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(state, loop)
@@ -63,6 +63,8 @@ class EdgeProtocol(ClientChannel):
         """What stands behind the body."""
 
         self._frames: Frames | None = None
+        self._next_request: asyncio.Future[None] | None = None
+        """Is done when there is a next request, or never will be; the task waits for it, and for nothing else."""
 
     @property
     def is_served(self) -> bool:
@@ -109,8 +111,9 @@ class EdgeProtocol(ClientChannel):
             body.lost()
         if self._frames is not None:
             self._frames.feed_eof()
-        if self.task is None:
+        if self.task is None or self._next_request is not None:
             self._state.left(self)
+            self._go_on_serving()
         else:
             self.task.add_done_callback(self._left)
             self.task.cancel()
@@ -192,6 +195,8 @@ class EdgeProtocol(ClientChannel):
             self._ahead = behind[stated:]
         if self.task is None:
             self.task = self._loop.create_task(self._serve())
+        else:
+            self._go_on_serving()
 
     def _take_body(self, body: IncomingBody, data: Piece) -> None:
         try:
@@ -248,9 +253,13 @@ class EdgeProtocol(ClientChannel):
     # What is answered
 
     async def _serve(self) -> None:
-        """Have the request that is there answered, and those that have come behind it in the meantime."""
+        """Have the request that is there answered, and those that come behind it, as long as there is a connection."""
         try:
-            while self._request is not None:
+            while not self._closes or self._request is not None:
+                if self._request is None:
+                    self._next_request = self._loop.create_future()
+                    await self._next_request
+                    continue
                 if self.writing_paused:
                     await self.drained()
                 self._answered(await self._answers(self._request))
@@ -268,6 +277,12 @@ class EdgeProtocol(ClientChannel):
             self._failed(defect)
         finally:
             self.task = None
+
+    def _go_on_serving(self) -> None:
+        """Have the task look again, if it waits for a request."""
+        waits, self._next_request = self._next_request, None
+        if waits is not None and not waits.done():
+            waits.set_result(None)
 
     def _answered(self, answer: Answer) -> None:
         """A request has been answered: the connection waits for the next one, or ends."""

@@ -49,7 +49,11 @@ class EdgeConnection(ClientConnection, Timed, Protocol):
 
     transport: asyncio.Transport | None
     task: asyncio.Task[None] | None
-    """What answers its request."""
+    """What answers its requests."""
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a request of it is being answered."""
 
     @property
     def idle(self) -> bool:
