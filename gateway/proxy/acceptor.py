@@ -12,6 +12,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any
 
+from gateway.proxy.bites import UNSENT_BYTES
+from gateway.proxy.channel import leave_unsent
 from gateway.proxy.reserved_files import ReservedFiles
 
 _MOST_AT_ONCE = 64
@@ -68,6 +70,9 @@ class Acceptor:
         self._entering: list[tuple[Coroutine[Any, Any, object], asyncio.Future[None]]] = []
         for listening in self._sockets:
             listening.setblocking(False)
+            # Whoever is let in has these from the socket that it comes from.
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            leave_unsent(listening, UNSENT_BYTES)
             self._watch(listening)
 
     @property

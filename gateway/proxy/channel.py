@@ -19,7 +19,6 @@ from gateway.proxy.bites import (
     FRESH_BYTES,
     LARGE_BITE_SECONDS,
     LEAST_BITE_BYTES,
-    UNSENT_BYTES,
     Bites,
     Turns,
 )
@@ -28,6 +27,18 @@ from gateway.wire.search import Piece
 
 NO_LINGER = struct.pack("ii", 1, 0)
 _TCP_CLOSE = 7
+
+
+def leave_unsent(sock: socket.socket, most_bytes: int) -> None:
+    """Have the kernel take no more for a connection than that beyond what is on its way.
+
+    Set on a socket before it is a connection, or on the one that it will come from: the loop's own take far longer.
+    """
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, most_bytes)
+        except OSError:
+            pass  # not TCP
 
 
 class Held:
@@ -68,8 +79,6 @@ class Channel(asyncio.Protocol, ABC):
         "turns",
         "writing_paused",
     )
-
-    unsent_bytes = UNSENT_BYTES
 
     def __init__(self, loop: asyncio.AbstractEventLoop, turns: Turns, bites: Bites) -> None:
         self._loop = loop
@@ -145,12 +154,6 @@ class Channel(asyncio.Protocol, ABC):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A connection begins."""
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are none by name
-        sock = transport.get_extra_info("socket")
-        if sock is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            try:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self.unsent_bytes)
-            except OSError:
-                pass  # not TCP, or gone already
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """A connection is gone, and what has not been taken with it, unless `lost` takes it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
 import ssl
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from yarl import URL
 
 from gateway.errors import GatewayError, Overloaded, UpstreamTimeout, UpstreamUnreachable
 from gateway.exchange.kept_errors import forget_origin
+from gateway.proxy.bites import UPSTREAM_UNSENT_BYTES
+from gateway.proxy.channel import leave_unsent
 from gateway.proxy.upstream_faults import cause
 
 # One refused or reset connect may be a restart in progress; nothing was sent, so trying again is safe.
@@ -43,7 +46,7 @@ class Dialler:
         self._timeout_seconds = timeout_seconds
         self._failed = failed
         self._make_room = make_room
-        self._connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=30)
+        self._connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, socket_factory=_socket)
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=timeout_seconds, sock_connect=timeout_seconds
         )
@@ -97,6 +100,14 @@ class Dialler:
     async def close(self) -> None:
         """Connect no more."""
         await self._connector.close()
+
+
+def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """What a connection is made of."""
+    family, kind, protocol, *_ = address
+    sock = socket.socket(family, kind, protocol)
+    leave_unsent(sock, UPSTREAM_UNSENT_BYTES)
+    return sock
 
 
 class _Failure(NamedTuple):

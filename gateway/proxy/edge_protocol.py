@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import socket
 
 from gateway.errors import GatewayError, HeadersTooLarge, Overloaded, RequestTimeout
 from gateway.exchange.kept_errors import forget_cancellation, forget_origin
@@ -84,10 +83,6 @@ class EdgeProtocol(ClientChannel):
         super().connection_made(transport)
         state = self._state
         state.came(self)
-        try:
-            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        except OSError:
-            pass  # it has left already
         address = transport.get_extra_info("peername")
         host = address[0] if isinstance(address, tuple) else ""
         try:

@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.exchange.observers import Takes
 from gateway.proxy.answer_heads import AnswerHeads, HeadAndRest, HeadInPieces
-from gateway.proxy.bites import ANSWERS, PASSED_BYTES, UPSTREAM_UNSENT_BYTES, Turns
+from gateway.proxy.bites import ANSWERS, PASSED_BYTES, Turns
 from gateway.proxy.channel import Channel, Held
 from gateway.proxy.deadlines import ReplyDeadlines
 from gateway.proxy.sink import RawSink
@@ -98,8 +98,6 @@ class UpstreamChannel(Channel):
         "due_step",
         "head",
     )
-
-    unsent_bytes = UPSTREAM_UNSENT_BYTES
 
     deadlines: ReplyDeadlines
 

@@ -303,6 +303,7 @@ ODD = {
     "an extension": ([chunk(AMID, b"%x;a=b")], AMID),
     "a comment": ([chunk(b": g\n\n")], b": g\n\n"),
     "half an event, which others follow": ([chunk(b"data: {")], b"data: {"),
+    "a chunk within a chunk": ([b"%x\r\n" % len(chunk(AMID)), chunk(AMID), b"\r\n"], chunk(AMID)),
     "the end of an event that nobody began": ([chunk(b"}\n\n")], b"}\n\n"),
 }
 

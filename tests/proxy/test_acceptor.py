@@ -17,6 +17,7 @@ import pytest
 
 from gateway.credentials.key_ring import KeyRing
 from gateway.proxy.acceptor import Acceptor, listening_sockets
+from gateway.proxy.bites import UNSENT_BYTES
 from tests.kit.asking import credential_of
 from tests.kit.command import running_command
 from tests.kit.gateway import Gateway
@@ -92,6 +93,20 @@ def no_more_files(left: int = 0) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_client_that_vanishes_is_noticed_and_one_that_reads_slowly_does_not_fill_the_kernel(
+    gateway: Gateway,
+) -> None:
+    with crowd((gateway.host, gateway.port), 1):
+        await until(lambda: gateway.app.open_connections == 1)
+        server = gateway.app.server
+        assert server is not None
+        (connection,) = server.connections
+        assert connection.transport is not None
+        sock = connection.transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT_BYTES
 
 
 async def test_a_crowd_that_comes_in_one_moment_is_let_in_within_a_few_turns_and_served(

@@ -17,7 +17,7 @@ from aiohttp.http_parser import HttpResponseParserC
 
 from gateway.errors import GatewayError, UpstreamBroken, UpstreamTimeout
 from gateway.proxy.answer_heads import AnswerHeads, HeadInPieces, end_of_head
-from gateway.proxy.bites import Turns
+from gateway.proxy.bites import UPSTREAM_UNSENT_BYTES, Turns
 from gateway.proxy.channel import NO_LINGER
 from gateway.proxy.deadlines import ReplyDeadlines
 from gateway.proxy.pool import PoolEvents, UpstreamPool
@@ -446,6 +446,15 @@ BROKEN = {
     ),
     "a reset": (sends(b"HTTP/1.1 200 OK\r\n\r\n", b"ok", then="reset"), b"ok"),
 }
+
+
+async def test_an_upstream_that_reads_slowly_does_not_fill_the_kernel() -> None:
+    async with pool_of(sends(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", b"ok")) as pool:
+        reply = await asked(pool)
+        assert reply.transport is not None
+        sock = reply.transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UPSTREAM_UNSENT_BYTES
+        reply.close()
 
 
 @pytest.mark.parametrize("kind", BROKEN)
