@@ -29,7 +29,7 @@ class Standing:
     """
 
     __slots__ = (
-        *("allowed", "asks_body", "asks_head", "caller", "lines", "metered", "operation"),
+        *("allowed", "asks_body", "asks_head", "caller", "destination", "lines", "metered", "operation"),
         *("question", "quotas", "tallies", "until", "_counted", "_of_model", "_sets"),
     )
 
@@ -67,6 +67,9 @@ class Standing:
 
         self.lines: dict[_Way, dict[str, Any]] = {}
         """What their lines of the log have alike, by what else may differ; the log asks to keep it."""
+
+        self.destination: object = None
+        """Where these exchanges went last, and as whom; written by who sends them."""
 
         self._counted: dict[str | None, Counted] = {}
 

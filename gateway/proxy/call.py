@@ -8,7 +8,7 @@ from typing import NamedTuple
 from gateway.exchange.exchange import Exchange
 from gateway.policy.tenants import UpstreamAccess
 from gateway.proxy.account_watch import ACCOUNT_FIELDS, AccountWatch
-from gateway.proxy.deadlines import DeadlineTable
+from gateway.proxy.deadlines import DeadlineTable, ReplyDeadlines
 from gateway.proxy.pool import UpstreamPool
 from gateway.proxy.reply import Reply
 from gateway.proxy.upstream import Upstreams
@@ -19,11 +19,21 @@ from gateway.wire.passing import for_upstream, loop_field
 _ACCOUNT_FIELDS = frozenset(ACCOUNT_FIELDS)
 
 
-class _WayUp(NamedTuple):
-    """How heads of one kind go up, as long as it is from here to there."""
+class Destination(NamedTuple):
+    """Where the exchanges of one standing go, and as whom."""
 
     access: UpstreamAccess
     pool: UpstreamPool
+    deadlines: ReplyDeadlines
+    tenant: str
+    secrets: tuple[bytes, ...]
+    """What is sent up that no client may see."""
+
+
+class _WayUp(NamedTuple):
+    """How heads of one kind go up, as long as it is from here to there."""
+
+    to: Destination
     deployment: bytes
     written: bytes
     """The head as it goes up, with a place for each value that is a request's own."""
@@ -34,27 +44,16 @@ class _WayUp(NamedTuple):
     length: int | None
     """Which of them is the length of the body."""
 
-    def leads(self, call: Call) -> bool:
-        """Whether it is that of this call."""
-        return self.access is call.access and self.pool is call.pool and self.deployment == call.deployment
-
 
 class Call(NamedTuple):
     """One exchange's call of the upstream."""
 
     exchange: Exchange
-    access: UpstreamAccess
-    pool: UpstreamPool
+    to: Destination
     reply: Reply
     accounts: AccountWatch
     deployment: bytes
     """Our name in CDN-Loop."""
-
-    @property
-    def secrets(self) -> tuple[bytes, ...]:
-        """What was sent up that no client may see."""
-        logins = self.pool.logins
-        return self.access.secrets + logins if logins else self.access.secrets
 
     def request_head(
         self, *, length: int | None, without: frozenset[bytes] = frozenset(), more: bytes = b""
@@ -68,7 +67,7 @@ class Call(NamedTuple):
         if head.own is None or without or more or exchange.change is not None:
             return self._head(head.with_values(values), length, without, more)
         way = head.way_up
-        if not isinstance(way, _WayUp) or not way.leads(self):
+        if not isinstance(way, _WayUp) or way.to is not self.to or way.deployment != self.deployment:
             way = head.way_up = self._way_up(head, head.own)
         if length is not None and length != exchange.stated_bytes and exchange.stated_bytes is not None:
             if way.length is None:  # it is spelled as hardly anybody does
@@ -87,8 +86,7 @@ class Call(NamedTuple):
         parts = block.replace(b"%", b"%%").split(b"\0")
         places = tuple(map(int, parts[1::2]))
         return _WayUp(
-            self.access,
-            self.pool,
+            self.to,
             self.deployment,
             b"%b".join(parts[::2]),
             None if places == tuple(range(len(own))) else places,
@@ -98,7 +96,7 @@ class Call(NamedTuple):
     def _head(
         self, head: RequestHead, length: int | bytes | None, without: frozenset[bytes], more: bytes
     ) -> bytes:
-        exchange, access, pool = self.exchange, self.access, self.pool
+        exchange, access, pool = self.exchange, self.to.access, self.to.pool
         return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (
             exchange.method.encode("ascii"),
             # aiohttp hands the target on as text in which every byte stands for itself.
@@ -116,19 +114,20 @@ class Call(NamedTuple):
         )
 
     async def read_head(self) -> Head:
-        """The head of the answer, with its time. Raises an UpstreamFault."""
-        reply = self.reply
-        while (head := reply.head) is None:
-            await reply.coming()
-        exchange = self.exchange
-        exchange.head_at = monotonic()
-        first = head.names.first
-        at = first.get(b"x-request-id")
-        if at is not None:
-            exchange.upstream_request_id = head.fields[at][1].decode("latin-1")
-        if not _ACCOUNT_FIELDS.isdisjoint(first) and not exchange.operation.is_administration:
-            self.accounts.saw(exchange.caller.tenant, head.pick(_ACCOUNT_FIELDS), exchange.head_at)
+        """The head of the answer. Raises an UpstreamFault."""
+        head = await self.reply.read_head()
+        self.answered(head)
         return head
+
+    def answered(self, head: Head) -> None:
+        """The head of the answer has come."""
+        exchange = self.exchange
+        exchange.head_at = now = monotonic()
+        request_id = head.get(b"x-request-id")
+        if request_id is not None:
+            exchange.upstream_request_id = request_id.decode("latin-1")
+        if not _ACCOUNT_FIELDS.isdisjoint(head.names.first) and not exchange.operation.is_administration:
+            self.accounts.saw(exchange.caller.tenant, head.pick(_ACCOUNT_FIELDS), now)
 
     def ended(self) -> float:
         """The upstream's part is over; returns when it was, said for the first time."""
@@ -143,12 +142,19 @@ async def call_upstream(upstreams: Upstreams, deadlines: DeadlineTable, exchange
 
     Whoever gets it ends it, by `release` or `close` of its reply.
     """
+    standing = exchange.standing
+    assert standing is not None
     access = upstreams.access_for(exchange.operation, exchange.caller)
-    pool = upstreams.opened(access.base_url) or await upstreams.open(access.base_url)
-    tenant = exchange.caller.tenant.id
+    to = standing.destination
+    if not isinstance(to, Destination) or to.access is not access:
+        pool = await upstreams.open(access.base_url)
+        tenant = exchange.caller.tenant.id
+        to = Destination(access, pool, deadlines.of(exchange.operation), tenant, access.secrets + pool.logins)
+        standing.destination = to
+    pool, tenant = to.pool, to.tenant
     if not pool.places.take(tenant):
         await pool.wait_for_place(exchange)
     exchange.forwarded_at = now = monotonic()
     reply = pool.kept(now) or await pool.made(tenant)
-    reply.begin(tenant, deadlines.of(exchange.operation), now, no_body=exchange.method == "HEAD")
-    return Call(exchange, access, pool, reply, upstreams.accounts, upstreams.deployment())
+    reply.begin(tenant, to.deadlines, now, no_body=exchange.method == "HEAD")
+    return Call(exchange, to, reply, upstreams.accounts, upstreams.deployment())

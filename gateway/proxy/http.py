@@ -39,7 +39,10 @@ def forward(
         upload: asyncio.Task[bool] | None = None
         try:
             if _send(call, exchange):
-                head = await call.read_head()
+                while (come := reply.head) is None:
+                    await reply.coming()
+                head = come
+                call.answered(head)
             else:
                 head, upload = await _ask_while_uploading(request, call)
             if upload is None or _went_up_whole(upload):

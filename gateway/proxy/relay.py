@@ -7,7 +7,7 @@ from time import monotonic
 from prometheus_client import Counter
 
 from gateway.errors import Ending, UpstreamBroken
-from gateway.exchange.observers import AnswerChange, BodyChange, EventFilter
+from gateway.exchange.observers import READABLE, AnswerChange, BodyChange, EventFilter
 from gateway.proxy.answer import Answer, own_lines, status_line
 from gateway.proxy.answer_sink import AnswerSink
 from gateway.proxy.bites import EVENTS, PACKED
@@ -57,7 +57,7 @@ class Relay:
         `without` names in lower case what does not pass of this one; `more` are lines in its place, which say how long
         the body is. Fields that nobody could read are counted.
         """
-        exchange, secrets = call.exchange, call.secrets
+        exchange, secrets = call.exchange, call.to.secrets
         alone = exchange.caller.is_alone_on_account(exchange.operation)
         lines, unreadable = for_client(head, limits=alone, without=without)
         if unreadable:
@@ -75,8 +75,23 @@ class Relay:
         return answer
 
     async def answer(self, request: Request, call: Call, head: Head) -> Answer:
-        """Send the upstream's answer to the client, piece by piece."""
-        exchange, reply = call.exchange, call.reply
+        """Send the upstream's answer to the client, piece by piece, or in one where all of it is there."""
+        exchange, change = call.exchange, call.exchange.change
+        passes = 200 <= head.status < 300 and (change is None or change is READABLE)
+        body = call.reply.whole() if passes else None
+        if body is None:
+            return await self._answer_in_pieces(request, call, head)
+        answer = self.begin(request, call, head)
+        exchange.body_begins(call.ended())
+        answer.finish(body)
+        exchange.answer_piece(body, len(body))
+        if answer.waits():
+            await answer.taken()
+        exchange.end(Ending.COMPLETE)
+        return answer
+
+    async def _answer_in_pieces(self, request: Request, call: Call, head: Head) -> Answer:
+        exchange = call.exchange
         if head.status == 101:
             raise UpstreamBroken("The upstream switched protocols although nobody asked it to.")
         withheld = None if 200 <= head.status < 300 else await read_error(call, head)
@@ -90,13 +105,7 @@ class Relay:
         if change is not None and (filtering := _filter_for(change, head)) is not None:
             without = _LENGTH
         answer = self.begin(request, call, head, without=without)
-        body = None if filtering is not None or answer.is_chunked else reply.whole()
-        if body is None:
-            await self._follow(request, call, head, answer, filtering)
-        else:
-            exchange.body_begins(call.ended())
-            answer.finish(body)
-            exchange.answer_piece(body, len(body))
+        await self._follow(request, call, head, answer, filtering)
         if answer.waits():
             await answer.taken()
         return _complete(call, answer)

@@ -152,13 +152,7 @@ class Reply(UpstreamChannel):
     def whole(self) -> bytes | None:
         """The body, where its head states its length and all of it has come in one piece; it is taken away."""
         pieces, head = self._pieces, self.head
-        if (
-            self._at_now != At.END
-            or self._fault is not None
-            or len(pieces) != 1
-            or head is None
-            or b"content-length" not in head.names.first
-        ):
+        if len(pieces) != 1 or self._at_now != At.END or head is None or head.length is None or self._fault:
             return None
         self._pieces = []
         self._pieces_bytes = 0

@@ -87,7 +87,7 @@ def forward_socket(
             reading=reading,
             room=memory.room_for(exchange.caller.tenant.id),
             most_seconds=most_seconds,
-            hidden=call.secrets,
+            hidden=call.to.secrets,
         )
         lifecycle.sessions[exchange.id] = session
         try:

@@ -76,7 +76,7 @@ async def read_error(call: Call, head: Head) -> Unread | KeySearch | None:
         if call.exchange.caller.upstream_secret is not None:
             raise CredentialRefused("This realtime secret is no longer accepted. Ask for a new one.")
         raise _refused(head.status)
-    reply, secrets = call.reply, call.secrets
+    reply, secrets = call.reply, call.to.secrets
     if reply.finished:
         return None
     applied = codings(value for name, value in head.fields if name.lower() == b"content-encoding")
