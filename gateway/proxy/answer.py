@@ -103,15 +103,24 @@ class Answer:
             piece = b"%x\r\n%b\r\n" % (len(piece), bytes(piece)) if chunks is None else chunks
         self.send(piece)
 
-    def finish(self, piece: bytes = b"") -> None:
-        """Send the last piece and the end of the body."""
+    def finish(self, piece: Piece = b"", chunks: Piece | None = None) -> None:
+        """Send the last piece and the end of the body, at once where it is small; `chunks`: as in `push`."""
         if self.finished:
             return
+        if len(piece) > JOINED_BYTES:
+            self.push(piece, chunks)
+            piece = b""
         self.finished = True
         if self._has_no_body:
             piece = b""
-        elif self.is_chunked:
-            piece = b"%x\r\n%b\r\n%b" % (len(piece), piece, _LAST_CHUNK) if piece else _LAST_CHUNK
+        elif not self.is_chunked:
+            pass
+        elif not piece:
+            piece = _LAST_CHUNK
+        elif chunks is None:
+            piece = b"%x\r\n%b\r\n%b" % (len(piece), bytes(piece), _LAST_CHUNK)
+        else:
+            piece = bytes(chunks) + _LAST_CHUNK
         if piece or self._head:
             self.send(piece)
 

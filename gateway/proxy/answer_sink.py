@@ -92,16 +92,25 @@ class AnswerSink(Awaited):
         self._answer.send(data)
         exchange.sent(body_bytes)
 
-    def end(self) -> None:
+    def end(self, body: Piece = b"", chunks: Piece | None = None) -> None:
         if self._over:
             return
         if self._tail and not self._tail.endswith((b"\n\n", b"\r\r", b"\r\n\r\n", b"\n\r\n")):
             self.fail(UpstreamBroken("The upstream broke off in the middle of an event."))
             return
-        if self._filtering is None:
-            self._answer.finish()
-        else:
-            rest = self._filtering.end()
-            self._answer.finish(rest)
-            self._exchange.sent(len(rest))
+        exchange, filtering, going = self._exchange, self._filtering, body
+        if filtering is not None:
+            body = bytes(body)
+            try:
+                going = filtering.feed(body) if body else body
+            except GatewayError as refused:
+                self.fail(refused)
+                return
+            rest = filtering.end()
+            if rest or going is not body:
+                going, chunks = bytes(going) + rest, None
+        if going and exchange.first_byte_at is None:
+            exchange.body_begins(monotonic())
+        self._answer.finish(going, chunks)
+        exchange.answer_piece(body, len(going)) if body else exchange.sent(len(going))
         self._settle()

@@ -32,6 +32,9 @@ class RawSink(Sink, Protocol):
     takes_raw: bool
     """Whether it does; asked once."""
 
+    def end(self, body: Piece = b"", chunks: Piece | None = None) -> None:
+        """As `Sink.end`; the last bytes of the body may come with it, as to `piece`."""
+
     def usual(self) -> Takes | None:
         """What takes pieces from now on that are one chunk each, as they come over the wire, and leaves others.
 

@@ -176,7 +176,11 @@ class UpstreamChannel(Channel):
                 self._pass(broken.passed, None)
             self._fail(fault_of(broken))
             return
-        if body:
+        if decoder.ended:
+            if decoder.rest:
+                self._keeps = False
+            self._over(body, decoder.chunks)
+        elif body:
             sink = self._sink
             if sink is None:
                 self._pass(body, decoder.chunks)
@@ -184,10 +188,6 @@ class UpstreamChannel(Channel):
                 sink.piece(body, decoder.chunks)
                 if decoder.between_chunks and self._decoder is decoder:
                     self._passes = sink.usual()
-        if decoder.ended and self._decoder is decoder:
-            if decoder.rest:
-                self._keeps = False
-            self._over()
 
     def _take_raw(self, data: Piece, decoder: Decoder) -> Piece:
         """Pass what may pass as it came; returns the rest. Raises FramingBroken."""
@@ -282,17 +282,19 @@ class UpstreamChannel(Channel):
         self._keeps = False
         self._over()
 
-    def _over(self) -> None:
-        """The answer has ended, well unless there is a fault."""
+    def _over(self, body: Piece = b"", chunks: Piece | None = None) -> None:
+        """The answer has ended with these bytes, well unless there is a fault."""
         self._at_now = At.END
         self._decoder = None
         sink, self._sink = self._sink, None
         self._follows = False
         self._passes = None
         if sink is None:
+            if body:
+                self._pass(body, chunks)
             self._wake()
         elif self._fault is None:
-            sink.end()
+            sink.end(body, chunks)
         else:
             sink.fail(self._fault.error())
 

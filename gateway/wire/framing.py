@@ -34,7 +34,7 @@ from gateway.wire.chunk_grammar import (
     TRAILER,
 )
 from gateway.wire.search import Piece
-from gateway.wire.whole_chunks import WHOLE, begin_of_whole
+from gateway.wire.whole_chunks import WHOLE, begin_of_whole, whole_chunk
 
 _MOST_SIZE = 2**64 - 1
 _MOST_EXTENSIONS_BYTES = 128 * 1024
@@ -256,6 +256,15 @@ class _Chunked:
                 self.taken_bytes += size
                 self.body_bytes += body_bytes
                 self.chunks = data
+                return body
+            if data.endswith(_LAST_CHUNK) and (body := whole_chunk(chunk := data[: -len(_LAST_CHUNK)])):
+                # The usual end: one whole chunk, and the last one.
+                self.taken_bytes += size
+                self.body_bytes += len(body)
+                self.chunks = chunk
+                self.ended = True
+                self._at = END
+                self._in_step = False
                 return body
         elif self._left > size and self._at == DATA:
             self._left -= size

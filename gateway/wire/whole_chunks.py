@@ -21,10 +21,10 @@ def begin_of_whole(size: int) -> bytes:
 
 
 def whole_chunk(data: bytes) -> bytes:
-    """The body of a piece that is exactly one chunk; empty for any other, and for one of a size not noted yet."""
+    """The body of a short piece that is exactly one chunk; empty for any other."""
     size = len(data)
-    begin = WHOLE.get(size)
-    if begin is None:
+    if size > _MOST_BYTES:
         return b""
+    begin = WHOLE.get(size) or begin_of_whole(size)
     body = data.removeprefix(begin).removesuffix(b"\r\n")
     return body if len(begin) + len(body) + 2 == size else b""

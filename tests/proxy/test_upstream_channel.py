@@ -60,7 +60,9 @@ class Collected:
         assert not self.over
         self.pieces.append((bytes(body), None if chunks is None else bytes(chunks)))
 
-    def end(self) -> None:
+    def end(self, body: Piece = b"", chunks: Piece | None = None) -> None:
+        if body:
+            self.piece(body, chunks)
         assert not self.over
         self.ended = True
 
