@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
@@ -75,12 +75,15 @@ class MeasuredGateway:
 
 @asynccontextmanager
 async def running(
-    settings: dict[str, Any], *, keys_dir: Path, credential: str, core: int | None
+    settings: dict[str, Any], *, keys_dir: Path, credential: str, core: int | None, under: Sequence[str] = ()
 ) -> AsyncIterator[tuple[MeasuredGateway, float]]:
-    """Start a gateway with these settings; it, and how many seconds passed until it served. Its log goes nowhere."""
+    """Start a gateway with these settings; it, and how many seconds passed until it served. Its log goes nowhere.
+
+    `under`: the command that its own is an argument of.
+    """
     began = monotonic()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway.cli.bench.measured"),
+        *(*under, sys.executable, "-m", "gateway.cli.bench.measured"),
         stdin=PIPE,
         stdout=DEVNULL,
         stderr=PIPE,
