@@ -71,7 +71,7 @@ class Exchange:
         *("usage", "spent"),
         # proxy
         *("waited_seconds", "forwarded_at", "head_at", "upstream_request_id", "status"),
-        *("upstream_ended_at", "detail"),
+        *("upstream_ended_at", "detail", "added"),
         # this class
         *("change", "first_byte_at", "bytes_in", "bytes_out", "ending", "observers", "watches"),
     )
@@ -163,6 +163,9 @@ class Exchange:
 
         self.detail: str | None = None
         """Why a session ended as it did, for the log, where no error says so."""
+
+        self.added = b""
+        """What the gateway adds to the head of the upstream's answer, as lines, where that is known before it comes."""
 
         self.change: AnswerChange | None = None
         self.first_byte_at: float | None = None

@@ -10,7 +10,7 @@ import asyncio
 
 from gateway.errors import BadRequest, UpstreamFault, UpstreamTimeout
 from gateway.exchange.exchange import Exchange
-from gateway.proxy.answer import Answer
+from gateway.proxy.answer import Answer, own_lines
 from gateway.proxy.call import Call, call_upstream
 from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.handler import Handler
@@ -39,14 +39,20 @@ def forward(
         upload: asyncio.Task[bool] | None = None
         try:
             if _send(call, exchange):
+                # What need not wait for the answer is done while the upstream works: the answer goes down the sooner.
+                if reply.all_written:
+                    exchange.body_sent()
+                exchange.added = own_lines(exchange)
                 while (come := reply.head) is None:
                     await reply.coming()
                 head = come
                 call.answered(head)
+                if exchange.body is not None:
+                    exchange.body_sent()
             else:
                 head, upload = await _ask_while_uploading(request, call)
-            if upload is None or _went_up_whole(upload):
-                exchange.body_sent()
+                if _went_up_whole(upload):
+                    exchange.body_sent()
             answer = await relay.answer(request, call, head)
         except BaseException:
             if upload is not None:
@@ -75,11 +81,12 @@ def forward(
             return False
         if raw:
             block += _chunk(raw) + b"0\r\n\r\n" if asked.chunked else raw
-            exchange.request_piece(raw)
         elif asked.chunked:
             block += b"0\r\n\r\n"
         reply.write(block)
         reply.start_clock()
+        if raw:
+            exchange.request_piece(raw)
         return True
 
     async def _ask_while_uploading(request: Request, call: Call) -> tuple[Head, asyncio.Task[bool]]:

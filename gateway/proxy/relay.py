@@ -69,9 +69,9 @@ class Relay:
             kept = [line for line in passing if not quotes(line.partition(b": ")[2], secrets)]
             start = status_line(head.status, "") + b"\r\n".join(kept)
             states_length &= b"\r\ncontent-length: " in (start + more).lower()
-        answer = Answer(head.status, start + more + own_lines(exchange), states_length=states_length)
+        added = exchange.added or own_lines(exchange)
+        answer = Answer(head.status, start + more + added, states_length=states_length)
         answer.begin(request, exchange)
-        exchange.opened(head)
         return answer
 
     async def answer(self, request: Request, call: Call, head: Head) -> Answer:
@@ -84,6 +84,7 @@ class Relay:
         answer = self.begin(request, call, head)
         exchange.body_begins(call.ended())
         answer.finish(body)
+        exchange.opened(head)
         exchange.answer_piece(body, len(body))
         if answer.waits():
             await answer.taken()
@@ -105,6 +106,7 @@ class Relay:
         if change is not None and (filtering := _filter_for(change, head)) is not None:
             without = _LENGTH
         answer = self.begin(request, call, head, without=without)
+        exchange.opened(head)
         await self._follow(request, call, head, answer, filtering)
         if answer.waits():
             await answer.taken()
@@ -140,6 +142,7 @@ class Relay:
         changed = change.write(body, await self._reading.answer(tenant, body, change.read, change.arguments))
         length = b"Content-Length: %d\r\n" % len(changed)
         answer = self.begin(request, call, head, without=_LENGTH, more=length)
+        call.exchange.opened(head)
         if changed:
             call.exchange.body_begins(monotonic())
         await answer.write_eof(changed)
@@ -151,6 +154,7 @@ class Relay:
         body = withheld.body
         own = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
         answer = self.begin(request, call, head, without=_OF_THE_BODY, more=own)
+        call.exchange.opened(head)
         call.exchange.body_begins(monotonic())
         await answer.write_eof(body)
         call.exchange.sent(len(body))

@@ -87,6 +87,11 @@ class Reply(UpstreamChannel):
         else:
             transport.writelines(data)
 
+    @property
+    def all_written(self) -> bool:
+        """Whether nothing of the request waits here for the upstream to read."""
+        return self.transport is None or not self.transport.get_write_buffer_size()
+
     def start_clock(self) -> None:
         """The request is out: from now on the first-byte deadline runs."""
         self._head_due_at = due_at = monotonic() + self.deadlines.first_byte_seconds

@@ -76,7 +76,9 @@ def forward_socket(
 
     async def _converse(request: Request, call: Call, head: Head) -> Answer:
         exchange = call.exchange
-        answer = relay.begin(request, call, Head(101, "Switching Protocols", head.fields))
+        switched = Head(101, "Switching Protocols", head.fields)
+        answer = relay.begin(request, call, switched)
+        exchange.opened(switched)
         answer.flush_head()
         answer.finished = True
         session = Session(

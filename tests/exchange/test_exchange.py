@@ -264,6 +264,7 @@ WRITERS = {
     "form_gate": {"model"},
     "call": {"forwarded_at", "head_at", "upstream_request_id", "upstream_ended_at"},
     "proxy/answer": {"status"},
+    "http": {"added"},
     "session": {"detail"},
     "pool": {"waited_seconds"},
 }

@@ -15,7 +15,7 @@ from tests.conftest import StartGateway
 from tests.kit.asking import error_of, verdict
 from tests.kit.client import CHAT, FORM, JSON, MIB, RawClient
 from tests.kit.gateway import EVERY_SCOPE, Gateway
-from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn
+from tests.kit.upstream import OK, SSE_HEAD, ScriptedUpstream, Turn
 from tests.kit.waiting import until
 from tests.middleware.limited import TRANSCRIBE, chat, post
 
@@ -285,6 +285,27 @@ async def test_room_is_given_back_when_the_body_has_gone_up_however_long_the_ans
     async with streaming(gateway, upstream, chat("x" * size, stream=True)):
         await until(lambda: held(gateway) == 0)
     assert upstream.requests[0].body == chat("x" * size, stream=True)
+
+
+async def test_room_of_a_small_body_is_given_back_while_the_upstream_thinks(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await gateway_with_room(start_gateway)
+    read, body = asyncio.Event(), chat("x" * 1000)
+
+    async def thinks(turn: Turn) -> None:
+        await turn.read_body()
+        read.set()
+        await turn.wait_for("answer")
+        await turn.send(OK)
+
+    upstream.plays(thinks)
+    asking = asyncio.create_task(post(gateway, CHAT, body))
+    await read.wait()
+    await until(lambda: held(gateway) == 0)
+    upstream.gate("answer").set()
+    assert (await asking).status == 200
+    assert upstream.requests[0].body == body
 
 
 @pytest.mark.parametrize(
