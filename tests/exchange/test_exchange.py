@@ -265,6 +265,7 @@ WRITERS = {
     "call": {"forwarded_at", "head_at", "upstream_request_id", "upstream_ended_at"},
     "proxy/answer": {"status"},
     "http": {"added"},
+    "answer_sink": {"bytes_out"},
     "session": {"detail"},
     "pool": {"waited_seconds"},
 }
