@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 from gateway.proxy.large_reads import FULL_READ_BYTES, Buffers
 
@@ -24,7 +24,8 @@ FRESH_BYTES = 32 * 1024
 """The beginning of a request or an answer, which is not yet taken for a flood."""
 
 
-class Bites(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Bites:
     """How a connection's bytes are taken."""
 
     most_bytes: int

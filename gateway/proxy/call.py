@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from time import monotonic
-from typing import NamedTuple
 
 from gateway.exchange.exchange import Exchange
 from gateway.policy.tenants import UpstreamAccess
@@ -19,7 +19,8 @@ from gateway.wire.passing import for_upstream, loop_field
 _ACCOUNT_FIELDS = frozenset(ACCOUNT_FIELDS)
 
 
-class Destination(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Destination:
     """Where the exchanges of one standing go, and as whom."""
 
     access: UpstreamAccess
@@ -30,7 +31,8 @@ class Destination(NamedTuple):
     """What is sent up that no client may see."""
 
 
-class _WayUp(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _WayUp:
     """How heads of one kind go up, as long as it is from here to there."""
 
     to: Destination
@@ -45,15 +47,20 @@ class _WayUp(NamedTuple):
     """Which of them is the length of the body."""
 
 
-class Call(NamedTuple):
+class Call:
     """One exchange's call of the upstream."""
 
-    exchange: Exchange
-    to: Destination
-    reply: Reply
-    accounts: AccountWatch
-    deployment: bytes
-    """Our name in CDN-Loop."""
+    __slots__ = ("accounts", "deployment", "exchange", "reply", "to")
+
+    def __init__(
+        self, exchange: Exchange, to: Destination, reply: Reply, accounts: AccountWatch, deployment: bytes
+    ) -> None:
+        """`deployment`: our name in CDN-Loop."""
+        self.exchange = exchange
+        self.to = to
+        self.reply = reply
+        self.accounts = accounts
+        self.deployment = deployment
 
     def request_head(
         self, *, length: int | None, without: frozenset[bytes] = frozenset(), more: bytes = b""

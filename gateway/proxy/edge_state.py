@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from gateway.errors import GatewayError
 from gateway.proxy.bites import Turns
@@ -18,7 +19,8 @@ Unseen = Callable[[GatewayError], bytes]
 """Records an exchange that never became a request; returns the header fields that its answer shall carry."""
 
 
-class EdgeEvents(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class EdgeEvents:
     """Who is told what becomes of connections."""
 
     unseen: Unseen
@@ -30,7 +32,8 @@ class EdgeEvents(NamedTuple):
     """One had to make way: it was `idle`, or had sent half a `head`."""
 
 
-class EdgeDeadlines(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class EdgeDeadlines:
     """How long clients are waited for, in seconds."""
 
     header_seconds: float
