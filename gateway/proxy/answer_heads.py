@@ -32,6 +32,10 @@ HeadAndRest = tuple[Head, bytes]
 """A final head, and what came behind it."""
 
 
+class InterimAnswersOnly(BadHttpMessage):
+    """Interim answers (1xx) came, one after another, and no final one."""
+
+
 class AnswerHeads:
     """Reads heads that come whole, of any connection: between two of them a parser knows nothing of either."""
 
@@ -129,7 +133,7 @@ class HeadInPieces:
                 return _head_of(head), self._rest
             self._interim += 1
             if self._interim > MOST_INTERIM_ANSWERS:
-                raise BadHttpMessage("interim answers without end")
+                raise InterimAnswersOnly(f"more than {MOST_INTERIM_ANSWERS} interim answers")
             data = self._rest
         return None
 

@@ -16,7 +16,7 @@ from gateway.wire.answer_head import Head
 from gateway.wire.headers import RequestHead
 from gateway.wire.passing import for_upstream, loop_field
 
-_ACCOUNT_FIELDS = frozenset(ACCOUNT_FIELDS)
+_PROJECT, _ORGANIZATION = ACCOUNT_FIELDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,9 @@ class Destination:
     tenant: str
     secrets: tuple[bytes, ...]
     """What is sent up that no client may see."""
+
+    alone: bool
+    """Whether nobody else uses that account, so that its limits may be seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +136,9 @@ class Call:
         request_id = head.get(b"x-request-id")
         if request_id is not None:
             exchange.upstream_request_id = request_id.decode("latin-1")
-        if not _ACCOUNT_FIELDS.isdisjoint(head.names.first) and not exchange.operation.is_administration:
-            self.accounts.saw(exchange.caller.tenant, head.pick(_ACCOUNT_FIELDS), now)
+        first = head.names.first
+        if (_PROJECT in first or _ORGANIZATION in first) and not exchange.operation.is_administration:
+            self.accounts.saw(exchange.caller.tenant, head.pick(ACCOUNT_FIELDS), now)
 
     def ended(self) -> float:
         """The upstream's part is over; returns when it was, said for the first time."""
@@ -155,8 +159,11 @@ async def call_upstream(upstreams: Upstreams, deadlines: DeadlineTable, exchange
     to = standing.destination
     if not isinstance(to, Destination) or to.access is not access:
         pool = await upstreams.open(access.base_url)
-        tenant = exchange.caller.tenant.id
-        to = Destination(access, pool, deadlines.of(exchange.operation), tenant, access.secrets + pool.logins)
+        caller, operation = exchange.caller, exchange.operation
+        to = Destination(
+            *(access, pool, deadlines.of(operation), caller.tenant.id, access.secrets + pool.logins),
+            alone=caller.is_alone_on_account(operation),
+        )
         standing.destination = to
     pool, tenant = to.pool, to.tenant
     if not pool.places.take(tenant):

@@ -58,8 +58,7 @@ class Relay:
         the body is. Fields that nobody could read are counted.
         """
         exchange, secrets = call.exchange, call.to.secrets
-        alone = exchange.caller.is_alone_on_account(exchange.operation)
-        lines, unreadable = for_client(head, limits=alone, without=without)
+        lines, unreadable = for_client(head, limits=call.to.alone, without=without)
         if unreadable:
             self._unreadable_headers.inc(unreadable)
         states_length = bool(more) or (head.length is not None and b"content-length" not in without)

@@ -43,6 +43,8 @@ _PIECE_BYTES = 128
 """What it costs to keep a piece, beside its bytes."""
 
 _NO_BODY = frozenset({204, 304})
+_EMPTY_LINES = (b"\r\n", b"\n")
+"""Some servers send a line too many behind a body, which says nothing."""
 
 
 class Raw(Protocol):
@@ -177,7 +179,7 @@ class UpstreamChannel(Channel):
             self._fail(fault_of(broken))
             return
         if decoder.ended:
-            if decoder.rest:
+            if decoder.rest and decoder.rest not in _EMPTY_LINES:
                 self._keeps = False
             self._over(body, decoder.chunks)
         elif body:
@@ -214,6 +216,8 @@ class UpstreamChannel(Channel):
                 self._pass(data, None)
             else:
                 self._raw.feed_data(data)
+        elif data in _EMPTY_LINES:
+            pass
         elif at == At.IDLE:
             self._at_now = At.END
             self.strayed()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.errors import GatewayError, Internal, Overloaded, UpstreamBroken, UpstreamTimeout
+from gateway.proxy.answer_heads import InterimAnswersOnly
 from gateway.wire.framing import FramingBroken
 
 
@@ -42,6 +43,11 @@ _TOO_LONG = "The upstream took too long to answer."
 # First match wins: a time-out is an error of the system too.
 _BORDER: tuple[tuple[type[BaseException], type[GatewayError], str], ...] = (
     (TimeoutError, UpstreamTimeout, _TOO_LONG),
+    (
+        InterimAnswersOnly,
+        UpstreamBroken,
+        "The upstream sent interim answers (1xx) without end, and no final one.",
+    ),
     (HttpProcessingError, UpstreamBroken, _NOT_HTTP),
     (FramingBroken, UpstreamBroken, _BROKE_OFF),
     (OSError, UpstreamBroken, _BROKE_OFF),

@@ -76,6 +76,9 @@ class Head:
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of a header, `name` in lower case; None when it is absent."""
+        at = self.names.first.get(name)
+        if at is None:
+            return None
         shape = self.shape
         if shape is not None:
             value = shape.fixed.get(name)
@@ -85,8 +88,7 @@ class Head:
             if group is not None:
                 assert self.match is not None
                 return self.match[group]
-        at = self.names.first.get(name)
-        return None if at is None else self.fields[at][1]
+        return self.fields[at][1]
 
     def pick(self, names: Iterable[bytes]) -> dict[bytes, bytes]:
         """The first value of each of these headers that is there, names in lower case."""
@@ -103,7 +105,7 @@ class Way(NamedTuple):
 class AnswerShape:
     """What heads have in common that differ in the values of their fields alone."""
 
-    __slots__ = ("_groups", "_model", "_ways", "asked", "fixed", "match")
+    __slots__ = ("_groups", "_length", "_model", "_ways", "asked", "fixed", "match")
 
     def __init__(
         self, start_line: bytes, model: Head, unseen: Sequence[bytes | None], seen: Sequence[bytes | None]
@@ -147,6 +149,7 @@ class AnswerShape:
         self.match: Callable[[bytes, int, int], re.Match[bytes] | None] = re.compile(b"".join(pattern)).match
         """Whether what begins with a head begins with one of these; up to the end of its empty line."""
 
+        self._length = self.asked.get(b"content-length", 0)
         self._ways = tuple([Way(*_put_together(way)) for way in ways])
 
     def _value(self, lower: bytes, value: bytes) -> bytes:
@@ -172,8 +175,7 @@ class AnswerShape:
         head.reason = model.reason
         head.names = model.names
         head.keeps = model.keeps
-        group = self.asked.get(b"content-length")
-        head.length = None if group is None else int(match[group])
+        head.length = int(match[self._length]) if self._length else None
         return head
 
     def lines(self, match: re.Match[bytes], *, limits: bool) -> bytes:

@@ -330,7 +330,9 @@ async def test_a_head_that_does_not_end_is_given_up(
     client = await gateway.connect()
     client.timeout_seconds = 5
 
-    assert_upstream_error(await client.request("GET", "/v1/models"), 502, "upstream_broken")
+    answer = await client.request("GET", "/v1/models")
+    assert_upstream_error(answer, 502, "upstream_broken")
+    assert (b"(1xx)" in answer.body) is flood.startswith(b"HTTP/")
 
 
 # What comes behind a head.
@@ -363,7 +365,50 @@ async def test_an_answer_without_a_body_has_none_whatever_its_head_says(status: 
             assert pool.counts() == {"busy": 0, "idle": 1, "waiting": 0}
 
 
-@pytest.mark.parametrize("behind", [b"x", b"\r\n", OK])
+@pytest.mark.parametrize("line", [b"\r\n", b"\n"])
+@pytest.mark.parametrize("when", ["with it", "before the next is asked", "once it is kept", "with the next"])
+@pytest.mark.parametrize(
+    "answer", [OK, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"]
+)
+async def test_an_empty_line_behind_an_answer_does_not_cost_the_connection(
+    answer: bytes, when: str, line: bytes
+) -> None:
+    connections, kept = 0, asyncio.Event()
+
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        for first in (True, False):
+            await reader.readuntil(b"\r\n\r\n")
+            if when == "with it":
+                writer.write(answer + line)
+            elif when == "with the next":
+                writer.write(answer if first else line + answer)
+            else:
+                writer.write(answer)
+                if when == "once it is kept":
+                    await kept.wait()
+                await asyncio.sleep(0.01)
+                writer.write(line)
+        await reader.read()
+
+    async with pool_of(answers) as pool:
+        for _ in range(2):
+            reply = await asked(pool)
+            await reply.read_head()
+            assert await reply.read() == b"{}"
+            assert await reply.read() == b""
+            if when == "before the next is asked":
+                await asyncio.sleep(0.05)
+            reply.release()
+            kept.set()
+            await asyncio.sleep(0.05)
+
+        assert pool.counts() == {"busy": 0, "idle": 1, "waiting": 0}
+    assert connections == 1
+
+
+@pytest.mark.parametrize("behind", [b"x", b"\r\n" * 9, OK])
 @pytest.mark.parametrize(
     "answer", [OK, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"]
 )
