@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from time import monotonic
 
 from gateway.errors import GatewayError, UpstreamBroken
@@ -9,9 +10,9 @@ from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import EventFilter, Takes
 from gateway.proxy.answer import Answer
 from gateway.proxy.channel import Channel
-from gateway.proxy.sink import Awaited
+from gateway.proxy.sink import Awaited, Passes
 from gateway.wire.search import Piece
-from gateway.wire.whole_chunks import whole_chunk
+from gateway.wire.whole_chunks import chunk_at, whole_chunk
 
 
 class AnswerSink(Awaited):
@@ -64,7 +65,7 @@ class AnswerSink(Awaited):
             self._answer.push(going, chunks)
         exchange.answer_piece(body, len(going))
 
-    def usual(self) -> Takes | None:
+    def usual(self) -> Passes | None:
         if self._over or not self._answer.is_chunked:
             return None
         watches = self._exchange.watches
@@ -74,14 +75,30 @@ class AnswerSink(Awaited):
             self._takes = watches[0][0].usual() if len(watches) == 1 else None
         return None if self._takes is None else self._pass_usual
 
-    def _pass_usual(self, data: bytes) -> bool:
-        """Send a piece as it came, if it is one chunk of the usual kind."""
-        body, client, takes = whole_chunk(data), self._client.transport, self._takes
-        if not body or client is None or takes is None or not takes(body):
-            return False
+    def _pass_usual(self, data: bytes) -> int:
+        client, takes = self._client.transport, self._takes
+        if client is None or takes is None:
+            return 0
+        passed, body = len(data), whole_chunk(data)
+        if not body:
+            return self._pass_several(data, client, takes)
+        if not takes(body):
+            return 0
         client.write(data)
         self._exchange.bytes_out += len(body)
-        return True
+        return passed
+
+    def _pass_several(self, data: bytes, client: asyncio.Transport, takes: Takes) -> int:
+        """As `_pass_usual`, for a piece that is not just one chunk."""
+        passed = body_bytes = 0
+        while (body := chunk_at(data, passed)) and takes(body):
+            size = len(body)
+            passed += len(b"%x\r\n\r\n" % size) + size
+            body_bytes += size
+        if passed:
+            client.write(data[:passed])
+            self._exchange.bytes_out += body_bytes
+        return passed
 
     def raw(self, data: Piece, body_bytes: int) -> None:
         if self._over:

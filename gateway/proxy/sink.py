@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from gateway.errors import GatewayError
-from gateway.exchange.observers import Takes
 from gateway.wire.search import Piece
 
 
@@ -26,6 +26,12 @@ class Sink(Protocol):
         """There is no more of it: the peer broke off, broke the framing, or took too long."""
 
 
+Passes = Callable[[bytes], int]
+"""Sends on of a piece, as it came over the wire, the chunks in front that are of the usual kind.
+
+Returns how many bytes that were; the rest begins a chunk, and is to be handed over as any piece is."""
+
+
 class RawSink(Sink, Protocol):
     """A sink that may have what comes over the wire instead, where nobody looks at the body and it comes in chunks."""
 
@@ -35,11 +41,8 @@ class RawSink(Sink, Protocol):
     def end(self, body: Piece = b"", chunks: Piece | None = None) -> None:
         """As `Sink.end`; the last bytes of the body may come with it, as to `piece`."""
 
-    def usual(self) -> Takes | None:
-        """What takes pieces from now on that are one chunk each, as they come over the wire, and leaves others.
-
-        Asked behind a piece, between two chunks; None: each has to be handed over in the usual way.
-        """
+    def usual(self) -> Passes | None:
+        """What passes the usual piece from now on; asked behind a piece, between two chunks. None: nothing does."""
 
     def raw(self, data: Piece, body_bytes: int) -> None:
         """The next bytes, framing and all, of which so many are of the body. They may begin and end amid a chunk.

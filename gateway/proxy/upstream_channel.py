@@ -16,12 +16,11 @@ from typing import Final, Protocol
 
 from aiohttp.http_exceptions import HttpProcessingError
 
-from gateway.exchange.observers import Takes
 from gateway.proxy.answer_heads import AnswerHeads, HeadAndRest, HeadInPieces
-from gateway.proxy.bites import ANSWERS, PASSED_BYTES, Turns
+from gateway.proxy.bites import ANSWERS, AT_ONCE_BYTES, PASSED_BYTES, Turns
 from gateway.proxy.channel import Channel, Held
 from gateway.proxy.deadlines import ReplyDeadlines
-from gateway.proxy.sink import RawSink
+from gateway.proxy.sink import Passes, RawSink
 from gateway.proxy.upstream_faults import (
     HUNG_UP,
     NO_FIRST_BYTE,
@@ -124,8 +123,8 @@ class UpstreamChannel(Channel):
         self._follows = False
         """Whether that takes bytes as they come."""
 
-        self._passes: Takes | None = None
-        """What takes the usual piece as it comes; None where something has to be read first."""
+        self._passes: Passes | None = None
+        """What passes the usual piece as it came; None where something has to be read first."""
 
         self._raw: Raw | None = None
         self._pieces: list[tuple[bytes, bytes | None]] = []
@@ -151,11 +150,14 @@ class UpstreamChannel(Channel):
 
     def data_received(self, data: bytes) -> None:
         passes = self._passes
-        if passes is None or self._held or self._surplus or not passes(data):
-            super().data_received(data)
-            return
-        self.taken_at = monotonic()
-        self.turns.room_bytes -= PASSED_BYTES
+        if passes is not None and not self._held and not self._surplus and len(data) <= AT_ONCE_BYTES:
+            passed = passes(data)
+            self.turns.room_bytes -= PASSED_BYTES
+            if passed == len(data):
+                self.taken_at = monotonic()
+                return
+            data = data[passed:]
+        super().data_received(data)
 
     def take(self, data: Piece) -> None:
         """A bite of what the upstream sends."""

@@ -1,11 +1,14 @@
-"""The usual piece of a body in chunks: exactly one, short, and spelt as most do."""
+"""The usual piece of a body in chunks: exactly one, or several that are whole, short, and spelt as most do."""
 
 from __future__ import annotations
+
+import re
 
 WHOLE: dict[int, bytes] = {}
 """What a piece of so many bytes begins with that is one whole chunk."""
 
 _MOST_BYTES = 2048
+_size = re.compile(b"([1-9a-f][0-9a-f]{0,2})\r\n").match
 
 
 def begin_of_whole(size: int) -> bytes:
@@ -28,3 +31,13 @@ def whole_chunk(data: bytes) -> bytes:
     begin = WHOLE.get(size) or begin_of_whole(size)
     body = data.removeprefix(begin).removesuffix(b"\r\n")
     return body if len(begin) + len(body) + 2 == size else b""
+
+
+def chunk_at(data: bytes, at: int) -> bytes:
+    """The body of the short chunk that begins there; empty where there is none, or not the whole of it."""
+    size = _size(data, at)
+    if size is None:
+        return b""
+    begin = size.end()
+    end = begin + int(size[1], 16)
+    return data[begin:end] if data[end : end + 2] == b"\r\n" else b""

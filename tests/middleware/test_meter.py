@@ -294,6 +294,11 @@ WORDS = [*(b"a", b" b", b"", b"c.", b"d.done", b"\\n", b'\\"', b"e\\\\", b"\xc3\
 AMID = word(b"g")
 ODD = {
     "two chunks at once": ([chunk(AMID) * 2], AMID * 2),
+    "chunks of which one is another": (
+        [chunk(AMID) * 2 + chunk(b": g\n\n") + chunk(AMID)],
+        AMID * 2 + b": g\n\n" + AMID,
+    ),
+    "chunks and a part of one": ([chunk(AMID) * 2 + chunk(AMID)[:9], chunk(AMID)[9:]], AMID * 3),
     "two events in a chunk": ([chunk(AMID * 2)], AMID * 2),
     "a chunk in four pieces": ([chunk(AMID)[:1], chunk(AMID)[1:9], chunk(AMID)[9:-1], b"\n"], AMID),
     "an event in two chunks": ([chunk(AMID[:8]), chunk(AMID[8:])], AMID),
