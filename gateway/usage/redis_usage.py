@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 import orjson
 
@@ -23,6 +24,7 @@ from gateway.usage.counters import (
     HOUR_SECONDS,
     MOST_ENTRIES,
     OTHER,
+    REQUESTS,
     ROWS_AT_ONCE,
     Batch,
     Counts,
@@ -62,10 +64,8 @@ class RedisUsage:
         self._prefix = prefix
 
     async def add(self, batch: Batch) -> None:
-        keys = [
-            f"{self._place(batch.tenant)}:batch:{batch.id}",
-            *(self._key(batch.tenant, period) for period in (batch.hour, batch.day)),
-        ]
+        place = self._place(batch.tenant)
+        keys = [f"{place}:batch:{batch.id}", _key(place, batch.hour), _key(place, batch.day)]
         arguments: list[Argument] = [
             _BATCH_KEPT_SECONDS,
             kept_seconds(batch.hour),
@@ -74,21 +74,21 @@ class RedisUsage:
         ]
         for entry, counts in batch.entries:
             # `requests` always: it marks the entry as known.
-            pairs = [(name, n) for name, n in zip(COUNTERS, counts, strict=True) if n or name == "requests"]
-            arguments += (_written(entry), _written(Entry(OTHER, OTHER, entry.operation)), len(pairs))
-            for pair in pairs:
-                arguments += pair
+            named = [at for at, amount in enumerate(counts) if amount or at == REQUESTS]
+            arguments += (_written(entry), _written(Entry(OTHER, OTHER, entry.operation)), len(named))
+            for at in named:
+                arguments += (COUNTERS[at], counts[at])
         await self._run("add", keys, arguments)
 
     async def read(
         self, tenant: str, periods: Sequence[Period], *, subject: str | None = None
     ) -> AsyncGenerator[Sequence[Row], None]:
         begins = b"" if subject is None else orjson.dumps([subject])[:-1] + b","
-        at, cursor = 0, b"0"
+        place, at, cursor = self._place(tenant), 0, b"0"
         entries: dict[Entry, Counts] = {}
         while at < len(periods):
             some = periods[at : at + _KEYS_PER_CALL]
-            keys = [self._key(tenant, period) for period in some]
+            keys = [_key(place, period) for period in some]
             cursor, found = await self._run("read", keys, [cursor, _FIELDS_PER_CALL, begins])
             goes_on = cursor != b"0"
             for period, fields in zip(some[: len(found) - goes_on], found, strict=False):
@@ -108,10 +108,6 @@ class RedisUsage:
         # All keys of a tenant share a slot of a cluster.
         return f"{self._prefix}{account_key(tenant)}:usage"
 
-    def _key(self, tenant: str, period: Period) -> str:
-        unit = "hour" if period.seconds == HOUR_SECONDS else "day"
-        return f"{self._place(tenant)}:{unit}:{period.start}"
-
     async def _run(self, script: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
         try:
             return await self._wire.run(self._scripts[script], keys, arguments)
@@ -119,6 +115,12 @@ class RedisUsage:
             raise StoreUnavailable(str(error), sent=error.sent) from error
 
 
+def _key(place: str, period: Period) -> str:
+    unit = "hour" if period.seconds == HOUR_SECONDS else "day"
+    return f"{place}:{unit}:{period.start}"
+
+
+@lru_cache(maxsize=4096)
 def _written(entry: Entry) -> bytes:
     return orjson.dumps(list(entry))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -277,6 +278,26 @@ async def test_what_is_given_up_while_no_store_listens_is_said_to_be_lost_and_no
     assert sum(lost) > 0
     assert sum(lost) + ledger.waiting == 3000
     await ledger.close()
+
+
+async def test_telling_of_many_tenants_lets_others_have_their_turn() -> None:
+    turn, told = 0, Counter[int]()
+
+    class Noting(MemoryUsage):
+        async def add(self, batch: Batch) -> None:
+            told[turn] += 1
+            await super().add(batch)
+
+    ledger = UsageLedger(Noting(), clock=lambda: NOON)
+    for number in range(500):
+        ledger.count(Counted(f"tenant-{number}", ALICE), None)
+    telling = asyncio.create_task(ledger.flush())
+    while not telling.done():
+        await asyncio.sleep(0)
+        turn += 1
+
+    assert (ledger.waiting, told.total()) == (0, 500)
+    assert max(told.values()) <= 32
 
 
 async def test_counting_costs_no_round_trip_and_flushing_one_write(redis: RedisServer) -> None:
