@@ -152,6 +152,7 @@ class Families(Protocol):
     """The instruments to which exchanges add."""
 
     exchanges: Tallies
+    decisions: Tallies
     exchange_seconds: Tallies
     bytes: Sums
     duration: Spreads
@@ -171,6 +172,7 @@ class ExchangeTallies:
         "duration",
         "ended",
         "first_byte",
+        "granted",
         "overhead",
         "seconds",
         "usage",
@@ -193,6 +195,14 @@ class ExchangeTallies:
 
         self.first_byte: Spread | None = None
         """None until `first_byte_began` has been asked for it."""
+
+        self.granted: Tally | None = None
+        """What the limiter granted; None until `was_granted` has been asked for it."""
+
+    def was_granted(self) -> Tally:
+        """What the limiter granted the tenant, whatever the operation."""
+        tally = self.granted = self._families.decisions.labels(self._labels[0], "granted", "none")
+        return tally
 
     def so_ended(self, status: int | None, ending: Ending | None) -> Tally:
         """Those with this status that ended so."""

@@ -39,10 +39,20 @@ def bounded(quota: Quota, taken: int) -> int:
     return max(0, min(taken, 2 * quota.grains) if quota.tick_microseconds else taken)
 
 
+def level(quota: Quota, taken: int) -> Level:
+    """What the account's owner is told about a bucket of which `taken` grains are missing."""
+    remaining = (quota.grains - taken) // quota.unit_grains
+    milliseconds = -(-(-(-taken // quota.permits) * quota.tick_microseconds) // 1000)
+    # As Level(…), without its frame.
+    return tuple.__new__(
+        Level, (quota.dimension, quota.capacity, remaining if remaining > 0 else 0, milliseconds)
+    )
+
+
 def decide(charges: Charges, taken: Sequence[int], *, granted: bool) -> Decision:
     """Word the decision that a store took, from the grains that are missing per charge after it."""
     quotas = charges.quotas
-    levels = [Level(quota, missing) for quota, missing in zip(quotas.quotas, taken, strict=True)]
+    levels = list(map(level, quotas.quotas, taken))
     if granted:
         return Decision(True, levels, units_differ=quotas.units_differ)
     worst, longest = None, -1.0

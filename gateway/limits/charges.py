@@ -16,13 +16,13 @@ class QuotaSet:
     """Quotas that are charged together, in their order, and what is the same whenever they are."""
 
     __slots__ = (
-        *("by_request", "has_optional", "has_slots", "is_reported", "measured", "plans"),
+        *("by_request", "dimensions", "has_optional", "has_slots", "is_reported", "measured", "plans"),
         *("quotas", "settling", "units_differ", "_without"),
     )
 
     def __init__(self, quotas: tuple[Quota, ...]) -> None:
         self.quotas = quotas
-        dimensions = [quota.dimension for quota in quotas]
+        self.dimensions = dimensions = tuple(quota.dimension for quota in quotas)
         self.by_request = [int(dimension.by_request) for dimension in dimensions]
         """What a request takes of each, whatever it asks."""
 
@@ -31,7 +31,7 @@ class QuotaSet:
         )
         """Those of which it takes what it asks for, and their positions."""
 
-        self.settling = tuple((at, dimension) for at, dimension in enumerate(dimensions) if dimension.settles)
+        self.settling = tuple(at for at, dimension in enumerate(dimensions) if dimension.settles)
         """The positions of what is settled."""
 
         self.is_reported = any(dimension.is_reported for dimension in dimensions)
@@ -105,7 +105,7 @@ class Charges:
     def holds(self) -> bool:
         """Whether admitting these leaves something to be settled."""
         permits = self.permits
-        for at, _ in self.quotas.settling:  # noqa: SIM110 - a generator costs more than the answer
+        for at in self.quotas.settling:  # noqa: SIM110 - a generator costs more than the answer
             if permits[at]:
                 return True
         return False

@@ -18,6 +18,7 @@ _AT_ONCE = 256
 """Steps that are under way together when the store has come back."""
 
 _NOTHING: Mapping[Dimension, int] = {}
+_NO_PERMITS = dict.fromkeys(Dimension, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,8 @@ class Limiter:
         What is held stays alive until `settle_soon`. `hold=True` also holds an exchange whose charges are all
         final, so that `cancel_soon` can give them back.
         """
-        charges = Charges.of(charges)
+        if type(charges) is not Charges:
+            charges = Charges.of(charges)
         held = _Held(self, "take", exchange_id if hold or charges.holds() else "", charges, charges.permits)
         held.outcome = decision = self._loop.create_future()
         self._store.put(held)
@@ -138,23 +140,19 @@ class Limiter:
         goes up with the admissions of the same turn of the loop.
         """
         for held in self._open.pop(exchange_id, ()):
-            amounts = [*held.charges.permits]
-            for at, dimension in held.charges.quotas.settling:
-                amounts[at] = used.get(dimension, amounts[at])
-            self._settle(held, amounts)
+            charges = held.charges
+            # Of slots nothing is ever used up, whatever is said of them.
+            amounts = list(map(used.get, charges.quotas.dimensions, charges.permits))
+            if held.local:
+                self._shares.settle(exchange_id, Charges(charges.quotas, amounts))
+                self._take_back(exchange_id, held.doubted)
+            else:
+                held.mode, held.permits, held.outcome = "settle", amounts, None
+                self._store.put(held)
 
     def cancel_soon(self, exchange_id: str) -> None:
         """Give everything back that the exchange holds: it never went upstream."""
-        for held in self._open.pop(exchange_id, ()):
-            self._settle(held, [0] * len(held.charges))
-
-    def _settle(self, held: _Held, amounts: Sequence[int]) -> None:
-        if held.local:
-            self._shares.settle(held.exchange_id, Charges(held.charges.quotas, amounts))
-            self._take_back(held.exchange_id, held.doubted)
-            return
-        held.mode, held.permits, held.outcome = "settle", amounts, None
-        self._store.put(held)
+        self.settle_soon(exchange_id, _NO_PERMITS)
 
     def charge_soon(self, charges: Iterable[Charge]) -> None:
         """Take these whatever the levels, into debt no deeper than one capacity; never raises, never waits.
@@ -292,6 +290,7 @@ class _Held(Step):
         # As Step does, without a second frame.
         self.mode = mode
         self.exchange_id = exchange_id
+        self.holder = b""
         self.charges = charges
         self.permits = permits
         self.outcome = None

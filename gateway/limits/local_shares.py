@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import assert_never
 
-from gateway.limits.arithmetic import RETRY_SECONDS, decide
+from gateway.limits.arithmetic import RETRY_SECONDS, decide, level
 from gateway.limits.charges import Charges
 from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.limits.store import Census, Step, StoreUnavailable, share
@@ -141,11 +141,14 @@ def _counted(parts: Sequence[_Part]) -> Charges:
 def _worded(charges: Iterable[Charge], parts: Sequence[_Part], local: Decision) -> Decision:
     """Put a decision over shares in the terms of the limits they are shares of."""
     remaining = iter(local.levels)
-    known = {charge.quota: next(remaining) if part else _nothing(charge.quota) for charge, part in parts}
-    for quota, level in known.items():
-        level.limit = quota.capacity
+    known = {
+        charge.quota: (next(remaining) if part else _nothing(charge.quota))._replace(
+            limit=charge.quota.capacity
+        )
+        for charge, part in parts
+    }
     # Of a limit that nobody counts all is there.
-    levels = tuple(known.get(charge.quota) or Level(charge.quota, 0) for charge in charges)
+    levels = tuple(known.get(charge.quota) or level(charge.quota, 0) for charge in charges)
     refused_by = next((charge.quota for charge, part in parts if part is None and charge.permits), None)
     retry_after = RETRY_SECONDS
     if local.refused_by is not None:
@@ -160,6 +163,4 @@ def _worded(charges: Iterable[Charge], parts: Sequence[_Part], local: Decision) 
 
 def _nothing(quota: Quota) -> Level:
     """What is left of a limit of which this worker has no share."""
-    level = Level(quota, quota.grains)
-    level.reset_milliseconds = int(RETRY_SECONDS * 1000)
-    return level
+    return Level(quota.dimension, quota.capacity, 0, int(RETRY_SECONDS * 1000))

@@ -42,7 +42,7 @@ class Step:
     The outcome wakes who awaits it; a subclass may do otherwise.
     """
 
-    __slots__ = ("charges", "exchange_id", "mode", "outcome", "permits")
+    __slots__ = ("charges", "exchange_id", "holder", "mode", "outcome", "permits")
 
     def __init__(
         self, mode: Mode, exchange_id: str, charges: Charges, permits: Sequence[int] | None = None
@@ -50,11 +50,19 @@ class Step:
         self.mode = mode
         self.exchange_id = exchange_id
         """Who holds what is taken; empty: nobody, it is taken for good."""
+        self.holder = b""
+        """The same, as a script is told; empty until somebody has asked `named`."""
         self.charges = charges
         self.permits = charges.permits if permits is None else permits
         """What is taken, or was used, per charge."""
         self.outcome: asyncio.Future[Any] | None = None
         """What somebody awaits, if anybody does: a step whose asker has been cancelled is not carried out."""
+
+    def named(self) -> bytes:
+        """Say who holds what is taken as a script is told: its length, '@' and the id, or that it has none."""
+        exchange_id = self.exchange_id
+        self.holder = f"{chr(len(exchange_id) + 1)}@{exchange_id}".encode() if exchange_id else b"\0"
+        return self.holder
 
     def done(self, granted: bool, missing: Sequence[int]) -> bool:
         """Hear the decision, and the grains that are missing per charge after it; of `settle` whether the exchange

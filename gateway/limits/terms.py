@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from struct import Struct
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 TICKS_PER_PERIOD = 60_000
@@ -143,25 +144,16 @@ class Charge:
         self.known = known
 
 
-@dataclass(slots=True, init=False)
-class Level:
-    """How full one bucket is, in the units of its dimension. Who is told may change what it says."""
+class Level(NamedTuple):
+    """How full one bucket is, in the units of its dimension."""
 
     dimension: Dimension
     limit: int
     remaining: int
     """Whole units that could be taken now; never negative."""
+
     reset_milliseconds: int
     """Time until the bucket is full again, rounded up; 0 for slots."""
-
-    def __init__(self, quota: Quota, taken: int) -> None:
-        """The level of a bucket of which `taken` grains are missing."""
-        remaining = (quota.grains - taken) // quota.unit_grains
-        ticks_to_refill = -(-taken // quota.permits)
-        self.dimension = quota.dimension
-        self.limit = quota.capacity
-        self.remaining = remaining if remaining > 0 else 0
-        self.reset_milliseconds = -(-ticks_to_refill * quota.tick_microseconds // 1000)
 
     @property
     def reset_seconds(self) -> float:

@@ -24,7 +24,6 @@ _HEAD = Struct("<dd")
 _COUNT, _COUNTS = Struct("<B").pack, Struct("<HH")
 _ACCOUNT = Struct("<H")
 _NUMBERS = [bytes((number,)) for number in range(MOST_STEPS)]
-_NOBODY = b"\0"
 
 
 class _Plan(NamedTuple):
@@ -67,40 +66,36 @@ class Turn(Call):
     def words(self) -> Sequence[Argument] | None:
         """What turn.lua takes: the accounts' keys, and the steps that somebody still wants."""
         prefix = self._prefix
-        numbers: dict[QuotaSet, bytes] = {}
+        known: dict[QuotaSet, tuple[bytes, _Plan]] = {}
         keys: list[Argument] = [0]
         sets, steps = [self._head, b""], list[bytes]()
         self._sent = sent = []
         for step in self._steps:
-            if step.outcome is not None and step.outcome.done():
+            outcome = step.outcome
+            if outcome is not None and outcome.done():
                 continue
             quotas = step.charges.quotas
-            plan: _Plan = quotas.plans.get(prefix) or _planned(quotas, prefix)
-            number = numbers.get(quotas)
-            if number is None:
-                number = numbers[quotas] = _NUMBERS[len(numbers)]
+            told = known.get(quotas)
+            if told is None:
+                plan: _Plan = quotas.plans.get(prefix) or _planned(quotas, prefix)
+                told = known[quotas] = _NUMBERS[len(known)], plan
                 keys += plan.keys
                 sets.append(plan.terms)
-            exchange_id = step.exchange_id
-            steps += (
-                number,
-                _MODES[step.mode],
-                f"{chr(len(exchange_id) + 1)}@{exchange_id}".encode() if exchange_id else _NOBODY,
-                plan.pack(*step.permits),
-            )
+            number, plan = told
+            steps += number, _MODES[step.mode], step.holder or step.named(), plan.pack(*step.permits)
             sent.append((step, plan))
         if not sent:
             self._ended(self, ())
             return None
         keys[0] = len(keys) - 1
-        sets[1] = _COUNT(len(numbers))
+        sets[1] = _COUNT(len(known))
         keys.append(b"".join(sets + steps))
         return keys
 
     def answered(self, reply: Reply) -> None:
         """Tell each step its outcome."""
         unheard = []
-        for (step, plan), outcome in zip(self._sent, reply, strict=True):
+        for (step, plan), outcome in zip(self._sent, reply):  # noqa: B905 - strict costs more than all of it
             said = outcome[0]
             if said == _FAILED:
                 # The script reads before it writes, so nothing was done.

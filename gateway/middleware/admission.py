@@ -15,7 +15,7 @@ from gateway.limits.terms import Decision, Quota, binds
 from gateway.usage.cost import Cost, charges_for, settlement
 
 Decided = Callable[[str, str, str], None]
-"""Counts a decision: tenant, `granted`, `refused` or `unavailable`, and the limit that refused, or `none`."""
+"""Counts a decision that grants nothing: tenant, `refused` or `unavailable`, and the limit that refused, or `none`."""
 
 _NO_COST = Cost()
 
@@ -108,7 +108,10 @@ class Admission:
                 raise _refusal(decision, decision.refused_by)
         if is_all:
             self._gives_back = False
-            self._count("granted")
+            standing = exchange.standing
+            assert standing is not None, "who has limits is known"
+            tallies = standing.tallies
+            (tallies.granted or tallies.was_granted()).value += 1
 
     def _count(self, decision: str, dimension: str = "none") -> None:
         self._decided(self._exchange.caller.tenant.id, decision, dimension)

@@ -244,12 +244,9 @@ def own_lines(exchange: Exchange) -> bytes:
     """What the gateway adds to every answer, as lines: its request id, and the tenant's own limits."""
     lines, decision = f"x-gateway-request-id: {exchange.id}\r\n", exchange.decision
     if decision is not None:
-        for level in decision.levels if decision.units_differ else tightest(decision.levels):
-            lines += _LIMIT_LINES[level.dimension] % (
-                level.limit,
-                level.remaining,
-                format_milliseconds(level.reset_milliseconds),
-            )
+        levels = decision.levels if decision.units_differ else tightest(decision.levels)
+        for dimension, limit, remaining, reset in levels:
+            lines += _LIMIT_LINES[dimension] % (limit, remaining, format_milliseconds(reset))
     return lines.encode("ascii")
 
 

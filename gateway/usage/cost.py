@@ -105,7 +105,10 @@ def charges_for(quotas: QuotaSet, cost: Cost) -> Charges:
     permits = quotas.by_request.copy()
     known = permits.copy()
     for at, quota in quotas.measured:
-        sure, guessed = _measured(quota.dimension, cost)
+        dimension = quota.dimension
+        sure, guessed = (
+            (cost.input or 0, cost.output) if dimension.is_reported else _measured(dimension, cost)
+        )
         amount = sure + guessed
         if amount > quota.permits:
             amount = max(sure, quota.permits)
@@ -125,14 +128,14 @@ def _not_used(cost: Cost) -> frozenset[Dimension]:
 def _measured(dimension: Dimension, cost: Cost) -> tuple[int, int]:
     """What is known of what counts here, and what is guessed beside it."""
     match dimension:
-        case Dimension.TOKENS_PER_MINUTE | Dimension.TOKENS_PER_DAY:
-            return cost.input or 0, cost.output
         case Dimension.IMAGES_PER_MINUTE:
             return cost.images or 0, 0
         case Dimension.AUDIO_MEGABYTES_PER_MINUTE:
             return cost.audio_bytes or 0, cost.audio_guess_bytes
         case Dimension.BATCH_INPUT_TOKENS_PER_DAY:
             return cost.batch_input or 0, 0
+        case Dimension.TOKENS_PER_MINUTE | Dimension.TOKENS_PER_DAY:
+            raise AssertionError("these are reported")
         case Dimension.REQUESTS_PER_MINUTE | Dimension.REQUESTS_PER_DAY | Dimension.CONCURRENT_REQUESTS:
             raise AssertionError("these are taken whatever is asked")
         case never:

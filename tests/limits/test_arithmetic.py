@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.limits.arithmetic import decide, fits, format_reset, still_taken, tightest
+from gateway.limits.arithmetic import decide, fits, format_reset, level, still_taken, tightest
 from gateway.limits.charges import Charges
 from gateway.limits.store import Census, share
 from gateway.limits.terms import (
@@ -16,7 +16,6 @@ from gateway.limits.terms import (
     TICKS_PER_PERIOD,
     Charge,
     Dimension,
-    Level,
     Quota,
     account_key,
 )
@@ -108,9 +107,9 @@ def test_slot_that_is_taken_is_worth_another_try_soon() -> None:
 
 
 def test_tightest_level_of_each_unit_is_reported() -> None:
-    day = Level(Quota(Dimension.REQUESTS_PER_DAY, 1000, KEY), 999 * TICKS_PER_PERIOD)
-    minute = Level(Quota(REQUESTS, 60, KEY), 0)
-    tokens = Level(Quota(Dimension.TOKENS_PER_MINUTE, 5, KEY), 0)
+    day = level(Quota(Dimension.REQUESTS_PER_DAY, 1000, KEY), 999 * TICKS_PER_PERIOD)
+    minute = level(Quota(REQUESTS, 60, KEY), 0)
+    tokens = level(Quota(Dimension.TOKENS_PER_MINUTE, 5, KEY), 0)
     assert list(tightest([minute, day, tokens])) == [day, tokens]
 
 
