@@ -167,18 +167,13 @@ def from_usage_object(reported: dict[str, Any]) -> Usage:
     ):
         sent, said, total = _count(sent), _count(said), _count(total)
     cached = heard = reasoning = spoken = 0
-    seconds = 0.0
-    if len(reported) > 3:  # else there are these alone
-        before = get("prompt_tokens_details") or get("input_tokens_details") or get("input_token_details")
-        after = (
-            get("completion_tokens_details") or get("output_tokens_details") or get("output_token_details")
-        )
-        if type(before) is dict and any(before.values()):
-            cached, heard = _count(before.get("cached_tokens")), _count(before.get("audio_tokens"))
-        if type(after) is dict and any(after.values()):
-            reasoning, spoken = _count(after.get("reasoning_tokens")), _count(after.get("audio_tokens"))
-    if get("type") == "duration":
-        seconds = seconds_of(get("seconds"))
+    before = get("prompt_tokens_details") or get("input_tokens_details") or get("input_token_details")
+    if type(before) is dict and any(before.values()):
+        cached, heard = _count(before.get("cached_tokens")), _count(before.get("audio_tokens"))
+    after = get("completion_tokens_details") or get("output_tokens_details") or get("output_token_details")
+    if type(after) is dict and any(after.values()):
+        reasoning, spoken = _count(after.get("reasoning_tokens")), _count(after.get("audio_tokens"))
+    seconds = seconds_of(get("seconds")) if get("type") == "duration" else 0.0
     return tuple.__new__(  # as Usage(…), without its frame
         Usage, (sent, cached, said, reasoning, total or sent + said, heard, spoken, 0, seconds, 0, False)
     )

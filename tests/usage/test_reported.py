@@ -59,6 +59,10 @@ ANSWERS = {
         Usage(audio_seconds=9.5),
     ),
     "verbose transcription": ({"text": "hi", "duration": "8.47", "segments": []}, Usage(audio_seconds=8.47)),
+    "details alone": (
+        {"usage": {"total_tokens": 7, "input_tokens_details": {"cached_tokens": 5}}},
+        Usage(total=7, cached_input=5),
+    ),
     "no total": ({"usage": {"input_tokens": 2, "output_tokens": 3}}, Usage(input=2, output=3, total=5)),
     "models": ({"object": "list", "data": [{"id": "gpt-4o"}]}, None),
     "batch": ({"object": "batch", "request_counts": {"total": 3}}, None),
