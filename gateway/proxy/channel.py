@@ -201,7 +201,7 @@ class Channel(asyncio.Protocol, ABC):
 
     def _read_large(self) -> None:
         transport = self.transport
-        if transport is not None and not self._held and transport.get_extra_info("ssl_object") is None:
+        if transport is not None and not self._held:
             self._reads_large = True
             transport.set_protocol(LargeReads(self, self.turns.buffers))
 

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Protocol
 
 from gateway.errors import UpstreamBroken
+from gateway.proxy import tls
 from gateway.proxy.answer_heads import AnswerHeads
 from gateway.proxy.bites import ANSWERS, Turns
 from gateway.proxy.channel import Held
@@ -82,7 +83,9 @@ class Reply(UpstreamChannel):
         transport = self.transport
         if transport is None or transport.is_closing():
             raise UpstreamBroken("The upstream closed its connection before the request was sent.")
-        if len(data) == 1:
+        if self.tls is not None:
+            tls.write(transport, data)
+        elif len(data) == 1:
             transport.write(data[0])
         else:
             transport.writelines(data)

@@ -21,6 +21,7 @@ from gateway.proxy.bites import ANSWERS, AT_ONCE_BYTES, PASSED_BYTES, Turns
 from gateway.proxy.channel import Channel, Held
 from gateway.proxy.deadlines import ReplyDeadlines
 from gateway.proxy.sink import Passes, RawSink
+from gateway.proxy.tls import left_in
 from gateway.proxy.upstream_faults import (
     HUNG_UP,
     NO_FIRST_BYTE,
@@ -91,6 +92,7 @@ class UpstreamChannel(Channel):
         "_pieces_bytes",
         "_raw",
         "_room_bytes",
+        "_said_end",
         "_sink",
         "_total_at",
         "_waiter",
@@ -98,6 +100,7 @@ class UpstreamChannel(Channel):
         "deadlines",
         "due_step",
         "head",
+        "tls",
     )
 
     deadlines: ReplyDeadlines
@@ -142,7 +145,12 @@ class UpstreamChannel(Channel):
         self._asked_at = math.inf
         """When the wheel asks next."""
 
+        self.tls: ssl.SSLObject | None = None
+        """None where the connection is not by TLS."""
+
         self._left = b""
+        self._said_end = True
+        """Whether the end of the connection was the upstream's: by TLS nobody on the way can say it in its place."""
 
     @abstractmethod
     def strayed(self) -> None:
@@ -323,9 +331,13 @@ class UpstreamChannel(Channel):
 
     # The connection itself
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.tls = transport.get_extra_info("ssl_object")
+
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self.transport is not None and self._at_now not in (At.IDLE, At.END):
-            self._left = _left_in_tls(self.transport)
+        if self.tls is not None and self._at_now not in (At.IDLE, At.END):
+            self._left, self._said_end = left_in(self.tls)
         super().connection_lost(exc)
 
     def lost(self, error: BaseException | None) -> None:
@@ -339,7 +351,7 @@ class UpstreamChannel(Channel):
             self.take_rest(
                 left
             )  # what came before the end is still the client's, however little of it was wanted
-            if self._decoder is not None and error is None:
+            if self._decoder is not None and error is None and self._said_end:
                 self._decoder.feed_eof()
                 self._over()
         except Exception as broken:  # noqa: BLE001 (whatever it is, somebody waits for the end)
@@ -383,15 +395,3 @@ class UpstreamChannel(Channel):
 def _is_chunked_alone(head: Head) -> bool:
     codings = [value.strip().lower() for name, value in head.fields if name.lower() == b"transfer-encoding"]
     return codings == [b"chunked"]
-
-
-def _left_in_tls(transport: asyncio.Transport) -> bytes:
-    """What came and was not read. When the peer hangs up meanwhile, asyncio's TLS and uvloop's lose it."""
-    tls = transport.get_extra_info("ssl_object")
-    pieces = []
-    try:
-        while tls is not None and (piece := tls.read(65536)):
-            pieces.append(piece)
-    except (ssl.SSLError, ValueError):
-        pass  # that was all, or it is not even a whole record
-    return b"".join(pieces)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -123,7 +124,8 @@ async def two_events(turn: Turn) -> None:
 class ScriptedUpstream:
     """Listens on a free port of 127.0.0.1."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.requests: list[Seen] = []
         self.connections = 0
         self.open_connections = 0
@@ -157,7 +159,7 @@ class ScriptedUpstream:
         return not self.open_connections
 
     async def __aenter__(self) -> ScriptedUpstream:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, limit=2**20)
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, limit=2**20, ssl=self._tls)
         self.port: int = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -3,66 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from gateway.credentials.key_ring import KeyRing
 from tests.conftest import StartGateway
 from tests.kit.asking import assert_upstream_error, credential_of
 from tests.kit.client import JSON, QUESTION, RawClient
 from tests.kit.command import running_command
+from tests.kit.tls import make_certificate, served_with
 from tests.kit.upstream import OK, ScriptedUpstream
 
 # TLS. Certificates are made for the occasion.
 
 
-def make_certificate(
-    folder: Path, name: str, *, address: str = "127.0.0.1", valid_days: int = 1
-) -> tuple[Path, Path]:
-    """A self-signed certificate for an address, and its key, as files."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=2))
-        .not_valid_after(now + timedelta(days=valid_days))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False
-        )
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    cert_file, key_file = folder / f"{name}.pem", folder / f"{name}.key"
-    cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return cert_file, key_file
-
-
 @asynccontextmanager
 async def tls_upstream(certificate: tuple[Path, Path]) -> AsyncIterator[tuple[int, list[bytes]]]:
     """An upstream behind TLS that answers `{}`; its port, and the request heads it has seen."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
+    context = served_with(certificate)
     heads: list[bytes] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -160,8 +122,7 @@ async def test_a_large_answer_arrives_whole_although_the_upstream_hangs_up_behin
     start_gateway: StartGateway, tmp_path: Path, framing: str, size: int
 ) -> None:
     certificate = make_certificate(tmp_path, "good")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
+    context = served_with(certificate)
     body = bytes(range(250)) * (size // 250)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

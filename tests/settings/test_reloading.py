@@ -27,9 +27,10 @@ from tests.kit.asking import ask, credential_of, verdict
 from tests.kit.client import JSON, RawClient
 from tests.kit.command import running_command
 from tests.kit.gateway import Gateway, LogReader
+from tests.kit.tls import make_certificate
 from tests.kit.upstream import ScriptedUpstream, Turn, two_events
 from tests.kit.waiting import until
-from tests.proxy.test_upstream_tls import make_certificate, tls_upstream
+from tests.proxy.test_upstream_tls import tls_upstream
 
 WITHIN_SECONDS = 2.0
 DISABLED = (403, "tenant_disabled")
