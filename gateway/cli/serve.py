@@ -34,8 +34,10 @@ FIRST_CREDENTIAL_SECONDS = 30 * 86400
 _BACKLOG = 4096
 """Newcomers that may wait while the loop is busy; the kernel's own bound is the lower one on most machines."""
 
-_M_MMAP_THRESHOLD = -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE_BLOCK_BYTES = 2**20
+_KEPT_BYTES = 4 * 2**20
+"""What is kept when it is free: less, and what comes by TLS is new pages from the system for every read."""
 
 
 def register(verbs: Any) -> None:
@@ -100,6 +102,7 @@ def _give_large_blocks_back() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 async def serve(app: App, *, listening: Callable[[str, str], None] | None = None) -> None:
