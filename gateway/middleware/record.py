@@ -31,7 +31,7 @@ from gateway.operations.targets import TargetRefused
 from gateway.proxy.answer import Answer, own_lines
 from gateway.proxy.edge_state import Unseen
 from gateway.proxy.handler import Handler, Middleware
-from gateway.proxy.lifecycle import Lifecycle
+from gateway.proxy.lifecycle import Interrupted, Lifecycle
 from gateway.proxy.request import Request
 from gateway.proxy.request_heads import KEPT_BYTES
 from gateway.wire import headers
@@ -113,7 +113,9 @@ def record(
             finally:
                 # Nothing is awaited here: a second cancellation at shutdown would lose the record.
                 lifecycle.in_flight -= 1
-                lifecycle.running.pop(exchange.id, None)
+                running = lifecycle.running.pop(exchange.id, None)
+                if isinstance(running, Interrupted):
+                    running.over()
                 if exchange.ending is None:
                     exchange.end(Ending.FAILED)
                 times = exchange.times(monotonic())

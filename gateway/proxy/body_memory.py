@@ -174,12 +174,13 @@ class BodyRoom:
             return True
         memory, tenant = self._memory, self._tenant
         held_by, in_all = memory._held_by, memory.held_bytes + more
-        own = held_by.get(tenant, 0) + more
+        held = held_by.get(tenant)
+        own = more if held is None else held + more
         if more > LITTLE_BYTES and tenant in memory._waiting:
             return False
         if (own > memory._modest_bytes or in_all > memory.most_bytes) and not memory._fits(tenant, more):
             return False
-        if tenant not in held_by:
+        if held is None:
             memory._first(tenant)
         memory.held_bytes, held_by[tenant], self.held_bytes = in_all, own, size_bytes
         return True

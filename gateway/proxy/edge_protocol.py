@@ -22,7 +22,7 @@ from gateway.proxy.incoming_body import IncomingBody
 from gateway.proxy.own_failures import failure_of
 from gateway.proxy.received_body import NO_BODY, ReceivedBody
 from gateway.proxy.request import Request
-from gateway.proxy.request_heads import AskedHead, HeadInParts, end_of_head
+from gateway.proxy.request_heads import END_OF_HEAD, AskedHead, HeadInParts
 from gateway.wire.framing import FramingBroken, decoder_for
 from gateway.wire.search import Piece
 
@@ -146,9 +146,9 @@ class EdgeProtocol(ClientChannel):
                 data = data.lstrip(b"\r\n")  # an empty line in front means nothing (RFC 9112, section 2.2)
                 if not data:
                     return
-            end = end_of_head(data)
-            if end:
-                self._begin(state.heads.whole(data[:end]), data[end:])
+            end = data.find(END_OF_HEAD)
+            if end >= 0:
+                self._begin(state.heads.whole(data[: end + 4]), data[end + 4 :])
                 return
             parts = self._head = HeadInParts()
             state.clients.waits(self, self._loop.time())

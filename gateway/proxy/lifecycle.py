@@ -41,6 +41,11 @@ class Interrupted:
             self._task.uncancel()
         return self._refusal is not None and not self._task.cancelling()
 
+    def over(self) -> None:
+        """It ended before it could be interrupted; its task serves others, who have not been asked to end."""
+        for _ in range(self._asked):
+            self._task.uncancel()
+
     def refusal(self) -> GatewayError:
         """The error it ends with; handed out once, so that nothing here leads back to who raises it."""
         refusal, self._refusal = self._refusal, None

@@ -30,7 +30,7 @@ HTTP10, HTTP11 = HttpVersion10, HttpVersion11
 
 SPOKEN = "Only HTTP/1.1 and HTTP/1.0 are spoken here."
 
-_END = b"\r\n\r\n"
+END_OF_HEAD = b"\r\n\r\n"
 _MOST_LINE_BYTES = 16 * 1024
 _MOST_FIELDS = 256
 
@@ -116,12 +116,6 @@ class KnownHead:
 AskedHead = tuple[KnownHead, tuple[bytes, ...], int | None]
 """The head of one request: what it says as all like it do, its own values, and the length of its body, where it states
 one."""
-
-
-def end_of_head(data: bytes) -> int:
-    """Where what begins with a head goes on behind it; 0: its end has not come."""
-    at = data.find(_END)
-    return 0 if at < 0 else at + 4
 
 
 class RequestHeads:
@@ -216,8 +210,9 @@ class HeadInParts:
     def feed(self, data: bytes) -> tuple[AskedHead | None, bytes]:
         """The head, once it is complete, and what stands behind it. Raises the refusal of a bad one."""
         tail = self._tail
-        end = end_of_head(tail + data) - len(tail)
-        if end > 0:
+        at = (tail + data).find(END_OF_HEAD)
+        if at >= 0:
+            end = at + len(END_OF_HEAD) - len(tail)
             return _asked(_only(_fed(self._parser, data[:end]))), data[end:]
         self.size_bytes += len(data)
         self._tail = (tail + data[-3:])[-3:]
