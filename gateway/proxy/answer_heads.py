@@ -26,7 +26,10 @@ _MOST_SHAPES = 32
 _COMES_AGAIN = 16
 """So often a head has to have come before it is worth what it takes to make out its shape: milliseconds."""
 
-_MOST_COUNTED = 256
+_COMES_OFTEN = 1024
+"""The same where another shape has to make way for it."""
+
+_MOST_COUNTED = 64
 
 HeadAndRest = tuple[Head, bytes]
 """A final head, and what came behind it."""
@@ -54,8 +57,10 @@ class AnswerHeads:
 
         Raises aiohttp's HttpProcessingError.
         """
+        # A head lives as long as its answer does, and with it what it was found in.
+        begin = data if len(data) <= _MOST_SHAPED_BYTES else data[:_MOST_SHAPED_BYTES]
         for shape in self._shapes:
-            match = shape.match(data, 0, _MOST_SHAPED_BYTES)
+            match = shape.match(begin)
             if match is not None:
                 if shape is not self._shapes[0]:
                     self._move_up(shape)
@@ -87,13 +92,13 @@ class AnswerHeads:
         start_line = block.partition(b"\r\n")[0]
         kind = (start_line, head.names.written, what_decides(head))
         came = self._came[kind] = self._came.get(kind, 0) + 1
-        if came == _COMES_AGAIN:
+        if came == (_COMES_AGAIN if len(self._shapes) < _MOST_SHAPES else _COMES_OFTEN):
             shape = AnswerShape(
                 *(start_line, head),
                 names_for_client(head, limits=False),
                 names_for_client(head, limits=True),
             )
-            if shape.match(block, 0, len(block)) is not None:  # it is written plainly
+            if shape.match(block) is not None:  # it is written plainly
                 del self._shapes[_MOST_SHAPES - 1 :]
                 self._shapes.append(shape)
         if len(self._came) > _MOST_COUNTED:

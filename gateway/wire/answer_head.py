@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 from gateway.wire.headers import FieldNames, RawFields, is_kept, media_type
 
-# No other reader could take them for more, or for less: letters, and blanks amid them alone.
-_PLAIN = rb"[!-~][ -~]*(?<! )"
-_DIGITS = rb"[0-9]{1,18}"
+# No other reader could take them for more, or for less: letters, and blanks amid them alone. What has matched is never
+# given back, so that a head which differs in its last line costs no more than one that matches.
+_PLAIN = rb"[!-~][ -~]*+(?<! )"
+_DIGITS = rb"[0-9]{1,18}+"
 
 _REMEMBERED = 1024
 """Rows of names that are kept read."""
@@ -146,7 +147,7 @@ class AnswerShape:
                     way.append((spelled, self._groups))
             pattern += [b"(: ", self._value(lower, value), b"\r\n)"]
         pattern.append(b")\r\n" if runs else b"\r\n")
-        self.match: Callable[[bytes, int, int], re.Match[bytes] | None] = re.compile(b"".join(pattern)).match
+        self.match: Callable[[bytes], re.Match[bytes] | None] = re.compile(b"".join(pattern)).match
         """Whether what begins with a head begins with one of these; up to the end of its empty line."""
 
         self._length = self.asked.get(b"content-length", 0)

@@ -286,6 +286,30 @@ def test_heads_that_come_again_with_other_values_are_read_as_if_they_came_for_th
     assert found[0].shape is not None  # it was not the parser that read it
 
 
+def test_heads_of_more_kinds_than_are_kept_are_read_all_the_same() -> None:
+    heads = AnswerHeads()
+    for _ in range(3):
+        for kind in range(50):
+            for length in range(20):
+                fields = b"Server-%d: s\r\nContent-Length: %d\r\n" % (kind, length)
+                found = heads.whole(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n{")
+                assert found is not None
+                head, rest = found
+                assert (head.length, head.get(b"server-%d" % kind), rest) == (length, b"s", b"{")
+                assert for_client(head, limits=False) == (fields, 0)
+
+
+def test_what_came_with_a_head_is_not_kept_as_long_as_that() -> None:
+    heads = AnswerHeads()
+    for _ in range(20):
+        found = heads.whole(COMES_AGAIN + bytes(100_000))
+    assert found is not None
+    head, rest = found
+    assert head.match is not None
+    assert len(head.match.string) < 8192
+    assert len(rest) == 100_000
+
+
 def test_where_a_head_ends() -> None:
     assert end_of_head(b"a\r\n\r\nb\n\n") == 5
     assert end_of_head(b"a\n\nb\r\n\r\n") == 3
