@@ -20,7 +20,15 @@ from gateway.proxy.channel import Held
 from gateway.proxy.deadlines import ReplyDeadlines
 from gateway.proxy.places import Places
 from gateway.proxy.sink import RawSink
-from gateway.proxy.upstream_channel import KEPT_BYTES, At, Raw, UpstreamChannel
+from gateway.proxy.upstream_channel import (
+    AT_END,
+    AT_HEAD,
+    AT_IDLE,
+    AT_OTHER,
+    KEPT_BYTES,
+    Raw,
+    UpstreamChannel,
+)
 from gateway.proxy.wheel import Wheel
 from gateway.wire.answer_head import Head
 from gateway.wire.search import Piece
@@ -71,7 +79,7 @@ class Reply(UpstreamChannel):
         self._tenant = tenant
         self.deadlines = deadlines
         self._no_body = no_body
-        self._at_now = At.HEAD
+        self._at_now = AT_HEAD
         self.begin_anew(ANSWERS)
         self._head_due_at = math.inf
         total_at = self._total_at = now + deadlines.total_seconds
@@ -117,17 +125,17 @@ class Reply(UpstreamChannel):
     @property
     def buffered(self) -> bool:
         """Whether a piece, or the end, can be had without waiting."""
-        return bool(self._pieces) or self._at_now == At.END
+        return bool(self._pieces) or self._at_now == AT_END
 
     @property
     def finished(self) -> bool:
         """Whether the whole body has come and been read, and its end was not a reset in disguise."""
-        return self._at_now == At.END and not self._pieces and self._fault is None
+        return self._at_now == AT_END and not self._pieces and self._fault is None
 
     async def read(self) -> bytes:
         """What has come of the body; empty at its end. Raises an UpstreamFault."""
         while not self._pieces:
-            if self._at_now == At.END and self._fault is None:
+            if self._at_now == AT_END and self._fault is None:
                 return b""
             await self.coming()
         return self.read_nowait()
@@ -145,7 +153,7 @@ class Reply(UpstreamChannel):
         Raises an UpstreamFault.
         """
         self._room_bytes = most_bytes
-        while self._at_now != At.END and self._pieces_bytes <= most_bytes:
+        while self._at_now != AT_END and self._pieces_bytes <= most_bytes:
             self.go_on(Held.BY_READER)
             await self._more()
         if self._fault is not None:
@@ -160,7 +168,7 @@ class Reply(UpstreamChannel):
     def whole(self) -> bytes | None:
         """The body, where its head states its length and all of it has come in one piece; it is taken away."""
         pieces, head = self._pieces, self.head
-        if len(pieces) != 1 or self._at_now != At.END or head is None or head.length is None or self._fault:
+        if len(pieces) != 1 or self._at_now != AT_END or head is None or head.length is None or self._fault:
             return None
         self._pieces = []
         self._pieces_bytes = 0
@@ -173,7 +181,7 @@ class Reply(UpstreamChannel):
             self._pieces_bytes = 0
             for body, chunks in pieces:
                 sink.piece(body, chunks)
-        if self._at_now != At.END:
+        if self._at_now != AT_END:
             self._sink, self._follows = sink, sink.takes_raw
             self.go_on(Held.BY_READER)
         elif self._fault is not None:
@@ -188,12 +196,12 @@ class Reply(UpstreamChannel):
         self._raw = raw
         if data:
             raw.feed_data(data)
-        if self._at_now != At.OTHER:
+        if self._at_now != AT_OTHER:
             raw.feed_eof()
 
     def release(self) -> None:
         """The exchange ended properly: the connection may serve another one."""
-        if self._at_now != At.END or not self._keeps or self._surplus:
+        if self._at_now != AT_END or not self._keeps or self._surplus:
             self.close()
             return
         tenant, self._tenant = self._tenant, None
@@ -205,7 +213,7 @@ class Reply(UpstreamChannel):
         transport = self.transport
         if transport is not None:
             if not transport.is_closing() and self._pool.keep(self):
-                self._at_now = At.IDLE
+                self._at_now = AT_IDLE
                 if self._held:
                     self.go_on(Held.BY_SINK | Held.BY_READER)
             else:
@@ -217,7 +225,7 @@ class Reply(UpstreamChannel):
         tenant, self._tenant = self._tenant, None
         if tenant is None:
             return
-        self._at_now = At.END
+        self._at_now = AT_END
         self._decoder = self._sink = self._raw = self._fault = self._begun = self.head = None
         self._follows = False
         self._passes = None

@@ -57,19 +57,17 @@ class Raw(Protocol):
         """The connection is gone."""
 
 
-class At:
-    """What the next bytes are. No Enum: to name a member of one takes as long as many a function."""
+# What the next bytes are. No members of a class: to name one takes as long as calling many a function.
+AT_IDLE: Final = 0
+"""Nothing that anybody has asked for."""
 
-    IDLE: Final = 0
-    """Nothing that anybody has asked for."""
+AT_HEAD: Final = 1
+AT_BODY: Final = 2
+AT_OTHER: Final = 3
+"""Of another protocol."""
 
-    HEAD: Final = 1
-    BODY: Final = 2
-    OTHER: Final = 3
-    """Of another protocol."""
-
-    END: Final = 4
-    """Nothing that belongs to the answer."""
+AT_END: Final = 4
+"""Nothing that belongs to the answer."""
 
 
 class UpstreamChannel(Channel):
@@ -118,7 +116,7 @@ class UpstreamChannel(Channel):
         self._begun: HeadInPieces | None = None
         """A head that did not come in one piece."""
 
-        self._at_now = At.IDLE
+        self._at_now = AT_IDLE
         self._decoder: Decoder | None = None
         """There is one as long as a body comes."""
 
@@ -172,7 +170,7 @@ class UpstreamChannel(Channel):
         self._passes = None
         decoder = self._decoder
         if decoder is None:
-            if self._at_now == At.HEAD:
+            if self._at_now == AT_HEAD:
                 self._take_head(bytes(data))
             else:
                 self._take_beside(bytes(data))
@@ -221,15 +219,15 @@ class UpstreamChannel(Channel):
     def _take_beside(self, data: bytes) -> None:
         """Take what is no part of a head, nor of a body."""
         at = self._at_now
-        if at == At.OTHER:
+        if at == AT_OTHER:
             if self._raw is None:
                 self._pass(data, None)
             else:
                 self._raw.feed_data(data)
         elif data in _EMPTY_LINES:
             pass
-        elif at == At.IDLE:
-            self._at_now = At.END
+        elif at == AT_IDLE:
+            self._at_now = AT_END
             self.strayed()
             self.abort()
         else:
@@ -253,17 +251,17 @@ class UpstreamChannel(Channel):
         self.head = head
         self._keeps = head.keeps
         if status == 101:
-            self._at_now = At.OTHER
+            self._at_now = AT_OTHER
         elif self._no_body or status in _NO_BODY:
-            self._at_now = At.END
+            self._at_now = AT_END
         elif length == len(rest):
-            self._at_now = At.END
+            self._at_now = AT_END
             if rest:  # all that there is
                 self._pieces = [(rest, None)]
                 self._pieces_bytes = length
                 rest = b""
         else:
-            self._at_now = At.BODY
+            self._at_now = AT_BODY
             self._decoder = decoder_for(length, chunked, padded_sizes=True)
             self._be_asked(self.taken_at + self.deadlines.idle_seconds)
         if rest:
@@ -298,7 +296,7 @@ class UpstreamChannel(Channel):
 
     def _over(self, body: Piece = b"", chunks: Piece | None = None) -> None:
         """The answer has ended with these bytes, well unless there is a fault."""
-        self._at_now = At.END
+        self._at_now = AT_END
         self._decoder = None
         sink, self._sink = self._sink, None
         self._follows = False
@@ -336,14 +334,14 @@ class UpstreamChannel(Channel):
         self.tls = transport.get_extra_info("ssl_object")
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self.tls is not None and self._at_now not in (At.IDLE, At.END):
+        if self.tls is not None and self._at_now not in (AT_IDLE, AT_END):
             self._left, self._said_end = left_in(self.tls)
         super().connection_lost(exc)
 
     def lost(self, error: BaseException | None) -> None:
         self._wheel.forget(self)
-        if self._at_now == At.IDLE:
-            self._at_now = At.END
+        if self._at_now == AT_IDLE:
+            self._at_now = AT_END
             self.strayed()
             return
         left, self._left = self._left, b""
@@ -357,10 +355,10 @@ class UpstreamChannel(Channel):
         except Exception as broken:  # noqa: BLE001 (whatever it is, somebody waits for the end)
             error = broken
         self._keeps = False
-        if self._at_now == At.END:
+        if self._at_now == AT_END:
             return
         if self._raw is not None:
-            self._at_now = At.END
+            self._at_now = AT_END
             self._raw.feed_eof()
         else:
             self._fail(HUNG_UP if error is None else fault_of(error))
@@ -370,9 +368,9 @@ class UpstreamChannel(Channel):
     def due(self, now: float) -> float | None:
         """End what takes too long."""
         self._asked_at = math.inf
-        if self._at_now == At.HEAD:
+        if self._at_now == AT_HEAD:
             ends_at, fault = self._head_due_at, NO_FIRST_BYTE
-        elif self._at_now == At.BODY:
+        elif self._at_now == AT_BODY:
             ends_at, fault = self.taken_at + self.deadlines.idle_seconds, SILENT
         else:
             return None
