@@ -37,9 +37,6 @@ class Bites:
     weight: int = 1
     """How many times what bytes of a file cost these do, when all is done that is done with them."""
 
-    may_be_large: bool = False
-    """Whether a connection that brings the most at once may be read in larger pieces: nobody looks into them here."""
-
 
 HEADS = Bites(64 * 1024, 64 * 1024)
 """What a client sends that is not being asked anything: however much it is, one head of it is read."""
@@ -47,10 +44,10 @@ HEADS = Bites(64 * 1024, 64 * 1024)
 CHUNKED = Bites(16 * 1024, 4 * 1024)
 """A request's body in chunks, which may have a byte each."""
 
-STATED = Bites(FULL_READ_BYTES, 64 * 1024, may_be_large=True)
+STATED = Bites(FULL_READ_BYTES, 64 * 1024)
 """A request's body of stated length: nothing in it is parsed here."""
 
-ANSWERS = Bites(FULL_READ_BYTES, 64 * 1024, may_be_large=True)
+ANSWERS = Bites(FULL_READ_BYTES, 64 * 1024)
 EVENTS = Bites(16 * 1024, 16 * 1024, weight=4)
 """A stream of events, each of which is looked at."""
 

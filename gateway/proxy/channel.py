@@ -22,7 +22,7 @@ from gateway.proxy.bites import (
     Bites,
     Turns,
 )
-from gateway.proxy.large_reads import SMALL_READ_BYTES, LargeReads
+from gateway.proxy.large_reads import FULL_READ_BYTES, SMALL_READ_BYTES, LargeReads
 from gateway.wire.search import Piece
 
 NO_LINGER = struct.pack("ii", 1, 0)
@@ -110,7 +110,12 @@ class Channel(asyncio.Protocol, ABC):
 
     @abstractmethod
     def take(self, data: Piece) -> None:
-        """Deal with a bite. It is a piece of a buffer only where bites may be large, and then of a body."""
+        """Deal with a bite. It may be a piece of a buffer where that is passed on."""
+
+    @property
+    def passes_on(self) -> bool:
+        """Whether what comes is passed on as it is, and kept nowhere: it may be read in larger pieces."""
+        return False
 
     @abstractmethod
     def lost(self, error: BaseException | None) -> None:
@@ -299,7 +304,7 @@ class Channel(asyncio.Protocol, ABC):
         elif size >= self._bite_bytes:  # a full one, and it cost little
             if size < self._bites.most_bytes:
                 self._bite_bytes = min(self._bites.most_bytes, self._bite_bytes * 2)
-            elif self._bites.may_be_large and not self._reads_large:
+            elif size >= FULL_READ_BYTES and not self._reads_large and self.passes_on:
                 self._read_large()
 
     # Writing

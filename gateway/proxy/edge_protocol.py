@@ -120,6 +120,10 @@ class EdgeProtocol(ClientChannel):
 
     # What comes
 
+    @property
+    def passes_on(self) -> bool:
+        return self._body is not None and self._body.is_pushed
+
     def take(self, data: Piece) -> None:
         """Deal with a bite."""
         if self._closes:

@@ -104,6 +104,11 @@ class IncomingBody:
 
     # What its connection says
 
+    @property
+    def is_pushed(self) -> bool:
+        """Whether it goes on as it comes."""
+        return self._sink is not None
+
     def take(self, data: Piece) -> bytes | None:
         """The next bytes behind the head; returns what stands behind the body, None while that has not ended.
 

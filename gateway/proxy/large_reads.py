@@ -63,15 +63,20 @@ class Reader(Protocol):
 class LargeReads(asyncio.BufferedProtocol):
     """Stands in for a connection's protocol as long as it is read like this; all but what is read goes to it."""
 
-    __slots__ = ("_buffer", "_buffers", "_reader")
+    __slots__ = ("_buffer", "_buffers", "_reader", "_starved")
 
     def __init__(self, reader: Reader, buffers: Buffers) -> None:
         self._reader = reader
         self._buffers = buffers
-        self._buffer = bytearray()
+        self._buffer = _NONE
+        self._starved: MemoryError | None = None
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
-        buffer = self._buffer = self._buffers.free()
+        try:
+            buffer = self._buffer = self._buffers.free()
+        except MemoryError as starved:
+            self._starved = starved.with_traceback(None)
+            raise
         # What cannot be taken now is copied, and waits.
         return memoryview(buffer) if self._reader.has_room else memoryview(buffer)[:FULL_READ_BYTES]
 
@@ -83,7 +88,7 @@ class LargeReads(asyncio.BufferedProtocol):
         return self._reader.eof_received()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._reader.connection_lost(exc)
+        self._reader.connection_lost(self._starved or exc)  # else nobody would say what it was
 
     def pause_writing(self) -> None:
         self._reader.pause_writing()

@@ -150,6 +150,10 @@ class UpstreamChannel(Channel):
         self._said_end = True
         """Whether the end of the connection was the upstream's: by TLS nobody on the way can say it in its place."""
 
+    @property
+    def passes_on(self) -> bool:
+        return self._sink is not None
+
     @abstractmethod
     def strayed(self) -> None:
         """Something has come over a connection that nobody uses, or its end."""
@@ -346,9 +350,7 @@ class UpstreamChannel(Channel):
             return
         left, self._left = self._left, b""
         try:
-            self.take_rest(
-                left
-            )  # what came before the end is still the client's, however little of it was wanted
+            self.take_rest(left)  # what came before the end is the client's, however little of it was wanted
             if self._decoder is not None and error is None and self._said_end:
                 self._decoder.feed_eof()
                 self._over()

@@ -66,7 +66,8 @@ MEASURES = {
     ),
     "event": Measure(
         "an event of a stream",
-        Streams(streams=20, events=60, every_seconds=0.1),
+        # So few at a time that each comes alone, however slow the machine is under Valgrind.
+        Streams(streams=20, events=30, every_seconds=0.3, ramp_seconds=0.3),
         lambda outcome: outcome.events,
     ),
     "megabyte": Measure(

@@ -38,6 +38,10 @@ class Taken(Channel):
         if self.all_at is not None and self.size_bytes >= self.all_at:
             self.take_as(HEADS)
 
+    @property
+    def passes_on(self) -> bool:
+        return True
+
     def lost(self, error: BaseException | None) -> None:
         pass
 
