@@ -9,7 +9,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,13 @@ class Load:
             return
         raise OSError("the client ended before it was done; what it said stands above")
 
+    async def left(self) -> None:
+        """Wait until it has ended, once it has said all that it had to say."""
+        if "outcomes" in self._said:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_STOP_SECONDS):
+                    await self._process.wait()
+
     def stop(self) -> None:
         """Let it end what it does, and say what came of it; nothing where it has."""
         try:
@@ -127,7 +134,9 @@ async def load(target: Target, *works: Work, cpu: int | None = None, nice: int =
         plan = {"target": asdict(target), "works": [{"kind": work.kind, **asdict(work)} for work in works]}
         process.stdin.write(orjson.dumps(plan))
         process.stdin.close()
-        yield Load(process)
+        client = Load(process)
+        yield client
+        await client.left()
 
 
 @asynccontextmanager

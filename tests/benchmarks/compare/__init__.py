@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.compare [--peers …] [--work …] [--rounds N] [--tls] [--credentials N] [--out FILE]
 
-- `machine`: which core does what, what processes use, and whether others disturb
+- `machine`: which core does what, who goes first, what processes use, and whether others disturb
 - `setting`: what all candidates are given: an upstream, credentials, certificates, Redis
 - `candidates`: who is measured; `peers/` has their configurations
 - `running`: their processes
