@@ -105,7 +105,11 @@ class Relay:
             return await self._answer_changed(request, call, head, change.body)
         filtering: EventFilter | None = withheld
         without = NOTHING_LISTED
-        if change is not None and (filtering := _filter_for(change, head)) is not None:
+        if (
+            change is not None
+            and (filtering := _filter_for(change, head)) is not None
+            and head.length is not None
+        ):
             without = _LENGTH
         answer = self.begin(request, call, head, without=without)
         exchange.opened(head)

@@ -393,5 +393,5 @@ class UpstreamChannel(Channel):
 
 
 def _is_chunked_alone(head: Head) -> bool:
-    codings = [value.strip().lower() for name, value in head.fields if name.lower() == b"transfer-encoding"]
-    return codings == [b"chunked"]
+    coding = head.get(b"transfer-encoding") or b""
+    return coding.strip().lower() == b"chunked" and head.names.lower.count(b"transfer-encoding") == 1
