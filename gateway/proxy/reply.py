@@ -19,14 +19,13 @@ from gateway.proxy.bites import ANSWERS, Turns
 from gateway.proxy.channel import Held
 from gateway.proxy.deadlines import ReplyDeadlines
 from gateway.proxy.places import Places
-from gateway.proxy.sink import RawSink
+from gateway.proxy.sink import Raw, RawSink
 from gateway.proxy.upstream_channel import (
     AT_END,
     AT_HEAD,
     AT_IDLE,
     AT_OTHER,
     KEPT_BYTES,
-    Raw,
     UpstreamChannel,
 )
 from gateway.proxy.wheel import Wheel

@@ -51,6 +51,16 @@ class RawSink(Sink, Protocol):
         """
 
 
+class Raw(Protocol):
+    """Gets what comes over a connection that speaks another protocol now."""
+
+    def feed_data(self, data: bytes) -> object:
+        """Bytes as they came."""
+
+    def feed_eof(self) -> object:
+        """The connection is gone."""
+
+
 class Awaited:
     """What sinks have in common whose end an exchange waits for."""
 

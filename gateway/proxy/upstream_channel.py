@@ -12,7 +12,7 @@ import math
 import ssl
 from abc import abstractmethod
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final
 
 from aiohttp.http_exceptions import HttpProcessingError
 
@@ -20,7 +20,7 @@ from gateway.proxy.answer_heads import AnswerHeads, HeadAndRest, HeadInPieces
 from gateway.proxy.bites import ANSWERS, AT_ONCE_BYTES, PASSED_BYTES, Turns
 from gateway.proxy.channel import Channel, Held
 from gateway.proxy.deadlines import ReplyDeadlines
-from gateway.proxy.sink import Passes, RawSink
+from gateway.proxy.sink import Passes, Raw, RawSink
 from gateway.proxy.tls import left_in
 from gateway.proxy.upstream_faults import (
     HUNG_UP,
@@ -45,16 +45,6 @@ _PIECE_BYTES = 128
 _NO_BODY = frozenset({204, 304})
 _EMPTY_LINES = (b"\r\n", b"\n")
 """Some servers send a line too many behind a body, which says nothing."""
-
-
-class Raw(Protocol):
-    """Gets what comes over a connection that speaks another protocol now."""
-
-    def feed_data(self, data: bytes) -> object:
-        """Bytes as they came."""
-
-    def feed_eof(self) -> object:
-        """The connection is gone."""
 
 
 # What the next bytes are. No members of a class: to name one takes as long as calling many a function.
@@ -166,12 +156,19 @@ class UpstreamChannel(Channel):
             if passed == len(data):
                 self.taken_at = monotonic()
                 return
+            self._passes = None
             data = data[passed:]
         super().data_received(data)
 
     def take(self, data: Piece) -> None:
         """A bite of what the upstream sends."""
-        self._passes = None
+        passes, self._passes = self._passes, None
+        if passes is not None and isinstance(data, bytes):
+            passed = passes(data)
+            if passed == len(data):
+                self._passes = passes
+                return
+            data = data[passed:]
         decoder = self._decoder
         if decoder is None:
             if self._at_now == AT_HEAD:

@@ -171,10 +171,13 @@ class Likeness:
         return (written, len(others)) if not others or others.isalnum() else (b"", 0)
 
     def learn(self, piece: bytes) -> None:
-        """See whether others may be like this one, in which no sign was seen of anything but deltas."""
-        if self._looks == _MOST_LOOKS or self.is_known:
+        """See whether others may be like the last event of this one, which shows no sign of anything but deltas."""
+        if self._looks == _MOST_LOOKS:
             return
         self._looks += 1
+        border = piece.rfind(b"\n\n", 0, -2)
+        if border >= 0:
+            piece = piece[border + 2 :]
         first = _DELTA.search(piece)
         if first is None or _DELTA.search(piece, first.end()) is not None:
             return

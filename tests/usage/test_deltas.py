@@ -101,6 +101,14 @@ def test_what_else_changes_from_event_to_event_makes_none_unlike(shape):
         assert not likeness.took(event(b"8", text, padding))
 
 
+def test_what_comes_first_may_be_several_events_or_another_one():
+    likeness = Likeness()
+    likeness.learn(b'data: {"role":"assistant","content":"a"}\n\n')
+    likeness.learn(b'data: {"x":1}\n\ndata: {"content":"a"}\n\ndata: {"content":"b"}\n\n')
+
+    assert likeness.took(b'data: {"content":"c"}\n\n')
+
+
 def test_deltas_are_counted_as_if_each_event_were_searched():
     events = [b'data: {"text":"%b"}\n\n' % (b"x" * size) for size in range(3000)]
     deltas = Deltas()
