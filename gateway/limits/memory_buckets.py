@@ -40,7 +40,11 @@ class _Account:
 
     def put(self, quota: Quota, taken: int, now_microseconds: int) -> None:
         tick = now_microseconds // quota.tick_microseconds if quota.tick_microseconds else 0
-        self.buckets[quota.dimension] = _Bucket(quota, taken, tick)
+        bucket = self.buckets.get(quota.dimension)
+        if bucket is None:
+            self.buckets[quota.dimension] = _Bucket(quota, taken, tick)
+        else:
+            bucket.quota, bucket.taken, bucket.tick = quota, taken, tick
 
     def holds(self, exchange_id: str, dimension: Dimension) -> bool:
         """Whether the exchange took this here, and has not been settled."""
@@ -101,11 +105,12 @@ class MemoryBuckets(BucketStore):
             return self._settle(exchange_id, quotas, permits, now), []
         accounts = self._touch(quotas, now)
         taken = [accounts[quota.key].taken(quota, now) for quota in quotas.quotas]
-        if step.mode != "debit" and not all(
-            fits(quota, amount, missing) or accounts[quota.key].holds(exchange_id, quota.dimension)
-            for quota, amount, missing in zip(quotas.quotas, permits, taken, strict=True)
-        ):
-            return False, taken
+        if step.mode != "debit":
+            for at, quota in enumerate(quotas.quotas):
+                if not fits(quota, permits[at], taken[at]) and not accounts[quota.key].holds(
+                    exchange_id, quota.dimension
+                ):
+                    return False, taken
         if step.mode == "look":
             return True, taken
         return True, self._take(step, accounts, taken, now)
