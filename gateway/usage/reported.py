@@ -110,28 +110,27 @@ NOTHING_USED = Usage()
 
 def from_json(body: bytes) -> Usage | None:
     """The usage that a whole JSON answer reports; None when it reports none."""
-    return _from_answer(_parse(body))
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return _from_answer(answer) if type(answer) is dict else None
 
 
 def from_sse_event(event: SseEvent) -> Usage | None:
     """The usage that one event of a stream reports; None when it reports none."""
-    return _from_answer(_parse(event.data))
+    return from_json(event.data)
 
 
 def from_realtime_event(text: bytes) -> Usage | None:
     """The usage that one server event of a realtime session adds; None when it adds none."""
     if b'"usage"' not in text or (b"response.done" not in text and b"transcription.completed" not in text):
         return None
-    event = _parse(text)
-    return _from_answer(event) if event.get("type") in _REALTIME_EVENTS else None
-
-
-def _parse(document: bytes) -> dict[str, Any]:
     try:
-        parsed = orjson.loads(document)
+        event = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return {}
-    return parsed if isinstance(parsed, dict) else {}
+        return None
+    return _from_answer(event) if type(event) is dict and event.get("type") in _REALTIME_EVENTS else None
 
 
 def _from_answer(answer: dict[str, Any]) -> Usage | None:

@@ -152,8 +152,9 @@ def test_adversarial_ends(end):
     assert read(document) == parsed_whole(document)
 
 
-def test_of_a_large_document_only_the_end_is_parsed():
+@pytest.mark.parametrize("text", [b"", rb"a \"quoted\" word,\nand a line\\"])
+def test_of_a_large_document_only_the_end_is_parsed(text):
     """What is wrong in front of it shows that nobody has looked."""
-    document = b'{"vector":[' + b"0.125,,," * 500 + b'],"usage":{"total_tokens":7}}'
+    document = b'{"text":"' + text + b'","vector":[' + b"0.125,,," * 500 + b'],"usage":{"total_tokens":7}}'
 
     assert read(document)[0] == Usage(total=7)
