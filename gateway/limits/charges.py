@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.limits.terms import Charge, Dimension, Quota
 
-_REMEMBERED = 8192
+_REMEMBERED = 4096
 """Sets that are one object however often they are asked for; others work as well, and cost more to send."""
 
 

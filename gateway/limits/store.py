@@ -59,7 +59,10 @@ class Step:
         """What somebody awaits, if anybody does: a step whose asker has been cancelled is not carried out."""
 
     def named(self) -> bytes:
-        """Say who holds what is taken as a script is told: its length, '@' and the id, or that it has none."""
+        """Say who holds what is taken as a script is told: its length, '@' and the id, or that it has none.
+
+        Ids are the gateway's own, ASCII and shorter than 127 characters.
+        """
         exchange_id = self.exchange_id
         self.holder = f"{chr(len(exchange_id) + 1)}@{exchange_id}".encode() if exchange_id else b"\0"
         return self.holder
