@@ -15,13 +15,19 @@ the processor's cache; of a megabyte they are new pages of the system each time,
 
 def write(transport: asyncio.Transport, data: Sequence[Piece]) -> None:
     """Send bytes by TLS."""
-    if sum(map(len, data)) <= SEALED_BYTES:
-        transport.writelines(data)
-        return
+    some: list[Piece] = []
+    room_bytes = SEALED_BYTES
     for piece in data:
-        view = memoryview(piece)
-        for at in range(0, len(view), SEALED_BYTES):
-            transport.write(view[at : at + SEALED_BYTES])
+        left: Piece = piece if len(piece) <= room_bytes else memoryview(piece)
+        while left:
+            now, left = left[:room_bytes], left[room_bytes:]
+            some.append(now)
+            room_bytes -= len(now)
+            if not room_bytes:
+                transport.writelines(some)
+                some, room_bytes = [], SEALED_BYTES
+    if some:
+        transport.writelines(some)
 
 
 def left_in(tls: ssl.SSLObject) -> tuple[bytes, bool]:
