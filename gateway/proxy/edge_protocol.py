@@ -221,6 +221,12 @@ class EdgeProtocol(ClientChannel):
             self.hold(Held.BY_READER)
             self.expect(AHEAD_SECONDS)
 
+    def _take_what_waits(self) -> None:
+        """Take what lies here as what it is: the request in it, and its body, are read on."""
+        ahead, self._ahead = self._ahead, b""
+        self.go_on(Held.BY_READER)  # more may have come in the meantime
+        self.take(ahead)
+
     def _drop_ahead(self) -> None:
         """Too much lies here for too long: drop it, and what still comes; that the client leaves is seen."""
         if self.ahead_bytes > AHEAD_BYTES:
@@ -265,8 +271,7 @@ class EdgeProtocol(ClientChannel):
                 if self._ahead:
                     # Who sends many at once comes after those who ask one by one.
                     await self.turns.share()
-                    ahead, self._ahead = self._ahead, b""
-                    self.take(ahead)
+                    self._take_what_waits()
                     if self.idle and not self._closes:
                         self._rest(keeps=True)  # it was nothing but an empty line
         except asyncio.CancelledError:

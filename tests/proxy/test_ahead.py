@@ -10,7 +10,7 @@ from gateway.proxy.edge_protocol import AHEAD_BYTES, AHEAD_SECONDS, EdgeProtocol
 from tests.conftest import StartGateway
 from tests.kit.client import CHAT, JSON, STREAMED_QUESTION, RawClient
 from tests.kit.gateway import Gateway
-from tests.kit.upstream import ScriptedUpstream, answer_ok, two_events
+from tests.kit.upstream import ScriptedUpstream, Turn, answer_ok, two_events
 from tests.kit.waiting import until
 
 BODY = b'{"model":"gpt-4o","messages":[]}'.ljust(400_000)
@@ -106,3 +106,33 @@ async def test_requests_without_bodies_are_answered_in_their_turn_too(
     assert await client.read_chunk() == b""
     assert [(await client.read_answer()).status for _ in range(count)] == [200] * count
     assert not [record for record in caplog.records if record.exc_info]
+
+
+async def ends_with_much_to_read(turn: Turn) -> None:
+    """The script of an answer whose end, packed as it is, takes half a turn of the loop."""
+    await turn.read_body()
+    await turn.send(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await turn.chunk(b"some")
+    await turn.wait_for("go on")
+    await turn.send(b"%x\r\n%b\r\n0\r\n\r\n" % (4000, bytes(4000)))
+
+
+async def test_what_was_sent_ahead_is_read_to_its_end_however_busy_the_loop_is(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    """When many answers end in one turn, what stands behind them waits for others, and more comes meanwhile."""
+    upstream.plays(ends_with_much_to_read)
+    clients = [await gateway.connect() for _ in range(12)]
+    for client in clients:
+        await client.send(client.request_bytes("POST", CHAT, STREAMED_QUESTION, headers=JSON))
+        assert (await client.read_head()).status == 200
+        assert await client.read_chunk() == b"some"
+        client.writer.write(client.request_bytes("POST", CHAT, BODY, headers=JSON))
+    await until(lambda: lying(gateway) > len(clients) * AHEAD_BYTES)
+    upstream.plays(answer_ok)
+    upstream.gate("go on").set()
+
+    for client in clients:
+        assert await client.read_chunk() == bytes(4000)
+        assert await client.read_chunk() == b""
+        assert (await client.read_answer()).status == 200
