@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from gateway.app.account_store import DEADLINE_SECONDS, AccountsUnavailable, read, written
 from gateway.policy.accounts import Uses
 from gateway.redis.cluster import open_wire
-from gateway.redis.line import RedisUnavailable
-from gateway.redis.replies import Argument, Reply
+from gateway.redis.line import Argument, RedisUnavailable, Reply
 from gateway.redis.script import Script
 from gateway.redis.servers import RedisServers
 

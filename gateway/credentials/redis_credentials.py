@@ -19,8 +19,7 @@ import orjson
 from gateway.credentials.issue import IssuedCredential
 from gateway.credentials.revocations import Revocation, RevocationsUnavailable
 from gateway.redis.cluster import open_wire
-from gateway.redis.line import RedisUnavailable
-from gateway.redis.replies import Argument, Reply
+from gateway.redis.line import Argument, RedisUnavailable, Reply
 from gateway.redis.script import Script
 from gateway.redis.servers import RedisServers
 

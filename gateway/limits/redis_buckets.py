@@ -13,8 +13,7 @@ from itertools import groupby
 from gateway.limits.store import BucketStore, Census, Step, StoreUnavailable
 from gateway.limits.turn import MOST_STEPS, Turn, account_keys, head_of
 from gateway.redis.cluster import open_wire
-from gateway.redis.line import RedisUnavailable
-from gateway.redis.replies import Argument, Reply
+from gateway.redis.line import Argument, RedisUnavailable, Reply
 from gateway.redis.script import Script
 from gateway.redis.servers import RedisServers
 

@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from gateway.limits.charges import QuotaSet
 from gateway.limits.store import Step, StoreUnavailable
-from gateway.redis.line import Call, RedisUnavailable
-from gateway.redis.replies import Argument, Reply
+from gateway.redis.line import Argument, Call, RedisUnavailable, Reply
 from gateway.redis.script import Script
 
 MOST_STEPS = 64

@@ -8,18 +8,17 @@ While a slot is being moved its calls fail: that takes moments, and the limits' 
 from __future__ import annotations
 
 import asyncio
-from binascii import crc_hqx
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
+from redis.crc import key_slot
+from redis.exceptions import MovedError
+
 from gateway.redis.breaker import Breaker
-from gateway.redis.connection import Address
-from gateway.redis.line import Call, RedisUnavailable
-from gateway.redis.replies import Argument, Moved, Reply, addresses_of
-from gateway.redis.servers import RedisServers, Topology
+from gateway.redis.line import Argument, Call, RedisUnavailable, Reply
+from gateway.redis.servers import Address, RedisServers, Topology
 from gateway.redis.wire import Scripts, Wire
 
-_SLOTS = 16384
 REFRESH_SECONDS = 0.25
 """The pause between two questions about the slots."""
 
@@ -115,10 +114,10 @@ class ClusterWire(Scripts):
         """Make a call that was sent elsewhere, and so not run, once more where it belongs."""
         self._refresh_soon()
         moved = unavailable.__cause__
-        if not isinstance(moved, Moved):
+        if not isinstance(moved, MovedError):
             call.failed(unavailable)
             return
-        wire = self._wire(moved.address)
+        wire = self._wire((moved.host or "", int(moved.port)))
         wire.call(call, "")
         wire.flush()
 
@@ -145,7 +144,7 @@ class ClusterWire(Scripts):
                 ranges = await self._wire(address).ask("CLUSTER", "SLOTS")
             except RedisUnavailable:
                 continue
-            masters = addresses_of(ranges, address)
+            masters = [(first, last, _address(master, address)) for first, last, master, *_ in ranges]
             if masters:
                 self._masters, self._lost = masters, False
                 self._known.set()
@@ -192,8 +191,7 @@ class _Routed(Call):
         self._failed(self._call, unavailable)
 
 
-def key_slot(key: bytes) -> int:
-    """The slot of a key, or of what stands in its first braces (the Redis Cluster specification)."""
-    begin = key.find(b"{")
-    end = key.find(b"}", begin + 1) if begin >= 0 else -1
-    return crc_hqx(key[begin + 1 : end] if end > begin + 1 else key, 0) % _SLOTS
+def _address(node: Sequence[Reply], asked: Address) -> Address:
+    """A node without a name is the one that was asked."""
+    host = node[0].decode() if node[0] else ""
+    return (host if host not in ("", "?") else asked[0], int(node[1]))

@@ -3,7 +3,7 @@
 Calls leave together when the line is flushed, and nobody waits for anybody else's reply. Nothing is ever sent twice,
 except a script that the server said it does not know (and so did not run).
 
-Who dials and logs in is `connection.py`. From then on the transport belongs to the line: replies are read where they
+redis-py dials, speaks TLS and logs in. From then on its transport belongs to the line: replies are read where they
 arrive, without a task.
 """
 
@@ -16,25 +16,34 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol
 
 import hiredis
-
-from gateway.redis.replies import (
-    NOT_YET,
-    Argument,
-    ReadOnly,
+from redis.exceptions import (
+    AskError,
+    MovedError,
+    NoScriptError,
+    ReadOnlyError,
     RedisError,
-    Reply,
-    ScriptUnknown,
-    pack,
-    reader,
+    ResponseError,
 )
-from gateway.redis.script import Script
-from gateway.redis.servers import Connect
 
+from gateway.redis.script import Script
+from gateway.redis.servers import Connect, hand_over
+
+Argument = str | bytes | int
+Reply = Any
+"""What a command may answer: an integer, bytes, None, or a list of replies."""
 Keep = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 """Starts a task that somebody waits for in the end."""
 
 GRACE_SECONDS = 0.005
 """How long a reply that is late may still be found to have arrived."""
+
+_NOT_YET = object()
+_ERRORS: dict[str, type[ResponseError]] = {
+    "NOSCRIPT": NoScriptError,
+    "READONLY": ReadOnlyError,
+    "MOVED": MovedError,
+    "ASK": AskError,
+}
 
 
 class RedisUnavailable(Exception):
@@ -98,7 +107,7 @@ class Line(asyncio.Protocol):
         self._connect = connect
         self._connect_seconds = connect_seconds
         self._transport: asyncio.WriteTransport | None = None
-        self._replies = reader()
+        self._replies = hiredis.Reader(replyError=_error, notEnoughData=_NOT_YET)
         self._to_send: list[Call] = []
         self._sent: deque[Call] = deque()
         self._flushes_soon = False
@@ -132,7 +141,7 @@ class Line(asyncio.Protocol):
         """Tell calls their replies."""
         self._replies.feed(data)
         try:
-            while not self.dead and (reply := self._replies.gets()) is not NOT_YET:
+            while not self.dead and (reply := self._replies.gets()) is not _NOT_YET:
                 self._take(reply)
         except hiredis.ProtocolError as error:
             self.hang_up(error)
@@ -165,7 +174,7 @@ class Line(asyncio.Protocol):
             self.hang_up(error)
             return
         try:
-            self._transport = connection.hand_over(self)
+            self._transport = await hand_over(connection, self)
             self.flush()
             await self._gone
         except (RedisError, OSError) as error:
@@ -173,7 +182,7 @@ class Line(asyncio.Protocol):
         except asyncio.CancelledError:
             self.hang_up(ConnectionError("cancelled"))
         finally:
-            connection.close()
+            await connection.disconnect(nowait=True)
 
     def _packed(self, call: Call) -> bytes:
         words = call.words()
@@ -184,8 +193,8 @@ class Line(asyncio.Protocol):
         self._sent.append(call)
         script = call.script
         if script is None:
-            return pack(*words)
-        return pack("EVALSHA", script.sha, *words)
+            return _pack(*words)
+        return _pack("EVALSHA", script.sha, *words)
 
     def _take(self, reply: Reply) -> None:
         if not self._sent:
@@ -196,13 +205,13 @@ class Line(asyncio.Protocol):
             if call.watcher:
                 call.watcher.succeeded()
             call.answered(reply)
-        elif isinstance(reply, ScriptUnknown) and call.script is not None:
+        elif isinstance(reply, NoScriptError) and call.script is not None:
             self._send_text(call, call.script)
         else:
             # Redis refuses a script before its first write, so nothing was done.
             call.fail(reply, sent=False)
             # A master that was demoted (6.2 words it otherwise than 7): the next call should find the new one.
-            if isinstance(reply, ReadOnly) or "READONLY" in str(reply):
+            if isinstance(reply, ReadOnlyError) or "READONLY" in str(reply):
                 self.hang_up(reply)
 
     def _send_text(self, call: Call, script: Script) -> None:
@@ -213,7 +222,7 @@ class Line(asyncio.Protocol):
             return
         call.script = None  # the server cannot say of a text that it does not know it
         self._sent.append(call)
-        self._transport.write(pack("EVAL", script.text, *words))
+        self._transport.write(_pack("EVAL", script.text, *words))
 
     def _check_deadlines(self) -> None:
         """One timer serves all calls: the oldest is always first in line."""
@@ -242,6 +251,17 @@ class Line(asyncio.Protocol):
     def _oldest(self) -> Call | None:
         waiting = self._sent or self._to_send
         return waiting[0] if waiting else None
+
+
+def _pack(*words: Argument) -> bytes:
+    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # any sequence will do
+    return packed
+
+
+def _error(text: str) -> ResponseError:
+    word, _, rest = text.partition(" ")
+    kind = _ERRORS.get(word)
+    return ResponseError(text) if kind is None else kind(rest)
 
 
 def _fail(calls: Iterable[Call], error: BaseException, *, sent: bool) -> None:

@@ -5,10 +5,9 @@
     redis+sentinel://[user:password@]host[:26379],host.../service[/db]   the master that Sentinels name
     redis+cluster://[user:password@]host[:6379],host...                  a Redis Cluster
 
-`valkey` may stand for `redis`, and `rediss+sentinel`, `rediss+cluster` speak TLS. Query options: `db=`, `username=`,
-`password=`; of TLS `ssl_ca_certs=`, `ssl_ca_path=`, `ssl_ca_data=`, `ssl_certfile=`, `ssl_keyfile=`, `ssl_password=`,
-`ssl_ciphers=`, `ssl_check_hostname=`, `ssl_cert_reqs=`; `sentinel_username=` and `sentinel_password=` log in to
-Sentinels, which otherwise get no login.
+`valkey` may stand for `redis`, and `rediss+sentinel`, `rediss+cluster` speak TLS. Query options are those of
+redis-py (`ssl_ca_certs=`, `ssl_certfile=`, `ssl_keyfile=`, `ssl_check_hostname=`, …); `sentinel_username=`
+and `sentinel_password=` log in to Sentinels, which otherwise get no login.
 """
 
 from __future__ import annotations
@@ -17,15 +16,19 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any
+from urllib.parse import urlsplit
 
-from gateway.redis.connection import Address, Connection, Login, Tls
-from gateway.redis.replies import RedisError
+from redis.asyncio.connection import AbstractConnection, Connection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 SENTINEL_SECONDS = 0.3
 """How long one Sentinel may take before the next is asked."""
 
-Connect = Callable[[], Awaitable[Connection]]
+Address = tuple[str, int]
+Connect = Callable[[], Awaitable[AbstractConnection]]
 """Returns a connection that is ready for commands; raises RedisError or OSError."""
 
 
@@ -56,10 +59,9 @@ class RedisServers:
     name: str
     """For logs and metrics: hosts, or path, or Sentinel service; never a login."""
     service: str
-    _path: str
-    _login: Login
-    _sentinel_login: Login
-    _tls: Tls | None
+    _kind: type[AbstractConnection]
+    _options: _Options
+    _sentinel_login: _Options
 
     @classmethod
     def parse(cls, url: str) -> RedisServers:
@@ -69,28 +71,41 @@ class RedisServers:
         if known is None or not separator:
             raise ValueError(f"a Redis URL begins with one of {', '.join(f'{s}://' for s in _SCHEMES)}")
         plain_scheme, topology = known
+        if topology is Topology.SINGLE:
+            return cls._single(f"{plain_scheme}://{rest}")
+        return cls._several(plain_scheme, topology, rest)
+
+    @classmethod
+    def _single(cls, url: str) -> RedisServers:
+        options = dict(parse_url(url))
+        kind: Any = options.pop("connection_class", Connection)
+        if "path" in options:
+            return cls(Topology.SINGLE, (), str(options["path"]), "", kind, _Options(options), _Options({}))
+        host, port = str(options.pop("host", "localhost")), int(str(options.pop("port", 6379)))
+        address = (host, port)
+        return cls(Topology.SINGLE, (address,), f"{host}:{port}", "", kind, _Options(options), _Options({}))
+
+    @classmethod
+    def _several(cls, scheme: str, topology: Topology, rest: str) -> RedisServers:
         split = urlsplit(f"//{rest}")
-        login, _, hosts = split.netloc.rpartition("@")
-        username, _, password = login.partition(":")
-        options = _Options(split.query)
-        options.take(username=unquote(username) or None, password=unquote(password) or None)
-        database = options.number("db")
-        sentinel_login = Login(options.text("sentinel_username"), options.text("sentinel_password"))
-        path = unquote(split.path) if plain_scheme == "unix" else ""
-        if plain_scheme == "unix":
-            addresses: tuple[Address, ...] = ()
-            service = ""
-        elif topology is Topology.SINGLE:
-            addresses, service = (_address(hosts, 6379),), ""
-            database = database or _number(split.path.strip("/"))
-        else:
-            addresses, service, place = _several(topology, hosts, split.path)
-            database = database or place
-        name = path or service or ",".join(f"{host}:{port}" for host, port in addresses)
-        login_found = Login(options.text("username"), options.text("password"), database)
-        tls = options.tls() if plain_scheme == "rediss" else None
-        options.refuse_others()
-        return cls(topology, addresses, name, service, path, login_found, sentinel_login, tls)
+        login, at, hosts = split.netloc.rpartition("@")
+        default_port = 26379 if topology is Topology.SENTINEL else 6379
+        addresses = tuple(_address(host, default_port) for host in hosts.split(",") if host)
+        if not addresses:
+            raise ValueError("the Redis URL names no host")
+        service, _, database = split.path.strip("/").partition("/")
+        if topology is Topology.SENTINEL and not service:
+            raise ValueError(
+                "a Sentinel URL names the service after the hosts: redis+sentinel://host:26379/name"
+            )
+        if topology is Topology.CLUSTER and service not in ("", "0"):
+            raise ValueError("a Redis Cluster has no databases")
+        options = dict(parse_url(f"{scheme}://{login}{at}host/{database}?{split.query}"))
+        kind: Any = options.pop("connection_class", Connection)
+        del options["host"]
+        logins = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+        name = service or ",".join(f"{host}:{port}" for host, port in addresses)
+        return cls(topology, addresses, name, service, kind, _Options(options), _Options(logins))
 
     def connector(self, address: Address | None = None) -> Connect:
         """How to reach the one server, the master that Sentinels name now, or the node at `address`."""
@@ -100,22 +115,27 @@ class RedisServers:
             address = self.addresses[0]
         return lambda: self._connect(address)
 
-    async def _connect_to_master(self) -> Connection:
+    async def _connect_to_master(self) -> AbstractConnection:
         return await self._connect(await self._find_master())
 
-    async def _connect(self, address: Address | None) -> Connection:
-        # No retries: a repeated script could charge twice. No timeouts: who connects or calls sets the deadline.
-        return await Connection.to(self._path if address is None else address, self._login, self._tls)
+    async def _connect(self, address: Address | None) -> AbstractConnection:
+        options = dict(self._options.values)
+        if address is not None:
+            options["host"], options["port"] = address
+        return await _connected(self._kind, options)
 
     async def _find_master(self) -> Address:
-        for sentinel in self.addresses:
+        login = dict(self._sentinel_login.values)
+        tls = {name: value for name, value in self._options.values.items() if name.startswith("ssl")}
+        for host, port in self.addresses:
             try:
                 async with asyncio.timeout(SENTINEL_SECONDS):
-                    connection = await Connection.to(sentinel, self._sentinel_login, self._tls)
+                    sentinel = await _connected(self._kind, {"host": host, "port": port, **login, **tls})
                     try:
-                        reply = await connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
+                        await sentinel.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
+                        reply = await sentinel.read_response()
                     finally:
-                        connection.close()
+                        await sentinel.disconnect(nowait=True)
             except (RedisError, OSError, TimeoutError):
                 continue
             if reply:
@@ -124,74 +144,55 @@ class RedisServers:
 
 
 class _Options:
-    """What stands behind the question mark, each once; ValueError names what is wrong, and never its value."""
+    """Keyword arguments that may hold passwords: never shown, never compared."""
 
-    def __init__(self, query: str) -> None:
-        self._left: dict[str, str] = dict(parse_qsl(query))
+    __slots__ = ("values",)
 
-    def take(self, **stated: str | None) -> None:
-        """Have these, where they are stated elsewhere in the URL."""
-        self._left |= {name: value for name, value in stated.items() if value is not None}
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = values
 
-    def text(self, name: str) -> str | None:
-        return self._left.pop(name, None)
-
-    def number(self, name: str) -> int:
-        try:
-            return int(self._left.pop(name, "0"))
-        except ValueError:
-            raise ValueError(f"{name} in the Redis URL is not a number") from None
-
-    def tls(self) -> Tls:
-        names = [name for name in self._left if name.removeprefix("ssl_") in _TLS_WORDS]
-        words = {name.removeprefix("ssl_"): self._left.pop(name) for name in names}
-        check = self._left.pop("ssl_check_hostname", "true").lower()
-        if check not in _TRUE | _FALSE:
-            raise ValueError("ssl_check_hostname in the Redis URL is neither true nor false")
-        if words.get("cert_reqs", "required") not in ("none", "optional", "required"):
-            raise ValueError("ssl_cert_reqs in the Redis URL is none of none, optional, required")
-        return Tls(check_hostname=check in _TRUE, **words)
-
-    def refuse_others(self) -> None:
-        if self._left:
-            raise ValueError(f"the Redis URL has an option that nobody knows: {min(self._left)}")
+    def __repr__(self) -> str:
+        return "…"
 
 
-_TLS_WORDS = frozenset(
-    ("ca_certs", "ca_path", "ca_data", "certfile", "keyfile", "password", "ciphers", "cert_reqs")
-)
-_TRUE, _FALSE = frozenset(("1", "true", "yes", "on")), frozenset(("0", "false", "no", "off"))
-
-
-def _several(topology: Topology, hosts: str, path: str) -> tuple[tuple[Address, ...], str, int]:
-    """The addresses, the service, and the database of a URL that names several hosts."""
-    default_port = 26379 if topology is Topology.SENTINEL else 6379
-    addresses = tuple(_address(host, default_port) for host in hosts.split(",") if host)
-    if not addresses:
-        raise ValueError("the Redis URL names no host")
-    service, _, database = path.strip("/").partition("/")
-    if topology is Topology.SENTINEL and not service:
-        raise ValueError("a Sentinel URL names the service after the hosts: redis+sentinel://host:26379/name")
-    if topology is Topology.CLUSTER:
-        if service not in ("", "0"):
-            raise ValueError("a Redis Cluster has no databases")
-        return addresses, "", 0
-    return addresses, service, _number(database)
-
-
-def _number(text: str) -> int:
-    if not text:
-        return 0
+async def _connected(kind: type[AbstractConnection], options: dict[str, Any]) -> AbstractConnection:
+    # No retries: a repeated script could charge twice. No timeouts: who connects or calls sets the deadline.
+    # RESP2, and no introduction: the handshake needs no round trip of its own.
+    connection = kind(
+        **{
+            **options,
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),
+            "socket_timeout": None,
+            "socket_connect_timeout": None,
+            "driver_info": None,
+        }
+    )
     try:
-        return int(text)
-    except ValueError:
-        raise ValueError("the database in the Redis URL is not a number") from None
+        await connection.connect()  # type: ignore[no-untyped-call]
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return connection
+
+
+async def hand_over(connection: AbstractConnection, protocol: asyncio.Protocol) -> asyncio.WriteTransport:
+    """Let `protocol` talk to the server from now on: the connection is kept to be disconnected, for nothing else.
+
+    The one place that looks into redis-py's connections: its reading is a coroutine per reply.
+    """
+    writer: asyncio.StreamWriter | None = connection._writer
+    if writer is None or await connection.can_read():
+        raise ConnectionError("the server hung up, or spoke before it was asked")
+    transport = writer.transport
+    transport.set_protocol(protocol)
+    return transport
 
 
 def _address(text: str, default_port: int) -> Address:
     """Split `host`, `host:port` or `[v6]:port`."""
     try:
         split = urlsplit(f"//{text}")
-        return split.hostname or "localhost", split.port or default_port
+        return split.hostname or "", split.port or default_port
     except ValueError:
         raise ValueError("a port in the Redis URL is not a number") from None

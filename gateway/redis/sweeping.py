@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from gateway.redis.connection import Address
-from gateway.redis.replies import addresses_of
-from gateway.redis.servers import RedisServers, Topology
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection
+
+from gateway.redis.servers import Address, RedisServers, Topology
 
 _KEYS_LOOKED_AT = 1000
 """In one step: Redis serves everybody, and does nothing else meanwhile."""
@@ -25,25 +27,34 @@ async def _sweep(servers: RedisServers, address: Address | None, prefix: str) ->
     found, cursor = 0, b""
     try:
         while cursor != b"0":
-            cursor, keys = await connection.ask(
-                "SCAN", cursor or "0", "MATCH", f"{_literal(prefix)}*", "COUNT", _KEYS_LOOKED_AT
+            cursor, keys = await _ask(
+                connection, "SCAN", cursor or "0", "MATCH", f"{_literal(prefix)}*", "COUNT", _KEYS_LOOKED_AT
             )
             # One by one: keys of one command must share a slot of a cluster.
             for key in keys:
-                found += await connection.ask("UNLINK", key)
+                found += await _ask(connection, "UNLINK", key)
     finally:
-        connection.close()
+        await connection.disconnect(nowait=True)
     return found
 
 
 async def _masters(servers: RedisServers) -> list[Address]:
     connection = await servers.connector()()
     try:
-        ranges = await connection.ask("CLUSTER", "SLOTS")
+        ranges = await _ask(connection, "CLUSTER", "SLOTS")
     finally:
-        connection.close()
+        await connection.disconnect(nowait=True)
     asked = servers.addresses[0]
-    return list(dict.fromkeys(address for _, _, address in addresses_of(ranges, asked)))
+    return list(
+        dict.fromkeys(
+            ((master[0] or b"").decode() or asked[0], int(master[1])) for _, _, master, *_ in ranges
+        )
+    )
+
+
+async def _ask(connection: AbstractConnection, *words: str | bytes | int) -> Any:
+    await connection.send_command(*words)
+    return await connection.read_response()
 
 
 def _literal(prefix: str) -> str:

@@ -2,8 +2,8 @@
 
 The caller only awaits a future: if it is cancelled, neither the connection nor the other calls notice.
 
-redis-py is not used: its client answers a lost reply with up to ten repetitions and takes a connection of its own for
-every batch, and to import it for its connections alone takes 6 MB and a tenth of the start.
+redis-py's connections (TLS, logins) are used, its client is not: that one answers a lost reply with up to ten
+repetitions, and takes a connection of its own for every batch.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from redis.exceptions import AskError
+
 from gateway.redis.breaker import Breaker, BreakerState
-from gateway.redis.line import Call, Line, RedisUnavailable, Watcher
-from gateway.redis.replies import Argument, AskElsewhere, Reply
+from gateway.redis.line import Argument, Call, Line, RedisUnavailable, Reply, Watcher
 from gateway.redis.script import Script
 from gateway.redis.servers import Connect
 
@@ -170,7 +171,7 @@ class Wire(Scripts):
             self.breaker.succeeded()
 
     def failed(self, error: BaseException) -> None:
-        redirected = self._redirects and isinstance(error, AskElsewhere)
+        redirected = self._redirects and isinstance(error, AskError)
         if redirected or any(word in str(error) for word in _ONE_CALLS_FAULT):
             self.breaker.succeeded()
             return

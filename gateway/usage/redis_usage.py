@@ -15,8 +15,7 @@ import orjson
 from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import account_key
 from gateway.redis.cluster import open_wire
-from gateway.redis.line import RedisUnavailable
-from gateway.redis.replies import Argument, Reply
+from gateway.redis.line import Argument, RedisUnavailable, Reply
 from gateway.redis.script import Script
 from gateway.redis.servers import RedisServers
 from gateway.usage.counters import (

@@ -61,11 +61,6 @@ def test_url_says_where_the_servers_are(
         ("redis+cluster://:secret@h/3", "no databases"),
         ("redis+cluster://:secret@", "names no host"),
         ("redis://:secret@h?db=x", "db"),
-        ("redis://:secret@h/secret", "database"),
-        ("redis://h?password=secret&socket_timeout=secret", "nobody knows: socket_timeout"),
-        ("redis://h?ssl_ca_certs=secret", "nobody knows: ssl_ca_certs"),
-        ("rediss://h?ssl_cert_reqs=secret", "ssl_cert_reqs"),
-        ("rediss://h?ssl_check_hostname=secret", "ssl_check_hostname"),
     ],
 )
 def test_bad_url_is_explained_without_its_password(url: str, problem: str) -> None:
@@ -93,17 +88,6 @@ async def admits(url: str) -> bool:
 
 async def test_limits_are_kept_over_a_unix_socket(redis: RedisServer) -> None:
     assert await admits(redis.unix_url)
-
-
-async def test_limits_are_kept_in_the_database_that_the_url_names(redis: RedisServer) -> None:
-    redis.command("ACL", "SETUSER", "gw", "on", ">pass word", "~*", "+@all")
-    urls = (
-        f"redis://gw:pass%20word@127.0.0.1:{redis.port}/1",
-        f"{redis.unix_url}?db=2&username=gw&password=pass+word",
-    )
-    for number, url in enumerate(urls, 1):
-        assert await admits(url)
-        assert f"db{number}:" in redis.command("INFO", "keyspace")
 
 
 async def test_limits_need_these_commands_of_an_acl_user_and_no_others(redis: RedisServer) -> None:

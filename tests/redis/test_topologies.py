@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from binascii import crc_hqx
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from redis.crc import key_slot
 
 from gateway.limits.limiter import Limiter
 from gateway.limits.redis_buckets import RedisBuckets
 from gateway.limits.terms import Charge, Dimension, Quota, account_key
-from gateway.redis.cluster import key_slot
 from tests.kit.faults.faulty_link import faulty_link
 from tests.kit.redis import RedisServer, running_cluster, running_replica, running_sentinel, wait_until
 from tests.limits.contract import BucketContract, FakeClock, fresh_id, fresh_key
@@ -51,20 +50,6 @@ def test_all_accounts_of_a_tenant_are_in_one_slot() -> None:
     keys = [account_key("acme"), account_key("acme", model="gpt-4o*"), account_key("acme", subject="{b}")]
     names = [name for key in keys for name in (f"gateway:{key}", f"gateway:{key}:open")]
     assert len({key_slot(name.encode()) for name in names}) == 1
-
-
-@pytest.mark.parametrize(
-    ("key", "slot"),
-    [
-        (b"123456789", 0x31C3),
-        (b"{user1000}.following", key_slot(b"user1000")),
-        (b"foo{}{bar}", crc_hqx(b"foo{}{bar}", 0) % 16384),
-        (b"foo{{bar}}zap", key_slot(b"{bar")),
-        (b"foo{bar}{zap}", key_slot(b"bar")),
-    ],
-)
-def test_slots_are_those_of_the_cluster_specification(key: bytes, slot: int) -> None:
-    assert key_slot(key) == slot
 
 
 async def test_lost_master_takes_only_its_own_tenants_to_local_decisions() -> None:

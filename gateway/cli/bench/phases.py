@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from gateway.app.process import room_for_connections
 from gateway.bench.certificate import make_certificate
 from gateway.bench.processes import raw_upstream, resident_bytes
@@ -30,7 +32,6 @@ from gateway.cli.bench.configuration import (
 from gateway.cli.bench.process import MeasuredGateway, running
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing, ensure_ring
-from gateway.redis.replies import RedisError
 from gateway.redis.servers import RedisServers
 from gateway.redis.sweeping import sweep
 from gateway.settings.section import Problem, SettingsInvalid, revealed
@@ -193,7 +194,7 @@ async def _swept(servers: RedisServers, problems: list[str]) -> AsyncIterator[No
     try:
         async with asyncio.timeout(_REDIS_SECONDS):
             connection = await servers.connector()()
-            connection.close()
+            await connection.disconnect(nowait=True)
     except (OSError, RedisError, TimeoutError) as error:
         said = str(error) or "no answer"
         raise SettingsInvalid(
