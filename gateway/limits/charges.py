@@ -11,13 +11,16 @@ from gateway.limits.terms import Charge, Dimension, Quota
 _REMEMBERED = 4096
 """Sets that are one object however often they are asked for; others work as well, and cost more to send."""
 
+_SPARE = 4
+"""Where less than a fourth of a limit is taken, nobody is refused for what is given back a moment later."""
+
 
 class QuotaSet:
     """Quotas that are charged together, in their order, and what is the same whenever they are."""
 
     __slots__ = (
         *("by_request", "dimensions", "has_optional", "has_slots", "is_reported", "measured", "plans"),
-        *("quotas", "settling", "units_differ", "_without"),
+        *("pressing", "quotas", "settling", "units_differ", "_without"),
     )
 
     def __init__(self, quotas: tuple[Quota, ...]) -> None:
@@ -33,6 +36,11 @@ class QuotaSet:
 
         self.settling = tuple(at for at, dimension in enumerate(dimensions) if dimension.settles)
         """The positions of what is settled."""
+
+        self.pressing = tuple(
+            (at, quotas[at].grains // _SPARE) for at in self.settling if quotas[at].period_seconds
+        )
+        """Of which of those so many grains may be missing, and no more, while what is held too much is given back."""
 
         self.is_reported = any(dimension.is_reported for dimension in dimensions)
         """Whether answers report something that counts here."""

@@ -152,6 +152,8 @@ class Limiter:
 
     def cancel_soon(self, exchange_id: str) -> None:
         """Give everything back that the exchange holds: it never went upstream."""
+        for held in self._open.get(exchange_id, ()):
+            held.hurries = True
         self.settle_soon(exchange_id, _NO_PERMITS)
 
     def charge_soon(self, charges: Iterable[Charge]) -> None:
@@ -310,6 +312,9 @@ class _Held(Step):
                 return False
             if granted and self.exchange_id:
                 self._limiter._keep(self)
+                for at, most in self.charges.quotas.pressing:
+                    if missing[at] > most:
+                        self.hurries = True
             decided.set_result(decide(self.charges, missing, granted=granted))
         elif granted or self.maybe_done:
             if self._over is not None:

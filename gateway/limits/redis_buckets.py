@@ -21,7 +21,7 @@ SILENT_SECONDS = 3.0
 """A worker that has not announced itself for so long no longer counts."""
 
 COMPANY_SECONDS = 0.01
-"""How long a settlement that frees no slot may wait for other steps: it held more than it used for longer than that."""
+"""How long a settlement may wait for other steps that frees no slot, of a limit of which little is taken."""
 
 _LEASES_PER_CALL = 1000
 _WORKERS_KEPT_MS = 60_000
@@ -85,6 +85,7 @@ class RedisBuckets(BucketStore):
         if (
             step.mode == "settle"
             and step.outcome is None
+            and not step.hurries
             and not step.charges.quotas.has_slots
             and len(steps) < MOST_STEPS
         ):

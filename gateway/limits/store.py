@@ -44,6 +44,9 @@ class Step:
 
     __slots__ = ("charges", "exchange_id", "holder", "mode", "outcome", "permits")
 
+    hurries = False
+    """Whether others may be refused until it is carried out."""
+
     def __init__(
         self, mode: Mode, exchange_id: str, charges: Charges, permits: Sequence[int] | None = None
     ) -> None:
@@ -81,6 +84,14 @@ class Step:
         """Hear that the store did not do it, or did not say so in time."""
         if self.outcome is not None and not self.outcome.done():
             self.outcome.set_exception(outage)
+
+
+class _GivenBack(Step):
+    """What was taken for nothing."""
+
+    __slots__ = ()
+
+    hurries = True
 
 
 class BucketStore(ABC):
@@ -146,7 +157,7 @@ class BucketStore(ABC):
     def give_back(self, step: Step) -> None:
         """Undo an admission that nobody heard of, if it was one. Should that fail, its lease runs out by itself."""
         if step.mode == "take" and step.exchange_id:
-            self.put(Step("settle", step.exchange_id, step.charges, step.charges.unused()))
+            self.put(_GivenBack("settle", step.exchange_id, step.charges, step.charges.unused()))
 
     @abstractmethod
     async def renew(self, leases: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

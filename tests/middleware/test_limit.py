@@ -371,6 +371,25 @@ async def test_two_gateways_on_one_redis_share_limits_exactly(
         assert (counts["requests"], counts["input"]) == (30, used)
 
 
+@pytest.mark.parametrize("refused", [False, True])
+async def test_who_asks_two_gateways_in_turn_finds_given_back_what_it_did_not_use(
+    start_gateway: StartGateway, upstream: ScriptedUpstream, redis: RedisServer, refused: bool
+) -> None:
+    """One request at a time: nobody is refused for what is on its way back, used or not."""
+    settings = tenant(max_requests_per_1_day=10, max_tokens_per_1_day=1500) | {"redis_url": redis.url}
+    ring = KeyRing.ephemeral()
+    gateways = [await start_gateway(ring=ring, **settings) for _ in range(2)]
+    clients = [await gateway.connect() for gateway in gateways]
+    answers(upstream, reporting(10))
+    if refused:
+        too_much = chat("x" * 70_000, max_tokens=1)  # it is read behind the door
+        for n in range(20):
+            assert (await post(gateways[n % 2], CHAT, too_much)).status == 400
+    for n in range(10):
+        answer = await clients[n % 2].request("POST", CHAT, chat(), headers=JSON)
+        assert answer.status == 200, (n, answer.body)
+
+
 @pytest.mark.parametrize(
     ("policy", "status"), [("open", 200), ("local", 200), ("closed", 503)], ids=lambda value: str(value)
 )
