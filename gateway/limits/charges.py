@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-from gateway.limits.terms import Charge, Dimension, Quota
+from gateway.limits.terms import TICKS_PER_PERIOD, Charge, Dimension, Quota
 
 _REMEMBERED = 4096
 """Sets that are one object however often they are asked for; others work as well, and cost more to send."""
 
-_SPARE = 4
-"""Where less than a fourth of a limit is taken, nobody is refused for what is given back a moment later."""
+_FOLLOWING = 16
+"""Where a limit has room for so many more like the last one, what that gives back may come a moment later."""
 
 
 class QuotaSet:
@@ -20,7 +20,7 @@ class QuotaSet:
 
     __slots__ = (
         *("by_request", "dimensions", "has_optional", "has_slots", "is_reported", "measured", "plans"),
-        *("pressing", "quotas", "settling", "units_differ", "_without"),
+        *("narrow", "quotas", "settling", "units_differ", "_without"),
     )
 
     def __init__(self, quotas: tuple[Quota, ...]) -> None:
@@ -37,10 +37,10 @@ class QuotaSet:
         self.settling = tuple(at for at, dimension in enumerate(dimensions) if dimension.settles)
         """The positions of what is settled."""
 
-        self.pressing = tuple(
-            (at, quotas[at].grains // _SPARE) for at in self.settling if quotas[at].period_seconds
+        self.narrow = tuple(
+            (at, quotas[at].grains // (_FOLLOWING + 1)) for at in self.settling if quotas[at].period_seconds
         )
-        """Of which of those so many grains may be missing, and no more, while what is held too much is given back."""
+        """Those of which there is room for as many whatever the last one took, while no more grains are missing."""
 
         self.is_reported = any(dimension.is_reported for dimension in dimensions)
         """Whether answers report something that counts here."""
@@ -117,6 +117,11 @@ class Charges:
             if permits[at]:
                 return True
         return False
+
+    def crowds(self, at: int, missing: int) -> bool:
+        """Whether there is room for few more that take as much, where so many grains are missing now."""
+        following = _FOLLOWING * TICKS_PER_PERIOD * self.permits[at]
+        return missing + following > self.quotas.quotas[at].grains
 
     def unused(self) -> list[int]:
         """What is taken of each where nothing was used after all: of what is not settled, all."""

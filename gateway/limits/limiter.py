@@ -312,8 +312,8 @@ class _Held(Step):
                 return False
             if granted and self.exchange_id:
                 self._limiter._keep(self)
-                for at, most in self.charges.quotas.pressing:
-                    if missing[at] > most:
+                for at, few in self.charges.quotas.narrow:
+                    if missing[at] > few and self.charges.crowds(at, missing[at]):
                         self.hurries = True
             decided.set_result(decide(self.charges, missing, granted=granted))
         elif granted or self.maybe_done:

@@ -21,7 +21,7 @@ SILENT_SECONDS = 3.0
 """A worker that has not announced itself for so long no longer counts."""
 
 COMPANY_SECONDS = 0.01
-"""How long a settlement may wait for other steps that frees no slot, of a limit of which little is taken."""
+"""How long a settlement may wait for other steps that frees no slot, of a limit that has room for many more."""
 
 _LEASES_PER_CALL = 1000
 _WORKERS_KEPT_MS = 60_000
