@@ -133,7 +133,8 @@ class Cell:
 
 
 async def _saturated(cell: Cell, work: Requests) -> Figures:
-    if len(cell.credentials) > 1:  # what is learnt from a caller's first requests is no part of the others' price
+    if len(cell.credentials) > 1:
+        # What is learnt from a caller's first requests is no part of the price of the others.
         await cell.do(replace(work, seconds=0.0, count=_ASKED_BEFORE * len(cell.credentials)))
     [outcome], used, busy = await cell.do(work)
     figures = cell.cpu(used, outcome["ok"]) | {
