@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
@@ -29,6 +23,7 @@ from gateway.credentials.key_ring import MAX_KEYS_IN_SET, KeyRing
 from gateway.credentials.keys import Algorithm, Key, KeyProblem
 from gateway.wire.strict_json import strict_object
 from tests.kit.jwks import Behaviour, JwksServer, key_set, running_jwks_server
+from tests.kit.tls import make_certificate, served_with
 from tests.kit.waiting import until
 
 OLD, NEW = Key.generate(Algorithm.EDDSA, "old"), Key.generate(Algorithm.ES256, "new")
@@ -297,25 +292,6 @@ async def test_bytes_that_are_no_http_are_a_failure() -> None:
 
 
 async def test_issuer_that_cannot_prove_who_it_is_is_not_believed(tmp_path: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = certificate.public_bytes(Encoding.PEM)
-    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    (tmp_path / "pem").write_bytes(secret + pem)
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(tmp_path / "pem")
     asked: list[web.BaseRequest] = []
 
     async def serve(request: web.BaseRequest) -> web.StreamResponse:
@@ -324,9 +300,10 @@ async def test_issuer_that_cannot_prove_who_it_is_is_not_believed(tmp_path: Path
 
     runner = web.ServerRunner(web.Server(serve))
     await runner.setup()
-    await web.TCPSite(runner, "localhost", 0, ssl_context=tls).start()
+    tls = served_with(make_certificate(tmp_path, "issuer"))
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
     try:
-        async with watching(f"https://localhost:{runner.addresses[0][1]}/keys") as watched:
+        async with watching(f"https://127.0.0.1:{runner.addresses[0][1]}/keys") as watched:
             assert watched.results == ["failed"] and not watched.knows(OLD)
     finally:
         await runner.cleanup()

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-import ipaddress
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from gateway.limits.redis_buckets import RedisBuckets
 from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import Charge, Dimension, Quota
 from gateway.redis.servers import RedisServers, Topology
 from tests.kit.redis import RedisServer
+from tests.kit.tls import make_certificate, served_with
 from tests.limits.contract import fresh_id, fresh_key
 
 COMMANDS = (
@@ -109,43 +104,16 @@ async def test_limits_need_these_commands_of_an_acl_user_and_no_others(redis: Re
 async def test_limits_are_kept_over_tls_with_a_certificate_that_is_checked(
     redis: RedisServer, tmp_path: Path
 ) -> None:
-    certificate = self_signed(tmp_path)
-    async with tls_in_front_of(redis, certificate) as port:
-        assert await admits(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}")
+    certificate = make_certificate(tmp_path, "redis")
+    async with tls_in_front_of(redis, served_with(certificate)) as port:
+        assert await admits(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate[0]}")
         with pytest.raises(StoreUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
             await admits(f"rediss://127.0.0.1:{port}")
 
 
-def self_signed(directory: Path) -> Path:
-    """One PEM file with a fresh key and a certificate for 127.0.0.1."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "redis")])
-    now = dt.datetime.now(dt.UTC)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(now + dt.timedelta(hours=1))
-        .add_extension(address, critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    file = directory / "redis.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    file.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
-    return file
-
-
 @asynccontextmanager
-async def tls_in_front_of(redis: RedisServer, certificate: Path) -> AsyncIterator[int]:
+async def tls_in_front_of(redis: RedisServer, context: ssl.SSLContext) -> AsyncIterator[int]:
     """A TLS end before a server that may have been built without; yields its port."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
