@@ -12,6 +12,7 @@ from time import monotonic
 from gateway.app.account_memory import AccountMemory
 from gateway.app.memory_limit import usable_memory_bytes
 from gateway.app.own_paths import own_paths
+from gateway.app.place import ALONE, Place
 from gateway.app.process import App
 from gateway.app.tenants_in_force import TenantsInForce
 from gateway.credentials.key_ring import KeyRing
@@ -63,12 +64,13 @@ def build_app(
     store: BucketStore | None = None,
     read_settings: Callable[[Seen], Settings] | None = None,
     redis_prefix: str = "gateway:",
+    place: Place = ALONE,
 ) -> App:
     """Wire one gateway process. Raises SettingsInvalid for what only shows when things are put together.
 
     With `read_settings` tenants and issuers follow the configuration while the process runs; with
     `keys_dir`, where `ring` came from, keys and revocations follow that folder. `redis_prefix` begins every key that is
-    kept in Redis.
+    kept in Redis. The caps of `settings` are the machine's, of which this process gets what its `place` says.
     """
     table = OperationTable.load()
     metrics = Metrics()
@@ -110,7 +112,7 @@ def build_app(
     )
     buckets, counted = _counting(redis_url, redis_prefix)
     memory = BodyMemory(
-        most_bytes=settings.edge.body_memory_bytes or usable_memory_bytes() // 4,
+        most_bytes=place.part(settings.edge.body_memory_bytes or usable_memory_bytes() // 4),
         share=settings.edge.body_memory_share,
         refused=lambda tenant, reason: metrics.body_memory_refusals.labels(tenant, reason).inc(),
         first=lambda tenant: metrics.watch(metrics.body_memory_held, partial(memory.held_by, tenant), tenant),
@@ -120,7 +122,12 @@ def build_app(
         table=table,
         trust=trust,
         tenants=tenants.book,
-        limiter=Limiter(store or buckets, expected_replicas=settings.expected_replicas),
+        limiter=Limiter(
+            store or buckets,
+            own_workers=place.workers,
+            worker_index=place.index,
+            expected_replicas=settings.expected_replicas,
+        ),
         ledger=UsageLedger(counted, lost=metrics.usage_lost.inc),
         metrics=metrics,
         log=_line_to(log, dropped=metrics.log_lines_dropped.inc),
