@@ -1,0 +1,188 @@
+"""What load balancers and whoever restarts the gateway are told: does it live, and may it have new work?
+
+Answers come from what is known in this process and wait for nobody: they are asked from the private listener's
+thread, also while a loop is hung.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from time import monotonic
+from typing import Protocol
+
+STILL_SECONDS = 30.0
+"""When no loop has turned for so long, nothing is served and nothing will be: `/livez` fails."""
+
+HUNG_SECONDS = 10.0
+"""A worker whose loop has not turned for so long is not ready: who is sent to it would wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why something is not as it should be."""
+
+    code: str
+    """A word or two for machines, such as `stopping`."""
+
+    message: str
+    """A sentence for people, which says what to do where there is something to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """An answer, and everything it rests on."""
+
+    ok: bool
+    document: Mapping[str, object]
+
+
+class Health(Protocol):
+    """Whom the private listener and the watchdog ask, from any thread."""
+
+    def live(self) -> Condition:
+        """Whether it does anything at all; where not, only starting it anew helps."""
+
+    def ready(self) -> Condition:
+        """Whether load balancers should send it new work."""
+
+
+class State(StrEnum):
+    """Where a worker is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    HUNG = "hung"
+    LEAVING = "leaving"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """What is known of one worker. `reasons` say why it is not ready, and are empty where it is."""
+
+    index: int
+    pid: int
+    state: State
+    turned_seconds_ago: float
+    """Since its loop was last seen to turn."""
+
+    ready: bool
+    reasons: tuple[Reason, ...] = ()
+
+
+class MachineHealth:
+    """The health of all workers together: it lives while a loop turns, and is ready while a worker is."""
+
+    def __init__(
+        self,
+        workers: Callable[[], Iterable[WorkerState]],
+        *,
+        more: Callable[[], Mapping[str, object]] = dict,
+        still_seconds: float = STILL_SECONDS,
+    ) -> None:
+        """`workers` are all that run; `more` gives members for both documents. Both are asked from any thread."""
+        self._workers = workers
+        self._more = more
+        self._still_seconds = still_seconds
+        self._turned_at = monotonic()
+
+    def turned(self) -> None:
+        """A worker's loop has just been seen to turn; to be said even when that worker is gone a moment later."""
+        self._turned_at = monotonic()
+
+    def live(self) -> Condition:
+        workers = tuple(self._workers())
+        still = min((monotonic() - self._turned_at, *(worker.turned_seconds_ago for worker in workers)))
+        ok = still < self._still_seconds
+        reasons = (
+            () if ok else (Reason("no_loop_turns", f"no worker's loop has turned for {still:.0f} seconds"),)
+        )
+        return Condition(ok, self._document("live" if ok else "not live", reasons, workers))
+
+    def ready(self) -> Condition:
+        workers = tuple(self._workers())
+        ok = any(worker.ready for worker in workers)
+        reasons: Iterable[Reason] = ()
+        if not ok:
+            reasons = dict.fromkeys(reason for worker in workers for reason in worker.reasons)
+            reasons = tuple(reasons) or (Reason("no_worker", "no worker is ready"),)
+        return Condition(ok, self._document("ready" if ok else "not ready", reasons, workers))
+
+    def _document(
+        self, status: str, reasons: Iterable[Reason], workers: Iterable[WorkerState]
+    ) -> Mapping[str, object]:
+        return {
+            "status": status,
+            "pid": os.getpid(),
+            "reasons": [_told(reason) for reason in reasons],
+            "workers": [
+                {
+                    "index": worker.index,
+                    "pid": worker.pid,
+                    "state": worker.state.value,
+                    "turned_seconds_ago": round(worker.turned_seconds_ago, 3),
+                    "ready": worker.ready,
+                    "reasons": [_told(reason) for reason in worker.reasons],
+                }
+                for worker in workers
+            ],
+            **self._more(),
+        }
+
+
+class OwnHealth:
+    """The health of this process, which is its own only worker; what a worker tells its supervisor of itself."""
+
+    def __init__(
+        self,
+        reasons: Callable[[], tuple[Reason, ...]],
+        *,
+        turned_seconds_ago: Callable[[], float],
+        leaving: Callable[[], bool] = lambda: False,
+        index: int = 0,
+        more: Callable[[], Mapping[str, object]] = dict,
+        hung_seconds: float = HUNG_SECONDS,
+        still_seconds: float = STILL_SECONDS,
+    ) -> None:
+        """`reasons` say why it is not ready; all of these are asked from any thread."""
+        self._reasons = reasons
+        self._turned_seconds_ago = turned_seconds_ago
+        self._leaving = leaving
+        self._index = index
+        self._hung_seconds = hung_seconds
+        self._machine = MachineHealth(lambda: (self.worker(),), more=more, still_seconds=still_seconds)
+
+    def worker(self) -> WorkerState:
+        """What is known here of this process."""
+        seconds = self._turned_seconds_ago()
+        reasons = self._reasons()
+        hung = seconds >= self._hung_seconds
+        if hung:
+            reasons = (Reason("loop_hung", f"the loop has not turned for {seconds:.0f} seconds"), *reasons)
+        return WorkerState(
+            self._index,
+            os.getpid(),
+            self._state(reasons, hung=hung),
+            seconds,
+            ready=not reasons,
+            reasons=reasons,
+        )
+
+    def live(self) -> Condition:
+        return self._machine.live()
+
+    def ready(self) -> Condition:
+        return self._machine.ready()
+
+    def _state(self, reasons: tuple[Reason, ...], *, hung: bool) -> State:
+        if hung:
+            return State.HUNG
+        if self._leaving():
+            return State.LEAVING
+        return State.STARTING if reasons else State.READY
+
+
+def _told(reason: Reason) -> Mapping[str, str]:
+    return {"code": reason.code, "message": reason.message}
