@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from gateway.app.build import build_app
-from gateway.cli.serve import run_loop, serve
+from gateway.app.serving import run_loop, serve
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing
 from gateway.operations.scopes import expand

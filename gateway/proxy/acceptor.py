@@ -27,14 +27,23 @@ _PAUSE_SECONDS = 0.5
 _NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-def listening_sockets(host: str, port: int, *, backlog: int) -> list[socket.socket]:
-    """Sockets that listen on every address of a host. Raises OSError."""
+BACKLOG = 4096
+"""Newcomers that may wait while the loop is busy; the kernel's own bound is the lower one on most machines."""
+
+
+def listening_sockets(host: str, port: int, *, backlog: int, shared: bool = False) -> list[socket.socket]:
+    """Sockets that listen on every address of a host. Raises OSError.
+
+    `shared` ones let others of this user listen on the same addresses: each gets its part of the newcomers.
+    """
     sockets: list[socket.socket] = []
     try:
         for family, _, _, _, address in dict.fromkeys(
             socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         ):
-            sockets.append(socket.create_server(address[:2], family=family, backlog=backlog))
+            one = socket.create_server(address[:2], family=family, backlog=backlog, reuse_port=shared)
+            sockets.append(one)
+            port = one.getsockname()[1]
     except OSError:
         for one in sockets:
             one.close()

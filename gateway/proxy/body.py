@@ -22,7 +22,7 @@ _JSON, _FORM, _ANYTHING = "application/json", "multipart/form-data", "*/*"
 AT_ONCE_BYTES = 64 * 1024
 AT_ONCE_SECONDS = 0.05
 _PIECE_BYTES = 2**20
-"""Large enough to go back to the system when it is freed (see cli/serve.py)."""
+"""Large enough to go back to the system when it is freed (see app/serving.py)."""
 
 _LEFT_BYTES = 8 * 2**20
 """So much memory has to be left behind each piece: where none is for what comes next over the connection, the loop

@@ -23,7 +23,7 @@ ROOMS = (
         "usage",
         "policy",
     ),
-    *("exchange", "proxy", "middleware", "app", "cli"),
+    *("exchange", "proxy", "middleware", "app", "supervisor", "cli"),
 )
 """From bottom to top: a module may import what stands before its room, and from its own without circles."""
 

@@ -14,9 +14,9 @@ from typing import Final
 import orjson
 
 from gateway.app.build import build_app
+from gateway.app.serving import run_loop, serve
 from gateway.bench.processes import end_with_parent
 from gateway.bench.sampling import NOWHERE, Sampler
-from gateway.cli.serve import run_loop, serve
 from gateway.credentials.key_ring import KeyRing
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.settings import Settings

@@ -1,0 +1,152 @@
+"""One gateway in one process: from its first connection until a signal tells it to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import faulthandler
+import gc
+import logging
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import uvloop
+
+from gateway.app.private_listener import PrivateListener
+from gateway.app.process import App, GatewayRunner, make_runner
+from gateway.app.telling import tell
+from gateway.proxy.acceptor import BACKLOG, listening_sockets
+from gateway.settings.section import split_address
+from gateway.settings.settings import Settings
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGE_BLOCK_BYTES = 2**20
+_KEPT_BYTES = 4 * 2**20
+"""What is kept when it is free: less, and what comes by TLS is new pages from the system for every read."""
+
+_log = logging.getLogger("gateway.process")
+_Result = TypeVar("_Result")
+
+
+def run_loop(main: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run to the end on uvloop. SIGUSR1 has the tracebacks of all threads written to standard error."""
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    _give_large_blocks_back()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+def spare_the_collector() -> None:
+    """Look for cyclic garbage less often, and never among what lives as long as the process.
+
+    An exchange leaves hardly any cycles; walking all modules for them costs about a tenth of its time. What little
+    the start leaves is kept: to look for it takes as long as a tenth of the start.
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
+def _give_large_blocks_back() -> None:
+    """Return a large body's memory to the system when it is freed, where the C library is glibc.
+
+    Left to itself, glibc takes the first large block that is freed for a sign to keep blocks of its size.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+async def serve(app: App, *, listening: Callable[[str, str], None] | None = None) -> None:
+    """Serve an app on its configured addresses until a signal; the second signal ends it at once.
+
+    `listening` is told the public and the private address once connections are accepted.
+
+    Raises OSError when an address cannot be listened on.
+    """
+    settings = app.services.settings
+    stop = _signals(app)
+    runner = make_runner(app)
+    await runner.setup()
+    private_host, private_port = split_address(settings.admin_listen)
+    listener = PrivateListener(
+        private_host,
+        private_port,
+        registry=app.services.metrics.registry,
+        lifecycle=app.services.lifecycle,
+        names=settings.admin_hosts,
+        refused=app.services.metrics.refused_connections.labels("private").inc,
+    )
+    try:
+        try:
+            runner.accept(listening_sockets(*split_address(settings.listen), backlog=BACKLOG))
+        except OSError as error:
+            raise cannot_listen("listen", settings.listen, error) from None
+        try:
+            port = listener.start()
+        except OSError as error:
+            raise cannot_listen("admin_listen", settings.admin_listen, error) from None
+        spare_the_collector()
+        public, private = shown(runner.addresses[0]), shown((private_host, port))
+        say_serving(settings, public, private)
+        if listening is not None:
+            listening(public, private)
+        received = await stop.get()
+        app.services.lifecycle.ready = False
+        tell("stopping; signal again to stop at once")
+        impatient = asyncio.create_task(stop.get())
+        draining = asyncio.create_task(_drain(app, runner, settings, notice=received == signal.SIGTERM))
+        await asyncio.wait({impatient, draining}, return_when=asyncio.FIRST_COMPLETED)
+        app.services.lifecycle.draining = True
+        for task in (impatient, draining):
+            task.cancel()
+        await asyncio.gather(impatient, draining, return_exceptions=True)
+    finally:
+        await runner.cleanup()
+        await asyncio.to_thread(listener.stop)
+
+
+async def _drain(app: App, runner: GatewayRunner, settings: Settings, *, notice: bool) -> None:
+    if notice:  # Ctrl-C comes from a person; there is no load balancer to wait for
+        await asyncio.sleep(settings.drain_notice_seconds)
+    runner.stop_accepting()
+    await app.drain(settings.drain_seconds)
+
+
+def _signals(app: App) -> asyncio.Queue[int]:
+    received: asyncio.Queue[int] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, received.put_nowait, number)
+    if app.configuration is not None:
+        loop.add_signal_handler(signal.SIGHUP, app.configuration.reload_soon)
+    loop.add_signal_handler(signal.SIGUSR2, _nobody_to_replace)
+    return received
+
+
+def _nobody_to_replace() -> None:
+    _log.warning(
+        "SIGUSR2 replaces workers one by one; this is one process: run it with --workers 2 or more for that"
+    )
+
+
+def cannot_listen(key: str, address: str, error: OSError) -> OSError:
+    """What an operator is told when an address cannot be listened on."""
+    flag = key.replace("_", "-")
+    return OSError(f"{key} {address}: {error.strerror}; choose another with --{flag}")
+
+
+def say_serving(settings: Settings, public: str, private: str, *, workers: int = 1) -> None:
+    """Tell the operator where it serves whom."""
+    own = (tenant.upstream.base_url or settings.upstream.base_url for tenant in settings.tenants.values())
+    first, *others = dict.fromkeys(own)
+    upstream = first if not others else f"{first} and {len(others)} more"
+    shared = f", {workers} workers" if workers > 1 else ""
+    tell(f"serving on http://{public}, metrics on http://{private}/metrics, upstream {upstream}{shared}")
+
+
+def shown(address: Any) -> str:
+    """An address as people write it."""
+    host, port = address[0], address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
