@@ -13,6 +13,7 @@ from gateway.app.account_store import (
     AccountsUnavailable,
 )
 from gateway.policy.accounts import Account, History, Uses
+from gateway.redis.schema import DEFAULT_PREFIX
 
 _log = logging.getLogger("gateway.accounts")
 
@@ -30,7 +31,7 @@ class AccountMemory:
         *,
         redis_url: str | None,
         keys_dir: Path | None,
-        redis_prefix: str = "gateway:",
+        redis_prefix: str = DEFAULT_PREFIX,
         deadline_seconds: float = DEADLINE_SECONDS,
     ) -> None:
         """`deadline_seconds`: of one question to Redis."""

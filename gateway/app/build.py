@@ -63,14 +63,13 @@ def build_app(
     log_descriptor: int = 1,
     store: BucketStore | None = None,
     read_settings: Callable[[Seen], Settings] | None = None,
-    redis_prefix: str = "gateway:",
     place: Place = ALONE,
 ) -> App:
     """Wire one gateway process. Raises SettingsInvalid for what only shows when things are put together.
 
     With `read_settings` tenants and issuers follow the configuration while the process runs; with
-    `keys_dir`, where `ring` came from, keys and revocations follow that folder. `redis_prefix` begins every key that is
-    kept in Redis. The caps of `settings` are the machine's, of which this process gets what its `place` says.
+    `keys_dir`, where `ring` came from, keys and revocations follow that folder. The caps of `settings` are the
+    machine's, of which this process gets what its `place` says.
     """
     table = OperationTable.load()
     metrics = Metrics()
@@ -79,7 +78,7 @@ def build_app(
     tenants = TenantsInForce(
         settings,
         table=table,
-        memory=AccountMemory(redis_url=redis_url, redis_prefix=redis_prefix, keys_dir=keys_dir),
+        memory=AccountMemory(redis_url=redis_url, redis_prefix=settings.redis_prefix, keys_dir=keys_dir),
     )
     accounts = AccountWatch(tenants.book)
     turns, wheel = Turns(), Wheel()
@@ -90,7 +89,7 @@ def build_app(
         known_scopes=table.scopes,
         keys_dir=keys_dir,
         redis_url=redis_url,
-        redis_prefix=redis_prefix,
+        redis_prefix=settings.redis_prefix,
         jwks_fetched=lambda issuer, result: metrics.jwks_fetches.labels(issuer, result).inc(),
         ring_loaded=lambda result: metrics.key_ring_loads.labels(result).inc(),
     )
@@ -110,7 +109,7 @@ def build_app(
         accounts=accounts,
         deployment=lambda: trust.deployment.name,
     )
-    buckets, counted = _counting(redis_url, redis_prefix)
+    buckets, counted = _counting(redis_url, settings.redis_prefix)
     memory = BodyMemory(
         most_bytes=place.part(settings.edge.body_memory_bytes or usable_memory_bytes() // 4),
         share=settings.edge.body_memory_share,

@@ -10,6 +10,7 @@ from gateway.app.account_store import DEADLINE_SECONDS, AccountsUnavailable, rea
 from gateway.policy.accounts import Uses
 from gateway.redis.cluster import open_wire
 from gateway.redis.line import Argument, RedisUnavailable, Reply
+from gateway.redis.schema import DEFAULT_PREFIX
 from gateway.redis.script import Script
 from gateway.redis.servers import RedisServers
 
@@ -21,7 +22,7 @@ class RedisAccounts:
     """What all replicas share. Nothing is connected before the first call, none takes longer than the deadline."""
 
     def __init__(
-        self, url: str, *, deadline_seconds: float = DEADLINE_SECONDS, prefix: str = "gateway:"
+        self, url: str, *, deadline_seconds: float = DEADLINE_SECONDS, prefix: str = DEFAULT_PREFIX
     ) -> None:
         servers = RedisServers.parse(url)
         self._name = servers.name

@@ -185,6 +185,7 @@ async def _verified(settings: Settings, credential: str) -> Principal:
         known_scopes=OperationTable.load().scopes,
         keys_dir=settings.keys_dir,
         redis_url=revealed(settings.redis_url),
+        redis_prefix=settings.redis_prefix,
     )
     await trust.start()
     try:

@@ -90,6 +90,7 @@ async def _inspect(settings: Settings, ring: KeyRing, credential: str) -> Inspec
         known_scopes=OperationTable.load().scopes,
         keys_dir=settings.keys_dir,
         redis_url=revealed(settings.redis_url),
+        redis_prefix=settings.redis_prefix,
     )
     await trust.start()
     try:

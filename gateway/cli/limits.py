@@ -55,7 +55,7 @@ def _show(options: argparse.Namespace) -> int:
         quotas += limits.of_subject(options.subject)
     with counting_redis(settings, otherwise=_OTHERWISE) as url:
         try:
-            levels = asyncio.run(_look(url, quotas))
+            levels = asyncio.run(_look(url, settings.redis_prefix, quotas))
         except StoreUnavailable as unavailable:
             return _failed(unavailable)
     found = list(zip(quotas, levels, strict=True))
@@ -94,7 +94,7 @@ def _reset(options: argparse.Namespace) -> int:
         keys = [account_key(tenant), *(account_key(tenant, model=pattern) for pattern in limits.models)]
     with counting_redis(settings, otherwise=_OTHERWISE) as url:
         try:
-            asyncio.run(_fill(url, keys))
+            asyncio.run(_fill(url, settings.redis_prefix, keys))
         except StoreUnavailable as unavailable:
             return _failed(unavailable)
     print(f"The limits of {tenant} are full again.")
@@ -108,16 +108,16 @@ def _limits(settings: Settings, tenant: str) -> TenantLimits:
     return policy.limits
 
 
-async def _look(url: str, quotas: Sequence[Quota]) -> Sequence[Level]:
-    store = RedisBuckets(url, deadline_seconds=PATIENCE_SECONDS)
+async def _look(url: str, prefix: str, quotas: Sequence[Quota]) -> Sequence[Level]:
+    store = RedisBuckets(url, deadline_seconds=PATIENCE_SECONDS, prefix=prefix)
     try:
         return (await store.look([Charge(quota, 0) for quota in quotas])).levels if quotas else ()
     finally:
         await store.close()
 
 
-async def _fill(url: str, keys: Iterable[str]) -> None:
-    store = RedisBuckets(url, deadline_seconds=PATIENCE_SECONDS)
+async def _fill(url: str, prefix: str, keys: Iterable[str]) -> None:
+    store = RedisBuckets(url, deadline_seconds=PATIENCE_SECONDS, prefix=prefix)
     try:
         await store.reset(keys)
     finally:

@@ -31,7 +31,9 @@ async def shared_credentials(settings: Settings) -> AsyncIterator[RedisCredentia
         return
     from gateway.credentials.redis_credentials import RedisCredentials
 
-    shared = RedisCredentials(redis_url, deadline_seconds=_CREDENTIALS_PATIENCE_SECONDS)
+    shared = RedisCredentials(
+        redis_url, deadline_seconds=_CREDENTIALS_PATIENCE_SECONDS, prefix=settings.redis_prefix
+    )
     with _quiet_breaker():
         try:
             yield shared
@@ -48,6 +50,7 @@ def account_history(settings: Settings, uses: Uses) -> tuple[History, str | None
     async def recall() -> tuple[History, str | None]:
         memory = AccountMemory(
             redis_url=revealed(settings.redis_url),
+            redis_prefix=settings.redis_prefix,
             keys_dir=settings.keys_dir,
             deadline_seconds=_CREDENTIALS_PATIENCE_SECONDS,
         )

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     periods = question.periods(now)
     with counting_redis(settings, otherwise="GET /gateway/usage of each says what it has counted") as url:
         try:
-            report = asyncio.run(_read(url, options.tenant, periods, question.by))
+            report = asyncio.run(_read(url, settings.redis_prefix, options.tenant, periods, question.by))
         except StoreUnavailable as unavailable:
             print(f"gateway: the usage cannot be read: {unavailable}", file=sys.stderr)
             return 1
@@ -74,8 +74,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _read(url: str, tenant: str, periods: Sequence[Period], by: Sequence[str]) -> Report:
-    store = RedisUsage(url, deadline_seconds=PATIENCE_SECONDS)
+async def _read(url: str, prefix: str, tenant: str, periods: Sequence[Period], by: Sequence[str]) -> Report:
+    store = RedisUsage(url, deadline_seconds=PATIENCE_SECONDS, prefix=prefix)
     report = Report(by)
     try:
         async for rows in store.read(tenant, periods):

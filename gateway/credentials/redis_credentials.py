@@ -20,6 +20,7 @@ from gateway.credentials.issue import IssuedCredential
 from gateway.credentials.revocations import Revocation, RevocationsUnavailable
 from gateway.redis.cluster import open_wire
 from gateway.redis.line import Argument, RedisUnavailable, Reply
+from gateway.redis.schema import DEFAULT_PREFIX
 from gateway.redis.script import Script
 from gateway.redis.servers import RedisServers
 
@@ -45,7 +46,7 @@ class RedisCredentials:
         url: str,
         *,
         deadline_seconds: float = DEADLINE_SECONDS,
-        prefix: str = "gateway:",
+        prefix: str = DEFAULT_PREFIX,
         clock: Callable[[], float] = time.time,
     ) -> None:
         servers = RedisServers.parse(url)

@@ -26,6 +26,7 @@ from gateway.credentials.keys import KeyProblem
 from gateway.credentials.revocation_file import RevocationFile
 from gateway.credentials.revocations import RevocationList, RevocationStore, RevocationsUnavailable
 from gateway.credentials.verifier import Verifier
+from gateway.redis.schema import DEFAULT_PREFIX
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.section import Problem, SettingsInvalid
 from gateway.settings.settings import Credentials
@@ -56,7 +57,7 @@ class Trust:
         known_scopes: Collection[str],
         keys_dir: Path | None = None,
         redis_url: str | None = None,
-        redis_prefix: str = "gateway:",
+        redis_prefix: str = DEFAULT_PREFIX,
         jwks_fetched: Callable[[str, str], None] = lambda _issuer, _result: None,
         ring_loaded: Callable[[str], None] = lambda _result: None,
         clock: Callable[[], float] = time.time,

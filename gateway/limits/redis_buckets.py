@@ -14,6 +14,7 @@ from gateway.limits.store import BucketStore, Census, Step, StoreUnavailable
 from gateway.limits.turn import MOST_STEPS, Turn, account_keys, head_of
 from gateway.redis.cluster import open_wire
 from gateway.redis.line import Argument, RedisUnavailable, Reply
+from gateway.redis.schema import DEFAULT_PREFIX
 from gateway.redis.script import Script
 from gateway.redis.servers import RedisServers
 
@@ -47,7 +48,7 @@ class RedisBuckets(BucketStore):
         *,
         lease_seconds: float = 15.0,
         deadline_seconds: float = 0.08,
-        prefix: str = "gateway:",
+        prefix: str = DEFAULT_PREFIX,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.lease_seconds = lease_seconds

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from gateway.limits.terms import OnStoreFailure
 from gateway.operations.model_patterns import allows
+from gateway.redis.schema import DEFAULT_PREFIX
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.limits import Limits, Pattern, Permits
 from gateway.settings.section import (
@@ -32,6 +33,9 @@ from gateway.settings.tenant import Tenant
 HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9.])?$")]
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
+
+# Braces say which part of a key decides where a cluster keeps it, and the prefix is no such part.
+RedisPrefix = Annotated[str, Field(pattern=r"^[!-z|~]{1,64}$")]
 
 
 class Timeouts(Section):
@@ -225,6 +229,9 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = None
     """Counts limits and usage, and keeps revocations, for several gateways together; unset: each process for
     itself."""
+
+    redis_prefix: RedisPrefix = DEFAULT_PREFIX
+    """What every key there begins with, so that several deployments can share a Redis; best ended by a `:`."""
 
     on_store_failure: Annotated[OnStoreFailure, FOLLOWED] = OnStoreFailure.LOCAL
     """While Redis is away: each gateway grants its share, everything, or nothing (503)."""

@@ -16,6 +16,7 @@ from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import account_key
 from gateway.redis.cluster import open_wire
 from gateway.redis.line import Argument, RedisUnavailable, Reply
+from gateway.redis.schema import DEFAULT_PREFIX
 from gateway.redis.script import Script
 from gateway.redis.servers import RedisServers
 from gateway.usage.counters import (
@@ -56,7 +57,7 @@ class RedisUsage:
     """
 
     def __init__(
-        self, url: str, *, deadline_seconds: float = DEADLINE_SECONDS, prefix: str = "gateway:"
+        self, url: str, *, deadline_seconds: float = DEADLINE_SECONDS, prefix: str = DEFAULT_PREFIX
     ) -> None:
         self._wire = open_wire(RedisServers.parse(url), deadline_seconds=deadline_seconds)
         self._scripts = {name: Script.load(__package__, name) for name in _SCRIPTS}

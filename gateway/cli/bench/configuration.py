@@ -12,9 +12,6 @@ from gateway.operations.table import OperationTable
 from gateway.settings.section import Problem, SettingsInvalid, revealed
 from gateway.settings.settings import Settings
 
-REDIS_PREFIX = "gateway-bench:"
-"""Of all keys; what a run that was killed left behind, the next one sweeps."""
-
 _OF_THE_RUN = {
     "listen",
     "admin_listen",
@@ -53,6 +50,11 @@ def chosen_tenant(settings: Settings, wanted: str | None) -> str:
             ]
         )
     return tenant
+
+
+def redis_prefix(settings: Settings) -> str:
+    """Of all keys, after the configured one; what a run that was killed left behind, the next one sweeps."""
+    return f"{settings.redis_prefix}bench:"
 
 
 def scopes_of(settings: Settings, tenant: str) -> frozenset[str]:
@@ -100,6 +102,7 @@ def document(
         "drain_notice_seconds": 0.0,
         "drain_seconds": 1.0,
         "redis_url": revealed(settings.redis_url),
+        "redis_prefix": redis_prefix(settings),
         "upstream": {
             **upstream,
             "base_url": base_url,

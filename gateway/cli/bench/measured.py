@@ -1,6 +1,6 @@
 """The gateway that `gateway bench` measures, as a process of its own: `python -m gateway.cli.bench.measured`.
 
-Reads one JSON object from standard input: `settings`, whole and with its secrets; `keys_dir`; `redis_prefix`. From then
+Reads one JSON object from standard input: `settings`, whole and with its secrets; `keys_dir`. From then
 on it is what `gateway serve` is. SIGUSR1 begins to look where it spends its time; the next prints `seen {…}`.
 """
 
@@ -58,7 +58,6 @@ def main() -> int:
             Settings.model_validate(given["settings"]),
             ring=KeyRing.load(keys_dir),
             keys_dir=keys_dir,
-            redis_prefix=given["redis_prefix"],
         )
     except SettingsInvalid as invalid:
         for problem in invalid.problems:

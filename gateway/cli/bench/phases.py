@@ -23,10 +23,10 @@ from gateway.bench.processes import raw_upstream, resident_bytes
 from gateway.bench.trial import Extent, Round, Trial
 from gateway.bench.works import Target
 from gateway.cli.bench.configuration import (
-    REDIS_PREFIX,
     described,
     document,
     models_of,
+    redis_prefix,
     scopes_of,
 )
 from gateway.cli.bench.process import MeasuredGateway, running
@@ -62,7 +62,9 @@ async def measure(settings: Settings, tenant: str, seconds: float) -> dict[str, 
         problems: list[str] = []
         if settings.redis_url is not None:
             await stack.enter_async_context(
-                _swept(RedisServers.parse(revealed(settings.redis_url) or ""), problems)
+                _swept(
+                    RedisServers.parse(revealed(settings.redis_url) or ""), redis_prefix(settings), problems
+                )
             )
         ca_file = str(make_certificate(directory)) if tls else ""
         port = await stack.enter_async_context(
@@ -189,7 +191,7 @@ def _credential(ring: KeyRing, settings: Settings, tenant: str) -> str:
 
 
 @asynccontextmanager
-async def _swept(servers: RedisServers, problems: list[str]) -> AsyncIterator[None]:
+async def _swept(servers: RedisServers, prefix: str, problems: list[str]) -> AsyncIterator[None]:
     """See that Redis answers, and afterwards take away what was kept there. Raises SettingsInvalid when it does not."""
     try:
         async with asyncio.timeout(_REDIS_SECONDS):
@@ -210,11 +212,9 @@ async def _swept(servers: RedisServers, problems: list[str]) -> AsyncIterator[No
     finally:
         try:
             async with asyncio.timeout(_SWEEPING_SECONDS):
-                await sweep(servers, REDIS_PREFIX)
+                await sweep(servers, prefix)
         except (OSError, RedisError, TimeoutError) as error:
-            problems.append(
-                f"keys with the prefix {REDIS_PREFIX} are left in Redis: {str(error) or 'no answer'}"
-            )
+            problems.append(f"keys with the prefix {prefix} are left in Redis: {str(error) or 'no answer'}")
 
 
 def _allow_files() -> None:

@@ -19,7 +19,6 @@ import orjson
 from gateway.bench.processes import end
 from gateway.bench.trial import Subject
 from gateway.bench.works import Target
-from gateway.cli.bench.configuration import REDIS_PREFIX
 
 _SERVING = re.compile(r"serving on http://127\.0\.0\.1:(\d+),")
 _SEEN = "seen "
@@ -97,7 +96,7 @@ async def running(
         if core is not None:
             os.sched_setaffinity(process.pid, {core})
         assert process.stdin is not None
-        given = {"settings": settings, "keys_dir": str(keys_dir), "redis_prefix": REDIS_PREFIX}
+        given = {"settings": settings, "keys_dir": str(keys_dir)}
         process.stdin.write(orjson.dumps(given))
         process.stdin.close()
         gateway = MeasuredGateway(
