@@ -10,11 +10,11 @@ from pathlib import Path
 from time import monotonic
 
 from gateway.app.account_memory import AccountMemory
-from gateway.app.memory_limit import usable_memory_bytes
 from gateway.app.own_paths import own_paths
 from gateway.app.place import ALONE, Place
 from gateway.app.process import App
 from gateway.app.tenants_in_force import TenantsInForce
+from gateway.app.workers import body_memory_bytes
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.trust import Trust
 from gateway.exchange.exchange import Exchange, Times
@@ -111,7 +111,7 @@ def build_app(
     )
     buckets, counted = _counting(redis_url, settings.redis_prefix)
     memory = BodyMemory(
-        most_bytes=place.part(settings.edge.body_memory_bytes or usable_memory_bytes() // 4),
+        most_bytes=body_memory_bytes(settings, place),
         share=settings.edge.body_memory_share,
         refused=lambda tenant, reason: metrics.body_memory_refusals.labels(tenant, reason).inc(),
         first=lambda tenant: metrics.watch(metrics.body_memory_held, partial(memory.held_by, tenant), tenant),

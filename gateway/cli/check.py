@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.app.own_upstream import refuse_itself
 from gateway.cli.live_accounts import ask_all, mistaken, separable
-from gateway.cli.options import add_settings, keyless, settings_from
+from gateway.cli.options import add_settings, add_workers, keyless, settings_from
 from gateway.cli.stores import account_history
 from gateway.credentials.configured_issuers import other_issuers
 from gateway.credentials.key_ring import KeyRing
@@ -32,6 +32,7 @@ def register(verbs: Any) -> None:
         "check", help="validate a configuration and print every problem", allow_abbrev=False
     )
     add_settings(command)
+    add_workers(command)
     command.add_argument(
         "--live",
         action="store_true",

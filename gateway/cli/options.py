@@ -35,6 +35,17 @@ def add_settings(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_workers(command: argparse.ArgumentParser) -> None:
+    """The option that says how many processes a gateway has, for commands that are about that."""
+    command.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that serve, one for each core; by default as many as there are cores where redis_url is set "
+        "and no container is seen, else 1",
+    )
+
+
 def settings_from(options: argparse.Namespace, seen: Seen | None = None) -> Settings:
     """The settings in force for a command; `seen` is told what they were read from. Raises SettingsInvalid."""
     flags: dict[str, Any] = {}
@@ -43,6 +54,7 @@ def settings_from(options: argparse.Namespace, seen: Seen | None = None) -> Sett
         ("admin_listen", options.admin_listen),
         ("upstream.base_url", options.upstream),
         ("keys_dir", options.keys_dir),
+        ("workers", getattr(options, "workers", None)),
     ):
         if value is not None:
             _put(flags, key, value)

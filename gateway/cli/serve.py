@@ -11,7 +11,7 @@ from typing import Any
 from gateway.app.build import build_app
 from gateway.app.own_upstream import refuse_itself
 from gateway.app.serving import run_loop, serve
-from gateway.cli.options import add_settings, keyless, settings_from
+from gateway.cli.options import add_settings, add_workers, keyless, settings_from
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing, ensure_ring
 from gateway.operations.scopes import expand
@@ -27,6 +27,7 @@ def register(verbs: Any) -> None:
     """Add the command."""
     command = verbs.add_parser("serve", help="run the gateway", allow_abbrev=False)
     add_settings(command)
+    add_workers(command)
     command.set_defaults(run=run)
 
 

@@ -46,7 +46,7 @@ class BodyMemory:
         self.most_bytes = most_bytes
         self.held_bytes = 0
         self._little = most_bytes // 10
-        self.share_bytes = min(int(most_bytes * share), most_bytes - self._little)
+        self.share_bytes = share_of(most_bytes, share)
         self._modest_bytes = min(self._little, self.share_bytes)
         """Who holds so much at most gets it as long as there is any."""
 
@@ -145,6 +145,11 @@ class BodyMemory:
             if not served.served.done():  # it has just given up
                 self._take(tenant, served.count)
                 served.served.set_result(None)
+
+
+def share_of(most_bytes: int, share: float) -> int:
+    """What the bodies of one tenant may occupy, of all that there is: no body that needs more ever fits."""
+    return min(int(most_bytes * share), most_bytes - most_bytes // 10)
 
 
 class _Waiting:

@@ -226,8 +226,12 @@ class Settings(BaseSettings):
     )
     """The keys that sign and verify credentials."""
 
+    workers: int | None = Field(default=None, ge=1, le=512)
+    """Processes that serve, one for each core, behind one address; unset: with `redis_url`, and outside of containers,
+    as many as there are cores for them, else 1. Caps are the machine's, and each worker has its part of them."""
+
     redis_url: SecretStr | None = None
-    """Counts limits and usage, and keeps revocations, for several gateways together; unset: each process for
+    """Counts limits and usage, and keeps revocations, for several workers and gateways together; unset: one process for
     itself."""
 
     redis_prefix: RedisPrefix = DEFAULT_PREFIX
@@ -293,6 +297,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings,)  # load() reads the environment itself, from what it is given
 
+    @property
+    def is_apart(self) -> bool:
+        """Whether several workers have nowhere to count together."""
+        return self.redis_url is None and (self.workers or 1) > 1
+
     def limits_of(self, tenant: Tenant) -> Limits:
         """The limits in force for a tenant: its own where set, else the common ones."""
         return tenant.limits.resolved(self.limits)
@@ -332,4 +341,21 @@ def contradictions(settings: Settings) -> list[Problem]:
             )
     if not settings.tenants:
         problems.append(Problem("tenants", "there is none; add at least one [tenants.ID] table"))
+    if settings.is_apart:
+        problems += uncounted(settings)
     return problems
+
+
+def uncounted(settings: Settings) -> list[Problem]:
+    """The problem of limits that several workers would have to keep together without Redis, if there are any."""
+    for tenant_id, tenant in settings.tenants.items():
+        limits = settings.limits_of(tenant)
+        if any(table.capacities() for table in (limits, *limits.models.values(), *limits.subjects.values())):
+            return [
+                Problem(
+                    "workers",
+                    f"several of them cannot keep limits together without Redis, and the tenant {tenant_id} has some; "
+                    "set redis_url, or workers = 1",
+                )
+            ]
+    return []
