@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -12,6 +10,7 @@ from time import monotonic
 from gateway.app.account_memory import AccountMemory
 from gateway.app.own_paths import own_paths
 from gateway.app.place import ALONE, Place
+from gateway.app.prepared import administration, show_issuers
 from gateway.app.process import App
 from gateway.app.tenants_in_force import TenantsInForce
 from gateway.app.workers import body_memory_bytes
@@ -28,7 +27,6 @@ from gateway.middleware.authorize import check_head
 from gateway.middleware.services import Services
 from gateway.middleware.withdrawal import Withdrawal
 from gateway.operations.table import OperationTable
-from gateway.policy.tenants import UpstreamAccess
 from gateway.proxy.account_watch import AccountWatch
 from gateway.proxy.answer import Answer
 from gateway.proxy.bites import Turns
@@ -45,11 +43,9 @@ from gateway.proxy.sockets import forward_socket
 from gateway.proxy.stored_files import file_bytes
 from gateway.proxy.upstream import Upstreams
 from gateway.proxy.wheel import Wheel
-from gateway.settings.certificates import trusted_certificates
-from gateway.settings.reloading import Configuration
 from gateway.settings.section import revealed
 from gateway.settings.seen import Seen
-from gateway.settings.settings import Settings, waiting_for_restart
+from gateway.settings.settings import Settings
 from gateway.usage.counters import UsageStore
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.memory_usage import MemoryUsage
@@ -95,7 +91,7 @@ def build_app(
     )
     upstreams = Upstreams(
         settings.upstream,
-        administration=_administration(settings),
+        administration=administration(settings),
         http_proxy=revealed(settings.upstream.http_proxy),
         events=PoolEvents(
             connected=lambda result: metrics.upstream_connects.labels(result).inc(),
@@ -150,13 +146,6 @@ def build_app(
     )
     trust.tell(withdrawal.look_soon)
     tenants.tell(withdrawal.look_soon)
-    configuration = None
-    if read_settings is not None:
-        configuration = Configuration(
-            read=read_settings,
-            take=partial(_take, services, tenants, upstreams),
-            loaded=metrics.configuration_loaded,
-        )
     app = App(
         services,
         upstreams,
@@ -165,7 +154,7 @@ def build_app(
         wheel=wheel,
         tenants=tenants,
         withdrawal=withdrawal,
-        configuration=configuration,
+        read_settings=read_settings,
         close_log=log.close,
     )
     _show_state(app, upstreams)
@@ -237,32 +226,7 @@ def _show_state(app: App, upstreams: Upstreams) -> None:
     metrics.watch(metrics.usage_waiting, lambda: services.ledger.waiting)
     metrics.watch(metrics.revocations, lambda: len(trust.revocations))
     metrics.watch(metrics.revocations_age, trust.revocations_age_seconds)
-    _show_issuers(services, services.settings)
-
-
-def _show_issuers(services: Services, settings: Settings) -> None:
-    for name, issuer in settings.issuers.items():
-        if issuer.jwks_url is not None:
-            services.metrics.watch(services.metrics.jwks_age, partial(_age, services.trust, name), name)
-
-
-async def _take(
-    services: Services, tenants: TenantsInForce, upstreams: Upstreams, settings: Settings
-) -> Iterable[str]:
-    """Put new settings in force; name those that have changed and wait. Raises SettingsInvalid."""
-    services.trust.check(settings.credentials, settings.issuers)
-    trusted = await asyncio.to_thread(trusted_certificates, settings.upstream.ca_file)
-    put_tenants = await tenants.remembered(settings)
-    upstreams.trust(trusted)
-    upstreams.administer(_administration(settings))
-    services.trust.reload(settings.credentials, settings.issuers)
-    _show_issuers(services, settings)
-    put_tenants()
-    return waiting_for_restart(services.settings, settings)
-
-
-def _administration(settings: Settings) -> UpstreamAccess:
-    return UpstreamAccess(settings.upstream.base_url, revealed(settings.upstream.admin_api_key))
+    show_issuers(services, services.settings)
 
 
 def _line_to(log: LogWriter, *, dropped: Callable[[int], None]) -> Callable[[Exchange, Times], None]:
@@ -273,10 +237,6 @@ def _line_to(log: LogWriter, *, dropped: Callable[[int], None]) -> Callable[[Exc
             dropped(1)
 
     return write
-
-
-def _age(trust: Trust, issuer: str) -> float:
-    return trust.jwks_ages().get(issuer, math.inf)
 
 
 def _count(upstreams: Upstreams, kind: str) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from gateway.app.loop_lag import LoopLag
+from gateway.app.prepared import Prepared, prepare
 from gateway.app.private_listener import PRIVATE_FILES
 from gateway.app.tenants_in_force import TenantsInForce
 from gateway.errors import Ending
@@ -29,7 +30,8 @@ from gateway.proxy.incoming_body import BodyDeadlines
 from gateway.proxy.upstream import Upstreams
 from gateway.proxy.wheel import Wheel
 from gateway.settings.reloading import Configuration
-from gateway.settings.settings import Edge
+from gateway.settings.seen import Seen
+from gateway.settings.settings import Edge, Settings
 
 _log = logging.getLogger("gateway.connections")
 _POLL_SECONDS = 0.05
@@ -56,13 +58,12 @@ class App:
         wheel: Wheel,
         tenants: TenantsInForce,
         withdrawal: Withdrawal,
-        configuration: Configuration | None,
+        read_settings: Callable[[Seen], Settings] | None,
         close_log: Callable[[], None],
     ) -> None:
-        """`configuration` follows the settings' files where there are any."""
+        """`read_settings`: how what this process itself follows is read again."""
         self.services = services
         self.handler = handler
-        self.configuration = configuration
         self.server: EdgeServer | None = None
         self.loop_lag = LoopLag(services.metrics.loop_lag.observe)
         self._upstreams = upstreams
@@ -72,6 +73,23 @@ class App:
         self._withdrawal = withdrawal
         self._close_log = close_log
         self._started = AsyncExitStack()
+        self.configuration: Configuration | None = None
+        if read_settings is not None:
+            self.configuration = Configuration(
+                read=read_settings, take=self._take, loaded=services.metrics.configuration_loaded
+            )
+
+    async def prepare(self, settings: Settings) -> Prepared:
+        """Do everything about new settings that can fail or takes a while, and change nothing.
+
+        Raises SettingsInvalid. What is not committed is let go.
+        """
+        return await prepare(
+            settings, services=self.services, tenants=self._tenants, upstreams=self._upstreams
+        )
+
+    async def _take(self, settings: Settings) -> list[str]:
+        return (await self.prepare(settings)).commit()
 
     @property
     def open_connections(self) -> int:

@@ -57,8 +57,11 @@ class TenantsInForce:
             await asyncio.wait({self._follower})
         await self._memory.close()
 
-    async def remembered(self, settings: Settings) -> Callable[[], None]:
-        """Judge a new configuration and note its accounts; returns what puts it in force. Raises SettingsInvalid."""
+    async def prepare(self, settings: Settings) -> Callable[[], None]:
+        """Judge a new configuration and note its accounts; returns what puts it in force. Raises SettingsInvalid.
+
+        What is noted of one that is not put in force then stays so: it might have been.
+        """
         policies = await asyncio.to_thread(tenant_policies, settings, self._table)
         await self._memory.remember(account_uses(policies))
 

@@ -89,7 +89,7 @@ class Trust:
         self._believe(accepted, *self._resolve(accepted, issuers))
 
     def tell(self, changed: Callable[[], None]) -> None:
-        """Have `changed` called whenever somebody may be believed less than before, but for a `reload`."""
+        """Have `changed` called whenever somebody may be believed less than before, but for what was prepared."""
         self._changed = changed
 
     async def settled(self) -> None:
@@ -109,17 +109,16 @@ class Trust:
         await self.settled()
         self._follower = asyncio.create_task(self._follow())
 
-    def check(self, accepted: Credentials, issuers: Mapping[str, IssuerSettings]) -> None:
-        """Raise SettingsInvalid when new settings cannot be used."""
-        self._resolve(accepted, issuers)
-
-    def reload(self, accepted: Credentials, issuers: Mapping[str, IssuerSettings]) -> None:
-        """Believe what new settings say; raises SettingsInvalid, and changes nothing, when they cannot be used.
+    def prepare(self, accepted: Credentials, issuers: Mapping[str, IssuerSettings]) -> Callable[[], None]:
+        """Judge new settings, and change nothing; returns what puts them in force. Raises SettingsInvalid.
 
         Key sets of URLs that stay are kept: a reload while an issuer is down cuts nobody off.
         """
+        return partial(self._replace, accepted, *self._resolve(accepted, issuers))
+
+    def _replace(self, accepted: Credentials, others: list[Issuer], jwks: dict[str, JwksUrl]) -> None:
         before = self._jwks
-        self._believe(accepted, *self._resolve(accepted, issuers))
+        self._believe(accepted, others, jwks)
         for name, source in before.items():
             if source is not self._jwks.get(name):
                 source.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -219,11 +220,7 @@ class Settings(BaseSettings):
     admin_hosts: tuple[HostName, ...] = ()
     """Names under which it may be asked for more than metrics and health; by address and as localhost it always may."""
 
-    keys_dir: UserPath = Field(
-        default_factory=lambda: (
-            Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "gateway/keys"
-        )
-    )
+    keys_dir: UserPath = Field(default_factory=lambda: default_keys_dir(os.environ))
     """The keys that sign and verify credentials."""
 
     workers: int | None = Field(default=None, ge=1, le=512)
@@ -305,6 +302,11 @@ class Settings(BaseSettings):
     def limits_of(self, tenant: Tenant) -> Limits:
         """The limits in force for a tenant: its own where set, else the common ones."""
         return tenant.limits.resolved(self.limits)
+
+
+def default_keys_dir(environ: Mapping[str, str]) -> Path:
+    """Where the keys are when nobody says so."""
+    return Path(environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "gateway/keys"
 
 
 def waiting_for_restart(now: Settings, new: Settings) -> list[str]:

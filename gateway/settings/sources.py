@@ -8,23 +8,22 @@ printed. What `[upstream]` leaves unset is taken from OPENAI_BASE_URL and OPENAI
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import SecretStr
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
 
-from gateway.operations.scopes import ScopeProblem, expand
-from gateway.operations.table import OperationTable
+from gateway.settings.judging import judged
 from gateway.settings.section import Problem, SettingsInvalid, normal_base_url
 from gateway.settings.seen import SECRETS, Seen
-from gateway.settings.settings import Settings, contradictions
+from gateway.settings.settings import Settings, default_keys_dir
 
 _URLS = frozenset({"http_proxy", "redis_url"})
+_PATHS = frozenset({"ca_file", "jwks_file", "keys_dir"})
 
 
 def load(
@@ -34,10 +33,23 @@ def load(
     environ: Mapping[str, str] | None = None,
     seen: Seen | None = None,
 ) -> Settings:
-    """Read the settings from flags, environment and file, in this order of strength.
+    """Gather the settings and judge them. Raises SettingsInvalid with every problem found."""
+    return judged(gathered(file, flags=flags, environ=environ, seen=seen))
 
-    Raises SettingsInvalid with every problem found. `flags` is nested like the file; `seen` is told what was looked
-    at, and what an operator should know.
+
+def gathered(
+    file: Path | None = None,
+    *,
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    seen: Seen | None = None,
+) -> dict[str, Any]:
+    """Everything that flags, environment and files say, in this order of strength, with secrets in place of references.
+
+    Whoever judges it needs nothing else of this machine. `flags` is nested like the file; `seen` is told what was
+    looked at, and what an operator should know.
+
+    Raises SettingsInvalid where something cannot be had, then with every problem of what it says as well.
     """
     environ = os.environ if environ is None else environ
     seen = Seen() if seen is None else seen
@@ -54,27 +66,34 @@ def load(
     merged = _merge(_merge(from_file, from_environ), dict(flags or {}))
     if merged.get("tenants_path"):
         place = Path(str(merged["tenants_path"])).expanduser()
-        merged["tenants_path"] = place = file.parent / place if file is not None else place
+        place = file.parent / place if file is not None else place
+        merged["tenants_path"] = str(place)
         _read_tenants(place, merged, problems, seen)
     merged = _resolved(merged, environ, problems, seen)
     _take_over_sdk_variables(merged, environ, problems)
-    problems += _unknown_scopes(merged)
-    try:
-        settings = Settings.model_validate(merged)
-    except ValidationError as invalid:
-        raise SettingsInvalid([*_problems(invalid), *problems]) from None
-    if settings.upstream.ca_file is not None:
-        seen.note(settings.upstream.ca_file)
-    for name, issuer in settings.issuers.items():
-        if issuer.jwks_file is not None:
-            file_of_keys = issuer.jwks_file.expanduser()
-            seen.note(file_of_keys)
-            if "HS256" in issuer.algorithms:
-                seen.warn_of_open(f"issuers.{name}.jwks_file", file_of_keys)
-    problems += contradictions(settings)
+    merged.setdefault("keys_dir", str(default_keys_dir(environ)))
+    _note_files(merged, seen)
     if problems:
+        try:
+            judged(merged)
+        except SettingsInvalid as invalid:
+            problems = [*invalid.problems, *problems]
         raise SettingsInvalid(problems)
-    return settings
+    return merged
+
+
+def _note_files(values: Mapping[str, Any], seen: Seen) -> None:
+    """Follow what is read later on."""
+    upstream, issuers = values.get("upstream"), values.get("issuers")
+    if isinstance(upstream, dict) and isinstance(upstream.get("ca_file"), str):
+        seen.note(Path(upstream["ca_file"]))
+    for name, issuer in issuers.items() if isinstance(issuers, dict) else ():
+        if not isinstance(issuer, dict) or not isinstance(issuer.get("jwks_file"), str):
+            continue
+        file_of_keys = Path(issuer["jwks_file"])
+        seen.note(file_of_keys)
+        if "HS256" in issuer.get("algorithms", ()):
+            seen.warn_of_open(f"issuers.{name}.jwks_file", file_of_keys)
 
 
 class _Environ(EnvSettingsSource):
@@ -140,27 +159,6 @@ def _merge(weak: dict[str, Any], strong: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _problems(invalid: ValidationError) -> list[Problem]:
-    problems = []
-    for error in invalid.errors(include_url=False):
-        key = ".".join(str(part) for part in error["loc"])
-        if error["type"] == "extra_forbidden":
-            known = _keys_beside(error["loc"])
-            near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
-            problems.append(Problem(key, f"is not a setting; {hint}"))
-        else:
-            shown = isinstance(error["input"], int | float) or _is_harmless(error["loc"])
-            got = f" (got {error['input']!r})" if shown and error["type"] != "missing" else ""
-            problems.append(Problem(key, error["msg"].removeprefix("Value error, ") + got))
-    return problems
-
-
-def _is_harmless(location: tuple[int | str, ...]) -> bool:
-    """Whether what was written at a place can be shown: nothing near a key, a login or a secret can."""
-    return not {"upstream", "tenants", "issuers", *SECRETS}.intersection(map(str, location))
-
-
 def _resolved(
     values: Mapping[str, Any],
     environ: Mapping[str, str],
@@ -168,11 +166,13 @@ def _resolved(
     seen: Seen,
     parents: str = "",
 ) -> dict[str, Any]:
-    """The same values with every secret in place of its reference, even where the rest is not valid."""
+    """The same values with every secret in place of its reference, and every path without `~`, valid or not."""
     resolved: dict[str, Any] = {}
     for key, value in values.items():
         resolved[key] = value
-        if isinstance(value, dict):
+        if key in _PATHS and isinstance(value, str | Path):
+            resolved[key] = str(Path(value).expanduser())
+        elif isinstance(value, dict):
             resolved[key] = _resolved(value, environ, problems, seen, f"{parents}{key}.")
         elif key in SECRETS and isinstance(value, str):
             try:
@@ -241,28 +241,3 @@ def _take_over_sdk_variables(
             upstream["api_key"] = _sound(api_key, is_url=False)
         except ValueError as error:
             problems.append(Problem("OPENAI_API_KEY", str(error)))
-
-
-def _unknown_scopes(values: Mapping[str, Any]) -> Iterator[Problem]:
-    tenants = values.get("tenants")
-    known = OperationTable.load().scopes
-    for tenant_id, tenant in tenants.items() if isinstance(tenants, dict) else ():
-        scopes = tenant.get("scopes") if isinstance(tenant, dict) else None
-        if not isinstance(scopes, list | tuple) or not all(isinstance(scope, str) for scope in scopes):
-            continue
-        try:
-            expand(scopes, known)
-        except ScopeProblem as problem:
-            yield from (Problem(f"tenants.{tenant_id}.scopes", text) for text in problem.problems)
-
-
-def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = Settings
-    for part in location[:-1]:
-        field = model.model_fields.get(str(part))
-        if field is None:
-            continue  # a tenant's id: its table is described by the field above it
-        for candidate in (field.annotation, *get_args(field.annotation)):
-            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-                model = candidate
-    return list(model.model_fields)

@@ -343,7 +343,7 @@ async def test_reload_keeps_the_keys_of_an_issuer_that_is_down(server: JwksServe
         presented = their_credential()
         assert accepts(trust, presented)
         server.behaviour = server_down
-        trust.reload(ACCEPTED, login(server.url, scopes=["chat.completions:write"]))
+        trust.prepare(ACCEPTED, login(server.url, scopes=["chat.completions:write"]))()
         assert trust.verifier.verify(presented).scopes == frozenset()
         assert len(server.requests) == 1
 
@@ -352,9 +352,9 @@ async def test_reload_takes_over_new_issuers_and_drops_old_ones(server: JwksServ
     async with trusting() as trust:
         presented = their_credential()
         assert not accepts(trust, presented)
-        trust.reload(ACCEPTED, login(server.url))
+        trust.prepare(ACCEPTED, login(server.url))()
         await soon(lambda: accepts(trust, presented))
-        trust.reload(ACCEPTED, {})
+        trust.prepare(ACCEPTED, {})()
         assert not accepts(trust, presented)
         assert trust.jwks_ages() == {}
 
@@ -363,9 +363,9 @@ async def test_reload_takes_over_the_rules_for_credentials(server: JwksServer) -
     async with trusting() as trust:
         presented = credential(trust.ring)
         assert accepts(trust, presented)
-        trust.reload(Credentials(max_lifetime_seconds=599), {})
+        trust.prepare(Credentials(max_lifetime_seconds=599), {})()
         assert not accepts(trust, presented)
-        trust.reload(Credentials(max_lifetime_seconds=600), {})
+        trust.prepare(Credentials(max_lifetime_seconds=600), {})()
         assert accepts(trust, presented)
 
 
@@ -374,7 +374,7 @@ async def test_bad_settings_change_nothing(server: JwksServer) -> None:
         presented = their_credential()
         for wrong in (login(server.url, scopes=["nonsense"]), login(server.url, issuer=ACCEPTED.issuer)):
             with pytest.raises(SettingsInvalid):
-                trust.reload(ACCEPTED, wrong)
+                trust.prepare(ACCEPTED, wrong)
         assert accepts(trust, presented)
         with pytest.raises(CredentialNotAccepted):
             trust.verifier.verify(their_credential(NEXT))
@@ -388,6 +388,6 @@ async def test_nothing_runs_after_the_end(tmp_path: Path, server: JwksServer) ->
     with running_redis() as redis:
         before = asyncio.all_tasks()
         async with trusting(tmp_path, login(server.url), redis_url=redis.url) as trust:
-            trust.reload(ACCEPTED, login(server.url + "?other"))
+            trust.prepare(ACCEPTED, login(server.url + "?other"))()
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == before

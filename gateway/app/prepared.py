@@ -1,0 +1,66 @@
+"""New settings on their way into force: first all that can fail, then, in one turn of the loop, what cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from gateway.app.tenants_in_force import TenantsInForce
+from gateway.credentials.trust import Trust
+from gateway.middleware.services import Services
+from gateway.policy.tenants import UpstreamAccess
+from gateway.proxy.upstream import Upstreams
+from gateway.settings.certificates import trusted_certificates
+from gateway.settings.section import revealed
+from gateway.settings.settings import Settings, waiting_for_restart
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Settings that nothing keeps from being in force any more. Nothing has changed yet; to forget them, let go."""
+
+    _settings: Settings
+    _services: Services
+    _upstreams: Upstreams
+    _trusted: ssl.SSLContext
+    _put_trust: Callable[[], None]
+    _put_tenants: Callable[[], None]
+
+    def commit(self) -> list[str]:
+        """Put them in force, for every request from now on; names those that have changed and wait. Cannot fail."""
+        self._upstreams.trust(self._trusted)
+        self._upstreams.administer(administration(self._settings))
+        self._put_trust()
+        show_issuers(self._services, self._settings)
+        self._put_tenants()
+        return waiting_for_restart(self._services.settings, self._settings)
+
+
+async def prepare(
+    settings: Settings, *, services: Services, tenants: TenantsInForce, upstreams: Upstreams
+) -> Prepared:
+    """Judge new settings by all that is known here. Raises SettingsInvalid."""
+    put_trust = services.trust.prepare(settings.credentials, settings.issuers)
+    trusted = await asyncio.to_thread(trusted_certificates, settings.upstream.ca_file)
+    put_tenants = await tenants.prepare(settings)
+    return Prepared(settings, services, upstreams, trusted, put_trust, put_tenants)
+
+
+def administration(settings: Settings) -> UpstreamAccess:
+    """Where organization administration goes, and with which key."""
+    return UpstreamAccess(settings.upstream.base_url, revealed(settings.upstream.admin_api_key))
+
+
+def show_issuers(services: Services, settings: Settings) -> None:
+    """Let a gauge show how old the keys of each issuer are."""
+    for name, issuer in settings.issuers.items():
+        if issuer.jwks_url is not None:
+            services.metrics.watch(services.metrics.jwks_age, partial(_age, services.trust, name), name)
+
+
+def _age(trust: Trust, issuer: str) -> float:
+    return trust.jwks_ages().get(issuer, math.inf)
