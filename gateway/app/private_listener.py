@@ -165,7 +165,7 @@ class PrivateListener:
     async def _readyz(self, _: Request) -> Answer:
         if self._lifecycle.ready:
             return _text(200, "ready\n")
-        return _text(503, "draining\n" if self._lifecycle.draining else "not ready\n")
+        return _text(503, "stopping\n" if self._lifecycle.stopping else "not ready\n")
 
     async def _metrics(self, request: Request) -> Answer:
         render, content_type = choose_encoder(", ".join(_values(request, b"accept")))

@@ -34,7 +34,6 @@ from gateway.settings.seen import Seen
 from gateway.settings.settings import Edge, Settings
 
 _log = logging.getLogger("gateway.connections")
-_POLL_SECONDS = 0.05
 _MOST_UNASKED = 10_000
 """Connections of clients where nobody has said how many: more than one process serves well."""
 
@@ -141,27 +140,48 @@ class App:
             )
             self.server = EdgeServer(self.handler, state)
             self._started = started.pop_all()
-        services.lifecycle.ready = True
+        services.lifecycle.started = True
         return self.server
 
-    async def drain(self, seconds: float) -> None:
-        """Let what runs finish, for at most `seconds`; nothing new is accepted any more.
+    def stop_soon(self) -> None:
+        """The whole gateway goes: load balancers are told so, and clients with each answer, which is their last here.
 
-        WebSockets are closed with 1001 at once: their clients reconnect elsewhere.
+        A client that connects anew meanwhile is served all the same; by then its balancer may send it elsewhere.
         """
-        lifecycle = self.services.lifecycle
-        lifecycle.ready = False
-        lifecycle.draining = True
+        self.services.lifecycle.stopping = True
+        self.last_answers()
+
+    def last_answers(self) -> None:
+        """Have each answer be the last one of its connection: the next request belongs to another process."""
         if self.server is not None:
-            self.server.state.draining = True
+            self.server.state.last_answers = True
+
+    async def drain(self, seconds: float, *, notice_seconds: float = 0.0) -> None:
+        """Let what runs finish, for at most `seconds`, and return when nobody is connected any more.
+
+        Nobody new is accepted by now. Who has not asked anything yet is waited for as long as for a request's head,
+        who waits between two requests for `notice_seconds`: what they ask is answered, and the connection ends.
+        """
+        if self.server is None:
+            return
+        state, now = self.server.state, asyncio.get_running_loop().time()
+        state.drain(
+            first_until=now + self.services.settings.edge.header_timeout_seconds,
+            next_until=now + notice_seconds,
+        )
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.sleep(0)  # who has just been let in is told of its connection by then
+                await state.emptied()
+        except TimeoutError:
+            pass
+
+    def cut(self) -> None:
+        """What still runs is ended: WebSockets with 1001, the rest by who cancels it."""
+        lifecycle = self.services.lifecycle
+        lifecycle.cutting = True
         for session in tuple(lifecycle.sessions.values()):
             session.end_politely(1001, "the gateway is restarting", Ending.DRAINED)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        while lifecycle.in_flight and loop.time() < deadline:
-            if self.server is not None:
-                self.server.close_idle()
-            await asyncio.sleep(_POLL_SECONDS)
 
     async def close(self) -> None:
         """Close what `start` opened, last first, and write the last lines."""
@@ -171,31 +191,55 @@ class App:
 class GatewayRunner(web.BaseRunner):
     """Starts and ends an App around aiohttp's server, with production's settings."""
 
-    __slots__ = ("_acceptors", "_app")
+    __slots__ = ("_adopted", "_app", "_own")
 
     def __init__(self, app: App) -> None:
-        # What outlives the drain time is cancelled at once: it has had its time.
+        # What outlives the drain time is cancelled at once: it has had its time. WebSockets need a moment to say so.
         super().__init__(handle_signals=False, shutdown_timeout=0.5)
         self._app = app
-        self._acceptors: list[Acceptor] = []
+        self._own: list[Acceptor] = []
+        self._adopted: dict[int, Acceptor] = {}
 
     @property
     def addresses(self) -> list[Any]:
         """Where connections are accepted."""
-        return [address for acceptor in self._acceptors for address in acceptor.addresses]
+        return [address for acceptor in self._own for address in acceptor.addresses]
 
     def accept(self, sockets: Iterable[socket.socket]) -> None:
         """Serve who comes to these sockets, which listen; they are closed when the runner ends, or stops accepting."""
-        assert self.server is not None, "set up first"
-        refused = self._app.services.metrics.refused_connections
-        self._acceptors.append(
-            Acceptor(self.server, sockets, failed=lambda reason: refused.labels(reason).inc())
-        )
+        self._own.append(self._acceptor(sockets))
+
+    def adopt(self, key: int, sockets: Iterable[socket.socket]) -> None:
+        """Serve who comes to these sockets too, in the place of whoever does not; nothing where that is so already."""
+        if key not in self._adopted:
+            self._adopted[key] = self._acceptor(sockets)
+
+    def release(self, key: int) -> None:
+        """Leave the sockets that were adopted under this key to others; they stay open, with whoever waits there."""
+        acceptor = self._adopted.pop(key, None)
+        if acceptor is not None:
+            acceptor.let_go()
+
+    def leave(self) -> None:
+        """Let nobody in any more, whoever waits: a successor accepts from the same sockets. Ours are closed."""
+        self._app.services.lifecycle.leaving = True
+        self._app.last_answers()
+        for acceptor in self._acceptors:
+            acceptor.leave()
 
     def stop_accepting(self) -> None:
-        """Let nobody in any more but whom the kernel has let in already."""
+        """Let nobody in any more but whom the kernel has let in already; the sockets are closed."""
         for acceptor in self._acceptors:
             acceptor.close()
+
+    @property
+    def _acceptors(self) -> list[Acceptor]:
+        return [*self._own, *self._adopted.values()]
+
+    def _acceptor(self, sockets: Iterable[socket.socket]) -> Acceptor:
+        assert self.server is not None, "set up first"
+        refused = self._app.services.metrics.refused_connections
+        return Acceptor(self.server, sockets, failed=lambda reason: refused.labels(reason).inc())
 
     async def cleanup(self) -> None:
         """End everything that is still open."""
@@ -203,7 +247,8 @@ class GatewayRunner(web.BaseRunner):
         await super().cleanup()
 
     async def shutdown(self) -> None:
-        """Nothing: `App.drain` has done it."""
+        """Nobody is waited for any more, as far as `App.drain` has not seen to it."""
+        self._app.cut()
 
     async def _make_server(self) -> web.Server:
         return await self._app.start()

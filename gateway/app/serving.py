@@ -93,12 +93,11 @@ async def serve(app: App, *, listening: Callable[[str, str], None] | None = None
         if listening is not None:
             listening(public, private)
         received = await stop.get()
-        app.services.lifecycle.ready = False
+        app.stop_soon()
         tell("stopping; signal again to stop at once")
         impatient = asyncio.create_task(stop.get())
         draining = asyncio.create_task(_drain(app, runner, settings, notice=received == signal.SIGTERM))
         await asyncio.wait({impatient, draining}, return_when=asyncio.FIRST_COMPLETED)
-        app.services.lifecycle.draining = True
         for task in (impatient, draining):
             task.cancel()
         await asyncio.gather(impatient, draining, return_exceptions=True)

@@ -36,7 +36,7 @@ def answer(*, lifecycle: Lifecycle) -> Middleware:
                         exchange.error = out_of_memory()
                         exchange.end(exchange.error.ending)
                     elif exchange.ending is None:
-                        exchange.end(Ending.DRAINED if lifecycle.draining else Ending.CLIENT_LEFT)
+                        exchange.end(Ending.DRAINED if lifecycle.cutting else Ending.CLIENT_LEFT)
                     raise
                 refusal = withdrawn
             except GatewayError as error:

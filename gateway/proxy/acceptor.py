@@ -76,13 +76,17 @@ class Acceptor:
         # To ask in vain whether there is another one would cost one of the reserved files.
         self._most_at_once = 1 if reserved else _MOST_AT_ONCE
         self._sockets = tuple(sockets)
+        self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._closes = False
+        """Whoever waits is taken, and nobody else."""
+
         self._entering: list[tuple[Coroutine[Any, Any, object], asyncio.Future[None]]] = []
         for listening in self._sockets:
             listening.setblocking(False)
             # Whoever is let in has these from the socket that it comes from.
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             leave_unsent(listening, UNSENT_BYTES)
-            self._watch(listening)
+            self._loop.add_reader(listening, self._take, listening)
 
     @property
     def addresses(self) -> list[Any]:
@@ -90,21 +94,52 @@ class Acceptor:
         return [listening.getsockname() for listening in self._sockets if listening.fileno() >= 0]
 
     def close(self) -> None:
-        """Accept nothing any more but whom the kernel has let in already."""
+        """Accept nobody any more but whom the kernel has let in already, and close the sockets.
+
+        Where nobody can be accepted, those who wait are looked for again before that.
+        """
         for listening in self._sockets:
-            if listening.fileno() < 0:
-                continue
-            self._loop.remove_reader(listening)
-            for _ in range(_MOST_IN_QUEUE):
-                if not self._take_one(listening):
-                    break
-            listening.close()
-            self._loop.call_soon(self._entered)
+            self._ignore(listening)
+            if self._closes:
+                listening.close()  # they have waited long enough
+            elif listening.fileno() >= 0:
+                self._close_emptied(listening)
+        self._closes = True
         self._reserved.close()
 
-    def _watch(self, listening: socket.socket) -> None:
-        if listening.fileno() >= 0:
+    def leave(self) -> None:
+        """Accept nobody any more and close the sockets: who waits is left to others who have them open."""
+        self.let_go()
+        for listening in self._sockets:
+            listening.close()
+
+    def let_go(self) -> None:
+        """Accept nobody any more: who waits is left to others. The sockets stay open."""
+        for listening in self._sockets:
+            self._ignore(listening)
+        self._reserved.close()
+
+    def _ignore(self, listening: socket.socket) -> None:
+        pause = self._pauses.pop(listening, None)
+        if pause is not None:
+            pause.cancel()
+        elif listening.fileno() >= 0:
+            self._loop.remove_reader(listening)
+
+    def _look_again(self, listening: socket.socket) -> None:
+        del self._pauses[listening]
+        if self._closes:
+            self._close_emptied(listening)
+        else:
             self._loop.add_reader(listening, self._take, listening)
+
+    def _close_emptied(self, listening: socket.socket) -> None:
+        for _ in range(_MOST_IN_QUEUE):
+            if not self._take_one(listening):
+                break
+        self._loop.call_soon(self._entered)
+        if listening not in self._pauses:
+            listening.close()
 
     def _take(self, listening: socket.socket) -> None:
         self._reserved.fill()
@@ -124,7 +159,7 @@ class Acceptor:
         except OSError as error:
             # Nothing can be done about who waits; asking again at once would take a whole core.
             self._loop.remove_reader(listening)
-            self._loop.call_later(_PAUSE_SECONDS, self._watch, listening)
+            self._pauses[listening] = self._loop.call_later(_PAUSE_SECONDS, self._look_again, listening)
             self._failed("no_files" if error.errno in _NO_FILES else "not_accepted")
             return False
         accepted.setblocking(False)

@@ -7,8 +7,10 @@ Everything that is said to aiohttp's parsers, or to other protocols, comes throu
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import struct
+import termios
 from abc import ABC, abstractmethod
 from time import monotonic
 from typing import Final, cast
@@ -27,6 +29,7 @@ from gateway.wire.search import Piece
 
 NO_LINGER = struct.pack("ii", 1, 0)
 _TCP_CLOSE = 7
+_INT = struct.Struct("i")
 
 
 def leave_unsent(sock: socket.socket, most_bytes: int) -> None:
@@ -355,6 +358,17 @@ class Channel(asyncio.Protocol, ABC):
             except OSError:
                 pass  # already closed by the peer
         transport.abort()
+
+    def has_unread(self) -> bool:
+        """Whether the kernel has something for us that the loop has not read yet."""
+        sock = None if self.transport is None else self.transport.get_extra_info("socket")
+        if sock is None:
+            return False
+        try:
+            (unread_bytes,) = _INT.unpack(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(_INT.size)))
+        except OSError:
+            return False
+        return bool(unread_bytes)
 
     def was_reset(self) -> bool:
         """Whether the peer has reset the connection, as the kernel sees it; for when we do not read from it."""

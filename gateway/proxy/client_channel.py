@@ -83,6 +83,10 @@ class ClientChannel(Channel):
         """The request was an upgrade and has been granted: this is fed what comes."""
 
     @abstractmethod
+    def hasten(self) -> None:
+        """The process goes: wait for a request no longer than `EdgeState` says."""
+
+    @abstractmethod
     def close(self) -> None:
         """Answer what is being answered, and nothing more."""
 
@@ -91,9 +95,9 @@ class ClientChannel(Channel):
         """Close for somebody else's sake."""
 
     @property
+    @abstractmethod
     def ends(self) -> bool:
         """Whether it ends with the answer that is being written."""
-        return self._closes or self._state.draining
 
     def lost(self, error: BaseException | None) -> None:
         self.starved = isinstance(error, MemoryError)

@@ -33,12 +33,6 @@ class EdgeServer(web.Server):
         """All that are open, or whose last request is still being ended."""
         return list(self.state.connections)
 
-    def close_idle(self) -> None:
-        """Close connections that wait for a next request; those that serve one go on."""
-        for connection in self.connections:
-            if connection.idle:
-                connection.close()
-
     def pre_shutdown(self) -> None:
         """Take no request any more."""
         for connection in self.connections:

@@ -16,7 +16,7 @@ from gateway.proxy.bites import CHUNKED, HEADS, STATED
 from gateway.proxy.channel import Held
 from gateway.proxy.client_channel import ClientChannel, Frames
 from gateway.proxy.client_connections import NoRoom
-from gateway.proxy.edge_state import EdgeState
+from gateway.proxy.edge_state import BETWEEN_SECONDS, EdgeState
 from gateway.proxy.handler import Handler
 from gateway.proxy.incoming_body import IncomingBody
 from gateway.proxy.own_failures import failure_of
@@ -75,6 +75,11 @@ class EdgeProtocol(ClientChannel):
         return not (self._request or self._head or self._body or self._ahead or self._surplus)
 
     @property
+    def ends(self) -> bool:
+        # What has been sent ahead is answered too: nobody else ever will.
+        return self._closes or (self._state.last_answers and not self._ahead and not self._surplus)
+
+    @property
     def ahead_bytes(self) -> int:
         """How much lies here of what the client has sent ahead."""
         return len(self._ahead) + self.surplus_bytes
@@ -97,6 +102,8 @@ class EdgeProtocol(ClientChannel):
             )
         else:
             self.expect(state.deadlines.keepalive_seconds)
+            if state.draining:
+                self.hasten()
 
     def lost(self, error: BaseException | None) -> None:
         super().lost(error)
@@ -325,6 +332,8 @@ class EdgeProtocol(ClientChannel):
             state.wheel.ask(self, self._deadline)
         if not self._ahead:  # what is there already is asked in a moment
             state.clients.waits(self, now)
+            if state.draining:
+                self.hasten()
 
     def _refuse(self, error: GatewayError) -> None:
         """Answer what never became a request, and close."""
@@ -336,6 +345,15 @@ class EdgeProtocol(ClientChannel):
             self.linger()
 
     # How it ends
+
+    def hasten(self) -> None:
+        """The process goes: wait for a request no longer than `EdgeState` says."""
+        if not self.idle or self._closes:
+            return
+        state, has_asked = self._state, self.task is not None
+        until = max(state.next_until, self.waits_since + BETWEEN_SECONDS) if has_asked else state.first_until
+        self._deadline = min(self._deadline, until)
+        state.wheel.ask(self, self._deadline)
 
     def close(self) -> None:
         """Answer what is being answered, and nothing more."""
@@ -373,5 +391,7 @@ class EdgeProtocol(ClientChannel):
                     detail="edge.header_timeout_seconds",
                 )
             )
+        elif self.has_unread():
+            self.expect(BETWEEN_SECONDS)  # closing now would lose a request that has just come
         else:
             self.force_close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +16,10 @@ from gateway.proxy.request_heads import RequestHeads
 from gateway.proxy.wheel import Timed, Wheel
 
 LINGER_SECONDS = 2.0
+
+BETWEEN_SECONDS = 1.0
+"""How long a connection is kept behind an answer, when the process goes, for a request that follows it at once."""
+
 Unseen = Callable[[GatewayError], bytes]
 """Records an exchange that never became a request; returns the header fields that its answer shall carry."""
 
@@ -62,6 +67,9 @@ class EdgeConnection(ClientConnection, Timed, Protocol):
     def idle(self) -> bool:
         """Whether no request is being read or answered."""
 
+    def hasten(self) -> None:
+        """The process goes: wait for a request no longer than is said here."""
+
     def close(self) -> None:
         """Answer what is being answered, and nothing more."""
 
@@ -90,7 +98,15 @@ class EdgeState:
         self.deadlines = deadlines
         self.turns = turns
         self.wheel = wheel
-        self.draining = False
+        self.last_answers = False
+        """An answer is the last one of its connection: the client's next request belongs to another process."""
+
+        self.first_until = math.inf
+        """When the process goes: until when (loop time) those are waited for who have asked nothing so far."""
+
+        self.next_until = math.inf
+        """When the process goes: until when (loop time) a next request is waited for at least."""
+
         self.requests = 0
         """How many have come."""
 
@@ -101,6 +117,8 @@ class EdgeState:
         self.connections: dict[EdgeConnection, None] = {}
         """All connections that are open, or whose last request is still being ended."""
 
+        self._emptied: asyncio.Future[None] | None = None
+
     def came(self, connection: EdgeConnection) -> None:
         """A connection begins."""
         self.connections[connection] = None
@@ -108,6 +126,26 @@ class EdgeState:
     def left(self, connection: EdgeConnection) -> None:
         """A connection is gone, and what it was asked too."""
         self.connections.pop(connection, None)
+        if self._emptied is not None and not self.connections and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    def drain(self, *, first_until: float, next_until: float) -> None:
+        """The process goes: whoever asks is answered once more, and nobody is waited for any longer than that."""
+        self.last_answers = True
+        self.first_until, self.next_until = first_until, next_until
+        for connection in tuple(self.connections):
+            connection.hasten()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the process goes, and nobody is waited for as long as usual."""
+        return self.first_until < math.inf
+
+    async def emptied(self) -> None:
+        """Return when nobody is connected any more."""
+        if self.connections:
+            self._emptied = asyncio.get_running_loop().create_future()
+            await self._emptied
 
     def linger(self, connection: EdgeConnection, now: float) -> None:
         """Have a connection that is over cut when its client has had a moment to read so."""

@@ -57,11 +57,17 @@ class Lifecycle:
     """What load balancers, the listeners and running sessions go by."""
 
     def __init__(self) -> None:
-        self.ready = False
-        """Load balancers may send new connections."""
+        self.started = False
+        """Connections can be served."""
 
-        self.draining = False
-        """No new connections are accepted; what runs may finish."""
+        self.stopping = False
+        """The whole gateway goes, and nobody comes in its place: load balancers are to send nobody any more."""
+
+        self.leaving = False
+        """This process goes, and another one has come in its place: to load balancers nothing has changed."""
+
+        self.cutting = False
+        """What still runs has had its time, and is ended."""
 
         self.in_flight = 0
         self.running: dict[str, Request | Interrupted] = {}
@@ -69,6 +75,11 @@ class Lifecycle:
 
         self.sessions: dict[str, EndsPolitely] = {}
         """Open WebSockets, by the ids of their exchanges."""
+
+    @property
+    def ready(self) -> bool:
+        """Load balancers may send new connections."""
+        return self.started and not self.stopping
 
     def interruption(self, exchange_id: str) -> GatewayError | None:
         """What an exchange whose task has been cancelled ends with if that, and nothing else, is why."""

@@ -54,32 +54,36 @@ async def test_readiness_follows_the_life_of_the_process(session: aiohttp.Client
     lifecycle = Lifecycle()
     with listening(lifecycle) as base:
         starting = await status_of(session, f"{base}/readyz")
-        lifecycle.ready = True
+        lifecycle.started = True
         ready = await status_of(session, f"{base}/readyz")
-        lifecycle.ready, lifecycle.draining = False, True
+        lifecycle.stopping = True
         async with session.get(f"{base}/readyz") as answer:
             draining, said = answer.status, await answer.text()
         alive = await status_of(session, f"{base}/livez")
 
     assert (starting, ready, draining, alive) == (503, 200, 503, 200)
-    assert said == "draining\n"
+    assert said == "stopping\n"
 
 
-async def test_readiness_of_a_gateway_ends_with_the_drain_not_with_its_streams(
+async def test_readiness_of_a_gateway_ends_with_the_first_word_of_its_stop(
     gateway: Gateway, session: aiohttp.ClientSession
 ) -> None:
     services = gateway.app.services
     with listening(services.lifecycle, services.metrics.registry) as base:
         before = await status_of(session, f"{base}/readyz")
-        services.lifecycle.in_flight += 1  # a stream that goes on
-        draining = asyncio.create_task(gateway.app.drain(5))
-        await asyncio.sleep(0.05)
-        during = await status_of(session, f"{base}/readyz")
-        assert not draining.done()
-        services.lifecycle.in_flight -= 1
-        await draining
+        gateway.app.stop_soon()
+        after = await status_of(session, f"{base}/readyz")
 
-    assert (before, during) == (200, 503)
+    assert (before, after) == (200, 503)
+
+
+async def test_a_process_in_whose_place_another_has_come_is_as_ready_as_before(
+    gateway: Gateway, session: aiohttp.ClientSession
+) -> None:
+    services = gateway.app.services
+    with listening(services.lifecycle, services.metrics.registry) as base:
+        gateway.runner.leave()
+        assert await status_of(session, f"{base}/readyz") == 200
 
 
 async def test_metrics_are_those_of_the_registry_in_the_text_format(
@@ -179,7 +183,7 @@ async def asked(base: str, path: str, *hosts: str, method: str = "GET") -> int:
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/metrics?name[]=a"])
 async def test_metrics_and_health_are_for_whoever_comes_by_whatever_name(path: str) -> None:
     lifecycle = Lifecycle()
-    lifecycle.ready = True
+    lifecycle.started = True
     with listening(lifecycle) as base:
         for host in (
             "gateway.monitoring.svc:9090",

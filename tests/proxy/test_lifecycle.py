@@ -13,7 +13,7 @@ from tests.kit.gateway import Gateway
 def test_process_is_not_ready_before_it_says_so() -> None:
     lifecycle = Lifecycle()
 
-    assert (lifecycle.ready, lifecycle.draining, lifecycle.in_flight) == (False, False, 0)
+    assert (lifecycle.ready, lifecycle.in_flight) == (False, 0)
     assert not lifecycle.sessions
 
 
