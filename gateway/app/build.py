@@ -12,6 +12,8 @@ from gateway.app.own_paths import own_paths
 from gateway.app.place import ALONE, Place
 from gateway.app.prepared import administration, show_issuers
 from gateway.app.process import App
+from gateway.app.public_health import health_first
+from gateway.app.readiness import not_ready
 from gateway.app.tenants_in_force import TenantsInForce
 from gateway.app.workers import body_memory_bytes
 from gateway.credentials.key_ring import KeyRing
@@ -88,6 +90,7 @@ def build_app(
         redis_prefix=settings.redis_prefix,
         jwks_fetched=lambda issuer, result: metrics.jwks_fetches.labels(issuer, result).inc(),
         ring_loaded=lambda result: metrics.key_ring_loads.labels(result).inc(),
+        tells_keys=True,
     )
     upstreams = Upstreams(
         settings.upstream,
@@ -149,7 +152,11 @@ def build_app(
     app = App(
         services,
         upstreams,
-        compose(build_middlewares(services), _dispatch(services, upstreams, wheel)),
+        health_first(
+            compose(build_middlewares(services), _dispatch(services, upstreams, wheel)),
+            ready=lambda: not not_ready(services.lifecycle, trust.missing_keys),
+            answered=lambda check, status: metrics.health_checks.labels(check, status).inc(),
+        ),
         turns=turns,
         wheel=wheel,
         tenants=tenants,

@@ -13,6 +13,8 @@ from enum import StrEnum
 from time import monotonic
 from typing import Protocol
 
+from gateway.proxy.lifecycle import Lifecycle
+
 STILL_SECONDS = 30.0
 """When no loop has turned for so long, nothing is served and nothing will be: `/livez` fails."""
 
@@ -54,6 +56,8 @@ class State(StrEnum):
 
     STARTING = "starting"
     READY = "ready"
+    """It serves. Whether it should be sent new work is another question."""
+
     HUNG = "hung"
     LEAVING = "leaving"
 
@@ -97,17 +101,18 @@ class MachineHealth:
         still = min((monotonic() - self._turned_at, *(worker.turned_seconds_ago for worker in workers)))
         ok = still < self._still_seconds
         reasons = (
-            () if ok else (Reason("no_loop_turns", f"no worker's loop has turned for {still:.0f} seconds"),)
+            () if ok else (Reason("no_loop_turns", f"No worker's loop has turned for {still:.0f} seconds."),)
         )
         return Condition(ok, self._document("live" if ok else "not live", reasons, workers))
 
     def ready(self) -> Condition:
         workers = tuple(self._workers())
-        ok = any(worker.ready for worker in workers)
+        # Who leaves serves whom it has, and a newcomer only until its successor is seen.
+        ok = any(worker.ready and worker.state is State.READY for worker in workers)
         reasons: Iterable[Reason] = ()
         if not ok:
             reasons = dict.fromkeys(reason for worker in workers for reason in worker.reasons)
-            reasons = tuple(reasons) or (Reason("no_worker", "no worker is ready"),)
+            reasons = tuple(reasons) or (Reason("no_worker", "No worker is ready."),)
         return Condition(ok, self._document("ready" if ok else "not ready", reasons, workers))
 
     def _document(
@@ -133,39 +138,34 @@ class MachineHealth:
 
 
 class OwnHealth:
-    """The health of this process, which is its own only worker; what a worker tells its supervisor of itself."""
+    """The health of this process, which is its own only worker; of a worker, what it tells its supervisor."""
 
     def __init__(
         self,
+        lifecycle: Lifecycle,
         reasons: Callable[[], tuple[Reason, ...]],
         *,
         turned_seconds_ago: Callable[[], float],
-        leaving: Callable[[], bool] = lambda: False,
-        index: int = 0,
-        more: Callable[[], Mapping[str, object]] = dict,
         hung_seconds: float = HUNG_SECONDS,
         still_seconds: float = STILL_SECONDS,
     ) -> None:
-        """`reasons` say why it is not ready; all of these are asked from any thread."""
+        """`reasons` say why it is not ready; what is handed in is asked from any thread."""
+        self._lifecycle = lifecycle
         self._reasons = reasons
         self._turned_seconds_ago = turned_seconds_ago
-        self._leaving = leaving
-        self._index = index
         self._hung_seconds = hung_seconds
-        self._machine = MachineHealth(lambda: (self.worker(),), more=more, still_seconds=still_seconds)
+        self._machine = MachineHealth(lambda: (self.worker(),), still_seconds=still_seconds)
 
     def worker(self) -> WorkerState:
         """What is known here of this process."""
-        seconds = self._turned_seconds_ago()
-        reasons = self._reasons()
-        hung = seconds >= self._hung_seconds
-        if hung:
-            reasons = (Reason("loop_hung", f"the loop has not turned for {seconds:.0f} seconds"), *reasons)
+        seconds, reasons = self._turned_seconds_ago(), self._reasons()
+        if hung := seconds >= self._hung_seconds:
+            reasons = (Reason("loop_hung", f"The loop has not turned for {seconds:.0f} seconds."), *reasons)
         return WorkerState(
-            self._index,
-            os.getpid(),
-            self._state(reasons, hung=hung),
-            seconds,
+            index=0,
+            pid=os.getpid(),
+            state=State.HUNG if hung else self._stage(),
+            turned_seconds_ago=seconds,
             ready=not reasons,
             reasons=reasons,
         )
@@ -176,12 +176,10 @@ class OwnHealth:
     def ready(self) -> Condition:
         return self._machine.ready()
 
-    def _state(self, reasons: tuple[Reason, ...], *, hung: bool) -> State:
-        if hung:
-            return State.HUNG
-        if self._leaving():
+    def _stage(self) -> State:
+        if self._lifecycle.stopping:
             return State.LEAVING
-        return State.STARTING if reasons else State.READY
+        return State.READY if self._lifecycle.started else State.STARTING
 
 
 def _told(reason: Reason) -> Mapping[str, str]:

@@ -17,6 +17,7 @@ class LoopLag:
         self._observe = observe
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
+        self._turned_at = monotonic()
         self._longest = self._longest_before = 0.0
         self._since = monotonic()
 
@@ -24,6 +25,11 @@ class LoopLag:
     def longest_seconds(self) -> float:
         """The longest lag of the last minute, or two."""
         return max(self._longest, self._longest_before)
+
+    @property
+    def turned_seconds_ago(self) -> float:
+        """Since the loop was last seen to turn; may be asked from any thread."""
+        return monotonic() - self._turned_at
 
     async def start(self) -> None:
         """Begin to beat."""
@@ -39,7 +45,7 @@ class LoopLag:
         self._timer = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
 
     def _beat(self) -> None:
-        now = monotonic()
+        now = self._turned_at = monotonic()
         lag = max(0.0, now - self._due)
         self._observe(lag)
         if now - self._since > REMEMBERED_SECONDS:

@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from time import monotonic
 
+import orjson
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from gateway.app.health import Condition, Health
 from gateway.errors import ClientLeft
 from gateway.proxy.acceptor import Acceptor, listening_sockets
 from gateway.proxy.answer import Answer, broken_off, own_answer
@@ -20,7 +22,6 @@ from gateway.proxy.client_connections import ClientConnections
 from gateway.proxy.edge import EdgeServer
 from gateway.proxy.edge_state import EdgeDeadlines, EdgeEvents, EdgeState
 from gateway.proxy.incoming_body import BodyDeadlines
-from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.request import Request
 from gateway.proxy.wheel import Wheel
 from gateway.wire.passing import lines_of
@@ -59,7 +60,7 @@ class PrivateListener:
         port: int,
         *,
         registry: CollectorRegistry,
-        lifecycle: Lifecycle,
+        health: Health,
         names: Iterable[str] = (),
         refused: Callable[[], None] | None = None,
     ) -> None:
@@ -67,7 +68,7 @@ class PrivateListener:
         self._host = host
         self._port = port
         self._registry = registry
-        self._lifecycle = lifecycle
+        self._health = health
         self._names = frozenset(map(_normal, names))
         self._refused = refused
         self._rendering = asyncio.Lock()
@@ -160,12 +161,10 @@ class PrivateListener:
         return len(hosts) == 1 and (_is_local(hosts[0]) or _normal(_without_port(hosts[0])) in self._names)
 
     async def _livez(self, _: Request) -> Answer:
-        return _text(200, "live\n")
+        return _told(self._health.live())
 
     async def _readyz(self, _: Request) -> Answer:
-        if self._lifecycle.ready:
-            return _text(200, "ready\n")
-        return _text(503, "stopping\n" if self._lifecycle.stopping else "not ready\n")
+        return _told(self._health.ready())
 
     async def _metrics(self, request: Request) -> Answer:
         render, content_type = choose_encoder(", ".join(_values(request, b"accept")))
@@ -180,6 +179,11 @@ class PrivateListener:
 
 def _values(request: Request, name: bytes) -> list[str]:
     return [value.decode("latin-1") for field, value in request.fields if field.lower() == name]
+
+
+def _told(condition: Condition) -> Answer:
+    document = orjson.dumps(condition.document, option=orjson.OPT_APPEND_NEWLINE)
+    return own_answer(200 if condition.ok else 503, document, lines=b"Cache-Control: no-store\r\n")
 
 
 def _text(status: int, text: str, *fields: tuple[bytes, bytes]) -> Answer:

@@ -12,9 +12,11 @@ from typing import Any
 
 from aiohttp import web
 
+from gateway.app.health import OwnHealth
 from gateway.app.loop_lag import LoopLag
 from gateway.app.prepared import Prepared, prepare
 from gateway.app.private_listener import PRIVATE_FILES
+from gateway.app.readiness import not_ready
 from gateway.app.tenants_in_force import TenantsInForce
 from gateway.errors import Ending
 from gateway.middleware.record import unseen
@@ -64,7 +66,13 @@ class App:
         self.services = services
         self.handler = handler
         self.server: EdgeServer | None = None
-        self.loop_lag = LoopLag(services.metrics.loop_lag.observe)
+        self.loop_lag = lag = LoopLag(services.metrics.loop_lag.observe)
+        lifecycle, trust = services.lifecycle, services.trust
+        self.health = OwnHealth(
+            lifecycle,
+            lambda: not_ready(lifecycle, trust.missing_keys),
+            turned_seconds_ago=lambda: lag.turned_seconds_ago,
+        )
         self._upstreams = upstreams
         self._turns = turns
         self._wheel = wheel

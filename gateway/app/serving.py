@@ -74,7 +74,7 @@ async def serve(app: App, *, listening: Callable[[str, str], None] | None = None
         private_host,
         private_port,
         registry=app.services.metrics.registry,
-        lifecycle=app.services.lifecycle,
+        health=app.health,
         names=settings.admin_hosts,
         refused=app.services.metrics.refused_connections.labels("private").inc,
     )

@@ -56,7 +56,7 @@ class Notifier:
         """It lives."""
         self._tell("WATCHDOG=1")
 
-    async def watch(self, live: Callable[[], bool]) -> None:
+    async def tell_while_live(self, live: Callable[[], bool]) -> None:
         """Say that it lives for as long as it does, twice as often as asked; runs until it is cancelled.
 
         It runs on the loop that serves, so that the watchdog bites when that hangs.

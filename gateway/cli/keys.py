@@ -90,6 +90,11 @@ def _rotate(options: argparse.Namespace) -> int:
 
 def _retire(options: argparse.Namespace) -> int:
     settings = settings_from(options)
+    if KeyRing.load(settings.keys_dir).get(options.kid) is None and asyncio.run(
+        _retired_elsewhere(settings, options.kid)
+    ):
+        print(f"{options.kid} is not in {settings.keys_dir}; no gateway misses it any more")
+        return 0
     retire(settings.keys_dir, options.kid)
     print(
         f"{options.kid} is deleted; running gateways refuse what it signed within two seconds, "
@@ -110,6 +115,21 @@ def _retire(options: argparse.Namespace) -> int:
 
 
 async def _signed_by(settings: Settings, kid: str) -> list[IssuedCredential] | None:
-    """The unexpired credentials that a key signed, as far as they were entered in the register."""
+    """The unexpired credentials that a key signed, as far as they were entered in the register.
+
+    Running gateways are told that none of them should have it any more.
+    """
     async with shared_credentials(settings) as shared:
-        return None if shared is None else [one for one in await shared.issued() if one.key == kid]
+        if shared is None:
+            return None
+        await shared.key_retired(kid)
+        return [one for one in await shared.issued() if one.key == kid]
+
+
+async def _retired_elsewhere(settings: Settings, kid: str) -> bool:
+    """Tell running gateways that none of them should have a key; whether any has it, or credentials of it."""
+    async with shared_credentials(settings) as shared:
+        try:
+            return shared is not None and await shared.key_retired(kid)
+        except RevocationsUnavailable:
+            return False

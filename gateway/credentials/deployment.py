@@ -19,7 +19,7 @@ class Deployment:
     """The names of one deployment, as its key ring gives them. Public: they tell nothing of the keys."""
 
     def __init__(self, ring: KeyRing) -> None:
-        names = [_name(key) for key in ring]
+        names = [b"gateway-" + public_name(key).encode() for key in ring]
         self.name = names[0] if names else b""
         """What is sent; empty without keys."""
 
@@ -34,7 +34,8 @@ class Deployment:
         )
 
 
-def _name(key: Key) -> bytes:
+def public_name(key: Key) -> str:
+    """What one key can be told from others by, and nobody learns anything of its secret from."""
     # An HMAC key has no part that others may have.
     told = key.public_jwk() or {"kid": key.kid, "at": key.created_at}
-    return b"gateway-" + sha256(orjson.dumps(told, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16].encode()
+    return sha256(orjson.dumps(told, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]

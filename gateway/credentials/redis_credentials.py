@@ -1,4 +1,4 @@
-"""What all gateways share about credentials in Redis: revocations, and a register of what was issued.
+"""What all gateways share about credentials in Redis: revocations, a register of what was issued, who has which keys.
 
 Revocations are a sorted set by the end of each, with a version that is new after every change: asking whether
 anything changed is one small question, and the answer brings all of it. The version is random, not counted:
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 import orjson
@@ -28,7 +28,10 @@ DEADLINE_SECONDS = 0.5
 KEPT_AFTER_END_SECONDS = 60
 """Ended revocations stay this long, so that clocks which differ do not write them back in turns."""
 _ENTRIES_PER_CALL = 1000
-_SCRIPTS = ("changed", "add", "register", "issued")
+_KEYS_HOLD_SECONDS = 30
+"""For how long a gateway's word on its keys holds: it may be gone."""
+
+_SCRIPTS = ("changed", "add", "register", "issued", "keys", "key_retired")
 
 
 _log = logging.getLogger(__name__)
@@ -53,9 +56,10 @@ class RedisCredentials:
         self.server = servers.name
         self._wire = open_wire(servers, deadline_seconds=deadline_seconds)
         self._scripts = {name: Script.load(__package__, name) for name in _SCRIPTS}
-        # The braces put all three into one slot of a cluster.
+        # The braces put all of them into one slot of a cluster.
         self._revocations = (f"{prefix}{{credentials}}:revoked:version", f"{prefix}{{credentials}}:revoked")
         self._register = (f"{prefix}{{credentials}}:issued",)
+        self._keys = (f"{prefix}{{credentials}}:keys", f"{prefix}{{credentials}}:keys:used")
         self._clock = clock
         self._known: frozenset[Revocation] = frozenset()
         self._version = b"not yet read"
@@ -95,6 +99,21 @@ class RedisCredentials:
         """Return what was issued and has not expired, first to expire first."""
         members = await self._run("issued", self._register, [int(self._clock())])
         return [issued for member in members if (issued := _issued(member)) is not None]
+
+    async def tell_keys(
+        self, gateway: str, keys: Iterable[str], used: Mapping[str, int]
+    ) -> tuple[Sequence[frozenset[str]], frozenset[str]]:
+        """Say which keys a gateway has, and until when some are in use; returns what each has, and all in use."""
+        pairs = [word for key, until in used.items() for word in (until, key)]
+        held, in_use = await self._run(
+            "keys", self._keys, [gateway, _KEYS_HOLD_SECONDS, ",".join(keys), *pairs]
+        )
+        everybody = [frozenset(names.decode().split(",")) for names in held]
+        return everybody, frozenset(key.decode() for key in in_use)
+
+    async def key_retired(self, kid: str) -> bool:
+        """Have no gateway miss the keys of this kid any more; whether there are any."""
+        return bool(await self._run("key_retired", self._keys, [kid]))
 
     async def close(self) -> None:
         await self._wire.close()

@@ -25,6 +25,7 @@ from gateway.credentials.key_ring import Fingerprint, KeyRing, fingerprint
 from gateway.credentials.keys import KeyProblem
 from gateway.credentials.revocation_file import RevocationFile
 from gateway.credentials.revocations import RevocationList, RevocationStore, RevocationsUnavailable
+from gateway.credentials.shared_keys import SharedKeys, gateway_name
 from gateway.credentials.verifier import Verifier
 from gateway.redis.schema import DEFAULT_PREFIX
 from gateway.settings.issuer import IssuerSettings
@@ -45,7 +46,8 @@ class Trust:
 
     `keys_dir` is where `ring` came from and is followed; None for a ring that exists in memory only. `start`
     and `close` go around serving. For metrics: `jwks_fetched` (issuer's short name, "new" | "same" | "failed")
-    and `ring_loaded` ("loaded" | "failed").
+    and `ring_loaded` ("loaded" | "failed"). With `tells_keys` others on the same Redis are told which keys are here,
+    as by who serves.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Trust:
         ring_loaded: Callable[[str], None] = lambda _result: None,
         clock: Callable[[], float] = time.time,
         poll_seconds: float = POLL_SECONDS,
+        tells_keys: bool = False,
     ) -> None:
         self.ring = ring
         """Our own keys in force."""
@@ -82,6 +85,9 @@ class Trust:
         self._file = None if keys_dir is None else RevocationFile(keys_dir, clock=clock)
         self._redis = _shared(redis_url, redis_prefix, clock) if redis_url else None
         self._store: RevocationStore | None = self._redis or self._file
+        self._shared_keys = None
+        if tells_keys and self._redis is not None and keys_dir is not None:
+            self._shared_keys = SharedKeys(self._redis, ring, name=gateway_name(keys_dir))
         self._confirmed_at = -math.inf
         self._trouble: str | None = None
         self._jwks: dict[str, JwksUrl] = {}
@@ -103,6 +109,7 @@ class Trust:
         has been revoked would be accepted again.
         """
         await self._remember_revocations()
+        await self._look_at_others()
         self._session = open_session()
         for source in self._jwks.values():
             source.start(self._session)
@@ -136,6 +143,11 @@ class Trust:
             await self._session.close()
         if self._redis is not None:
             await self._redis.close()
+
+    @property
+    def missing_keys(self) -> tuple[str, ...]:
+        """The kids of keys that others on the same Redis have, and whose credentials would be refused here."""
+        return () if self._shared_keys is None else self._shared_keys.missing
 
     def jwks_ages(self) -> dict[str, float]:
         """Return, by short name, how many seconds ago each issuer's key set was confirmed; infinite: never."""
@@ -184,6 +196,7 @@ class Trust:
             try:
                 await self._look_at_keys()
                 await self._look_at_revocations()
+                await self._look_at_others()
             except Exception:  # noqa: BLE001 (what is known holds; without further looks nothing would ever be revoked)
                 _log.exception("looking for changes of keys and revocations failed")
 
@@ -205,8 +218,14 @@ class Trust:
         self.ring = ring
         self.deployment = Deployment(ring)
         self.verifier.use(ring)
+        if self._shared_keys is not None:
+            self._shared_keys.use(ring)
         self._changed()
         self._ring_loaded("loaded")
+
+    async def _look_at_others(self) -> None:
+        if self._shared_keys is not None:
+            await self._shared_keys.look(self.verifier.used)
 
     async def _remember_revocations(self) -> None:
         """Begin with what was known here last, which holds even when Redis is gone or has lost it."""

@@ -71,6 +71,9 @@ class Verifier:
         self._revoked = revoked
         self._clock = clock
         self._verified: OrderedDict[bytes, Principal] = OrderedDict()
+        self.used: dict[str, float] = {}
+        """By the kid of our own keys, until when credentials of it count that have been shown."""
+
         self.beliefs = object()
         """Another one whenever somebody may be believed who was not, or the other way round, but for revocations."""
 
@@ -92,6 +95,7 @@ class Verifier:
     def use(self, keys: Keys) -> None:
         """Verify our own credentials by these keys from now on, also those verified before."""
         self._own = self._issuers[self._own.name] = replace(self._own, keys=keys)
+        self.used.clear()  # a kid may be another key's now
         self.forget()
 
     def forget(self) -> None:
@@ -153,7 +157,10 @@ class Verifier:
         except ValueError:
             raise CredentialNotAccepted("the payload is no JSON object with distinct members") from None
         issuer = self.issuer_of(claims)
-        return issuer.principal(message, claims, now=now, leeway_seconds=self._leeway_seconds)
+        principal = issuer.principal(message, claims, now=now, leeway_seconds=self._leeway_seconds)
+        if issuer is self._own:
+            self.used[principal.key_id] = max(self.until(principal), self.used.get(principal.key_id, 0.0))
+        return principal
 
     def issuer_of(self, claims: Mapping[str, object]) -> Issuer:
         """Return the issuer that claims, proved or not, name; raises CredentialNotAccepted."""

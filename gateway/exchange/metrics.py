@@ -25,8 +25,10 @@ from gateway.usage.reported import KINDS, Usage
 LABELS = {
     "tenant": "a tenant of the configuration, or `other`",
     "operation": "an id from `gateway routes`, `unlisted`, or `none` where the request named none",
-    "status": "a class, `2xx`, or `none` where no answer was sent; of refused requests the status itself",
+    "status": "a class, `2xx`, or `none` where no answer was sent; of refused requests and health checks the "
+    "status itself",
     "ending": "see below",
+    "check": "`livez` or `readyz`",
     "direction": "`in` from clients, `out` to them",
     "decision": "`granted`, `refused`, or `unavailable` where nobody could decide",
     "dimension": "the limit that refused, or `none`",
@@ -251,6 +253,12 @@ class Metrics:
             "gateway_refused_requests",
             "Requests answered before they could be understood, by status.",
             ["status"],
+            registry=registry,
+        )
+        self.health_checks = Counter(
+            "gateway_health_checks",
+            "Health checks answered on the public listener, which are no exchanges.",
+            ["check", "status"],
             registry=registry,
         )
         self.observer_failures = Counter(

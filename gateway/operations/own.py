@@ -1,4 +1,7 @@
-"""The gateway's own paths on the public listener, as operations: who am I, what have I used, which keys verify?"""
+"""The gateway's own paths on the public listener: who am I, what have I used, which keys verify, and is it well?
+
+The first are operations, asked for in exchanges. Health is none: it is answered before there is an exchange.
+"""
 
 from __future__ import annotations
 
@@ -14,3 +17,6 @@ OWN: Mapping[tuple[str, str], Operation] = {
     (method, operation.path): operation for operation in (ME, USAGE, JWKS) for method in ("GET", "HEAD")
 }
 """By method and exact path."""
+
+LIVEZ, READYZ = "/gateway/livez", "/gateway/readyz"
+"""By GET and HEAD, for load balancers that reach nothing else."""

@@ -16,7 +16,9 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Metric
 from prometheus_client.registry import Collector
 
+from gateway.app.health import Health, MachineHealth, OwnHealth, State, WorkerState
 from gateway.app.private_listener import PrivateListener
+from gateway.app.readiness import not_ready
 from gateway.proxy.lifecycle import Lifecycle
 from tests.conftest import StartGateway
 from tests.kit.asking import ask
@@ -24,12 +26,17 @@ from tests.kit.client import RawClient
 from tests.kit.gateway import Gateway
 from tests.kit.waiting import comes_to
 
+WELL = MachineHealth(lambda: [WorkerState(0, 1, State.READY, 0.0, ready=True)])
+"""Of a gateway that is as it should be."""
+
 
 @contextlib.contextmanager
-def listening(lifecycle: Lifecycle, registry: CollectorRegistry | None = None, **more: Any) -> Iterator[str]:
+def listening(
+    health: Health | None = None, registry: CollectorRegistry | None = None, **more: Any
+) -> Iterator[str]:
     """A listener on a free port; its base URL."""
     admin = PrivateListener(
-        "127.0.0.1", 0, registry=registry or CollectorRegistry(), lifecycle=lifecycle, **more
+        "127.0.0.1", 0, registry=registry or CollectorRegistry(), health=health or WELL, **more
     )
     port = admin.start()
     try:
@@ -50,26 +57,45 @@ async def status_of(session: aiohttp.ClientSession, url: str) -> int:
         return answer.status
 
 
+async def told(session: aiohttp.ClientSession, url: str) -> tuple[int, dict[str, Any]]:
+    """The status of a page about health, and what it says."""
+    async with session.get(url) as answer:
+        assert answer.content_type == "application/json"
+        said = await answer.json()
+        assert isinstance(said, dict)
+        return answer.status, said
+
+
 async def test_readiness_follows_the_life_of_the_process(session: aiohttp.ClientSession) -> None:
     lifecycle = Lifecycle()
-    with listening(lifecycle) as base:
-        starting = await status_of(session, f"{base}/readyz")
+    health = OwnHealth(lifecycle, lambda: not_ready(lifecycle, ()), turned_seconds_ago=lambda: 0.0)
+    with listening(health) as base:
+        starting = await told(session, f"{base}/readyz")
         lifecycle.started = True
-        ready = await status_of(session, f"{base}/readyz")
+        ready = await told(session, f"{base}/readyz")
         lifecycle.stopping = True
-        async with session.get(f"{base}/readyz") as answer:
-            draining, said = answer.status, await answer.text()
-        alive = await status_of(session, f"{base}/livez")
+        stopping = await told(session, f"{base}/readyz")
+        alive = await told(session, f"{base}/livez")
 
-    assert (starting, ready, draining, alive) == (503, 200, 503, 200)
-    assert said == "stopping\n"
+    assert [status for status, _ in (starting, ready, stopping, alive)] == [503, 200, 503, 200]
+    assert [said["reasons"] for _, said in (starting, ready, stopping, alive)] == [
+        [{"code": "starting", "message": "It is starting."}],
+        [],
+        [{"code": "stopping", "message": "The gateway is stopping."}],
+        [],
+    ]
+    assert [said["workers"][0]["state"] for _, said in (starting, ready, stopping)] == [
+        "starting",
+        "ready",
+        "leaving",
+    ]
 
 
 async def test_readiness_of_a_gateway_ends_with_the_first_word_of_its_stop(
     gateway: Gateway, session: aiohttp.ClientSession
 ) -> None:
     services = gateway.app.services
-    with listening(services.lifecycle, services.metrics.registry) as base:
+    with listening(gateway.app.health, services.metrics.registry) as base:
         before = await status_of(session, f"{base}/readyz")
         gateway.app.stop_soon()
         after = await status_of(session, f"{base}/readyz")
@@ -81,7 +107,7 @@ async def test_a_process_in_whose_place_another_has_come_is_as_ready_as_before(
     gateway: Gateway, session: aiohttp.ClientSession
 ) -> None:
     services = gateway.app.services
-    with listening(services.lifecycle, services.metrics.registry) as base:
+    with listening(gateway.app.health, services.metrics.registry) as base:
         gateway.runner.leave()
         assert await status_of(session, f"{base}/readyz") == 200
 
@@ -91,7 +117,7 @@ async def test_metrics_are_those_of_the_registry_in_the_text_format(
 ) -> None:
     await ask(gateway, "GET", "/v1/models")
     services = gateway.app.services
-    with listening(services.lifecycle, services.metrics.registry) as base:
+    with listening(gateway.app.health, services.metrics.registry) as base:
         async with session.get(f"{base}/metrics") as answer:
             text, kind = await answer.text(), answer.headers["Content-Type"]
         async with session.get(
@@ -126,7 +152,7 @@ async def test_promtool_finds_nothing_to_say_about_the_metrics(start_gateway: St
 
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/v1/models", "/gateway/me", "/debug", "/livez/x"])
 async def test_nothing_else_is_served(session: aiohttp.ClientSession, path: str) -> None:
-    with listening(Lifecycle()) as base:
+    with listening() as base:
         assert await status_of(session, base + path) == 404
 
 
@@ -136,7 +162,7 @@ async def test_rendering_does_not_hold_up_the_loop_that_serves(session: aiohttp.
     counter = Counter("many", "Very many series.", ["label"], registry=registry)
     for number in range(20_000):
         counter.labels(str(number)).inc()
-    with listening(Lifecycle(), registry) as base:
+    with listening(registry=registry) as base:
         began = time.monotonic()
         scraping = asyncio.create_task(status_of(session, f"{base}/metrics"))
         ticks = 0
@@ -153,7 +179,7 @@ async def test_rendering_does_not_hold_up_the_loop_that_serves(session: aiohttp.
 def test_taken_address_is_an_error_and_leaves_no_thread_behind() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         admin = PrivateListener(
-            "127.0.0.1", taken.getsockname()[1], registry=CollectorRegistry(), lifecycle=Lifecycle()
+            "127.0.0.1", taken.getsockname()[1], registry=CollectorRegistry(), health=WELL
         )
         with pytest.raises(OSError, match="in use"):
             admin.start()
@@ -161,7 +187,7 @@ def test_taken_address_is_an_error_and_leaves_no_thread_behind() -> None:
 
 
 def test_listener_that_has_stopped_refuses_connections() -> None:
-    with listening(Lifecycle()) as base:
+    with listening() as base:
         port = int(base.rsplit(":", 1)[1])
 
     with pytest.raises(ConnectionRefusedError):
@@ -182,9 +208,7 @@ async def asked(base: str, path: str, *hosts: str, method: str = "GET") -> int:
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/metrics?name[]=a"])
 async def test_metrics_and_health_are_for_whoever_comes_by_whatever_name(path: str) -> None:
-    lifecycle = Lifecycle()
-    lifecycle.started = True
-    with listening(lifecycle) as base:
+    with listening() as base:
         for host in (
             "gateway.monitoring.svc:9090",
             "evil.example",
@@ -220,13 +244,13 @@ async def test_metrics_and_health_are_for_whoever_comes_by_whatever_name(path: s
 )
 async def test_anything_else_is_not_for_a_browser_that_was_led_here(host: str, status: int) -> None:
     """A page of somebody else's whose own name points here is of one origin with all that it is answered."""
-    with listening(Lifecycle(), names=["ops.internal"]) as base:
+    with listening(names=["ops.internal"]) as base:
         for path in ("/", "/config", "/metrics/", "/%6Detrics", "/livez;x", "http://127.0.0.1/"):
             assert await asked(base, path, host) == status
 
 
 async def test_a_request_without_one_clear_host_is_refused() -> None:
-    with listening(Lifecycle()) as base:
+    with listening() as base:
         assert await asked(base, "/config", "127.0.0.1", "evil.example") in (400, 421)
         assert await asked(base, "/config") in (400, 421)
 
@@ -238,7 +262,7 @@ async def test_half_heads_and_idle_connections_do_not_keep_prometheus_out(
     session: aiohttp.ClientSession,
 ) -> None:
     refused: list[int] = []
-    with listening(Lifecycle(), refused=lambda: refused.append(1)) as base:
+    with listening(refused=lambda: refused.append(1)) as base:
         host, port = base.removeprefix("http://").split(":")
         crowd = [await RawClient.connect(host, int(port)) for _ in range(40)]
         for number, client in enumerate(crowd):
@@ -275,7 +299,7 @@ async def test_whoever_asks_for_metrics_without_pause_takes_no_more_than_a_part_
     slow = Slow()
     registry = CollectorRegistry()
     registry.register(slow)
-    with listening(Lifecycle(), registry) as base:
+    with listening(registry=registry) as base:
         before, began = slow.times, time.monotonic()
 
         async def ask_without_pause() -> None:

@@ -1,0 +1,59 @@
+"""Health on the public listener, for load balancers that reach nothing else: a status, and no details.
+
+Answered before there is an exchange, so it needs no credential and no permit, and leaves no line in the log. It costs
+less than a refusal does, and waits for nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from gateway.errors import ClientLeft, VersionRefused
+from gateway.operations.own import LIVEZ, READYZ
+from gateway.proxy.answer import Answer, broken_off, own_answer
+from gateway.proxy.handler import Handler
+from gateway.proxy.request import Request
+
+_NO_STORE = b"Cache-Control: no-store\r\n"
+
+
+def health_first(
+    handler: Handler, *, ready: Callable[[], bool], answered: Callable[[str, str], None]
+) -> Handler:
+    """Put in front of the handler of exchanges what answers health checks; `answered` is told which, and how."""
+
+    def asked(request: Request) -> Awaitable[Answer]:
+        known = request.known
+        # What an exchange was made of once has been found to be no such check.
+        if known.match is None and known.method in ("GET", "HEAD"):
+            path = known.target.partition("?")[0]
+            if path in (LIVEZ, READYZ):
+                return tell(request, path)
+        return handler(request)
+
+    async def tell(request: Request, path: str) -> Answer:
+        known = request.known
+        try:
+            request.check_version()
+        except VersionRefused:
+            return await handler(request)  # it is refused, and recorded, like any other
+        if path == LIVEZ:  # the loop turns, or nobody would be told
+            answer = own_answer(200, b'{"status":"live"}\n', lines=_NO_STORE)
+        elif ready():
+            answer = own_answer(200, b'{"status":"ready"}\n', lines=_NO_STORE)
+        else:
+            answer = own_answer(503, b'{"status":"not ready"}\n', lines=_NO_STORE)
+        answered(path.rpartition("/")[2], str(answer.status))
+        has_body = known.chunked or bool(request.stated_bytes)
+        if has_body or known.asks_upgrade:  # nobody has judged what stands behind
+            answer.keep_alive = False
+        answer.begin(request, None)
+        try:
+            await answer.write_eof(answer.content)
+        except ClientLeft:
+            return broken_off(request)
+        if has_body and not request.body.is_eof:
+            request.connection.linger()  # it would otherwise be read to its end, and thrown away
+        return answer
+
+    return asked

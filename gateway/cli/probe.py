@@ -1,0 +1,125 @@
+"""`gateway probe`: whether the gateway on this machine lives, for containers and whoever else runs a command to know.
+
+It is run every few seconds, so it imports next to nothing, and it finds the private listener without judging the
+configuration: that is broken while somebody edits it, and the gateway serves on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json  # noqa: TID251 - orjson takes five times as long to import, and this is all there is to read
+import os
+import re
+import socket
+import sys
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+DEADLINE_SECONDS = 2.0
+_DEFAULT_ADDRESS = "127.0.0.1:9090"
+_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+_ASSIGNED = re.compile(r"""^[ \t]*admin_listen[ \t]*=[ \t]*["']([^"'\n]*)["']""", re.MULTILINE)
+_TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)
+_MOST_BYTES = 2**20
+
+
+def register(verbs: Any) -> None:
+    """Add the command."""
+    command = verbs.add_parser(
+        "probe",
+        help="ask the running gateway whether it lives",
+        description="Ask the gateway that runs on this machine, over its private listener, whether it lives. "
+        f"Exit code 0: it does; 1: it does not, or has not said so within {DEADLINE_SECONDS:g} seconds.",
+        allow_abbrev=False,
+    )
+    command.add_argument("--ready", action="store_true", help="whether it should be sent new work, instead")
+    command.add_argument(
+        "--config", type=Path, metavar="FILE", help="configuration file (TOML), for its admin_listen"
+    )
+    command.add_argument(
+        "--admin-listen",
+        metavar="HOST:PORT",
+        help="the private listener (default: GATEWAY_ADMIN_LISTEN, else what the file says, "
+        f"else {_DEFAULT_ADDRESS})",
+    )
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask, and say in one line what was answered."""
+    address, unread = options.admin_listen or _from_environment(), ""
+    if address is None and options.config is not None:
+        try:
+            address = _from_file(options.config)
+        except OSError as error:
+            unread = f" ({options.config} cannot be read: {error.strerror})"
+    address = address or _DEFAULT_ADDRESS
+    path = "/readyz" if options.ready else "/livez"
+    try:
+        status, body = _asked(address, path)
+    except OSError as error:
+        print(f"gateway: {address}: {error.strerror or error}{unread}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(f"gateway: {address}: {error}{unread}", file=sys.stderr)
+        return 1
+    line = _line(body) or f"{path} answered {status}"
+    if status == 200:
+        print(line)
+        return 0
+    print(f"gateway: {line}", file=sys.stderr)
+    return 1
+
+
+def _from_environment() -> str | None:
+    named = (value.strip() for name, value in os.environ.items() if name.lower() == "gateway_admin_listen")
+    return next(named, None)
+
+
+def _from_file(file: Path) -> str | None:
+    """What the file says, read no further than that needs. Raises OSError."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    found = _ASSIGNED.search(_TABLE.split(text, maxsplit=1)[0])
+    return None if found is None else found[1]
+
+
+def _asked(address: str, path: str) -> tuple[int, bytes]:
+    """The status and the body of the answer. Raises OSError, or ValueError for an address or an answer that is none."""
+    deadline = monotonic() + DEADLINE_SECONDS
+    host, separator, port = address.rpartition(":")
+    host = host.strip("[]")
+    if not separator or not port.isdigit():
+        raise ValueError("expected HOST:PORT, such as 127.0.0.1:9090 or [::1]:9090")
+    try:
+        with socket.create_connection((_ANYWHERE.get(host, host), int(port)), DEADLINE_SECONDS) as connection:
+            connection.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+            answer = b""
+            while len(answer) < _MOST_BYTES:
+                left_seconds = deadline - monotonic()
+                if left_seconds <= 0:
+                    raise TimeoutError
+                connection.settimeout(left_seconds)
+                if not (piece := connection.recv(65536)):
+                    break
+                answer += piece
+    except TimeoutError:
+        raise TimeoutError(f"no answer within {DEADLINE_SECONDS:g} seconds") from None
+    head, _, body = answer.partition(b"\r\n\r\n")
+    words = head.split(None, 2)
+    if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
+        raise ValueError("what listens there does not speak HTTP")
+    return int(words[1]), body
+
+
+def _line(body: bytes) -> str:
+    """What the answer says, in words; empty where it is not a gateway's."""
+    try:
+        said = json.loads(body)
+        reasons = [reason["message"] for reason in said["reasons"]]
+        ready = sum(worker["ready"] for worker in said["workers"])
+        return f"{said['status']}: " + (
+            " ".join(reasons) or f"{ready} of {len(said['workers'])} workers are ready"
+        )
+    except (ValueError, LookupError, TypeError):
+        return ""
