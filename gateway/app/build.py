@@ -23,7 +23,8 @@ from gateway.exchange.log import LogWriter, access_record, encode
 from gateway.exchange.metrics import Metrics
 from gateway.limits.limiter import Limiter
 from gateway.limits.memory_buckets import MemoryBuckets
-from gateway.limits.store import BucketStore
+from gateway.limits.no_buckets import NoBuckets
+from gateway.limits.store import BucketStore, Census
 from gateway.middleware import build_middlewares, compose
 from gateway.middleware.authorize import check_head
 from gateway.middleware.services import Services
@@ -51,6 +52,7 @@ from gateway.settings.settings import Settings
 from gateway.usage.counters import UsageStore
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.memory_usage import MemoryUsage
+from gateway.usage.no_usage import NoUsage
 
 
 def build_app(
@@ -93,7 +95,9 @@ def build_app(
         tells_keys=True,
     )
     upstreams = Upstreams(
-        settings.upstream,
+        settings.upstream.model_copy(
+            update={"max_connections": place.part(settings.upstream.max_connections)}
+        ),
         administration=administration(settings),
         http_proxy=revealed(settings.upstream.http_proxy),
         events=PoolEvents(
@@ -108,7 +112,7 @@ def build_app(
         accounts=accounts,
         deployment=lambda: trust.deployment.name,
     )
-    buckets, counted = _counting(redis_url, settings.redis_prefix)
+    buckets, counted = _counting(redis_url, settings.redis_prefix, place)
     memory = BodyMemory(
         most_bytes=body_memory_bytes(settings, place),
         share=settings.edge.body_memory_share,
@@ -162,15 +166,18 @@ def build_app(
         tenants=tenants,
         withdrawal=withdrawal,
         read_settings=read_settings,
+        place=place,
         close_log=log.close,
     )
     _show_state(app, upstreams)
     return app
 
 
-def _counting(redis_url: str | None, prefix: str) -> tuple[BucketStore, UsageStore]:
+def _counting(redis_url: str | None, prefix: str, place: Place) -> tuple[BucketStore, UsageStore]:
     """Where limits and usage are counted."""
     if not redis_url:
+        if place.workers > 1:
+            return NoBuckets(Census(place.index, place.workers)), NoUsage()
         return MemoryBuckets(), MemoryUsage()
     from gateway.limits.redis_buckets import RedisBuckets
     from gateway.usage.redis_usage import RedisUsage

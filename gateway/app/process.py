@@ -14,6 +14,7 @@ from aiohttp import web
 
 from gateway.app.health import OwnHealth
 from gateway.app.loop_lag import LoopLag
+from gateway.app.place import Place
 from gateway.app.prepared import Prepared, prepare
 from gateway.app.private_listener import PRIVATE_FILES
 from gateway.app.readiness import not_ready
@@ -32,8 +33,9 @@ from gateway.proxy.incoming_body import BodyDeadlines
 from gateway.proxy.upstream import Upstreams
 from gateway.proxy.wheel import Wheel
 from gateway.settings.reloading import Configuration
+from gateway.settings.section import SettingsInvalid
 from gateway.settings.seen import Seen
-from gateway.settings.settings import Edge, Settings
+from gateway.settings.settings import Edge, Settings, uncounted
 
 _log = logging.getLogger("gateway.connections")
 _MOST_UNASKED = 10_000
@@ -60,6 +62,7 @@ class App:
         tenants: TenantsInForce,
         withdrawal: Withdrawal,
         read_settings: Callable[[Seen], Settings] | None,
+        place: Place,
         close_log: Callable[[], None],
     ) -> None:
         """`read_settings`: how what this process itself follows is read again."""
@@ -78,6 +81,7 @@ class App:
         self._wheel = wheel
         self._tenants = tenants
         self._withdrawal = withdrawal
+        self._place = place
         self._close_log = close_log
         self._started = AsyncExitStack()
         self.configuration: Configuration | None = None
@@ -91,6 +95,10 @@ class App:
 
         Raises SettingsInvalid. What is not committed is let go.
         """
+        if self._place.workers > 1 and self.services.settings.redis_url is None:
+            problems = uncounted(settings)  # whatever `workers` says now
+            if problems:
+                raise SettingsInvalid(problems)
         return await prepare(
             settings, services=self.services, tenants=self._tenants, upstreams=self._upstreams
         )
@@ -133,7 +141,9 @@ class App:
                     closed=lambda reason: metrics.closed_connections.labels(reason).inc(),
                 ),
                 clients=ClientConnections(
-                    _most_connections(edge), peer_share=edge.peer_share, trusted=edge.trusted_proxies
+                    _most_connections(edge, self._place),
+                    peer_share=edge.peer_share,
+                    trusted=edge.trusted_proxies,
                 ),
                 most_lingering=_LINGERING,
                 max_header_bytes=edge.max_header_bytes,
@@ -270,19 +280,21 @@ def make_runner(app: App) -> GatewayRunner:
     return GatewayRunner(app)
 
 
-def _most_connections(edge: Edge) -> int:
-    """How many clients may be connected: as many as were asked for, if there are files for them."""
+def _most_connections(edge: Edge, place: Place) -> int:
+    """How many clients may be connected: this worker's part of what was asked for, if there are files for them."""
     room = room_for_connections()
     if not edge.max_connections:
         return min(room, _MOST_UNASKED)
-    if edge.max_connections > room:
+    part = place.part(edge.max_connections)
+    if part > room:
         _log.warning(
-            "edge.max_connections is %d, but with %d files there is room for %d; raise the file limit",
-            edge.max_connections,
+            "edge.max_connections is %d%s, but with %d files there is room for %d; raise the file limit",
+            part,
+            "" if place.workers == 1 else " for this worker",
             resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             room,
         )
-    return min(edge.max_connections, room)
+    return min(part, room)
 
 
 def room_for_connections() -> int:

@@ -89,7 +89,10 @@ class UsageAnswers:
             ) from None
         except StoreUnavailable as error:
             raise LimitsUnavailable(
-                "The usage counters cannot be read at the moment. Try again shortly.", detail=str(error)
+                "This gateway keeps no usage: several processes serve it, and nothing adds up what each has counted."
+                if error.for_good
+                else "The usage counters cannot be read at the moment. Try again shortly.",
+                detail=str(error),
             ) from error
         return report
 

@@ -48,7 +48,7 @@ class LocalShares:
     ) -> tuple[Decision, list[Charge]]:
         """Decide in the store's place; also what was taken: guesses are cut to fit the share.
 
-        Raises `outage` if a closed limit is charged.
+        Raises `outage` if a closed limit is charged, or if there never is a store.
         """
         parts = self._parts(charges, outage)
         if any(part is None and charge.permits for charge, part in parts):
@@ -107,6 +107,8 @@ class LocalShares:
                 used[quota] = used.get(quota, 0) + charge.permits
 
     def _parts(self, charges: Iterable[Charge], outage: StoreUnavailable) -> list[_Part]:
+        if outage.for_good:
+            raise outage
         parts: list[_Part] = []
         for charge in charges:
             match charge.quota.on_store_failure:

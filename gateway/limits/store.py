@@ -16,8 +16,10 @@ from gateway.limits.terms import Charge, Decision, Quota
 class StoreUnavailable(Exception):
     """The store did not do what it was asked, or did not say so in time."""
 
-    def __init__(self, reason: str, *, sent: bool = True) -> None:
+    def __init__(self, reason: str, *, sent: bool = True, for_good: bool = False) -> None:
         super().__init__(reason)
+        self.for_good = for_good
+        """Whether there is no store, and will be none: then nobody has a share of anything."""
         self.sent = sent
         """Whether the step may have been carried out all the same."""
 

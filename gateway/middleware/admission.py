@@ -97,9 +97,7 @@ class Admission:
                 decision = await self._limiter.admit(exchange.id, charges, hold=hold)
             except StoreUnavailable as outage:
                 self._count("unavailable")
-                raise LimitsUnavailable(
-                    "The limits cannot be checked at the moment. Try again shortly.", detail=str(outage)
-                ) from outage
+                raise limits_unavailable(outage) from outage
             before = exchange.decision
             exchange.decision = decision if before is None else _behind(before, decision)
             if not decision.allowed:
@@ -120,6 +118,19 @@ class Admission:
 def _behind(before: Decision, decision: Decision) -> Decision:
     """The later decision, with the levels of both."""
     return replace(decision, levels=(*before.levels, *decision.levels), units_differ=False)
+
+
+def limits_unavailable(outage: StoreUnavailable) -> LimitsUnavailable:
+    """What a caller is told whose limits nobody can check now, or ever."""
+    if outage.for_good:
+        return LimitsUnavailable(
+            "Your credential has limits of its own, and this gateway has nowhere to keep them. Ask its operator for a "
+            "credential without them.",
+            detail=str(outage),
+        )
+    return LimitsUnavailable(
+        "The limits cannot be checked at the moment. Try again shortly.", detail=str(outage)
+    )
 
 
 def _refusal(decision: Decision, quota: Quota) -> NeverFits | LimitExceeded:

@@ -91,7 +91,7 @@ class Upstream(Section):
     """URL of a proxy on the way to the upstream; may hold a login, so by reference."""
 
     max_connections: int = Field(default=1000, ge=1)
-    """Connections to one base URL at once; what exceeds them waits."""
+    """Connections to one base URL at once, of all workers together; what exceeds them waits."""
 
     tenant_share: float = Field(default=0.5, gt=0, le=1)
     """The part of them that one tenant may always take; more only while a tenth of all stays free."""
@@ -140,7 +140,7 @@ class Credentials(Section):
     """Of one credential."""
 
     cache_size: int = Field(default=10_000, ge=0)
-    """Verified credentials that are remembered, per process."""
+    """Verified credentials that each worker remembers."""
 
 
 class Edge(Section):
@@ -181,14 +181,14 @@ class Edge(Section):
     """Any other body, which streams."""
 
     body_memory_bytes: int = Field(default=0, ge=0)
-    """All bodies that are held in memory at once, in one process; what finds no room waits a second, then is told to
-    come back; 0: a quarter of the memory that the process may use."""
+    """All bodies that all workers together hold in memory at once; what finds no room waits a second, then is told to
+    come back; 0: a quarter of the memory that the gateway may use."""
 
     body_memory_share: float = Field(default=0.5, gt=0, le=1)
-    """The part of it that the bodies of one tenant may occupy; what is larger by itself is refused."""
+    """The part of it, in each worker, that the bodies of one tenant may occupy; what is larger by itself is refused."""
 
     max_connections: int = Field(default=0, ge=0)
-    """From clients; 0: what the process's file limit has room for, at most 10,000."""
+    """From clients, to all workers together; 0: in each, what its file limit has room for, at most 10,000."""
 
     peer_share: float = Field(default=0.5, gt=0, le=1)
     """The part of them that one address (of IPv6: one network of 64 bits) may have once four fifths are in use."""

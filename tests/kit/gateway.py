@@ -16,6 +16,7 @@ import orjson
 from prometheus_client import generate_latest
 
 from gateway.app.build import build_app
+from gateway.app.place import ALONE, Place
 from gateway.app.process import App, GatewayRunner, make_runner
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing
@@ -128,13 +129,14 @@ async def running_gateway(
     keys_dir: Path | None = None,
     followed: bool = False,
     file: Path | None = None,
+    place: Place = ALONE,
     **settings: Any,
 ) -> AsyncIterator[Gateway]:
     """Start a gateway on a free port; `settings` are nested like the configuration file.
 
     `keys_dir` is what it follows and where it remembers accounts; None: it forgets them at its end. With `followed`
     its settings can be read again, from the same dictionary; with `file` they are added to those of that file,
-    which is followed.
+    which is followed. `place` is what it is of the workers of its machine.
     """
     if file is None:
         settings.setdefault("tenants", {"acme": EVERY_SCOPE})
@@ -146,6 +148,7 @@ async def running_gateway(
         ring=ring,
         keys_dir=keys_dir,
         log_descriptor=lines.descriptor,
+        place=place,
         read_settings=(lambda seen: read(seen=seen)) if followed or file is not None else None,
     )
     runner = make_runner(app)

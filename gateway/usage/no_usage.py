@@ -1,0 +1,30 @@
+"""No counters at all: what several workers have that share no store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+
+from gateway.limits.store import StoreUnavailable
+from gateway.usage.counters import Batch, Period, Row
+
+
+class NoUsage:
+    """A UsageStore that forgets what it is told, and says so to who asks: no worker knows what all have counted."""
+
+    async def add(self, batch: Batch) -> None:
+        """Forget it."""
+
+    async def read(
+        self,
+        tenant: str,  # noqa: ARG002
+        periods: Sequence[Period],  # noqa: ARG002
+        *,
+        subject: str | None = None,  # noqa: ARG002
+    ) -> AsyncGenerator[Sequence[Row], None]:
+        raise StoreUnavailable(
+            "usage cannot be counted by several workers without redis_url", sent=False, for_good=True
+        )
+        yield ()  # which makes it a generator
+
+    async def close(self) -> None:
+        """Nothing: it holds nothing."""
