@@ -26,7 +26,7 @@ from gateway.exchange.log import FIELDS
 from gateway.exchange.metrics import LABELS, Metrics
 from gateway.exchange.tallies import Spreads, Sums, Tallies
 from gateway.limits.terms import Dimension
-from gateway.settings.section import FOLLOWED
+from gateway.settings.section import AT_START, FOLLOWED
 from gateway.settings.settings import Settings
 from gateway.usage.reported import KINDS, Usage
 
@@ -105,7 +105,7 @@ def _section(
                     kind_of(field.annotation),
                     default_of(name, field, prefix),
                     unit_of(name),
-                    "yes" if followed or FOLLOWED in field.metadata else "no",
+                    _takes_effect(field, followed=followed or False),
                     described.get(name, ""),
                 )
             )
@@ -117,7 +117,7 @@ def _section(
         yield f"`[{prefix.rstrip('.')}]`. {_sentence(model)}"
         yield ""
     if plain:
-        yield from table(("key", "type", "default", "unit", "followed", "what it does"), plain)
+        yield from table(("key", "type", "default", "unit", "takes effect", "what it does"), plain)
         yield ""
     for name, inner, member in deeper:
         if inner.__name__ in _REPEATED and _REPEATED[inner.__name__] != prefix + name:
@@ -127,6 +127,12 @@ def _section(
             yield ""
         else:
             yield from _section(f"{title}: {name}", inner, f"{prefix}{name}.{member}", followed=followed)
+
+
+def _takes_effect(field: FieldInfo, *, followed: bool) -> str:
+    if followed or FOLLOWED in field.metadata:
+        return "at once"
+    return AT_START if AT_START in field.metadata else "at a restart"
 
 
 _REPEATED = {"Capacities": "limits", "Limits": "limits", "Timeouts": "upstream.timeouts.generation"}

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
+from gateway.settings.effect import when
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
@@ -19,8 +20,9 @@ class Configuration:
     """Re-reads the settings on demand, and whenever a file that they were read from has changed.
 
     `read` notes every such file, those of secrets, certificates and issuers' keys as well.
-    `take` puts new settings in force and returns the names of those that need a restart; it raises
-    SettingsInvalid to refuse them. `loaded` is told whether a reload went well.
+    `take` puts new settings in force and returns the names of those that are not followed and have changed; it raises
+    SettingsInvalid to refuse them. `loaded` is told whether a reload went well. `replaceable`: those names can take
+    effect without a new start, for there are workers to replace.
     """
 
     def __init__(
@@ -29,10 +31,12 @@ class Configuration:
         read: Callable[[Seen], Settings],
         take: Callable[[Settings], Awaitable[Iterable[str]]],
         loaded: Callable[[bool], None],
+        replaceable: bool = False,
     ) -> None:
         self._read = read
         self._take = take
         self._loaded = loaded
+        self._replaceable = replaceable
         self._seen = Seen()
         self._task: asyncio.Task[None] | None = None
         self._one_at_a_time = asyncio.Lock()
@@ -68,7 +72,7 @@ class Configuration:
     async def _reload(self) -> bool:
         try:
             settings = await asyncio.to_thread(self._looked_at)
-            needing_restart = sorted(await self._take(settings))
+            waiting = sorted(await self._take(settings))
         except Exception as invalid:  # noqa: BLE001 (whatever the files hold, what is in force stays in force)
             problems = invalid.problems if isinstance(invalid, SettingsInvalid) else [invalid]
             for problem in problems:
@@ -78,8 +82,9 @@ class Configuration:
         for warning in self._seen.warnings:
             _log.warning("configuration: %s", warning)
         _log.warning("configuration reloaded: %d tenants", len(settings.tenants))
-        for name in needing_restart:
-            _log.warning("configuration: %s has changed and takes effect at the next start", name)
+        for name in waiting:
+            effect = when(name, replaceable=self._replaceable)
+            _log.warning("configuration: %s has changed and takes effect %s", name, effect)
         self._loaded(True)
         return True
 

@@ -11,7 +11,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 FOLLOWED = "followed"
-"""Marks a setting that takes effect while the gateway runs; any other waits for the next start."""
+"""Marks a setting that takes effect while the gateway runs; any other waits for a restart or a start."""
+
+AT_START = "at a start"
+"""Marks a setting of what outlives the workers; any other takes effect when those are replaced."""
 
 TENANT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 OTHER_TENANT = "other"

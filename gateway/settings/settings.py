@@ -16,6 +16,7 @@ from gateway.redis.schema import DEFAULT_PREFIX
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.limits import Limits, Pattern, Permits
 from gateway.settings.section import (
+    AT_START,
     FOLLOWED,
     OTHER_TENANT,
     TENANT_ID,
@@ -211,19 +212,19 @@ class Settings(BaseSettings):
         extra="forbid", frozen=True, env_prefix="GATEWAY_", env_nested_delimiter="__"
     )
 
-    listen: Address = "127.0.0.1:8080"
+    listen: Annotated[Address, AT_START] = "127.0.0.1:8080"
     """The public listener, HOST:PORT."""
 
-    admin_listen: Address = "127.0.0.1:9090"
+    admin_listen: Annotated[Address, AT_START] = "127.0.0.1:9090"
     """The private listener: metrics and health. Keep it off the public network."""
 
-    admin_hosts: tuple[HostName, ...] = ()
+    admin_hosts: Annotated[tuple[HostName, ...], AT_START] = ()
     """Names under which it may be asked for more than metrics and health; by address and as localhost it always may."""
 
     keys_dir: UserPath = Field(default_factory=lambda: default_keys_dir(os.environ))
     """The keys that sign and verify credentials."""
 
-    workers: int | None = Field(default=None, ge=1, le=512)
+    workers: Annotated[int | None, AT_START] = Field(default=None, ge=1, le=512)
     """Processes that serve, one for each core, behind one address; unset: with `redis_url`, and outside of containers,
     as many as there are cores for them, else 1. Caps are the machine's, and each worker has its part of them."""
 
@@ -310,7 +311,7 @@ def default_keys_dir(environ: Mapping[str, str]) -> Path:
 
 
 def waiting_for_restart(now: Settings, new: Settings) -> list[str]:
-    """The settings that have changed and take effect at the next start only."""
+    """The settings that have changed and are not followed."""
     return [name for name in type(now).model_fields if _waits(name, now, new)]
 
 
