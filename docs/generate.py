@@ -21,10 +21,11 @@ from pydantic_core import PydanticUndefined
 from docs import chart, performance, picture, targets
 from docs.measured import Measured
 from docs.performance import table
+from gateway.app.supervisor_metrics import SupervisorMetrics
 from gateway.endings import Ending
+from gateway.exchange.instruments import Description, Kind, Rule
 from gateway.exchange.log import FIELDS
 from gateway.exchange.metrics import LABELS, Metrics
-from gateway.exchange.tallies import Spreads, Sums, Tallies
 from gateway.limits.terms import Dimension
 from gateway.settings.section import AT_START, FOLLOWED
 from gateway.settings.settings import Settings
@@ -251,20 +252,16 @@ def metrics_table() -> Iterator[str]:
 
 def instruments() -> list[tuple[str, str, tuple[str, ...], str]]:
     """Name without a histogram's suffixes, type, labels and description of every instrument of the gateway."""
-    found = []
-    collectors: dict[Any, None] = dict.fromkeys(Metrics().registry._collector_to_names)
-    for collector in collectors:
-        if isinstance(collector, Tallies | Sums | Spreads):
-            kind = "histogram" if isinstance(collector, Spreads) else "counter"
-            exposed = f"{collector.name}_total" if kind == "counter" else collector.name
-            found.append((exposed, kind, collector.label_names, collector.documentation))
-            continue
-        if not hasattr(collector, "_labelnames"):
-            continue  # of the process, not of the gateway
-        kind, name = str(collector._type), str(collector._name)
-        exposed = f"{name}_total" if kind == "counter" else name
-        found.append((exposed, kind, tuple(collector._labelnames), str(collector._documentation)))
-    return found
+    registries = Metrics().registry, SupervisorMetrics(tuple).registry
+    return [
+        _exposed(instrument.description) for registry in registries for instrument in registry.instruments
+    ]
+
+
+def _exposed(described: Description) -> tuple[str, str, tuple[str, ...], str]:
+    suffix = "_total" if described.kind is Kind.COUNTER else ""
+    labels = (*described.labels, "worker") if described.rule is Rule.EACH else described.labels
+    return f"{described.name}{suffix}", described.kind.value, labels, described.documentation
 
 
 def labels_table() -> Iterator[str]:

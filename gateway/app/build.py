@@ -103,9 +103,7 @@ def build_app(
         events=PoolEvents(
             connected=lambda result: metrics.upstream_connects.labels(result).inc(),
             waited=metrics.waited,
-            first=lambda tenant: metrics.watch(
-                metrics.upstream_held, partial(upstreams.held_by, tenant), tenant
-            ),
+            first=lambda tenant: metrics.upstream_held.watch(partial(upstreams.held_by, tenant), tenant),
         ),
         turns=turns,
         wheel=wheel,
@@ -117,7 +115,7 @@ def build_app(
         most_bytes=body_memory_bytes(settings, place),
         share=settings.edge.body_memory_share,
         refused=lambda tenant, reason: metrics.body_memory_refusals.labels(tenant, reason).inc(),
-        first=lambda tenant: metrics.watch(metrics.body_memory_held, partial(memory.held_by, tenant), tenant),
+        first=lambda tenant: metrics.body_memory_held.watch(partial(memory.held_by, tenant), tenant),
     )
     services = Services(
         settings=settings,
@@ -223,23 +221,23 @@ def _show_state(app: App, upstreams: Upstreams) -> None:
     """Let the gauges show what is, whenever somebody looks."""
     services, metrics = app.services, app.services.metrics
     trust, state = services.trust, services.limiter.state
-    metrics.watch(metrics.mistaken_accounts, lambda: upstreams.accounts.mistaken(monotonic()))
-    metrics.watch(metrics.in_flight, lambda: services.lifecycle.in_flight)
-    metrics.watch(metrics.loop_lag_max, lambda: app.loop_lag.longest_seconds)
-    metrics.watch(metrics.json_waiting, lambda: services.reading.waiting)
-    metrics.watch(metrics.connections, lambda: app.open_connections)
-    metrics.watch(metrics.body_memory, lambda: services.memory.held_bytes, "held")
-    metrics.watch(metrics.body_memory, lambda: services.memory.most_bytes, "most")
+    metrics.mistaken_accounts.watch(lambda: upstreams.accounts.mistaken(monotonic()))
+    metrics.in_flight.watch(lambda: services.lifecycle.in_flight)
+    metrics.loop_lag_max.watch(lambda: app.loop_lag.longest_seconds)
+    metrics.json_waiting.watch(lambda: services.reading.waiting)
+    metrics.connections.watch(lambda: app.open_connections)
+    metrics.body_memory.watch(lambda: services.memory.held_bytes, "held")
+    metrics.body_memory.watch(lambda: services.memory.most_bytes, "most")
     for kind in ("busy", "idle", "waiting"):
-        metrics.watch(metrics.upstream_connections, partial(_count, upstreams, kind), kind)
-    metrics.watch(metrics.limit_stores, lambda: sum(state().servers.values()), "up")
-    metrics.watch(metrics.limit_stores, lambda: sum(not up for up in state().servers.values()), "down")
-    metrics.watch(metrics.limit_workers, lambda: state().workers)
-    metrics.watch(metrics.limit_held, lambda: state().open_exchanges)
-    metrics.watch(metrics.limit_late, lambda: state().late_settlements)
-    metrics.watch(metrics.usage_waiting, lambda: services.ledger.waiting)
-    metrics.watch(metrics.revocations, lambda: len(trust.revocations))
-    metrics.watch(metrics.revocations_age, trust.revocations_age_seconds)
+        metrics.upstream_connections.watch(partial(_count, upstreams, kind), kind)
+    metrics.limit_stores.watch(lambda: sum(state().servers.values()), "up")
+    metrics.limit_stores.watch(lambda: sum(not up for up in state().servers.values()), "down")
+    metrics.limit_workers.watch(lambda: state().workers)
+    metrics.limit_held.watch(lambda: state().open_exchanges)
+    metrics.limit_late.watch(lambda: state().late_settlements)
+    metrics.usage_waiting.watch(lambda: services.ledger.waiting)
+    metrics.revocations.watch(lambda: len(trust.revocations))
+    metrics.revocations_age.watch(trust.revocations_age_seconds)
     show_issuers(services, services.settings)
 
 

@@ -59,7 +59,7 @@ def show_issuers(services: Services, settings: Settings) -> None:
     """Let a gauge show how old the keys of each issuer are."""
     for name, issuer in settings.issuers.items():
         if issuer.jwks_url is not None:
-            services.metrics.watch(services.metrics.jwks_age, partial(_age, services.trust, name), name)
+            services.metrics.jwks_age.watch(partial(_age, services.trust, name), name)
 
 
 def _age(trust: Trust, issuer: str) -> float:

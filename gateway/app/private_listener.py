@@ -7,12 +7,10 @@ import ipaddress
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
-from time import monotonic
 
 import orjson
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
+from gateway.app.exposition import Exposition
 from gateway.app.health import Condition, Health
 from gateway.errors import ClientLeft
 from gateway.proxy.acceptor import Acceptor, listening_sockets
@@ -40,9 +38,6 @@ _MAX_HEADER_BYTES = 16 * 1024
 _BY_ANY_NAME = frozenset({"/livez", "/readyz", "/metrics"})
 """Pages that whoever reaches this listener may have: Prometheus comes by whatever name its target has."""
 
-_REST = 4
-"""Times as long as a rendering of the metrics took, nothing is rendered: it holds the interpreter, which is shared."""
-
 _TEXT = b"text/plain; charset=utf-8"
 
 
@@ -59,7 +54,7 @@ class PrivateListener:
         host: str,
         port: int,
         *,
-        registry: CollectorRegistry,
+        exposition: Exposition,
         health: Health,
         names: Iterable[str] = (),
         refused: Callable[[], None] | None = None,
@@ -67,12 +62,10 @@ class PrivateListener:
         """`refused` is told of connections for which there was no room."""
         self._host = host
         self._port = port
-        self._registry = registry
+        self._exposition = exposition
         self._health = health
         self._names = frozenset(map(_normal, names))
         self._refused = refused
-        self._rendering = asyncio.Lock()
-        self._render_at = 0.0
         self._pages: dict[str, Callable[[Request], Awaitable[Answer]]] = {
             "/livez": self._livez,
             "/readyz": self._readyz,
@@ -167,14 +160,14 @@ class PrivateListener:
         return _told(self._health.ready())
 
     async def _metrics(self, request: Request) -> Answer:
-        render, content_type = choose_encoder(", ".join(_values(request, b"accept")))
-        async with self._rendering:
-            await asyncio.sleep(self._render_at - monotonic())
-            began = monotonic()
-            text = render(self._registry)
-            ended = monotonic()
-            self._render_at = ended + _REST * (ended - began)
-        return own_answer(200, text, content_type=content_type.encode())
+        accept, encoding = (", ".join(_values(request, name)) for name in (b"accept", b"accept-encoding"))
+        page = await self._exposition.page(accept, encoding)
+        fields = [(b"Vary", b"Accept, Accept-Encoding")]
+        if page.content_encoding is not None:
+            fields.append((b"Content-Encoding", page.content_encoding.encode()))
+        return own_answer(
+            200, page.body, content_type=page.content_type.encode(), lines=lines_of(tuple(fields))
+        )
 
 
 def _values(request: Request, name: bytes) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from gateway.app.exposition import exposition_of_one
 from gateway.app.private_listener import PrivateListener
 from gateway.app.process import App, GatewayRunner, make_runner
 from gateway.app.telling import tell
@@ -73,7 +74,7 @@ async def serve(app: App, *, listening: Callable[[str, str], None] | None = None
     listener = PrivateListener(
         private_host,
         private_port,
-        registry=app.services.metrics.registry,
+        exposition=exposition_of_one(app.services.metrics.registry, app.health.worker),
         health=app.health,
         names=settings.admin_hosts,
         refused=app.services.metrics.refused_connections.labels("private").inc,

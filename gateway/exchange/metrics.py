@@ -2,24 +2,19 @@
 
 `tenant` is a label of counters and of gauges that are bounded; histograms have the operation and no tenant. All
 labels come from closed sets: tenants are those of the configuration or `other`, operations those of the table,
-a status is its class. Series appear on first use. What every exchange adds to is counted by `tallies`,
-the rest by prometheus_client.
+a status is its class. Series appear on first use.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
 from functools import lru_cache
 from itertools import compress
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.platform_collector import PlatformCollector
-from prometheus_client.process_collector import ProcessCollector
-
 from gateway import __version__
 from gateway.exchange.exchange import Exchange, Times
-from gateway.exchange.tallies import ExchangeTallies, Spreads, Sums, Tallies
+from gateway.exchange.instruments import Counts, Gauges, Registry, Rule, Spreads, Sums, Tallies
+from gateway.exchange.tallies import ExchangeTallies
 from gateway.usage.reported import KINDS, Usage
 
 LABELS = {
@@ -33,12 +28,16 @@ LABELS = {
     "decision": "`granted`, `refused`, or `unavailable` where nobody could decide",
     "dimension": "the limit that refused, or `none`",
     "kind": "see below",
-    "state": "of limit store servers `up` or `down`; of upstream connections `busy`, `idle` or `waiting`; "
+    "worker": "the place of a worker among those of its machine, from `0`; of what processes take also `supervisor`",
+    "cause": "`died`, `hung`, `asked` (SIGUSR2, `gateway restart`), or `not_started` when one was not ready in time",
+    "state": "of workers `starting`, `ready`, `hung` or `leaving`; "
+    "of limit store servers `up` or `down`; of upstream connections `busy`, `idle` or `waiting`; "
     "of memory `held` or `most`",
     "result": "of connects `failed`, `timeout` or `no_files` (on this machine); of waits `served`, `refused` or "
     "`left`; of loads `loaded` or `failed`; of fetches `new`, `same` or `failed`",
     "reason": "of refused connections `full`, `peer_share`, or `private` on that listener; of closed ones `idle`, or "
-    "`head` with half a head; of bodies `full`, `share` or `never_fits`",
+    "`head` with half a head; of bodies `full`, `share` or `never_fits`; of "
+    "workers' metrics `unreadable` or `unknown`",
     "issuer": "the short name of another issuer in the configuration",
     "version": "that of the gateway",
 }
@@ -60,14 +59,10 @@ class Metrics:
     """All instruments of one gateway process."""
 
     def __init__(self) -> None:
-        # A switch of the whole library: `_created` series would double what a scrape costs, and nobody reads them.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        registry = self.registry = CollectorRegistry(auto_describe=True)
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        Gauge("gateway_build_info", "Version of the gateway.", ["version"], registry=registry).labels(
-            __version__
-        ).set(1)
+        registry = self.registry = Registry()
+        Gauges(
+            "gateway_build_info", "Version of the gateway.", ["version"], rule=Rule.MAX, registry=registry
+        ).set(1, __version__)
         self.exchanges = Tallies(
             "gateway_exchanges",
             "Exchanges ended, by status class (none: no answer was sent) and by how they ended.",
@@ -87,8 +82,8 @@ class Metrics:
             of=("in", "out"),
             registry=registry,
         )
-        self.in_flight = Gauge(
-            "gateway_exchanges_in_flight", "Exchanges being served now.", registry=registry
+        self.in_flight = Gauges(
+            "gateway_exchanges_in_flight", "Exchanges being served now.", rule=Rule.SUM, registry=registry
         )
         self.duration = Spreads(
             "gateway_exchange_duration_seconds",
@@ -111,15 +106,17 @@ class Metrics:
             bounds=_OVERHEAD_SECONDS,
             registry=registry,
         )
-        self.loop_lag = Histogram(
+        self.loop_lag = Spreads(
             "gateway_event_loop_lag_seconds",
             "By how much a timer that is due every 50 ms came too late: nobody was served meanwhile.",
-            buckets=_LAG_SECONDS,
+            bounds=_LAG_SECONDS,
+            rule=Rule.EACH,
             registry=registry,
-        )
-        self.loop_lag_max = Gauge(
+        ).labels()
+        self.loop_lag_max = Gauges(
             "gateway_event_loop_lag_max_seconds",
             "The longest such lag of the last minute or two.",
+            rule=Rule.EACH,
             registry=registry,
         )
         self.decisions = Tallies(
@@ -141,177 +138,195 @@ class Metrics:
             ["tenant", "operation"],
             registry=registry,
         )
-        self.usage_waiting = Gauge(
+        self.usage_waiting = Gauges(
             "gateway_usage_waiting",
             "Exchanges that the store of usage counters has not confirmed yet.",
+            rule=Rule.SUM,
             registry=registry,
         )
-        self.usage_lost = Counter(
+        self.usage_lost = Counts(
             "gateway_usage_lost",
             "Exchanges that will be missing from the usage counters.",
             registry=registry,
-        )
-        self.limit_stores = Gauge(
+        ).labels()
+        self.limit_stores = Gauges(
             "gateway_limit_store_servers",
             "Servers that count limits, by whether they answer (up, down); none where limits are in memory.",
             ["state"],
+            rule=Rule.MAX,
             registry=registry,
         )
-        self.limit_workers = Gauge(
-            "gateway_limit_workers", "Workers that share the limits, as last heard.", registry=registry
+        self.limit_workers = Gauges(
+            "gateway_limit_workers",
+            "Workers that share the limits, as last heard.",
+            rule=Rule.MAX,
+            registry=registry,
         )
-        self.limit_held = Gauge(
+        self.limit_held = Gauges(
             "gateway_limit_held_exchanges",
             "Exchanges that hold slots or reservations now.",
+            rule=Rule.SUM,
             registry=registry,
         )
-        self.limit_late = Gauge(
+        self.limit_late = Gauges(
             "gateway_limit_late_settlements",
             "Settlements that wait for the limit store to come back.",
+            rule=Rule.SUM,
             registry=registry,
         )
-        self.connections = Gauge(
-            "gateway_client_connections", "Client connections open now.", registry=registry
+        self.connections = Gauges(
+            "gateway_client_connections", "Client connections open now.", rule=Rule.SUM, registry=registry
         )
-        self.refused_connections = Counter(
+        self.refused_connections = Counts(
             "gateway_refused_connections",
             "Clients' connections that were not let in, by reason (full, peer_share, private), "
             "and half seconds in which nobody could be (no_files, not_accepted).",
             ["reason"],
             registry=registry,
         )
-        self.closed_connections = Counter(
+        self.closed_connections = Counts(
             "gateway_closed_connections",
             "Clients' connections that had to make way for others, by what they were (idle, head).",
             ["reason"],
             registry=registry,
         )
-        self.body_memory = Gauge(
+        self.body_memory = Gauges(
             "gateway_body_memory_bytes",
             "Memory that request bodies occupy (held), and may occupy at most (most).",
             ["state"],
+            rule=Rule.SUM,
             registry=registry,
         )
-        self.body_memory_held = Gauge(
+        self.body_memory_held = Gauges(
             "gateway_body_memory_held_bytes",
             "Memory that the request bodies of a tenant occupy.",
             ["tenant"],
+            rule=Rule.SUM,
             registry=registry,
         )
-        self.body_memory_refusals = Counter(
+        self.body_memory_refusals = Counts(
             "gateway_body_memory_refusals",
             "Requests whose body found no room in memory: in all (full), in the share of its tenant, or never.",
             ["tenant", "reason"],
             registry=registry,
         )
-        self.upstream_connections = Gauge(
+        self.upstream_connections = Gauges(
             "gateway_upstream_connections",
             "Connections to the upstream, busy, idle, or waited for.",
             ["state"],
+            rule=Rule.SUM,
             registry=registry,
         )
-        self.upstream_connects = Counter(
+        self.upstream_connects = Counts(
             "gateway_upstream_connects",
             "Attempts to connect to the upstream, by result.",
             ["result"],
             registry=registry,
         )
-        self.upstream_held = Gauge(
+        self.upstream_held = Gauges(
             "gateway_upstream_connections_held",
             "Connections to the upstream that a tenant's exchanges hold.",
             ["tenant"],
+            rule=Rule.SUM,
             registry=registry,
         )
-        self.upstream_waits = Counter(
+        self.upstream_waits = Counts(
             "gateway_upstream_waits",
             "Exchanges that had to wait for a connection to come free, by result (served, refused, left).",
             ["tenant", "result"],
             registry=registry,
         )
-        self.upstream_wait = Histogram(
+        self.upstream_wait = Spreads(
             "gateway_upstream_wait_seconds",
             "How long they waited.",
-            buckets=_WAIT_SECONDS,
+            bounds=_WAIT_SECONDS,
             registry=registry,
-        )
-        self.json_waiting = Gauge(
+        ).labels()
+        self.json_waiting = Gauges(
             "gateway_json_waiting",
             "Large JSON documents that wait for one of the processes that read them.",
+            rule=Rule.SUM,
             registry=registry,
         )
-        self.json_readers_lost = Counter(
+        self.json_readers_lost = Counts(
             "gateway_json_readers_lost",
             "Processes that read large JSON documents and died, or were ended because they took too long.",
             registry=registry,
-        )
-        self.mistaken_accounts = Gauge(
+        ).labels()
+        self.mistaken_accounts = Gauges(
             "gateway_mistaken_accounts",
             "Tenants on one upstream account, by what it answers, of whom one counts as having it alone.",
+            rule=Rule.MAX,
             registry=registry,
         )
-        self.refused_requests = Counter(
+        self.refused_requests = Counts(
             "gateway_refused_requests",
             "Requests answered before they could be understood, by status.",
             ["status"],
             registry=registry,
         )
-        self.health_checks = Counter(
+        self.health_checks = Counts(
             "gateway_health_checks",
             "Health checks answered on the public listener, which are no exchanges.",
             ["check", "status"],
             registry=registry,
         )
-        self.observer_failures = Counter(
+        self.observer_failures = Counts(
             "gateway_observer_failures",
             "Stream observers dropped because they raised.",
             registry=registry,
-        )
-        self.unreadable_headers = Counter(
+        ).labels()
+        self.unreadable_headers = Counts(
             "gateway_unreadable_answer_headers",
             "Answer headers dropped because they were not valid UTF-8.",
             registry=registry,
-        )
-        self.configuration_loads = Counter(
+        ).labels()
+        self.configuration_loads = Counts(
             "gateway_configuration_loads",
             "Attempts to reload the configuration, by result (loaded, failed).",
             ["result"],
             registry=registry,
         )
-        self.configuration_valid = Gauge(
+        self.configuration_valid = Gauges(
             "gateway_configuration_valid",
             "1: what the files say is in force; 0: they are wrong, and what was in force before still is.",
+            rule=Rule.MIN,
             registry=registry,
         )
         self.configuration_valid.set(1)
-        self.jwks_fetches = Counter(
+        self.jwks_fetches = Counts(
             "gateway_jwks_fetches",
             "Fetches of other issuers' key sets, by result (new, same, failed).",
             ["issuer", "result"],
             registry=registry,
         )
-        self.jwks_age = Gauge(
+        self.jwks_age = Gauges(
             "gateway_jwks_age_seconds",
             "Since the key set of an issuer was last confirmed; +Inf: never.",
             ["issuer"],
+            rule=Rule.MAX,
             registry=registry,
         )
-        self.key_ring_loads = Counter(
+        self.key_ring_loads = Counts(
             "gateway_key_ring_loads",
             "Loads of the key directory, by result (loaded, failed).",
             ["result"],
             registry=registry,
         )
-        self.revocations = Gauge("gateway_revocations", "Revocations in force.", registry=registry)
-        self.revocations_age = Gauge(
+        self.revocations = Gauges(
+            "gateway_revocations", "Revocations in force.", rule=Rule.MAX, registry=registry
+        )
+        self.revocations_age = Gauges(
             "gateway_revocations_age_seconds",
             "Since the revocations were last confirmed by their store; +Inf: never.",
+            rule=Rule.MAX,
             registry=registry,
         )
-        self.log_lines_dropped = Counter(
+        self.log_lines_dropped = Counts(
             "gateway_log_lines_dropped",
             "Access log lines dropped because standard output did not keep up.",
             registry=registry,
-        )
+        ).labels()
         self.of = lru_cache(maxsize=8192)(self._of)
         """What the exchanges of a tenant and an operation, by their ids, add to."""
 
@@ -350,10 +365,6 @@ class Metrics:
     def _tallies(self, exchange: Exchange) -> ExchangeTallies:
         """Those of an exchange whose caller is not known, or was refused."""
         return self.of(exchange.caller.tenant.id, exchange.operation.id)
-
-    def watch(self, gauge: Gauge, read: Callable[[], float], *labels: str) -> None:
-        """Let a gauge show what `read` says whenever somebody looks."""
-        (gauge.labels(*labels) if labels else gauge).set_function(read)
 
     def configuration_loaded(self, well: bool) -> None:
         """Count one attempt to reload the configuration."""

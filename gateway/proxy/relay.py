@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from time import monotonic
 
-from prometheus_client import Counter
-
 from gateway.errors import Ending, UpstreamBroken
+from gateway.exchange.instruments import Count
 from gateway.exchange.observers import READABLE, AnswerChange, BodyChange, EventFilter
 from gateway.proxy.answer import Answer, own_lines, status_line
 from gateway.proxy.answer_sink import AnswerSink
@@ -42,7 +41,7 @@ _OF_THE_BODY = _LENGTH | {
 class Relay:
     """Sends the upstream's answers to clients."""
 
-    def __init__(self, *, reading: Reading, unreadable_headers: Counter) -> None:
+    def __init__(self, *, reading: Reading, unreadable_headers: Count) -> None:
         self._reading = reading
         self._unreadable_headers = unreadable_headers
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -13,12 +14,12 @@ from typing import Any
 
 import aiohttp
 import pytest
-from prometheus_client import CollectorRegistry, Counter, Metric
-from prometheus_client.registry import Collector
 
+from gateway.app.exposition import Exposition, exposition_of_one
 from gateway.app.health import Health, MachineHealth, OwnHealth, State, WorkerState
 from gateway.app.private_listener import PrivateListener
 from gateway.app.readiness import not_ready
+from gateway.exchange.instruments import Gauges, Registry, Rule, Tallies
 from gateway.proxy.lifecycle import Lifecycle
 from tests.conftest import StartGateway
 from tests.kit.asking import ask
@@ -30,13 +31,16 @@ WELL = MachineHealth(lambda: [WorkerState(0, 1, State.READY, 0.0, ready=True)])
 """Of a gateway that is as it should be."""
 
 
+def exposition(registry: Registry) -> Exposition:
+    """Of a process that is ready."""
+    return exposition_of_one(registry, lambda: WorkerState(0, os.getpid(), State.READY, 0.0, ready=True))
+
+
 @contextlib.contextmanager
-def listening(
-    health: Health | None = None, registry: CollectorRegistry | None = None, **more: Any
-) -> Iterator[str]:
+def listening(health: Health | None = None, registry: Registry | None = None, **more: Any) -> Iterator[str]:
     """A listener on a free port; its base URL."""
     admin = PrivateListener(
-        "127.0.0.1", 0, registry=registry or CollectorRegistry(), health=health or WELL, **more
+        "127.0.0.1", 0, exposition=exposition(registry or Registry()), health=health or WELL, **more
     )
     port = admin.start()
     try:
@@ -158,10 +162,10 @@ async def test_nothing_else_is_served(session: aiohttp.ClientSession, path: str)
 
 async def test_rendering_does_not_hold_up_the_loop_that_serves(session: aiohttp.ClientSession) -> None:
     """The listener has a thread of its own: a scrape of very many series delays nobody."""
-    registry = CollectorRegistry()
-    counter = Counter("many", "Very many series.", ["label"], registry=registry)
+    registry = Registry()
+    tallies = Tallies("many", "Very many series.", ["label"], registry=registry)
     for number in range(20_000):
-        counter.labels(str(number)).inc()
+        tallies.labels(str(number)).value += 1
     with listening(registry=registry) as base:
         began = time.monotonic()
         scraping = asyncio.create_task(status_of(session, f"{base}/metrics"))
@@ -179,7 +183,7 @@ async def test_rendering_does_not_hold_up_the_loop_that_serves(session: aiohttp.
 def test_taken_address_is_an_error_and_leaves_no_thread_behind() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         admin = PrivateListener(
-            "127.0.0.1", taken.getsockname()[1], registry=CollectorRegistry(), health=WELL
+            "127.0.0.1", taken.getsockname()[1], exposition=exposition(Registry()), health=WELL
         )
         with pytest.raises(OSError, match="in use"):
             admin.start()
@@ -277,39 +281,44 @@ async def test_half_heads_and_idle_connections_do_not_keep_prometheus_out(
             await client.close()
 
 
-class Slow(Collector):
-    """Metrics that take a while; counts how often they were asked for."""
-
-    seconds = 0.05
-
-    def __init__(self) -> None:
-        self.times = 0
-
-    def collect(self) -> Iterator[Metric]:
-        """None, after a while."""
-        self.times += 1
-        time.sleep(self.seconds)
-        return iter(())
-
-
 async def test_whoever_asks_for_metrics_without_pause_takes_no_more_than_a_part_of_a_core(
     session: aiohttp.ClientSession,
 ) -> None:
     """Rendering holds the interpreter, which is everybody's."""
-    slow = Slow()
-    registry = CollectorRegistry()
-    registry.register(slow)
+    spent_seconds = 0.02
+    times: list[float] = []
+
+    def slow() -> float:
+        times.append(time.monotonic())
+        until = time.thread_time() + spent_seconds
+        while time.thread_time() < until:
+            pass
+        return 1
+
+    registry = Registry()
+    Gauges("slow", "What takes a while.", rule=Rule.SUM, registry=registry).watch(slow)
     with listening(registry=registry) as base:
-        before, began = slow.times, time.monotonic()
+        began = time.monotonic()
 
         async def ask_without_pause() -> None:
             while time.monotonic() - began < 1:
                 assert await status_of(session, f"{base}/metrics") == 200
 
-        await asyncio.gather(*(ask_without_pause() for _ in range(6)), status_of(session, f"{base}/livez"))
-        renders, seconds = slow.times - before, time.monotonic() - began
+        async def leave_without_pause() -> None:
+            host, port = base.removeprefix("http://").split(":")
+            while time.monotonic() - began < 1:
+                async with await RawClient.connect(host, int(port)) as client:
+                    await client.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+                    await asyncio.sleep(0.005)
 
-    assert 1 < renders <= seconds / (4 * slow.seconds) + 1
+        await asyncio.gather(
+            *(ask_without_pause() for _ in range(4)),
+            leave_without_pause(),
+            status_of(session, f"{base}/livez"),
+        )
+        renders, seconds = len(times), time.monotonic() - began
+
+    assert 1 < renders <= seconds / (5 * spent_seconds) + 1
 
 
 def test_a_file_is_to_be_had_when_there_is_no_other() -> None:

@@ -10,7 +10,6 @@ import string
 from functools import partial
 
 import pytest
-from prometheus_client import generate_latest
 
 from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
@@ -25,6 +24,7 @@ from gateway.usage.reported import KINDS, Usage
 from tests.kit import records
 from tests.kit.asking import TABLE
 from tests.kit.client import RawClient
+from tests.kit.exposition import page_of
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import ScriptedUpstream
 
@@ -52,7 +52,7 @@ LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 def series(metrics: Metrics) -> set[str]:
     """Every series of the gateway's own, without its value."""
-    lines = generate_latest(metrics.registry).decode().splitlines()
+    lines = page_of(metrics.registry).splitlines()
     return {line.rsplit(" ", 1)[0] for line in lines if line.startswith("gateway_")}
 
 
@@ -148,9 +148,9 @@ async def test_scrape_of_everything_that_can_be_is_bounded(gateway: Gateway) -> 
     for operation in TABLE:
         ended(metrics, exchange(operation=operation, caller=caller, status=200, ending=Ending.COMPLETE))
 
-    scraped = generate_latest(metrics.registry)
+    scraped = page_of(metrics.registry)
 
-    assert scraped.count(b"\n") < 100 * len(list(TABLE))
+    assert scraped.count("\n") < 100 * len(list(TABLE))
 
 
 def test_labels_of_every_series_come_from_closed_sets_and_tenant_is_on_counters_only() -> None:
@@ -207,7 +207,7 @@ def test_status_is_its_class(status: int | None, shown: str) -> None:
 def value(metrics: Metrics, line: str) -> float:
     found = [
         text.rsplit(" ", 1)[1]
-        for text in generate_latest(metrics.registry).decode().splitlines()
+        for text in page_of(metrics.registry).splitlines()
         if text.rsplit(" ", 1)[0] == line
     ]
     return float(found[0]) if found else 0.0

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from prometheus_client import generate_latest
 
 from gateway.app.build import build_app
 from gateway.app.place import ALONE, Place
@@ -23,6 +22,7 @@ from gateway.credentials.key_ring import KeyRing
 from gateway.proxy.acceptor import listening_sockets
 from gateway.settings.sources import load
 from tests.kit.client import RawClient
+from tests.kit.exposition import page_of
 
 BY_NAME = ("org.*", "realtime:mint", "unlisted:*", "usage:read")
 EVERY_SCOPE: dict[str, Any] = {"scopes": ["*", *BY_NAME]}
@@ -75,7 +75,7 @@ class Gateway:
 
     def metrics(self) -> str:
         """What /metrics would say now."""
-        return generate_latest(self.app.services.metrics.registry).decode()
+        return page_of(self.app.services.metrics.registry)
 
     def metric(self, series: str) -> float:
         """The value of one series, written as in the exposition format; 0 when it has not appeared."""

@@ -64,7 +64,7 @@ class Crowd:
         with socket.create_connection((self.gateway.host, self.gateway.admin_port), 5) as connection:
             connection.sendall(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")
             text = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
-        found = re.search(r"^gateway_event_loop_lag_max_seconds (\S+)$", text, re.MULTILINE)
+        found = re.search(r'^gateway_event_loop_lag_max_seconds{worker="0"} (\S+)$', text, re.MULTILINE)
         assert found is not None, text
         return float(found[1])
 

@@ -1,0 +1,164 @@
+"""What is known of workers from outside: how many there are, how they fare, and what they take of the machine."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from math import inf, nan
+from pathlib import Path
+
+from gateway.app.health import State, WorkerState
+from gateway.exchange.instruments import Counts, Gauges, Registry, Rule, Tallies
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Cause(StrEnum):
+    """Why a worker was replaced."""
+
+    DIED = "died"
+    HUNG = "hung"
+    ASKED = "asked"
+    NOT_STARTED = "not_started"
+
+
+class SupervisorMetrics:
+    """The instruments of whoever looks after workers; where there is one process it is its own only worker."""
+
+    def __init__(self, workers: Callable[[], Iterable[WorkerState]], *, supervises: bool = True) -> None:
+        """`workers` are all that run, asked from any thread; `supervises`: from a process of its own."""
+        registry = self.registry = Registry()
+        self._workers = workers
+        self._supervises = supervises
+        self._states = Gauges(
+            "gateway_workers", "Workers, by state.", ["state"], rule=Rule.SUM, registry=registry
+        )
+        self._restarts = Counts(
+            "gateway_worker_restarts",
+            "Workers that were replaced, by why: it had died or hung, it was asked for, or one did not start.",
+            ["cause"],
+            registry=registry,
+        )
+        for cause in Cause:
+            self._restarts.labels(cause.value)
+        self._refused = Counts(
+            "gateway_worker_metrics_refused",
+            "What workers say they have counted and is not shown: unreadable, or unknown to this version.",
+            ["reason"],
+            registry=registry,
+        )
+        self._processor_seconds = Tallies(
+            "process_cpu_seconds",
+            "Processor time of the processes in a worker's place, the dead ones' as last seen.",
+            ["worker"],
+            registry=registry,
+        )
+        self._gauges = {
+            name: Gauges(f"process_{name}", text, ["worker"], rule=Rule.SUM, registry=registry)
+            for name, text in (
+                ("resident_memory_bytes", "Memory that a worker has."),
+                ("virtual_memory_bytes", "Addresses that a worker has."),
+                ("open_fds", "Files that a worker has open."),
+                ("max_fds", "Files that a worker may have open."),
+            )
+        }
+        started = Gauges(
+            "process_start_time_seconds",
+            "When the gateway was started, in seconds since 1970.",
+            rule=Rule.MIN,
+            registry=registry,
+        )
+        if (own := _Figures.of(os.getpid())) is not None:
+            started.set(_boot_seconds() + own.started_seconds)
+        self._seen: dict[tuple[str, int], float] = {}
+        """Processor time of the processes that were there when they were last looked at, by place and id."""
+
+        self._places: Iterable[str] = ()
+        """Whose gauges are shown."""
+
+    def restarted(self, cause: Cause) -> None:
+        """Count one worker that was replaced."""
+        self._restarts.labels(cause.value).inc()
+
+    def refused(self, reason: str) -> None:
+        """Count what does not count."""
+        self._refused.labels(reason).inc()
+
+    def look(self) -> None:
+        """See how the workers are now."""
+        workers = tuple(self._workers())
+        for state in State:
+            self._states.set(sum(worker.state is state for worker in workers), state.value)
+        self._look_at_processes(workers)
+
+    def _look_at_processes(self, workers: Iterable[WorkerState]) -> None:
+        found: dict[str, dict[str, float]] = {place: {} for place in self._places}
+        seen: dict[tuple[str, int], float] = {}
+        for place, pid in self._processes(workers):
+            figures = _Figures.of(pid)
+            if figures is None:
+                continue
+            spent, before = figures.processor_seconds, self._seen.get((place, pid), 0.0)
+            self._processor_seconds.labels(place).value += spent - before if spent >= before else spent
+            seen[place, pid] = spent
+            sums = found.setdefault(place, {})
+            for name in self._gauges:
+                sums[name] = sums.get(name, 0.0) + getattr(figures, name)
+        self._seen = seen
+        self._places = found.keys()
+        for place, sums in found.items():
+            for name, gauge in self._gauges.items():
+                gauge.set(sums.get(name, nan), place)
+
+    def _processes(self, workers: Iterable[WorkerState]) -> Iterator[tuple[str, int]]:
+        if self._supervises:
+            yield "supervisor", os.getpid()
+        for worker in workers:
+            yield str(worker.index), worker.pid
+
+
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """What one process takes of the machine."""
+
+    processor_seconds: float
+    started_seconds: float
+    """Since the machine was."""
+
+    resident_memory_bytes: float
+    virtual_memory_bytes: float
+    open_fds: float
+    max_fds: float
+
+    @classmethod
+    def of(cls, pid: int) -> _Figures | None:
+        """Those of a process; None where it is gone, or not ours to see, or the system has no /proc."""
+        directory = Path("/proc", str(pid))
+        files = directory / "fd"
+        try:
+            # The name of the program may have blanks and parentheses.
+            stat = (directory / "stat").read_text().rpartition(")")[2].split()
+            most = resource.prlimit(pid, resource.RLIMIT_NOFILE)[0]
+            return cls(
+                processor_seconds=(int(stat[11]) + int(stat[12])) / _TICKS,
+                started_seconds=int(stat[19]) / _TICKS,
+                resident_memory_bytes=int(stat[21]) * _PAGE_BYTES,
+                virtual_memory_bytes=int(stat[20]),
+                # Kernels from 6.2 on say how many there are; before they have to be counted.
+                open_fds=files.stat().st_size or sum(1 for _ in files.iterdir()),
+                max_fds=inf if most == resource.RLIM_INFINITY else most,
+            )
+        except (OSError, IndexError, ValueError):
+            return None
+
+
+def _boot_seconds() -> float:
+    """When the machine was started, in seconds since 1970."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        if line.startswith("btime "):
+            return float(line.split()[1])
+    return nan

@@ -1,0 +1,268 @@
+"""What counts: counters, histograms and gauges on a registry, added to in place and read by snapshots.
+
+An addition is an addition: no lock, no call, on the one thread that serves exchanges. What other threads add to is a
+`Count`, which has a lock. Every series keeps its place for the life of the process, so that a snapshot is its numbers
+in their order, and a name has to be told but once.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, Protocol, TypeVar
+
+_Cell = TypeVar("_Cell")
+
+
+class Kind(StrEnum):
+    """What a number means."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Rule(StrEnum):
+    """What several workers' values of one series are together."""
+
+    SUM = "sum"
+    MAX = "max"
+    MIN = "min"
+    EACH = "each"
+    """Nothing: each worker has a series of its own, by the label `worker`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What one instrument is, whoever reads it: also a process of another version."""
+
+    name: str
+    kind: Kind
+    documentation: str
+    labels: tuple[str, ...] = ()
+    rule: Rule = Rule.SUM
+    last: tuple[str | None, ...] = ()
+    """Of a counter whose last label is one of a few: those; None is never shown."""
+
+    bounds: tuple[float, ...] = ()
+    """Of a histogram: the largest value in each bucket but the last."""
+
+    @property
+    def width(self) -> int:
+        """How many numbers one series has."""
+        if self.kind is Kind.HISTOGRAM:
+            return len(self.bounds) + 2
+        return len(self.last) or 1
+
+
+class Instrument(Protocol):
+    """One instrument, as it is read."""
+
+    description: Description
+
+    def names(self) -> list[tuple[str, ...]]:
+        """The values of the labels of every series so far, in an order to which new ones are only appended."""
+
+    def values(self, first: int, end: int) -> array[float]:
+        """The numbers of the series from `first` to before `end`, each series' together."""
+
+
+class Registry:
+    """The instruments of one process, each under a name of its own."""
+
+    def __init__(self) -> None:
+        self.instruments: list[Instrument] = []
+
+    def register(self, instrument: Instrument) -> None:
+        """Add one."""
+        name = instrument.description.name
+        assert all(name != other.description.name for other in self.instruments), name
+        self.instruments.append(instrument)
+
+
+class _Series(Generic[_Cell]):
+    """The series of one instrument by the values of their labels, each there from its first use on."""
+
+    def __init__(self, description: Description, registry: Registry) -> None:
+        self.description = description
+        self._series: dict[tuple[str, ...], _Cell] = {}
+        registry.register(self)
+
+    def names(self) -> list[tuple[str, ...]]:
+        return list(self._series)
+
+    def values(self, first: int, end: int) -> array[float]:
+        values: array[float] = array("d")
+        for cell in list(self._series.values())[first:end]:
+            values.extend(self._numbers(cell))
+        return values
+
+    def _numbers(self, cell: _Cell) -> Sequence[float]:
+        raise NotImplementedError
+
+
+class Tally:
+    """One series of a counter. Whoever has it adds to `value`."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+
+class Tallies(_Series[Tally]):
+    """A counter that the thread which serves exchanges adds to."""
+
+    def __init__(self, name: str, documentation: str, labels: Sequence[str], *, registry: Registry) -> None:
+        super().__init__(Description(name, Kind.COUNTER, documentation, tuple(labels)), registry)
+
+    def labels(self, *values: str) -> Tally:
+        """The series with these labels."""
+        series = self._series.get(values)
+        if series is None:
+            series = self._series[values] = Tally()
+        return series
+
+    def values(self, first: int, end: int) -> array[float]:
+        return array("d", [tally.value for tally in list(self._series.values())[first:end]])
+
+
+class Count:
+    """One series of a counter that any thread may add to."""
+
+    __slots__ = ("_lock", "value")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.value = 0.0
+
+    def inc(self, amount: float = 1) -> None:
+        """Add to it."""
+        with self._lock:
+            self.value += amount
+
+
+class Counts(_Series[Count]):
+    """A counter of what happens seldom, on whatever thread; without labels it is there from the start."""
+
+    def __init__(
+        self, name: str, documentation: str, labels: Sequence[str] = (), *, registry: Registry
+    ) -> None:
+        super().__init__(Description(name, Kind.COUNTER, documentation, tuple(labels)), registry)
+
+    def labels(self, *values: str) -> Count:
+        """The series with these labels."""
+        # Not to be made twice, on two threads at once: one of them would be lost.
+        return self._series.get(values) or self._series.setdefault(values, Count())
+
+    def _numbers(self, cell: Count) -> Sequence[float]:
+        return (cell.value,)
+
+
+class Sums(_Series[list[float]]):
+    """A counter whose last label is one of a few: all series of the other labels are added to at once.
+
+    A series is shown once it is more than nothing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labels: Sequence[str],
+        *,
+        of: Sequence[str | None],
+        registry: Registry,
+    ) -> None:
+        """`of`: the values of the last label, in the order in which they are added; None: that one is not shown."""
+        super().__init__(
+            Description(name, Kind.COUNTER, documentation, tuple(labels), last=tuple(of)), registry
+        )
+
+    def labels(self, *values: str) -> list[float]:
+        """The series with these labels and each of the last. Whoever has them adds to them in place."""
+        return self._series.setdefault(values, [0.0] * len(self.description.last))
+
+    def _numbers(self, cell: list[float]) -> Sequence[float]:
+        return cell
+
+
+class Spread:
+    """One series of a histogram. Whoever has it adds to a count and to the sum, as `observe` does."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        """How many were at most as large as each bound and larger than the one before; last, those beyond all."""
+
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Add one."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+class Spreads(_Series[Spread]):
+    """A histogram."""
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labels: Sequence[str] = (),
+        *,
+        bounds: Sequence[float],
+        rule: Rule = Rule.SUM,
+        registry: Registry,
+    ) -> None:
+        super().__init__(
+            Description(
+                name,
+                Kind.HISTOGRAM,
+                documentation,
+                tuple(labels),
+                rule,
+                bounds=tuple(map(float, bounds)),
+            ),
+            registry,
+        )
+
+    def labels(self, *values: str) -> Spread:
+        """The series with these labels."""
+        series = self._series.get(values)
+        if series is None:
+            series = self._series[values] = Spread(self.description.bounds)
+        return series
+
+    def _numbers(self, cell: Spread) -> Sequence[float]:
+        return (*cell.counts, cell.sum)
+
+
+class Gauges(_Series[Callable[[], float]]):
+    """What is now, and is asked for when somebody looks; NaN: there is nothing to show.
+
+    What several workers' values are together is for each gauge to say: nothing goes without saying.
+    """
+
+    def __init__(
+        self, name: str, documentation: str, labels: Sequence[str] = (), *, rule: Rule, registry: Registry
+    ) -> None:
+        super().__init__(Description(name, Kind.GAUGE, documentation, tuple(labels), rule), registry)
+
+    def watch(self, read: Callable[[], float], *labels: str) -> None:
+        """Let the series with these labels show what `read` says, on whatever thread it is asked."""
+        self._series[labels] = read
+
+    def set(self, value: float, *labels: str) -> None:
+        """Let it show this."""
+        self._series[labels] = lambda: value
+
+    def _numbers(self, cell: Callable[[], float]) -> Sequence[float]:
+        return (cell(),)
