@@ -62,7 +62,7 @@ def test_files_that_contributing_names_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["cost_of", "charges_for", "settlement", "access_for", "access_record", "_change", "watch"]
+    "name", ["cost_of", "charges_for", "settlement", "access_for", "access_record", "_change", "_show_state"]
 )
 def test_functions_that_contributing_sends_to_exist_in_one_place(name: str) -> None:
     assert f"`{name}`" in CONTRIBUTING
