@@ -15,10 +15,6 @@ from gateway.app.place import Place
 _VARIABLE = "GATEWAY_WORKER"
 
 
-class OtherProtocol(Exception):
-    """The supervisor is of a release that this one cannot work under."""
-
-
 @dataclass(frozen=True, slots=True)
 class Inherited:
     """The inheritance of one worker."""
@@ -49,10 +45,11 @@ def is_worker(environ: Mapping[str, str]) -> bool:
 
 
 def inherit(environ: MutableMapping[str, str]) -> Inherited:
-    """Take what was left to this worker; nobody whom it starts hears of it. Raises OtherProtocol."""
+    """Take what was left to this worker; nobody whom it starts hears of it. Raises ValueError where the supervisor
+    is of a release that this one cannot work under."""
     told = orjson.loads(environ.pop(_VARIABLE))
     if told["protocol"] != PROTOCOL:
-        raise OtherProtocol(
+        raise ValueError(
             "this release cannot work under a supervisor of the one that runs: stop the gateway and start it"
         )
     sockets = tuple(tuple(map(_socket, numbers)) for numbers in told["sockets"])

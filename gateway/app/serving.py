@@ -7,6 +7,7 @@ import ctypes
 import faulthandler
 import gc
 import logging
+import os
 import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -16,8 +17,10 @@ import uvloop
 from gateway.app.exposition import exposition_of_one
 from gateway.app.private_listener import PrivateListener
 from gateway.app.process import App, GatewayRunner, make_runner
+from gateway.app.systemd import Notifier
 from gateway.app.telling import tell
 from gateway.proxy.acceptor import BACKLOG, listening_sockets
+from gateway.settings.reloading import Configuration
 from gateway.settings.section import split_address
 from gateway.settings.settings import Settings
 
@@ -67,7 +70,8 @@ async def serve(app: App, *, listening: Callable[[str, str], None] | None = None
     Raises OSError when an address cannot be listened on.
     """
     settings = app.services.settings
-    stop = _signals(app)
+    notifier = Notifier.from_environ(os.environ)
+    stop = _signals(app, notifier)
     runner = make_runner(app)
     await runner.setup()
     private_host, private_port = split_address(settings.admin_listen)
@@ -93,15 +97,18 @@ async def serve(app: App, *, listening: Callable[[str, str], None] | None = None
         say_serving(settings, public, private)
         if listening is not None:
             listening(public, private)
+        notifier.ready(f"serving on {public}")
+        watching = asyncio.create_task(notifier.tell_while_live(lambda: app.health.live().ok))
         received = await stop.get()
         app.stop_soon()
         tell("stopping; signal again to stop at once")
+        notifier.stopping("stopping: what runs may finish", most_seconds=most_seconds(settings))
         impatient = asyncio.create_task(stop.get())
         draining = asyncio.create_task(_drain(app, runner, settings, notice=received == signal.SIGTERM))
         await asyncio.wait({impatient, draining}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (impatient, draining):
+        for task in (impatient, draining, watching):
             task.cancel()
-        await asyncio.gather(impatient, draining, return_exceptions=True)
+        await asyncio.gather(impatient, draining, watching, return_exceptions=True)
     finally:
         await runner.cleanup()
         await asyncio.to_thread(listener.stop)
@@ -114,15 +121,33 @@ async def _drain(app: App, runner: GatewayRunner, settings: Settings, *, notice:
     await app.drain(settings.drain_seconds)
 
 
-def _signals(app: App) -> asyncio.Queue[int]:
+def most_seconds(settings: Settings) -> float:
+    """How long a stop takes at most, but for the last lines."""
+    return settings.drain_notice_seconds + settings.drain_seconds
+
+
+def _signals(app: App, notifier: Notifier) -> asyncio.Queue[int]:
     received: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, received.put_nowait, number)
     if app.configuration is not None:
-        loop.add_signal_handler(signal.SIGHUP, app.configuration.reload_soon)
+        loop.add_signal_handler(signal.SIGHUP, reload_on_signal, app.configuration, notifier)
     loop.add_signal_handler(signal.SIGUSR2, _nobody_to_replace)
     return received
+
+
+def reload_on_signal(configuration: Configuration, notifier: Notifier) -> None:
+    """Read the configuration again, and say so to who waits for that."""
+    notifier.reloading("reading the configuration")
+    reloading = configuration.reload_soon()
+    reloading.add_done_callback(
+        lambda done: notifier.ready(
+            "serving"
+            if not done.cancelled() and done.result()
+            else "serving; the new configuration is wrong and not in force"
+        )
+    )
 
 
 def _nobody_to_replace() -> None:

@@ -17,6 +17,7 @@ from gateway import __version__
 
 _VERBS = (
     "serve",
+    "restart",
     "demo",
     "check",
     "explain",
@@ -47,6 +48,8 @@ def _registers(verb: str) -> Callable[[Any], None]:
     match verb:
         case "serve":
             from gateway.cli.serve import register
+        case "restart":
+            from gateway.cli.restart import register
         case "demo":
             from gateway.cli.demo import register
         case "check":

@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gateway.settings.judging import judged
 from gateway.settings.section import Problem, SettingsInvalid
 from gateway.settings.seen import Seen
 from gateway.settings.settings import DEFAULT_BASE_URL, Settings
-from gateway.settings.sources import load
+from gateway.settings.sources import gathered
 from gateway.usage.report import duration_seconds
 
 _MOST_CREDENTIAL_BYTES = 2**20
@@ -48,6 +49,11 @@ def add_workers(command: argparse.ArgumentParser) -> None:
 
 def settings_from(options: argparse.Namespace, seen: Seen | None = None) -> Settings:
     """The settings in force for a command; `seen` is told what they were read from. Raises SettingsInvalid."""
+    return judged(values_from(options, seen))
+
+
+def values_from(options: argparse.Namespace, seen: Seen | None = None) -> dict[str, Any]:
+    """The same before they are judged, for another process to do it. Raises SettingsInvalid."""
     flags: dict[str, Any] = {}
     for key, value in (
         ("listen", options.listen),
@@ -63,7 +69,7 @@ def settings_from(options: argparse.Namespace, seen: Seen | None = None) -> Sett
         if not separator or not key:
             raise SettingsInvalid([Problem(f"--set {assignment}", "expected KEY=VALUE")])
         _put(flags, key.strip(), _value(text))
-    return load(options.config, flags=flags, seen=seen)
+    return gathered(options.config, flags=flags, seen=seen)
 
 
 def keyless(settings: Settings) -> list[Problem]:

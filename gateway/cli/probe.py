@@ -34,6 +34,12 @@ def register(verbs: Any) -> None:
         allow_abbrev=False,
     )
     command.add_argument("--ready", action="store_true", help="whether it should be sent new work, instead")
+    add_address(command)
+    command.set_defaults(run=run)
+
+
+def add_address(command: argparse.ArgumentParser) -> None:
+    """The options that say where the private listener is."""
     command.add_argument(
         "--config", type=Path, metavar="FILE", help="configuration file (TOML), for its admin_listen"
     )
@@ -43,26 +49,27 @@ def register(verbs: Any) -> None:
         help="the private listener (default: GATEWAY_ADMIN_LISTEN, else what the file says, "
         f"else {_DEFAULT_ADDRESS})",
     )
-    command.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Ask, and say in one line what was answered."""
-    address, unread = options.admin_listen or _from_environment(), ""
+def address_from(options: argparse.Namespace) -> str:
+    """Where the private listener is."""
+    address: str | None = options.admin_listen or _from_environment()
     if address is None and options.config is not None:
         try:
             address = _from_file(options.config)
         except OSError as error:
-            unread = f" ({options.config} cannot be read: {error.strerror})"
-    address = address or _DEFAULT_ADDRESS
+            print(f"gateway: {options.config} cannot be read: {error.strerror}", file=sys.stderr)
+    return address or _DEFAULT_ADDRESS
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask, and say in one line what was answered."""
+    address = address_from(options)
     path = "/readyz" if options.ready else "/livez"
     try:
-        status, body = _asked(address, path)
-    except OSError as error:
-        print(f"gateway: {address}: {error.strerror or error}{unread}", file=sys.stderr)
-        return 1
-    except ValueError as error:
-        print(f"gateway: {address}: {error}{unread}", file=sys.stderr)
+        status, body = ask(address, path)
+    except (OSError, ValueError) as error:
+        print(f"gateway: {error}", file=sys.stderr)
         return 1
     line = _line(body) or f"{path} answered {status}"
     if status == 200:
@@ -84,8 +91,17 @@ def _from_file(file: Path) -> str | None:
     return None if found is None else found[1]
 
 
+def ask(address: str, path: str) -> tuple[int, bytes]:
+    """The status and the body of what a private listener answers. Raises OSError and ValueError, which name it."""
+    try:
+        return _asked(address, path)
+    except OSError as error:
+        raise OSError(f"{address}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ValueError(f"{address}: {error}") from None
+
+
 def _asked(address: str, path: str) -> tuple[int, bytes]:
-    """The status and the body of the answer. Raises OSError, or ValueError for an address or an answer that is none."""
     deadline = monotonic() + DEADLINE_SECONDS
     host, separator, port = address.rpartition(":")
     host = host.strip("[]")

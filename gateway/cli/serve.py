@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
+import os
 import sys
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from gateway.app.build import build_app
+from gateway.app.inherited import inherit, is_worker
 from gateway.app.own_upstream import refuse_itself
-from gateway.app.serving import run_loop, serve
-from gateway.cli.options import add_settings, add_workers, keyless, settings_from
+from gateway.app.workers import how_many_workers
+from gateway.cli.options import add_settings, add_workers, keyless, settings_from, values_from
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing, ensure_ring
 from gateway.operations.scopes import expand
 from gateway.operations.table import OperationTable
+from gateway.settings.judging import judged
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
@@ -32,9 +36,12 @@ def register(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT: in one process, with several workers, or as one of them."""
+    if is_worker(os.environ):
+        return _work()
     seen = Seen()
-    settings = settings_from(options, seen)
+    values = values_from(options, seen)
+    settings = judged(values)
     problems = keyless(settings)
     if problems:
         raise SettingsInvalid(problems)
@@ -44,21 +51,47 @@ def run(options: argparse.Namespace) -> int:
         print(f"gateway: {warning}", file=sys.stderr)
     if made:
         _print_first_credential(settings, ring)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="gateway: %(message)s")
-    app = build_app(
-        settings,
-        ring=ring,
-        keys_dir=settings.keys_dir,
-        read_settings=partial(_reread, options),
-    )
-    run_loop(serve(app))
+    _log_to_standard_error("gateway")
+    workers = how_many_workers(settings)
+    return _serve(options, settings, ring) if workers == 1 else _supervise(options, settings, values, workers)
+
+
+def _serve(options: argparse.Namespace, settings: Settings, ring: KeyRing) -> int:
+    from gateway.app.build import build_app
+    from gateway.app.serving import run_loop, serve
+
+    def read(seen: Seen) -> Settings:
+        found = settings_from(options, seen)
+        refuse_itself(found)
+        return found
+
+    run_loop(serve(build_app(settings, ring=ring, keys_dir=settings.keys_dir, read_settings=read)))
     return 0
 
 
-def _reread(options: argparse.Namespace, seen: Seen) -> Settings:
-    settings = settings_from(options, seen)
-    refuse_itself(settings)
-    return settings
+def _supervise(
+    options: argparse.Namespace, settings: Settings, values: Mapping[str, Any], workers: int
+) -> int:
+    from gateway.supervisor.supervise import supervise
+
+    return asyncio.run(
+        supervise(
+            settings, values, workers=workers, gather=partial(values_from, options), check=refuse_itself
+        )
+    )
+
+
+def _work() -> int:
+    from gateway.app.serving import run_loop
+    from gateway.app.working import work
+
+    inherited = inherit(os.environ)
+    _log_to_standard_error(f"gateway: worker {inherited.place.index}")
+    return run_loop(work(inherited))
+
+
+def _log_to_standard_error(who: str) -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"{who}: %(message)s")
 
 
 def _print_first_credential(settings: Settings, ring: KeyRing) -> None:

@@ -58,11 +58,12 @@ class Configuration:
             self._task.cancel()
             await asyncio.gather(self._task, *self._reloads, return_exceptions=True)
 
-    def reload_soon(self) -> None:
-        """Reload without waiting for it; for a signal's handler."""
+    def reload_soon(self) -> asyncio.Task[bool]:
+        """Reload without waiting for it, for a signal's handler; the result is whether it went well."""
         task = asyncio.create_task(self.reload())
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
+        return task
 
     async def reload(self) -> bool:
         """Read everything again. What is wrong is said, counted, and changes nothing."""

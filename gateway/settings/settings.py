@@ -258,6 +258,9 @@ class Settings(BaseSettings):
     drain_notice_seconds: float = Field(default=5.0, ge=0, le=600)
     """How long a stopping process keeps accepting while load balancers notice that it is not ready."""
 
+    worker_hang_seconds: Seconds = 10.0
+    """A worker whose loop has not turned for so long is replaced; where its threads were goes to standard error."""
+
     upstream: Upstream = Upstream()
     credentials: Annotated[Credentials, FOLLOWED] = Credentials()
     edge: Edge = Edge()

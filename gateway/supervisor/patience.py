@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 RECENT_SECONDS = 60.0
-AT_ONCE = 5
+AT_ONCE = 10
 """Ends within that time after which a successor starts at once."""
 
 FIRST_DELAY_SECONDS, MOST_DELAY_SECONDS = 0.5, 30.0

@@ -1,0 +1,68 @@
+"""`gateway restart`: have the gateway on this machine replace all its workers, and say what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import json  # noqa: TID251 (what probe reads it with)
+import os
+import signal
+import sys
+from time import monotonic, sleep
+from typing import Any
+
+from gateway.cli.probe import add_address, address_from, ask
+
+_LOOK_SECONDS = 0.2
+_FIRST_SECONDS = 5.0
+"""For the gateway to begin."""
+
+
+def register(verbs: Any) -> None:
+    """Add the command."""
+    command = verbs.add_parser(
+        "restart",
+        help="replace the workers of the running gateway one by one",
+        description="Have the gateway that runs on this machine replace all its workers, one by one, with what is "
+        "installed and configured now; what is being served is finished. Exit code 1: they are as they were, and why.",
+        allow_abbrev=False,
+    )
+    add_address(command)
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask for it, and wait. Raises OSError and ValueError where there is nobody to ask."""
+    address = address_from(options)
+    before = _document(address)
+    if "restart" not in before:
+        print(
+            "gateway: one process serves, and there is none that could replace it: run it with --workers 2 or more, "
+            "or restart its service",
+            file=sys.stderr,
+        )
+        return 1
+    number = before["restart"]["number"]
+    os.kill(before["pid"], signal.SIGUSR2)
+    began = monotonic()
+    while True:
+        sleep(_LOOK_SECONDS)
+        restart = _document(address)["restart"]
+        if restart["number"] == number:
+            if restart["outcome"] != "running" and monotonic() - began > _FIRST_SECONDS:
+                print("gateway: it does not begin; see what it says", file=sys.stderr)
+                return 1
+        elif restart["outcome"] == "done":
+            print("all workers have been replaced")
+            return 0
+        elif restart["outcome"] == "failed":
+            print(f"gateway: {restart['reason']}", file=sys.stderr)
+            return 1
+
+
+def _document(address: str) -> Any:
+    """What the gateway says of itself. Raises OSError, and ValueError where it is none."""
+    _, body = ask(address, "/livez")
+    document = json.loads(body)
+    if not isinstance(document, dict) or "pid" not in document:
+        raise ValueError(f"what listens on {address} is no gateway")
+    return document

@@ -1,0 +1,94 @@
+"""The settings that all workers work by, and how they change: in every worker or in none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from gateway.app.messages import Message, OtherEndGone
+from gateway.app.telling import tell
+from gateway.settings.document import to_json
+from gateway.settings.section import Problem, SettingsInvalid
+from gateway.supervisor.worker import Worker
+
+PREPARE_SECONDS = 30.0
+
+
+class SettingsInForce:
+    """What workers are started with, as a document and with a number that grows with every change."""
+
+    def __init__(self, values: Mapping[str, Any], workers: Callable[[], Iterable[Worker]]) -> None:
+        self.document = to_json(values)
+        self.number = 1
+        self.changing = asyncio.Lock()
+        """Held by who changes them, or replaces those who work by them."""
+
+        self._workers = workers
+        self._catching_up: set[asyncio.Task[None]] = set()
+        self._being_told: set[Worker] = set()
+
+    def replace(self, document: bytes) -> None:
+        """Take over what a worker has come up with."""
+        self.document = document
+        self.number += 1
+
+    async def take(self, values: Mapping[str, Any]) -> None:
+        """Have every worker that turns take these, or none. Raises SettingsInvalid with what any says against it."""
+        async with self.changing:
+            await self._take(to_json(values), self.number + 1)
+
+    async def _take(self, document: bytes, number: int) -> None:
+        voters = [worker for worker in self._workers() if worker.turns]
+        answers = await asyncio.gather(*(_prepared(worker, document, number) for worker in voters))
+        problems = dict.fromkeys(
+            (problem["key"], problem["message"]) for answer in answers for problem in answer["problems"]
+        )
+        if problems:
+            for worker in voters:
+                worker.say("forget", number=number)
+            raise SettingsInvalid([Problem(key, message) for key, message in problems])
+        self.document, self.number = document, number
+        for worker in voters:
+            worker.say("commit", number=number)
+            worker.settings_number = number
+
+    def look(self) -> None:
+        """Bring those up to date who came up, or whose loop turned again, after the last change."""
+        if self.changing.locked():
+            return
+        for worker in self._workers():
+            if worker.turns and worker.settings_number < self.number and worker not in self._being_told:
+                self._being_told.add(worker)
+                task = asyncio.create_task(self._catch_up(worker))
+                self._catching_up.add(task)
+                task.add_done_callback(self._catching_up.discard)
+
+    async def _catch_up(self, worker: Worker) -> None:
+        number = self.number
+        try:
+            answer = await _prepared(worker, self.document, number)
+            if not answer["problems"]:
+                worker.say("commit", number=number)
+                worker.settings_number = number
+            elif not worker.is_leaving:
+                tell(f"worker {worker.place.index} cannot take the settings in force; it is replaced")
+                worker.kill()
+            else:
+                worker.settings_number = number  # it goes with what it has
+        finally:
+            self._being_told.discard(worker)
+
+
+async def _prepared(worker: Worker, document: bytes, number: int) -> Message:
+    """What a worker says to new settings. One that is gone, or leaves, has no say; one that does not answer refuses."""
+    nothing: Message = {"problems": []}
+    try:
+        async with asyncio.timeout(PREPARE_SECONDS):
+            answer = await worker.ask("prepare", document, number=number)
+    except OtherEndGone:
+        return nothing
+    except TimeoutError:
+        text = f"worker {worker.place.index} does not answer"
+        return nothing if worker.is_leaving else {"problems": [{"key": "workers", "message": text}]}
+    return {**answer, "problems": []} if worker.is_leaving else answer

@@ -1,0 +1,148 @@
+"""One slot: a worker on its sockets, whatever becomes of the one before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import monotonic
+
+from gateway.app.telling import tell
+from gateway.supervisor.patience import Patience
+from gateway.supervisor.worker import START_SECONDS, Worker
+
+MOST_OLD = 2
+"""Workers of one slot that may finish what they serve beside their successors; then the oldest is cut."""
+
+CUT_SECONDS = 5.0
+"""For a worker that was told to end at once; then it is killed."""
+
+
+class Slot:
+    """Keeps one worker serving from the sockets of one slot, and knows those that are leaving."""
+
+    def __init__(
+        self,
+        index: int,
+        *,
+        start: Callable[[int], Awaitable[Worker]],
+        changed: Callable[[], None],
+        replaced: Callable[[str], None],
+    ) -> None:
+        """`start` begins a worker's life. `changed` is told when another one serves here, or none; `replaced` why a
+        worker needs a successor: `died`, `hung`, `not_started` or `asked`.
+        """
+        self.index = index
+        self.worker: Worker | None = None
+        """Who accepts here, once it has come up."""
+
+        self.successor: Worker | None = None
+        """Who is coming up."""
+
+        self.old: list[Worker] = []
+        """Who finishes what it serves, oldest first."""
+
+        self.problems: list[str] = []
+        """Why the last one did not come up, where it said so."""
+
+        self.patience = Patience()
+        self._start = start
+        self._changed = changed
+        self._replaced = replaced
+        self._starting = asyncio.Lock()
+        self._filling: asyncio.Task[None] | None = None
+        self._watched: set[asyncio.Task[None]] = set()
+        self._ends = False
+
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        """All that live."""
+        now = (self.worker, self.successor)
+        return (*(worker for worker in now if worker is not None), *self.old)
+
+    async def open(self) -> bool:
+        """Have the first worker come up; whether it did."""
+        async with self._starting:
+            return await self._succeed()
+
+    async def replace(self, cause: str) -> bool:
+        """Have a successor come up, and then the present worker leave; False where none came up: all is as it was."""
+        async with self._starting:
+            if self._ends:
+                return False
+            self._replaced(cause)
+            return await self._succeed()
+
+    def end(self) -> None:
+        """Replace nobody any more."""
+        self._ends = True
+        if self._filling is not None:
+            self._filling.cancel()
+
+    async def over(self) -> None:
+        """Return when no worker lives any more."""
+        while workers := self.workers:
+            await asyncio.wait({worker.gone for worker in workers})
+            await asyncio.sleep(0)
+
+    async def _succeed(self) -> bool:
+        successor = await self._start(self.index)
+        self.successor = successor
+        self._watch(successor)
+        try:
+            await asyncio.wait({successor.came_up}, timeout=START_SECONDS)
+        finally:
+            self.successor = None
+            if not successor.is_up:
+                successor.kill()
+                self.old.append(successor)
+        self.problems = successor.problems
+        if not successor.is_up:
+            return False
+        before, self.worker = self.worker, successor
+        self.patience.came_up()
+        if before is not None:
+            before.leave()
+            self.old.append(before)
+            for oldest in self.old[:-MOST_OLD]:
+                self._cut(oldest)
+        self._changed()
+        return True
+
+    def _watch(self, worker: Worker) -> None:
+        task = asyncio.create_task(self._ended(worker))
+        self._watched.add(task)
+        task.add_done_callback(self._watched.discard)
+
+    async def _ended(self, worker: Worker) -> None:
+        code = await worker.gone
+        if worker in self.old:
+            self.old.remove(worker)
+        if worker is not self.worker:
+            return
+        self.worker = None
+        if self._ends:
+            return
+        self._changed()
+        tell(f"worker {self.index} (pid {worker.pid}) {_how(code, hung=worker.is_hung)}; it is replaced")
+        self._replaced("hung" if worker.is_hung else "died")
+        self._filling = asyncio.create_task(self._fill(self.patience.ended(monotonic(), came_up=True)))
+
+    async def _fill(self, delay_seconds: float) -> None:
+        while True:
+            await asyncio.sleep(delay_seconds)
+            async with self._starting:
+                if self.worker is not None or await self._succeed():
+                    return
+            delay_seconds = self.patience.ended(monotonic(), came_up=False)
+            self._replaced("not_started")
+            tell(f"worker {self.index} did not come up; tried again in {delay_seconds:g} s")
+
+    def _cut(self, worker: Worker) -> None:
+        worker.say("end")
+        asyncio.get_running_loop().call_later(CUT_SECONDS, worker.kill)
+
+
+def _how(code: int, *, hung: bool) -> str:
+    if hung:
+        return "was ended, for its loop had not turned"
+    return f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"

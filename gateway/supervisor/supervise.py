@@ -1,0 +1,181 @@
+"""Several workers serve until a signal: what there is around their supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import os
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from typing import Any
+
+from gateway.app.health import MachineHealth
+from gateway.app.private_listener import PrivateListener
+from gateway.app.serving import (
+    cannot_listen,
+    most_seconds,
+    reload_on_signal,
+    say_serving,
+    shown,
+    spare_the_collector,
+)
+from gateway.app.systemd import Notifier
+from gateway.app.telling import tell
+from gateway.settings.judging import judged
+from gateway.settings.reloading import Configuration
+from gateway.settings.section import split_address
+from gateway.settings.seen import Seen
+from gateway.settings.settings import Settings, waiting_for_restart
+from gateway.supervisor.counting import Counting
+from gateway.supervisor.listeners import listen
+from gateway.supervisor.supervisor import Supervisor
+
+Gather = Callable[[Seen], Mapping[str, Any]]
+Check = Callable[[Settings], None]
+
+
+async def supervise(
+    settings: Settings, values: Mapping[str, Any], *, workers: int, gather: Gather, check: Check
+) -> int:
+    """Serve with so many workers until a signal; the exit code. The second signal ends it at once.
+
+    `settings` were judged from `values`; `gather` gathers anew, and `check` says what is wrong beyond what is judged
+    by workers; both raise SettingsInvalid.
+
+    Raises OSError when an address cannot be listened on.
+    """
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    try:
+        listeners = listen(settings.listen, workers)
+    except OSError as error:
+        raise cannot_listen("listen", settings.listen, error) from None
+    notifier = Notifier.from_environ(os.environ)
+    counting = Counting()
+    supervisor = Supervisor(
+        settings,
+        values,
+        listeners,
+        gather=lambda: gather(Seen()),
+        replaced=counting.replaced,
+        says=counting.hear,
+    )
+    counting.watch(lambda: supervisor.workers)
+    health = MachineHealth(
+        lambda: [worker.state for worker in tuple(supervisor.workers)],
+        more=lambda: {"restart": asdict(supervisor.restart)},
+    )
+    async with AsyncExitStack() as stack:
+        port = _listen_privately(settings, health, counting, stack)
+        stops = _heed_signals(supervisor)
+        _run(supervisor.watch.run(), stack)
+        _run(counting.run(), stack)
+        problems = await supervisor.open()
+        if problems is not None:
+            for problem in problems or ["the workers did not come up"]:
+                tell(problem)
+            await supervisor.stop(notice=False, impatient=_set())
+            return 1
+        configuration = await _follow(settings, supervisor, counting, notifier, gather, check, stack)
+        private = shown((split_address(settings.admin_listen)[0], port))
+        say_serving(settings, shown(listeners.address), private, workers=workers)
+        spare_the_collector()
+        notifier.ready(f"{workers} workers serve on {shown(listeners.address)}")
+        _run(notifier.tell_while_live(lambda: health.live().ok), stack)
+        hopeless = asyncio.create_task(supervisor.hopeless.wait())
+        stopped = asyncio.create_task(stops.get())
+        await asyncio.wait({hopeless, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        await configuration.close()
+        if not stopped.done():
+            stopped.cancel()
+            tell("no worker comes up any more; giving up")
+            await supervisor.stop(notice=False, impatient=_set())
+            return 1
+        hopeless.cancel()
+        tell("stopping; signal again to stop at once")
+        notifier.stopping("stopping: what runs may finish", most_seconds=most_seconds(settings))
+        impatient = asyncio.Event()
+        _run(_hurry(stops, impatient), stack)
+        await supervisor.stop(notice=stopped.result() == signal.SIGTERM, impatient=impatient)
+    return 0
+
+
+def _listen_privately(
+    settings: Settings, health: MachineHealth, counting: Counting, stack: AsyncExitStack
+) -> int:
+    """Open the private listener; its port. Raises OSError."""
+    host, port = split_address(settings.admin_listen)
+    listener = PrivateListener(
+        host, port, registry=counting.registry, health=health, names=settings.admin_hosts
+    )
+    try:
+        found = listener.start()
+    except OSError as error:
+        raise cannot_listen("admin_listen", settings.admin_listen, error) from None
+    stack.push_async_callback(asyncio.to_thread, listener.stop)
+    return found
+
+
+def _heed_signals(supervisor: Supervisor) -> asyncio.Queue[int]:
+    """Replace workers when asked to; returns where signals to stop come."""
+    stops: asyncio.Queue[int] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stops.put_nowait, number)
+    loop.add_signal_handler(signal.SIGUSR2, supervisor.replace_all_soon)
+    return stops
+
+
+async def _follow(
+    settings: Settings,
+    supervisor: Supervisor,
+    counting: Counting,
+    notifier: Notifier,
+    gather: Gather,
+    check: Check,
+    stack: AsyncExitStack,
+) -> Configuration:
+    """Follow the configuration, and put what is new in it in force in every worker, or in none."""
+    latest: Mapping[str, Any] = {}
+
+    def read(seen: Seen) -> Settings:
+        nonlocal latest
+        latest = gather(seen)
+        found = judged(latest)
+        check(found)
+        return found
+
+    async def take(new: Settings) -> list[str]:
+        await supervisor.in_force.take(latest)
+        return waiting_for_restart(settings, new)
+
+    configuration = Configuration(
+        read=read, take=take, loaded=counting.configuration_loaded, replaceable=True
+    )
+    await configuration.start(settings)
+    stack.push_async_callback(configuration.close)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_on_signal, configuration, notifier)
+    return configuration
+
+
+async def _hurry(stops: asyncio.Queue[int], impatient: asyncio.Event) -> None:
+    await stops.get()
+    impatient.set()
+
+
+def _set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
+def _run(what: Any, stack: AsyncExitStack) -> None:
+    """Have something run until the end."""
+    task = asyncio.create_task(what)
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    stack.push_async_callback(end)

@@ -1,0 +1,221 @@
+"""All workers of one machine, from the first start to the last end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.app.messages import Message, OtherEndGone
+from gateway.app.place import Place
+from gateway.app.telling import tell
+from gateway.settings.document import to_json
+from gateway.settings.settings import Settings
+from gateway.supervisor.listeners import Listeners
+from gateway.supervisor.settings_in_force import SettingsInForce
+from gateway.supervisor.slot import Slot
+from gateway.supervisor.watch import Watch
+from gateway.supervisor.worker import Worker
+
+CLOSE_SECONDS = 1.0
+"""For workers to close what is not theirs, so that nobody waits in a queue that nobody looks at."""
+
+SLACK_SECONDS = 10.0
+"""Beyond their drain time, for workers to write the last lines."""
+
+END_SECONDS = 3.0
+"""For workers that were told to end at once; then they are killed."""
+
+Gather = Callable[[], Mapping[str, Any]]
+
+
+@dataclass
+class Restart:
+    """What became of the last time that all workers were to be replaced."""
+
+    number: int = 0
+    outcome: str = "none"
+    """`none`, `running`, `done` or `failed`."""
+
+    reason: str = ""
+
+
+class Supervisor:
+    """Starts the workers, keeps them, replaces them and ends them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        values: Mapping[str, Any],
+        listeners: Listeners,
+        *,
+        gather: Gather,
+        replaced: Callable[[str], None],
+        says: Callable[[Worker, Message, bytes], None],
+    ) -> None:
+        """`values` are what was gathered for `settings`, and `gather` gathers anew, raising SettingsInvalid.
+
+        `replaced` counts why a worker was, and `says` hears what workers say that is not for the supervisor itself.
+        """
+        self.restart = Restart()
+        self._settings = settings
+        self._listeners = listeners
+        self._gather = gather
+        self._count_replaced = replaced
+        self._says = says
+        self.slots = tuple(
+            Slot(index, start=self._start, changed=self._changed, replaced=self._replaced)
+            for index in range(len(listeners.slots))
+        )
+        self.in_force = SettingsInForce(values, lambda: self.workers)
+        self.watch = Watch(self.slots, hang_seconds=settings.worker_hang_seconds, looked=self.in_force.look)
+        self._starts = 0
+        self._tried: tuple[bytes, int] | None = None
+        """Settings, and their number, with which workers are started before they are in force."""
+
+        self._requests: set[asyncio.Task[object]] = set()
+        self.stopping = False
+        self.hopeless = asyncio.Event()
+        """Is set when no slot has a worker, and none has had one come up for long."""
+
+    @property
+    def workers(self) -> Iterator[Worker]:
+        """All that live, leaving ones included."""
+        for slot in self.slots:
+            yield from slot.workers
+
+    async def open(self) -> list[str] | None:
+        """Have the first workers come up; what kept one from it, or None where all did."""
+        came_up = await asyncio.gather(*(slot.open() for slot in self.slots))
+        if all(came_up):
+            return None
+        return list(dict.fromkeys(problem for slot in self.slots for problem in slot.problems))
+
+    # Replacing
+
+    def replace_all_soon(self) -> None:
+        """Replace all workers one by one, without waiting for it; for a signal's handler."""
+        self._soon(self._replace_all())
+
+    async def _replace_all(self) -> None:
+        if self.restart.outcome == "running" or self.stopping:
+            tell(
+                "a restart is under way already"
+                if not self.stopping
+                else "stopping: nobody is replaced any more"
+            )
+            return
+        self.restart = Restart(self.restart.number + 1, "running")
+        tell("replacing all workers, one by one")
+        reason = await self._replaced_all()
+        self.restart = Restart(self.restart.number, "failed" if reason else "done", reason)
+        tell(f"restart failed: {reason}" if reason else "all workers have been replaced")
+
+    async def _replaced_all(self) -> str:
+        """Replace all; what went wrong, or nothing."""
+        async with self.in_force.changing:
+            try:
+                document = await asyncio.to_thread(self._gathered)
+            except Exception as invalid:  # noqa: BLE001 (whatever the files hold, what runs goes on)
+                return f"{invalid}; everything is as it was"
+            self._tried = document, self.in_force.number + 1
+            try:
+                for slot in self.slots:
+                    if await slot.replace("asked"):
+                        if self._tried is not None:
+                            self.in_force.replace(document)
+                            self._tried = None
+                        continue
+                    why = "; ".join(slot.problems) or "it ended, or did not come up in time"
+                    rest = (
+                        "everything is as it was"
+                        if self._tried
+                        else "the workers before it are new, the others old"
+                    )
+                    return f"worker {slot.index} did not come up: {why}; {rest}"
+            finally:
+                self._tried = None
+        return ""
+
+    def _gathered(self) -> bytes:
+        return to_json(self._gather())
+
+    # Ending
+
+    async def stop(self, *, notice: bool, impatient: asyncio.Event) -> None:
+        """End all workers: what they serve may finish, unless `impatient` is set meanwhile."""
+        self.stopping = True
+        for slot in self.slots:
+            slot.end()
+        stopping = asyncio.create_task(self._stop(notice=notice))
+        hurrying = asyncio.create_task(impatient.wait())
+        await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            self._say("end")
+            await asyncio.wait({stopping}, timeout=END_SECONDS)
+        for worker in tuple(self.workers):
+            worker.kill()
+        await asyncio.gather(*(slot.over() for slot in self.slots))
+        for task in (stopping, hurrying):
+            task.cancel()
+        await asyncio.gather(stopping, hurrying, return_exceptions=True)
+
+    async def _stop(self, *, notice: bool) -> None:
+        settings = self._settings
+        self._say("stopping")
+        if notice:  # Ctrl-C comes from a person; there is no load balancer to wait for
+            await asyncio.sleep(settings.drain_notice_seconds)
+        # Whoever closes a socket last resets those who wait in its queue: that must be its own worker, which has
+        # taken them.
+        self.watch.is_over = True
+        self._listeners.close()
+        asked = [asyncio.create_task(_closed(worker)) for worker in self.workers]
+        if asked:
+            await asyncio.wait(asked, timeout=CLOSE_SECONDS)
+        self._say("finish")
+        over = [asyncio.create_task(slot.over()) for slot in self.slots]
+        await asyncio.wait(over, timeout=settings.drain_seconds + SLACK_SECONDS)
+        for task in (*asked, *over):
+            task.cancel()
+
+    def _say(self, what: str) -> None:
+        for worker in self.workers:
+            worker.say(what)
+
+    # Workers
+
+    async def _start(self, index: int) -> Worker:
+        document, number = self._tried or (self.in_force.document, self.in_force.number)
+        self._starts += 1
+        place = Place(index, len(self.slots))
+        worker = Worker(place, f"{index}.{self._starts}", says=self._hears)
+        await worker.start(self._listeners, document, number)
+        return worker
+
+    def _hears(self, worker: Worker, message: Message, rest: bytes) -> None:
+        if message["say"] == "asked_to_leave":
+            slot = self.slots[worker.place.index]
+            if worker is slot.worker and not self.stopping:
+                self._soon(slot.replace("asked"))
+            return
+        self._says(worker, message, rest)
+
+    def _replaced(self, cause: str) -> None:
+        self._count_replaced(cause)
+        if all(slot.worker is None and slot.patience.is_hopeless for slot in self.slots):
+            self.hopeless.set()
+
+    def _changed(self) -> None:
+        self.watch.look()
+
+    def _soon(self, what: Any) -> None:
+        task = asyncio.create_task(what)
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
+
+
+async def _closed(worker: Worker) -> None:
+    with suppress(OtherEndGone):
+        await worker.ask("close")
