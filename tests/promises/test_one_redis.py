@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -156,8 +155,9 @@ async def test_two_deployments_do_not_see_each_other(
             assert (await one.ask(credentials[0]))[0] == 200
         assert (await one.ask(credentials[0]))[0] == 429
         assert (await other.ask(credentials[1]))[0] == 200
-        await comes_to([DAILY, 1], lambda: asyncio.gather(one.used(), other.used()))
-        assert await asyncio.gather(one.left(), other.left()) == [0, DAILY - 1]
+        await comes_to(DAILY, one.used)
+        await comes_to(1, other.used)
+        assert (await one.left(), await other.left()) == (0, DAILY - 1)
         for deployment in (one, other):
             listed = (await deployment.command("credential", "list")).stdout.splitlines()
             assert [line.split()[2] for line in listed[1:]] == ["alice"]
