@@ -18,6 +18,7 @@ from gateway.app.place import Place
 from gateway.app.prepared import Prepared, prepare
 from gateway.app.private_listener import PRIVATE_FILES
 from gateway.app.readiness import not_ready
+from gateway.app.shared_redis import enter_redis
 from gateway.app.tenants_in_force import TenantsInForce
 from gateway.errors import Ending
 from gateway.middleware.record import unseen
@@ -119,6 +120,7 @@ class App:
             started.push_async_callback(asyncio.to_thread, self._close_log)
             started.push_async_callback(self._upstreams.close)
             started.push_async_callback(services.reading.close)
+            await enter_redis(services.settings)
             for tenant in services.tenants.policies.values():
                 await self._upstreams.open(tenant.access.base_url)
             for part in (

@@ -26,7 +26,7 @@ class RedisAccounts:
     ) -> None:
         servers = RedisServers.parse(url)
         self._name = servers.name
-        self._wire = open_wire(servers, deadline_seconds=deadline_seconds)
+        self._wire = open_wire(servers, prefix, deadline_seconds=deadline_seconds)
         self._scripts = {name: Script.load(__package__, f"accounts_{name}") for name in _SCRIPTS}
         # The braces put both into one slot of a cluster.
         self._keys = (f"{prefix}{{accounts}}:version", f"{prefix}{{accounts}}")

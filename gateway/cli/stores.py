@@ -83,9 +83,11 @@ def counting_redis(settings: Settings, *, otherwise: str) -> Iterator[str]:
 @contextmanager
 def _quiet_breaker() -> Iterator[None]:
     """Let the command say by itself what could not be done."""
-    log = logging.getLogger("gateway.redis.breaker")
-    log.disabled = True
+    logs = [logging.getLogger(f"gateway.redis.{module}") for module in ("breaker", "cluster")]
+    for log in logs:
+        log.disabled = True
     try:
         yield
     finally:
-        log.disabled = False
+        for log in logs:
+            log.disabled = False

@@ -54,7 +54,7 @@ class RedisCredentials:
     ) -> None:
         servers = RedisServers.parse(url)
         self.server = servers.name
-        self._wire = open_wire(servers, deadline_seconds=deadline_seconds)
+        self._wire = open_wire(servers, prefix, deadline_seconds=deadline_seconds)
         self._scripts = {name: Script.load(__package__, name) for name in _SCRIPTS}
         # The braces put all of them into one slot of a cluster.
         self._revocations = (f"{prefix}{{credentials}}:revoked:version", f"{prefix}{{credentials}}:revoked")

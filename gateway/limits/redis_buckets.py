@@ -14,9 +14,10 @@ from gateway.limits.store import BucketStore, Census, Step, StoreUnavailable
 from gateway.limits.turn import MOST_STEPS, Turn, account_keys, head_of
 from gateway.redis.cluster import open_wire
 from gateway.redis.line import Argument, RedisUnavailable, Reply
-from gateway.redis.schema import DEFAULT_PREFIX
+from gateway.redis.schema import DEFAULT_PREFIX, schema_key
 from gateway.redis.script import Script
 from gateway.redis.servers import RedisServers
+from gateway.redis.sharing import schema_arguments, schema_script
 
 SILENT_SECONDS = 3.0
 """A worker that has not announced itself for so long no longer counts."""
@@ -54,7 +55,7 @@ class RedisBuckets(BucketStore):
         self.lease_seconds = lease_seconds
         self._prefix = prefix
         self._clock = clock
-        self._wire = open_wire(RedisServers.parse(url), deadline_seconds=deadline_seconds)
+        self._wire = open_wire(RedisServers.parse(url), prefix, deadline_seconds=deadline_seconds)
         self._scripts = {name: Script.load(__package__, *files) for name, files in _SCRIPTS.items()}
         self._head = head_of(self._lease(), 0)
         self._announced: str | None = None
@@ -119,8 +120,9 @@ class RedisBuckets(BucketStore):
     async def announce(self, worker: str) -> Census:
         self._announced = worker
         silent = int(SILENT_SECONDS * 1_000_000)
-        place, workers = await self._run(
-            "announce", self._workers(), [worker, "lives", silent, _WORKERS_KEPT_MS]
+        (place, workers), _ = await asyncio.gather(
+            self._run("announce", self._workers(), [worker, "lives", silent, _WORKERS_KEPT_MS]),
+            self._name_schema(),
         )
         return Census(place, workers)
 
@@ -186,6 +188,13 @@ class RedisBuckets(BucketStore):
             return await self._wire.run(self._scripts[script], keys, arguments)
         except RedisUnavailable as error:
             raise StoreUnavailable(str(error), sent=error.sent) from error
+
+    async def _name_schema(self) -> None:
+        """Let other versions know, for as long as this one runs, with whom they would share."""
+        try:
+            await self._wire.run(schema_script(), [schema_key(self._prefix)], schema_arguments(enters=True))
+        except RedisUnavailable:
+            pass  # it is said again with the next census
 
     def _workers(self) -> tuple[str]:
         return (f"{self._prefix}workers",)

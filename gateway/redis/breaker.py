@@ -29,7 +29,8 @@ class BreakerState(StrEnum):
 class Breaker:
     """The state of one server, from what happened to the calls that were let through.
 
-    One line is logged when it stops answering and one when it answers again, however often that is tried.
+    One line is logged when it stops answering, one for each other kind of failure that is met meanwhile, and one when
+    it answers again, however often that is tried.
     """
 
     def __init__(self, server: str, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,6 +39,8 @@ class Breaker:
         self.hold_seconds = FIRST_HOLD_SECONDS
         self._clock = clock
         self._changed_at = clock() - STEADY_SECONDS
+        self._told: set[type[BaseException]] = set()
+        """The kinds of failure that have been logged since it answered last."""
 
     def lets_through(self) -> bool:
         """Whether a call may be made now. Who makes it reports one of succeeded, failed, withdrawn."""
@@ -64,9 +67,10 @@ class Breaker:
             if now - self._changed_at >= STEADY_SECONDS:
                 self.hold_seconds = FIRST_HOLD_SECONDS
             self._changed_at = now
-            _log.warning("Redis %s fails: %s: %s", self.server, type(reason).__name__, reason)
+            self._told.clear()
         else:
             self._hold_longer()
+        self._tell(reason)
         self.state = BreakerState.OPEN
 
     def withdrawn(self) -> None:
@@ -74,14 +78,20 @@ class Breaker:
         if self.state is BreakerState.TRIAL:
             self.state = BreakerState.HALF_OPEN
 
-    def probed(self, *, alive: bool) -> None:
-        """The outcome of asking an open breaker's server for a sign of life."""
+    def probed(self, failure: BaseException | None) -> None:
+        """The outcome of asking an open breaker's server for a sign of life; None: there was one."""
         if self.state is not BreakerState.OPEN:
             return
-        if alive:
+        if failure is None:
             self.state = BreakerState.HALF_OPEN
         else:
+            self._tell(failure)
             self._hold_longer()
+
+    def _tell(self, reason: BaseException) -> None:
+        if type(reason) not in self._told:
+            self._told.add(type(reason))
+            _log.warning("Redis %s fails: %s: %s", self.server, type(reason).__name__, reason)
 
     def _hold_longer(self) -> None:
         self.hold_seconds = min(2 * self.hold_seconds, LONGEST_HOLD_SECONDS)

@@ -8,7 +8,9 @@ While a slot is being moved its calls fail: that takes moments, and the limits' 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from redis.crc import key_slot
@@ -16,18 +18,25 @@ from redis.exceptions import MovedError
 
 from gateway.redis.breaker import Breaker
 from gateway.redis.line import Argument, Call, RedisUnavailable, Reply
-from gateway.redis.servers import Address, RedisServers, Topology
+from gateway.redis.servers import Address, Connect, RedisServers, Topology
+from gateway.redis.sharing import sharing
 from gateway.redis.wire import Scripts, Wire
+
+_log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.25
 """The pause between two questions about the slots."""
 
 
-def open_wire(servers: RedisServers, *, deadline_seconds: float) -> Scripts:
-    """What runs scripts on these servers; nothing is connected before the first call."""
+def open_wire(servers: RedisServers, prefix: str | None, *, deadline_seconds: float) -> Scripts:
+    """What runs scripts on keys with this prefix; nothing is connected before the first call.
+
+    None: on any, whatever the schema of gateways that share them.
+    """
+    connector = servers.connector if prefix is None else partial(sharing, servers, prefix)
     if servers.topology is Topology.CLUSTER:
-        return ClusterWire(servers, deadline_seconds=deadline_seconds)
-    return Wire(servers.connector(), Breaker(servers.name), deadline_seconds=deadline_seconds)
+        return ClusterWire(servers, connector, deadline_seconds=deadline_seconds)
+    return Wire(connector(), Breaker(servers.name), deadline_seconds=deadline_seconds)
 
 
 class ClusterWire(Scripts):
@@ -35,8 +44,15 @@ class ClusterWire(Scripts):
 
     has_places = True
 
-    def __init__(self, servers: RedisServers, *, deadline_seconds: float = 0.1) -> None:
+    def __init__(
+        self,
+        servers: RedisServers,
+        connector: Callable[[Address], Connect],
+        *,
+        deadline_seconds: float = 0.1,
+    ) -> None:
         self._servers = servers
+        self._connector = connector
         self._deadline_seconds = deadline_seconds
         self._wires: dict[Address, Wire] = {}
         self._retired: list[Wire] = []
@@ -45,13 +61,13 @@ class ClusterWire(Scripts):
         self._refresh: asyncio.Task[None] | None = None
         self._known = asyncio.Event()
         self._closed = False
-        self._lost = False
-        """Whether no node at all answered when they were last asked."""
+        self._lost: str | None = None
+        """Why no node at all answered when they were last asked."""
 
     def health(self) -> Mapping[str, bool]:
         """Whether each master that was ever needed answers, by its address."""
         if not self._masters:
-            return {self._servers.name: not self._lost}
+            return {self._servers.name: self._lost is None}
         masters = {address for _, _, address in self._masters}
         known = [wire.health() for address, wire in self._wires.items() if address in masters]
         return {server: answers for health in known for server, answers in health.items()}
@@ -96,7 +112,8 @@ class ClusterWire(Scripts):
             async with asyncio.timeout_at(0 if self._lost else call.deadline):
                 await self._known.wait()
         except TimeoutError:
-            call.failed(RedisUnavailable("no node says who serves the slots", sent=False))
+            why = "" if self._lost is None else f": {self._lost}"
+            call.failed(RedisUnavailable(f"no node says who serves the slots{why}", sent=False))
             return
         self._call_master(call, key)
         self.flush()
@@ -125,7 +142,7 @@ class ClusterWire(Scripts):
         if address not in self._wires:
             host, port = address
             self._wires[address] = Wire(
-                self._servers.connector(address),
+                self._connector(address),
                 Breaker(f"{host}:{port}"),
                 deadline_seconds=self._deadline_seconds,
                 redirects=True,
@@ -139,19 +156,25 @@ class ClusterWire(Scripts):
     async def _ask_who_serves(self) -> None:
         """Ask one node after another until one knows; masters first, they are most likely alive."""
         known = [address for _, _, address in self._masters]
+        lost = "none of them knows"
         for address in dict.fromkeys([*known, *self._wires, *self._servers.addresses]):
             try:
                 ranges = await self._wire(address).ask("CLUSTER", "SLOTS")
-            except RedisUnavailable:
+            except RedisUnavailable as unavailable:
+                lost = str(unavailable)
                 continue
             masters = [(first, last, _address(master, address)) for first, last, master, *_ in ranges]
             if masters:
-                self._masters, self._lost = masters, False
+                if self._lost is not None:
+                    _log.warning("Redis cluster %s answers again", self._servers.name)
+                self._masters, self._lost = masters, None
                 self._known.set()
                 self._retire_others()
                 break
         else:
-            self._lost = True
+            if lost != self._lost:
+                _log.warning("Redis cluster %s fails: %s", self._servers.name, lost)
+            self._lost = lost
         await asyncio.sleep(REFRESH_SECONDS)
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -196,10 +196,10 @@ class Wire(Scripts):
             await asyncio.sleep(self.breaker.hold_seconds)
             try:
                 await self.ask("PING")
-            except RedisUnavailable:
-                self.breaker.probed(alive=False)
+            except RedisUnavailable as unavailable:
+                self.breaker.probed(unavailable.__cause__ or unavailable)
             else:
-                self.breaker.probed(alive=True)
+                self.breaker.probed(None)
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

@@ -59,7 +59,7 @@ class RedisUsage:
     def __init__(
         self, url: str, *, deadline_seconds: float = DEADLINE_SECONDS, prefix: str = DEFAULT_PREFIX
     ) -> None:
-        self._wire = open_wire(RedisServers.parse(url), deadline_seconds=deadline_seconds)
+        self._wire = open_wire(RedisServers.parse(url), prefix, deadline_seconds=deadline_seconds)
         self._scripts = {name: Script.load(__package__, name) for name in _SCRIPTS}
         self._prefix = prefix
 

@@ -28,9 +28,9 @@ class Completed:
     stderr: str
 
 
-async def run_command(*arguments: str, **environ: str) -> Completed:
+async def run_command(*arguments: str, module: str = "gateway", **environ: str) -> Completed:
     """Run a command to its end, with nothing but `environ` in its environment."""
-    process = await _start(arguments, environ)
+    process = await _start(arguments, environ, module)
     try:
         async with asyncio.timeout(60):  # on a machine that others use, too
             stdout, stderr = await process.communicate()

@@ -1,4 +1,4 @@
-"""The breaker: one trial at a time, longer pauses while the trouble lasts, two log lines per trouble."""
+"""The breaker: one trial at a time, longer pauses while the trouble lasts, a log line for each kind of it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_first_failure_stops_all_calls(breaker: Breaker) -> None:
 
 def test_sign_of_life_admits_one_trial_and_its_success_everyone(breaker: Breaker) -> None:
     breaker.failed(FAULT)
-    breaker.probed(alive=True)
+    breaker.probed(None)
     assert [breaker.lets_through() for _ in range(3)] == [True, False, False]
     breaker.succeeded()
     assert [breaker.lets_through() for _ in range(3)] == [True, True, True]
@@ -44,7 +44,7 @@ def test_sign_of_life_admits_one_trial_and_its_success_everyone(breaker: Breaker
 
 def test_trial_that_fails_opens_again(breaker: Breaker) -> None:
     breaker.failed(FAULT)
-    breaker.probed(alive=True)
+    breaker.probed(None)
     assert breaker.lets_through()
     breaker.failed(FAULT)
     assert breaker.state is BreakerState.OPEN
@@ -52,7 +52,7 @@ def test_trial_that_fails_opens_again(breaker: Breaker) -> None:
 
 def test_trial_whose_caller_left_is_passed_on(breaker: Breaker) -> None:
     breaker.failed(FAULT)
-    breaker.probed(alive=True)
+    breaker.probed(None)
     assert breaker.lets_through()
     breaker.withdrawn()
     assert breaker.lets_through()
@@ -69,7 +69,7 @@ def test_hold_grows_while_the_trouble_lasts_and_no_further_than_its_bound(breake
     holds = []
     for _ in range(8):
         holds.append(breaker.hold_seconds)
-        breaker.probed(alive=False)
+        breaker.probed(FAULT)
     assert holds[:3] == [FIRST_HOLD_SECONDS, 2 * FIRST_HOLD_SECONDS, 4 * FIRST_HOLD_SECONDS]
     assert holds[-1] == LONGEST_HOLD_SECONDS
 
@@ -83,8 +83,8 @@ def test_crowd_of_failures_is_one_failure(breaker: Breaker) -> None:
 def test_hold_starts_small_again_after_a_steady_time(breaker: Breaker, clock: FakeClock) -> None:
     def trouble() -> None:
         breaker.failed(FAULT)
-        breaker.probed(alive=False)
-        breaker.probed(alive=True)
+        breaker.probed(FAULT)
+        breaker.probed(None)
         assert breaker.lets_through()
         breaker.succeeded()
 
@@ -104,14 +104,23 @@ def test_one_line_is_logged_per_change(
         breaker.failed(FAULT)
     for _ in range(3):
         clock.advance(1)
-        breaker.probed(alive=True)
+        breaker.probed(None)
         breaker.lets_through()
         breaker.failed(FAULT)
-    breaker.probed(alive=True)
+    breaker.probed(None)
     breaker.lets_through()
     breaker.succeeded()
     breaker.succeeded()
     assert caplog.messages == [
         "Redis h:6379 fails: ConnectionError: refused",
         "Redis h:6379 answers again after 3.0 s",
+    ]
+
+
+def test_another_kind_of_failure_is_logged_once(breaker: Breaker, caplog: pytest.LogCaptureFixture) -> None:
+    breaker.failed(FAULT)
+    for failure in (FAULT, PermissionError("not you"), PermissionError("nor you"), FAULT):
+        breaker.probed(failure)
+    assert [record.getMessage() for record in caplog.records] == [
+        *("Redis h:6379 fails: ConnectionError: refused", "Redis h:6379 fails: PermissionError: not you")
     ]
