@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from itertools import repeat
 from operator import le
 
-from gateway.app.families import NOWHERE, Family
+from gateway.app.families import NOWHERE, Family, Layout
 from gateway.app.snapshots import Part, Snapshot, SnapshotUnreadable, read_snapshot
 from gateway.exchange.instruments import Description, Kind
 
@@ -21,11 +21,12 @@ _REMEMBERED = 4096
 class _Numbers:
     """Those of one instrument of one worker."""
 
-    __slots__ = ("description", "family", "places", "values")
+    __slots__ = ("description", "family", "layout", "places", "values")
 
     def __init__(self, description: Description, family: Family) -> None:
         self.description = description
         self.family = family
+        self.layout = Layout(description)
         self.places: list[int] = []
         self.values: array[float] = array("d")
 
@@ -35,7 +36,7 @@ class _Numbers:
         if (missing := part.end * width - len(self.places)) > 0:
             self.places.extend(repeat(NOWHERE, missing))
         for series, names in enumerate(part.names, part.end - len(part.names)):
-            places = self.family.places(self.description, names, worker)
+            places = self.family.places(self.layout, names, worker)
             self.places[series * width : (series + 1) * width] = places
 
     def counted(self, values: array[float]) -> None:

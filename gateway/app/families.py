@@ -6,17 +6,32 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from math import inf, isnan
+from typing import assert_never
 
 from gateway.exchange.instruments import Description, Kind, Rule
-
-Labels = tuple[tuple[str, str], ...]
-"""Names and values, by name."""
 
 NOWHERE = -1
 """The place of what is not shown: the last of all places is nobody's."""
 
 _LINES = 1000
 """Lines that are made in one go: some 0.3 ms."""
+
+Names = tuple[str, ...]
+Values = tuple[str, ...]
+
+
+class Layout:
+    """How one worker's numbers of an instrument are arranged: labels in the order of their names, as on the page."""
+
+    def __init__(self, description: Description) -> None:
+        self.description = description
+        names = (*description.labels, "worker") if description.rule is Rule.EACH else description.labels
+        self._order = sorted(range(len(names)), key=names.__getitem__)
+        self.names: Names = tuple(names[place] for place in self._order)
+
+    def ordered(self, values: Values) -> Values:
+        """Values of all labels, each at the place of its name."""
+        return tuple([values[place] for place in self._order])
 
 
 class Family:
@@ -28,46 +43,40 @@ class Family:
 
     def __init__(self, description: Description) -> None:
         self.description = description
-        self._places: dict[tuple[Labels, float | None], int] = {}
+        self._places: dict[tuple[Names, Values, float | None], int] = {}
+        self._series: list[tuple[Names, Values, float | None]] = []
         self._starts: list[str] = []
-        """Each line up to its value; of a histogram's bucket that of the line."""
+        """Each line up to its value, once it has been shown."""
 
-        self._buckets: dict[Labels, dict[float, int]] = {}
+        self._buckets: dict[tuple[Names, Values], dict[float, int]] = {}
         self._departed: list[float] = []
 
-    def places(self, description: Description, values: Sequence[str], worker: str) -> list[int]:
+    def places(self, layout: Layout, values: Values, worker: str) -> list[int]:
         """Those of the numbers of one series of a worker, made where they are new."""
-        pairs = dict(zip(description.labels, values, strict=False))
+        description = layout.description
         if description.rule is Rule.EACH:
-            pairs["worker"] = worker
-        if description.kind is Kind.HISTOGRAM:
-            labels = _labels(pairs)
-            return [self._bucket(labels, bound) for bound in (*description.bounds, inf)] + [
-                self._place(labels, None, f"{self.description.name}_sum{_text(labels)} ")
+            values = (*values, worker)
+        names = layout.names
+        if description.last:
+            return [
+                NOWHERE if last is None else self._place(names, layout.ordered((*values, last)))
+                for last in description.last
             ]
-        if not description.last:
-            return [self._plain(pairs)]
-        label = description.labels[-1]
-        return [NOWHERE if last is None else self._plain(pairs | {label: last}) for last in description.last]
+        values = layout.ordered(values)
+        if description.kind is not Kind.HISTOGRAM:
+            return [self._place(names, values)]
+        buckets = {bound: self._place(names, values, bound) for bound in (*description.bounds, inf)}
+        known = self._buckets.get((names, values), {})
+        if not buckets.keys() <= known.keys():
+            self._buckets[names, values] = dict(sorted({**known, **buckets}.items()))
+        return [*buckets.values(), self._place(names, values)]
 
-    def _plain(self, pairs: dict[str, str]) -> int:
-        labels = _labels(pairs)
-        total = "_total" if self.description.kind is Kind.COUNTER else ""
-        return self._place(labels, None, f"{self.description.name}{total}{_text(labels)} ")
-
-    def _bucket(self, labels: Labels, bound: float) -> int:
-        shown = "+Inf" if bound == inf else repr(bound)
-        text = _text(_labels({**dict(labels), "le": shown}))
-        place = self._place(labels, bound, f"{self.description.name}_bucket{text} ")
-        buckets = self._buckets.get(labels, {})
-        if bound not in buckets:
-            self._buckets[labels] = dict(sorted((*buckets.items(), (bound, place))))
-        return place
-
-    def _place(self, labels: Labels, bound: float | None, start: str) -> int:
-        place = self._places.setdefault((labels, bound), len(self._starts))
-        if place == len(self._starts):
-            self._starts.append(start)
+    def _place(self, names: Names, values: Values, bound: float | None = None) -> int:
+        series = names, values, bound
+        place = self._places.setdefault(series, len(self._series))
+        if place == len(self._series):
+            self._series.append(series)
+            self._starts.append("")
             self._departed.append(0.0)
         return place
 
@@ -94,7 +103,7 @@ class Family:
 
     def _gauged(self, living: Iterable[tuple[Sequence[int], array[float]]]) -> list[float | None]:
         rule = self.description.rule
-        totals: list[float | None] = [None] * (len(self._starts) + 1)
+        totals: list[float | None] = [None] * (len(self._series) + 1)
         for places, values in living:
             for place, value in zip(places, values, strict=False):
                 before = totals[place]
@@ -126,34 +135,51 @@ class Family:
             yield some
 
     def _lines(self, totals: Sequence[float | None]) -> Iterator[str]:
+        starts = self._starts
         shown = _shown if self.description.kind is Kind.GAUGE else repr
-        for start, value in zip(self._starts, totals, strict=False):
+        for place, value in enumerate(totals):
             if value is not None:
-                yield f"{start}{shown(value)}\n"
+                yield f"{starts[place] or self._start(place)}{shown(value)}\n"
 
     def _histogram(self, totals: Sequence[float | None]) -> Iterator[str]:
-        starts = self._starts
-        for labels, buckets in tuple(self._buckets.items()):
-            in_all = 0.0
-            sum_place = self._places.get((labels, None), len(totals))
+        starts, name = self._starts, self.description.name
+        for (names, values), buckets in tuple(self._buckets.items()):
+            sum_place = self._places.get((names, values, None), len(totals))
             if sum_place >= len(totals):
                 continue  # heard of after these numbers were added up
+            in_all = 0.0
             for place in buckets.values():
                 if place < len(totals):
                     in_all += totals[place] or 0.0
-                    yield f"{starts[place]}{in_all!r}\n"
-            yield f"{self.description.name}_count{_text(labels)} {in_all!r}\n"
-            yield f"{starts[sum_place]}{totals[sum_place]!r}\n"
+                    yield f"{starts[place] or self._start(place)}{in_all!r}\n"
+            yield f"{name}_count{_text(names, values)} {in_all!r}\n"
+            yield f"{starts[sum_place] or self._start(sum_place)}{totals[sum_place]!r}\n"
+
+    def _start(self, place: int) -> str:
+        names, values, bound = self._series[place]
+        name = self.description.name
+        match self.description.kind:
+            case Kind.GAUGE:
+                start = name + _text(names, values)
+            case Kind.COUNTER:
+                start = f"{name}_total{_text(names, values)}"
+            case Kind.HISTOGRAM if bound is None:
+                start = f"{name}_sum{_text(names, values)}"
+            case Kind.HISTOGRAM:
+                labels = sorted((*zip(names, values, strict=True), ("le", _shown(bound))))
+                start = f"{name}_bucket{_text(*zip(*labels, strict=True))}"
+            case _ as never:
+                assert_never(never)
+        start = self._starts[place] = f"{start} "
+        return start
 
 
-def _labels(pairs: dict[str, str]) -> Labels:
-    return tuple(sorted(pairs.items()))
-
-
-def _text(labels: Labels) -> str:
-    if not labels:
+def _text(names: Names, values: Values) -> str:
+    if not names:
         return ""
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels) + "}"
+    return (
+        "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in zip(names, values, strict=True)) + "}"
+    )
 
 
 def _escaped(value: str) -> str:

@@ -15,6 +15,7 @@ import struct
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import orjson
@@ -141,24 +142,27 @@ def read_snapshot(snapshot: bytes) -> Snapshot:
 
 
 def _description(described: Any) -> Description:
-    labels = tuple(described["labels"])
-    for name in (described["name"], *labels):
-        if not _NAME.fullmatch(name):
-            raise ValueError("not a name")
-    last, bounds = tuple(described["last"]), tuple(map(float, described["bounds"]))
-    if not all(value is None or isinstance(value, str) for value in last) or (last and not labels):
-        raise ValueError("not values of a label")
-    if list(bounds) != sorted(set(bounds)):
-        raise ValueError("not bounds")
-    return Description(
+    labels, last = tuple(described["labels"]), tuple(described["last"])
+    description = Description(
         described["name"],
         Kind(described["kind"]),
         str(described["documentation"]),
         labels,
         Rule(described["rule"]),
         last,
-        bounds,
+        tuple(map(float, described["bounds"])),
     )
+    taken = {"le", "worker"} if description.kind is Kind.HISTOGRAM else {"worker"}
+    taken = taken if description.rule is Rule.EACH else taken - {"worker"}
+    names = description.name, *labels, *taken
+    if len(set(names)) < len(names) or not all(map(_NAME.fullmatch, names)):
+        raise ValueError("not names")
+    if not all(value is None or isinstance(value, str) for value in last) or (last and not labels):
+        raise ValueError("not values of a label")
+    bounds = description.bounds
+    if not all(map(isfinite, bounds)) or list(bounds) != sorted(set(bounds)):
+        raise ValueError("not bounds")
+    return description
 
 
 def _part(description: Description, first: Any, names: Any, values: array[float]) -> Part:

@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from typing import Generic, Protocol, TypeVar
 
 _Cell = TypeVar("_Cell")
@@ -187,8 +188,8 @@ class Sums(_Series[list[float]]):
         """The series with these labels and each of the last. Whoever has them adds to them in place."""
         return self._series.setdefault(values, [0.0] * len(self.description.last))
 
-    def _numbers(self, cell: list[float]) -> Sequence[float]:
-        return cell
+    def values(self, first: int, end: int) -> array[float]:
+        return array("d", chain.from_iterable(list(self._series.values())[first:end]))
 
 
 class Spread:
