@@ -71,7 +71,12 @@ def gathered(
         _read_tenants(place, merged, problems, seen)
     merged = _resolved(merged, environ, problems, seen)
     _take_over_sdk_variables(merged, environ, problems)
-    merged.setdefault("keys_dir", str(default_keys_dir(environ)))
+    if "keys_dir" not in merged:  # else no home is needed, and the user of a container may have none
+        try:
+            merged["keys_dir"] = str(default_keys_dir(environ))
+        except RuntimeError:
+            problems.append(Problem("keys_dir", "is not set, and this user has no home for it"))
+            merged["keys_dir"] = "keys"
     _note_files(merged, seen)
     if problems:
         try:

@@ -95,6 +95,22 @@ class TestSources:
         assert settings.upstream.ca_file == Path.home() / "ca.pem"
 
 
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user of whom nothing is known but the number, as containers have them: `~` leads nowhere."""
+    monkeypatch.setenv("HOME", "~")
+
+
+@pytest.mark.usefixtures("nobody")
+class TestWithoutAHome:
+    def test_none_is_needed_where_it_is_said_where_keys_are(self) -> None:
+        assert load(environ={"GATEWAY_KEYS_DIR": "/var/lib/keys"}).keys_dir == Path("/var/lib/keys")
+        assert load(environ={"XDG_CONFIG_HOME": "/etc"}).keys_dir == Path("/etc/gateway/keys")
+
+    def test_keys_that_would_lie_there_are_a_problem_and_no_crash(self) -> None:
+        assert problems(environ={})["keys_dir"].startswith("is not set, and this user has no home")
+
+
 class TestProblems:
     def test_all_are_said_at_once_wherever_they_are(self, tmp_path: Path) -> None:
         (tmp_path / "d").mkdir()
