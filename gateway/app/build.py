@@ -130,7 +130,7 @@ def build_app(
         ),
         ledger=UsageLedger(counted, lost=metrics.usage_lost.inc),
         metrics=metrics,
-        log=_line_to(log, dropped=metrics.log_lines_dropped.inc),
+        log=_line_to(log, place.index, dropped=metrics.log_lines_dropped.inc),
         lifecycle=Lifecycle(),
         reading=Reading(settings.edge, lost=metrics.json_readers_lost.inc),
         memory=memory,
@@ -241,10 +241,12 @@ def _show_state(app: App, upstreams: Upstreams) -> None:
     show_issuers(services, services.settings)
 
 
-def _line_to(log: LogWriter, *, dropped: Callable[[int], None]) -> Callable[[Exchange, Times], None]:
+def _line_to(
+    log: LogWriter, worker: int, *, dropped: Callable[[int], None]
+) -> Callable[[Exchange, Times], None]:
     def write(exchange: Exchange, times: Times) -> None:
         try:
-            log.write(encode(access_record(exchange, times)))
+            log.write(encode(access_record(exchange, times, worker=worker)))
         except MemoryError:
             dropped(1)
 

@@ -2,13 +2,13 @@
 
 Lines are collected and written in batches by a thread of their own: a slow or blocked reader of
 standard output never delays an exchange; when it falls too far behind, lines are dropped and counted.
+Every line arrives whole, though several workers write to one standard output.
 No line ever holds a credential, a key, a body or a query string.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -19,10 +19,13 @@ from typing import Any
 import orjson
 
 from gateway.errors import ROOM_BYTES
+from gateway.exchange import whole_lines
 from gateway.exchange.exchange import Exchange, Times
 
 FLUSH_SECONDS = 0.05
 _TEXT_LIMIT = 256
+_SHORTER_LIMITS = (128, 64)
+"""For the texts of a line that would be too long to arrive whole; with the last of them none is."""
 
 
 class LogWriter:
@@ -56,6 +59,11 @@ class LogWriter:
             self._scheduled = True
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What has been queued and is not written yet."""
+        return self._pending_bytes + self._collected_bytes
+
     def _flush(self) -> None:
         self._scheduled = False
         if not self._lines:
@@ -73,14 +81,12 @@ class LogWriter:
 
     def _drain(self) -> None:
         while (batch := self._batches.get()) is not None:
-            view = memoryview(batch)
-            while view:
+            for portion in whole_lines.portions(batch):
                 try:
-                    view = view[os.write(self._descriptor, view) :]
+                    whole_lines.write(self._descriptor, portion)
                 except OSError:
                     # Nobody reads any more: the lines are lost, the gateway goes on.
-                    self._dropped(bytes(view).count(b"\n"))
-                    break
+                    self._dropped(bytes(portion).count(b"\n"))
             with self._lock:
                 self._pending_bytes -= len(batch)
 
@@ -111,6 +117,7 @@ FIELDS = {
     "waited_ms": "The part of it that was spent waiting for a connection to come free; only where there was any.",
     "bytes_in": "Body bytes that went up.",
     "bytes_out": "Body bytes that went down.",
+    "worker": "Which worker it was, from 0 on; its successor after a restart has the same number.",
     "usage": "What was used, by kind as in the metrics and with its `total`; `estimated` where nobody reported it.",
     "error": "The code of the gateway's own error; only where there was one.",
     "detail": "Its cause, or why a session ended, which the client is not told; only where there is one.",
@@ -121,13 +128,13 @@ _RARE = frozenset({"waited_ms", "usage", "error", "detail"})
 """Those that are not in every line."""
 
 
-def access_record(exchange: Exchange, times: Times) -> dict[str, Any]:
+def access_record(exchange: Exchange, times: Times, *, worker: int = 0) -> dict[str, Any]:
     """What is logged of an exchange; durations in milliseconds, sizes in body bytes."""
     standing = exchange.standing
     way = exchange.method, exchange.model, exchange.status, exchange.ending
     alike = None if standing is None else standing.lines.get(way)
     if alike is None:
-        alike = _alike(exchange)
+        alike = _alike(exchange, worker)
         if standing is not None:
             standing.keep_line(way, alike)
     record = alike.copy()
@@ -158,7 +165,7 @@ def access_record(exchange: Exchange, times: Times) -> dict[str, Any]:
     return record
 
 
-def _alike(exchange: Exchange) -> dict[str, Any]:
+def _alike(exchange: Exchange, worker: int) -> dict[str, Any]:
     """A line in which there stands what exchanges of one standing have alike that went and ended alike."""
     principal, tenant = exchange.caller.principal, exchange.caller.tenant
     said = {
@@ -169,15 +176,26 @@ def _alike(exchange: Exchange) -> dict[str, Any]:
         "model": _short(exchange.model),
         "status": exchange.status,
         "ending": exchange.ending,
+        "worker": worker,
     }
     hidden = {"subject", "model"} if tenant.settings.logging == "minimal" else ()
     return {name: said.get(name) for name in FIELDS if name not in hidden and name not in _RARE}
 
 
 def encode(record: dict[str, Any]) -> bytes:
-    """One line; control characters are escaped by the encoder, so nothing can forge a second one."""
+    """One line, short enough to arrive whole; control characters are escaped, so nothing can forge a second one."""
     bytes(ROOM_BYTES)  # raises MemoryError
-    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE, default=str)
+    line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE, default=str)
+    for limit in _SHORTER_LIMITS:
+        if len(line) <= whole_lines.MOST_BYTES:
+            break
+        shorter = {name: _cut(value, limit) for name, value in record.items()}
+        line = orjson.dumps(shorter, option=orjson.OPT_APPEND_NEWLINE, default=str)
+    return line
+
+
+def _cut(value: Any, limit: int) -> Any:
+    return value[:limit] + "…" if isinstance(value, str) and len(value) > limit else value
 
 
 @lru_cache(maxsize=16)
@@ -189,8 +207,7 @@ def _short(text: str | None) -> str | None:
     """A text of somebody else's, cut, and without characters that a terminal or a viewer would act upon."""
     if text is None:
         return None
-    if len(text) > _TEXT_LIMIT:
-        text = text[:_TEXT_LIMIT] + "…"
+    text = _cut(text, _TEXT_LIMIT)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)

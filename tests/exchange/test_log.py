@@ -66,7 +66,7 @@ class TestRecord:
             "time": "2027-01-15T08:00:00.500000Z", "request_id": "req_gw_1", "upstream_request_id": "req_up",
             "tenant": "acme", "subject": "alice", "method": "POST", "operation": "unlisted", "model": "gpt-4o",
             "status": 200, "ending": "complete", "duration_ms": 1250.0, "first_byte_ms": 500.0, "upstream_ms": 998.0,
-            "overhead_ms": 2.0, "bytes_in": 3, "bytes_out": 70,
+            "overhead_ms": 2.0, "bytes_in": 3, "bytes_out": 70, "worker": 0,
         }  # fmt: skip
 
     def test_error_is_its_code_and_its_detail_never_its_message(self) -> None:
@@ -89,6 +89,22 @@ class TestRecord:
         assert len(raw) <= LONGEST_BYTES
         assert not UNFIT.search(raw.decode()), "nothing that a terminal or a line splitter acts upon"
         assert orjson.loads(raw)
+
+    @pytest.mark.parametrize("text", [NASTY * 1000, "\x9b" * 5000, "\U0001f600" * 5000, "\\" * 5000])
+    def test_line_of_which_every_text_is_long_is_cut_at_these_and_at_nothing_else(self, text: str) -> None:
+        name = "".join(filter(str.isprintable, text))[:256] or "s"
+        made = exchange(
+            caller=Caller(principal(subject=name), UNKNOWN_TENANT),
+            model=text, upstream_request_id=text, error=NotFound("for the caller", detail=text), status=404,
+            usage=Usage._make([10**15] * len(Usage._fields)),
+        )  # fmt: skip
+
+        raw = encode(access_record(made, made.times(101.0), worker=511))
+
+        assert len(raw) <= LONGEST_BYTES
+        line = orjson.loads(raw)
+        assert (line["request_id"], line["status"], line["worker"]) == (made.id, 404, 511)
+        assert line["detail"][:64] == access_record(made, made.times(101.0))["detail"][:64]
 
     @settings(max_examples=200, deadline=None)
     @given(st.lists(LOGGED, min_size=2, max_size=9))
