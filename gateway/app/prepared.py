@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from gateway.app.own_upstream import refuse_itself
 from gateway.app.tenants_in_force import TenantsInForce
 from gateway.credentials.trust import Trust
 from gateway.middleware.services import Services
@@ -30,20 +31,25 @@ class Prepared:
     _put_trust: Callable[[], None]
     _put_tenants: Callable[[], None]
 
-    def commit(self) -> list[str]:
-        """Put them in force, for every request from now on; names those that have changed and wait. Cannot fail."""
+    @property
+    def waiting(self) -> list[str]:
+        """The names of those that have changed and wait for a start."""
+        return waiting_for_restart(self._services.settings, self._settings)
+
+    def commit(self) -> None:
+        """Put them in force, for every request from now on. Cannot fail."""
         self._upstreams.trust(self._trusted)
         self._upstreams.administer(administration(self._settings))
         self._put_trust()
         show_issuers(self._services, self._settings)
         self._put_tenants()
-        return waiting_for_restart(self._services.settings, self._settings)
 
 
 async def prepare(
     settings: Settings, *, services: Services, tenants: TenantsInForce, upstreams: Upstreams
 ) -> Prepared:
     """Judge new settings by all that is known here. Raises SettingsInvalid."""
+    await asyncio.to_thread(refuse_itself, settings)
     put_trust = services.trust.prepare(settings.credentials, settings.issuers)
     trusted = await asyncio.to_thread(trusted_certificates, settings.upstream.ca_file)
     put_tenants = await tenants.prepare(settings)

@@ -85,7 +85,7 @@ class App:
         self._place = place
         self._close_log = close_log
         self._started = AsyncExitStack()
-        self.configuration: Configuration | None = None
+        self.configuration: Configuration[Settings] | None = None
         if read_settings is not None:
             self.configuration = Configuration(
                 read=read_settings, take=self._take, loaded=services.metrics.configuration_loaded
@@ -105,7 +105,9 @@ class App:
         )
 
     async def _take(self, settings: Settings) -> list[str]:
-        return (await self.prepare(settings)).commit()
+        prepared = await self.prepare(settings)
+        prepared.commit()
+        return prepared.waiting
 
     @property
     def open_connections(self) -> int:

@@ -137,7 +137,7 @@ def _signals(app: App, notifier: Notifier) -> asyncio.Queue[int]:
     return received
 
 
-def reload_on_signal(configuration: Configuration, notifier: Notifier) -> None:
+def reload_on_signal(configuration: Configuration[Any], notifier: Notifier) -> None:
     """Read the configuration again, and say so to who waits for that."""
     notifier.reloading("reading the configuration")
     reloading = configuration.reload_soon()

@@ -14,11 +14,13 @@ from gateway.app.messages import Message, Messages
 from gateway.app.prepared import Prepared
 from gateway.app.process import App, GatewayRunner, make_runner
 from gateway.app.serving import spare_the_collector
+from gateway.app.snapshots import Snapshots
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import KeyProblem
 from gateway.settings.document import from_json
 from gateway.settings.judging import judged
 from gateway.settings.section import Problem, SettingsInvalid
+from gateway.settings.settings import Settings
 
 BEAT_SECONDS = 0.25
 
@@ -44,6 +46,7 @@ class _Worker:
         self._busy: set[asyncio.Task[None]] = set()
         self._ending: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
+        self._snapshots: Snapshots
         self._app: App
         self._runner: GatewayRunner
 
@@ -68,6 +71,7 @@ class _Worker:
             for task in (obeying, beating, *self._busy):
                 task.cancel()
             await asyncio.gather(obeying, beating, *self._busy, return_exceptions=True)
+            self._supervisor.say("counted", await self._snapshots.take())
             self._supervisor.close()
             await self._supervisor.over()
         return 0
@@ -88,7 +92,7 @@ class _Worker:
             return False
         message, document = order
         try:
-            settings = judged(from_json(document))
+            settings = _settings(document)
             self._app = build_app(
                 settings,
                 ring=await asyncio.to_thread(KeyRing.load, settings.keys_dir),
@@ -103,6 +107,7 @@ class _Worker:
         except OSError as error:
             self._supervisor.say("failed", problems=[str(error)])
             return False
+        self._snapshots = Snapshots(self._app.services.metrics.registry)
         self._runner.accept(self._sockets[self._place.index])
         spare_the_collector()
         self._supervisor.say("ready", settings=message["number"])
@@ -163,20 +168,25 @@ class _Worker:
                 pass  # of a later release
 
     async def _count(self, order: Message) -> None:
+        # A snapshot must reach the supervisor: one is not taken before the last has.
+        if not self._supervisor.waits:
+            self._supervisor.say("counted", await self._snapshots.take())
         self._supervisor.answer(order)
 
     async def _prepare(self, order: Message, document: bytes) -> None:
         problems: list[Problem] = []
+        waiting: list[str] = []
         try:
-            prepared = await self._app.prepare(judged(from_json(document)))
+            prepared = await self._app.prepare(await asyncio.to_thread(_settings, document))
         except SettingsInvalid as invalid:
             problems = invalid.problems
         except Exception as failed:  # noqa: BLE001 (whatever they hold, what is in force stays in force)
             problems = [Problem("configuration", str(failed))]
         else:
             self._prepared[order["number"]] = prepared
+            waiting = prepared.waiting
         told = [{"key": problem.key, "message": problem.message} for problem in problems]
-        self._supervisor.answer(order, problems=told)
+        self._supervisor.answer(order, problems=told, waiting=waiting)
 
     def _close_others(self) -> None:
         """Close what belongs to neighbours who turn their loops: they take who waits there, and close it last."""
@@ -216,6 +226,10 @@ class _Worker:
         task = asyncio.create_task(what)
         self._busy.add(task)
         task.add_done_callback(self._busy.discard)
+
+
+def _settings(document: bytes) -> Settings:
+    return judged(from_json(document))
 
 
 def _nothing() -> None:

@@ -60,11 +60,7 @@ def _serve(options: argparse.Namespace, settings: Settings, ring: KeyRing) -> in
     from gateway.app.build import build_app
     from gateway.app.serving import run_loop, serve
 
-    def read(seen: Seen) -> Settings:
-        found = settings_from(options, seen)
-        refuse_itself(found)
-        return found
-
+    read = partial(settings_from, options)
     run_loop(serve(build_app(settings, ring=ring, keys_dir=settings.keys_dir, read_settings=read)))
     return 0
 
@@ -74,11 +70,7 @@ def _supervise(
 ) -> int:
     from gateway.supervisor.supervise import supervise
 
-    return asyncio.run(
-        supervise(
-            settings, values, workers=workers, gather=partial(values_from, options), check=refuse_itself
-        )
-    )
+    return asyncio.run(supervise(settings, values, workers=workers, gather=partial(values_from, options)))
 
 
 def _work() -> int:

@@ -281,19 +281,9 @@ class Metrics:
             "Answer headers dropped because they were not valid UTF-8.",
             registry=registry,
         ).labels()
-        self.configuration_loads = Counts(
-            "gateway_configuration_loads",
-            "Attempts to reload the configuration, by result (loaded, failed).",
-            ["result"],
-            registry=registry,
-        )
-        self.configuration_valid = Gauges(
-            "gateway_configuration_valid",
-            "1: what the files say is in force; 0: they are wrong, and what was in force before still is.",
-            rule=Rule.MIN,
-            registry=registry,
-        )
-        self.configuration_valid.set(1)
+        self.configuration_loaded = ConfigurationMetrics(registry).loaded
+        """Count one attempt to reload the configuration, and whether it went well."""
+
         self.jwks_fetches = Counts(
             "gateway_jwks_fetches",
             "Fetches of other issuers' key sets, by result (new, same, failed).",
@@ -366,11 +356,6 @@ class Metrics:
         """Those of an exchange whose caller is not known, or was refused."""
         return self.of(exchange.caller.tenant.id, exchange.operation.id)
 
-    def configuration_loaded(self, well: bool) -> None:
-        """Count one attempt to reload the configuration."""
-        self.configuration_loads.labels("loaded" if well else "failed").inc()
-        self.configuration_valid.set(int(well))
-
     def waited(self, tenant: str, result: str, seconds: float) -> None:
         """Count one exchange that had to wait for a connection to the upstream."""
         self.upstream_waits.labels(tenant, result).inc()
@@ -379,3 +364,27 @@ class Metrics:
     def decided(self, tenant: str, decision: str, dimension: str = "none") -> None:
         """Count one decision of the limiter."""
         self.decisions.labels(tenant, decision, dimension).value += 1
+
+
+class ConfigurationMetrics:
+    """The instruments of whoever follows the configuration: the one process, or who looks after several."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._loads = Counts(
+            "gateway_configuration_loads",
+            "Attempts to reload the configuration, by result (loaded, failed).",
+            ["result"],
+            registry=registry,
+        )
+        self._valid = Gauges(
+            "gateway_configuration_valid",
+            "1: what the files say is in force; 0: they are wrong, and what was in force before still is.",
+            rule=Rule.MIN,
+            registry=registry,
+        )
+        self._valid.set(1)
+
+    def loaded(self, well: bool) -> None:
+        """Count one attempt to reload the configuration."""
+        self._loads.labels("loaded" if well else "failed").inc()
+        self._valid.set(int(well))

@@ -46,6 +46,7 @@ def restarted(now: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 def when(name: str, *, replaceable: bool) -> str:
     """When a change of a setting that is not followed takes effect; `replaceable`: there are workers to replace."""
-    if replaceable and AT_START not in Settings.model_fields[name].metadata:
+    field = Settings.model_fields.get(name)
+    if replaceable and (field is None or AT_START not in field.metadata):
         return "at the next restart of the workers (gateway restart)"
     return "at the next start"

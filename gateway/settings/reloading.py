@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Generic, TypeVar
 
 from gateway.settings.effect import when
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.seen import Seen
-from gateway.settings.settings import Settings
 
 _log = logging.getLogger("gateway.configuration")
 
 FOLLOW_SECONDS = 1.0
 
+Read = TypeVar("Read")
+"""What is read: settings, or what was gathered for others to judge."""
 
-class Configuration:
+
+class Configuration(Generic[Read]):
     """Re-reads the settings on demand, and whenever a file that they were read from has changed.
 
     `read` notes every such file, those of secrets, certificates and issuers' keys as well.
@@ -28,8 +31,8 @@ class Configuration:
     def __init__(
         self,
         *,
-        read: Callable[[Seen], Settings],
-        take: Callable[[Settings], Awaitable[Iterable[str]]],
+        read: Callable[[Seen], Read],
+        take: Callable[[Read], Awaitable[Iterable[str]]],
         loaded: Callable[[bool], None],
         replaceable: bool = False,
     ) -> None:
@@ -42,13 +45,13 @@ class Configuration:
         self._one_at_a_time = asyncio.Lock()
         self._reloads: set[asyncio.Task[bool]] = set()
 
-    async def start(self, settings: Settings) -> None:
+    async def start(self, settings: Read) -> None:
         """Follow the files from now on: those that these settings, which are in force, were read from."""
         try:
-            again = await asyncio.to_thread(self._looked_at)
+            is_same = await asyncio.to_thread(self._looked_at) == settings
         except SettingsInvalid:
-            again = None
-        if again != settings:
+            is_same = False
+        if not is_same:
             await self.reload()
         self._task = asyncio.create_task(self._follow())
 
@@ -82,7 +85,7 @@ class Configuration:
             return False
         for warning in self._seen.warnings:
             _log.warning("configuration: %s", warning)
-        _log.warning("configuration reloaded: %d tenants", len(settings.tenants))
+        _log.warning("configuration reloaded")
         for name in waiting:
             effect = when(name, replaceable=self._replaceable)
             _log.warning("configuration: %s has changed and takes effect %s", name, effect)
@@ -98,7 +101,7 @@ class Configuration:
             except Exception:  # noqa: BLE001 (without further looks nothing would ever be followed)
                 _log.exception("looking for changes of the configuration failed")
 
-    def _looked_at(self) -> Settings:
+    def _looked_at(self) -> Read:
         """Read the settings, and note what they were read from; what could not be read is followed as before."""
         seen = Seen()
         try:

@@ -1,13 +1,16 @@
-"""What all workers have counted, asked of them once a second and whenever somebody wants to see it."""
+"""What all workers have counted: asked of them once a second, and whenever somebody wants to see it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
-from prometheus_client import CollectorRegistry
-
-from gateway.app.messages import Message, OtherEndGone
+from gateway.app.counted import Counted
+from gateway.app.exposition import Exposition, exposition_of_all
+from gateway.app.messages import OtherEndGone
+from gateway.app.supervisor_metrics import SupervisorMetrics
+from gateway.exchange.metrics import ConfigurationMetrics
 from gateway.supervisor.worker import Worker
 
 ASK_SECONDS = 1.0
@@ -16,42 +19,54 @@ ANSWER_SECONDS = 0.5
 
 
 class Counting:
-    """Asks, and hears."""
+    """Has workers say what they have counted, and adds it up."""
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self._workers: Callable[[], Iterable[Worker]] = tuple
+    def __init__(self, workers: Callable[[], Iterable[Worker]]) -> None:
+        """Of these. Needs a running loop."""
+        self.metrics = SupervisorMetrics(lambda: [worker.state for worker in workers()])
+        self.configuration_loaded = ConfigurationMetrics(self.metrics.registry).loaded
+        """Count one attempt to reload the configuration, which no worker does."""
 
-    def watch(self, workers: Callable[[], Iterable[Worker]]) -> None:
-        """Ask these."""
         self._workers = workers
+        self._counted = Counted(refused=self.metrics.refused)
+        self._loop = asyncio.get_running_loop()
+        self._one_at_a_time = asyncio.Lock()
 
-    def replaced(self, cause: str) -> None:
-        """A worker needs a successor."""
+    def hear(self, worker: Worker, snapshot: bytes) -> None:
+        """A worker has said what it has counted."""
+        self._counted.hear(worker.name, worker.place.index, snapshot)
 
-    def configuration_loaded(self, well: bool) -> None:
-        """One attempt to reload the configuration."""
+    def gone(self, worker: Worker) -> None:
+        """A worker has ended, and said all."""
+        self._counted.gone(worker.name)
 
-    def hear(self, worker: Worker, message: Message, rest: bytes) -> None:
-        """A worker says something."""
+    def exposition(self) -> Exposition:
+        """The page of metrics, for another thread."""
+        return exposition_of_all(self._counted, self.metrics, self._asked_from_elsewhere)
 
     async def run(self) -> None:
-        """Ask once a second, until cancelled."""
+        """Ask once a second, until cancelled: who is killed has said before what it had counted."""
         while True:
             await self.ask()
             await asyncio.sleep(ASK_SECONDS)
 
     async def ask(self) -> None:
-        """Have all workers that turn say what they have counted."""
+        """Have all workers that turn say what they have counted by now."""
+        async with self._one_at_a_time:
+            await self._ask()
+
+    async def _ask(self) -> None:
         asked = [asyncio.create_task(_asked(worker)) for worker in self._workers() if worker.turns]
-        if asked:
-            _, late = await asyncio.wait(asked, timeout=ANSWER_SECONDS)
-            for task in late:
-                task.cancel()
+        if not asked:
+            return
+        _, late = await asyncio.wait(asked, timeout=ANSWER_SECONDS)
+        for task in late:
+            task.cancel()
+
+    async def _asked_from_elsewhere(self) -> None:
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.ask(), self._loop))
 
 
 async def _asked(worker: Worker) -> None:
-    try:
+    with suppress(OtherEndGone):
         await worker.ask("count")
-    except OtherEndGone:
-        return

@@ -9,6 +9,7 @@ from typing import Any
 from gateway.app.messages import Message, OtherEndGone
 from gateway.app.telling import tell
 from gateway.settings.document import to_json
+from gateway.settings.effect import followed
 from gateway.settings.section import Problem, SettingsInvalid
 from gateway.supervisor.worker import Worker
 
@@ -19,6 +20,7 @@ class SettingsInForce:
     """What workers are started with, as a document and with a number that grows with every change."""
 
     def __init__(self, values: Mapping[str, Any], workers: Callable[[], Iterable[Worker]]) -> None:
+        self.values = values
         self.document = to_json(values)
         self.number = 1
         self.changing = asyncio.Lock()
@@ -28,30 +30,33 @@ class SettingsInForce:
         self._catching_up: set[asyncio.Task[None]] = set()
         self._being_told: set[Worker] = set()
 
-    def replace(self, document: bytes) -> None:
+    def replace(self, values: Mapping[str, Any]) -> None:
         """Take over what a worker has come up with."""
-        self.document = document
+        self.values, self.document = values, to_json(values)
         self.number += 1
 
-    async def take(self, values: Mapping[str, Any]) -> None:
-        """Have every worker that turns take these, or none. Raises SettingsInvalid with what any says against it."""
-        async with self.changing:
-            await self._take(to_json(values), self.number + 1)
+    async def take(self, values: Mapping[str, Any]) -> list[str]:
+        """Have every worker that turns take these, or none; returns the names of what waits for a start.
 
-    async def _take(self, document: bytes, number: int) -> None:
-        voters = [worker for worker in self._workers() if worker.turns]
-        answers = await asyncio.gather(*(_prepared(worker, document, number) for worker in voters))
-        problems = dict.fromkeys(
-            (problem["key"], problem["message"]) for answer in answers for problem in answer["problems"]
-        )
-        if problems:
+        Raises SettingsInvalid with what any of them says against it.
+        """
+        async with self.changing:
+            number = self.number + 1
+            voters = [worker for worker in self._workers() if worker.turns]
+            answers = await _all_prepared(voters, to_json(values), number)
+            problems = dict.fromkeys(
+                (problem["key"], problem["message"]) for answer in answers for problem in answer["problems"]
+            )
+            if problems:
+                for worker in voters:
+                    worker.say("forget", number=number)
+                raise SettingsInvalid([Problem(key, message) for key, message in problems])
+            # Who is started from now on must work by what its neighbours work by: what waits goes on waiting.
+            self.replace(followed(self.values, values))
             for worker in voters:
-                worker.say("forget", number=number)
-            raise SettingsInvalid([Problem(key, message) for key, message in problems])
-        self.document, self.number = document, number
-        for worker in voters:
-            worker.say("commit", number=number)
-            worker.settings_number = number
+                worker.say("commit", number=number)
+                worker.settings_number = number
+            return sorted({name for answer in answers for name in answer["waiting"]})
 
     def look(self) -> None:
         """Bring those up to date who came up, or whose loop turned again, after the last change."""
@@ -80,9 +85,13 @@ class SettingsInForce:
             self._being_told.discard(worker)
 
 
+async def _all_prepared(workers: Iterable[Worker], document: bytes, number: int) -> list[Message]:
+    return await asyncio.gather(*(_prepared(worker, document, number) for worker in workers))
+
+
 async def _prepared(worker: Worker, document: bytes, number: int) -> Message:
     """What a worker says to new settings. One that is gone, or leaves, has no say; one that does not answer refuses."""
-    nothing: Message = {"problems": []}
+    nothing: Message = {"problems": [], "waiting": []}
     try:
         async with asyncio.timeout(PREPARE_SECONDS):
             answer = await worker.ask("prepare", document, number=number)
@@ -90,5 +99,9 @@ async def _prepared(worker: Worker, document: bytes, number: int) -> Message:
         return nothing
     except TimeoutError:
         text = f"worker {worker.place.index} does not answer"
-        return nothing if worker.is_leaving else {"problems": [{"key": "workers", "message": text}]}
+        return (
+            nothing
+            if worker.is_leaving
+            else {"problems": [{"key": "workers", "message": text}], "waiting": []}
+        )
     return {**answer, "problems": []} if worker.is_leaving else answer

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from time import monotonic
 
+from gateway.app.supervisor_metrics import Cause
 from gateway.app.telling import tell
 from gateway.supervisor.patience import Patience
 from gateway.supervisor.worker import START_SECONDS, Worker
@@ -26,10 +27,10 @@ class Slot:
         *,
         start: Callable[[int], Awaitable[Worker]],
         changed: Callable[[], None],
-        replaced: Callable[[str], None],
+        replaced: Callable[[Cause], None],
     ) -> None:
         """`start` begins a worker's life. `changed` is told when another one serves here, or none; `replaced` why a
-        worker needs a successor: `died`, `hung`, `not_started` or `asked`.
+        worker needs a successor.
         """
         self.index = index
         self.worker: Worker | None = None
@@ -64,7 +65,7 @@ class Slot:
         async with self._starting:
             return await self._succeed()
 
-    async def replace(self, cause: str) -> bool:
+    async def replace(self, cause: Cause) -> bool:
         """Have a successor come up, and then the present worker leave; False where none came up: all is as it was."""
         async with self._starting:
             if self._ends:
@@ -124,7 +125,7 @@ class Slot:
             return
         self._changed()
         tell(f"worker {self.index} (pid {worker.pid}) {_how(code, hung=worker.is_hung)}; it is replaced")
-        self._replaced("hung" if worker.is_hung else "died")
+        self._replaced(Cause.HUNG if worker.is_hung else Cause.DIED)
         self._filling = asyncio.create_task(self._fill(self.patience.ended(monotonic(), came_up=True)))
 
     async def _fill(self, delay_seconds: float) -> None:
@@ -134,7 +135,7 @@ class Slot:
                 if self.worker is not None or await self._succeed():
                     return
             delay_seconds = self.patience.ended(monotonic(), came_up=False)
-            self._replaced("not_started")
+            self._replaced(Cause.NOT_STARTED)
             tell(f"worker {self.index} did not come up; tried again in {delay_seconds:g} s")
 
     def _cut(self, worker: Worker) -> None:

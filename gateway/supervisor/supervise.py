@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from gateway.app.health import MachineHealth
+from gateway.app.messages import Message
 from gateway.app.private_listener import PrivateListener
 from gateway.app.serving import (
     cannot_listen,
@@ -23,28 +24,22 @@ from gateway.app.serving import (
 )
 from gateway.app.systemd import Notifier
 from gateway.app.telling import tell
-from gateway.settings.judging import judged
 from gateway.settings.reloading import Configuration
 from gateway.settings.section import split_address
 from gateway.settings.seen import Seen
-from gateway.settings.settings import Settings, waiting_for_restart
+from gateway.settings.settings import Settings
 from gateway.supervisor.counting import Counting
 from gateway.supervisor.listeners import listen
 from gateway.supervisor.supervisor import Supervisor
+from gateway.supervisor.worker import Worker
 
 Gather = Callable[[Seen], Mapping[str, Any]]
-Check = Callable[[Settings], None]
 
 
-async def supervise(
-    settings: Settings, values: Mapping[str, Any], *, workers: int, gather: Gather, check: Check
-) -> int:
+async def supervise(settings: Settings, values: Mapping[str, Any], *, workers: int, gather: Gather) -> int:
     """Serve with so many workers until a signal; the exit code. The second signal ends it at once.
 
-    `settings` were judged from `values`; `gather` gathers anew, and `check` says what is wrong beyond what is judged
-    by workers; both raise SettingsInvalid.
-
-    Raises OSError when an address cannot be listened on.
+    `settings` were judged from `values`; `gather` gathers anew. Raises OSError when an address cannot be listened on.
     """
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     try:
@@ -52,18 +47,23 @@ async def supervise(
     except OSError as error:
         raise cannot_listen("listen", settings.listen, error) from None
     notifier = Notifier.from_environ(os.environ)
-    counting = Counting()
+    counting = Counting(lambda: supervisor.workers)
+
+    def hear(worker: Worker, message: Message, rest: bytes) -> None:
+        if message["say"] == "counted":
+            counting.hear(worker, rest)
+
     supervisor = Supervisor(
         settings,
         values,
         listeners,
         gather=lambda: gather(Seen()),
-        replaced=counting.replaced,
-        says=counting.hear,
+        replaced=counting.metrics.restarted,
+        says=hear,
+        gone=counting.gone,
     )
-    counting.watch(lambda: supervisor.workers)
     health = MachineHealth(
-        lambda: [worker.state for worker in tuple(supervisor.workers)],
+        lambda: [worker.state for worker in supervisor.workers],
         more=lambda: {"restart": asdict(supervisor.restart)},
     )
     async with AsyncExitStack() as stack:
@@ -77,7 +77,7 @@ async def supervise(
                 tell(problem)
             await supervisor.stop(notice=False, impatient=_set())
             return 1
-        configuration = await _follow(settings, supervisor, counting, notifier, gather, check, stack)
+        configuration = await _follow(values, supervisor, counting, notifier, gather, stack)
         private = shown((split_address(settings.admin_listen)[0], port))
         say_serving(settings, shown(listeners.address), private, workers=workers)
         spare_the_collector()
@@ -107,7 +107,7 @@ def _listen_privately(
     """Open the private listener; its port. Raises OSError."""
     host, port = split_address(settings.admin_listen)
     listener = PrivateListener(
-        host, port, registry=counting.registry, health=health, names=settings.admin_hosts
+        host, port, exposition=counting.exposition(), health=health, names=settings.admin_hosts
     )
     try:
         found = listener.start()
@@ -128,32 +128,21 @@ def _heed_signals(supervisor: Supervisor) -> asyncio.Queue[int]:
 
 
 async def _follow(
-    settings: Settings,
+    values: Mapping[str, Any],
     supervisor: Supervisor,
     counting: Counting,
     notifier: Notifier,
     gather: Gather,
-    check: Check,
     stack: AsyncExitStack,
-) -> Configuration:
-    """Follow the configuration, and put what is new in it in force in every worker, or in none."""
-    latest: Mapping[str, Any] = {}
+) -> Configuration[Mapping[str, Any]]:
+    """Follow the configuration, and put what is new in it in force in every worker, or in none.
 
-    def read(seen: Seen) -> Settings:
-        nonlocal latest
-        latest = gather(seen)
-        found = judged(latest)
-        check(found)
-        return found
-
-    async def take(new: Settings) -> list[str]:
-        await supervisor.in_force.take(latest)
-        return waiting_for_restart(settings, new)
-
+    It is judged by the workers alone: they may be of a later release, and know more settings.
+    """
     configuration = Configuration(
-        read=read, take=take, loaded=counting.configuration_loaded, replaceable=True
+        read=gather, take=supervisor.in_force.take, loaded=counting.configuration_loaded, replaceable=True
     )
-    await configuration.start(settings)
+    await configuration.start(values)
     stack.push_async_callback(configuration.close)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_on_signal, configuration, notifier)
     return configuration

@@ -10,8 +10,10 @@ from typing import Any
 
 from gateway.app.messages import Message, OtherEndGone
 from gateway.app.place import Place
+from gateway.app.supervisor_metrics import Cause
 from gateway.app.telling import tell
 from gateway.settings.document import to_json
+from gateway.settings.effect import restarted
 from gateway.settings.settings import Settings
 from gateway.supervisor.listeners import Listeners
 from gateway.supervisor.settings_in_force import SettingsInForce
@@ -52,12 +54,14 @@ class Supervisor:
         listeners: Listeners,
         *,
         gather: Gather,
-        replaced: Callable[[str], None],
+        replaced: Callable[[Cause], None],
         says: Callable[[Worker, Message, bytes], None],
+        gone: Callable[[Worker], None],
     ) -> None:
         """`values` are what was gathered for `settings`, and `gather` gathers anew, raising SettingsInvalid.
 
-        `replaced` counts why a worker was, and `says` hears what workers say that is not for the supervisor itself.
+        `replaced` counts why a worker was, and `says` hears what workers say that is not for the supervisor itself,
+        and `gone` that one has ended.
         """
         self.restart = Restart()
         self._settings = settings
@@ -65,6 +69,7 @@ class Supervisor:
         self._gather = gather
         self._count_replaced = replaced
         self._says = says
+        self._gone = gone
         self.slots = tuple(
             Slot(index, start=self._start, changed=self._changed, replaced=self._replaced)
             for index in range(len(listeners.slots))
@@ -117,15 +122,15 @@ class Supervisor:
         """Replace all; what went wrong, or nothing."""
         async with self.in_force.changing:
             try:
-                document = await asyncio.to_thread(self._gathered)
+                values = restarted(self.in_force.values, await asyncio.to_thread(self._gather))
             except Exception as invalid:  # noqa: BLE001 (whatever the files hold, what runs goes on)
                 return f"{invalid}; everything is as it was"
-            self._tried = document, self.in_force.number + 1
+            self._tried = to_json(values), self.in_force.number + 1
             try:
                 for slot in self.slots:
-                    if await slot.replace("asked"):
+                    if await slot.replace(Cause.ASKED):
                         if self._tried is not None:
-                            self.in_force.replace(document)
+                            self.in_force.replace(values)
                             self._tried = None
                         continue
                     why = "; ".join(slot.problems) or "it ended, or did not come up in time"
@@ -138,9 +143,6 @@ class Supervisor:
             finally:
                 self._tried = None
         return ""
-
-    def _gathered(self) -> bytes:
-        return to_json(self._gather())
 
     # Ending
 
@@ -191,6 +193,7 @@ class Supervisor:
         self._starts += 1
         place = Place(index, len(self.slots))
         worker = Worker(place, f"{index}.{self._starts}", says=self._hears)
+        worker.gone.add_done_callback(lambda _: self._gone(worker))
         await worker.start(self._listeners, document, number)
         return worker
 
@@ -198,11 +201,11 @@ class Supervisor:
         if message["say"] == "asked_to_leave":
             slot = self.slots[worker.place.index]
             if worker is slot.worker and not self.stopping:
-                self._soon(slot.replace("asked"))
+                self._soon(slot.replace(Cause.ASKED))
             return
         self._says(worker, message, rest)
 
-    def _replaced(self, cause: str) -> None:
+    def _replaced(self, cause: Cause) -> None:
         self._count_replaced(cause)
         if all(slot.worker is None and slot.patience.is_hopeless for slot in self.slots):
             self.hopeless.set()

@@ -139,7 +139,7 @@ async def test_killed_worker_is_replaced_within_two_seconds_and_cuts_its_own_str
     cut, kept = await workers.connect_to(killed), await workers.connect_to(other)
     for client in (cut, kept):
         await begin_stream(client)
-    name = 'gateway_exchanges_total{ending="complete",operation="getPrincipal",status="2xx",tenant="default"}'
+    name = 'gateway_exchanges_total{ending="complete",operation="getGatewayMe",status="2xx",tenant="default"}'
     counted = await workers.metric(name)
     began = monotonic()
     os.kill(killed, signal.SIGKILL)
