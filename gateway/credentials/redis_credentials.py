@@ -103,7 +103,10 @@ class RedisCredentials:
     async def tell_keys(
         self, gateway: str, keys: Iterable[str], used: Mapping[str, int]
     ) -> tuple[Sequence[frozenset[str]], frozenset[str]]:
-        """Say which keys a gateway has, and until when some are in use; returns what each has, and all in use."""
+        """Say which keys a gateway has, and until when some are in use; returns what each has, and all in use.
+
+        With no keys it only asks.
+        """
         pairs = [word for key, until in used.items() for word in (until, key)]
         held, in_use = await self._run(
             "keys", self._keys, [gateway, _KEYS_HOLD_SECONDS, ",".join(keys), *pairs]

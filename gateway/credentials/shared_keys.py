@@ -1,9 +1,10 @@
 """Which keys the gateways on one Redis have, and which of them are needed: who lacks one refuses what others accept.
 
 A key is needed until the credentials of it that have been verified somewhere have expired, and while at least half of
-the gateways have it: one that has just come into a folder, or has left most of them, is on its way. If no gateway has
-all that are needed, nobody is told to lack any, for somebody has to serve. What a gateway had, and has no more, was
-taken away from it. Callers decide none of this: only what our own keys signed counts.
+the gateways have it: one that has just come into a folder, or has left most of them, is on its way. A gateway has a say
+in that once it has found that it lacks none: however many start with wrong keys, they do not outvote those that serve.
+If no gateway has all that are needed, nobody is told to lack any, for somebody has to serve. What a gateway had, and
+has no more, was taken away from it. Callers decide none of this: only what our own keys signed counts.
 """
 
 from __future__ import annotations
@@ -35,9 +36,8 @@ class Told(Protocol):
     async def tell_keys(
         self, gateway: str, keys: Iterable[str], used: Mapping[str, int]
     ) -> tuple[Sequence[frozenset[str]], frozenset[str]]:
-        """Say which keys a gateway has, and until when some are in use; returns what each has, and all in use.
-
-        Raises RevocationsUnavailable.
+        """Say which keys a gateway has, if it has a say, and until when some are in use; returns what each has that
+        has a say, and all that are in use. Raises RevocationsUnavailable.
         """
 
 
@@ -101,9 +101,12 @@ class SharedKeys:
             return
         self._tell_at = now + self._told_every_seconds
         names = self._names
+        has_say = self._needed is not None and not self.missing
         until = {names[kid]: math.ceil(ends) for kid, ends in used.items() if kid in names}
         try:
-            everybody, in_use = await self._others.tell_keys(self._name, names.values(), until)
+            everybody, in_use = await self._others.tell_keys(
+                self._name, names.values() if has_say else (), until
+            )
         except RevocationsUnavailable as unavailable:
             _log.debug("which keys other gateways have is not known: %s", unavailable)
             return  # what is known holds

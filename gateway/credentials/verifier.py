@@ -95,7 +95,6 @@ class Verifier:
     def use(self, keys: Keys) -> None:
         """Verify our own credentials by these keys from now on, also those verified before."""
         self._own = self._issuers[self._own.name] = replace(self._own, keys=keys)
-        self.used.clear()  # a kid may be another key's now
         self.forget()
 
     def forget(self) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from tests.kit.waiting import until
 
 _SERVING = re.compile(
-    r"serving on http://(?P<host>[^:/ ]+):(?P<port>\d+), metrics on http://[^:/ ]+:(?P<admin>\d+)/"
+    r"serving on http://(?P<host>[^:/ ]+):(?P<port>\d+), metrics on http://(?:[^:/ ]+|\[[^\]]+\]):(?P<admin>\d+)/"
 )
 
 
