@@ -86,19 +86,21 @@ class MachineHealth:
         more: Callable[[], Mapping[str, object]] = dict,
         still_seconds: float = STILL_SECONDS,
     ) -> None:
-        """`workers` are all that run; `more` gives members for both documents. Both are asked from any thread."""
+        """`workers` are all that run; `more` gives members for both documents. Both are asked from any thread.
+
+        Workers may all be gone for a while: `live` wants to be asked more often than that would be too long.
+        """
         self._workers = workers
         self._more = more
         self._still_seconds = still_seconds
         self._turned_at = monotonic()
 
-    def turned(self) -> None:
-        """A worker's loop has just been seen to turn; to be said even when that worker is gone a moment later."""
-        self._turned_at = monotonic()
-
     def live(self) -> Condition:
         workers = tuple(self._workers())
-        still = min((monotonic() - self._turned_at, *(worker.turned_seconds_ago for worker in workers)))
+        now = monotonic()
+        # A worker that is gone may have been the last whose loop turned.
+        self._turned_at = max((self._turned_at, *(now - worker.turned_seconds_ago for worker in workers)))
+        still = now - self._turned_at
         ok = still < self._still_seconds
         reasons = (
             () if ok else (Reason("no_loop_turns", f"No worker's loop has turned for {still:.0f} seconds."),)

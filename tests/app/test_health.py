@@ -12,11 +12,12 @@ from typing import Any
 
 import orjson
 import pytest
-from prometheus_client import CollectorRegistry
 
+from gateway.app.exposition import exposition_of_one
 from gateway.app.health import Condition, MachineHealth, OwnHealth, Reason, State, WorkerState
 from gateway.app.loop_lag import LoopLag
 from gateway.app.private_listener import PrivateListener
+from gateway.exchange.instruments import Registry
 from gateway.proxy.lifecycle import Lifecycle
 from tests.kit.waiting import until
 
@@ -90,16 +91,21 @@ def test_a_worker_whose_successor_has_come_does_not_make_a_machine_ready() -> No
 
 def test_a_machine_without_workers_lives_until_no_loop_has_turned_for_long() -> None:
     """Workers that die again and again are replaced, but not for ever."""
-    health = MachineHealth(list, still_seconds=0.2)
+    workers: list[WorkerState] = []
+    health = MachineHealth(lambda: workers, still_seconds=0.3)
     assert health.live().ok
     assert not health.ready().ok
-    time.sleep(0.25)
+    time.sleep(0.2)
+    workers.append(worker(state=State.STARTING))
+    assert health.live().ok
+    workers.clear()
+    time.sleep(0.2)
+    assert health.live().ok, "one turned its loop a moment ago"
+    time.sleep(0.2)
     dead = health.live()
-    health.turned()
 
     assert not dead.ok
     assert codes(dead) == ["no_loop_turns"]
-    assert health.live().ok
 
 
 def test_a_supervisor_can_add_what_else_there_is_to_say() -> None:
@@ -133,7 +139,9 @@ async def test_a_process_whose_loop_is_blocked_says_so_itself() -> None:
         hung_seconds=0.4,
         still_seconds=0.8,
     )
-    listener = PrivateListener("127.0.0.1", 0, registry=CollectorRegistry(), health=health)
+    listener = PrivateListener(
+        "127.0.0.1", 0, exposition=exposition_of_one(Registry(), health.worker), health=health
+    )
     port = listener.start()
     seen: list[tuple[int, dict[str, Any]]] = []
 
