@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -13,7 +12,8 @@ from typing import Any
 
 from gateway.app.inherited import inherit, is_worker
 from gateway.app.own_upstream import refuse_itself
-from gateway.app.workers import how_many_workers
+from gateway.app.telling import tell, tell_what_is_logged
+from gateway.app.workers import how_many_workers, narrow
 from gateway.cli.options import add_settings, add_workers, keyless, settings_from, values_from
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing, ensure_ring
@@ -48,11 +48,14 @@ def run(options: argparse.Namespace) -> int:
     refuse_itself(settings)
     ring, made = ensure_ring(settings.keys_dir)
     for warning in seen.warnings:
-        print(f"gateway: {warning}", file=sys.stderr)
+        tell(warning)
     if made:
         _print_first_credential(settings, ring)
-    _log_to_standard_error("gateway")
+    tell_what_is_logged("gateway")
     workers = how_many_workers(settings)
+    narrowness = narrow(settings, workers)
+    if narrowness is not None:
+        tell(narrowness)
     return _serve(options, settings, ring) if workers == 1 else _supervise(options, settings, values, workers)
 
 
@@ -78,12 +81,8 @@ def _work() -> int:
     from gateway.app.working import work
 
     inherited = inherit(os.environ)
-    _log_to_standard_error(f"gateway: worker {inherited.place.index}")
+    tell_what_is_logged(f"gateway: worker {inherited.place.index}")
     return run_loop(work(inherited))
-
-
-def _log_to_standard_error(who: str) -> None:
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"{who}: %(message)s")
 
 
 def _print_first_credential(settings: Settings, ring: KeyRing) -> None:
