@@ -11,6 +11,7 @@ from typing import Any
 
 from gateway.app.own_upstream import refuse_itself
 from gateway.cli.live_accounts import ask_all, mistaken, separable
+from gateway.cli.live_redis import look_at_redis
 from gateway.cli.options import add_settings, add_workers, keyless, settings_from
 from gateway.cli.stores import account_history
 from gateway.credentials.configured_issuers import other_issuers
@@ -21,7 +22,7 @@ from gateway.credentials.trust import unreadable
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import TenantPolicy, account_uses, closed_to, tenant_policies
 from gateway.settings.certificates import trusted_certificates
-from gateway.settings.section import SettingsInvalid
+from gateway.settings.section import SettingsInvalid, revealed
 from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
 
@@ -36,7 +37,7 @@ def register(verbs: Any) -> None:
     command.add_argument(
         "--live",
         action="store_true",
-        help="also ask the upstream once for each tenant whose account it answers from",
+        help="also ask Redis how it is set up, and the upstream once for each tenant from whose account it answers",
     )
     command.set_defaults(run=run)
 
@@ -85,7 +86,23 @@ async def _read_revocations(keys_dir: Path) -> None:
 
 
 def _live(settings: Settings, policies: Mapping[str, TenantPolicy]) -> bool:
-    """Print what the upstream says; whether nothing of it is wrong."""
+    """Print what Redis and the upstream say; whether nothing of it is wrong."""
+    return all([_redis_is_fit(settings), _upstream_is_fit(settings, policies)])
+
+
+def _redis_is_fit(settings: Settings) -> bool:
+    url = revealed(settings.redis_url)
+    if url is None:
+        return True
+    found = asyncio.run(look_at_redis(url, settings.redis_prefix))
+    for line in found.lines:
+        print(line)
+    for words in (*found.warnings, *found.problems):
+        print(f"gateway: {words}", file=sys.stderr)
+    return not found.problems
+
+
+def _upstream_is_fit(settings: Settings, policies: Mapping[str, TenantPolicy]) -> bool:
     answers = asyncio.run(ask_all(settings.upstream, policies))
     for answer in answers:
         print(answer.words)

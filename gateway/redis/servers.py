@@ -115,8 +115,25 @@ class RedisServers:
             address = self.addresses[0]
         return lambda: self._connect(address)
 
+    async def ask_sentinel(self, address: Address, question: str) -> Any:
+        """What one Sentinel says of the service. Raises RedisError or OSError, TimeoutError among them."""
+        host, port = address
+        login = dict(self._sentinel_login.values)
+        tls = {name: value for name, value in self._options.values.items() if name.startswith("ssl")}
+        async with asyncio.timeout(SENTINEL_SECONDS):
+            sentinel = await _connected(self._kind, {"host": host, "port": port, **login, **tls})
+            try:
+                return await ask(sentinel, "SENTINEL", question, self.service)
+            finally:
+                await sentinel.disconnect(nowait=True)
+
+    @property
+    def shows_who_asks(self) -> bool:
+        """Whether servers are shown a password or a certificate."""
+        return any(self._options.values.get(name) for name in ("password", "ssl_certfile"))
+
     async def _connect_to_master(self) -> AbstractConnection:
-        return await self._connect(await self._find_master())
+        return await self._connect(await self.find_master())
 
     async def _connect(self, address: Address | None) -> AbstractConnection:
         options = dict(self._options.values)
@@ -124,18 +141,11 @@ class RedisServers:
             options["host"], options["port"] = address
         return await _connected(self._kind, options)
 
-    async def _find_master(self) -> Address:
-        login = dict(self._sentinel_login.values)
-        tls = {name: value for name, value in self._options.values.items() if name.startswith("ssl")}
-        for host, port in self.addresses:
+    async def find_master(self) -> Address:
+        """Which server the Sentinels name now."""
+        for address in self.addresses:
             try:
-                async with asyncio.timeout(SENTINEL_SECONDS):
-                    sentinel = await _connected(self._kind, {"host": host, "port": port, **login, **tls})
-                    try:
-                        await sentinel.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
-                        reply = await sentinel.read_response()
-                    finally:
-                        await sentinel.disconnect(nowait=True)
+                reply = await self.ask_sentinel(address, "GET-MASTER-ADDR-BY-NAME")
             except (RedisError, OSError, TimeoutError):
                 continue
             if reply:
@@ -174,6 +184,12 @@ async def _connected(kind: type[AbstractConnection], options: dict[str, Any]) ->
         await connection.disconnect(nowait=True)
         raise
     return connection
+
+
+async def ask(connection: AbstractConnection, *words: str | bytes | int) -> Any:
+    """Run one command on a connection that has been handed over to nobody, and return the reply."""
+    await connection.send_command(*words)
+    return await connection.read_response()
 
 
 async def hand_over(connection: AbstractConnection, protocol: asyncio.Protocol) -> asyncio.WriteTransport:

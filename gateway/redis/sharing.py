@@ -15,7 +15,7 @@ from redis.exceptions import AskError, MovedError, RedisError
 
 from gateway.redis.schema import SCHEMA, SILENT_SECONDS, schema_key, sentence_of
 from gateway.redis.script import Script
-from gateway.redis.servers import Address, Connect, RedisServers
+from gateway.redis.servers import Address, Connect, RedisServers, ask
 
 ELSEWHERE_SECONDS = 0.3
 """How long the master of a cluster that knows the schemas may take to say them."""
@@ -71,7 +71,5 @@ async def _schema_there(servers: RedisServers, connection: AbstractConnection, p
 
 
 async def _ask(connection: AbstractConnection, prefix: str) -> int:
-    await connection.send_command(
-        "EVAL", schema_script().text, 1, schema_key(prefix), *schema_arguments(enters=False)
-    )
-    return int(await connection.read_response())
+    words = (1, schema_key(prefix), *schema_arguments(enters=False))
+    return int(await ask(connection, "EVAL", schema_script().text, *words))

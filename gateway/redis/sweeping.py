@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from redis.asyncio.connection import AbstractConnection
-
-from gateway.redis.servers import Address, RedisServers, Topology
+from gateway.redis.servers import Address, RedisServers, Topology, ask
+from gateway.redis.survey import nodes_of
 
 _KEYS_LOOKED_AT = 1000
 """In one step: Redis serves everybody, and does nothing else meanwhile."""
@@ -27,34 +24,19 @@ async def _sweep(servers: RedisServers, address: Address | None, prefix: str) ->
     found, cursor = 0, b""
     try:
         while cursor != b"0":
-            cursor, keys = await _ask(
+            cursor, keys = await ask(
                 connection, "SCAN", cursor or "0", "MATCH", f"{_literal(prefix)}*", "COUNT", _KEYS_LOOKED_AT
             )
             # One by one: keys of one command must share a slot of a cluster.
             for key in keys:
-                found += await _ask(connection, "UNLINK", key)
+                found += await ask(connection, "UNLINK", key)
     finally:
         await connection.disconnect(nowait=True)
     return found
 
 
 async def _masters(servers: RedisServers) -> list[Address]:
-    connection = await servers.connector()()
-    try:
-        ranges = await _ask(connection, "CLUSTER", "SLOTS")
-    finally:
-        await connection.disconnect(nowait=True)
-    asked = servers.addresses[0]
-    return list(
-        dict.fromkeys(
-            ((master[0] or b"").decode() or asked[0], int(master[1])) for _, _, master, *_ in ranges
-        )
-    )
-
-
-async def _ask(connection: AbstractConnection, *words: str | bytes | int) -> Any:
-    await connection.send_command(*words)
-    return await connection.read_response()
+    return list(dict.fromkeys(nodes[0] for nodes in await nodes_of(servers)))
 
 
 def _literal(prefix: str) -> str:

@@ -44,8 +44,10 @@ async def test_a_limited_tenant_is_measured_and_charged_nothing(
     tmp_path: Path, redis: RedisServer, upstream: ScriptedUpstream
 ) -> None:
     config = tmp_path / "gateway.toml"
+    # It may touch no keys but its own.
+    redis.command("ACL", "SETUSER", "bench", "on", ">pw", "~gateway:bench:*", "+@all")
     config.write_text(
-        f'redis_url = "{redis.url}"\nkeys_dir = "{tmp_path}/keys"\n'
+        f'redis_url = "redis://bench:pw@127.0.0.1:{redis.port}/0"\nkeys_dir = "{tmp_path}/keys"\n'
         f'[upstream]\nbase_url = "{upstream.base_url}"\n{LIMITED}'
     )
     redis.command("SET", "gateway:{acme}", "somebody's")
