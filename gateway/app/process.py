@@ -213,7 +213,7 @@ class App:
 class GatewayRunner(web.BaseRunner):
     """Starts and ends an App around aiohttp's server, with production's settings."""
 
-    __slots__ = ("_adopted", "_app", "_own")
+    __slots__ = ("_accepts", "_adopted", "_app", "_own")
 
     def __init__(self, app: App) -> None:
         # What outlives the drain time is cancelled at once: it has had its time. WebSockets need a moment to say so.
@@ -221,6 +221,7 @@ class GatewayRunner(web.BaseRunner):
         self._app = app
         self._own: list[Acceptor] = []
         self._adopted: dict[int, Acceptor] = {}
+        self._accepts = True
 
     @property
     def addresses(self) -> list[Any]:
@@ -232,8 +233,11 @@ class GatewayRunner(web.BaseRunner):
         self._own.append(self._acceptor(sockets))
 
     def adopt(self, key: int, sockets: Iterable[socket.socket]) -> None:
-        """Serve who comes to these sockets too, in the place of whoever does not; nothing where that is so already."""
-        if key not in self._adopted:
+        """Serve who comes to these sockets too, in the place of whoever does not.
+
+        Nothing where that is so already, and where nobody is let in any more.
+        """
+        if self._accepts and key not in self._adopted:
             self._adopted[key] = self._acceptor(sockets)
 
     def release(self, key: int) -> None:
@@ -246,11 +250,13 @@ class GatewayRunner(web.BaseRunner):
         """Let nobody in any more, whoever waits: a successor accepts from the same sockets. Ours are closed."""
         self._app.services.lifecycle.leaving = True
         self._app.last_answers()
+        self._accepts = False
         for acceptor in self._acceptors:
             acceptor.leave()
 
     def stop_accepting(self) -> None:
         """Let nobody in any more but whom the kernel has let in already; the sockets are closed."""
+        self._accepts = False
         for acceptor in self._acceptors:
             acceptor.close()
 

@@ -128,7 +128,8 @@ class Session:
         """Say goodbye to both sides for a reason of our own, and end when they have heard it."""
         self._up.say(build_close(code, reason, masked=True))
         self._down.say(build_close(code, reason, masked=False))
-        self._exchange.detail = reason
+        if not self._settled:
+            self._exchange.detail = reason
         self._conclude(ending, GOODBYE_SECONDS)
 
     def withheld(self) -> None:

@@ -253,10 +253,11 @@ class Settings(BaseSettings):
     /v1/agents/sessions and /v1/agents/automations, and of /v1/realtime all but the WebSocket and what mints secrets."""
 
     drain_seconds: float = Field(default=600.0, ge=0, le=86400)
-    """How long running exchanges may take to finish at a stop."""
+    """How long running exchanges, WebSockets included, may take to finish at a stop."""
 
     drain_notice_seconds: float = Field(default=5.0, ge=0, le=600)
-    """How long a stopping process keeps accepting while load balancers notice that it is not ready."""
+    """How long a stopping process keeps accepting while load balancers notice that it is not ready; and how long one
+    that is replaced keeps connections that wait for a next request."""
 
     worker_hang_seconds: Seconds = 10.0
     """A worker whose loop has not turned for so long is replaced; where its threads were goes to standard error."""

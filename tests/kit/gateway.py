@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import threading
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -42,6 +43,9 @@ class Gateway:
     clients: list[RawClient] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     """Nested like the configuration file; where they are followed, a reload reads what a test has put there."""
+
+    sockets: list[socket.socket] = field(default_factory=list)
+    """What it listens on."""
 
     @property
     def base_url(self) -> str:
@@ -155,9 +159,10 @@ async def running_gateway(
     await runner.setup()
     clients: list[RawClient] = []
     try:
-        runner.accept(listening_sockets("127.0.0.1", 0, backlog=1024))
+        sockets = listening_sockets("127.0.0.1", 0, backlog=1024)
+        runner.accept(sockets)
         host, port = runner.addresses[0][:2]
-        yield Gateway(app, ring, host, port, lines, runner, clients, settings)
+        yield Gateway(app, ring, host, port, lines, runner, clients, settings, sockets)
     finally:
         for client in clients:
             await client.close()

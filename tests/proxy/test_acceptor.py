@@ -9,11 +9,13 @@ import resource
 import signal
 import socket
 import struct
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
 import pytest
+import uvloop
 
 from gateway.credentials.key_ring import KeyRing
 from gateway.proxy.acceptor import Acceptor, listening_sockets
@@ -227,3 +229,161 @@ async def test_an_address_in_use_is_told_and_leaves_nothing_open() -> None:
         with pytest.raises(OSError, match="in use"):
             listening_sockets("127.0.0.1", taken.getsockname()[1], backlog=1)
         assert len([*Path("/proc/self/fd").iterdir()]) == before
+
+
+# Sockets of others, which several watch at once.
+
+
+class Named(asyncio.Protocol):
+    """Says who has accepted, once somebody speaks."""
+
+    def __init__(self, name: bytes) -> None:
+        self._name = name
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(self._name)
+
+
+@contextlib.contextmanager
+def listening(count: int = 1) -> Iterator[list[socket.socket]]:
+    sockets = [socket.create_server(("127.0.0.1", 0), backlog=1024) for _ in range(count)]
+    try:
+        yield sockets
+    finally:
+        for one in sockets:
+            one.close()
+
+
+async def nobody_is_answered(clients: Sequence[socket.socket], for_seconds: float) -> None:
+    await asyncio.sleep(for_seconds)
+    for client in clients:
+        with pytest.raises(BlockingIOError):
+            client.recv(1)
+
+
+def statuses(said: Sequence[bytes]) -> set[bytes]:
+    return {answer[:12] for answer in said}
+
+
+async def test_a_neighbours_queues_are_adopted_let_go_of_and_adopted_again(gateway: Gateway) -> None:
+    with listening(3) as sockets, contextlib.ExitStack() as crowds:
+        first = [c for one in sockets for c in crowds.enter_context(crowd(one.getsockname(), 50, ASKING))]
+        gateway.runner.adopt(1, sockets)
+        gateway.runner.adopt(1, sockets)
+        assert statuses(await answers(first)) == {b"HTTP/1.1 401"}
+
+        gateway.runner.release(1)
+        gateway.runner.release(1)
+        gateway.runner.release(2)
+        second = [c for one in sockets for c in crowds.enter_context(crowd(one.getsockname(), 50, ASKING))]
+        await nobody_is_answered(second, 0.3)
+        assert all(one.fileno() >= 0 for one in sockets)
+        own = crowds.enter_context(crowd((gateway.host, gateway.port), 1, ASKING))
+        assert statuses(await answers(own)) == {b"HTTP/1.1 401"}, "its own are no concern of that"
+
+        gateway.runner.adopt(1, sockets)
+        assert statuses(await answers(second)) == {b"HTTP/1.1 401"}
+
+
+async def test_whoever_waits_where_a_process_leaves_is_the_successors(gateway: Gateway) -> None:
+    with listening(2) as sockets, contextlib.ExitStack() as crowds:
+        theirs = [one.dup() for one in sockets]
+        held = gateway.sockets[0].dup()
+        gateway.runner.adopt(1, theirs)
+        clients = [
+            client
+            for address in (*(one.getsockname() for one in sockets), (gateway.host, gateway.port))
+            for client in crowds.enter_context(crowd(address, 50, b"hello"))
+        ]
+        gateway.runner.leave()
+        assert all(one.fileno() < 0 for one in (*theirs, *gateway.sockets))
+        gateway.runner.adopt(2, theirs)
+        gateway.runner.release(1)
+        successor = Acceptor(Echo, [*sockets, held], failed=lambda _: None)
+        assert await answers(clients) == [b"hello"] * 150
+        assert gateway.app.open_connections == 0
+        successor.close()
+
+
+@pytest.mark.both_loops
+async def test_sockets_that_are_let_go_of_in_a_pause_are_not_looked_at_again() -> None:
+    reasons: list[str] = []
+    with listening() as (held,):
+        acceptor = Acceptor(Echo, [held], failed=reasons.append)
+        with crowd(held.getsockname(), 5, b"hello") as clients:
+            with no_more_files():
+                await until(lambda: reasons)
+                acceptor.let_go()
+            await nobody_is_answered(clients, 0.8)
+            successor = Acceptor(Echo, [held], failed=reasons.append)
+            assert await answers(clients) == [b"hello"] * 5
+            successor.close()
+    assert reasons == ["no_files"]
+
+
+@pytest.mark.both_loops
+async def test_who_waits_while_there_are_no_files_is_served_before_a_socket_is_closed() -> None:
+    async with accepting() as (acceptor, address, reasons):
+        with crowd(address, 5, b"hello") as clients:
+            with no_more_files():
+                acceptor.close()
+                assert reasons == ["no_files"]
+                await asyncio.sleep(0.2)
+            assert await answers(clients) == [b"hello"] * 5
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+
+
+@pytest.mark.both_loops
+async def test_a_pause_does_not_outlast_a_second_end() -> None:
+    async with accepting() as (acceptor, address, _):
+        with crowd(address, 5, b"hello"), no_more_files():
+            acceptor.close()
+            acceptor.close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+
+
+async def test_of_several_processes_that_watch_a_socket_one_lets_a_newcomer_in_whoever_comes_and_goes() -> (
+    None
+):
+    """Each has a loop of its own; two adopt the socket and let go of it all the time, one of them leaves for good."""
+    with listening() as (held,):
+        ended = threading.Event()
+
+        def watches(name: bytes, seconds: float) -> None:
+            async def run() -> None:
+                while not ended.is_set():
+                    copy = held.dup()
+                    acceptor = Acceptor(lambda: Named(name), [copy], failed=lambda _: None)
+                    await asyncio.sleep(seconds)
+                    if seconds < 0.01:
+                        acceptor.leave()
+                    else:
+                        acceptor.let_go()
+                        copy.close()
+                await asyncio.sleep(0.5)
+
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(run())
+
+        threads = [
+            threading.Thread(target=watches, args=(name, seconds))
+            for name, seconds in ((b"a", 0.003), (b"b", 0.011), (b"c", 0.7))
+        ]
+        for thread in threads:
+            thread.start()
+        said: list[bytes] = []
+        for _ in range(30):
+            with crowd(held.getsockname(), 50, b"?") as clients:
+                said += await answers(clients)
+        ended.set()
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
+
+    assert len(said) == 1500
+    assert set(said) <= {b"a", b"b", b"c"}
+    assert len(set(said)) > 1
