@@ -1,34 +1,49 @@
 # syntax=docker/dockerfile:1
 
-FROM python:3.12-slim AS build
+# One that is named by its digest is the same one at every build: docs/operations.md, "Docker".
+ARG PYTHON=python:3.12-slim-bookworm
+
+FROM ${PYTHON} AS build
 WORKDIR /src
 # First what is locked, file by file as hashed: it changes less often than the gateway.
 COPY requirements.lock requirements-build.lock ./
-RUN python -m venv /opt/gateway \
- && /opt/gateway/bin/pip install --no-cache-dir --only-binary :all: --require-hashes -r requirements.lock \
- && pip install --no-cache-dir --only-binary :all: --require-hashes -r requirements-build.lock
+RUN python -m venv --without-pip /opt/gateway \
+ && pip --python /opt/gateway/bin/python install --no-cache-dir --only-binary :all: --require-hashes -r requirements.lock \
+ && python -m venv /opt/build \
+ && /opt/build/bin/pip install --no-cache-dir --only-binary :all: --require-hashes -r requirements-build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY gateway ./gateway
-RUN pip wheel --no-cache-dir --no-index --no-deps --no-build-isolation --wheel-dir /dist . \
- && /opt/gateway/bin/pip install --no-cache-dir --no-index --no-deps /dist/*.whl \
- && /opt/gateway/bin/pip check
+RUN /opt/build/bin/pip wheel --no-cache-dir --no-index --no-deps --no-build-isolation --wheel-dir /dist . \
+ && pip --python /opt/gateway/bin/python install --no-cache-dir --no-index --no-deps /dist/*.whl \
+ && pip --python /opt/gateway/bin/python check \
+ && install -d -m 0700 -o 10001 -g 10001 /var/lib/gateway /var/lib/gateway/keys
 
-FROM python:3.12-slim
-# Signing keys live in /var/lib/gateway/keys: mount a volume there, or they end with the container.
-RUN useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/gateway --shell /usr/sbin/nologin gateway \
- && install -d -m 0700 -o gateway -g gateway /var/lib/gateway /var/lib/gateway/keys
+FROM ${PYTHON}
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="streaming-gateway" \
+      org.opencontainers.image.description="An OpenAI-compatible streaming gateway" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="${REVISION}"
+# Nothing is run here: this stage is files alone.
 COPY --from=build /opt/gateway /opt/gateway
+# Signing keys live in /var/lib/gateway/keys, the only place that is written to: mount a volume there, or they end
+# with the container.
+COPY --from=build --chown=10001:10001 /var/lib/gateway /var/lib/gateway
 # A container's own loopback is reached by nobody. Like every variable, these win over the configuration file.
 ENV PATH=/opt/gateway/bin:$PATH \
+    HOME=/var/lib/gateway \
     PYTHONDONTWRITEBYTECODE=1 \
     GATEWAY_LISTEN=0.0.0.0:8080 \
     GATEWAY_ADMIN_LISTEN=0.0.0.0:9090 \
     GATEWAY_KEYS_DIR=/var/lib/gateway/keys
-USER gateway
+# By number, so that Kubernetes can tell that it is not root.
+USER 10001:10001
 WORKDIR /var/lib/gateway
 VOLUME /var/lib/gateway/keys
 EXPOSE 8080 9090
-HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
-    CMD ["python", "-c", "import http.client, os; port = os.environ['GATEWAY_ADMIN_LISTEN'].rpartition(':')[2]; probe = http.client.HTTPConnection('127.0.0.1', port, timeout=2); probe.request('GET', '/livez'); raise SystemExit(probe.getresponse().status != 200)"]
+# What serves drains after it, for drain_notice_seconds and drain_seconds: give it that time (docker run --stop-timeout).
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=3 CMD ["gateway", "probe"]
 ENTRYPOINT ["gateway"]
 CMD ["serve"]

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import getpass
 import math
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -97,12 +98,20 @@ def _add_revoke(actions: Any) -> None:
     command.set_defaults(run=_revoke)
 
 
+def _user() -> str:
+    """Who runs this: by name, or by the number alone where, as in a container, it has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the latter since Python 3.13
+        return str(os.getuid())
+
+
 def _issue(options: argparse.Namespace) -> int:
     settings = settings_from(options)
     ring, made = ensure_ring(settings.keys_dir)
     if made:
         _say(f"made a signing key in {settings.keys_dir}")
-    subject = options.subject or getpass.getuser()
+    subject = options.subject or _user()
     asyncio.run(_wait_for_revocations(settings, options.tenant, subject))
     issued = issue(
         ring,

@@ -112,7 +112,7 @@ def test_a_pod_that_hangs_is_not_waited_for_as_one_that_drains_is() -> None:
 
 
 def test_the_container_is_the_images_user_with_no_rights() -> None:
-    (user,) = re.findall(r"useradd .*--uid (\d+)", DOCKERFILE)
+    (user,) = re.findall(r"^USER (\d+):\1$", DOCKERFILE, re.MULTILINE)
     within = pod()["spec"]["securityContext"]
     assert within["runAsUser"] == within["runAsGroup"] == within["fsGroup"] == int(user)
     assert within["runAsNonRoot"] is True
