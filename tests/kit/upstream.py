@@ -61,7 +61,7 @@ class Turn:
 
     async def wait_for(self, gate: str) -> None:
         """Wait until the test opens a gate."""
-        await asyncio.wait_for(self._upstream.gate(gate).wait(), 10)
+        await asyncio.wait_for(self._upstream.gate(gate).wait(), 60)
 
     async def read_body(self) -> bytes:
         """Read the rest of the request body by its framing."""

@@ -100,15 +100,14 @@ async def running_workers(
     upstream: ScriptedUpstream,
     redis: RedisServer | None,
     *more: str,
-    workers: int = 2,
-    **environ: str,
+    module: str = "gateway",
 ) -> AsyncIterator[Workers]:
-    """Run that many workers in front of a scripted upstream, with keys in a directory of the test."""
+    """Run two workers in front of a scripted upstream, with keys in a directory of the test."""
     where = () if redis is None else ("--set", f"redis_url={redis.url}")
     async with running_command(
-        *("serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--workers", str(workers)),
+        *("serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--workers", "2"),
         *("--upstream", upstream.base_url, "--keys-dir", str(directory / "keys"), *where, *more),
-        **environ,
+        module=module,
     ) as command:
         (credential,) = _CREDENTIAL.findall("\n".join(command.stderr))
         running = Workers(command, credential)

@@ -28,12 +28,12 @@ Start = Callable[..., Awaitable[Workers]]
 
 @pytest.fixture
 async def start(tmp_path: Path, upstream: ScriptedUpstream, redis: RedisServer) -> AsyncIterator[Start]:
-    """Start workers, two unless told otherwise; arguments are those of the command line."""
+    """Start two workers; arguments are those of the command line."""
     async with AsyncExitStack() as stack:
 
-        async def start(*more: str, workers: int = 2) -> Workers:
+        async def start(*more: str, module: str = "gateway") -> Workers:
             return await stack.enter_async_context(
-                running_workers(tmp_path, upstream, redis, *more, workers=workers)
+                running_workers(tmp_path, upstream, redis, *more, module=module)
             )
 
         yield start
@@ -139,7 +139,7 @@ async def test_killed_worker_is_replaced_within_two_seconds_and_cuts_its_own_str
     cut, kept = await workers.connect_to(killed), await workers.connect_to(other)
     for client in (cut, kept):
         await begin_stream(client)
-    name = 'gateway_exchanges_total{ending="complete",operation="getGatewayMe",status="2xx",tenant="default"}'
+    name = 'gateway_exchanges_total{ending="complete",operation="gatewayMe",status="2xx",tenant="default"}'
     counted = await workers.metric(name)
     began = monotonic()
     os.kill(killed, signal.SIGKILL)
@@ -176,14 +176,14 @@ async def test_neighbour_accepts_for_a_worker_that_does_not_turn_until_that_is_r
     assert await workers.metric('gateway_worker_restarts_total{cause="hung"}') == 1
 
 
-async def test_worker_whose_loop_is_stuck_writes_down_where_before_it_is_replaced(
-    start: Start, upstream: ScriptedUpstream
-) -> None:
-    workers = await start("--set", "worker_hang_seconds=1")
-    (stuck, _) = await workers.pids()
-    os.kill(stuck, signal.SIGUSR1)
+async def test_worker_whose_loop_is_stuck_writes_down_where_before_it_is_replaced(start: Start) -> None:
+    workers = await start("--set", "worker_hang_seconds=2", module="tests.kit.stuck")
+    stuck, _ = await workers.pids()
+    os.kill(stuck, signal.SIGALRM)
 
-    await workers.command.says("Current thread")
+    await workers.command.says("in stand_still", 15)
+    await workers.all_ready(2, but=(stuck,), within_seconds=15)
+    assert not is_alive(stuck)
 
 
 async def test_worker_that_is_told_to_end_by_itself_leaves_when_it_has_a_successor(
