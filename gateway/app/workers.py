@@ -52,6 +52,29 @@ def workers_of(
     return Workers(count, "as many as there are cores for them")
 
 
+def described(settings: Settings, workers: Workers) -> str:
+    """How many would serve on this machine, and what each may have of it, as people read it."""
+    count = workers.count
+    if count == 1:
+        return f"Workers: 1 ({workers.why})."
+    place, upstream, edge = Place(count - 1, count), settings.upstream, settings.edge
+    clients = (
+        f"{place.part(edge.max_connections)} of {edge.max_connections} clients"
+        if edge.max_connections
+        else "as many clients as its file limit has room for"
+    )
+    apart = (
+        " They count nothing together: credentials that have limits are refused, and GET /gateway/usage says nothing."
+        if settings.redis_url is None
+        else ""
+    )
+    return (
+        f"Workers: {count} ({workers.why}). Each may have {clients}, {place.part(upstream.max_connections)} of "
+        f"{upstream.max_connections} connections to an upstream, and {body_memory_bytes(settings, place) >> 20} MiB "
+        f"of bodies.{apart}"
+    )
+
+
 def body_memory_bytes(settings: Settings, place: Place, root: Path = _ROOT) -> int:
     """What one worker's bodies may occupy in memory: its part of what is set, else of a quarter of what there is."""
     if settings.edge.body_memory_bytes:

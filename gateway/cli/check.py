@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.app.own_upstream import refuse_itself
+from gateway.app.workers import described, narrow, workers_of
 from gateway.cli.live_accounts import ask_all, mistaken, separable
 from gateway.cli.live_redis import look_at_redis
 from gateway.cli.options import add_settings, add_workers, keyless, settings_from
@@ -72,6 +73,11 @@ def run(options: argparse.Namespace) -> int:
         print(sentence)
     if options.live and not _live(settings, policies):
         return 1
+    workers = workers_of(settings)
+    narrowness = narrow(settings, workers.count)
+    if narrowness is not None:
+        print(f"gateway: {narrowness}", file=sys.stderr)
+    print(described(settings, workers))
     tenants = ", ".join(sorted(settings.tenants))
     print(f"The configuration is valid. Upstream: {settings.upstream.base_url}. Tenants: {tenants}.")
     return 0

@@ -16,6 +16,8 @@ from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.principal import CredentialError, Principal
 from gateway.credentials.trust import Trust
 from gateway.errors import GatewayError
+from gateway.limits.no_buckets import no_store
+from gateway.middleware.admission import limits_unavailable
 from gateway.middleware.caller import check_tenant, credential_refusal
 from gateway.middleware.record import matched
 from gateway.operations.table import UNLISTED_READ, OperationTable
@@ -166,6 +168,8 @@ class _Asking:
     def limits_that_apply(self) -> str:
         """What it would be charged to."""
         quotas = (*self._caller.quotas, *self._caller.tenant.limits.of_model(self._model))
+        if quotas and self._settings.is_apart:  # they are the credential's own: a tenant has none then
+            raise limits_unavailable(no_store("limits"))
         return ", ".join(f"{quota.dimension.value} = {quota.capacity}" for quota in quotas) or "none"
 
     def upstream_is_open(self) -> str:

@@ -62,6 +62,7 @@ class Limiter:
         """Whether the store failed since leases were renewed last: it may have forgotten them."""
         self._pulse: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
+        self._has_left = False
 
     async def start(self) -> None:
         """Announce this worker and begin to renew leases. Works without the store: it may come later."""
@@ -168,6 +169,14 @@ class Limiter:
         census = self._shares.census
         return LimiterState(self._store.health(), census.workers, len(self._open), len(self._late))
 
+    def leave(self) -> None:
+        """Count no more among the workers that share the limits, within a second: a successor does.
+
+        What exchanges hold is renewed as before. While the store is away, what is admitted here still comes out of the
+        share that this worker had.
+        """
+        self._has_left = True
+
     async def close(self) -> None:
         """Carry out every settlement that the store will take, then close it."""
         self._closing.set()
@@ -200,6 +209,9 @@ class Limiter:
             return False
 
     async def _announce(self) -> None:
+        if self._has_left:
+            await self._store.withdraw()
+            return
         try:
             self._shares.census = await self._store.announce(self._worker)
         except StoreUnavailable:

@@ -20,11 +20,7 @@ class NoBuckets(BucketStore):
 
     def put(self, step: Step) -> None:
         if step.permits:
-            step.failed(
-                StoreUnavailable(
-                    "limits cannot be kept by several workers without redis_url", sent=False, for_good=True
-                )
-            )
+            step.failed(no_store("limits"))
         else:
             step.done(True, ())
 
@@ -42,3 +38,10 @@ class NoBuckets(BucketStore):
 
     async def close(self) -> None:
         """Nothing: it holds nothing."""
+
+
+def no_store(what: str) -> StoreUnavailable:
+    """Why nobody can keep this, and what would help."""
+    return StoreUnavailable(
+        f"{what}: several workers count nothing together without redis_url", sent=False, for_good=True
+    )

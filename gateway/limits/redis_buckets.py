@@ -126,6 +126,14 @@ class RedisBuckets(BucketStore):
         )
         return Census(place, workers)
 
+    async def withdraw(self) -> None:
+        worker, self._announced = self._announced, None
+        if worker is not None:
+            try:
+                await self._run("announce", self._workers(), [worker, "leaves"])
+            except StoreUnavailable:
+                pass  # silence says the same, a little later
+
     def health(self) -> Mapping[str, bool]:
         return self._wire.health()
 
@@ -141,11 +149,7 @@ class RedisBuckets(BucketStore):
         await self.quiet()
         if self._waits is not None:
             self._waits.cancel()
-        if self._announced is not None:
-            try:
-                await self._run("announce", self._workers(), [self._announced, "leaves"])
-            except StoreUnavailable:
-                pass  # silence says the same, a little later
+        await self.withdraw()
         await self._wire.close()
 
     def _waited(self) -> None:

@@ -173,6 +173,9 @@ class BucketStore(ABC):
     async def announce(self, worker: str) -> Census:
         """Say that this worker lives (once a second); learn how many do."""
 
+    async def withdraw(self) -> None:  # noqa: B027 - nobody has heard of it in a store without I/O
+        """Say that this worker counts no more among those that live. Never raises: its silence says the same later."""
+
     @abstractmethod
     def health(self) -> Mapping[str, bool]:
         """Per server whether it answers; empty where there is none to ask."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 
-from gateway.limits.store import StoreUnavailable
+from gateway.limits.no_buckets import no_store
 from gateway.usage.counters import Batch, Period, Row
 
 
@@ -21,9 +21,7 @@ class NoUsage:
         *,
         subject: str | None = None,  # noqa: ARG002
     ) -> AsyncGenerator[Sequence[Row], None]:
-        raise StoreUnavailable(
-            "usage cannot be counted by several workers without redis_url", sent=False, for_good=True
-        )
+        raise no_store("usage")
         yield ()  # which makes it a generator
 
     async def close(self) -> None:

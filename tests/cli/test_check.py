@@ -44,6 +44,41 @@ async def test_says_who_is_closed_and_what_opens_it(tmp_path: Path, upstream: Sc
     assert upstream.requests == []
 
 
+async def test_says_how_many_workers_there_would_be_and_what_each_may_have(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    edge = "[edge]\nbody_memory_bytes = 1_073_741_824\nmax_connections = 900\n"
+    done = await check(tmp_path, upstream, edge)
+    assert "Workers: 1 (redis_url is not set)." in done.stdout
+
+    done = await check(tmp_path, upstream, edge, "--workers", "4")
+    assert done.code == 0
+    assert "Workers: 4 (set by `workers`)." in done.stdout
+    assert "225 of 900 clients, 250 of 1000 connections to an upstream, and 256 MiB of bodies" in done.stdout
+    assert "count nothing together" in done.stdout
+    assert "body_memory" not in done.stderr
+
+
+async def test_warns_of_parts_that_are_too_small_for_a_body(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    done = await check(tmp_path, upstream, "[edge]\nbody_memory_bytes = 200_000_000\n", "--workers", "4")
+    assert done.code == 0
+    assert "edge.body_memory_bytes" in done.stderr
+    assert "edge.max_json_body_bytes (67108864) is refused" in done.stderr
+
+
+async def test_refuses_several_workers_that_could_not_keep_a_limit(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    limited = "[tenants.a]\nlimits.max_requests_per_1_minute = 5\n"
+    done = await check(tmp_path, upstream, limited, "--workers", "2")
+    assert done.code == 1
+    assert "workers: " in done.stderr
+    assert "set redis_url, or workers = 1" in done.stderr
+    assert (await check(tmp_path, upstream, limited, top="workers = 1")).code == 0
+
+
 async def test_refuses_a_word_that_cannot_hold(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     word = 'stored_objects = "own"\n'
     done = await check(tmp_path, upstream, f"[tenants.one]\n{word}[tenants.two]\n{word}")

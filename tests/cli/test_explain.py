@@ -228,6 +228,21 @@ def test_limits_that_exist_are_named(
     assert "max_requests_per_1_minute = 60" in line
 
 
+def test_limits_of_a_credential_decide_where_no_worker_could_keep_them(
+    config: Path, ring: KeyRing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = {"max_requests_per_1_minute": 5}
+    monkeypatch.setenv("GATEWAY_CREDENTIAL", credential_of(ring, ["models:read"], tenant="free", limits=limits))
+    config.write_text(config.read_text().replace("limits.max_requests_per_1_minute = 60\n", ""))
+    asked = ["explain", "GET", "/v1/models", "--config", str(config)]
+
+    assert main(asked) == 0
+    assert main([*asked, "--set", "workers=2"]) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "this decides" in line]
+    assert " limits " in line
+    assert "redis_url" in line
+
+
 async def test_credential_on_the_command_line_is_refused_and_file_and_input_are_read(
     config: Path, ring: KeyRing, tmp_path: Path
 ) -> None:

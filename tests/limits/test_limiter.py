@@ -115,6 +115,33 @@ async def test_limiter_starts_without_redis_and_finds_it_later(redis: RedisServe
         await comes_to([6], lambda: remaining(limiter, requests))  # what was granted without it was reported
 
 
+async def test_worker_that_leaves_keeps_what_it_holds_and_takes_nobodys_share(redis: RedisServer) -> None:
+    slots, tokens = Quota(SLOTS, 10, fresh_key()), Quota(TOKENS_PER_DAY, 1000, fresh_key())
+    lease_seconds = 1.5
+    async with (
+        limiter_over(RedisBuckets(redis.url, lease_seconds=lease_seconds)) as old,
+        limiter_over(RedisBuckets(redis.url, lease_seconds=lease_seconds)) as new,
+    ):
+        await until(lambda: (old.state().workers, new.state().workers) == (2, 2))
+        held = fresh_id()
+        assert (await old.admit(held, [Charge(slots), Charge(tokens, 500)])).from_store
+
+        old.leave()
+        await until(lambda: new.state().workers == 1, within_seconds=1.0)
+        await asyncio.sleep(2 * lease_seconds)
+
+        assert new.state().workers == 1
+        assert await remaining(new, slots, tokens) == [9, 500], "its lease was renewed"
+        old.settle_soon(held, {TOKENS_PER_DAY: 20})
+        await comes_to([10, 980], lambda: remaining(new, slots, tokens))
+
+        redis.stop()
+        late = [await new.admit(fresh_id(), [Charge(slots)], hold=True) for _ in range(11)]
+        assert [decision.allowed for decision in late] == [True] * 10 + [False], (
+            "all of it is the successor's"
+        )
+
+
 async def test_outage_grants_all_workers_together_at_most_one_limit_more(redis: RedisServer) -> None:
     requests = Quota(REQUESTS_PER_DAY, 30, fresh_key())
     stores = [RedisBuckets(redis.url) for _ in range(4)]
