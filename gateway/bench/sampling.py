@@ -11,6 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from types import FrameType
 
+TURN = signal.SIGRTMIN
+"""Of the signals that have a name a gateway uses its own."""
+
 _EVERY_SECONDS = 0.001
 NOWHERE = "event loop"
 """No known module was on the stack."""
@@ -30,7 +33,7 @@ def area_of(frame: FrameType | None, areas: Mapping[str, str]) -> str:
 
 
 class Sampler:
-    """Begins to look at one SIGUSR1, and tells `found` what it saw at the next. For the main thread."""
+    """Begins to look at one TURN, and tells `found` what it saw at the next. For the main thread."""
 
     def __init__(self, areas: Mapping[str, str], found: Callable[[dict[str, int]], None]) -> None:
         self._areas = areas
@@ -41,7 +44,7 @@ class Sampler:
     def install(self) -> None:
         """Take both signals of this process."""
         signal.signal(signal.SIGPROF, self._look)
-        signal.signal(signal.SIGUSR1, self._turn)
+        signal.signal(TURN, self._turn)
 
     def _turn(self, _number: int, _frame: FrameType | None) -> None:
         self._looking = not self._looking

@@ -32,15 +32,15 @@ def test_the_longest_beginning_of_the_innermost_known_module_counts() -> None:
 
 
 WORKING = """
-import os, signal, sys, time
-from gateway.bench.sampling import Sampler
+import os, sys, time
+from gateway.bench.sampling import TURN, Sampler
 import orjson
 found = []
 Sampler({"__main__": "here"}, found.append).install()
-os.kill(os.getpid(), signal.SIGUSR1)
+os.kill(os.getpid(), TURN)
 until = time.process_time() + 0.5
 while time.process_time() < until: pass
-os.kill(os.getpid(), signal.SIGUSR1)
+os.kill(os.getpid(), TURN)
 until = time.process_time() + 0.1
 while time.process_time() < until: pass
 sys.stdout.buffer.write(orjson.dumps(found))

@@ -1,7 +1,7 @@
 """The gateway that `gateway bench` measures, as a process of its own: `python -m gateway.cli.bench.measured`.
 
 Reads one JSON object from standard input: `settings`, whole and with its secrets; `keys_dir`. From then
-on it is what `gateway serve` is. SIGUSR1 begins to look where it spends its time; the next prints `seen {…}`.
+on it is what `gateway serve` is. A signal TURN begins to look where it spends its time; the next prints `seen {…}`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import orjson
 
 from gateway.bench.processes import end
+from gateway.bench.sampling import TURN
 from gateway.bench.trial import Subject
 from gateway.bench.works import Target
 
@@ -54,11 +54,11 @@ class MeasuredGateway:
 
     def look(self) -> None:
         """Begin to look where it spends its time."""
-        self._process.send_signal(signal.SIGUSR1)
+        self._process.send_signal(TURN)
 
     async def seen(self) -> dict[str, int]:
         """End that; how often each area of the code was found at work."""
-        self._process.send_signal(signal.SIGUSR1)
+        self._process.send_signal(TURN)
         while (line := await self._line()) is not None:
             if line.startswith(_SEEN):
                 return dict(orjson.loads(line.removeprefix(_SEEN)))
