@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from gateway.settings.document import to_json
 from gateway.settings.effect import restarted
 from gateway.settings.settings import Settings
 from gateway.supervisor.listeners import Listeners
+from gateway.supervisor.orphans import reap_others
 from gateway.supervisor.settings_in_force import SettingsInForce
 from gateway.supervisor.slot import Slot
 from gateway.supervisor.watch import Watch
@@ -75,7 +77,7 @@ class Supervisor:
             for index in range(len(listeners.slots))
         )
         self.in_force = SettingsInForce(values, lambda: self.workers)
-        self.watch = Watch(self.slots, hang_seconds=settings.worker_hang_seconds, looked=self.in_force.look)
+        self.watch = Watch(self.slots, hang_seconds=settings.worker_hang_seconds, looked=self._looked)
         self._starts = 0
         self._tried: tuple[bytes, int] | None = None
         """Settings, and their number, with which workers are started before they are in force."""
@@ -212,6 +214,11 @@ class Supervisor:
 
     def _changed(self) -> None:
         self.watch.look()
+
+    def _looked(self) -> None:
+        self.in_force.look()
+        if os.getpid() == 1:
+            reap_others({worker.pid for worker in self.workers})
 
     def _soon(self, what: Any) -> None:
         task = asyncio.create_task(what)

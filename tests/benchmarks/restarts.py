@@ -18,7 +18,6 @@ import tempfile
 from collections import Counter, deque
 from pathlib import Path
 from time import monotonic
-from types import SimpleNamespace
 
 import orjson
 import uvloop
@@ -142,7 +141,7 @@ async def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of that load, on a machine that is busy")
     options = parser.parse_args()
     server = await RawUpstream().listen(0)
-    upstream = SimpleNamespace(base_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
+    upstream = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     with tempfile.TemporaryDirectory() as directory, running_redis() as redis:
         limits = ("--set", "limits.max_requests_per_1_minute=1000000", "--set", "drain_seconds=60")
         async with running_workers(Path(directory), upstream, redis, *limits) as workers:
@@ -159,10 +158,10 @@ async def main() -> None:
                 await asyncio.sleep(max(1.0, STREAM_SECONDS - took))
                 print(f"restart {number}: {took:.1f} s", dict(load.seen), flush=True)
             for number in range(1, options.kill + 1):
-                before = await workers.pids()
+                killed, *_ = await workers.pids()
                 began = monotonic()
-                os.kill(before[0], signal.SIGKILL)
-                await workers.all_ready(2, but=(before[0],), within_seconds=60)
+                os.kill(killed, signal.SIGKILL)
+                await workers.all_ready(2, but=(killed,), within_seconds=60)
                 print(f"kill {number}: replaced in {monotonic() - began:.2f} s", dict(load.seen), flush=True)
                 await asyncio.sleep(STREAM_SECONDS)
             await load.finish()

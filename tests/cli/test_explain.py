@@ -232,7 +232,9 @@ def test_limits_of_a_credential_decide_where_no_worker_could_keep_them(
     config: Path, ring: KeyRing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     limits = {"max_requests_per_1_minute": 5}
-    monkeypatch.setenv("GATEWAY_CREDENTIAL", credential_of(ring, ["models:read"], tenant="free", limits=limits))
+    monkeypatch.setenv(
+        "GATEWAY_CREDENTIAL", credential_of(ring, ["models:read"], tenant="free", limits=limits)
+    )
     config.write_text(config.read_text().replace("limits.max_requests_per_1_minute = 60\n", ""))
     asked = ["explain", "GET", "/v1/models", "--config", str(config)]
 

@@ -17,7 +17,6 @@ import orjson
 from tests.kit.client import RawClient
 from tests.kit.command import RunningCommand, running_command
 from tests.kit.redis import RedisServer
-from tests.kit.upstream import ScriptedUpstream
 from tests.kit.waiting import found
 
 _CREDENTIAL = re.compile(r"^eyJ\S+$", re.MULTILINE)
@@ -97,16 +96,16 @@ class Workers:
 @asynccontextmanager
 async def running_workers(
     directory: Path,
-    upstream: ScriptedUpstream,
+    base_url: str,
     redis: RedisServer | None,
     *more: str,
     module: str = "gateway",
 ) -> AsyncIterator[Workers]:
-    """Run two workers in front of a scripted upstream, with keys in a directory of the test."""
+    """Run two workers in front of an upstream, with keys in a directory of the test."""
     where = () if redis is None else ("--set", f"redis_url={redis.url}")
     async with running_command(
         *("serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--workers", "2"),
-        *("--upstream", upstream.base_url, "--keys-dir", str(directory / "keys"), *where, *more),
+        *("--upstream", base_url, "--keys-dir", str(directory / "keys"), *where, *more),
         module=module,
     ) as command:
         (credential,) = _CREDENTIAL.findall("\n".join(command.stderr))

@@ -33,7 +33,7 @@ async def start(tmp_path: Path, upstream: ScriptedUpstream, redis: RedisServer) 
 
         async def start(*more: str, module: str = "gateway") -> Workers:
             return await stack.enter_async_context(
-                running_workers(tmp_path, upstream, redis, *more, module=module)
+                running_workers(tmp_path, upstream.base_url, redis, *more, module=module)
             )
 
         yield start
