@@ -25,6 +25,9 @@ BITE_BYTES = 128 * 1024
 MOST_WAITING = 1000
 """Documents of one tenant."""
 
+IDLE_SECONDS = 60.0
+"""A process that has read nothing for so long ends: each of many workers may have started some."""
+
 _ENDING_SECONDS = 1.0
 _POLL_SECONDS = 0.005
 _INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "MALLOC_ARENA_MAX", "PATH", "PYTHONHOME", "TZ")
@@ -52,13 +55,18 @@ class _Waiting:
 class Lane:
     """Reads one document after the other, in a process of its own that is started when it is first needed."""
 
-    def __init__(self, *, seconds: float, lost: Callable[[], None]) -> None:
+    def __init__(
+        self, *, seconds: float, lost: Callable[[], None], idle_seconds: float = IDLE_SECONDS
+    ) -> None:
         """`seconds`: how long anybody waits, and how long one document may take; `lost` counts dead processes."""
         self._seconds = seconds
+        self._idle_seconds = idle_seconds
         self._lost = lost
         self._queues: OrderedDict[str, deque[_Waiting]] = OrderedDict()
         self._process: _Process | None = None
         self._working: asyncio.Task[None] | None = None
+        self._resting: asyncio.TimerHandle | None = None
+        self._ending: set[asyncio.Task[None]] = set()
 
     @property
     def waiting(self) -> int:
@@ -95,19 +103,24 @@ class Lane:
         """End the process; who still waits is told so."""
         if self._working is not None:
             self._working.cancel()
+        self._rests(None)
         for queue in self._queues.values():
             for waiting in queue:
                 waiting.answer.cancel()
         await self._end()
+        await asyncio.gather(*self._ending)
 
     async def _work(self) -> None:
         """Read what waits, until nothing does."""
+        self._rests(None)
         try:
             while (waiting := self._next()) is not None:
                 if not waiting.answer.done():  # else its sender has gone
                     await self._read(waiting)
         finally:
             self._working = None
+            if self._process is not None:
+                self._rests(asyncio.get_running_loop().call_later(self._idle_seconds, self._rest))
 
     def _next(self) -> _Waiting | None:
         """The first document of the tenant whose turn it is; who was served stands behind all others."""
@@ -146,6 +159,19 @@ class Lane:
         else:
             if not waiting.answer.done():
                 waiting.answer.set_result(found)
+
+    def _rests(self, until: asyncio.TimerHandle | None) -> None:
+        if self._resting is not None:
+            self._resting.cancel()
+        self._resting = until
+
+    def _rest(self) -> None:
+        """End the process, which has nothing to do; the next document starts another."""
+        process, self._process = self._process, None
+        if process is not None:
+            ending = asyncio.create_task(process.end())
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
 
     async def _end(self) -> None:
         process, self._process = self._process, None

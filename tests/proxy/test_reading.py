@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 
 import orjson
@@ -213,6 +214,21 @@ class TestReader:
             (pid,) = readers(gateway.process.pid)
             gateway.process.kill()
             await until(lambda: has_ended(pid))
+
+    async def test_that_has_nothing_to_do_for_a_while_ends_and_another_is_started_when_needed(self) -> None:
+        lost: list[None] = []
+        lane = Lane(seconds=20, lost=lambda: lost.append(None), idle_seconds=0.3)
+        try:
+            for _ in range(3):
+                began = time.monotonic()
+                while time.monotonic() < began + 0.5:
+                    await lane.ask("a", (b"{}",), QUESTION, BOUNDS)
+                    assert len(readers()) == 1, "it is busy enough"
+                    await asyncio.sleep(0.02)
+                await until(lambda: readers() == [])
+        finally:
+            await lane.close()
+        assert lost == []
 
     async def test_that_does_not_get_its_memory_is_no_fault_of_the_body(self) -> None:
         lane = Lane(seconds=20, lost=lambda: None)
