@@ -22,7 +22,9 @@ import orjson
 
 from gateway.exchange.instruments import Description, Instrument, Kind, Registry, Rule
 
-_HEAD = struct.Struct("<4sQ")
+_HEAD = struct.Struct("<4sQI")
+"""The mark, the number of the snapshot, and how long all parts are."""
+
 _MARK = b"gws1"
 _PART = struct.Struct("<II")
 _BITE = 500
@@ -61,7 +63,8 @@ class Snapshots:
             # Not before all is there: whoever gives up waiting has lost nothing.
             self._number += 1
             self._told = told
-            return b"".join((_HEAD.pack(_MARK, self._number), *parts))
+            head = _HEAD.pack(_MARK, self._number, sum(map(len, parts)))
+            return b"".join((head, *parts))
 
     def _parts(self) -> Iterator[tuple[bytes, Instrument, int]]:
         for instrument in tuple(self._registry.instruments):
@@ -118,9 +121,11 @@ class Snapshot:
 def read_snapshot(snapshot: bytes) -> Snapshot:
     """Read what `take` returned. Raises SnapshotUnreadable."""
     try:
-        mark, number = _HEAD.unpack_from(snapshot)
+        mark, number, length = _HEAD.unpack_from(snapshot)
         if mark != _MARK:
             raise ValueError("not a snapshot")
+        if len(snapshot) != _HEAD.size + length:
+            raise ValueError("not a whole one")
         parts, unknown, at = [], dict[str, None](), _HEAD.size
         while at < len(snapshot):
             header_bytes, count = _PART.unpack_from(snapshot, at)

@@ -86,23 +86,24 @@ class Worker:
         return bool(self.heard) and self.heard >= set(range(max(self.heard) + 1))
 
 
+PLACES = st.integers(0, 2)
 OPERATIONS = st.one_of(
-    st.tuples(st.just("add"), st.integers(0, 3), st.sampled_from("xyz"), st.integers(1, 9)),
-    st.tuples(st.just("say"), st.integers(0, 3)),
-    st.tuples(st.just("hear"), st.integers(0, 3), st.integers(0, 20)),
-    st.tuples(st.just("die"), st.integers(0, 3)),
+    st.tuples(st.just("count"), PLACES, st.sampled_from("xyz"), st.integers(1, 9)),
+    st.tuples(st.just("hear"), PLACES, st.integers(0, 7)),
+    st.tuples(st.just("hear"), PLACES, st.integers(0, 7)),
+    st.tuples(st.just("die"), PLACES),
     st.tuples(st.just("look")),
 )
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(OPERATIONS, max_size=60), st.booleans())
+@given(st.lists(OPERATIONS, min_size=20, max_size=80), st.booleans())
 def test_the_page_is_the_sum_of_what_all_said_last_and_never_goes_back(
     operations: list[tuple[object, ...]], openmetrics: bool
 ) -> None:
     """Whoever dies, whatever comes late, twice or in another order, and whatever comes after a death."""
     counted = Counted()
-    places = [Worker(f"{index}.0", index) for index in range(4)]
+    places = [Worker(f"{index}.0", index) for index in range(3)]
     dead: list[Worker] = []
     before: dict[Sample, float] = {}
 
@@ -124,9 +125,8 @@ def test_the_page_is_the_sum_of_what_all_said_last_and_never_goes_back(
 
     for operation in operations:
         match operation:
-            case "add", int(place), str(of), int(amount):
+            case "count", int(place), str(of), int(amount):
                 places[place].add(of, amount)
-            case "say", int(place):
                 places[place].say()
             case "hear", int(place), int(which) if places[place].said:
                 worker = places[place]
@@ -367,8 +367,8 @@ def test_garbage_is_refused_and_the_page_is_served(seed: int, how: str) -> None:
     counted.hear("a", 0, bytes(garbage))
     counted.hear("b", 1, bytes(garbage))
 
-    if how in ("cut", "random"):
-        assert refused or at == 0 or len(garbage) == 12 or not garbage
+    if how != "flip":
+        assert refused == ["unreadable"] * 2
     after = samples(counted)
     for key, value in counting(before).items():
         assert after[key] >= value, key
