@@ -47,7 +47,7 @@ class Exposition:
 
     async def page(self, accept: str, accept_encoding: str) -> MetricsPage:
         """The page as these two fields of a request ask for it: text or OpenMetrics, compressed or not."""
-        openmetrics = _weights(accept).get(_OPENMETRICS, 0.0) > 0
+        openmetrics = _wants_openmetrics(accept)
         packer = zlib.compressobj(_LEVEL, wbits=_GZIP) if _wants_gzip(accept_encoding) else None
         parts = []
         async with self._one_at_a_time:
@@ -111,6 +111,12 @@ def exposition_of_all(
         counted.hear("who looks after them", 0, await snapshots.take())
 
     return Exposition(counted, count=count_all)
+
+
+def _wants_openmetrics(accept: str) -> bool:
+    weights = _weights(accept)
+    openmetrics = weights.get(_OPENMETRICS, 0.0)
+    return openmetrics > 0 and openmetrics >= weights.get("text/plain", 0.0)
 
 
 def _wants_gzip(accept_encoding: str) -> bool:

@@ -1,0 +1,253 @@
+"""The page of metrics: as a scraper wants it, at a price that nobody notices."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as read_text
+
+from gateway.app.counted import Counted
+from gateway.app.exposition import Exposition, exposition_of_all, exposition_of_one
+from gateway.app.health import MachineHealth, State, WorkerState
+from gateway.app.private_listener import PrivateListener
+from gateway.app.snapshots import Snapshots
+from gateway.app.supervisor_metrics import SupervisorMetrics
+from gateway.errors import Ending
+from gateway.exchange.metrics import Metrics
+from gateway.usage.reported import Usage
+from tests.kit.client import RawClient
+from tests.kit.exposition import at_once
+from tests.kit.waiting import comes_to
+
+PROMETHEUS = (
+    "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+WORKERS = [WorkerState(index, os.getpid(), State.READY, 0.0, ready=True) for index in range(2)]
+
+
+def busy(tenants: int, operations: int) -> Metrics:
+    """A process that has served all of these."""
+    metrics = Metrics()
+    for tenant in range(tenants):
+        for operation in range(operations):
+            tallies = metrics.of(f"tenant-{tenant}", f"operation{operation}")
+            tallies.so_ended(200, Ending.COMPLETE).value += 1
+            tallies.so_ended(429, Ending.REFUSED).value += 1
+            tallies.was_granted().value += 1
+            tallies.seconds.value += 0.123456
+            tallies.duration.observe(0.2)
+            tallies.overhead.observe(0.002)
+            tallies.first_byte_began().observe(0.1)
+            for kind in range(2):
+                tallies.bytes[kind] += 1000
+            for kind in range(len(Usage._fields)):
+                tallies.usage[kind] += 5
+    return metrics
+
+
+def of_one(metrics: Metrics) -> Exposition:
+    return exposition_of_one(metrics.registry, lambda: WORKERS[0])
+
+
+async def nothing_more() -> None:
+    """What is counted has been heard."""
+
+
+def of_two(one: Metrics, other: Metrics) -> Exposition:
+    counted = Counted()
+    for index, metrics in enumerate((one, other)):
+        counted.hear(str(index), index, at_once(Snapshots(metrics.registry).take()))
+    return exposition_of_all(counted, SupervisorMetrics(lambda: WORKERS), nothing_more)
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_openmetrics"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("text/plain", False),
+        ("text/html,application/xhtml+xml;q=0.9,*/*;q=0.8", False),
+        ("application/json", False),
+        ("application/openmetrics-text", True),
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", True),
+        (PROMETHEUS, True),
+        ("application/openmetrics-text;q=0, text/plain", False),
+        ("application/openmetrics-text;q=0.1, text/plain;q=0.9", False),
+        ("text/plain;version=0.0.4;q=0.5, application/openmetrics-text;q=0.6", True),
+        ("application/openmetrics-text;q=nonsense", False),
+        ("Application/OpenMetrics-Text ; Q=0.3", True),
+    ],
+)
+async def test_openmetrics_is_for_whoever_wants_it_more(accept: str, is_openmetrics: bool) -> None:
+    page = await of_one(busy(1, 1)).page(accept, "")
+
+    text = page.body.decode()
+    assert page.content_type.startswith("application/openmetrics-text" if is_openmetrics else "text/plain")
+    assert text.endswith("# EOF\n") is is_openmetrics
+    assert list((read_openmetrics if is_openmetrics else read_text)(text))
+
+
+@pytest.mark.parametrize(
+    ("accept_encoding", "is_packed"),
+    [
+        ("", False),
+        ("identity", False),
+        ("gzip", True),
+        ("GZIP", True),
+        ("deflate, gzip;q=1.0, *;q=0.5", True),
+        ("*", True),
+        ("*;q=0", False),
+        ("gzip;q=0", False),
+        ("gzip;q=0, *", False),
+        ("br, zstd", False),
+        ("gzip;q=0.5, identity;q=0.9", False),
+        ("gzip;q=0.9, identity;q=0.5", True),
+        ("gzip;q=nonsense", False),
+        (",,;q=1,gzip", True),
+    ],
+)
+async def test_the_page_is_packed_for_whoever_can_unpack_it(accept_encoding: str, is_packed: bool) -> None:
+    page = await of_one(busy(2, 2)).page("", accept_encoding)
+
+    assert page.content_encoding == ("gzip" if is_packed else None)
+    text = (gzip.decompress(page.body) if is_packed else page.body).decode()
+    assert "gateway_exchanges_total" in text
+
+
+@contextmanager
+def listening(exposition: Exposition) -> Iterator[tuple[str, int]]:
+    """A private listener with this page; its address."""
+    health = MachineHealth(lambda: WORKERS)
+    listener = PrivateListener("127.0.0.1", 0, exposition=exposition, health=health)
+    port = listener.start()
+    try:
+        yield "127.0.0.1", port
+    finally:
+        listener.stop()
+
+
+@pytest.mark.parametrize("fields", ["", "Accept-Encoding: gzip\r\n", f"Accept: {PROMETHEUS}\r\n"])
+async def test_head_answers_as_get_but_for_the_body(fields: str) -> None:
+    answers = []
+    with listening(of_one(busy(1, 1))) as address:
+        for method in ("GET", "HEAD"):
+            async with await RawClient.connect(*address) as client:
+                await client.send(f"{method} /metrics HTTP/1.1\r\nHost: a\r\n{fields}\r\n".encode())
+                answers.append(await client.read_answer(method))
+    got, head = answers
+
+    assert (got.status, head.status) == (200, 200)
+    assert not head.body
+    for name in ("content-type", "content-encoding", "vary"):
+        assert head.get(name) == got.get(name)
+    assert got.get("vary") == "Accept, Accept-Encoding"
+
+
+async def test_a_client_reads_the_packed_page() -> None:
+    with listening(of_one(busy(3, 3))) as (host, port):
+        async with aiohttp.ClientSession() as session, session.get(f"http://{host}:{port}/metrics") as answer:
+            assert answer.headers["Content-Encoding"] == "gzip"
+            assert "gateway_exchanges_total" in await answer.text()
+
+
+@pytest.mark.parametrize("make", [of_one, lambda metrics: of_two(metrics, busy(2, 3))])
+async def test_promtool_finds_nothing_to_say_about_the_page(make: Callable[[Metrics], Exposition]) -> None:
+    page = await make(busy(3, 2)).page("", "")
+    checking = await asyncio.create_subprocess_exec(
+        *("promtool", "check", "metrics"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+
+    said, _ = await asyncio.wait_for(checking.communicate(page.body), 20)
+
+    assert (checking.returncode, said.decode()) == (0, "")
+
+
+@asynccontextmanager
+async def prometheus(
+    directory: Path, address: tuple[str, int]
+) -> AsyncIterator[Callable[[str], Awaitable[list[float]]]]:
+    """A real one that scrapes this address; asks it an expression for the values of all series."""
+    (directory / "prometheus.yml").write_text(
+        f"scrape_configs: [{{job_name: gateway, scrape_interval: 250ms, scrape_timeout: 250ms,"
+        f" static_configs: [{{targets: ['{address[0]}:{address[1]}']}}]}}]"
+    )
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    server.close()
+    running = await asyncio.create_subprocess_exec(
+        "prometheus",
+        f"--config.file={directory}/prometheus.yml",
+        f"--storage.tsdb.path={directory}/data",
+        f"--web.listen-address=127.0.0.1:{port}",
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    async with aiohttp.ClientSession() as session:
+
+        async def ask(expression: str) -> list[float]:
+            try:
+                async with session.get(
+                    f"http://127.0.0.1:{port}/api/v1/query", params={"query": expression}
+                ) as answer:
+                    found = await answer.json()
+                    return sorted(float(series["value"][1]) for series in found["data"]["result"])
+            except aiohttp.ClientError:
+                return []
+
+        try:
+            yield ask
+        finally:
+            running.terminate()
+            await running.wait()
+
+
+async def test_prometheus_scrapes_all_workers(tmp_path: Path) -> None:
+    exposition = of_two(busy(20, 5), busy(10, 10))
+    with listening(exposition) as address:
+        async with prometheus(tmp_path, address) as ask:
+            await comes_to([1.0], lambda: ask("up"), within_seconds=20)
+            assert await ask("sum(gateway_exchanges_total)") == [400]
+            assert await ask('sum(gateway_usage_total{kind="input"})') == [1000]
+            assert await ask("gateway_first_byte_seconds_count") == [10] * 5 + [30] * 5
+            assert await ask("count(gateway_event_loop_lag_seconds_count)") == [2]
+            assert await ask('gateway_workers{state="ready"}') == [2]
+            assert len(await ask("process_open_fds")) == 3
+            assert await ask("scrape_samples_scraped - scrape_samples_post_metric_relabeling") == [0]
+
+
+async def test_many_series_are_counted_in_small_bites_and_every_one_is_on_the_page() -> None:
+    """200 tenants with 20 operations."""
+    metrics = busy(200, 20)
+    exposition = of_one(metrics)
+    longest = 0.0
+
+    async def others() -> None:
+        nonlocal longest
+        while True:
+            began = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - began)
+
+    serving = asyncio.create_task(others())
+    await Snapshots(metrics.registry).take()
+    serving.cancel()
+    page = await exposition.page(PROMETHEUS, "gzip")
+
+    assert longest < 0.05, "one bite, not all"
+    found = {family.name: family.samples for family in read_openmetrics(gzip.decompress(page.body).decode())}
+    assert len(found["gateway_exchanges"]) == 200 * 20 * 2
+    assert sum(sample.value for sample in found["gateway_exchanges"]) == 200 * 20 * 2
+    assert len(found["gateway_usage"]) == 200 * 20 * 9
+    assert found["gateway_first_byte_seconds"][-2].value == 200
