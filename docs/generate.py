@@ -27,6 +27,7 @@ from gateway.exchange.instruments import Description, Kind, Rule
 from gateway.exchange.log import FIELDS
 from gateway.exchange.metrics import LABELS, Metrics
 from gateway.limits.terms import Dimension
+from gateway.settings.kept_file import KeptFile
 from gateway.settings.section import AT_START, FOLLOWED
 from gateway.settings.settings import Settings
 from gateway.usage.reported import KINDS, Usage
@@ -196,6 +197,7 @@ def kind_of(kind: Any) -> str:
         float: "number",
         SecretStr: "secret",
         Path: "path",
+        KeptFile: "path",
         IPvAnyNetwork: "network",
     }.get(kind) or (" or ".join(f"`{member.value}`" for member in kind) if _is_enum(kind) else "text")
 

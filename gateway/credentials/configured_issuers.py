@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 
-from gateway.credentials.exposure import exposures
 from gateway.credentials.issuers import UNTYPED, Ceiling, ClaimNames, Issuer, Keys, claim_path
-from gateway.credentials.jwks import MAX_DOCUMENT_BYTES
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import Algorithm, KeyProblem
-from gateway.credentials.private_files import read_at_most
 from gateway.operations.scopes import ScopeProblem, expand
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.section import Problem, SettingsInvalid
@@ -91,23 +87,8 @@ def _static_keys(settings: IssuerSettings) -> KeyRing:
     if settings.jwks_file is None:
         return KeyRing.published({"keys": list(settings.jwks or ())})
     try:
-        document = _read(settings.jwks_file)
-        return KeyRing.published(strict_object(document), secrets_too=True)
+        return KeyRing.published(strict_object(bytes(settings.jwks_file)), secrets_too=True)
     except KeyProblem:
         raise
     except ValueError:
-        raise KeyProblem(f"{settings.jwks_file} is no JSON object with distinct members") from None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        file = path.expanduser().resolve()  # the operator has said where it is, be it a link
-        dangers = [f"{path}: {danger}" for danger in exposures(file.parent, file, secret=False)]
-        if dangers:
-            raise KeyProblem(*dangers)
-        document = read_at_most(file, MAX_DOCUMENT_BYTES)
-    except OSError as error:
-        raise KeyProblem(f"{path} cannot be read: {error.strerror}") from None
-    if document is None:
-        raise KeyProblem(f"{path} is larger than {MAX_DOCUMENT_BYTES} bytes")
-    return document
+        raise KeyProblem(f"{settings.jwks_file.path} is no JSON object with distinct members") from None

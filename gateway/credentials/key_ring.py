@@ -11,9 +11,9 @@ from pathlib import Path
 
 import orjson
 
-from gateway.credentials.exposure import exposures, folder_exposures
 from gateway.credentials.keys import Algorithm, Key, KeyProblem, KeyState
 from gateway.credentials.private_files import read_at_most, sync, write_private
+from gateway.settings.exposure import exposures, folder_exposures
 from gateway.wire.strict_json import strict_object
 
 MAX_KEY_FILE_BYTES = 32 * 1024

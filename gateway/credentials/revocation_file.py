@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from gateway.credentials.exposure import exposures
 from gateway.credentials.key_ring import REVOCATIONS_FILE
 from gateway.credentials.private_files import locked, read_at_most, write_private
 from gateway.credentials.revocations import Revocation, RevocationsUnavailable
+from gateway.settings.exposure import exposures
 from gateway.wire.strict_json import strict_object
 
 MAX_FILE_BYTES = 16 * 2**20

@@ -11,7 +11,10 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from gateway.settings.kept_file import CONTENT
 from gateway.settings.seen import SECRETS
+
+_SECRETS = SECRETS | {CONTENT}
 
 
 def to_json(values: Mapping[str, Any]) -> bytes:
@@ -37,5 +40,5 @@ def _masked(values: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict):
             masked[key] = _masked(value)
         else:
-            masked[key] = SecretStr(value) if key in SECRETS and isinstance(value, str) else value
+            masked[key] = SecretStr(value) if key in _SECRETS and isinstance(value, str) else value
     return masked

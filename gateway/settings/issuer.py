@@ -7,12 +7,12 @@ must be written down.
 from __future__ import annotations
 
 from ipaddress import ip_address
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
+from gateway.settings.kept_file import KeptFile
 from gateway.settings.section import TENANT_ID, Section
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
@@ -66,10 +66,10 @@ class IssuerSettings(Section):
     jwks_url: Annotated[str, AfterValidator(_jwks_url)] | None = None
     """Where its public keys are: https, fetched in the background, no redirects."""
 
-    jwks_file: Path | None = None
+    jwks_file: KeptFile | None = None
     """A JWK Set; the only place where an HMAC secret may stand."""
 
-    jwks: tuple[dict[str, Any], ...] | None = Field(default=None, repr=False)
+    jwks: tuple[dict[str, JsonValue], ...] | None = Field(default=None, repr=False)
     """Public keys as JWKs, written down here."""
 
     jwks_stale_seconds: float = Field(default=24 * 3600.0, ge=600, le=30 * 86400)

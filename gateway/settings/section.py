@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -55,7 +54,6 @@ def normal_base_url(value: str) -> str:
     return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
 
 
-UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 BaseUrl = Annotated[str, AfterValidator(normal_base_url)]
 HeaderText = Annotated[str, Field(pattern=r"^[!-~]{1,256}$")]
 

@@ -62,7 +62,7 @@ def _state(path: Path) -> _State:
     try:
         status = path.stat()
         listing = tuple(sorted(path.iterdir())) if stat.S_ISDIR(status.st_mode) else ()
-    except OSError:
+    except (OSError, ValueError):  # no path at all is a ValueError
         return ()
     # A file can be replaced by one of the same size and time.
     return status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev, status.st_ctime_ns, listing
@@ -71,7 +71,7 @@ def _state(path: Path) -> _State:
 def _is_open(file: Path) -> bool:
     try:
         return bool(file.stat().st_mode & stat.S_IROTH)
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 

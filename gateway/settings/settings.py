@@ -14,6 +14,7 @@ from gateway.limits.terms import OnStoreFailure
 from gateway.operations.model_patterns import allows
 from gateway.redis.schema import DEFAULT_PREFIX
 from gateway.settings.issuer import IssuerSettings
+from gateway.settings.kept_file import KeptFile
 from gateway.settings.limits import Limits, Pattern, Permits
 from gateway.settings.section import (
     AT_START,
@@ -27,7 +28,6 @@ from gateway.settings.section import (
     Problem,
     Seconds,
     Section,
-    UserPath,
     split_address,
 )
 from gateway.settings.tenant import Tenant
@@ -85,7 +85,7 @@ class Upstream(Section):
     project: Annotated[HeaderText | None, FOLLOWED] = None
     """Sent as OpenAI-Project for tenants that have none of their own."""
 
-    ca_file: Annotated[UserPath | None, FOLLOWED] = None
+    ca_file: Annotated[KeptFile | None, FOLLOWED] = None
     """Certificates to trust in place of the system's (PEM); what the file holds is followed for new connections."""
 
     http_proxy: SecretStr | None = None
@@ -221,7 +221,7 @@ class Settings(BaseSettings):
     admin_hosts: Annotated[tuple[HostName, ...], AT_START] = ()
     """Names under which it may be asked for more than metrics and health; by address and as localhost it always may."""
 
-    keys_dir: UserPath = Field(default_factory=lambda: default_keys_dir(os.environ))
+    keys_dir: Path = Field(default_factory=lambda: default_keys_dir(os.environ))
     """The keys that sign and verify credentials."""
 
     workers: Annotated[int | None, AT_START] = Field(default=None, ge=1, le=512)
@@ -271,7 +271,7 @@ class Settings(BaseSettings):
     issuers: Annotated[dict[str, IssuerSettings], FOLLOWED] = Field(default_factory=dict)
     """Other issuers whose credentials count, by a short name for logs and metrics."""
 
-    tenants_path: Annotated[UserPath | None, FOLLOWED] = None
+    tenants_path: Annotated[Path | None, FOLLOWED] = None
     """A file, or a folder of `*.toml` files, with further [tenants.ID] tables; followed while running.
     Relative to the configuration file."""
 

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
 
 from gateway.settings.judging import judged
+from gateway.settings.kept_file import CONTENT, MOST_CERTIFICATES_BYTES, MOST_KEYS_BYTES, kept
 from gateway.settings.section import Problem, SettingsInvalid, normal_base_url
 from gateway.settings.seen import SECRETS, Seen
 from gateway.settings.settings import Settings, default_keys_dir
@@ -65,10 +66,7 @@ def gathered(
         problems.append(Problem("GATEWAY_…", f"{error}; expected JSON for a list or a table"))
     merged = _merge(_merge(from_file, from_environ), dict(flags or {}))
     if merged.get("tenants_path"):
-        place = Path(str(merged["tenants_path"])).expanduser()
-        place = file.parent / place if file is not None else place
-        merged["tenants_path"] = str(place)
-        _read_tenants(place, merged, problems, seen)
+        _read_tenants(merged, file, problems, seen)
     merged = _resolved(merged, environ, problems, seen)
     _take_over_sdk_variables(merged, environ, problems)
     if "keys_dir" not in merged:  # else no home is needed, and the user of a container may have none
@@ -77,7 +75,7 @@ def gathered(
         except RuntimeError:
             problems.append(Problem("keys_dir", "is not set, and this user has no home for it"))
             merged["keys_dir"] = "keys"
-    _note_files(merged, seen)
+    _keep_files(merged, problems, seen)
     if problems:
         try:
             judged(merged)
@@ -87,18 +85,39 @@ def gathered(
     return merged
 
 
-def _note_files(values: Mapping[str, Any], seen: Seen) -> None:
-    """Follow what is read later on."""
+def _keep_files(values: Mapping[str, Any], problems: list[Problem], seen: Seen) -> None:
+    """Put what they hold in the place of files of certificates and of keys."""
     upstream, issuers = values.get("upstream"), values.get("issuers")
-    if isinstance(upstream, dict) and isinstance(upstream.get("ca_file"), str):
-        seen.note(Path(upstream["ca_file"]))
+    if isinstance(upstream, dict):
+        _keep(upstream, "ca_file", "upstream", MOST_CERTIFICATES_BYTES, problems, seen)
     for name, issuer in issuers.items() if isinstance(issuers, dict) else ():
-        if not isinstance(issuer, dict) or not isinstance(issuer.get("jwks_file"), str):
+        if not isinstance(issuer, dict):
             continue
-        file_of_keys = Path(issuer["jwks_file"])
-        seen.note(file_of_keys)
-        if "HS256" in issuer.get("algorithms", ()):
-            seen.warn_of_open(f"issuers.{name}.jwks_file", file_of_keys)
+        path = _keep(issuer, "jwks_file", f"issuers.{name}", MOST_KEYS_BYTES, problems, seen)
+        algorithms = issuer.get("algorithms")
+        if path is not None and isinstance(algorithms, list | tuple) and "HS256" in algorithms:
+            seen.warn_of_open(f"issuers.{name}.jwks_file", path)
+
+
+def _keep(
+    table: dict[str, Any], key: str, parents: str, most_bytes: int, problems: list[Problem], seen: Seen
+) -> Path | None:
+    """Take over the file that a key names, if it does."""
+    named = table.get(key)
+    if named is None:
+        return None
+    if not isinstance(named, str):
+        problems.append(Problem(f"{parents}.{key}", "expected the path of a file"))
+        table[key] = {"path": "", CONTENT: ""}
+        return None
+    path = Path(named)
+    seen.note(path)
+    try:
+        table[key] = kept(path, most_bytes=most_bytes, guarded=key == "jwks_file")
+    except ValueError as wrong:
+        problems.append(Problem(f"{parents}.{key}", f"{path}: {wrong}"))
+        table[key] = {"path": named, CONTENT: ""}
+    return path
 
 
 class _Environ(EnvSettingsSource):
@@ -121,7 +140,7 @@ def _read(file: Path, problems: list[Problem], seen: Seen) -> dict[str, Any]:
         return document
     except OSError as error:
         problems.append(Problem(str(file), f"cannot be read: {error.strerror}"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # tomllib.TOMLDecodeError is one
         problems.append(Problem(str(file), f"is not TOML: {error}"))
     return {}
 
@@ -131,8 +150,15 @@ def _tenant_files(place: Path) -> list[Path]:
     return sorted(place.glob("*.toml")) if place.is_dir() else [place]
 
 
-def _read_tenants(place: Path, merged: dict[str, Any], problems: list[Problem], seen: Seen) -> None:
+def _read_tenants(merged: dict[str, Any], file: Path | None, problems: list[Problem], seen: Seen) -> None:
     """Add the tenants of further files; a tenant is described in one place only."""
+    try:
+        place = _at_home(str(merged["tenants_path"]))
+    except ValueError as wrong:
+        problems.append(Problem("tenants_path", str(wrong)))
+        return
+    place = file.parent / place if file is not None else place
+    merged["tenants_path"] = str(place)
     tenants = merged.setdefault("tenants", {})
     if not isinstance(tenants, dict):
         return  # said when the whole is judged
@@ -176,7 +202,10 @@ def _resolved(
     for key, value in values.items():
         resolved[key] = value
         if key in _PATHS and isinstance(value, str | Path):
-            resolved[key] = str(Path(value).expanduser())
+            try:
+                resolved[key] = str(_at_home(value))
+            except ValueError as wrong:
+                problems.append(Problem(parents + key, f"{value}: {wrong}"))
         elif isinstance(value, dict):
             resolved[key] = _resolved(value, environ, problems, seen, f"{parents}{key}.")
         elif key in SECRETS and isinstance(value, str):
@@ -214,16 +243,24 @@ def _referred(reference: str, environ: Mapping[str, str], seen: Seen) -> str:
             raise ValueError("this environment variable is not set")
         return value
     if reference.startswith("file:"):
-        path = Path(reference[5:]).expanduser()
+        path = _at_home(reference[5:])
         seen.note(path)
         try:
             value = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise ValueError(f"cannot be read: {error}") from None
         if not value:  # as while it is being written: no reason to go on without it, or with another
             raise ValueError("this file is empty")
         return value
     return reference
+
+
+def _at_home(path: str | Path) -> Path:
+    """A path, with the home that `~` stands for; ValueError where that is nobody's."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError("nobody has this home") from None
 
 
 def _take_over_sdk_variables(

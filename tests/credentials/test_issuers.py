@@ -27,6 +27,7 @@ from gateway.credentials.verifier import Verifier
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.settings import Credentials
+from gateway.settings.sources import load
 from tests.credentials.forging import ABSENT, DAY, LEEWAY, NOW, b64, changed, json_values
 
 OWN, AUDIENCE = "https://gateway.example", "gateway"
@@ -200,15 +201,20 @@ def test_hmac_secret_counts_only_from_a_file_and_only_when_allowed(tmp_path: Any
     file = tmp_path / "set.json"
     file.write_bytes(orjson.dumps({"keys": [SECRET.jwk()]}))
     file.chmod(0o600)
-    allowed = {"keys": (), "jwks": None, "jwks_file": file}
-    assert verified(signed(SECRET), **allowed, algorithms=["HS256"])
+
+    def from_file(**more: object) -> Verifier:
+        issuer = {"issuer": LOGIN, "audience": AUDIENCE, "tenants": ["acme"], "scopes": ["*"]} | more
+        read = load(flags={"issuers": {"login": {**issuer, "jwks_file": str(file)}}}, environ={})
+        return verifier_of(built(read.issuers["login"]))
+
+    assert from_file(algorithms=["HS256"]).verify(signed(SECRET))
     with pytest.raises(CredentialNotAccepted, match="alg"):
-        verified(signed(SECRET), **allowed)
+        from_file().verify(signed(SECRET))
     file.chmod(0o604)
-    assert verified(signed(SECRET), **allowed, algorithms=["HS256"])  # of which a start warns
+    assert from_file(algorithms=["HS256"]).verify(signed(SECRET))  # of which a start warns
     file.chmod(0o602)
     with pytest.raises(SettingsInvalid, match="chmod o-w"):
-        verified(signed(SECRET), **allowed, algorithms=["HS256"])
+        from_file(algorithms=["HS256"])
 
 
 # The rules of every issuer hold for others too.
@@ -517,7 +523,7 @@ GOOD: dict[str, Any] = {
         ({"jwks_url": "https://user:secret@login.example/keys"}, "no login"),
         ({"jwks_url": None}, "exactly one of"),
         ({"jwks": []}, "exactly one of"),
-        ({"jwks_file": "x.json"}, "exactly one of"),
+        ({"jwks_file": {"path": "x.json", "content": ""}}, "exactly one of"),
         ({"tenants": []}, "either tenant"),
         ({"tenant": "acme"}, "either tenant"),
         ({"tenant": "../acme", "tenants": []}, "tenant id"),
@@ -544,15 +550,14 @@ def test_plain_http_is_for_this_machine_only(url: str) -> None:
     assert IssuerSettings.model_validate({**GOOD, "jwks_url": url}).jwks_url == url
 
 
-def test_every_problem_of_every_issuer_is_told(tmp_path: Any) -> None:
-    private = tmp_path / "private.json"
-    private.write_bytes(orjson.dumps({"keys": [LOGIN_KEY.jwk()]}))
+def test_every_problem_of_every_issuer_is_told() -> None:
+    private = {"path": "private.json", "content": orjson.dumps({"keys": [LOGIN_KEY.jwk()]}).decode()}
     static = {name: value for name, value in GOOD.items() if name != "jwks_url"}
     configured = {
         "a": {**GOOD, "scopes": ["inferense", "nothing:*"]},
         "b": {**GOOD},
         "c": {**GOOD, "issuer": OWN},
-        "d": {**static, "issuer": "d", "jwks_file": tmp_path / "missing.json"},
+        "d": {**static, "issuer": "d", "jwks_file": {"path": "nonsense.json", "content": "no JSON"}},
         "e": {**static, "issuer": "e", "jwks_file": private},
         "f": {**static, "issuer": "f", "jwks": []},
     }

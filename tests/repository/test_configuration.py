@@ -15,8 +15,10 @@ from pydantic_core import PydanticUndefined
 
 from docs.generate import section_of
 from gateway.cli import main
+from gateway.settings.document import from_json, to_json
+from gateway.settings.judging import judged
 from gateway.settings.settings import Settings
-from gateway.settings.sources import load
+from gateway.settings.sources import gathered, load
 
 ROOT = Path(__file__).parents[2]
 PRODUCTION = ROOT / "config" / "production.toml"
@@ -39,13 +41,31 @@ def test_production_toml_states_the_defaults() -> None:
 
 
 def test_production_toml_mentions_every_key_with_a_value_that_is_valid(tmp_path: Path) -> None:
-    text = PRODUCTION.read_text("utf-8")
-    uncommented = re.sub(r"^# (?=\[|[a-z_0-9]+ = )", "", text, flags=re.MULTILINE)
-    assert set(mentioned(tomllib.loads(uncommented), Settings)) == set(fields(Settings))
-    file = tmp_path / "production.toml"
-    file.write_text(uncommented, encoding="utf-8")
-    (tmp_path / "tenants.d").mkdir()
-    load(file, environ=referred(uncommented))
+    text = uncommented(PRODUCTION)
+    assert set(mentioned(tomllib.loads(text), Settings)) == set(fields(Settings))
+    load(with_files(text, tmp_path), environ=referred(text))
+
+
+def test_production_toml_means_the_same_in_another_process(tmp_path: Path) -> None:
+    text = uncommented(PRODUCTION)
+    file, environ = with_files(text, tmp_path), referred(text)
+    assert judged(from_json(to_json(gathered(file, environ=environ)))) == load(file, environ=environ)
+
+
+def uncommented(file: Path) -> str:
+    """A configuration with the keys that it shows in comments."""
+    return re.sub(r"^# (?=\[|[a-z_0-9]+ = )", "", file.read_text("utf-8"), flags=re.MULTILINE)
+
+
+def with_files(text: str, folder: Path) -> Path:
+    """A configuration, beside the files that it names."""
+    for name in re.findall(r'^(?:ca|jwks)_file = "(.*)"', text, flags=re.MULTILINE):
+        (folder / Path(name).name).write_text("what it holds")
+        text = text.replace(name, str(folder / Path(name).name))
+    (folder / "tenants.d").mkdir()
+    file = folder / "production.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
 
 
 def referred(text: str) -> dict[str, str]:

@@ -15,8 +15,6 @@ from gateway.settings.section import revealed
 from gateway.settings.settings import Settings
 from gateway.settings.sources import gathered, load
 
-PRODUCTION = Path(__file__).parents[2] / "config/production.toml"
-
 ODD: dict[str, dict[str, Any]] = {
     "nothing at all": {},
     "addresses without a host": {"listen": ":0", "admin_listen": "[::]:9090"},
@@ -35,7 +33,20 @@ ODD: dict[str, dict[str, Any]] = {
         "upstream": {"max_connections": 10**30},
         "edge": {"body_memory_bytes": 2**70, "body_memory_share": 0.1},
     },
-    "paths": {"keys_dir": "~/k", "upstream": {"ca_file": "~/ca.pem"}},
+    "paths": {"keys_dir": "~/k"},
+    "files": {
+        "upstream": {"ca_file": "~/ca.pem"},
+        "issuers": {
+            "keys": {
+                "issuer": "i",
+                "audience": "g",
+                "jwks_file": "~/set.json",
+                "tenants": ["*"],
+                "scopes": ["*"],
+                "algorithms": ["HS256"],
+            }
+        },
+    },
     "secrets": {
         "redis_url": "redis://:p\u00e4ss@h/0",
         "upstream": {"api_key": "env:KEY", "admin_api_key": " sk-b ", "http_proxy": "http://u:p@proxy:1"},
@@ -64,12 +75,15 @@ def elsewhere(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Settin
         there.setenv("HOME", "/nonexistent")
         there.setenv("GATEWAY_LISTEN", "0.0.0.0:1")
         there.setenv("OPENAI_API_KEY", "sk-of-another")
-        there.setattr(Path, "open", _not_read)
         return judged(from_json(to_json(values)))
 
 
-def _not_read(self: Path, *_: object) -> None:
-    raise AssertionError(f"{self} was opened")
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose files are read here, and not elsewhere."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "ca.pem").write_bytes(bytes(range(256)))
+    (tmp_path / "set.json").write_text('{"keys": ["sk-CANARY"]}')
 
 
 @pytest.mark.parametrize("flags", ODD.values(), ids=ODD)
@@ -83,30 +97,24 @@ def _not_read(self: Path, *_: object) -> None:
     ],
 )
 def test_means_the_same_where_nothing_can_be_read(
-    flags: dict[str, Any], environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    flags: dict[str, Any], environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = gathered(flags=flags, environ=environ)
+    here, values = load(flags=flags, environ=environ), gathered(flags=flags, environ=environ)
+    for file in tmp_path.iterdir():
+        file.unlink()
 
-    assert elsewhere(values, monkeypatch) == load(flags=flags, environ=environ)
+    assert elsewhere(values, monkeypatch) == here
 
 
-def test_every_setting_of_production_means_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also those that are commented out there."""
-    lines = PRODUCTION.read_text().splitlines()
-    (tmp_path / "tenants.d").mkdir()
-    (tmp_path / "tenants.d/more.toml").write_text('[tenants.more]\nupstream.api_key = "sk-more"\n')
-    file = tmp_path / "gateway.toml"
-    file.write_text("\n".join(lines))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+def test_the_folder_of_keys_is_that_of_the_process_that_gathers(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = elsewhere(gathered(environ={"XDG_CONFIG_HOME": "/xdg"}), monkeypatch)
 
-    there = elsewhere(gathered(file, environ=os.environ), monkeypatch)
-
-    assert there == load(file, environ=os.environ)
-    assert there.keys_dir == tmp_path / "gateway/keys"
+    assert there.keys_dir == Path("/xdg/gateway/keys")
 
 
 def test_a_secret_is_said_by_its_document_alone() -> None:
-    values = gathered(flags=ODD["secrets"], environ={"KEY": "sk-CANARY", "OPENAI_API_KEY": "sk-CANARY"})
+    flags = {**ODD["secrets"], "issuers": ODD["files"]["issuers"]}
+    values = gathered(flags=flags, environ={"KEY": "sk-CANARY", "OPENAI_API_KEY": "sk-CANARY"})
     document = to_json(values)
     there = from_json(document)
 

@@ -88,11 +88,22 @@ class TestSources:
 
         assert {*load(file, environ={}).tenants} == {"more"}
 
-    def test_home_is_understood_in_paths(self) -> None:
-        settings = load(flags={"keys_dir": "~/keys", "upstream": {"ca_file": "~/ca.pem"}}, environ={})
+    def test_home_is_understood_in_paths(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        for name in ("ca.pem", "set.json"):
+            (tmp_path / name).write_text(name)
+        issuer = {"issuer": "i", "audience": "g", "tenants": ["*"], "scopes": ["*"]}
+        settings = load(
+            flags={"keys_dir": "~/keys", "issuers": {"i": {**issuer, "jwks_file": "~/set.json"}}},
+            environ={"GATEWAY_UPSTREAM__CA_FILE": "~/ca.pem"},
+        )
 
-        assert settings.keys_dir == Path.home() / "keys"
-        assert settings.upstream.ca_file == Path.home() / "ca.pem"
+        assert settings.keys_dir == tmp_path / "keys"
+        kept = settings.upstream.ca_file, settings.issuers["i"].jwks_file
+        assert [(file.path, bytes(file)) for file in kept if file is not None] == [
+            (tmp_path / "ca.pem", b"ca.pem"),
+            (tmp_path / "set.json", b"set.json"),
+        ]
 
 
 @pytest.fixture
@@ -423,6 +434,30 @@ class TestSecrets:
         assert revealed(settings.upstream.api_key) == "sk-CANARY-2"
         assert "CANARY" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
         assert "CANARY" not in str(said)
+
+    @pytest.mark.parametrize("kind", ["missing", "a folder", "too large", "open to all", "no path"])
+    def test_a_file_of_keys_or_certificates_that_cannot_be_taken_is_a_problem_with_its_key(
+        self, kind: str, tmp_path: Path
+    ) -> None:
+        file: Any = tmp_path / "file"
+        match kind:
+            case "a folder":
+                file.mkdir()
+            case "too large":
+                file.write_bytes(b"x" * (4 * 2**20 + 1))
+            case "open to all":
+                file.write_text("{}")
+                file.chmod(0o666)
+            case "no path":
+                file = {"path": "x", "content": "written down here"}
+        issuer = {"issuer": "i", "audience": "g", "tenants": ["*"], "scopes": ["*"], "jwks_file": file}
+        said = problems(
+            flags={"upstream": {"ca_file": file}, "issuers": {"i": issuer}, "drain_seconds": -1}, environ={}
+        )
+
+        assert ("upstream.ca_file" in str(said)) == (kind != "open to all")
+        assert "issuers.i.jwks_file" in str(said)
+        assert "drain_seconds" in str(said)
 
     def test_flags_keep_their_references(self) -> None:
         flags = {"upstream": {"api_key": "env:KEY"}}

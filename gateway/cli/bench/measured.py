@@ -19,7 +19,7 @@ from gateway.bench.processes import end_with_parent
 from gateway.bench.sampling import NOWHERE, Sampler
 from gateway.credentials.key_ring import KeyRing
 from gateway.settings.section import SettingsInvalid
-from gateway.settings.settings import Settings
+from gateway.settings.sources import load
 
 _PATH, _CALLER, _LIMITS = "heads, bodies, connections", "credential and policy", "limits"
 _METERING, _LOG, _METRICS = "metering", "log", "metrics"
@@ -55,7 +55,7 @@ def main() -> int:
     keys_dir = Path(given["keys_dir"])
     try:
         app = build_app(
-            Settings.model_validate(given["settings"]),
+            load(flags=given["settings"], environ={}),
             ring=KeyRing.load(keys_dir),
             keys_dir=keys_dir,
         )
