@@ -64,7 +64,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """What is known of one worker. `reasons` say why it is not ready, and are empty where it is."""
+    """What is known of one worker. `reasons` say why it is not ready, unless its `state` alone does."""
 
     index: int
     pid: int
@@ -109,11 +109,11 @@ class MachineHealth:
 
     def ready(self) -> Condition:
         workers = tuple(self._workers())
-        # Who leaves serves whom it has, and a newcomer only until its successor is seen.
+        # One that leaves takes no newcomers.
         ok = any(worker.ready and worker.state is State.READY for worker in workers)
         reasons: Iterable[Reason] = ()
         if not ok:
-            reasons = dict.fromkeys(reason for worker in workers for reason in worker.reasons)
+            reasons = dict.fromkeys(reason for worker in workers for reason in _why_not(worker))
             reasons = tuple(reasons) or (Reason("no_worker", "No worker is ready."),)
         return Condition(ok, self._document("ready" if ok else "not ready", reasons, workers))
 
@@ -131,7 +131,7 @@ class MachineHealth:
                     "state": worker.state.value,
                     "turned_seconds_ago": round(worker.turned_seconds_ago, 3),
                     "ready": worker.ready,
-                    "reasons": [_told(reason) for reason in worker.reasons],
+                    "reasons": [_told(reason) for reason in _why_not(worker)],
                 }
                 for worker in workers
             ],
@@ -161,14 +161,13 @@ class OwnHealth:
     def worker(self) -> WorkerState:
         """What is known here of this process."""
         seconds, reasons = self._turned_seconds_ago(), self._reasons()
-        if hung := seconds >= self._hung_seconds:
-            reasons = (Reason("loop_hung", f"The loop has not turned for {seconds:.0f} seconds."), *reasons)
+        hung = seconds >= self._hung_seconds
         return WorkerState(
             index=0,
             pid=os.getpid(),
             state=State.HUNG if hung else self._stage(),
             turned_seconds_ago=seconds,
-            ready=not reasons,
+            ready=not (hung or reasons),
             reasons=reasons,
         )
 
@@ -182,6 +181,16 @@ class OwnHealth:
         if self._lifecycle.stopping:
             return State.LEAVING
         return State.READY if self._lifecycle.started else State.STARTING
+
+
+def _why_not(worker: WorkerState) -> Iterable[Reason]:
+    """Why a worker is not ready; what it said of itself is as old as the last turn of its loop."""
+    if worker.state is State.HUNG:
+        seconds = worker.turned_seconds_ago
+        yield Reason(
+            "loop_hung", f"The loop of worker {worker.index} has not turned for {seconds:.0f} seconds."
+        )
+    yield from worker.reasons
 
 
 def _told(reason: Reason) -> Mapping[str, str]:

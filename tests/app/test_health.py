@@ -54,7 +54,9 @@ def test_a_machine_lives_while_any_loop_turns_and_is_ready_while_any_worker_is()
             "state": "hung",
             "turned_seconds_ago": 25.0,
             "ready": False,
-            "reasons": [],
+            "reasons": [
+                {"code": "loop_hung", "message": "The loop of worker 0 has not turned for 25 seconds."}
+            ],
         },
         {
             "index": 1,
@@ -74,12 +76,13 @@ def test_a_machine_whose_workers_are_all_not_ready_says_every_reason_once() -> N
             worker(0, reasons=(lacking,)),
             worker(1, reasons=(lacking,)),
             worker(2, state=State.STARTING, reasons=(starting,)),
+            worker(3, state=State.HUNG, ago=4.0),
         ]
     ).ready()
 
     assert not ready.ok
     assert ready.document["status"] == "not ready"
-    assert codes(ready) == ["key_missing", "starting"]
+    assert codes(ready) == ["key_missing", "starting", "loop_hung"]
 
 
 def test_a_worker_whose_successor_has_come_does_not_make_a_machine_ready() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from gateway.app.systemd import Notifier
+from tests.kit.command import running_command
 
 
 class Listener:
@@ -151,10 +153,57 @@ def test_a_socket_that_is_gone_or_full_fails_nobody_and_keeps_nobody(tmp_path: P
     full.close()
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_gateway_under_systemd_says_when_it_serves_reloads_and_stops(
+    workers: int, systemd: Listener, tmp_path: Path
+) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text("drain_notice_seconds = 0.5\ndrain_seconds = 7\n[tenants.acme]\n")
+    async with running_command(
+        *("serve", "--config", str(config), "--workers", str(workers), "--upstream", "http://127.0.0.1:9/v1"),
+        *("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--keys-dir", str(tmp_path / "keys")),
+        NOTIFY_SOCKET=systemd.address,
+        WATCHDOG_USEC="2000000",
+    ) as gateway:
+        said = await _hears(systemd)
+        assert said[0] == "READY=1"
+        assert f"{gateway.host}:{gateway.port}" in said[1]
+        assert await _hears(systemd, also="WATCHDOG=1") == ["WATCHDOG=1"]
+        for pid in _family(gateway.process.pid):
+            environ = Path(f"/proc/{pid}/environ").read_bytes() if pid != gateway.process.pid else b""
+            assert b"NOTIFY_SOCKET" not in environ
+
+        config.write_text("drain_notice_seconds = broken")
+        gateway.signal(signal.SIGHUP)
+        assert (await _hears(systemd))[0] == "RELOADING=1"
+        ready, status = await _hears(systemd)
+        assert ready == "READY=1"
+        assert "wrong" in status
+
+        gateway.signal()
+        stopping, patience, _ = await _hears(systemd)
+        assert (stopping, patience) == ("STOPPING=1", "EXTEND_TIMEOUT_USEC=7500000")
+        assert await gateway.exit_code() == 0
+
+
+async def _hears(systemd: Listener, also: str = "") -> list[str]:
+    """What is said next, but for signs of life."""
+    while (said := await asyncio.to_thread(systemd.hears)) == ["WATCHDOG=1"] and not also:
+        pass
+    return said
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all that it has started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(one for child in children for one in _family(int(child)))]
+
+
 def test_no_process_that_is_started_can_speak_for_the_gateway(tmp_path: Path) -> None:
     code = """
 import os, subprocess, sys
 from gateway.app.systemd import Notifier
+from tests.kit.command import running_command
 Notifier.from_environ(os.environ)
 print(subprocess.run(["env"], capture_output=True, text=True).stdout)
 """
