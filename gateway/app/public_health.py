@@ -44,16 +44,15 @@ def health_first(
         else:
             answer = own_answer(503, b'{"status":"not ready"}\n', lines=_NO_STORE)
         answered(path.rpartition("/")[2], str(answer.status))
-        has_body = known.chunked or bool(request.stated_bytes)
-        if has_body or known.asks_upgrade:  # nobody has judged what stands behind
+        if (
+            known.chunked or request.stated_bytes or known.asks_upgrade
+        ):  # nobody has judged what stands behind
             answer.keep_alive = False
         answer.begin(request, None)
         try:
             await answer.write_eof(answer.content)
         except ClientLeft:
             return broken_off(request)
-        if has_body and not request.body.is_eof:
-            request.connection.linger()  # it would otherwise be read to its end, and thrown away
         return answer
 
     return asked

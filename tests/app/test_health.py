@@ -164,7 +164,7 @@ async def test_a_process_whose_loop_is_blocked_says_so_itself() -> None:
     assert statuses == [200, 503, 200, 503]
     assert [said["status"] for _, said in seen] == ["live", "not ready", "live", "not live"]
     hung = seen[1][1]
-    assert [one["state"] for one in hung["workers"]] == ["hung"]
+    assert [(one["state"], one["ready"]) for one in hung["workers"]] == [("hung", False)]
     assert 0.4 <= hung["workers"][0]["turned_seconds_ago"] < 1.5
     assert [reason["code"] for reason in hung["reasons"]] == ["loop_hung"]
     assert health.live().ok
