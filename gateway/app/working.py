@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from gateway.app.build import build_app
@@ -90,7 +90,7 @@ class _Worker:
         order = await self._orders.get()
         if order is None:
             return False
-        message, document = order
+        _, document = order
         try:
             settings = _settings(document)
             self._app = build_app(
@@ -110,18 +110,19 @@ class _Worker:
         self._snapshots = Snapshots(self._app.services.metrics.registry)
         self._runner.accept(self._sockets[self._place.index])
         spare_the_collector()
-        self._supervisor.say("ready", settings=message["number"])
+        self._say_beat()
+        self._supervisor.say("ready")
         return True
 
     async def _beat(self) -> None:
         while True:
-            own = self._app.health.worker()
-            self._supervisor.say(
-                "beat",
-                ready=own.ready,
-                reasons=[(reason.code, reason.message) for reason in own.reasons],
-            )
             await asyncio.sleep(BEAT_SECONDS)
+            self._say_beat()
+
+    def _say_beat(self) -> None:
+        own = self._app.health.worker()
+        reasons = [(reason.code, reason.message) for reason in own.reasons]
+        self._supervisor.say("beat", ready=own.ready, reasons=reasons)
 
     # Orders
 
@@ -129,7 +130,8 @@ class _Worker:
         while (order := await self._orders.get()) is not None:
             self._do(*order)
         if self._ending is None:
-            _log.error("worker %d: its supervisor is gone; it finishes what it serves", self._place.index)
+            _log.error("the supervisor is gone; this worker finishes what it serves")
+            self._close(self._neighbours)
             self._finish()
 
     def _do(self, order: Message, rest: bytes) -> None:
@@ -154,11 +156,12 @@ class _Worker:
                 self._prepared.clear()
             case "leave":
                 self._runner.leave()
+                self._close(range(len(self._sockets)))
                 self._end(self._app.drain(self._drain_seconds, notice_seconds=self._notice_seconds))
             case "stopping":
                 self._app.stop_soon()
             case "close":
-                self._close_others()
+                self._close(self._neighbours)
                 self._supervisor.answer(order)
             case "finish":
                 self._finish()
@@ -188,12 +191,16 @@ class _Worker:
         told = [{"key": problem.key, "message": problem.message} for problem in problems]
         self._supervisor.answer(order, problems=told, waiting=waiting)
 
-    def _close_others(self) -> None:
-        """Close what belongs to neighbours who turn their loops: they take who waits there, and close it last."""
-        for slot, sockets in enumerate(self._sockets):
-            if slot != self._place.index and slot not in self._adopted:
-                for one in sockets:
-                    one.close()
+    @property
+    def _neighbours(self) -> list[int]:
+        """The slots whose own workers turn their loops: they take who waits there, and close their sockets last."""
+        own = {self._place.index, *self._adopted}
+        return [slot for slot in range(len(self._sockets)) if slot not in own]
+
+    def _close(self, slots: Iterable[int]) -> None:
+        for slot in slots:
+            for one in self._sockets[slot]:
+                one.close()
 
     # Ends
 

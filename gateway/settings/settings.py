@@ -259,7 +259,7 @@ class Settings(BaseSettings):
     """How long a stopping process keeps accepting while load balancers notice that it is not ready; and how long one
     that is replaced keeps connections that wait for a next request."""
 
-    worker_hang_seconds: Seconds = 10.0
+    worker_hang_seconds: Annotated[Seconds, AT_START] = 10.0
     """A worker whose loop has not turned for so long is replaced; where its threads were goes to standard error."""
 
     upstream: Upstream = Upstream()

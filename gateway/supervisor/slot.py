@@ -90,14 +90,15 @@ class Slot:
         self.successor = successor
         self._watch(successor)
         try:
-            await asyncio.wait({successor.came_up}, timeout=START_SECONDS)
+            if not self._ends:
+                await asyncio.wait({successor.came_up}, timeout=START_SECONDS)
         finally:
             self.successor = None
-            if not successor.is_up:
+            if not self._will_do(successor):
                 successor.kill()
                 self.old.append(successor)
         self.problems = successor.problems
-        if not successor.is_up:
+        if successor in self.old:
             return False
         before, self.worker = self.worker, successor
         self.patience.came_up()
@@ -108,6 +109,16 @@ class Slot:
                 self._cut(oldest)
         self._changed()
         return True
+
+    def _will_do(self, successor: Worker) -> bool:
+        """Whether it serves, and as well as who serves now."""
+        if not successor.is_up or self._ends:
+            return False
+        now, then = self.worker, successor.state
+        if now is None or then.ready or not now.state.ready:
+            return True
+        successor.problems = [reason.message for reason in then.reasons]
+        return False
 
     def _watch(self, worker: Worker) -> None:
         task = asyncio.create_task(self._ended(worker))

@@ -71,12 +71,16 @@ async def supervise(settings: Settings, values: Mapping[str, Any], *, workers: i
         stops = _heed_signals(supervisor)
         _run(supervisor.watch.run(), stack)
         _run(counting.run(), stack)
-        problems = await supervisor.open()
+        stopped = asyncio.create_task(stops.get())
+        opening = asyncio.create_task(supervisor.open())
+        await asyncio.wait({opening, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        problems = opening.result() if opening.done() else []
         if problems is not None:
-            for problem in problems or ["the workers did not come up"]:
+            for problem in problems:
                 tell(problem)
             await supervisor.stop(notice=False, impatient=_set())
-            return 1
+            await opening
+            return 0 if stopped.done() else 1
         configuration = await _follow(values, supervisor, counting, notifier, gather, stack)
         private = shown((split_address(settings.admin_listen)[0], port))
         say_serving(settings, shown(listeners.address), private, workers=workers)
@@ -84,7 +88,6 @@ async def supervise(settings: Settings, values: Mapping[str, Any], *, workers: i
         notifier.ready(f"{workers} workers serve on {shown(listeners.address)}")
         _run(notifier.tell_while_live(lambda: health.live().ok), stack)
         hopeless = asyncio.create_task(supervisor.hopeless.wait())
-        stopped = asyncio.create_task(stops.get())
         await asyncio.wait({hopeless, stopped}, return_when=asyncio.FIRST_COMPLETED)
         await configuration.close()
         if not stopped.done():

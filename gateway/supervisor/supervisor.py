@@ -98,7 +98,8 @@ class Supervisor:
         came_up = await asyncio.gather(*(slot.open() for slot in self.slots))
         if all(came_up):
             return None
-        return list(dict.fromkeys(problem for slot in self.slots for problem in slot.problems))
+        problems = dict.fromkeys(problem for slot in self.slots for problem in slot.problems)
+        return list(problems) or ["the workers did not come up"]
 
     # Replacing
 
@@ -135,6 +136,8 @@ class Supervisor:
                             self.in_force.replace(values)
                             self._tried = None
                         continue
+                    if self.stopping:
+                        return "the gateway stops"
                     why = "; ".join(slot.problems) or "it ended, or did not come up in time"
                     rest = (
                         "everything is as it was"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from time import monotonic
 
 from gateway.app.telling import tell
 from gateway.supervisor.slot import Slot
@@ -33,10 +34,20 @@ class Watch:
 
     async def run(self) -> None:
         """Look until cancelled."""
+        looked_at = monotonic()
         while True:
+            self._excuse(monotonic() - looked_at - LOOK_SECONDS)
+            looked_at = monotonic()
             self.look()
             self._looked()
             await asyncio.sleep(LOOK_SECONDS)
+
+    def _excuse(self, late_seconds: float) -> None:
+        """Hold nothing against workers that were not heard because nothing ran here, as on a paused machine."""
+        if late_seconds > LOOK_SECONDS:
+            for slot in self._slots:
+                for worker in slot.workers:
+                    worker.excuse(late_seconds)
 
     def look(self) -> None:
         """See that somebody accepts from every slot, and end who is hung."""

@@ -133,6 +133,10 @@ class Worker:
         """Since its loop was last heard to turn."""
         return monotonic() - self._turned_at
 
+    def excuse(self, seconds: float) -> None:
+        """It could not be heard for so long."""
+        self._turned_at = min(self._turned_at + seconds, monotonic())
+
     @property
     def turns(self) -> bool:
         """Whether it serves, as far as can be told."""
