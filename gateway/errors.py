@@ -36,6 +36,7 @@
        ├─ VersionRefused                 505     invalid_request_error  http_version_not_supported
        ├─ LimitsUnavailable              503     server_error           limits_unavailable
        ├─ Overloaded                     503     server_error           overloaded
+       ├─ Draining                       503     server_error           draining
        ├─ LoopDetected                   508     server_error           loop_detected
        └─ Internal                       500     server_error           internal_error
 
@@ -367,6 +368,15 @@ class Overloaded(GatewayFault):
 
     status = 503
     code = "overloaded"
+    fields = _SOON
+
+
+class Draining(GatewayFault):
+    """The process goes, and what was not answered by now would outlast it."""
+
+    status = 503
+    code = "draining"
+    ending = Ending.DRAINED
     fields = _SOON
 
 

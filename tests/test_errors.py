@@ -52,6 +52,7 @@ TABLE = {
     "VersionRefused": (505, INVALID, "http_version_not_supported"),
     "LimitsUnavailable": (503, SERVER, "limits_unavailable"),
     "Overloaded": (503, SERVER, "overloaded"),
+    "Draining": (503, SERVER, "draining"),
     "LoopDetected": (508, SERVER, "loop_detected"),
     "Internal": (500, SERVER, "internal_error"),
 }

@@ -20,7 +20,6 @@ from gateway.app.private_listener import PRIVATE_FILES
 from gateway.app.readiness import not_ready
 from gateway.app.shared_redis import enter_redis
 from gateway.app.tenants_in_force import TenantsInForce
-from gateway.errors import Ending
 from gateway.middleware.record import unseen
 from gateway.middleware.services import Services
 from gateway.middleware.withdrawal import Withdrawal
@@ -198,13 +197,6 @@ class App:
         except TimeoutError:
             pass
 
-    def cut(self) -> None:
-        """What still runs is ended: WebSockets with 1001, the rest by who cancels it."""
-        lifecycle = self.services.lifecycle
-        lifecycle.cutting = True
-        for session in tuple(lifecycle.sessions.values()):
-            session.end_politely(1001, "the gateway is restarting", Ending.DRAINED)
-
     async def close(self) -> None:
         """Close what `start` opened, last first, and write the last lines."""
         await self._started.aclose()
@@ -216,7 +208,7 @@ class GatewayRunner(web.BaseRunner):
     __slots__ = ("_accepts", "_adopted", "_app", "_own")
 
     def __init__(self, app: App) -> None:
-        # What outlives the drain time is cancelled at once: it has had its time. WebSockets need a moment to say so.
+        # What outlives the drain time has had its time; to say so takes a moment.
         super().__init__(handle_signals=False, shutdown_timeout=0.5)
         self._app = app
         self._own: list[Acceptor] = []
@@ -276,8 +268,8 @@ class GatewayRunner(web.BaseRunner):
         await super().cleanup()
 
     async def shutdown(self) -> None:
-        """Nobody is waited for any more, as far as `App.drain` has not seen to it."""
-        self._app.cut()
+        """Nobody is waited for any more."""
+        self._app.services.lifecycle.cut()
 
     async def _make_server(self) -> web.Server:
         return await self._app.start()

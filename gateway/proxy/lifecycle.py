@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from gateway.errors import Ending, GatewayError
+from gateway.errors import Draining, Ending, GatewayError
 from gateway.exchange.kept_errors import forget_origin
 from gateway.proxy.request import Request
 
@@ -95,9 +95,23 @@ class Lifecycle:
         forget_origin(refusal)
         session = self.sessions.get(exchange_id)
         if session is None:
-            if not isinstance(running, Interrupted):
-                running = self.running[exchange_id] = Interrupted(running)
-            running.interrupt(refusal)
+            self._interrupt(exchange_id, running, refusal)
         else:
             session.end_politely(1008, f"{refusal.code}: no longer allowed", Ending.WITHDRAWN)
         return True
+
+    def cut(self) -> None:
+        """End all exchanges, for their time is over; who has no answer yet is told so."""
+        self.cutting = True
+        for exchange_id, running in tuple(self.running.items()):
+            session = self.sessions.get(exchange_id)
+            if session is None:
+                refusal = Draining("This gateway is restarting, and your request was not answered in time.")
+                self._interrupt(exchange_id, running, refusal)
+            else:
+                session.end_politely(1001, "the gateway is restarting", Ending.DRAINED)
+
+    def _interrupt(self, exchange_id: str, running: Request | Interrupted, refusal: GatewayError) -> None:
+        if not isinstance(running, Interrupted):
+            running = self.running[exchange_id] = Interrupted(running)
+        running.interrupt(refusal)

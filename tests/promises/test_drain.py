@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.kit.asking import assert_refused
 from tests.kit.client import CHAT, HANDSHAKE, JSON, PLAIN, QUESTION, RawAnswer, RawClient
 from tests.kit.tls import TlsUpstream
 from tests.kit.upstream import OK, ScriptedUpstream, Turn, answer_ok, two_events
@@ -483,3 +484,35 @@ async def opened(gateway: Going) -> RawClient:
     client = await gateway.connect()
     await shakes_hands(client)
     return client
+
+
+class TestUnanswered:
+    @both_ways
+    async def test_who_has_no_answer_when_the_time_is_over_is_told_to_try_again(
+        self, way: str, tmp_path: Path, upstream: ScriptedUpstream
+    ) -> None:
+        async def never(turn: Turn) -> None:
+            await turn.gone()
+
+        upstream.plays(never)
+        async with going(way, tmp_path, upstream=way_to(upstream), drain_seconds=1) as gateway:
+            waiting, upgrading, uploading, body = clients = [await gateway.connect() for _ in range(4)]
+            await waiting.send(waiting.request_bytes("GET", "/v1/models"))
+            await upgrading.send(upgrading.request_bytes("GET", "/v1/realtime?model=m", headers=HANDSHAKE))
+            await uploading.send(
+                uploading.request_bytes("POST", "/v1/files", headers=PLAIN + "Content-Length: 200000\r\n")
+                + bytes(70_000)
+            )
+            await body.send(body.request_bytes("POST", CHAT, QUESTION, headers=JSON)[:-5])
+            await until(lambda: len(upstream.requests) == 3)
+            await gateway.go()
+            answers = [await client.read_answer() for client in clients]
+            assert await gateway.gone(within_seconds=5) < 3
+            await close_all(clients)
+            lines = gateway.lines()
+
+        for answer in answers:
+            assert_refused(answer, 503, "draining")
+            assert (answer.get("connection"), answer.get("retry-after")) == ("close", "1")
+        assert [(line["status"], line["ending"]) for line in lines] == [(503, "drained")] * 4
+        assert await upstream.all_closed()
