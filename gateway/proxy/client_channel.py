@@ -83,8 +83,8 @@ class ClientChannel(Channel):
         """The request was an upgrade and has been granted: this is fed what comes."""
 
     @abstractmethod
-    def hasten(self) -> None:
-        """The process goes: wait for a request no longer than `EdgeState` says."""
+    def hasten(self, later_seconds: float = 0.0) -> None:
+        """The process goes: wait for a request no longer than `EdgeState` says, and so much."""
 
     @abstractmethod
     def close(self) -> None:

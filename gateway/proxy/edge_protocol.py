@@ -346,13 +346,12 @@ class EdgeProtocol(ClientChannel):
 
     # How it ends
 
-    def hasten(self) -> None:
-        """The process goes: wait for a request no longer than `EdgeState` says."""
+    def hasten(self, later_seconds: float = 0.0) -> None:
         if not self.idle or self._closes:
             return
         state, has_asked = self._state, self.task is not None
         until = max(state.next_until, self.waits_since + BETWEEN_SECONDS) if has_asked else state.first_until
-        self._deadline = min(self._deadline, until)
+        self._deadline = min(self._deadline, until + later_seconds)
         state.wheel.ask(self, self._deadline)
 
     def close(self) -> None:

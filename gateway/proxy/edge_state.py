@@ -17,6 +17,9 @@ from gateway.proxy.wheel import Timed, Wheel
 
 LINGER_SECONDS = 2.0
 
+CLOSED_PER_SECOND = 5000
+"""How many connections that wait are closed in that time when the process goes: all at once would be one long turn."""
+
 BETWEEN_SECONDS = 1.0
 """How long a connection is kept behind an answer, when the process goes, for a request that follows it at once."""
 
@@ -67,8 +70,8 @@ class EdgeConnection(ClientConnection, Timed, Protocol):
     def idle(self) -> bool:
         """Whether no request is being read or answered."""
 
-    def hasten(self) -> None:
-        """The process goes: wait for a request no longer than is said here."""
+    def hasten(self, later_seconds: float = 0.0) -> None:
+        """The process goes: wait for a request no longer than is said here, and so much."""
 
     def close(self) -> None:
         """Answer what is being answered, and nothing more."""
@@ -101,11 +104,14 @@ class EdgeState:
         self.last_answers = False
         """An answer is the last one of its connection: the client's next request belongs to another process."""
 
+        self.draining = False
+        """The process goes, and nobody is waited for as long as usual."""
+
         self.first_until = math.inf
-        """When the process goes: until when (loop time) those are waited for who have asked nothing so far."""
+        """Until when (loop time) those are waited for then who have asked nothing so far."""
 
         self.next_until = math.inf
-        """When the process goes: until when (loop time) a next request is waited for at least."""
+        """Until when (loop time) a next request is waited for then at least."""
 
         self.requests = 0
         """How many have come."""
@@ -131,15 +137,10 @@ class EdgeState:
 
     def drain(self, *, first_until: float, next_until: float) -> None:
         """The process goes: whoever asks is answered once more, and nobody is waited for any longer than that."""
-        self.last_answers = True
+        self.last_answers = self.draining = True
         self.first_until, self.next_until = first_until, next_until
-        for connection in tuple(self.connections):
-            connection.hasten()
-
-    @property
-    def draining(self) -> bool:
-        """Whether the process goes, and nobody is waited for as long as usual."""
-        return self.first_until < math.inf
+        for number, connection in enumerate(tuple(self.connections)):
+            connection.hasten(number / CLOSED_PER_SECOND)
 
     async def emptied(self) -> None:
         """Return when nobody is connected any more."""
