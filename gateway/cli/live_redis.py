@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from redis.exceptions import RedisError
 
+from gateway.cli.stores import quiet_redis
 from gateway.redis.entering import enter
 from gateway.redis.servers import RedisServers, Topology
 from gateway.redis.survey import ServerSeen, silent_sentinels, survey
@@ -46,7 +47,8 @@ async def look_at_redis(url: str, prefix: str) -> RedisFound:
         found.lines.append(_line(server))
         found.problems += (f"Redis {server.name} {words}" for words in _problems(server))
         found.warnings += (f"Redis {server.name} {words}" for words in _warnings(server, servers))
-    apart = await enter(servers, prefix, enters=False)
+    with quiet_redis():
+        apart = await enter(servers, prefix, enters=False)
     if apart is not None:
         found.problems.append(f"Redis {servers.name}: {apart}")
     return found
@@ -58,7 +60,8 @@ def _line(server: ServerSeen) -> str:
     said.append(f"maxmemory-policy {facts.get('maxmemory_policy', 'unknown')}")
     used, most = _amount(facts, "used_memory"), _amount(facts, "maxmemory")
     if used is not None:
-        said.append(f"{used / 2**20:.1f} of {f'{most / 2**20:.0f} MiB' if most else 'any memory'} used")
+        bound = f"of {most / 2**20:.0f} MiB" if most else "MiB, without bound,"
+        said.append(f"{used / 2**20:.1f} {bound} used")
     said.append(f"clock {server.seconds_ahead:+.3f} s")
     return f"Redis {server.name}: {', '.join(said)}"
 

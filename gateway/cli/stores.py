@@ -34,7 +34,7 @@ async def shared_credentials(settings: Settings) -> AsyncIterator[RedisCredentia
     shared = RedisCredentials(
         redis_url, deadline_seconds=_CREDENTIALS_PATIENCE_SECONDS, prefix=settings.redis_prefix
     )
-    with _quiet_breaker():
+    with quiet_redis():
         try:
             yield shared
         finally:
@@ -61,7 +61,7 @@ def account_history(settings: Settings, uses: Uses) -> tuple[History, str | None
 
     log = logging.getLogger("gateway.accounts")
     log.disabled = True
-    with _quiet_breaker():
+    with quiet_redis():
         try:
             return asyncio.run(recall())
         finally:
@@ -76,12 +76,12 @@ def counting_redis(settings: Settings, *, otherwise: str) -> Iterator[str]:
         raise SettingsInvalid(
             [Problem("redis_url", f"is not set, so each gateway counts in its own memory; {otherwise}")]
         )
-    with _quiet_breaker():
+    with quiet_redis():
         yield url
 
 
 @contextmanager
-def _quiet_breaker() -> Iterator[None]:
+def quiet_redis() -> Iterator[None]:
     """Let the command say by itself what could not be done."""
     logs = [logging.getLogger(f"gateway.redis.{module}") for module in ("breaker", "cluster")]
     for log in logs:

@@ -7,15 +7,17 @@ failover is no more used by a gateway that would misread it than at the start: f
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Sequence
 from functools import cache
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AskError, MovedError, RedisError
+from redis.exceptions import AskError, MovedError, RedisError, ResponseError
 
 from gateway.redis.schema import SCHEMA, SILENT_SECONDS, schema_key, sentence_of
 from gateway.redis.script import Script
-from gateway.redis.servers import Address, Connect, RedisServers, ask
+from gateway.redis.servers import Address, Connect, RedisServers
 
 ELSEWHERE_SECONDS = 0.3
 """How long the master of a cluster that knows the schemas may take to say them."""
@@ -23,6 +25,12 @@ ELSEWHERE_SECONDS = 0.3
 
 class SchemaApart(RedisError):
     """What is kept there is of a schema that this version does not share."""
+
+
+@cache
+def client_name() -> str:
+    """Whose a connection is, as CLIENT LIST shows it: the machine and the process."""
+    return f"gateway-{socket.gethostname()}-{os.getpid()}"
 
 
 @cache
@@ -71,5 +79,12 @@ async def _schema_there(servers: RedisServers, connection: AbstractConnection, p
 
 
 async def _ask(connection: AbstractConnection, prefix: str) -> int:
-    words = (1, schema_key(prefix), *schema_arguments(enters=False))
-    return int(await ask(connection, "EVAL", schema_script().text, *words))
+    question = ("EVAL", schema_script().text, 1, schema_key(prefix), *schema_arguments(enters=False))
+    # In one write, so that the name costs no round trip. A login that may not have one does without.
+    packed = connection.pack_commands([("CLIENT", "SETNAME", client_name()), question])
+    await connection.send_packed_command(packed)
+    try:
+        await connection.read_response()
+    except ResponseError:
+        pass
+    return int(await connection.read_response())

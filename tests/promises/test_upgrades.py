@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -204,3 +205,9 @@ async def test_every_master_of_a_cluster_is_refused() -> None:
         )
         assert (await store.admit(fresh_id(), [Charge(quota)])).allowed
         await store.close()
+
+
+async def test_redis_shows_whose_a_connection_is(redis: RedisServer, config: str) -> None:
+    async with running_command("serve", "--config", config) as gateway:
+        name = f"name=gateway-{socket.gethostname()}-{gateway.process.pid} "
+        assert redis.command("CLIENT", "LIST").count(name) >= 3
