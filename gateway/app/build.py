@@ -15,7 +15,7 @@ from gateway.app.process import App
 from gateway.app.public_health import health_first
 from gateway.app.readiness import not_ready
 from gateway.app.tenants_in_force import TenantsInForce
-from gateway.app.workers import body_memory_bytes
+from gateway.app.workers import body_memory_bytes, refuse_uncounted
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.trust import Trust
 from gateway.exchange.exchange import Exchange, Times
@@ -75,6 +75,7 @@ def build_app(
     metrics = Metrics()
     log = LogWriter(log_descriptor, dropped=metrics.log_lines_dropped.inc)
     redis_url = revealed(settings.redis_url)
+    refuse_uncounted(settings, place, shared=redis_url is not None)
     tenants = TenantsInForce(
         settings,
         table=table,

@@ -20,6 +20,7 @@ from gateway.app.private_listener import PRIVATE_FILES
 from gateway.app.readiness import not_ready
 from gateway.app.shared_redis import enter_redis
 from gateway.app.tenants_in_force import TenantsInForce
+from gateway.app.workers import refuse_uncounted
 from gateway.middleware.record import unseen
 from gateway.middleware.services import Services
 from gateway.middleware.withdrawal import Withdrawal
@@ -33,9 +34,8 @@ from gateway.proxy.incoming_body import BodyDeadlines
 from gateway.proxy.upstream import Upstreams
 from gateway.proxy.wheel import Wheel
 from gateway.settings.reloading import Configuration
-from gateway.settings.section import SettingsInvalid
 from gateway.settings.seen import Seen
-from gateway.settings.settings import Edge, Settings, uncounted
+from gateway.settings.settings import Edge, Settings
 
 _log = logging.getLogger("gateway.connections")
 _MOST_UNASKED = 10_000
@@ -95,10 +95,7 @@ class App:
 
         Raises SettingsInvalid. What is not committed is let go.
         """
-        if self._place.workers > 1 and self.services.settings.redis_url is None:
-            problems = uncounted(settings)  # whatever `workers` says now
-            if problems:
-                raise SettingsInvalid(problems)
+        refuse_uncounted(settings, self._place, shared=self.services.settings.redis_url is not None)
         return await prepare(
             settings, services=self.services, tenants=self._tenants, upstreams=self._upstreams
         )

@@ -9,7 +9,8 @@ from pathlib import Path
 from gateway.app.machine import container_seen, machine_memory_bytes, own_memory_bytes, usable_cores
 from gateway.app.place import Place
 from gateway.proxy.body_memory import share_of
-from gateway.settings.settings import Settings
+from gateway.settings.section import SettingsInvalid
+from gateway.settings.settings import Settings, uncounted
 
 _ROOT = Path("/")
 
@@ -50,6 +51,13 @@ def workers_of(
             count, f"of {cores} cores; more workers would have too little of edge.body_memory_bytes each"
         )
     return Workers(count, "as many as there are cores for them")
+
+
+def refuse_uncounted(settings: Settings, place: Place, *, shared: bool) -> None:
+    """Raise SettingsInvalid for limits that workers which share no store could not keep, whatever `workers` says."""
+    problems = [] if shared or place.workers == 1 else uncounted(settings)
+    if problems:
+        raise SettingsInvalid(problems)
 
 
 def described(settings: Settings, workers: Workers) -> str:

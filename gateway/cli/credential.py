@@ -36,6 +36,7 @@ from gateway.credentials.revocations import (
 from gateway.limits.terms import Dimension, Quota
 from gateway.operations.scopes import expand
 from gateway.operations.table import OperationTable
+from gateway.settings.section import Problem, SettingsInvalid
 from gateway.settings.settings import Settings
 
 
@@ -108,6 +109,14 @@ def _user() -> str:
 
 def _issue(options: argparse.Namespace) -> int:
     settings = settings_from(options)
+    if options.limit and settings.is_apart:
+        raise SettingsInvalid(
+            [
+                Problem(
+                    "workers", "several of them keep no limits without Redis; set redis_url, or workers = 1"
+                )
+            ]
+        )
     ring, made = ensure_ring(settings.keys_dir)
     if made:
         _say(f"made a signing key in {settings.keys_dir}")

@@ -129,6 +129,11 @@ def test_issued_credential_says_what_was_asked_for_and_is_shown_once(operator: O
         (["--scope", "models:read", "--limit", "max_requests_per_1_minute=0"], "positive", 2),
         (["--scope", "models:read", "--limit", "max_requests_per_1_minute"], "positive", 2),
         (["--scope", "models:read", "--ttl", "91d"], "not issued", 1),
+        (
+            ["--scope", "models:read", "--limit", "max_requests_per_1_minute=5", "--set", "workers=2"],
+            "redis_url",
+            1,
+        ),
     ],
     ids=str,
 )

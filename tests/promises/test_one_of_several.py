@@ -6,8 +6,10 @@ import asyncio
 from typing import Any
 
 import orjson
+import pytest
 
 from gateway.app.place import Place
+from gateway.settings.section import SettingsInvalid
 from tests.conftest import StartGateway
 from tests.kit.asking import ask, verdict
 from tests.kit.client import RawClient
@@ -119,6 +121,12 @@ async def test_with_redis_one_of_several_keeps_limits_and_tells_usage(
     gateway = await start_gateway(place=FIRST_OF_TWO, workers=2, redis_url=redis.url)
     assert (await ask(gateway, "GET", "/v1/models", limits=LIMIT)).status == 200
     assert (await ask(gateway, "GET", "/gateway/usage")).status == 200
+
+
+async def test_a_successor_that_would_have_lost_the_others_is_refused(start_gateway: StartGateway) -> None:
+    """Redis has been taken out of the configuration, and how many workers there are was never in it."""
+    with pytest.raises(SettingsInvalid, match="set redis_url"):
+        await start_gateway(place=FIRST_OF_TWO, limits=LIMIT)
 
 
 async def test_a_reload_that_brings_the_first_limit_is_refused(start_gateway: StartGateway) -> None:

@@ -99,6 +99,7 @@ def document(
         **found,
         "listen": "127.0.0.1:0",
         "admin_listen": "127.0.0.1:0",
+        "workers": 1,
         "drain_notice_seconds": 0.0,
         "drain_seconds": 1.0,
         "redis_url": revealed(settings.redis_url),
