@@ -18,9 +18,6 @@ from gateway.proxy.lifecycle import Lifecycle
 STILL_SECONDS = 30.0
 """When no loop has turned for so long, nothing is served and nothing will be: `/livez` fails."""
 
-HUNG_SECONDS = 10.0
-"""A worker whose loop has not turned for so long is not ready: who is sent to it would wait."""
-
 
 @dataclass(frozen=True, slots=True)
 class Reason:
@@ -148,10 +145,13 @@ class OwnHealth:
         reasons: Callable[[], tuple[Reason, ...]],
         *,
         turned_seconds_ago: Callable[[], float],
-        hung_seconds: float = HUNG_SECONDS,
+        hung_seconds: float,
         still_seconds: float = STILL_SECONDS,
     ) -> None:
-        """`reasons` say why it is not ready; what is handed in is asked from any thread."""
+        """`reasons` say why it is not ready; what is handed in is asked from any thread.
+
+        When its loop has not turned for `hung_seconds`, it is not ready whatever they say.
+        """
         self._lifecycle = lifecycle
         self._reasons = reasons
         self._turned_seconds_ago = turned_seconds_ago

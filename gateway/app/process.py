@@ -75,6 +75,7 @@ class App:
             lifecycle,
             lambda: not_ready(lifecycle, trust.missing_keys),
             turned_seconds_ago=lambda: lag.turned_seconds_ago,
+            hung_seconds=services.settings.worker_hang_seconds,
         )
         self._upstreams = upstreams
         self._turns = turns

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from gateway.errors import ClientLeft, VersionRefused
+from gateway.errors import ClientLeft
 from gateway.operations.own import LIVEZ, READYZ
 from gateway.proxy.answer import Answer, broken_off, own_answer
 from gateway.proxy.handler import Handler
 from gateway.proxy.request import Request
+from gateway.proxy.request_heads import HTTP10, HTTP11
 
 _NO_STORE = b"Cache-Control: no-store\r\n"
 
@@ -25,7 +26,7 @@ def health_first(
     def asked(request: Request) -> Awaitable[Answer]:
         known = request.known
         # What an exchange was made of once has been found to be no such check.
-        if known.match is None and known.method in ("GET", "HEAD"):
+        if known.match is None and known.method in ("GET", "HEAD") and known.version in (HTTP11, HTTP10):
             path = known.target.partition("?")[0]
             if path in (LIVEZ, READYZ):
                 return tell(request, path)
@@ -33,10 +34,6 @@ def health_first(
 
     async def tell(request: Request, path: str) -> Answer:
         known = request.known
-        try:
-            request.check_version()
-        except VersionRefused:
-            return await handler(request)  # it is refused, and recorded, like any other
         if path == LIVEZ:  # the loop turns, or nobody would be told
             answer = own_answer(200, b'{"status":"live"}\n', lines=_NO_STORE)
         elif ready():

@@ -260,7 +260,8 @@ class Settings(BaseSettings):
     that is replaced keeps connections that wait for a next request."""
 
     worker_hang_seconds: Annotated[Seconds, AT_START] = 10.0
-    """A worker whose loop has not turned for so long is replaced; where its threads were goes to standard error."""
+    """A worker whose loop has not turned for so long is replaced; where its threads were goes to standard error. One
+    process alone is not ready meanwhile."""
 
     upstream: Upstream = Upstream()
     credentials: Annotated[Credentials, FOLLOWED] = Credentials()

@@ -180,7 +180,8 @@ def ask_ok(condition: Callable[[], Condition]) -> bool:
 def test_a_process_that_starts_or_stops_lives(stage: str) -> None:
     lifecycle = Lifecycle()
     lifecycle.started = lifecycle.stopping = stage == "stopping"
-    health = OwnHealth(lifecycle, lambda: (Reason(stage, "So it is."),), turned_seconds_ago=lambda: 0.0)
+    reasons = (Reason(stage, "So it is."),)
+    health = OwnHealth(lifecycle, lambda: reasons, turned_seconds_ago=lambda: 0.0, hung_seconds=10.0)
 
     assert health.live().ok
     assert codes(health.ready()) == [stage]

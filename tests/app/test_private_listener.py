@@ -72,7 +72,9 @@ async def told(session: aiohttp.ClientSession, url: str) -> tuple[int, dict[str,
 
 async def test_readiness_follows_the_life_of_the_process(session: aiohttp.ClientSession) -> None:
     lifecycle = Lifecycle()
-    health = OwnHealth(lifecycle, lambda: not_ready(lifecycle, ()), turned_seconds_ago=lambda: 0.0)
+    health = OwnHealth(
+        lifecycle, lambda: not_ready(lifecycle, ()), turned_seconds_ago=lambda: 0.0, hung_seconds=10.0
+    )
     with listening(health) as base:
         starting = await told(session, f"{base}/readyz")
         lifecycle.started = True

@@ -28,12 +28,17 @@ PATIENCE_SECONDS = 10.0
 
 @asynccontextmanager
 async def serving(
-    keys_dir: Path, upstream: ScriptedUpstream, *arguments: str, admin: str = "127.0.0.1:0"
+    keys_dir: Path,
+    upstream: ScriptedUpstream,
+    *arguments: str,
+    admin: str = "127.0.0.1:0",
+    module: str = "gateway",
 ) -> AsyncIterator[RunningCommand]:
-    """A gateway as an operator starts it."""
+    """A gateway of one process, as an operator starts it."""
     async with running_command(
         *("serve", "--listen", "127.0.0.1:0", "--admin-listen", admin, "--keys-dir", str(keys_dir)),
-        *("--upstream", upstream.base_url, *arguments),
+        *("--workers", "1", "--upstream", upstream.base_url, *arguments),
+        module=module,
     ) as running:
         yield running
 
@@ -74,6 +79,22 @@ async def test_a_process_that_does_nothing_any_more_does_not_live(
     assert 2.0 <= seconds < PATIENCE_SECONDS
 
 
+async def test_a_process_whose_loop_stands_still_says_so_by_itself(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    hangs = ("--set", "worker_hang_seconds=1")
+    async with serving(tmp_path / "keys", upstream, *hangs, module="tests.kit.stuck") as gateway:
+        assert (await probe(gateway, "--ready")).code == 0
+        gateway.signal(signal.SIGALRM)
+        await asyncio.sleep(1.2)
+        ready, live = await probe(gateway, "--ready"), await probe(gateway)
+
+    assert (ready.code, live.code) == (1, 0), "it may yet go on"
+    assert re.fullmatch(
+        r"gateway: not ready: The loop of worker 0 has not turned for \d+ seconds.\n", ready.stderr
+    )
+
+
 async def test_the_address_is_the_one_that_the_gateway_listens_on(
     tmp_path: Path, upstream: ScriptedUpstream
 ) -> None:
@@ -109,14 +130,14 @@ async def test_the_address_is_the_one_that_the_gateway_listens_on(
         assert done.stderr == f"gateway: {wrong}: Connection refused\n"
 
 
-async def test_a_file_that_cannot_be_read_is_named_in_the_same_line(tmp_path: Path) -> None:
+async def test_a_file_that_cannot_be_read_is_named_and_the_usual_address_asked(tmp_path: Path) -> None:
     missing = tmp_path / "gateway.toml"
     done = await run_command("probe", "--config", str(missing))
 
-    assert done.code == 1
-    (line,) = done.stderr.splitlines()
+    note, line = done.stderr.splitlines()
+    assert note == f"gateway: {missing} cannot be read: No such file or directory"
     assert line.startswith("gateway: 127.0.0.1:9090: ")
-    assert line.endswith(f" ({missing} cannot be read: No such file or directory)")
+    assert done.code == 1
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:", "127.0.0.1:http", "9090", "127.0.0.1:99999"])
