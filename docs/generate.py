@@ -244,31 +244,32 @@ def unit_of(name: str) -> str:
 def metrics_table() -> Iterator[str]:
     """Every instrument, as it is exposed."""
     yield from table(
-        ("metric", "type", "labels", "what it counts"),
+        ("metric", "type", "labels", "of all workers", "what it counts"),
         (
-            (f"`{name}`", kind, ", ".join(f"`{label}`" for label in labels), help_text)
-            for name, kind, labels, help_text in instruments()
+            (f"`{name}`", kind, ", ".join(f"`{label}`" for label in labels), together, help_text)
+            for name, kind, labels, together, help_text in instruments()
         ),
     )
 
 
-def instruments() -> list[tuple[str, str, tuple[str, ...], str]]:
-    """Name without a histogram's suffixes, type, labels and description of every instrument of the gateway."""
+def instruments() -> list[tuple[str, str, tuple[str, ...], str, str]]:
+    """Name without a histogram's suffixes, type, labels, rule and description of every instrument of the gateway."""
     registries = Metrics().registry, SupervisorMetrics(tuple).registry
     return [
         _exposed(instrument.description) for registry in registries for instrument in registry.instruments
     ]
 
 
-def _exposed(described: Description) -> tuple[str, str, tuple[str, ...], str]:
+def _exposed(described: Description) -> tuple[str, str, tuple[str, ...], str, str]:
     suffix = "_total" if described.kind is Kind.COUNTER else ""
     labels = (*described.labels, "worker") if described.rule is Rule.EACH else described.labels
-    return f"{described.name}{suffix}", described.kind.value, labels, described.documentation
+    name = f"{described.name}{suffix}"
+    return name, described.kind.value, labels, described.rule.value, described.documentation
 
 
 def labels_table() -> Iterator[str]:
     """Every label, and what it can be."""
-    used = dict.fromkeys(label for _, _, labels, _ in instruments() for label in labels)
+    used = dict.fromkeys(label for _, _, labels, _, _ in instruments() for label in labels)
     yield from table(("label", "what it can be"), ((f"`{label}`", LABELS[label]) for label in used))
 
 

@@ -37,6 +37,13 @@ class SupervisorMetrics:
         self._states = Gauges(
             "gateway_workers", "Workers, by state.", ["state"], rule=Rule.SUM, registry=registry
         )
+        self._served = Gauges(
+            "gateway_worker_places",
+            "Places of workers, by whether somebody is served there (served, empty).",
+            ["state"],
+            rule=Rule.SUM,
+            registry=registry,
+        )
         self._restarts = Counts(
             "gateway_worker_restarts",
             "Workers that were replaced, by why: it had died or hung, it was asked for, or one did not start.",
@@ -74,6 +81,9 @@ class SupervisorMetrics:
         )
         if (own := _Figures.of(os.getpid())) is not None:
             started.set(_boot_seconds() + own.started_seconds)
+        self._indexes: set[int] = set()
+        """Of all workers that have ever been seen: there is to be one at each."""
+
         self._seen: dict[tuple[str, int], float] = {}
         """Processor time of the processes that were there when they were last looked at, by place and id."""
 
@@ -93,6 +103,10 @@ class SupervisorMetrics:
         workers = tuple(self._workers())
         for state in State:
             self._states.set(sum(worker.state is state for worker in workers), state.value)
+        self._indexes.update(worker.index for worker in workers)
+        served = {worker.index for worker in workers if worker.state in (State.READY, State.LEAVING)}
+        self._served.set(len(served), "served")
+        self._served.set(len(self._indexes - served), "empty")
         self._look_at_processes(workers)
 
     def _look_at_processes(self, workers: Iterable[WorkerState]) -> None:

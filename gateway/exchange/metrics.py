@@ -30,7 +30,7 @@ LABELS = {
     "kind": "see below",
     "worker": "the place of a worker among those of its machine, from `0`; of what processes take also `supervisor`",
     "cause": "`died`, `hung`, `asked` (SIGUSR2, `gateway restart`), or `not_started` when one was not ready in time",
-    "state": "of workers `starting`, `ready`, `hung` or `leaving`; "
+    "state": "of workers `starting`, `ready`, `hung` or `leaving`; of their places `served` or `empty`; "
     "of limit store servers `up` or `down`; of upstream connections `busy`, `idle` or `waiting`; "
     "of memory `held` or `most`",
     "result": "of connects `failed`, `timeout` or `no_files` (on this machine); of waits `served`, `refused` or "

@@ -21,11 +21,9 @@ from gateway.app.health import MachineHealth, State, WorkerState
 from gateway.app.private_listener import PrivateListener
 from gateway.app.snapshots import Snapshots
 from gateway.app.supervisor_metrics import SupervisorMetrics
-from gateway.errors import Ending
 from gateway.exchange.metrics import Metrics
-from gateway.usage.reported import Usage
 from tests.kit.client import RawClient
-from tests.kit.exposition import at_once
+from tests.kit.exposition import at_once, busy
 from tests.kit.waiting import comes_to
 
 PROMETHEUS = (
@@ -33,26 +31,6 @@ PROMETHEUS = (
     "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
 )
 WORKERS = [WorkerState(index, os.getpid(), State.READY, 0.0, ready=True) for index in range(2)]
-
-
-def busy(tenants: int, operations: int) -> Metrics:
-    """A process that has served all of these."""
-    metrics = Metrics()
-    for tenant in range(tenants):
-        for operation in range(operations):
-            tallies = metrics.of(f"tenant-{tenant}", f"operation{operation}")
-            tallies.so_ended(200, Ending.COMPLETE).value += 1
-            tallies.so_ended(429, Ending.REFUSED).value += 1
-            tallies.was_granted().value += 1
-            tallies.seconds.value += 0.123456
-            tallies.duration.observe(0.2)
-            tallies.overhead.observe(0.002)
-            tallies.first_byte_began().observe(0.1)
-            for kind in range(2):
-                tallies.bytes[kind] += 1000
-            for kind in range(len(Usage._fields)):
-                tallies.usage[kind] += 5
-    return metrics
 
 
 def of_one(metrics: Metrics) -> Exposition:

@@ -55,7 +55,7 @@ async def test_every_state_and_every_cause_is_there_from_the_start() -> None:
     machine.workers = [worker(0), worker(1), worker(1, state=State.LEAVING)]
     before = await machine.page()
     machine.metrics.restarted(Cause.HUNG)
-    machine.workers.pop()
+    machine.workers = [machine.workers[0], worker(1, state=State.HUNG)]
     after = await machine.page()
 
     def states(page: Series) -> dict[str, float]:
@@ -64,8 +64,10 @@ async def test_every_state_and_every_cause_is_there_from_the_start() -> None:
     def restarts(page: Series) -> dict[str, float]:
         return {cause: page["gateway_worker_restarts_total", cause] for cause in Cause}
 
+    assert [before["gateway_worker_places", state] for state in ("served", "empty")] == [2, 0]
     assert states(before) == {"starting": 0, "ready": 2, "hung": 0, "leaving": 1}
-    assert states(after) == {"starting": 0, "ready": 2, "hung": 0, "leaving": 0}
+    assert states(after) == {"starting": 0, "ready": 1, "hung": 1, "leaving": 0}
+    assert [after["gateway_worker_places", state] for state in ("served", "empty")] == [1, 1]
     assert set(restarts(before).values()) == {0}
     assert restarts(after) == {cause: float(cause is Cause.HUNG) for cause in Cause}
 

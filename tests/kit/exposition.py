@@ -1,4 +1,4 @@
-"""What the instruments of one process show, without a listener and at once."""
+"""What the instruments of one process show, without a listener and at once, and a process that has much to show."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any, TypeVar
 from gateway.app.counted import Counted
 from gateway.app.exposition import texts
 from gateway.app.snapshots import Snapshots
+from gateway.endings import Ending
 from gateway.exchange.instruments import Registry
+from gateway.exchange.metrics import Metrics
+from gateway.usage.reported import Usage
 
 _Result = TypeVar("_Result")
 
@@ -27,3 +30,23 @@ def at_once(taking: Coroutine[Any, Any, _Result]) -> _Result:
             taking.send(None)
         except StopIteration as done:
             return done.value
+
+
+def busy(tenants: int, operations: int) -> Metrics:
+    """What a process counts in which every tenant has used every operation, in every way."""
+    metrics = Metrics()
+    for tenant in range(tenants):
+        for operation in range(operations):
+            tallies = metrics.of(f"tenant-{tenant}", f"operation{operation}")
+            tallies.so_ended(200, Ending.COMPLETE).value += 1
+            tallies.so_ended(429, Ending.REFUSED).value += 1
+            tallies.was_granted().value += 1
+            tallies.seconds.value += 0.123456
+            tallies.duration.observe(0.2)
+            tallies.overhead.observe(0.002)
+            tallies.first_byte_began().observe(0.1)
+            for kind in range(2):
+                tallies.bytes[kind] += 1000
+            for kind in range(len(Usage._fields)):
+                tallies.usage[kind] += 5
+    return metrics

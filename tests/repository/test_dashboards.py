@@ -17,7 +17,7 @@ def exposed() -> dict[str, set[str]]:
     """Every series that a scrape of the gateway can show, with the labels it can have."""
     scrape = {"job", "instance"}
     found: dict[str, set[str]] = {"up": scrape}
-    for name, kind, named, _ in instruments():
+    for name, kind, named, _, _ in instruments():
         labels = set(named)
         suffixes = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
         for suffix in suffixes:

@@ -202,7 +202,7 @@ def test_the_autoscaler_goes_by_what_is_measured() -> None:
     (autoscaler,) = objects("autoscaler.yaml").values()
     assert autoscaler["spec"]["scaleTargetRef"]["name"] == "gateway"
     (metric,) = [each["pods"]["metric"]["name"] for each in autoscaler["spec"]["metrics"] if "pods" in each]
-    assert (metric, "gauge") in {(name, kind) for name, kind, _, _ in instruments()}
+    assert (metric, "gauge") in {(name, kind) for name, kind, _, _, _ in instruments()}
     rule = adapter_rule()
     assert rule["seriesQuery"].startswith(f"{metric}{{")
     assert (
