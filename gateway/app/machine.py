@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import resource
@@ -40,6 +41,16 @@ def own_memory_bytes() -> int | None:
     """The address space that each process by itself may have; None: as much as it wants."""
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     return None if soft == resource.RLIM_INFINITY else soft
+
+
+def open_all_files() -> None:
+    """Let this process, and those that it starts, open as many files as it may allow itself.
+
+    Services and containers begin with 1,024 of many more, for programs that call select().
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # what there is will do
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def usable_cores(root: Path = _ROOT, *, may_run_on: int | None = None) -> int:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from gateway.app.inherited import inherit, is_worker
+from gateway.app.machine import open_all_files
 from gateway.app.own_upstream import refuse_itself
 from gateway.app.telling import tell, tell_what_is_logged
 from gateway.app.workers import how_many_workers, narrow
@@ -52,6 +53,7 @@ def run(options: argparse.Namespace) -> int:
     if made:
         _print_first_credential(settings, ring)
     tell_what_is_logged("gateway")
+    open_all_files()
     workers = how_many_workers(settings)
     narrowness = narrow(settings, workers)
     if narrowness is not None:

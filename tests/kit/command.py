@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import resource
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from tests.kit.waiting import until
 
@@ -73,15 +75,26 @@ class RunningCommand:
         return await asyncio.wait_for(self.process.wait(), within_seconds)
 
 
-@asynccontextmanager
-async def running_command(
+def running_command(
     *arguments: str, module: str = "gateway", **environ: str
-) -> AsyncIterator[RunningCommand]:
+) -> AbstractAsyncContextManager[RunningCommand]:
     """Start a command that serves, and wait until it says where; it is gone afterwards, whatever happened.
 
     `module` is what runs it, where that is not `python -m gateway` itself.
     """
-    process = await _start(arguments, environ, module)
+    return _running(_start(arguments, environ, module))
+
+
+def running_with_files(
+    files: tuple[int, int], *arguments: str, **environ: str
+) -> AbstractAsyncContextManager[RunningCommand]:
+    """The same, where it may open so many files, and may allow itself so many."""
+    return _running(_start(arguments, environ, files=files))
+
+
+@asynccontextmanager
+async def _running(starting: Awaitable[Process]) -> AsyncIterator[RunningCommand]:
+    process = await starting
     assert process.stdout is not None
     assert process.stderr is not None
     running = RunningCommand(process)
@@ -103,13 +116,19 @@ async def running_command(
         await asyncio.gather(*collecting)
 
 
-async def _start(arguments: tuple[str, ...], environ: dict[str, str], module: str = "gateway") -> Process:
+async def _start(
+    arguments: tuple[str, ...],
+    environ: dict[str, str],
+    module: str = "gateway",
+    files: tuple[int, int] | None = None,
+) -> Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module, *arguments),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=PIPE,
         stderr=PIPE,
         env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"} | environ,
+        preexec_fn=partial(resource.setrlimit, resource.RLIMIT_NOFILE, files) if files else None,
     )
 
 

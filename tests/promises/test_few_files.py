@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import aiohttp
@@ -15,32 +14,24 @@ import pytest
 from gateway.credentials.key_ring import KeyRing
 from tests.kit.asking import credential_of, error_of
 from tests.kit.client import RawAnswer, RawClient
-from tests.kit.command import RunningCommand, running_command
+from tests.kit.command import RunningCommand, running_with_files
 from tests.kit.upstream import OK, ScriptedUpstream, Turn
 from tests.kit.waiting import until
 
 FILES = 256
 
 
-@asynccontextmanager
-async def serving(tmp_path: Path, upstream: ScriptedUpstream, *more: str) -> AsyncIterator[RunningCommand]:
-    """`gateway serve` in a process that may open so many files."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, hard))
-    try:
-        command = running_command(
-            *("serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"),
-            *("--keys-dir", str(tmp_path / "keys"), *more),
-            OPENAI_BASE_URL=upstream.base_url,
-            OPENAI_API_KEY="sk-up",
-        )
-        running = await command.__aenter__()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    try:
-        yield running
-    finally:
-        await command.__aexit__(None, None, None)
+def serving(
+    tmp_path: Path, upstream: ScriptedUpstream, *more: str, files: tuple[int, int] = (FILES, FILES)
+) -> AbstractAsyncContextManager[RunningCommand]:
+    """`gateway serve` in a process that may open so many files, and may allow itself so many."""
+    return running_with_files(
+        files,
+        *("serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"),
+        *("--keys-dir", str(tmp_path / "keys"), *more),
+        OPENAI_BASE_URL=upstream.base_url,
+        OPENAI_API_KEY="sk-up",
+    )
 
 
 class Clients:
@@ -49,17 +40,17 @@ class Clients:
     def __init__(self, gateway: RunningCommand, keys: Path) -> None:
         self._gateway = gateway
         self._credential = credential_of(KeyRing.load(keys))
-        self._all: list[RawClient] = []
+        self.all: list[RawClient] = []
 
     async def connect(self) -> RawClient:
         """One more."""
         client = await RawClient.connect(self._gateway.host, self._gateway.port, self._credential)
-        self._all.append(client)
+        self.all.append(client)
         return client
 
     async def close(self) -> None:
         """Leave."""
-        for client in self._all:
+        for client in self.all:
             await client.close()
 
     async def __aenter__(self) -> Clients:
@@ -111,6 +102,20 @@ async def hold(turn: Turn) -> None:
     if turn.seen.target.endswith("/held"):
         await turn.wait_for("open")
     await turn.send(OK)
+
+
+async def test_a_process_takes_the_files_that_it_may_have(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    """Containers and services begin with few, for programs that could not do with more."""
+    async with (
+        serving(tmp_path, upstream, files=(FILES, 2048)) as gateway,
+        Clients(gateway, tmp_path / "keys") as clients,
+    ):
+        for _ in range(FILES):
+            await clients.connect()
+        for client in clients.all:
+            answer = await ask(client)
+            assert answer is not None
+            assert answer.status == 200
 
 
 @pytest.mark.parametrize("most", [0, 5000])
