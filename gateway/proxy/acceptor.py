@@ -23,6 +23,8 @@ _MOST_IN_QUEUE = 4096
 """Newcomers that are taken before a socket is closed: the kernel keeps no more, and a flood of them has no end."""
 
 _PAUSE_SECONDS = 0.5
+_LAST_PAUSE_SECONDS = 0.05
+"""The same before a socket is closed: when the process's last connection has ended nobody looks any more."""
 
 _NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -98,13 +100,13 @@ class Acceptor:
 
         Where nobody can be accepted, those who wait are looked for again before that.
         """
+        closes, self._closes = self._closes, True
         for listening in self._sockets:
             self._ignore(listening)
-            if self._closes:
+            if closes:
                 listening.close()  # they have waited long enough
             elif listening.fileno() >= 0:
                 self._close_emptied(listening)
-        self._closes = True
         self._reserved.close()
 
     def leave(self) -> None:
@@ -159,7 +161,8 @@ class Acceptor:
         except OSError as error:
             # Nothing can be done about who waits; asking again at once would take a whole core.
             self._loop.remove_reader(listening)
-            self._pauses[listening] = self._loop.call_later(_PAUSE_SECONDS, self._look_again, listening)
+            seconds = _LAST_PAUSE_SECONDS if self._closes else _PAUSE_SECONDS
+            self._pauses[listening] = self._loop.call_later(seconds, self._look_again, listening)
             self._failed("no_files" if error.errno in _NO_FILES else "not_accepted")
             return False
         accepted.setblocking(False)

@@ -76,8 +76,10 @@ class EdgeProtocol(ClientChannel):
 
     @property
     def ends(self) -> bool:
-        # What has been sent ahead is answered too: nobody else ever will.
-        return self._closes or (self._state.last_answers and not self._ahead and not self._surplus)
+        if not self._state.last_answers or self._closes:
+            return self._closes
+        # What has been sent ahead is answered first: nobody else will. But who never stops does not keep us.
+        return not (self._ahead or self._surplus) or self._loop.time() > self._state.first_until
 
     @property
     def ahead_bytes(self) -> int:

@@ -43,6 +43,20 @@ async def idle(gateway: Going, count: int) -> list[RawClient]:
     return clients
 
 
+class AskAtOnce:
+    """Is due just before the connections of these clients: they ask, and the turn of the loop goes on for a while."""
+
+    due_step: int | None = None
+
+    def __init__(self, clients: list[RawClient]) -> None:
+        self._clients = clients
+
+    def due(self, _: float) -> None:
+        for client in self._clients:
+            os.write(client.socket.fileno(), client.request_bytes("GET", "/v1/models"))
+        time.sleep(0.2)
+
+
 async def closes_after(client: RawClient) -> float:
     """How long it takes until the gateway closes a connection."""
     began = time.monotonic()
@@ -178,6 +192,24 @@ class TestIdle:
             await close_all(clients)
 
         assert [(answer.status, answer.get("connection")) for answer in answers] == [(200, "close")] * 50
+
+    async def test_a_request_that_comes_in_the_very_turn_in_which_they_are_closed_is_answered(
+        self, tmp_path: Path, upstream: ScriptedUpstream
+    ) -> None:
+        async with going("leave", tmp_path, upstream=way_to(upstream), notice_seconds=0.3) as gateway:
+            assert isinstance(gateway, Leaving)
+            clients = await idle(gateway, 20)
+            await asyncio.sleep(1)
+            assert gateway.gateway.app.server is not None
+            gateway.gateway.app.server.state.wheel.ask(
+                AskAtOnce(clients), asyncio.get_running_loop().time() + 0.25
+            )
+            await gateway.go()
+            answers = await asyncio.gather(*(client.read_answer() for client in clients))
+            await gateway.gone(within_seconds=5)
+            await close_all(clients)
+
+        assert [(answer.status, answer.get("connection")) for answer in answers] == [(200, "close")] * 20
 
     @both_ways
     async def test_who_asks_again_right_behind_an_answer_that_was_begun_before_is_answered(
