@@ -88,6 +88,7 @@ async def deployed(
         redis_url = "{redis_url}"
         redis_prefix = "{prefix}"
         drain_notice_seconds = 0.0
+        workers = 1
         [upstream]
         base_url = "{upstream.base_url}"
         api_key = "sk-of-both"

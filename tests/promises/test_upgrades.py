@@ -38,6 +38,7 @@ def config(tmp_path: Path, redis: RedisServer, upstream: ScriptedUpstream) -> st
         keys_dir = "{tmp_path}/keys"
         redis_url = "{redis.url}"
         drain_notice_seconds = 0.0
+        workers = 1
         [upstream]
         base_url = "{upstream.base_url}"
         api_key = "sk-upstream"
