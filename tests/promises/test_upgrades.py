@@ -212,3 +212,16 @@ async def test_redis_shows_whose_a_connection_is(redis: RedisServer, config: str
     async with running_command("serve", "--config", config) as gateway:
         name = f"name=gateway-{socket.gethostname()}-{gateway.process.pid} "
         assert redis.command("CLIENT", "LIST").count(name) >= 3
+
+
+async def test_restart_into_what_cannot_be_shared_changes_nothing(
+    redis: RedisServer, config: str, credential: str
+) -> None:
+    redis.command("ZADD", "far:schema", 1, AFTER_NEXT)
+    async with running_command("serve", "--config", config, "--workers", "2") as gateway:
+        file = Path(config)
+        file.write_text(f'redis_prefix = "far:"\n{file.read_text()}')
+        private = ("--admin-listen", f"127.0.0.1:{gateway.admin_port}")
+        done = await run_command("restart", "--config", config, *private)
+        assert (done.code, f"is of schema {AFTER_NEXT}" in done.stderr) == (1, True), done.stderr
+        assert await served_of([gateway], credential, 4) == 4
