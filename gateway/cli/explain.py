@@ -20,6 +20,7 @@ from gateway.limits.no_buckets import no_store
 from gateway.middleware.admission import limits_unavailable
 from gateway.middleware.caller import check_tenant, credential_refusal
 from gateway.middleware.record import matched
+from gateway.operations.own import LIVEZ, READYZ
 from gateway.operations.table import UNLISTED_READ, OperationTable
 from gateway.policy import requests as policy
 from gateway.policy.caller import NOBODY, Caller
@@ -72,6 +73,9 @@ def explain(
     settings: Settings, method: str, target: str, model: str | None, credential: str
 ) -> Iterator[Step]:
     """The chain of decisions, ending with the one that refuses, if any does."""
+    if method in ("GET", "HEAD") and target.partition("?")[0] in (LIVEZ, READYZ):
+        yield Step("operation", "a health check: anybody may ask, whatever they send")
+        return
     asking = _Asking(settings, method, target, model, credential)
     for name, look in (
         ("credential", asking.credential_verifies),

@@ -217,6 +217,18 @@ def test_own_path_is_explained_as_open_to_every_tenant(
     assert "this decides" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("target", ["/gateway/livez", "/gateway/readyz?by=lb"])
+def test_health_checks_are_answered_whoever_asks(
+    target: str, config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GATEWAY_CREDENTIAL", "nonsense")
+
+    assert main(["explain", "GET", target, "--config", str(config)]) == 0
+    said = capsys.readouterr().out
+    assert "a health check: anybody may ask" in said
+    assert "answered by the gateway itself" in said
+
+
 def test_limits_that_exist_are_named(
     config: Path, ring: KeyRing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
