@@ -141,13 +141,13 @@ def test_ports_are_those_that_the_image_listens_on() -> None:
 
 def test_what_goes_by_labels_and_ports_finds_the_pods() -> None:
     labels = pod()["metadata"]["labels"]
-    ports = {port["name"] for port in container()["ports"]}
+    ports = {port["name"]: port["containerPort"] for port in container()["ports"]}
     found = objects()
     assert matches(found["Deployment/gateway"]["spec"]["selector"]["matchLabels"], labels)
     assert matches(found["PodDisruptionBudget/gateway"]["spec"]["selector"]["matchLabels"], labels)
     policy = found["NetworkPolicy/gateway"]["spec"]
     assert matches(policy["podSelector"]["matchLabels"], labels)
-    assert {port["port"] for rule in policy["ingress"] for port in rule["ports"]} == ports
+    assert {port["port"] for rule in policy["ingress"] for port in rule["ports"]} == set(ports.values())
     for spread in pod()["spec"]["topologySpreadConstraints"]:
         assert matches(spread["labelSelector"]["matchLabels"], labels)
     for name, served in (("gateway", "http"), ("gateway-private", "private")):
@@ -160,7 +160,7 @@ def test_clients_do_not_reach_the_private_listener() -> None:
     by_port = {
         rule["ports"][0]["port"]: rule for rule in objects()["NetworkPolicy/gateway"]["spec"]["ingress"]
     }
-    assert by_port["private"]["from"] == VALUES["networkPolicy"]["monitoring"]
+    assert by_port[9090]["from"] == VALUES["networkPolicy"]["monitoring"]
     assert all(rule.get("from") for rule in by_port.values())
 
 
@@ -183,6 +183,8 @@ def test_prometheus_finds_the_private_listener_under_the_job_that_rules_select()
     assert not matches(selector, public["metadata"]["labels"])
     assert [endpoint["port"]] == [port["name"] for port in service["spec"]["ports"]]
     assert service["spec"]["publishNotReadyAddresses"] is True, "pods that drain are still to be seen"
+    of_the_operator = {"namespace", "service", "pod", "container", "endpoint", "job", "instance"}
+    assert not of_the_operator & {label for _, _, labels, _ in instruments() for label in labels}
     rules = (ROOT / "deploy" / "prometheus" / "gateway.rules.yml").read_text("utf-8")
     jobs = set(re.findall(r'\bjob="([^"]+)"', rules))
     assert {
