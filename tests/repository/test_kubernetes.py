@@ -184,7 +184,7 @@ def test_prometheus_finds_the_private_listener_under_the_job_that_rules_select()
     assert [endpoint["port"]] == [port["name"] for port in service["spec"]["ports"]]
     assert service["spec"]["publishNotReadyAddresses"] is True, "pods that drain are still to be seen"
     of_the_operator = {"namespace", "service", "pod", "container", "endpoint", "job", "instance"}
-    assert not of_the_operator & {label for _, _, labels, _ in instruments() for label in labels}
+    assert not of_the_operator & {label for _, _, labels, _, _ in instruments() for label in labels}
     rules = (ROOT / "deploy" / "prometheus" / "gateway.rules.yml").read_text("utf-8")
     jobs = set(re.findall(r'\bjob="([^"]+)"', rules))
     assert {
