@@ -94,11 +94,13 @@ class Slot:
                 await asyncio.wait({successor.came_up}, timeout=START_SECONDS)
         finally:
             self.successor = None
-            if not self._will_do(successor):
+            does = self._will_do(successor)
+            if not does:
                 successor.kill()
-                self.old.append(successor)
+                if not successor.gone.done():
+                    self.old.append(successor)
         self.problems = successor.problems
-        if successor in self.old:
+        if not does:
             return False
         before, self.worker = self.worker, successor
         self.patience.came_up()

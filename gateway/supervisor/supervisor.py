@@ -83,6 +83,10 @@ class Supervisor:
         """Settings, and their number, with which workers are started before they are in force."""
 
         self._requests: set[asyncio.Task[object]] = set()
+        self._replacing = asyncio.Lock()
+        self._asked = False
+        """Whether a restart is asked for that has not begun."""
+
         self.stopping = False
         self.hopeless = asyncio.Event()
         """Is set when no slot has a worker, and none has had one come up for long."""
@@ -104,22 +108,26 @@ class Supervisor:
     # Replacing
 
     def replace_all_soon(self) -> None:
-        """Replace all workers one by one, without waiting for it; for a signal's handler."""
-        self._soon(self._replace_all())
+        """Replace all workers one by one, without waiting for it; for a signal's handler.
+
+        Whoever asks while that is under way has it done once more: there may be more that is new.
+        """
+        if not self._asked:
+            self._asked = True
+            self._soon(self._replace_all())
 
     async def _replace_all(self) -> None:
-        if self.restart.outcome == "running" or self.stopping:
-            tell(
-                "a restart is under way already"
-                if not self.stopping
-                else "stopping: nobody is replaced any more"
-            )
-            return
-        self.restart = Restart(self.restart.number + 1, "running")
-        tell("replacing all workers, one by one")
-        reason = await self._replaced_all()
-        self.restart = Restart(self.restart.number, "failed" if reason else "done", reason)
-        tell(f"restart failed: {reason}" if reason else "all workers have been replaced")
+        if self._replacing.locked():
+            tell("another restart follows the one that is under way")
+        async with self._replacing:
+            self._asked = False
+            if self.stopping:
+                return
+            self.restart = Restart(self.restart.number + 1, "running")
+            tell("replacing all workers, one by one")
+            reason = await self._replaced_all()
+            self.restart = Restart(self.restart.number, "failed" if reason else "done", reason)
+            tell(f"restart failed: {reason}" if reason else "all workers have been replaced")
 
     async def _replaced_all(self) -> str:
         """Replace all; what went wrong, or nothing."""

@@ -17,7 +17,7 @@ from tests.kit.client import RawClient
 from tests.kit.command import run_command
 from tests.kit.redis import RedisServer
 from tests.kit.upstream import ScriptedUpstream, Turn, answer_ok, two_events
-from tests.kit.waiting import comes_to, until
+from tests.kit.waiting import comes_to, found, until
 from tests.kit.workers import AT_ONCE, Workers, is_alive, running_workers
 
 QUESTION = b'{"model":"m","stream":true,"messages":[]}'
@@ -321,6 +321,24 @@ async def test_restart_takes_what_waits_for_a_start_and_goes_back_where_no_worke
         asked = client.request_bytes("GET", "/v1/models", headers=f"X-Long: {'x' * 8000}\r\n")
         await client.send(asked)
         assert (await client.read_answer()).status == 431
+
+
+async def test_successor_that_is_killed_while_it_comes_up_changes_nothing(
+    start: Start, upstream: ScriptedUpstream
+) -> None:
+    upstream.plays(answer_ok)
+    workers = await start(*AT_ONCE)
+    before = await workers.pids()
+    workers.signal(signal.SIGUSR2)
+    (successor,) = await found(lambda: workers.pids("starting"))
+    os.kill(successor, signal.SIGKILL)
+
+    await workers.command.says("restart failed")
+    assert await workers.pids() == before
+    assert await workers.pids("starting", "leaving") == []
+    assert await is_answered(workers) == 200
+    workers.signal(signal.SIGTERM)
+    assert await workers.command.exit_code() == 0
 
 
 async def test_at_most_two_old_workers_of_a_slot_live_then_the_oldest_is_cut(
