@@ -53,12 +53,14 @@ class _Numbers:
 class _Worker:
     """What has been heard of one."""
 
-    __slots__ = ("index", "number", "numbers")
+    __slots__ = ("index", "number", "numbers", "odd")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.number = 0
         self.numbers: dict[str, _Numbers] = {}
+        self.odd: set[str] = set()
+        """What is not shown of it, as far as that has been said."""
 
 
 class Counted:
@@ -86,7 +88,9 @@ class Counted:
         with self._lock:
             if worker in self._gone:
                 return
-            odd = [*read.unknown, *self._take(worker, index, read)]
+            known = self._workers.setdefault(worker, _Worker(index))
+            odd = {*read.unknown, *self._take(known, read)} - known.odd
+            known.odd |= odd
         for what in odd:
             _log.warning("of the metrics of %s this one is not shown: %s", worker, what)
             self._refused("unknown")
@@ -101,17 +105,16 @@ class Counted:
                 for numbers in known.numbers.values():
                     numbers.family.departs(numbers.places, numbers.values)
 
-    def _take(self, worker: str, index: int, read: Snapshot) -> list[str]:
+    def _take(self, known: _Worker, read: Snapshot) -> set[str]:
         """Take it all; returns what is not shown."""
-        known = self._workers.setdefault(worker, _Worker(index))
-        odd: dict[str, None] = {}
+        odd = set[str]()
         latest: dict[str, array[float]] = {}
         for part in read.parts:
             name = part.description.name
             numbers = self._numbers(known, part.description)
             values = latest.setdefault(name, array("d"))
             if numbers is None or len(values) != part.first * part.description.width:
-                odd[name] = None
+                odd.add(name)
                 continue
             numbers.named(part, str(known.index))
             values.extend(part.values)
@@ -120,7 +123,7 @@ class Counted:
             for name, numbers in known.numbers.items():
                 if name in latest and name not in odd:
                     numbers.counted(latest[name])
-        return list(odd)
+        return odd
 
     def _numbers(self, known: _Worker, description: Description) -> _Numbers | None:
         """Where a worker's numbers of an instrument are; None where it is not what it was, or what others have."""

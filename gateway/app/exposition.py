@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic, thread_time
 
@@ -16,6 +17,9 @@ from gateway.exchange.instruments import Registry
 
 _REST = 4
 """Times as long as the page has taken of a core, nothing is done for it: the interpreter is shared with others."""
+
+_COUNT_SECONDS = 2.0
+"""For workers to be asked what they have counted: then the page says what was last known."""
 
 _GZIP = 16 + zlib.MAX_WBITS
 _LEVEL = 1
@@ -38,7 +42,7 @@ class MetricsPage:
 class Exposition:
     """Makes the page, one at a time and in bites, so that nobody waits for it, whoever asks how often."""
 
-    def __init__(self, counted: Counted, *, count: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, counted: Counted, *, count: Callable[[], Awaitable[object]]) -> None:
         """`count` has `counted` hear what has been counted by now; awaited before each page, on its thread."""
         self._counted = counted
         self._count = count
@@ -100,13 +104,15 @@ def exposition_of_one(registry: Registry, worker: Callable[[], WorkerState]) -> 
 
 
 def exposition_of_all(
-    counted: Counted, metrics: SupervisorMetrics, count: Callable[[], Awaitable[None]]
+    counted: Counted, metrics: SupervisorMetrics, count: Callable[[], Awaitable[object]]
 ) -> Exposition:
     """The page of all workers and of who looks after them; `count` has the workers' latest snapshots heard."""
     snapshots = Snapshots(metrics.registry)
 
     async def count_all() -> None:
-        await count()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_COUNT_SECONDS):
+                await count()
         metrics.look()
         counted.hear("who looks after them", 0, await snapshots.take())
 

@@ -7,6 +7,7 @@ in their order, and a name has to be told but once.
 
 from __future__ import annotations
 
+import logging
 import threading
 from array import array
 from bisect import bisect_left
@@ -14,8 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
+from math import nan
 from typing import Generic, Protocol, TypeVar
 
+_log = logging.getLogger("gateway.metrics")
 _Cell = TypeVar("_Cell")
 
 
@@ -256,6 +259,7 @@ class Gauges(_Series[Callable[[], float]]):
         self, name: str, documentation: str, labels: Sequence[str] = (), *, rule: Rule, registry: Registry
     ) -> None:
         super().__init__(Description(name, Kind.GAUGE, documentation, tuple(labels), rule), registry)
+        self._has_failed = False
 
     def watch(self, read: Callable[[], float], *labels: str) -> None:
         """Let the series with these labels show what `read` says, on whatever thread it is asked."""
@@ -266,4 +270,10 @@ class Gauges(_Series[Callable[[], float]]):
         self._series[labels] = lambda: value
 
     def _numbers(self, cell: Callable[[], float]) -> Sequence[float]:
-        return (cell(),)
+        try:
+            return (cell(),)
+        except Exception:  # noqa: BLE001 (whatever is wrong with one, all others are still to be seen)
+            if not self._has_failed:
+                self._has_failed = True
+                _log.exception("%s cannot be read", self.description.name)
+            return (nan,)

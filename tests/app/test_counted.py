@@ -96,7 +96,7 @@ OPERATIONS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(OPERATIONS, min_size=20, max_size=80), st.booleans())
 def test_the_page_is_the_sum_of_what_all_said_last_and_never_goes_back(
     operations: list[tuple[object, ...]], openmetrics: bool
@@ -231,6 +231,22 @@ def test_gauges_of_the_dead_disappear_and_so_does_one_that_says_nothing() -> Non
     assert not any(name.endswith("_now") for name, _ in samples(counted))
 
 
+def test_a_gauge_that_cannot_be_read_hides_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    registry, counted = Registry(), Counted()
+
+    def broken() -> float:
+        raise RuntimeError("closed already")
+
+    Gauges("broken", "Broken.", rule=Rule.SUM, registry=registry).watch(broken)
+    Gauges("whole", "Whole.", rule=Rule.SUM, registry=registry).set(1)
+    snapshots = Snapshots(registry)
+    for _ in range(3):
+        counted.hear("a", 0, at_once(snapshots.take()))
+
+    assert samples(counted) == {("whole", ()): 1}
+    assert caplog.text.count("broken cannot be read") == 1
+
+
 # Workers of another release.
 
 
@@ -328,9 +344,11 @@ def test_an_instrument_that_nobody_here_understands_is_left_out_and_said_so(
     Counts("others", "Others.", registry=registry).labels().inc()
     counted = Counted(refused=refused.append)
 
-    counted.hear("new", 0, at_once(Snapshots(registry).take()))
+    snapshots = Snapshots(registry)
+    for _ in range(3):
+        counted.hear("new", 0, at_once(snapshots.take()))
 
-    assert refused == ["unknown"]
+    assert refused == ["unknown"], "said once"
     assert samples(counted) == {("others_total", ()): 1}
 
 

@@ -205,6 +205,17 @@ async def test_prometheus_scrapes_all_workers(tmp_path: Path) -> None:
             assert await ask("scrape_samples_scraped - scrape_samples_post_metric_relabeling") == [0]
 
 
+async def test_what_was_last_known_is_shown_when_nobody_can_be_asked() -> None:
+    counted = Counted()
+    counted.hear("a", 0, at_once(Snapshots(busy(1, 1).registry).take()))
+    exposition = exposition_of_all(counted, SupervisorMetrics(lambda: WORKERS), asyncio.Event().wait)
+
+    page = await asyncio.wait_for(exposition.page("", ""), 5)
+
+    assert b"gateway_exchanges_total{" in page.body
+    assert b'gateway_workers{state="ready"} 2' in page.body
+
+
 async def test_many_series_are_counted_in_small_bites_and_every_one_is_on_the_page() -> None:
     """200 tenants with 20 operations."""
     metrics = busy(200, 20)
