@@ -111,8 +111,8 @@ class RedisCredentials:
         held, in_use = await self._run(
             "keys", self._keys, [gateway, _KEYS_HOLD_SECONDS, ",".join(keys), *pairs]
         )
-        everybody = [frozenset(names.decode().split(",")) for names in held]
-        return everybody, frozenset(key.decode() for key in in_use)
+        everybody = [frozenset(names.decode(errors="replace").split(",")) for names in held]
+        return everybody, frozenset(key.decode(errors="replace") for key in in_use)
 
     async def key_retired(self, kid: str) -> bool:
         """Have no gateway miss the keys of this kid any more; whether there are any."""

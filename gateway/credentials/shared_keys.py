@@ -123,7 +123,10 @@ class SharedKeys:
         )
         if missing != self.missing:
             if missing:
-                _log.error("keys that other gateways' credentials need are not here: %s", ", ".join(missing))
+                _log.error(
+                    "not ready: keys that other gateways' credentials need are not here: %s",
+                    ", ".join(missing),
+                )
             else:
                 _log.warning("all keys that other gateways' credentials need are here, or needed no more")
             self.missing = missing

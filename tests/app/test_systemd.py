@@ -85,7 +85,7 @@ async def test_the_watchdog_is_told_twice_as_often_as_it_asks_and_only_while_the
     began = time.monotonic()
     for _ in range(4):
         assert await asyncio.to_thread(systemd.hears) == ["WATCHDOG=1"]
-    assert 0.25 < time.monotonic() - began < 1.0
+    assert 0.25 < time.monotonic() - began < 2.0
     lives = False
     await asyncio.sleep(0.15)  # what was on its way is here
     while not systemd.heard_nothing():

@@ -296,9 +296,12 @@ async def test_processes_of_one_folder_speak_with_one_voice(machines: Machines, 
 
 
 async def test_what_others_wrote_there_is_survived(machines: Machines, redis: RedisServer) -> None:
-    redis.command("HSET", "gateway:{credentials}:keys", "odd", "not a word of ours")
-    redis.command("HSET", "gateway:{credentials}:keys", "empty", "9999999999 ")
-    redis.command("HSET", "gateway:{credentials}:keys", "huge", f"9999999999 {'x,' * 1000}")
+    held, used = "gateway:{credentials}:keys", "gateway:{credentials}:keys:used"
+    redis.command("HSET", held, "odd", "not a word of ours")
+    redis.command("HSET", held, "empty", "9999999999 ")
+    redis.command("EVAL", r"redis.call('HSET', KEYS[1], '\255', '9999999999 \255\254')", 1, held)
+    redis.command("EVAL", r"redis.call('ZADD', KEYS[1], 9999999999, '\255')", 1, used)
+    redis.command("HSET", held, "huge", f"9999999999 {'x,' * 1000}")
     machine = machines.start("machine")
     machine.verifies(machine.kid)
     await machines.round()
