@@ -32,7 +32,6 @@ _ENDING_SECONDS = 1.0
 _POLL_SECONDS = 0.005
 _INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "MALLOC_ARENA_MAX", "PATH", "PYTHONHOME", "TZ")
 _KINDS = {
-    ("gateway.proxy.reading_process", "Found"),
     ("gateway.usage.reported", "Usage"),
     ("gateway.wire.body_facts", "BodyFacts"),
     ("gateway.wire.body_facts", "Named"),
@@ -218,8 +217,11 @@ class _Process:
                 await loop.sock_sendall(self._socket, view[at : at + BITE_BYTES])
                 await asyncio.sleep(0)
         (length,) = ANSWER.unpack(await self._receive(ANSWER.size))
-        found: tuple[Found, Any] = _Answer(io.BytesIO(await self._receive(length))).load()
-        return found
+        word, value = _Answer(io.BytesIO(await self._receive(length))).load()
+        try:
+            return Found(word), value
+        except ValueError as unknown:
+            raise pickle.UnpicklingError(str(unknown)) from None
 
     async def _receive(self, length: int) -> bytearray:
         received = bytearray(length)

@@ -77,9 +77,11 @@ def serve(connection: socket.socket) -> None:
         document = stream.read(document_bytes)
         if len(document) < document_bytes:
             return
-        found = pickle.dumps(answer(call, bounds, document), pickle.HIGHEST_PROTOCOL)
-        del document
-        connection.sendall(ANSWER.pack(len(found)) + found)
+        found, value = answer(call, bounds, document)
+        # As a word: how a member of an enumeration is pickled differs between versions of Python.
+        answered = pickle.dumps((found.value, value), pickle.HIGHEST_PROTOCOL)
+        del document, value
+        connection.sendall(ANSWER.pack(len(answered)) + answered)
 
 
 def main() -> None:
