@@ -34,8 +34,6 @@ NAMES_OF_THIS_MACHINE = ("/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf", "/et
 PASSED = re.compile(r"PIP_(?!FIND_LINKS)|SSL_CERT|(https?|no)_proxy$", re.IGNORECASE)
 STARTING_SECONDS = 30
 STOPPING_SECONDS = 15
-EARLY_SECONDS = (0.0, 0.02, 0.1, 0.3)
-"""After so long a container that has just been started is stopped again."""
 
 
 @dataclass
@@ -70,8 +68,7 @@ def main() -> None:
         say(f"built in {time.monotonic() - began:.0f} s; it adds {sum(files) / 1e6:.0f} MB")
         with contained(image, Path(work)):
             serves(image)
-            for seconds in EARLY_SECONDS:
-                stops(image, seconds)
+            stops_early(image)
 
 
 def say(what: str) -> None:
@@ -248,27 +245,36 @@ def serves(image: Image) -> None:
         say(f"{image.words['STOPSIGNAL']} ends it, code 0")
 
 
-def stops(image: Image, seconds: float) -> None:
-    """It ends when it is told to while it still starts."""
+def stops_early(image: Image) -> None:
+    """It ends when it is told to while it still starts: process 1 does not hear what it has not asked for."""
     env = {
         "GATEWAY_LISTEN": f"0.0.0.0:{free_port()}",
         "GATEWAY_ADMIN_LISTEN": f"0.0.0.0:{free_port()}",
-        "GATEWAY_DRAIN_NOTICE_SECONDS": "0",
         "OPENAI_API_KEY": "sk-simulated",
     }
+    number = signal.Signals[image.words["STOPSIGNAL"]]
     with container(image, [*image.command("ENTRYPOINT"), *image.command("CMD")], env) as gateway:
-        time.sleep(seconds)
-        os.kill(first_of(gateway), signal.Signals[image.words["STOPSIGNAL"]])
         began = time.monotonic()
-        gateway.wait(STOPPING_SECONDS)
-        say(f"told to stop after {seconds} s it has ended in {time.monotonic() - began:.1f} s")
+        while not hears(first_of(gateway), number):
+            assert time.monotonic() < began + STARTING_SECONDS, f"it never listens for {number.name}"
+        heard = time.monotonic()
+        os.kill(first_of(gateway), number)
+        assert gateway.wait(STOPPING_SECONDS) == 128 + number
+        lasted = time.monotonic() - heard
+        say(f"listens for {number.name} {heard - began:.2f} s after its start, and ends in {lasted:.2f} s")
+
+
+def hears(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    caught = re.search(r"^SigCgt:\s+(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
 @contextmanager
 def container(image: Image, command: Sequence[str], env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command as process 1 of a container; the process here stands for that, and has its code."""
     user, group = image.words["USER"].split(":")
-    unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    unshare = ["unshare", "--mount", "--pid", "--fork", "--mount-proc"]
     place = [f"--root={image.root}", f"--wd={image.workdir}", f"--setgid={group}", f"--setuid={user}"]
     whole = ["setpriv", "--no-new-privs", *unshare, *place, *command]
     with tempfile.TemporaryFile("w+") as said:
@@ -280,16 +286,27 @@ def container(image: Image, command: Sequence[str], env: dict[str, str]) -> Iter
             sys.stderr.write(said.read())
             raise
         finally:
-            running.kill()
+            for process in children_of(running):  # with the first of a container go all others
+                os.kill(process, signal.SIGKILL)
             running.wait()
+
+
+def children_of(process: subprocess.Popen[bytes]) -> list[int]:
+    """The processes that this one has started and not yet outlived."""
+    try:
+        return [
+            int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        ]
+    except FileNotFoundError:
+        return []
 
 
 def first_of(container: subprocess.Popen[bytes]) -> int:
     """Process 1 of a container, by its number here."""
-    children = Path(f"/proc/{container.pid}/task/{container.pid}/children")
-    while not (found := children.read_text().split()):
+    while not (found := children_of(container)):
+        assert container.poll() is None, "it has ended"
         time.sleep(0.001)
-    return int(found[0])
+    return found[0]
 
 
 def executed(
