@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 from enum import StrEnum
 from math import inf, nan
 from pathlib import Path
@@ -79,8 +79,7 @@ class SupervisorMetrics:
             rule=Rule.MIN,
             registry=registry,
         )
-        if (own := _Figures.of(os.getpid())) is not None:
-            started.set(_boot_seconds() + own.started_seconds)
+        started.set(_boot_seconds() + _figures(os.getpid()).get("started_seconds", nan))
         self._indexes: set[int] = set()
         """Of all workers that have ever been seen: there is to be one at each."""
 
@@ -113,17 +112,16 @@ class SupervisorMetrics:
         found: dict[str, dict[str, float]] = {place: {} for place in self._places}
         seen: dict[tuple[str, int], float] = {}
         for place, pid in self._processes(workers):
-            figures = _Figures.of(pid)
-            if figures is None:
-                continue
-            spent, before = figures.processor_seconds, self._seen.get((place, pid), 0.0)
-            self._processor_seconds.labels(place).value += spent - before if spent >= before else spent
-            seen[place, pid] = spent
+            figures = _figures(pid)
+            if (spent := figures.get("cpu_seconds")) is not None:
+                before = self._seen.get((place, pid), 0.0)
+                self._processor_seconds.labels(place).value += spent - before if spent >= before else spent
+                seen[place, pid] = spent
             sums = found.setdefault(place, {})
-            for name in self._gauges:
-                sums[name] = sums.get(name, 0.0) + getattr(figures, name)
+            for name in self._gauges.keys() & figures.keys():
+                sums[name] = sums.get(name, 0.0) + figures[name]
         self._seen = seen
-        self._places = found.keys()
+        self._places = [place for place, sums in found.items() if sums]
         for place, sums in found.items():
             for name, gauge in self._gauges.items():
                 gauge.set(sums.get(name, nan), place)
@@ -135,44 +133,32 @@ class SupervisorMetrics:
             yield str(worker.index), worker.pid
 
 
-@dataclass(frozen=True, slots=True)
-class _Figures:
-    """What one process takes of the machine."""
-
-    processor_seconds: float
-    started_seconds: float
-    """Since the machine was."""
-
-    resident_memory_bytes: float
-    virtual_memory_bytes: float
-    open_fds: float
-    max_fds: float
-
-    @classmethod
-    def of(cls, pid: int) -> _Figures | None:
-        """Those of a process; None where it is gone, or not ours to see, or the system has no /proc."""
-        directory = Path("/proc", str(pid))
-        files = directory / "fd"
-        try:
-            # The name of the program may have blanks and parentheses.
-            stat = (directory / "stat").read_text().rpartition(")")[2].split()
-            most = resource.prlimit(pid, resource.RLIMIT_NOFILE)[0]
-            return cls(
-                processor_seconds=(int(stat[11]) + int(stat[12])) / _TICKS,
-                started_seconds=int(stat[19]) / _TICKS,
-                resident_memory_bytes=int(stat[21]) * _PAGE_BYTES,
-                virtual_memory_bytes=int(stat[20]),
-                # Kernels from 6.2 on say how many there are; before they have to be counted.
-                open_fds=files.stat().st_size or sum(1 for _ in files.iterdir()),
-                max_fds=inf if most == resource.RLIM_INFINITY else most,
-            )
-        except (OSError, IndexError, ValueError):
-            return None
+def _figures(pid: int) -> dict[str, float]:
+    """What a process takes of the machine, as far as that can be seen: it may be gone, or we out of files."""
+    found: dict[str, float] = {}
+    directory = Path("/proc", str(pid))
+    if not directory.is_dir():
+        return found  # it is gone, or the system has none of this
+    files = directory / "fd"
+    with suppress(OSError):
+        most = resource.prlimit(pid, resource.RLIMIT_NOFILE)[0]
+        found["max_fds"] = inf if most == resource.RLIM_INFINITY else most
+        # Kernels from 6.2 on say how many there are, and it takes no file to ask; before they have to be counted.
+        found["open_fds"] = files.stat().st_size or sum(1 for _ in files.iterdir())
+    with suppress(OSError):
+        # The name of the program may have blanks and parentheses.
+        stat = (directory / "stat").read_text().rpartition(")")[2].split()
+        found["cpu_seconds"] = (int(stat[11]) + int(stat[12])) / _TICKS
+        found["started_seconds"] = int(stat[19]) / _TICKS
+        found["virtual_memory_bytes"] = int(stat[20])
+        found["resident_memory_bytes"] = int(stat[21]) * _PAGE_BYTES
+    return found
 
 
 def _boot_seconds() -> float:
-    """When the machine was started, in seconds since 1970."""
-    for line in Path("/proc/stat").read_text().splitlines():
-        if line.startswith("btime "):
-            return float(line.split()[1])
+    """When the machine was started, in seconds since 1970; NaN where it does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/stat").read_text().splitlines():
+            if line.startswith("btime "):
+                return float(line.split()[1])
     return nan
