@@ -17,6 +17,7 @@ from gateway.app.readiness import not_ready
 from gateway.app.tenants_in_force import TenantsInForce
 from gateway.app.workers import body_memory_bytes, refuse_uncounted
 from gateway.credentials.key_ring import KeyRing
+from gateway.credentials.key_sets import Fetch, SharedFetch
 from gateway.credentials.trust import Trust
 from gateway.exchange.exchange import Exchange, Times
 from gateway.exchange.log import LogWriter, access_record, encode
@@ -64,12 +65,14 @@ def build_app(
     store: BucketStore | None = None,
     read_settings: Callable[[Seen], Settings] | None = None,
     place: Place = ALONE,
+    fetch: Fetch | None = None,
 ) -> App:
     """Wire one gateway process. Raises SettingsInvalid for what only shows when things are put together.
 
     With `read_settings` tenants and issuers follow the configuration while the process runs; with
     `keys_dir`, where `ring` came from, keys and revocations follow that folder. The caps of `settings` are the
-    machine's, of which this process gets what its `place` says.
+    machine's, of which this process gets what its `place` says. `fetch` is how keys of other issuers are asked for;
+    None: this process fetches them itself.
     """
     table = OperationTable.load()
     metrics = Metrics()
@@ -91,7 +94,8 @@ def build_app(
         keys_dir=keys_dir,
         redis_url=redis_url,
         redis_prefix=settings.redis_prefix,
-        jwks_fetched=lambda issuer, result: metrics.jwks_fetches.labels(issuer, result).inc(),
+        fetch=fetch
+        or SharedFetch(fetched=lambda issuer, result: metrics.jwks_fetches.labels(issuer, result).inc()),
         ring_loaded=lambda result: metrics.key_ring_loads.labels(result).inc(),
         tells_keys=True,
     )

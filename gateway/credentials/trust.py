@@ -15,13 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import aiohttp
-
 from gateway.credentials.configured_issuers import other_issuers
 from gateway.credentials.deployment import Deployment
 from gateway.credentials.issuers import Issuer, Keys
-from gateway.credentials.jwks import JwksUrl, open_session
+from gateway.credentials.jwks import JwksUrl
 from gateway.credentials.key_ring import Fingerprint, KeyRing, fingerprint
+from gateway.credentials.key_sets import Fetch, Pace, SharedFetch
 from gateway.credentials.keys import KeyProblem
 from gateway.credentials.revocation_file import RevocationFile
 from gateway.credentials.revocations import RevocationList, RevocationStore, RevocationsUnavailable
@@ -45,9 +44,9 @@ class Trust:
     """The verifier of one process and all that it rests on. Raises SettingsInvalid with every problem.
 
     `keys_dir` is where `ring` came from and is followed; None for a ring that exists in memory only. `start`
-    and `close` go around serving. For metrics: `jwks_fetched` (issuer's short name, "new" | "same" | "failed")
-    and `ring_loaded` ("loaded" | "failed"). With `tells_keys` others on the same Redis are told which keys are here,
-    as by who serves.
+    and `close` go around serving. `fetch` is how other issuers' keys are asked for, and is closed with the rest; None:
+    by this process for itself. For metrics: `ring_loaded` ("loaded" | "failed"). With `tells_keys` others on the same
+    Redis are told which keys are here, as by who serves.
     """
 
     def __init__(
@@ -60,7 +59,8 @@ class Trust:
         keys_dir: Path | None = None,
         redis_url: str | None = None,
         redis_prefix: str = DEFAULT_PREFIX,
-        jwks_fetched: Callable[[str, str], None] = lambda _issuer, _result: None,
+        fetch: Fetch | None = None,
+        pace: Pace | None = None,
         ring_loaded: Callable[[str], None] = lambda _result: None,
         clock: Callable[[], float] = time.time,
         poll_seconds: float = POLL_SECONDS,
@@ -75,12 +75,13 @@ class Trust:
         self.verifier = Verifier(ring, accepted, revoked=self.revocations.check, clock=clock)
         self._known_scopes = known_scopes
         self._keys_dir = keys_dir
-        self._jwks_fetched = jwks_fetched
+        self._pace = pace or Pace()
+        self._fetch = fetch or SharedFetch(pace=self._pace)
         self._ring_loaded = ring_loaded
         self._clock = clock
         self._poll_seconds = poll_seconds
         self._fingerprint: Fingerprint | None = ()
-        self._session: aiohttp.ClientSession | None = None
+        self._started = False
         self._follower: asyncio.Task[None] | None = None
         self._file = None if keys_dir is None else RevocationFile(keys_dir, clock=clock)
         self._redis = _shared(redis_url, redis_prefix, clock) if redis_url else None
@@ -110,9 +111,9 @@ class Trust:
         """
         await self._remember_revocations()
         await self._look_at_others()
-        self._session = open_session()
+        self._started = True
         for source in self._jwks.values():
-            source.start(self._session)
+            source.start()
         await self.settled()
         self._follower = asyncio.create_task(self._follow())
 
@@ -130,8 +131,8 @@ class Trust:
             if source is not self._jwks.get(name):
                 source.stop()
         for name, source in self._jwks.items():
-            if source is not before.get(name) and self._session is not None:
-                source.start(self._session)
+            if source is not before.get(name) and self._started:
+                source.start()
 
     async def close(self) -> None:
         """Stop following."""
@@ -139,8 +140,7 @@ class Trust:
             self._follower.cancel()
             await asyncio.wait({self._follower})
         await asyncio.gather(*(source.close() for source in self._jwks.values()))
-        if self._session is not None:
-            await self._session.close()
+        await self._fetch.close()
         if self._redis is not None:
             await self._redis.close()
 
@@ -170,9 +170,10 @@ class Trust:
                 present = JwksUrl(
                     name,
                     url,
+                    fetch=self._fetch,
                     stale_seconds=stale_seconds,
                     changed=self._forget,
-                    fetched=partial(self._jwks_fetched, name),
+                    pace=self._pace,
                 )
             jwks[name] = present
             return present

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from gateway.credentials.jwks import MAX_DOCUMENT_BYTES, JwksUrl, open_session
+from gateway.credentials.jwks import JwksUrl
 from gateway.credentials.key_ring import MAX_KEYS_IN_SET, KeyRing
+from gateway.credentials.key_sets import MAX_DOCUMENT_BYTES, Pace, SharedFetch
 from gateway.credentials.keys import Algorithm, Key, KeyProblem
 from gateway.wire.strict_json import strict_object
 from tests.kit.jwks import Behaviour, JwksServer, key_set, running_jwks_server
@@ -43,27 +44,25 @@ class Watched:
     def __init__(self, url: str, **times: Any) -> None:
         self.results: list[str] = []
         self.changes = 0
+        stale_seconds = times.pop("stale_seconds", 60)
+        pace = Pace(**{"refresh_seconds": 30, "pause_seconds": PAUSE, "fetch_seconds": 0.5, **times})
+        self.fetch = SharedFetch(fetched=lambda _, result: self.results.append(result), pace=pace)
         self.source = JwksUrl(
-            "login",
-            url,
-            changed=self._change,
-            fetched=self.results.append,
-            **{
-                "stale_seconds": 60,
-                "refresh_seconds": 30,
-                "pause_seconds": PAUSE,
-                "fetch_seconds": 0.5,
-                **times,
-            },
+            "login", url, fetch=self.fetch, stale_seconds=stale_seconds, changed=self._change, pace=pace
         )
+
+    async def close(self) -> None:
+        await self.source.close()
+        await self.fetch.close()
 
     def _change(self) -> None:
         self.changes += 1
 
     async def results_are(self, *expected: str) -> None:
-        """Wait until these were the results, and nothing else."""
+        """Wait until these were the results, and nothing else, and have been taken over."""
         await until(lambda: len(self.results) >= len(expected))
         assert self.results == list(expected)
+        await until(lambda: self.changes >= expected.count("new"))
 
     def knows(self, *keys: Key) -> bool:
         return all(self.source.get(key.kid) is not None for key in keys)
@@ -72,13 +71,12 @@ class Watched:
 @asynccontextmanager
 async def watching(url: str, **times: float) -> AsyncIterator[Watched]:
     watched = Watched(url, **times)
-    async with open_session() as session:
-        watched.source.start(session)
-        try:
-            await watched.source.tried()
-            yield watched
-        finally:
-            await watched.source.close()
+    watched.source.start()
+    try:
+        await watched.source.tried()
+        yield watched
+    finally:
+        await watched.close()
 
 
 async def test_keys_are_there_after_the_first_fetch(server: JwksServer) -> None:
@@ -107,15 +105,14 @@ async def test_looking_for_a_key_takes_no_time_while_the_issuer_hangs(server: Jw
 
     server.behaviour = hang
     watched = Watched(server.url)
-    async with open_session() as session:
-        watched.source.start(session)
-        await server.asked.wait()
-        started = time.perf_counter()
-        assert not any(watched.knows(OLD) for _ in range(1000))
-        assert time.perf_counter() - started < 1.0
-        await watched.source.tried()
-        assert watched.results == ["failed"]
-        await watched.source.close()
+    watched.source.start()
+    await server.asked.wait()
+    started = time.perf_counter()
+    assert not any(watched.knows(OLD) for _ in range(1000))
+    assert time.perf_counter() - started < 1.0
+    await watched.source.tried()
+    assert watched.results == ["failed"]
+    await watched.close()
 
 
 async def test_unknown_kid_brings_the_new_key_for_the_next_one(server: JwksServer) -> None:
@@ -346,7 +343,9 @@ async def test_trouble_is_logged_once_and_without_control_characters(
         port = listening.sockets[0].getsockname()[1]
         async with watching(f"http://127.0.0.1:{port}/keys") as watched:
             await watched.results_are("failed", "failed", "failed", "new")
-    lines = [record.getMessage() for record in caplog.records if record.name == "gateway.credentials.jwks"]
+    lines = [
+        record.getMessage() for record in caplog.records if record.name == "gateway.credentials.key_sets"
+    ]
     print(lines)
     assert len(lines) == 2 and all(line.isprintable() for line in lines)
 

@@ -6,14 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.credentials.issue import issue
-from gateway.credentials.jwks import JwksUrl
 from gateway.credentials.key_ring import (
     REVOCATIONS_FILE,
     KeyRing,
@@ -23,6 +21,7 @@ from gateway.credentials.key_ring import (
     rotate,
     save,
 )
+from gateway.credentials.key_sets import Pace, SharedFetch
 from gateway.credentials.keys import Algorithm, Key, KeyProblem
 from gateway.credentials.principal import CredentialError, CredentialNotAccepted, CredentialRevoked
 from gateway.credentials.redis_credentials import RedisCredentials
@@ -301,19 +300,17 @@ async def server() -> AsyncIterator[JwksServer]:
 
 async def test_credential_of_another_issuer_is_accepted_from_the_start(server: JwksServer) -> None:
     fetches: list[tuple[str, str]] = []
-    async with trusting(issuers=login(server.url), jwks_fetched=lambda *told: fetches.append(told)) as trust:
+    fetch = SharedFetch(fetched=lambda *told: fetches.append(told))
+    async with trusting(issuers=login(server.url), fetch=fetch) as trust:
         assert trust.verifier.verify(their_credential()).tenant == "acme"
         assert fetches == [("login", "new")]
         assert 0 <= trust.jwks_ages()["login"] < 2
 
 
 async def test_rotation_at_another_issuer_is_followed_and_what_it_withdrew_is_refused(
-    server: JwksServer, monkeypatch: pytest.MonkeyPatch
+    server: JwksServer,
 ) -> None:
-    monkeypatch.setattr(
-        "gateway.credentials.trust.JwksUrl", partial(JwksUrl, pause_seconds=0.1, refresh_seconds=30)
-    )
-    async with trusting(issuers=login(server.url)) as trust:
+    async with trusting(issuers=login(server.url), pace=Pace(pause_seconds=0.1)) as trust:
         before, after = their_credential(THEIRS), their_credential(NEXT)
         assert accepts(trust, before)
         server.publish(NEXT)
