@@ -120,10 +120,10 @@ class RedisBuckets(BucketStore):
     async def announce(self, worker: str) -> Census:
         self._announced = worker
         silent = int(SILENT_SECONDS * 1_000_000)
-        (place, workers), _ = await asyncio.gather(
-            self._run("announce", self._workers(), [worker, "lives", silent, _WORKERS_KEPT_MS]),
-            self._name_schema(),
+        place, workers = await self._run(
+            "announce", self._workers(), [worker, "lives", silent, _WORKERS_KEPT_MS]
         )
+        await self._name_schema()
         return Census(place, workers)
 
     async def withdraw(self) -> None:

@@ -51,7 +51,7 @@ def sharing(servers: RedisServers, prefix: str, address: Address | None = None) 
     async def connect_to_shared() -> AbstractConnection:
         connection = await connect()
         try:
-            other = await _schema_there(servers, connection, prefix)
+            other = await _schema_there(servers, connection, prefix, address)
             if other != SCHEMA:
                 raise SchemaApart(sentence_of(prefix, other))
         except BaseException:
@@ -62,14 +62,18 @@ def sharing(servers: RedisServers, prefix: str, address: Address | None = None) 
     return connect_to_shared
 
 
-async def _schema_there(servers: RedisServers, connection: AbstractConnection, prefix: str) -> int:
+async def _schema_there(
+    servers: RedisServers, connection: AbstractConnection, prefix: str, address: Address | None
+) -> int:
     try:
         return await _ask(connection, prefix)
     except (MovedError, AskError) as elsewhere:
         # Who fails takes only what it has itself along: what that one cannot say now is asked of it when it can.
+        # A node that names none has the address of the one that was asked.
+        host = elsewhere.host or (address or servers.addresses[0])[0]
         try:
             async with asyncio.timeout(ELSEWHERE_SECONDS):
-                other = await servers.connector((elsewhere.host, int(elsewhere.port)))()
+                other = await servers.connector((host, int(elsewhere.port)))()
                 try:
                     return await _ask(other, prefix)
                 finally:
