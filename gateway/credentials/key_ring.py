@@ -205,7 +205,10 @@ def ensure_ring(directory: Path, algorithm: str = Algorithm.EDDSA) -> tuple[KeyR
         ring = KeyRing.load(directory)
         if len(ring):
             return ring, False
-    add(directory, Key.generate(algorithm))
+    try:
+        add(directory, Key.generate(algorithm))
+    except KeyProblem as problem:
+        raise KeyProblem(f"{directory} holds no key, and none can be made there: {problem}") from None
     return KeyRing.load(directory), True
 
 

@@ -116,6 +116,13 @@ def test_first_run_adds_no_key_to_a_directory_of_public_keys(tmp_path: Path) -> 
     assert (created, len(ring), ring.signing_key) == (False, 1, None)
 
 
+def test_first_run_says_that_there_is_no_key_where_none_can_be_made(tmp_path: Path) -> None:
+    """As with a secret that is mounted and empty."""
+    (tmp_path / "file").touch()
+    with pytest.raises(KeyProblem, match=f"{tmp_path}/file/keys holds no key, and none can be made there: "):
+        ensure_ring(tmp_path / "file" / "keys")
+
+
 def test_first_run_never_replaces_a_key_it_cannot_read(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b"{")
     with pytest.raises(KeyProblem):
