@@ -44,6 +44,9 @@ _MOST_UNASKED = 10_000
 _LINGERING = 32
 """Connections that are over, and left a moment for their client to read so."""
 
+_FILES_OF_A_NEIGHBOUR = 2
+"""What listens for another worker of the machine, in both address families."""
+
 _FILES_OF_THE_PROCESS = 64
 """What is open beside connections: listeners, the loops, Redis, files that are read."""
 
@@ -248,6 +251,7 @@ class GatewayRunner(web.BaseRunner):
     def stop_accepting(self) -> None:
         """Let nobody in any more but whom the kernel has let in already; the sockets are closed."""
         self._accepts = False
+        self._app.services.limiter.leave()
         for acceptor in self._acceptors:
             acceptor.close()
 
@@ -283,7 +287,7 @@ def make_runner(app: App) -> GatewayRunner:
 
 def _most_connections(edge: Edge, place: Place) -> int:
     """How many clients may be connected: this worker's part of what was asked for, if there are files for them."""
-    room = room_for_connections()
+    room = room_for_connections(place.workers)
     if not edge.max_connections:
         return min(room, _MOST_UNASKED)
     part = place.part(edge.max_connections)
@@ -298,9 +302,14 @@ def _most_connections(edge: Edge, place: Place) -> int:
     return min(part, room)
 
 
-def room_for_connections() -> int:
-    """Each client's connection needs another one upstream, and the rest of the process some files too."""
+def room_for_connections(workers: int = 1) -> int:
+    """Each client's connection needs another one upstream, and the rest of the process some files too, among them what
+    listens for each of so many workers."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return _MOST_UNASKED
-    return max(1, (files - _FILES_OF_THE_PROCESS - _LINGERING - PRIVATE_FILES) // 2)
+    return max(
+        1,
+        (files - _FILES_OF_THE_PROCESS - _LINGERING - PRIVATE_FILES - _FILES_OF_A_NEIGHBOUR * (workers - 1))
+        // 2,
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 from gateway.app.machine import container_seen, machine_memory_bytes, own_memory_bytes, usable_cores
 from gateway.app.place import Place
 from gateway.proxy.body_memory import share_of
-from gateway.settings.section import SettingsInvalid
+from gateway.settings.section import Problem, SettingsInvalid
 from gateway.settings.settings import Settings, uncounted
 
 _ROOT = Path("/")
@@ -57,7 +57,9 @@ def refuse_uncounted(settings: Settings, place: Place, *, shared: bool) -> None:
     """Raise SettingsInvalid for limits that workers which share no store could not keep, whatever `workers` says."""
     problems = [] if shared or place.workers == 1 else uncounted(settings)
     if problems:
-        raise SettingsInvalid(problems)
+        raise SettingsInvalid(
+            [Problem(problem.key, f"{problem.message}, and start anew") for problem in problems]
+        )
 
 
 def described(settings: Settings, workers: Workers) -> str:
@@ -98,10 +100,14 @@ def narrow(settings: Settings, workers: int, root: Path = _ROOT) -> str | None:
         share_of(body_memory_bytes(settings, place, root), edge.body_memory_share)
         for place in (Place(), Place(workers - 1, workers))
     )
-    if least >= min(edge.max_json_body_bytes, alone):
-        return None
-    return (
-        f"with {workers} workers a tenant's bodies may occupy {least} bytes in each, so a JSON body of "
-        f"edge.max_json_body_bytes ({edge.max_json_body_bytes}) is refused; raise edge.body_memory_bytes, or have "
-        "fewer workers"
+    kinds = (
+        ("a JSON body of edge.max_json_body_bytes", edge.max_json_body_bytes),
+        ("a message of edge.max_websocket_message_bytes", edge.max_websocket_message_bytes),
     )
+    for what, size_bytes in kinds:
+        if least < min(size_bytes, alone):
+            return (
+                f"with {workers} workers a tenant's bodies may occupy {least} bytes in each, so {what} ({size_bytes}) "
+                "is refused; raise edge.body_memory_bytes, or have fewer workers"
+            )
+    return None

@@ -170,7 +170,7 @@ class Limiter:
         return LimiterState(self._store.health(), census.workers, len(self._open), len(self._late))
 
     def leave(self) -> None:
-        """Count no more among the workers that share the limits, within a second: a successor does.
+        """Count no more among the workers that share the limits, within a second: others get what comes from now on.
 
         What exchanges hold is renewed as before. While the store is away, what is admitted here still comes out of the
         share that this worker had.

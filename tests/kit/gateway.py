@@ -93,23 +93,35 @@ class Gateway:
         return int(self.metric(f'gateway_upstream_connections{{state="{state}"}}'))
 
 
+_MARK = b"all that was written before has been read\n"
+
+
 class LogReader:
     """Collects the lines that a gateway writes to its log descriptor."""
 
     def __init__(self) -> None:
         self._read_end, self.descriptor = os.pipe()
         self._lines: list[bytes] = []
+        self._marked = threading.Event()
+        self._ended = False
         self._thread = threading.Thread(target=self._collect, daemon=True)
         self._thread.start()
 
     def _collect(self) -> None:
         with os.fdopen(self._read_end, "rb") as stream:
             for line in stream:
-                self._lines.append(line)
+                if line == _MARK:
+                    self._marked.set()
+                else:
+                    self._lines.append(line)
 
     @property
     def raw(self) -> list[bytes]:
-        """The lines so far."""
+        """The lines that have been written so far."""
+        if not self._ended:
+            self._marked.clear()
+            os.write(self.descriptor, _MARK)
+            assert self._marked.wait(10)
         return list(self._lines)
 
     async def wait(self, count: int = 1, *, within_seconds: float = 5.0) -> list[dict[str, Any]]:
@@ -122,6 +134,7 @@ class LogReader:
 
     def close(self) -> None:
         """End the collecting thread."""
+        self._ended = True
         os.close(self.descriptor)
         self._thread.join()
 

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from gateway.app.place import Place
+from gateway.credentials.key_ring import KeyRing
 from gateway.settings.section import SettingsInvalid
 from tests.conftest import StartGateway
 from tests.kit.asking import ask, verdict
@@ -121,6 +122,30 @@ async def test_with_redis_one_of_several_keeps_limits_and_tells_usage(
     gateway = await start_gateway(place=FIRST_OF_TWO, workers=2, redis_url=redis.url)
     assert (await ask(gateway, "GET", "/v1/models", limits=LIMIT)).status == 200
     assert (await ask(gateway, "GET", "/gateway/usage")).status == 200
+
+
+@pytest.mark.parametrize("how", ["leave", "stop_accepting"])
+async def test_who_goes_takes_no_share_from_those_who_stay_and_keeps_the_slots_of_what_still_runs(
+    start_gateway: StartGateway, upstream: ScriptedUpstream, redis: RedisServer, how: str
+) -> None:
+    upstream.plays(held)
+    shared: dict[str, Any] = {
+        "redis_url": redis.url,
+        "tenants": {"acme": {**EVERY_SCOPE, "limits": {"max_concurrent_requests": 2}}},
+    }
+    ring = KeyRing.ephemeral()
+    going, staying = [await start_gateway(ring=ring, **shared) for _ in range(2)]
+    await until(lambda: staying.metric("gateway_limit_workers") == 2, within_seconds=3)
+    (client,) = await sent(going, 1)
+    await in_flight(going, 1)
+
+    getattr(going.runner, how)()
+
+    await until(lambda: staying.metric("gateway_limit_workers") == 1, within_seconds=3)
+    (me,) = orjson.loads((await ask(staying, "GET", "/gateway/me")).body)["limits"]
+    assert me["remaining"] == 1
+    upstream.gate("open").set()
+    assert (await client.read_answer()).status == 200
 
 
 async def test_a_successor_that_would_have_lost_the_others_is_refused(start_gateway: StartGateway) -> None:
