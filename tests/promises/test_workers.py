@@ -186,6 +186,23 @@ async def test_worker_whose_loop_is_stuck_writes_down_where_before_it_is_replace
     assert not is_alive(stuck)
 
 
+async def test_workers_of_a_machine_that_was_paused_are_not_replaced(
+    start: Start, upstream: ScriptedUpstream
+) -> None:
+    workers = await start("--set", "worker_hang_seconds=1")
+    pids = await workers.pids()
+    everybody = (workers.supervisor, *pids)
+    for pid in everybody:
+        os.kill(pid, signal.SIGSTOP)
+    await asyncio.sleep(3)
+    for pid in everybody:
+        os.kill(pid, signal.SIGCONT)
+    await asyncio.sleep(2)
+
+    assert await workers.pids() == pids
+    assert await workers.metric('gateway_worker_restarts_total{cause="hung"}') == 0
+
+
 async def test_worker_that_is_told_to_end_by_itself_leaves_when_it_has_a_successor(
     start: Start, upstream: ScriptedUpstream
 ) -> None:
