@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import orjson
 import pytest
 
 from gateway.credentials.key_ring import KeyRing, add
@@ -93,6 +96,44 @@ async def test_a_process_whose_loop_stands_still_says_so_by_itself(
     assert re.fullmatch(
         r"gateway: not ready: The loop of worker 0 has not turned for \d+ seconds.\n", ready.stderr
     )
+
+
+async def test_of_several_workers_one_that_is_well_is_enough_and_a_supervisor_that_hangs_is_not_well(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    async with running_command(
+        *("serve", "--workers", "2", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"),
+        *("--keys-dir", str(tmp_path / "keys"), "--upstream", upstream.base_url),
+    ) as gateway:
+        workers = await asyncio.to_thread(pids, gateway)
+        assert (await probe(gateway, "--ready")).stdout == "ready: 2 of 2 workers are ready\n"
+        os.kill(workers[0], signal.SIGSTOP)
+        await asyncio.sleep(1.5)
+        one = await probe(gateway, "--ready")
+        os.kill(workers[1], signal.SIGSTOP)
+        await asyncio.sleep(1.5)
+        none, live = await probe(gateway, "--ready"), await probe(gateway)
+        for worker in workers:
+            os.kill(worker, signal.SIGCONT)
+        await comes_to(0, lambda: exit_code(gateway, "--ready"), PATIENCE_SECONDS)
+        gateway.signal(signal.SIGSTOP)
+        stopped = await probe(gateway)
+        gateway.signal(signal.SIGCONT)
+
+    assert one.stdout == "ready: 1 of 2 workers are ready\n"
+    assert (none.code, live.code, stopped.code) == (1, 0, 1)
+    assert "The loop of worker 0 has not turned" in none.stderr
+    assert "The loop of worker 1 has not turned" in none.stderr
+
+
+def pids(gateway: RunningCommand) -> list[int]:
+    """Of its workers."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{gateway.admin_port}/livez", timeout=5) as answer:
+        return [worker["pid"] for worker in orjson.loads(answer.read())["workers"]]
+
+
+async def exit_code(gateway: RunningCommand, *arguments: str) -> int:
+    return (await probe(gateway, *arguments)).code
 
 
 async def test_the_address_is_the_one_that_the_gateway_listens_on(
@@ -220,30 +261,27 @@ async def test_a_gateway_that_lacks_its_peers_key_says_which_and_what_to_do(
     add(old, Key.generate("EdDSA", "k-2026"))
     shared = ("--set", f'redis_url="{redis.url}"')
 
-    async def verdict(gateway: RunningCommand) -> int:
-        return (await probe(gateway, "--ready")).code
-
     async with serving(old, upstream, *shared) as peer:
         async with await RawClient.connect(peer.host, peer.port, credential_of(KeyRing.load(old))) as client:
             assert (await client.request("GET", "/gateway/me")).status == 200
         await comes_to(True, lambda: asyncio.to_thread(in_use, redis, "k-2026"), PATIENCE_SECONDS)
         async with serving(new, upstream, *shared) as replica:
             done, lives = await probe(replica, "--ready"), await probe(replica)
-            assert await verdict(peer) == 0
+            assert await exit_code(peer, "--ready") == 0
             async with await RawClient.connect(replica.host, replica.port) as client:
                 await client.send(b"GET /gateway/readyz HTTP/1.1\r\nHost: lb\r\n\r\n")
                 public = await client.read_answer()
 
             (new / "k-2026.json").write_bytes((old / "k-2026.json").read_bytes())
             (new / "k-2026.json").chmod(0o600)
-            await comes_to(0, lambda: verdict(replica), PATIENCE_SECONDS)
+            await comes_to(0, lambda: exit_code(replica, "--ready"), PATIENCE_SECONDS)
 
         async with serving(tmp_path / "third", upstream, *shared) as replica:
-            assert await verdict(replica) == 1
+            assert await exit_code(replica, "--ready") == 1
             retired = await run_command(
                 *("keys", "retire", "k-2026", "--keys-dir", str(tmp_path / "third"), *shared)
             )
-            await comes_to(0, lambda: verdict(replica), PATIENCE_SECONDS)
+            await comes_to(0, lambda: exit_code(replica, "--ready"), PATIENCE_SECONDS)
 
     assert (done.code, lives.code) == (1, 0)
     assert "Key k-2026 signs credentials" in done.stderr
