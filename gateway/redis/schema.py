@@ -24,14 +24,15 @@ def schema_key(prefix: str) -> str:
 
 def sentence_of(prefix: str, other: int) -> str:
     """What is wrong where gateways of another schema are or were, and what helps."""
-    first, last = sorted((other, SCHEMA))
-    between = (
-        f"schema {first + 1}"
-        if last - first == 2
-        else f"schemas {first + 1} to {last - 1}, one after another"
+    step = 1 if other < SCHEMA else -1
+    first, last = other + step, SCHEMA - step
+    by = (
+        f"a version of schema {first}"
+        if first == last
+        else f"versions of schemas {first} to {last}, one after another"
     )
     return (
         f"what is kept under {prefix} is of schema {other}, and this version has {SCHEMA}, which shares with its "
-        f"neighbours alone; first run a version of {between} until none of {other} has run for {SILENT_SECONDS} s, or "
-        "set another redis_prefix, under which everything is counted and revoked anew"
+        f"neighbours alone; go by {by}, until none of the one before has run for {SILENT_SECONDS} s, or set another "
+        "redis_prefix, under which everything is counted and revoked anew"
     )

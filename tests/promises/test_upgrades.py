@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from redis.crc import key_slot
 
+from gateway.cli import main
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import ensure_ring
 from gateway.limits.redis_buckets import RedisBuckets
@@ -115,7 +116,7 @@ async def test_the_version_after_next_waits_until_the_first_has_gone(
     """However far the upgrade to the one between them has come."""
     async with version(SCHEMA, config, silent_seconds=2), version(NEXT, config, silent_seconds=2):
         said = await refusal(AFTER_NEXT, config, "serve")
-        assert f"of schema {SCHEMA}" in said and f"run a version of schema {NEXT}" in said
+        assert f"of schema {SCHEMA}" in said and f"go by a version of schema {NEXT}" in said
     async with version(NEXT, config, silent_seconds=2):
 
         async def there() -> list[str]:
@@ -128,12 +129,19 @@ async def test_the_version_after_next_waits_until_the_first_has_gone(
 
 @pytest.mark.parametrize("far", [SCHEMA - 2, SCHEMA + 2, SCHEMA + 7])
 async def test_what_is_too_far_apart_is_refused_and_not_touched(
-    redis: RedisServer, config: str, tmp_path: Path, far: int
+    redis: RedisServer, config: str, far: int
 ) -> None:
     redis.command("ZADD", "gateway:schema", 1, far)  # long ago, and nobody has been there since
     said = await refusal(SCHEMA, config, "serve")
     assert f"redis_url: what is kept under gateway: is of schema {far}, and this version has {SCHEMA}" in said
     assert "another redis_prefix" in said
+    assert_alone(redis, far)
+
+
+def test_commands_of_a_version_too_far_apart_do_nothing_either(
+    redis: RedisServer, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    redis.command("ZADD", "gateway:schema", 1, AFTER_NEXT)
     for words in (
         ("usage", "--tenant", "acme"),
         ("limits", "show", "--tenant", "acme"),
@@ -141,9 +149,15 @@ async def test_what_is_too_far_apart_is_refused_and_not_touched(
         ("credential", "revoke", "--tenant", "acme"),
         ("credential", "list"),
     ):
-        assert f"is of schema {far}" in await refusal(SCHEMA, config, *words), words
+        assert main([*words, "--config", config]) == 1
+        assert f"is of schema {AFTER_NEXT}" in capsys.readouterr().err, words
+    assert_alone(redis, AFTER_NEXT)
+
+
+def assert_alone(redis: RedisServer, schema: int) -> None:
+    """There is nothing else, as it was put there."""
     assert redis.command("KEYS", "*") == "*1\r\n$14\r\ngateway:schema\r\n"
-    assert redis.command("ZRANGE", "gateway:schema", 0, -1, "WITHSCORES").split()[2::2] == [str(far), "1"]
+    assert redis.command("ZRANGE", "gateway:schema", 0, -1, "WITHSCORES").split()[2::2] == [str(schema), "1"]
 
 
 async def test_redis_that_comes_later_and_is_too_far_apart_is_never_used(
