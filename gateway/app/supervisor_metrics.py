@@ -39,7 +39,7 @@ class SupervisorMetrics:
         )
         self._served = Gauges(
             "gateway_worker_places",
-            "Places of workers, by whether somebody is served there (served, empty).",
+            "Places of workers, by whether newcomers are served there (served, empty).",
             ["state"],
             rule=Rule.SUM,
             registry=registry,
@@ -103,7 +103,7 @@ class SupervisorMetrics:
         for state in State:
             self._states.set(sum(worker.state is state for worker in workers), state.value)
         self._indexes.update(worker.index for worker in workers)
-        served = {worker.index for worker in workers if worker.state in (State.READY, State.LEAVING)}
+        served = {worker.index for worker in workers if worker.state is State.READY}
         self._served.set(len(served), "served")
         self._served.set(len(self._indexes - served), "empty")
         self._look_at_processes(workers)
@@ -113,10 +113,11 @@ class SupervisorMetrics:
         seen: dict[tuple[str, int], float] = {}
         for place, pid in self._processes(workers):
             figures = _figures(pid)
-            if (spent := figures.get("cpu_seconds")) is not None:
-                before = self._seen.get((place, pid), 0.0)
-                self._processor_seconds.labels(place).value += spent - before if spent >= before else spent
-                seen[place, pid] = spent
+            before = self._seen.get((place, pid), 0.0)
+            spent = figures.get("cpu_seconds", before)
+            # Less than before: it is another process, which has got the same id.
+            self._processor_seconds.labels(place).value += spent - before if spent >= before else spent
+            seen[place, pid] = spent
             sums = found.setdefault(place, {})
             for name in self._gauges.keys() & figures.keys():
                 sums[name] = sums.get(name, 0.0) + figures[name]

@@ -55,7 +55,7 @@ async def test_every_state_and_every_cause_is_there_from_the_start() -> None:
     machine.workers = [worker(0), worker(1), worker(1, state=State.LEAVING)]
     before = await machine.page()
     machine.metrics.restarted(Cause.HUNG)
-    machine.workers = [machine.workers[0], worker(1, state=State.HUNG)]
+    machine.workers = [machine.workers[2], worker(0, state=State.HUNG), worker(0)]
     after = await machine.page()
 
     def states(page: Series) -> dict[str, float]:
@@ -66,7 +66,7 @@ async def test_every_state_and_every_cause_is_there_from_the_start() -> None:
 
     assert [before["gateway_worker_places", state] for state in ("served", "empty")] == [2, 0]
     assert states(before) == {"starting": 0, "ready": 2, "hung": 0, "leaving": 1}
-    assert states(after) == {"starting": 0, "ready": 1, "hung": 1, "leaving": 0}
+    assert states(after) == {"starting": 0, "ready": 1, "hung": 1, "leaving": 1}
     assert [after["gateway_worker_places", state] for state in ("served", "empty")] == [1, 1]
     assert set(restarts(before).values()) == {0}
     assert restarts(after) == {cause: float(cause is Cause.HUNG) for cause in Cause}
@@ -88,6 +88,10 @@ async def test_what_a_process_takes_is_shown_by_its_place_and_what_it_took_stays
     seen = await machine.page()
     busy.kill()
     await busy.wait()
+    for _ in range(2):  # it is still on the list when nothing is to be seen of it any more
+        assert (await machine.page())["process_cpu_seconds_total", "0"] < 2 * seen[
+            "process_cpu_seconds_total", "0"
+        ] + 1
     machine.workers = [worker(0), worker(1, os.getpid())]
     later = await machine.page()
 
