@@ -94,8 +94,7 @@ def build_app(
         keys_dir=keys_dir,
         redis_url=redis_url,
         redis_prefix=settings.redis_prefix,
-        fetch=fetch
-        or SharedFetch(fetched=lambda issuer, result: metrics.jwks_fetches.labels(issuer, result).inc()),
+        fetch=fetch or SharedFetch(fetched=metrics.jwks_fetched),
         ring_loaded=lambda result: metrics.key_ring_loads.labels(result).inc(),
         tells_keys=True,
     )

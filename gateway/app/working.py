@@ -16,6 +16,7 @@ from gateway.app.process import App, GatewayRunner, make_runner
 from gateway.app.serving import spare_the_collector
 from gateway.app.snapshots import Snapshots
 from gateway.credentials.key_ring import KeyRing
+from gateway.credentials.key_sets import AskedFetch
 from gateway.credentials.keys import KeyProblem
 from gateway.settings.document import from_json
 from gateway.settings.judging import judged
@@ -98,6 +99,7 @@ class _Worker:
                 ring=await asyncio.to_thread(KeyRing.load, settings.keys_dir),
                 keys_dir=settings.keys_dir,
                 place=self._place,
+                fetch=AskedFetch(lambda question: self._supervisor.ask("keys", **question)),
             )
             self._runner = make_runner(self._app)
             await self._runner.setup()

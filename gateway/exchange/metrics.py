@@ -284,12 +284,7 @@ class Metrics:
         self.configuration_loaded = ConfigurationMetrics(registry).loaded
         """Count one attempt to reload the configuration, and whether it went well."""
 
-        self.jwks_fetches = Counts(
-            "gateway_jwks_fetches",
-            "Fetches of other issuers' key sets, by result (new, same, failed).",
-            ["issuer", "result"],
-            registry=registry,
-        )
+        self.jwks_fetched = FetchMetrics(registry).fetched
         self.jwks_age = Gauges(
             "gateway_jwks_age_seconds",
             "Since the key set of an issuer was last confirmed; +Inf: never.",
@@ -388,3 +383,19 @@ class ConfigurationMetrics:
         """Count one attempt to reload the configuration."""
         self._loads.labels("loaded" if well else "failed").inc()
         self._valid.set(int(well))
+
+
+class FetchMetrics:
+    """The instrument of whoever fetches keys of other issuers: the one process, or who does it for several."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._fetches = Counts(
+            "gateway_jwks_fetches",
+            "Fetches of other issuers' key sets, by result (new, same, failed).",
+            ["issuer", "result"],
+            registry=registry,
+        )
+
+    def fetched(self, issuer: str, result: str) -> None:
+        """Count one fetch."""
+        self._fetches.labels(issuer, result).inc()

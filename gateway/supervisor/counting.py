@@ -10,7 +10,7 @@ from gateway.app.counted import Counted
 from gateway.app.exposition import Exposition, exposition_of_all
 from gateway.app.messages import OtherEndGone
 from gateway.app.supervisor_metrics import SupervisorMetrics
-from gateway.exchange.metrics import ConfigurationMetrics
+from gateway.exchange.metrics import ConfigurationMetrics, FetchMetrics
 from gateway.supervisor.worker import Worker
 
 ASK_SECONDS = 1.0
@@ -26,6 +26,9 @@ class Counting:
         self.metrics = SupervisorMetrics(lambda: [worker.state for worker in workers()])
         self.configuration_loaded = ConfigurationMetrics(self.metrics.registry).loaded
         """Count one attempt to reload the configuration, which no worker does."""
+
+        self.jwks_fetched = FetchMetrics(self.metrics.registry).fetched
+        """Count one fetch of an issuer's keys, which no worker does either."""
 
         self._workers = workers
         self._counted = Counted(refused=self.metrics.refused)

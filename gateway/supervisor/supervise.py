@@ -29,6 +29,7 @@ from gateway.settings.section import split_address
 from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
 from gateway.supervisor.counting import Counting
+from gateway.supervisor.fetching import Fetching
 from gateway.supervisor.listeners import listen
 from gateway.supervisor.supervisor import Supervisor
 from gateway.supervisor.worker import Worker
@@ -48,10 +49,14 @@ async def supervise(settings: Settings, values: Mapping[str, Any], *, workers: i
         raise cannot_listen("listen", settings.listen, error) from None
     notifier = Notifier.from_environ(os.environ)
     counting = Counting(lambda: supervisor.workers)
+    fetching = Fetching(fetched=counting.jwks_fetched)
 
     def hear(worker: Worker, message: Message, rest: bytes) -> None:
-        if message["say"] == "counted":
-            counting.hear(worker, rest)
+        match message["say"]:
+            case "counted":
+                counting.hear(worker, rest)
+            case "keys":
+                fetching.answer_soon(worker, message)
 
     supervisor = Supervisor(
         settings,
@@ -68,6 +73,7 @@ async def supervise(settings: Settings, values: Mapping[str, Any], *, workers: i
     )
     async with AsyncExitStack() as stack:
         port = _listen_privately(settings, health, counting, stack)
+        stack.push_async_callback(fetching.close)
         stops = _heed_signals(supervisor)
         _run(supervisor.watch.run(), stack)
         _run(counting.run(), stack)
