@@ -15,6 +15,7 @@ import pytest
 
 from tests.kit.client import RawClient
 from tests.kit.command import run_command
+from tests.kit.jwks import LOGIN, THEIRS, running_jwks_server, their_credential
 from tests.kit.redis import RedisServer
 from tests.kit.upstream import ScriptedUpstream, Turn, answer_ok, two_events
 from tests.kit.waiting import comes_to, found, until
@@ -311,6 +312,30 @@ async def test_new_settings_are_taken_by_all_workers_or_by_none(
     os.kill(pids[0], signal.SIGKILL)
     pids = await workers.all_ready(2, but=(pids[0],))
     assert await statuses() == {403}
+
+
+async def test_keys_of_another_issuer_are_fetched_once_for_all_workers(
+    start: Start, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    upstream.plays(answer_ok)
+    async with running_jwks_server() as issuer:
+        issuer.publish(THEIRS)
+        file = tmp_path / "gateway.toml"
+        file.write_text(
+            f"[issuers.login]\nissuer = '{LOGIN}'\naudience = 'gateway'\njwks_url = '{issuer.url}'\n"
+            "tenant = 'default'\nscopes = ['models:read']\n"
+        )
+        workers = await start("--config", str(file))
+        killed, _ = await workers.pids()
+        os.kill(killed, signal.SIGKILL)
+        for pid in await workers.all_ready(2, but=(killed,)):
+            async with await workers.connect_to(pid) as client:
+                client.credential = their_credential()
+                assert (await client.request("GET", "/v1/models")).status == 200
+        fetches = 'gateway_jwks_fetches_total{issuer="login",result="new"}'
+
+        assert await workers.metric(fetches) == 1
+        assert len(issuer.requests) == 1
 
 
 async def test_restart_takes_what_waits_for_a_start_and_goes_back_where_no_worker_comes_up(
