@@ -127,6 +127,10 @@ class RedisBuckets(BucketStore):
         return Census(place, workers)
 
     async def withdraw(self) -> None:
+        await self._leave()
+        await self._name_schema()
+
+    async def _leave(self) -> None:
         worker, self._announced = self._announced, None
         if worker is not None:
             try:
@@ -149,7 +153,7 @@ class RedisBuckets(BucketStore):
         await self.quiet()
         if self._waits is not None:
             self._waits.cancel()
-        await self.withdraw()
+        await self._leave()
         await self._wire.close()
 
     def _waited(self) -> None:

@@ -174,7 +174,10 @@ class BucketStore(ABC):
         """Say that this worker lives (once a second); learn how many do."""
 
     async def withdraw(self) -> None:  # noqa: B027 - nobody has heard of it in a store without I/O
-        """Say that this worker counts no more among those that live. Never raises: its silence says the same later."""
+        """Say (once a second) that this worker counts no more among those that live, though it finishes what it has.
+
+        Never raises: its silence says the same later.
+        """
 
     @abstractmethod
     def health(self) -> Mapping[str, bool]:

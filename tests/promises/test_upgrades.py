@@ -14,6 +14,7 @@ from redis.crc import key_slot
 from gateway.cli import main
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import ensure_ring
+from gateway.limits.limiter import Limiter
 from gateway.limits.redis_buckets import RedisBuckets
 from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import Charge, Dimension, Quota
@@ -239,3 +240,18 @@ async def test_restart_into_what_cannot_be_shared_changes_nothing(
         done = await run_command("restart", "--config", config, *private)
         assert (done.code, f"is of schema {AFTER_NEXT}" in done.stderr) == (1, True), done.stderr
         assert await served_of([gateway], credential, 4) == 4
+
+
+async def test_worker_that_only_finishes_what_it_has_still_names_its_schema(redis: RedisServer) -> None:
+    """However long its streams take: what they use is settled as its version does."""
+    limiter = Limiter(RedisBuckets(redis.url), announce_seconds=0.05)
+    await limiter.start()
+    limiter.leave()
+
+    async def there() -> tuple[str, str]:
+        return redis.command("ZCARD", "gateway:schema"), redis.command("EXISTS", "gateway:workers")
+
+    await comes_to((":1\r\n", ":0\r\n"), there)
+    redis.command("DEL", "gateway:schema")
+    await comes_to((":1\r\n", ":0\r\n"), there)
+    await limiter.close()
