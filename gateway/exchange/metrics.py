@@ -12,6 +12,7 @@ from functools import lru_cache
 from itertools import compress
 
 from gateway import __version__
+from gateway.exchange.common_metrics import CommonMetrics
 from gateway.exchange.exchange import Exchange, Times
 from gateway.exchange.instruments import Counts, Gauges, Registry, Rule, Spreads, Sums, Tallies
 from gateway.exchange.tallies import ExchangeTallies
@@ -281,10 +282,11 @@ class Metrics:
             "Answer headers dropped because they were not valid UTF-8.",
             registry=registry,
         ).labels()
-        self.configuration_loaded = ConfigurationMetrics(registry).loaded
+        common = CommonMetrics(registry)
+        self.configuration_loaded = common.configuration_loaded
         """Count one attempt to reload the configuration, and whether it went well."""
 
-        self.jwks_fetched = FetchMetrics(registry).fetched
+        self.jwks_fetched = common.jwks_fetched
         self.jwks_age = Gauges(
             "gateway_jwks_age_seconds",
             "Since the key set of an issuer was last confirmed; +Inf: never.",
@@ -359,43 +361,3 @@ class Metrics:
     def decided(self, tenant: str, decision: str, dimension: str = "none") -> None:
         """Count one decision of the limiter."""
         self.decisions.labels(tenant, decision, dimension).value += 1
-
-
-class ConfigurationMetrics:
-    """The instruments of whoever follows the configuration: the one process, or who looks after several."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._loads = Counts(
-            "gateway_configuration_loads",
-            "Attempts to reload the configuration, by result (loaded, failed).",
-            ["result"],
-            registry=registry,
-        )
-        self._valid = Gauges(
-            "gateway_configuration_valid",
-            "1: what the files say is in force; 0: they are wrong, and what was in force before still is.",
-            rule=Rule.MIN,
-            registry=registry,
-        )
-        self._valid.set(1)
-
-    def loaded(self, well: bool) -> None:
-        """Count one attempt to reload the configuration."""
-        self._loads.labels("loaded" if well else "failed").inc()
-        self._valid.set(int(well))
-
-
-class FetchMetrics:
-    """The instrument of whoever fetches keys of other issuers: the one process, or who does it for several."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._fetches = Counts(
-            "gateway_jwks_fetches",
-            "Fetches of other issuers' key sets, by result (new, same, failed).",
-            ["issuer", "result"],
-            registry=registry,
-        )
-
-    def fetched(self, issuer: str, result: str) -> None:
-        """Count one fetch."""
-        self._fetches.labels(issuer, result).inc()

@@ -10,7 +10,7 @@ from gateway.app.counted import Counted
 from gateway.app.exposition import Exposition, exposition_of_all
 from gateway.app.messages import OtherEndGone
 from gateway.app.supervisor_metrics import SupervisorMetrics
-from gateway.exchange.metrics import ConfigurationMetrics, FetchMetrics
+from gateway.exchange.common_metrics import CommonMetrics
 from gateway.supervisor.worker import Worker
 
 ASK_SECONDS = 1.0
@@ -24,11 +24,8 @@ class Counting:
     def __init__(self, workers: Callable[[], Iterable[Worker]]) -> None:
         """Of these. Needs a running loop."""
         self.metrics = SupervisorMetrics(lambda: [worker.state for worker in workers()])
-        self.configuration_loaded = ConfigurationMetrics(self.metrics.registry).loaded
-        """Count one attempt to reload the configuration, which no worker does."""
-
-        self.jwks_fetched = FetchMetrics(self.metrics.registry).fetched
-        """Count one fetch of an issuer's keys, which no worker does either."""
+        self.common = CommonMetrics(self.metrics.registry)
+        """What no worker counts, since it is done for all of them."""
 
         self._workers = workers
         self._counted = Counted(refused=self.metrics.refused)

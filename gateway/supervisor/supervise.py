@@ -49,7 +49,7 @@ async def supervise(settings: Settings, values: Mapping[str, Any], *, workers: i
         raise cannot_listen("listen", settings.listen, error) from None
     notifier = Notifier.from_environ(os.environ)
     counting = Counting(lambda: supervisor.workers)
-    fetching = Fetching(fetched=counting.jwks_fetched)
+    fetching = Fetching(fetched=counting.common.jwks_fetched)
 
     def hear(worker: Worker, message: Message, rest: bytes) -> None:
         match message["say"]:
@@ -149,7 +149,10 @@ async def _follow(
     It is judged by the workers alone: they may be of a later release, and know more settings.
     """
     configuration = Configuration(
-        read=gather, take=supervisor.in_force.take, loaded=counting.configuration_loaded, replaceable=True
+        read=gather,
+        take=supervisor.in_force.take,
+        loaded=counting.common.configuration_loaded,
+        replaceable=True,
     )
     await configuration.start(values)
     stack.push_async_callback(configuration.close)
