@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 
+from redis.exceptions import ResponseError
+
 _log = logging.getLogger(__name__)
 
 FIRST_HOLD_SECONDS = 0.05
@@ -29,8 +31,8 @@ class BreakerState(StrEnum):
 class Breaker:
     """The state of one server, from what happened to the calls that were let through.
 
-    One line is logged when it stops answering, one for each other kind of failure that is met meanwhile, and one when
-    it answers again, however often that is tried.
+    One line is logged when it stops answering, one for each kind of refusal that it answers meanwhile, and one when all
+    is well again, however often that is tried.
     """
 
     def __init__(self, server: str, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -67,10 +69,11 @@ class Breaker:
             if now - self._changed_at >= STEADY_SECONDS:
                 self.hold_seconds = FIRST_HOLD_SECONDS
             self._changed_at = now
-            self._told.clear()
+            self._told = {type(reason)}
+            self._log_failure(reason)
         else:
             self._hold_longer()
-        self._tell(reason)
+            self._tell_refusal(reason)
         self.state = BreakerState.OPEN
 
     def withdrawn(self) -> None:
@@ -85,13 +88,16 @@ class Breaker:
         if failure is None:
             self.state = BreakerState.HALF_OPEN
         else:
-            self._tell(failure)
+            self._tell_refusal(failure)
             self._hold_longer()
 
-    def _tell(self, reason: BaseException) -> None:
-        if type(reason) not in self._told:
+    def _tell_refusal(self, reason: BaseException) -> None:
+        if isinstance(reason, ResponseError) and type(reason) not in self._told:
             self._told.add(type(reason))
-            _log.warning("Redis %s fails: %s: %s", self.server, type(reason).__name__, reason)
+            self._log_failure(reason)
+
+    def _log_failure(self, reason: BaseException) -> None:
+        _log.warning("Redis %s fails: %s: %s", self.server, type(reason).__name__, reason)
 
     def _hold_longer(self) -> None:
         self.hold_seconds = min(2 * self.hold_seconds, LONGEST_HOLD_SECONDS)

@@ -23,7 +23,7 @@ ELSEWHERE_SECONDS = 0.3
 """How long the master of a cluster that knows the schemas may take to say them."""
 
 
-class SchemaApart(RedisError):
+class SchemaApart(ResponseError):
     """What is kept there is of a schema that this version does not share."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+from redis.exceptions import ReadOnlyError
 
 from gateway.redis.breaker import (
     FIRST_HOLD_SECONDS,
@@ -117,10 +118,12 @@ def test_one_line_is_logged_per_change(
     ]
 
 
-def test_another_kind_of_failure_is_logged_once(breaker: Breaker, caplog: pytest.LogCaptureFixture) -> None:
+def test_refusal_of_a_server_that_did_not_answer_is_logged_once(
+    breaker: Breaker, caplog: pytest.LogCaptureFixture
+) -> None:
     breaker.failed(FAULT)
-    for failure in (FAULT, PermissionError("not you"), PermissionError("nor you"), FAULT):
+    for failure in (FAULT, TimeoutError(), ReadOnlyError("not you"), ReadOnlyError("nor you"), FAULT):
         breaker.probed(failure)
     assert [record.getMessage() for record in caplog.records] == [
-        *("Redis h:6379 fails: ConnectionError: refused", "Redis h:6379 fails: PermissionError: not you")
+        *("Redis h:6379 fails: ConnectionError: refused", "Redis h:6379 fails: ReadOnlyError: not you")
     ]
