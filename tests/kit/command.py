@@ -127,7 +127,8 @@ async def _start(
         stdin=asyncio.subprocess.DEVNULL,
         stdout=PIPE,
         stderr=PIPE,
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"} | environ,
+        # What says that this is a container: one worker then, wherever tests run, unless a test says how many.
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "container": "tests"} | environ,
         preexec_fn=partial(resource.setrlimit, resource.RLIMIT_NOFILE, files) if files else None,
     )
 
