@@ -31,6 +31,7 @@ from gateway.proxy.edge import EdgeServer
 from gateway.proxy.edge_state import EdgeDeadlines, EdgeEvents, EdgeState
 from gateway.proxy.handler import Handler
 from gateway.proxy.incoming_body import BodyDeadlines
+from gateway.proxy.session import GOODBYE_SECONDS
 from gateway.proxy.upstream import Upstreams
 from gateway.proxy.wheel import Wheel
 from gateway.settings.reloading import Configuration
@@ -210,7 +211,7 @@ class GatewayRunner(web.BaseRunner):
 
     def __init__(self, app: App) -> None:
         # What outlives the drain time has had its time; to say so takes a moment.
-        super().__init__(handle_signals=False, shutdown_timeout=0.5)
+        super().__init__(handle_signals=False, shutdown_timeout=GOODBYE_SECONDS + 0.3)
         self._app = app
         self._own: list[Acceptor] = []
         self._adopted: dict[int, Acceptor] = {}

@@ -29,8 +29,8 @@ from gateway.wire.frames import FrameRelay
 # How long the other side may take to answer a close frame, and the upstream to hang up after it.
 CLOSING_SECONDS = 5.0
 HANGING_UP_SECONDS = 1.0
-# How long a close frame of our own gets before the connections go.
-GOODBYE_SECONDS = 0.2
+# How long both sides may take to answer a close frame of our own before the connections go.
+GOODBYE_SECONDS = 0.5
 KEPT_FREELY_BYTES = 64 * 1024
 _KEY_REFUSED = re.compile(rb'"code"\s*:\s*"invalid_api_key"')
 # What is looked for stands in short events; longer ones are not kept.
@@ -67,6 +67,7 @@ class Session:
         self._client = client
         self._upstream = upstream
         self._over = asyncio.Event()
+        self._says_goodbye = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._up = _Direction(
@@ -130,7 +131,13 @@ class Session:
         self._down.say(build_close(code, reason, masked=False))
         if not self._settled:
             self._exchange.detail = reason
+        self._says_goodbye = True
         self._conclude(ending, GOODBYE_SECONDS)
+
+    def _heard_out(self) -> None:
+        """It is over when both sides have answered our goodbye, or are gone."""
+        if all(side.is_gone or side.relay.close_code is not None for side in (self._up, self._down)):
+            self._over.set()
 
     def withheld(self) -> None:
         """The upstream refuses the gateway's own key in an event, or quotes it: the client must not be told so."""
@@ -150,6 +157,9 @@ class Session:
 
     def closing(self) -> None:
         """A close frame passed: the other side answers it and the upstream hangs up, or time does."""
+        if self._says_goodbye:
+            self._heard_out()
+            return
         answered = self._up.relay.close_code is not None and self._down.relay.close_code is not None
         self._conclude(Ending.COMPLETE, HANGING_UP_SECONDS if answered else CLOSING_SECONDS)
 
@@ -160,7 +170,9 @@ class Session:
 
     def lost(self, direction: _Direction) -> None:
         """A connection is gone."""
-        if self._settled:
+        if self._says_goodbye:
+            self._heard_out()
+        elif self._settled:
             self._over.set()
         elif direction is self._down:
             self._down.say(build_close(1011, "the upstream broke off", masked=False))
@@ -283,6 +295,9 @@ class _Direction:
         self._mute = False
         self.heard = True
         self.asked = False
+        self.is_gone = False
+        """Whether the source's connection is."""
+
         self.session: Session | None = session
         """None once it is over."""
 
@@ -346,6 +361,7 @@ class _Direction:
 
     def feed_eof(self) -> None:
         """The source's connection is gone."""
+        self.is_gone = True
         if self.session is not None:
             self.session.lost(self)
 

@@ -18,6 +18,7 @@ from tests.kit.asking import credential_of
 from tests.kit.client import RawClient
 from tests.kit.command import RunningCommand, running_command
 from tests.kit.gateway import Gateway, running_gateway
+from tests.kit.waiting import until
 
 WAYS = ("SIGTERM", "leave")
 
@@ -42,8 +43,8 @@ class Going(Protocol):
     async def gone(self, within_seconds: float) -> float:
         """Wait for its end; how long that took from the first word on."""
 
-    def lines(self) -> list[dict[str, Any]]:
-        """What it has logged."""
+    async def lines(self, count: int) -> list[dict[str, Any]]:
+        """What it has logged, once it is so many lines."""
 
 
 class Stopping:
@@ -71,7 +72,8 @@ class Stopping:
         assert await self.command.exit_code(within_seconds) == 0
         return time.monotonic() - self._began
 
-    def lines(self) -> list[dict[str, Any]]:
+    async def lines(self, count: int) -> list[dict[str, Any]]:
+        await until(lambda: len(self.command.stdout) >= count)
         return [orjson.loads(line) for line in self.command.stdout]
 
 
@@ -116,8 +118,8 @@ class Leaving:
         await asyncio.wait_for(self._ending, within_seconds)
         return time.monotonic() - self._began
 
-    def lines(self) -> list[dict[str, Any]]:
-        return [orjson.loads(line) for line in self.gateway.lines.raw]
+    async def lines(self, count: int) -> list[dict[str, Any]]:
+        return await self.gateway.lines.wait(count)
 
 
 @asynccontextmanager

@@ -354,7 +354,7 @@ class TestRunning:
             await gateway.go()
             client.reset()
             assert await gateway.gone(within_seconds=3) < 2
-            lines = gateway.lines()
+            lines = await gateway.lines(1)
 
         assert [line["ending"] for line in lines] == ["client_left"]
 
@@ -379,7 +379,7 @@ class TestRunning:
                 await client.read_chunk()
             took = await gateway.gone(within_seconds=5)
             await close_all([client, silent])
-            lines = gateway.lines()
+            lines = await gateway.lines(1)
 
         assert took < 2.3 if impatient else 1.5 < took < 3.5
         assert [(line["status"], line["ending"]) for line in lines] == [(200, "drained")]
@@ -430,7 +430,7 @@ class TestWebSockets:
             await gateway.gone(within_seconds=5)
             took = time.monotonic() - began
             await close_all(clients)
-            lines = gateway.lines()
+            lines = await gateway.lines(10)
 
         assert [(frame.opcode, frame.code, frame.reason) for frame in told] == [
             (CLOSE, 1001, "the gateway is restarting")
@@ -463,7 +463,7 @@ class TestWebSockets:
             await gateway.gone(within_seconds=5)
             talking.cancel()
             await client.close()
-            lines = gateway.lines()
+            lines = await gateway.lines(1)
 
         assert [(frame.opcode, frame.code) for frame in frames] == [(CLOSE, 1001)]
         assert [line["ending"] for line in lines] == ["drained"]
@@ -489,7 +489,7 @@ class TestWebSockets:
             assert await silent.closed()
             await gateway.gone(within_seconds=5)
             await close_all([closing, silent])
-            lines = gateway.lines()
+            lines = await gateway.lines(2)
 
         assert heard == [1000, 1001]
         assert [line["ending"] for line in lines] == ["complete", "drained"]
@@ -541,7 +541,7 @@ class TestUnanswered:
             answers = [await client.read_answer() for client in clients]
             assert await gateway.gone(within_seconds=5) < 3
             await close_all(clients)
-            lines = gateway.lines()
+            lines = await gateway.lines(4)
 
         for answer in answers:
             assert_refused(answer, 503, "draining")

@@ -444,6 +444,44 @@ async def test_a_close_that_nobody_answers_does_not_hold_the_session_for_long(
     assert line["ending"] == "complete"
 
 
+async def test_our_own_goodbye_is_over_when_both_sides_have_answered(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await open_session(gateway, upstream)
+    gateway.app.services.lifecycle.cut()
+    assert (await read_frame(session.client.reader)).code == 1001
+    assert (await read_frame(session.turn.reader)).code == 1001
+
+    await session.from_upstream(close_frame(1001, masked=False))
+    session.turn.close()
+    with pytest.raises(TimeoutError):  # the client may still be saying something
+        await asyncio.wait_for(session.client.reader.read(), 0.2)
+    await session.from_client(close_frame(1001))
+    async with asyncio.timeout(0.2):
+        assert await session.client.reader.read() == b""
+
+    [line] = await gateway.lines.wait(1)
+    assert (line["ending"], line["detail"]) == ("drained", "the gateway is restarting")
+
+
+@pytest.mark.parametrize("answers", ["client", "upstream"])
+async def test_our_own_goodbye_does_not_wait_long_for_a_side_that_does_not_answer(
+    answers: str, gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await open_session(gateway, upstream)
+    gateway.app.services.lifecycle.cut()
+    if answers == "client":
+        await session.from_client(close_frame(1001))
+    else:
+        await session.from_upstream(close_frame(1001, masked=False))
+
+    async with asyncio.timeout(1.5):
+        assert [frame.code for frame in await read_to_the_end(session.client.reader)] == [1001]
+        await until(lambda: not gateway.upstream_connections())
+    [line] = await gateway.lines.wait(1)
+    assert line["ending"] == "drained"
+
+
 # Weight.
 
 
