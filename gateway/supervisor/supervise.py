@@ -58,6 +58,10 @@ async def supervise(settings: Settings, values: Mapping[str, Any], *, workers: i
             case "keys":
                 fetching.answer_soon(worker, message)
 
+    health = MachineHealth(
+        lambda: [worker.state for worker in supervisor.workers],
+        more=lambda: {"restart": asdict(supervisor.restart)},
+    )
     supervisor = Supervisor(
         settings,
         values,
@@ -66,10 +70,7 @@ async def supervise(settings: Settings, values: Mapping[str, Any], *, workers: i
         replaced=counting.metrics.restarted,
         says=hear,
         gone=counting.gone,
-    )
-    health = MachineHealth(
-        lambda: [worker.state for worker in supervisor.workers],
-        more=lambda: {"restart": asdict(supervisor.restart)},
+        looked=health.live,
     )
     async with AsyncExitStack() as stack:
         port = _listen_privately(settings, health, counting, stack)

@@ -59,11 +59,12 @@ class Supervisor:
         replaced: Callable[[Cause], None],
         says: Callable[[Worker, Message, bytes], None],
         gone: Callable[[Worker], None],
+        looked: Callable[[], object],
     ) -> None:
         """`values` are what was gathered for `settings`, and `gather` gathers anew, raising SettingsInvalid.
 
         `replaced` counts why a worker was, and `says` hears what workers say that is not for the supervisor itself,
-        and `gone` that one has ended.
+        and `gone` that one has ended; `looked` is called whenever all of them have been looked at.
         """
         self.restart = Restart()
         self._settings = settings
@@ -72,6 +73,7 @@ class Supervisor:
         self._count_replaced = replaced
         self._says = says
         self._gone = gone
+        self._tell_looked = looked
         self.slots = tuple(
             Slot(index, start=self._start, changed=self._changed, replaced=self._replaced)
             for index in range(len(listeners.slots))
@@ -190,6 +192,8 @@ class Supervisor:
         if asked:
             await asyncio.wait(asked, timeout=CLOSE_SECONDS)
         self._say("finish")
+        for worker in self.workers:
+            worker.is_leaving = True
         over = [asyncio.create_task(slot.over()) for slot in self.slots]
         await asyncio.wait(over, timeout=settings.drain_seconds + SLACK_SECONDS)
         for task in (*asked, *over):
@@ -228,6 +232,7 @@ class Supervisor:
 
     def _looked(self) -> None:
         self.in_force.look()
+        self._tell_looked()
         if os.getpid() == 1:
             reap_others({worker.pid for worker in self.workers})
 
