@@ -11,6 +11,7 @@ from typing import Any
 from gateway.app.build import build_app
 from gateway.app.inherited import Inherited
 from gateway.app.messages import Message, Messages
+from gateway.app.own_upstream import refuse_itself
 from gateway.app.prepared import Prepared
 from gateway.app.process import App, GatewayRunner, make_runner
 from gateway.app.serving import spare_the_collector
@@ -94,6 +95,7 @@ class _Worker:
         _, document = order
         try:
             settings = _settings(document)
+            await asyncio.to_thread(refuse_itself, settings)  # it may be new, and nobody has looked yet
             self._app = build_app(
                 settings,
                 ring=await asyncio.to_thread(KeyRing.load, settings.keys_dir),

@@ -19,6 +19,7 @@ from tests.kit.asking import credential_of
 from tests.kit.client import RawClient
 from tests.kit.command import RunningCommand, running_command
 from tests.kit.jwks import LOGIN, THEIRS, running_jwks_server, their_credential
+from tests.kit.redis import free_port
 from tests.kit.upstream import ScriptedUpstream, Turn
 from tests.kit.waiting import until
 
@@ -53,10 +54,17 @@ async def answer_models(turn: Turn) -> None:
 
 
 @asynccontextmanager
-async def two_workers(config: Path) -> AsyncIterator[RunningCommand]:
+async def two_workers(config: Path, *, port: int = 0) -> AsyncIterator[RunningCommand]:
     async with running_command(
         *("serve", "--workers", "2", "--config", str(config), "--keys-dir", str(config.parent / "keys")),
-        *("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--set", "drain_notice_seconds=0"),
+        *(
+            "--listen",
+            f"127.0.0.1:{port}",
+            "--admin-listen",
+            "127.0.0.1:0",
+            "--set",
+            "drain_notice_seconds=0",
+        ),
     ) as process:
         yield process
 
@@ -158,6 +166,49 @@ async def test_limits_that_workers_cannot_keep_together_are_taken_by_none(
         await process.says("not reloaded")
 
         assert await verdicts(process, credential) == {ANSWERED}
+
+
+async def test_a_worker_that_did_not_turn_during_a_reload_takes_it_once_it_turns(
+    config: Path, ring: KeyRing, upstream: ScriptedUpstream
+) -> None:
+    credential = credential_of(ring)
+    async with two_workers(config) as process:
+        stopped = workers(process)[0]
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(1.5)  # until it is known
+            written(config, upstream, "enabled = false")
+            await process.says("configuration reloaded")
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        await become(process, credential, DISABLED)
+        assert stopped in workers(process)
+
+
+async def test_a_restart_takes_what_waited_and_refuses_what_cannot_be_in_force(
+    config: Path, ring: KeyRing, upstream: ScriptedUpstream
+) -> None:
+    credential, port = credential_of(ring), free_port()
+    async with two_workers(config, port=port) as process:
+        before = workers(process)
+        text = config.read_text()
+        config.write_text(text.replace(upstream.base_url, f"http://127.0.0.1:{port}/v1"))
+        process.signal(signal.SIGUSR2)
+        await process.says("restart failed", within_seconds=20.0)
+        assert said(process, "is this gateway itself")
+        assert await verdicts(process, credential) == {ANSWERED}
+        assert workers(process) == before
+
+        async with ScriptedUpstream() as other:
+            other.plays(answer_models)
+            config.write_text(text.replace(upstream.base_url, other.base_url))
+            await process.says("upstream has changed")
+            process.signal(signal.SIGUSR2)
+            await process.says("all workers have been replaced", within_seconds=30.0)
+            seen = len(upstream.requests)
+            assert await verdicts(process, credential) == {ANSWERED}
+            assert len(upstream.requests) == seen
+            assert other.requests
 
 
 async def test_no_worker_opens_a_file_of_the_configuration(
