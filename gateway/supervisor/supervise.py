@@ -134,6 +134,7 @@ def _heed_signals(supervisor: Supervisor) -> asyncio.Queue[int]:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stops.put_nowait, number)
     loop.add_signal_handler(signal.SIGUSR2, supervisor.replace_all_soon)
+    loop.add_signal_handler(signal.SIGHUP, _nothing_yet)
     return stops
 
 
@@ -159,6 +160,10 @@ async def _follow(
     stack.push_async_callback(configuration.close)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_on_signal, configuration, notifier)
     return configuration
+
+
+def _nothing_yet() -> None:
+    """What is read at the start is new enough."""
 
 
 async def _hurry(stops: asyncio.Queue[int], impatient: asyncio.Event) -> None:
