@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 
-# One that is named by its digest is the same one at every build: docs/operations.md, "Docker".
+# One that is named by its digest is the same one at every build: docs/operations/one-machine.md, "Docker".
 ARG PYTHON=python:3.12-slim-bookworm
 
 FROM ${PYTHON} AS build

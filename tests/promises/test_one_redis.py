@@ -109,7 +109,7 @@ async def test_nothing_outside_the_prefix_is_touched_by_a_gateway_or_a_command(
 ) -> None:
     """Its login may touch no other key, and Redis notes whoever tries."""
     upstream.plays(chat)
-    rights = ("+@all", "-@dangerous", "+info")  # as docs/operations.md has them
+    rights = ("+@all", "-@dangerous", "+info")  # as docs/operations/redis.md has them
     redis.command("ACL", "SETUSER", "staging", "on", ">secret", "~staging:*", *rights)
     url = f"redis://staging:secret@127.0.0.1:{redis.port}/0"
     async with deployed(tmp_path / "d", upstream, redis_url=url, prefix="staging:") as staging:

@@ -194,7 +194,7 @@ def test_prometheus_finds_the_private_listener_under_the_job_that_rules_select()
 
 def adapter_rule() -> dict[str, Any]:
     """The rule for prometheus-adapter that the documents show."""
-    text = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    text = (ROOT / "docs" / "operations" / "kubernetes.md").read_text("utf-8")
     (block,) = re.findall(r"```yaml\n(rules:\n.*?)```", text, re.DOTALL)
     (rule,) = yaml.safe_load(block)["rules"]["custom"]
     return rule
