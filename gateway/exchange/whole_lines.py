@@ -23,15 +23,23 @@ def portions(lines: bytes) -> Iterator[memoryview]:
 
 
 def write(descriptor: int, portion: memoryview, *, most_seconds: float | None = None) -> None:
-    """Write a portion, waiting for whoever reads; also where the descriptor itself does not wait.
+    """Write a portion, waiting for whoever reads, also where the descriptor itself does not wait.
 
-    Raises OSError when nobody reads any more, and TimeoutError when it takes longer than `most_seconds`.
+    With `most_seconds` it waits no longer than that, even where the descriptor would: then TimeoutError. Raises OSError
+    when nobody reads any more.
     """
+    if most_seconds is not None:
+        _wait(descriptor, most_seconds)
     while portion:
         try:
             portion = portion[os.write(descriptor, portion) :]
         except BlockingIOError:
-            room = select.poll()
-            room.register(descriptor, select.POLLOUT)
-            if not room.poll(None if most_seconds is None else most_seconds * 1000):
-                raise TimeoutError from None
+            _wait(descriptor, most_seconds)
+
+
+def _wait(descriptor: int, most_seconds: float | None) -> None:
+    """Return when a portion can be written."""
+    room = select.poll()
+    room.register(descriptor, select.POLLOUT)
+    if not room.poll(None if most_seconds is None else most_seconds * 1000):
+        raise TimeoutError

@@ -66,3 +66,34 @@ def test_who_reads_no_more_harms_nobody() -> None:
             [sys.executable, "-c", program], stderr=errors, stdout=subprocess.PIPE, check=True, timeout=30
         )
     assert ran.stdout == b"went on\n"
+
+
+def test_who_has_stopped_reading_keeps_nobody_and_hears_what_is_told_when_it_reads_again() -> None:
+    ours, theirs = os.pipe()
+    program = """
+import sys, time
+from gateway.app.telling import tell
+began = time.monotonic()
+for number in range(1000):
+    tell(f"{number} " + "x" * 500)
+print(time.monotonic() - began, flush=True)
+sys.stdin.readline()
+tell("again")
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=theirs
+    )
+    os.close(theirs)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert float(process.stdout.readline()) < 5, "it waited once, and not a thousand times or for ever"
+    come = os.read(ours, 2**20)
+    process.stdin.write(b"\n")
+    process.stdin.close()
+    while piece := os.read(ours, 2**20):
+        come += piece
+    os.close(ours)
+    assert process.wait(10) == 0
+    process.stdout.close()
+    assert come.startswith(b"gateway: 0 xxx")
+    assert come.endswith(b"x\ngateway: again\n")
