@@ -25,7 +25,7 @@ class Ending(StrEnum):
     """By the gateway: while it ran, what it ran on was taken away (credential, tenant, scope or model)."""
 
     DRAINED = "drained"
-    """By a stop of the gateway."""
+    """By a stop of the gateway, or of the process that served it."""
 
     FAILED = "failed"
     """By a defect of the gateway."""

@@ -18,7 +18,7 @@ from tests.kit.client import CHAT, HANDSHAKE, JSON, PLAIN, QUESTION, RawAnswer, 
 from tests.kit.tls import TlsUpstream
 from tests.kit.upstream import OK, ScriptedUpstream, Turn, answer_ok, two_events
 from tests.kit.waiting import until
-from tests.kit.websocket import CLOSE, TEXT, accepted, close_frame, frame, read_frame, read_to_the_end
+from tests.kit.websocket import CLOSE, TEXT, Frame, accepted, close_frame, frame, read_frame, read_to_the_end
 from tests.promises.going import WAYS, Going, Leaving, Stopping, going
 
 both_ways = pytest.mark.parametrize("way", WAYS)
@@ -423,9 +423,7 @@ class TestWebSockets:
             began = time.monotonic()
             if impatient:
                 await gateway.at_once()
-            told = [await read_frame(client.reader) for client in clients]
-            for client in clients:
-                await client.send(close_frame(1001))
+            told = await asyncio.gather(*map(hears_and_answers, clients))
             ended = [await client.closed() for client in clients]
             await gateway.gone(within_seconds=5)
             took = time.monotonic() - began
@@ -504,6 +502,13 @@ async def converses(turn: Turn, heard: list[int | None], *, echoes: bool = True)
     heard.append(found.code)
     await turn.send(frame(CLOSE, found.payload, masked=False))
     turn.close()
+
+
+async def hears_and_answers(client: RawClient) -> Frame:
+    """The next frame, a close, which is answered."""
+    heard = await read_frame(client.reader)
+    await client.send(close_frame(1001))
+    return heard
 
 
 async def shakes_hands(client: RawClient) -> None:
