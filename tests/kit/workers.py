@@ -99,12 +99,13 @@ async def running_workers(
     base_url: str,
     redis: RedisServer | None,
     *more: str,
+    workers: int = 2,
     module: str = "gateway",
 ) -> AsyncIterator[Workers]:
-    """Run two workers in front of an upstream, with keys in a directory of the test."""
+    """Run workers in front of an upstream, with keys in a directory of the test."""
     where = () if redis is None else ("--set", f"redis_url={redis.url}")
     async with running_command(
-        *("serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--workers", "2"),
+        *("serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--workers", str(workers)),
         *("--upstream", base_url, "--keys-dir", str(directory / "keys"), *where, *more),
         module=module,
     ) as command:
