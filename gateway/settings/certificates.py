@@ -9,7 +9,8 @@ from functools import cache, lru_cache
 from gateway.settings.kept_file import KeptFile
 from gateway.settings.section import Problem, SettingsInvalid
 
-_CERTIFICATE = re.compile(rb"-----BEGIN ((?:X509 |TRUSTED )?CERTIFICATE)-----.*?-----END \1-----", re.DOTALL)
+_BEGIN = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----")
+_CERTIFICATE = re.compile(_BEGIN.pattern + rb"[^-]*-----END (?:X509 |TRUSTED )?CERTIFICATE-----")
 
 
 def trusted_certificates(ca_file: KeptFile | None) -> ssl.SSLContext:
@@ -18,10 +19,8 @@ def trusted_certificates(ca_file: KeptFile | None) -> ssl.SSLContext:
     """
     if ca_file is None:
         return _of_the_system()
-    # What stands between certificates may be in any language.
-    certificates = b"\n".join(found[0] for found in _CERTIFICATE.finditer(bytes(ca_file)))
     try:
-        return _of_a_file(certificates)
+        return _of_a_file(bytes(ca_file))
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         why = (isinstance(error, OSError) and error.strerror) or error
         raise SettingsInvalid(
@@ -35,10 +34,15 @@ def _of_the_system() -> ssl.SSLContext:
 
 
 @lru_cache(maxsize=4)
-def _of_a_file(certificates: bytes) -> ssl.SSLContext:
-    if not certificates:
-        raise ValueError("it holds no certificate (PEM)")
-    return _http(ssl.create_default_context(cadata=certificates.decode("ascii")))
+def _of_a_file(content: bytes) -> ssl.SSLContext:
+    # What stands between certificates may be in any language. OpenSSL takes ASCII alone, and no notice of a last one
+    # that is cut off.
+    certificates = [found[0] for found in _CERTIFICATE.finditer(content)]
+    if not certificates or len(certificates) != len(_BEGIN.findall(content)):
+        raise ValueError("it is not one whole certificate after another (PEM)")
+    if any(b"BEGIN TRUSTED" in certificate for certificate in certificates):  # which it would pass over
+        raise ValueError("it holds a TRUSTED CERTIFICATE; openssl x509 makes a plain one of it")
+    return _http(ssl.create_default_context(cadata=b"\n".join(certificates).decode("ascii")))
 
 
 def _http(context: ssl.SSLContext) -> ssl.SSLContext:
