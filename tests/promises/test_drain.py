@@ -304,6 +304,30 @@ class TestRunning:
         assert [answer.get("connection") for answer in answers] == [None, None, "close"]
 
     @both_ways
+    async def test_who_never_stops_sending_ahead_is_told_to_stop(
+        self, way: str, tmp_path: Path, upstream: ScriptedUpstream
+    ) -> None:
+        async def slowly(turn: Turn) -> None:
+            await turn.read_body()
+            await asyncio.sleep(0.05)
+            await turn.send(OK)
+
+        upstream.plays(slowly)
+        edge = {"header_timeout_seconds": 1.0}
+        async with going(way, tmp_path, upstream=way_to(upstream), edge=edge) as gateway:
+            client = await gateway.connect()
+            asking = client.request_bytes("GET", "/v1/models")
+            await client.send(asking * 3)
+            await gateway.go()
+            answer = await client.read_answer()
+            while answer.get("connection") is None:
+                await client.send(asking)
+                answer = await client.read_answer()
+            assert (answer.status, answer.get("connection")) == (200, "close")
+            assert await gateway.gone(within_seconds=5) < 2.5
+            await client.close()
+
+    @both_ways
     @pytest.mark.parametrize("tls", [False, True])
     async def test_bodies_that_come_in_and_those_that_are_yet_to_be_asked_for_are_served(
         self, way: str, tls: bool, tmp_path: Path
