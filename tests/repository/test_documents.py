@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import BaseModel
 
 from docs import generate, picture
@@ -254,6 +255,23 @@ def paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         else:
             member = "" if inner is field.annotation else f"{generate.MEMBERS.get(name, 'ID')}."
             yield from paths(inner, f"{prefix}{name}.{member}")
+
+
+# Alerts
+
+
+def test_every_alert_leads_to_its_section_and_no_section_is_without_one() -> None:
+    page = "docs/operations/alerts.md"
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "gateway.rules.yml").read_text("utf-8"))
+    alerts = [rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule]
+    assert re.findall(r"^## (\w+)$", DOCUMENTS[page], re.MULTILINE) == [alert["alert"] for alert in alerts]
+    for alert in alerts:
+        name = alert["alert"]
+        assert alert["annotations"]["documentation"] == f"{page}#{name.lower()}"
+        said = section(page, name)
+        assert f"*{alert['labels']['severity']}.*" in said, name
+        assert "**Look**" in said, name
+        assert "**Do**" in said, name
 
 
 # Limits
