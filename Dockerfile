@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 
 # One that is named by its digest is the same one at every build: docs/operations/one-machine.md, "Docker".
-ARG PYTHON=python:3.12-slim-bookworm
+ARG PYTHON=python:3.12-slim-trixie
 
 FROM ${PYTHON} AS build
 WORKDIR /src

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from gateway.credentials.key_ring import KeyRing
 from tests.conftest import StartGateway
 from tests.deploy.balancers import (
     CHECKS,
+    NOTICE_SECONDS,
     Configure,
     Front,
     Machine,
@@ -26,12 +28,13 @@ from tests.deploy.balancers import (
 )
 from tests.kit.client import CHAT, FORM, JSON, QUESTION, STREAMED_QUESTION, RawClient
 from tests.kit.gateway import Gateway
-from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn, two_events
+from tests.kit.upstream import OK, SSE_HEAD, ScriptedUpstream, Turn, two_events
 from tests.kit.waiting import until as happens
 from tests.kit.websocket import TEXT, accepted, frame, read_message, shake_hands
 
 EACH = pytest.mark.parametrize("configure", [nginx, haproxy], ids=["nginx", "haproxy"])
 MIB = 2**20
+EVENTS = 6
 BACK_SECONDS = 2.1
 """When a gateway is up, until nginx is sure to send it requests again: its seconds are whole ones, and it waits one."""
 
@@ -235,21 +238,38 @@ async def test_a_post_whose_connection_breaks_is_never_sent_again(
     assert len(seen) == 1
 
 
-async def test_two_gateways_restart_one_after_the_other_and_no_request_fails(
+async def stream_or_not(turn: Turn) -> None:
+    """The script of an upstream whose streams last longer than a gateway's notice of its end."""
+    if b'"stream":true' not in await turn.read_body():
+        await turn.send(OK)
+        return
+    await turn.send(SSE_HEAD)
+    for number in range(EVENTS):
+        await turn.chunk(b"data: %d\n\n" % number)
+        await asyncio.sleep(1.5 * NOTICE_SECONDS / EVENTS)
+    await turn.send(b"0\r\n\r\n")
+
+
+async def test_two_gateways_restart_one_after_the_other_and_nothing_fails(
     tmp_path: Path, upstream: ScriptedUpstream
 ) -> None:
+    upstream.plays(stream_or_not)
     credential = credential_by(tmp_path / "keys")
     machines = [Machine(upstream.base_url, tmp_path / "keys") for _ in range(2)]
     ports = [machine.port for machine in machines]
-    statuses: dict[str, list[int]] = {"nginx": [], "haproxy": []}
+    whole = b"".join(b"data: %d\n\n" % number for number in range(EVENTS))
+    outcomes: dict[str, Counter[str]] = {"nginx": Counter(), "haproxy": Counter()}
     over = asyncio.Event()
 
-    async def ask(front: Front, seen: list[int], pause_seconds: float) -> None:
+    async def ask(
+        front: Front, seen: Counter[str], body: bytes, expected: bytes, pause_seconds: float
+    ) -> None:
         while not over.is_set():
             async with await front.connect(credential) as client:
                 for _ in range(10):
-                    answer = await client.request("POST", CHAT, QUESTION, headers=JSON)
-                    seen.append(answer.status if answer.clean_end else 0)
+                    answer = await client.request("POST", CHAT, body, headers=JSON)
+                    good = answer.status == 200 and answer.clean_end and answer.body == expected
+                    seen["good" if good else f"{answer.status} {answer.body!r}"] += 1
                     if answer.get("connection") == "close":
                         break
                     await asyncio.sleep(pause_seconds)
@@ -262,14 +282,15 @@ async def test_two_gateways_restart_one_after_the_other_and_no_request_fails(
             folder.mkdir()
             fronts.append(await stack.enter_async_context(in_front(configure, folder, ports)))
         group = await stack.enter_async_context(asyncio.TaskGroup())
-        for front, seen in zip(fronts, statuses.values(), strict=True):
+        for front, seen in zip(fronts, outcomes.values(), strict=True):
             for number in range(6):
-                group.create_task(ask(front, seen, 0.01 * number))
+                group.create_task(ask(front, seen, QUESTION, b"{}", 0.01 * number))
+                group.create_task(ask(front, seen, STREAMED_QUESTION, whole, 0.1 * number))
         for machine in machines:
             await machine.stop()
             await machine.start()
             await asyncio.sleep(BACK_SECONDS)
         over.set()
 
-    assert all(len(seen) > 100 for seen in statuses.values())
-    assert {name: set(seen) for name, seen in statuses.items()} == {"nginx": {200}, "haproxy": {200}}
+    assert all(seen["good"] > 100 for seen in outcomes.values())
+    assert {name: set(seen) for name, seen in outcomes.items()} == {"nginx": {"good"}, "haproxy": {"good"}}
