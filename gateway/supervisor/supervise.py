@@ -6,7 +6,7 @@ import asyncio
 import faulthandler
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from typing import Any
@@ -30,7 +30,7 @@ from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
 from gateway.supervisor.counting import Counting
 from gateway.supervisor.fetching import Fetching
-from gateway.supervisor.listeners import listen
+from gateway.supervisor.listeners import Listeners, listen
 from gateway.supervisor.supervisor import Supervisor
 from gateway.supervisor.worker import Worker
 
@@ -47,142 +47,165 @@ async def supervise(settings: Settings, values: Mapping[str, Any], *, workers: i
         listeners = listen(settings.listen, workers)
     except OSError as error:
         raise cannot_listen("listen", settings.listen, error) from None
-    notifier = Notifier.from_environ(os.environ)
-    counting = Counting(lambda: supervisor.workers)
-    fetching = Fetching(fetched=counting.common.jwks_fetched)
-
-    def hear(worker: Worker, message: Message, rest: bytes) -> None:
-        match message["say"]:
-            case "counted":
-                counting.hear(worker, rest)
-            case "keys":
-                fetching.answer_soon(worker, message)
-
-    health = MachineHealth(
-        lambda: [worker.state for worker in supervisor.workers],
-        more=lambda: {"restart": asdict(supervisor.restart)},
-    )
-    supervisor = Supervisor(
-        settings,
-        values,
-        listeners,
-        gather=lambda: gather(Seen()),
-        replaced=counting.metrics.restarted,
-        says=hear,
-        gone=counting.gone,
-        looked=health.live,
-    )
     async with AsyncExitStack() as stack:
-        port = _listen_privately(settings, health, counting, stack)
-        stack.push_async_callback(fetching.close)
-        stops = _heed_signals(supervisor)
-        _run(supervisor.watch.run(), stack)
-        _run(counting.run(), stack)
-        stopped = asyncio.create_task(stops.get())
-        opening = asyncio.create_task(supervisor.open())
-        await asyncio.wait({opening, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        problems = opening.result() if opening.done() else []
+        return await _Supervision(settings, values, listeners, gather, stack).run()
+
+
+class _Supervision:
+    """A supervisor and what is around it, from the first signal it may get to its end."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        values: Mapping[str, Any],
+        listeners: Listeners,
+        gather: Gather,
+        stack: AsyncExitStack,
+    ) -> None:
+        """`stack` closes what is opened here."""
+        self._settings = settings
+        self._values = values
+        self._listeners = listeners
+        self._gather = gather
+        self._stack = stack
+        self._notifier = Notifier.from_environ(os.environ)
+        self._counting = Counting(lambda: self._supervisor.workers)
+        self._fetching = Fetching(fetched=self._counting.common.jwks_fetched)
+        self._health = MachineHealth(
+            lambda: [worker.state for worker in self._supervisor.workers],
+            more=lambda: {"restart": asdict(self._supervisor.restart)},
+        )
+        self._supervisor = Supervisor(
+            settings,
+            values,
+            listeners,
+            gather=lambda: gather(Seen()),
+            replaced=self._counting.metrics.restarted,
+            says=self._hear,
+            gone=self._counting.gone,
+            looked=self._health.live,
+        )
+        self._stops: asyncio.Queue[int] = asyncio.Queue()
+        """Where signals to stop come."""
+
+    async def run(self) -> int:
+        """Serve until told to stop, or until no worker comes up; the exit code."""
+        private = self._listen_privately()
+        self._stack.push_async_callback(self._fetching.close)
+        self._heed_signals()
+        self._keep(self._supervisor.watch.run())
+        self._keep(self._counting.run())
+        stopped = asyncio.create_task(self._stops.get())
+        problems = await self._come_up(stopped)
         if problems is not None:
             for problem in problems:
                 tell(problem)
-            await supervisor.stop(notice=False, impatient=_set())
-            await opening
+            await self._supervisor.stop(notice=False, impatient=_set())
             return 0 if stopped.done() else 1
-        configuration = await _follow(values, supervisor, counting, notifier, gather, stack)
-        private = shown((split_address(settings.admin_listen)[0], port))
-        say_serving(settings, shown(listeners.address), private, workers=workers)
-        spare_the_collector()
-        notifier.ready(f"{workers} workers serve on {shown(listeners.address)}")
-        _run(notifier.tell_while_live(lambda: health.live().ok), stack)
-        hopeless = asyncio.create_task(supervisor.hopeless.wait())
+        configuration = await self._follow()
+        self._say_serving(private)
+        hopeless = asyncio.create_task(self._supervisor.hopeless.wait())
         await asyncio.wait({hopeless, stopped}, return_when=asyncio.FIRST_COMPLETED)
         await configuration.close()
         if not stopped.done():
             stopped.cancel()
             tell("no worker comes up any more; giving up")
-            await supervisor.stop(notice=False, impatient=_set())
+            await self._supervisor.stop(notice=False, impatient=_set())
             return 1
         hopeless.cancel()
+        await self._stop(notice=stopped.result() == signal.SIGTERM)
+        return 0
+
+    def _listen_privately(self) -> str:
+        """Open the private listener; its address. Raises OSError."""
+        settings = self._settings
+        host, port = split_address(settings.admin_listen)
+        listener = PrivateListener(
+            host,
+            port,
+            exposition=self._counting.exposition(),
+            health=self._health,
+            names=settings.admin_hosts,
+        )
+        try:
+            port = listener.start()
+        except OSError as error:
+            raise cannot_listen("admin_listen", settings.admin_listen, error) from None
+        self._stack.push_async_callback(asyncio.to_thread, listener.stop)
+        return shown((host, port))
+
+    def _heed_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stops.put_nowait, number)
+        loop.add_signal_handler(signal.SIGUSR2, self._supervisor.replace_all_soon)
+        loop.add_signal_handler(signal.SIGHUP, _nothing_yet)
+
+    async def _come_up(self, stopped: asyncio.Task[int]) -> list[str] | None:
+        """Have the first workers come up; what kept one from it, or None where all did and nobody stopped them."""
+        opening = asyncio.create_task(self._supervisor.open())
+        self._stack.push_async_callback(asyncio.wait, {opening})
+        await asyncio.wait({opening, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return opening.result() if opening.done() else []
+
+    async def _follow(self) -> Configuration[Mapping[str, Any]]:
+        """Follow the configuration, and put what is new in it in force in every worker, or in none.
+
+        It is judged by the workers alone: they may be of a later release, and know more settings.
+        """
+        configuration = Configuration(
+            read=self._gather,
+            take=self._supervisor.in_force.take,
+            loaded=self._counting.common.configuration_loaded,
+            replaceable=True,
+        )
+        await configuration.start(self._values)
+        self._stack.push_async_callback(configuration.close)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, reload_on_signal, configuration, self._notifier)
+        return configuration
+
+    def _say_serving(self, private: str) -> None:
+        public, workers = shown(self._listeners.address), len(self._listeners.slots)
+        say_serving(self._settings, public, private, workers=workers)
+        spare_the_collector()
+        self._notifier.ready(f"{workers} workers serve on {public}")
+        self._keep(self._notifier.tell_while_live(lambda: self._health.live().ok))
+
+    async def _stop(self, *, notice: bool) -> None:
         tell("stopping; signal again to stop at once")
-        notifier.stopping("stopping: what runs may finish", most_seconds=most_seconds(settings))
+        self._notifier.stopping("stopping: what runs may finish", most_seconds=most_seconds(self._settings))
         impatient = asyncio.Event()
-        _run(_hurry(stops, impatient), stack)
-        await supervisor.stop(notice=stopped.result() == signal.SIGTERM, impatient=impatient)
-    return 0
+        self._keep(self._hurry(impatient))
+        await self._supervisor.stop(notice=notice, impatient=impatient)
 
+    async def _hurry(self, impatient: asyncio.Event) -> None:
+        await self._stops.get()
+        impatient.set()
 
-def _listen_privately(
-    settings: Settings, health: MachineHealth, counting: Counting, stack: AsyncExitStack
-) -> int:
-    """Open the private listener; its port. Raises OSError."""
-    host, port = split_address(settings.admin_listen)
-    listener = PrivateListener(
-        host, port, exposition=counting.exposition(), health=health, names=settings.admin_hosts
-    )
-    try:
-        found = listener.start()
-    except OSError as error:
-        raise cannot_listen("admin_listen", settings.admin_listen, error) from None
-    stack.push_async_callback(asyncio.to_thread, listener.stop)
-    return found
+    def _hear(self, worker: Worker, message: Message, rest: bytes) -> None:
+        match message["say"]:
+            case "counted":
+                self._counting.hear(worker, rest)
+            case "keys":
+                self._fetching.answer_soon(worker, message)
 
+    def _keep(self, running: Coroutine[Any, Any, None]) -> None:
+        """Have something run until the end."""
+        task = asyncio.create_task(running)
 
-def _heed_signals(supervisor: Supervisor) -> asyncio.Queue[int]:
-    """Replace workers when asked to; returns where signals to stop come."""
-    stops: asyncio.Queue[int] = asyncio.Queue()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stops.put_nowait, number)
-    loop.add_signal_handler(signal.SIGUSR2, supervisor.replace_all_soon)
-    loop.add_signal_handler(signal.SIGHUP, _nothing_yet)
-    return stops
+        async def end() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
-
-async def _follow(
-    values: Mapping[str, Any],
-    supervisor: Supervisor,
-    counting: Counting,
-    notifier: Notifier,
-    gather: Gather,
-    stack: AsyncExitStack,
-) -> Configuration[Mapping[str, Any]]:
-    """Follow the configuration, and put what is new in it in force in every worker, or in none.
-
-    It is judged by the workers alone: they may be of a later release, and know more settings.
-    """
-    configuration = Configuration(
-        read=gather,
-        take=supervisor.in_force.take,
-        loaded=counting.common.configuration_loaded,
-        replaceable=True,
-    )
-    await configuration.start(values)
-    stack.push_async_callback(configuration.close)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_on_signal, configuration, notifier)
-    return configuration
+        self._stack.push_async_callback(end)
 
 
 def _nothing_yet() -> None:
     """What is read at the start is new enough."""
 
 
-async def _hurry(stops: asyncio.Queue[int], impatient: asyncio.Event) -> None:
-    await stops.get()
-    impatient.set()
-
-
 def _set() -> asyncio.Event:
     event = asyncio.Event()
     event.set()
     return event
-
-
-def _run(what: Any, stack: AsyncExitStack) -> None:
-    """Have something run until the end."""
-    task = asyncio.create_task(what)
-
-    async def end() -> None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-    stack.push_async_callback(end)
