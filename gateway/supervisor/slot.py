@@ -17,6 +17,9 @@ MOST_OLD = 2
 CUT_SECONDS = 5.0
 """For a worker that was told to end at once; then it is killed."""
 
+Start = Callable[[int], Awaitable[Worker]]
+"""Begins the life of a worker for a slot."""
+
 
 class Slot:
     """Keeps one worker serving from the sockets of one slot, and knows those that are leaving."""
@@ -25,7 +28,7 @@ class Slot:
         self,
         index: int,
         *,
-        start: Callable[[int], Awaitable[Worker]],
+        start: Start,
         changed: Callable[[], None],
         replaced: Callable[[Cause], None],
     ) -> None:
@@ -63,15 +66,18 @@ class Slot:
     async def open(self) -> bool:
         """Have the first worker come up; whether it did."""
         async with self._starting:
-            return await self._succeed()
+            return await self._succeed(self._start)
 
-    async def replace(self, cause: Cause) -> bool:
-        """Have a successor come up, and then the present worker leave; False where none came up: all is as it was."""
+    async def replace(self, cause: Cause, *, start: Start | None = None) -> bool:
+        """Have a successor come up, and then the present worker leave; False where none came up: all is as it was.
+
+        `start` begins its life, where that is not to be like any other's.
+        """
         async with self._starting:
             if self._ends:
                 return False
             self._replaced(cause)
-            return await self._succeed()
+            return await self._succeed(start or self._start)
 
     def end(self) -> None:
         """Replace nobody any more."""
@@ -85,8 +91,8 @@ class Slot:
             await asyncio.wait({worker.gone for worker in workers})
             await asyncio.sleep(0)
 
-    async def _succeed(self) -> bool:
-        successor = await self._start(self.index)
+    async def _succeed(self, start: Start) -> bool:
+        successor = await start(self.index)
         self.successor = successor
         self._watch(successor)
         try:
@@ -145,7 +151,7 @@ class Slot:
         while True:
             await asyncio.sleep(delay_seconds)
             async with self._starting:
-                if self.worker is not None or await self._succeed():
+                if self.worker is not None or await self._succeed(self._start):
                     return
             delay_seconds = self.patience.ended(monotonic(), came_up=False)
             self._replaced(Cause.NOT_STARTED)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gateway.app.messages import Message, OtherEndGone
@@ -81,9 +82,6 @@ class Supervisor:
         self.in_force = SettingsInForce(values, lambda: self.workers)
         self.watch = Watch(self.slots, hang_seconds=settings.worker_hang_seconds, looked=self._looked)
         self._starts = 0
-        self._tried: tuple[bytes, int] | None = None
-        """Settings, and their number, with which workers are started before they are in force."""
-
         self._requests: set[asyncio.Task[object]] = set()
         self._replacing = asyncio.Lock()
         self._asked = False
@@ -128,6 +126,8 @@ class Supervisor:
             self.restart = Restart(self.restart.number + 1, "running")
             tell("replacing all workers, one by one")
             reason = await self._replaced_all()
+            if self.stopping:
+                return
             self.restart = Restart(self.restart.number, "failed" if reason else "done", reason)
             tell(f"restart failed: {reason}" if reason else "all workers have been replaced")
 
@@ -138,25 +138,14 @@ class Supervisor:
                 values = restarted(self.in_force.values, await asyncio.to_thread(self._gather))
             except Exception as invalid:  # noqa: BLE001 (whatever the files hold, what runs goes on)
                 return f"{invalid}; everything is as it was"
-            self._tried = to_json(values), self.in_force.number + 1
-            try:
-                for slot in self.slots:
-                    if await slot.replace(Cause.ASKED):
-                        if self._tried is not None:
-                            self.in_force.replace(values)
-                            self._tried = None
-                        continue
-                    if self.stopping:
-                        return "the gateway stops"
-                    why = "; ".join(slot.problems) or "it ended, or did not come up in time"
-                    rest = (
-                        "everything is as it was"
-                        if self._tried
-                        else "the workers before it are new, the others old"
-                    )
-                    return f"worker {slot.index} did not come up: {why}; {rest}"
-            finally:
-                self._tried = None
+            first, *others = self.slots
+            new = partial(self._start_with, to_json(values), self.in_force.number + 1)
+            if not await first.replace(Cause.ASKED, start=new):
+                return f"{_why(first)}; everything is as it was"
+            self.in_force.replace(values)
+            for slot in others:
+                if not await slot.replace(Cause.ASKED):
+                    return f"{_why(slot)}; the workers before it are new, the others old"
         return ""
 
     # Ending
@@ -206,12 +195,14 @@ class Supervisor:
     # Workers
 
     async def _start(self, index: int) -> Worker:
-        document, number = self._tried or (self.in_force.document, self.in_force.number)
+        return await self._start_with(self.in_force.document, self.in_force.number, index)
+
+    async def _start_with(self, settings: bytes, number: int, index: int) -> Worker:
         self._starts += 1
         place = Place(index, len(self.slots))
         worker = Worker(place, f"{index}.{self._starts}", says=self._hears)
         worker.gone.add_done_callback(lambda _: self._gone(worker))
-        await worker.start(self._listeners, document, number)
+        await worker.start(self._listeners, settings, number)
         return worker
 
     def _hears(self, worker: Worker, message: Message, rest: bytes) -> None:
@@ -240,6 +231,11 @@ class Supervisor:
         task = asyncio.create_task(what)
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)
+
+
+def _why(slot: Slot) -> str:
+    """Why a successor did not come up."""
+    return f"worker {slot.index} did not come up: {'; '.join(slot.problems) or 'it ended, or took too long'}"
 
 
 async def _closed(worker: Worker) -> None:
