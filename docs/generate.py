@@ -18,7 +18,7 @@ from pydantic import BaseModel, IPvAnyNetwork, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from docs import chart, performance, picture, targets
+from docs import capacity, chart, performance, picture, targets
 from docs.measured import Measured
 from docs.performance import table
 from gateway.app.supervisor_metrics import SupervisorMetrics
@@ -316,6 +316,10 @@ BLOCKS: Mapping[str, Mapping[str, Callable[[], Iterable[str]]]] = {
         "times": _measured(performance.times),
         "absolutes": _measured(performance.absolutes),
         "standings": _measured(targets.standings),
+    },
+    "operations/capacity.md": {
+        "carried": _measured(capacity.carried),
+        "held": _measured(capacity.held),
     },
     "../README.md": {"chart": _measured(lambda measured: chart.shown(measured, "docs/performance.svg"))},
 }

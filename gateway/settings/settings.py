@@ -95,7 +95,7 @@ class Upstream(Section):
     """Connections to one base URL at once, of all workers together; what exceeds them waits."""
 
     tenant_share: float = Field(default=0.5, gt=0, le=1)
-    """The part of them that one tenant may always take; more only while a tenth of all stays free."""
+    """The part of them, in each worker, that one tenant may always take; more only while a tenth of all stays free."""
 
     connection_wait_seconds: Seconds = 5.0
     """For a connection to come free, while all of them or all of the tenant's are in use; then 503."""
@@ -192,7 +192,8 @@ class Edge(Section):
     """From clients, to all workers together; 0: in each, what its file limit has room for, at most 10,000."""
 
     peer_share: float = Field(default=0.5, gt=0, le=1)
-    """The part of them that one address (of IPv6: one network of 64 bits) may have once four fifths are in use."""
+    """The part of them, in each worker, that one address (of IPv6: one network of 64 bits) may have once four fifths
+    are in use."""
 
     trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
     """Networks of proxies and load balancers, which have no such share: many clients come by one of their
@@ -206,7 +207,7 @@ class Edge(Section):
 
 
 class Settings(BaseSettings):
-    """The whole configuration of one gateway process."""
+    """The whole configuration of a gateway."""
 
     model_config = SettingsConfigDict(
         extra="forbid", frozen=True, env_prefix="GATEWAY_", env_nested_delimiter="__"
@@ -229,17 +230,18 @@ class Settings(BaseSettings):
     as many as there are cores for them, else 1. Caps are the machine's, and each worker has its part of them."""
 
     redis_url: SecretStr | None = None
-    """Counts limits and usage, and keeps revocations, for several workers and gateways together; unset: one process for
-    itself."""
+    """Counts limits and usage, and keeps revocations, for several workers and gateways together; unset: each process
+    counts for itself."""
 
     redis_prefix: RedisPrefix = DEFAULT_PREFIX
     """What every key there begins with, so that several deployments can share a Redis; best ended by a `:`."""
 
     on_store_failure: Annotated[OnStoreFailure, FOLLOWED] = OnStoreFailure.LOCAL
-    """While Redis is away: each gateway grants its share, everything, or nothing (503)."""
+    """While Redis is away: each worker grants its share, everything, or nothing (503)."""
 
     expected_replicas: int = Field(default=1, ge=1, le=10_000)
-    """Gateways that share the limits, as long as Redis was never reached: each grants that part of them."""
+    """Gateways that share the limits, as long as Redis was never reached: each, with all its workers, grants that part
+    of them."""
 
     expected_output: dict[Pattern, Permits] = Field(default_factory=dict)
     """LLM tokens that one answer is expected to have where the request states no maximum, by model: exact name,
