@@ -11,9 +11,13 @@ from gateway.app.telling import tell
 from gateway.settings.document import to_json
 from gateway.settings.effect import followed
 from gateway.settings.section import Problem, SettingsInvalid
+from gateway.settings.settings import Settings
 from gateway.supervisor.worker import Worker
 
 PREPARE_SECONDS = 30.0
+
+_OF_A_STOP = ("keys_dir", "drain_notice_seconds", "drain_seconds")
+"""The first for want of a default where nobody has a home."""
 
 
 class SettingsInForce:
@@ -29,6 +33,13 @@ class SettingsInForce:
         self._workers = workers
         self._catching_up: set[asyncio.Task[None]] = set()
         self._being_told: set[Worker] = set()
+
+    @property
+    def of_a_stop(self) -> Settings:
+        """Those by which the supervisor itself goes at a stop; workers of a later release may have others, too."""
+        return Settings.model_validate(
+            {name: self.values[name] for name in _OF_A_STOP if name in self.values}
+        )
 
     def replace(self, values: Mapping[str, Any]) -> None:
         """Take over what a worker has come up with."""

@@ -174,7 +174,9 @@ class _Supervision:
 
     async def _stop(self, *, notice: bool) -> None:
         tell("stopping; signal again to stop at once")
-        self._notifier.stopping("stopping: what runs may finish", most_seconds=most_seconds(self._settings))
+        self._notifier.stopping(
+            "stopping: what runs may finish", most_seconds=most_seconds(self._supervisor.in_force.of_a_stop)
+        )
         impatient = asyncio.Event()
         self._keep(self._hurry(impatient))
         await self._supervisor.stop(notice=notice, impatient=impatient)

@@ -68,7 +68,6 @@ class Supervisor:
         and `gone` that one has ended; `looked` is called whenever all of them have been looked at.
         """
         self.restart = Restart()
-        self._settings = settings
         self._listeners = listeners
         self._gather = gather
         self._count_replaced = replaced
@@ -169,7 +168,7 @@ class Supervisor:
         await asyncio.gather(stopping, hurrying, return_exceptions=True)
 
     async def _stop(self, *, notice: bool) -> None:
-        settings = self._settings
+        settings = self.in_force.of_a_stop
         self._say("stopping")
         if notice:  # Ctrl-C comes from a person; there is no load balancer to wait for
             await asyncio.sleep(settings.drain_notice_seconds)

@@ -15,12 +15,13 @@ import orjson
 import pytest
 
 from gateway.credentials.key_ring import KeyRing, ensure_ring
+from gateway.supervisor.supervisor import SLACK_SECONDS
 from tests.kit.asking import credential_of
-from tests.kit.client import RawClient
+from tests.kit.client import JSON, RawClient
 from tests.kit.command import RunningCommand, running_command
 from tests.kit.jwks import LOGIN, THEIRS, running_jwks_server, their_credential
 from tests.kit.redis import free_port
-from tests.kit.upstream import ScriptedUpstream, Turn
+from tests.kit.upstream import ScriptedUpstream, Turn, two_events
 from tests.kit.waiting import until
 
 WITHIN_SECONDS = 5.0
@@ -41,7 +42,9 @@ def ring(tmp_path: Path) -> KeyRing:
     return ensure_ring(tmp_path / "keys")[0]
 
 
-def written(file: Path, upstream: ScriptedUpstream, tables: str = "", top: str = "") -> None:
+def written(
+    file: Path, upstream: ScriptedUpstream, tables: str = "", top: str = "drain_seconds = 0.2"
+) -> None:
     way = f'[upstream]\nbase_url = "{upstream.base_url}"\napi_key = "sk-upstream"\n'
     draft = file.with_suffix(".draft")
     draft.write_text(f"{top}\n{way}[tenants.default]\n{tables}\n")
@@ -209,6 +212,27 @@ async def test_a_restart_takes_what_waited_and_refuses_what_cannot_be_in_force(
             assert await verdicts(process, credential) == {ANSWERED}
             assert len(upstream.requests) == seen
             assert other.requests
+
+
+async def test_after_a_restart_a_stop_waits_as_long_as_is_configured_now(
+    config: Path, ring: KeyRing, upstream: ScriptedUpstream
+) -> None:
+    upstream.plays(two_events)
+    async with two_workers(config) as process:
+        written(config, upstream, "", "drain_seconds = 60")
+        await process.says("drain_seconds has changed")
+        process.signal(signal.SIGUSR2)
+        await process.says("all workers have been replaced", within_seconds=30.0)
+        async with await RawClient.connect(process.host, process.port, credential_of(ring)) as client:
+            await client.send(client.request_bytes("POST", "/v1/chat/completions", b"{}", headers=JSON))
+            await client.read_head()
+            assert await client.read_chunk() == b"data: 1\n\n"
+            process.signal(signal.SIGTERM)
+            await asyncio.sleep(SLACK_SECONDS + 1.5)
+            upstream.gate("go on").set()
+            assert await client.read_chunk() == b"data: 2\n\n"
+            assert await client.read_chunk() == b""
+        assert await process.exit_code() == 0
 
 
 async def test_no_worker_opens_a_file_of_the_configuration(
