@@ -157,12 +157,13 @@ class Supervisor:
         stopping = asyncio.create_task(self._stop(notice=notice))
         hurrying = asyncio.create_task(impatient.wait())
         await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+        over = asyncio.gather(*(slot.over() for slot in self.slots))
         if not stopping.done():
             self._say("end")
-            await asyncio.wait({stopping}, timeout=END_SECONDS)
+            await asyncio.wait({over}, timeout=END_SECONDS)
         for worker in tuple(self.workers):
             worker.kill()
-        await asyncio.gather(*(slot.over() for slot in self.slots))
+        await over
         for task in (stopping, hurrying):
             task.cancel()
         await asyncio.gather(stopping, hurrying, return_exceptions=True)
