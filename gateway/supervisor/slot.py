@@ -32,8 +32,8 @@ class Slot:
         changed: Callable[[], None],
         replaced: Callable[[Cause], None],
     ) -> None:
-        """`start` begins a worker's life. `changed` is told when another one serves here, or none; `replaced` why a
-        worker needs a successor.
+        """`start` begins a worker's life, or raises OSError. `changed` is told when another one serves here, or none;
+        `replaced` why a worker needs a successor.
         """
         self.index = index
         self.worker: Worker | None = None
@@ -92,7 +92,11 @@ class Slot:
             await asyncio.sleep(0)
 
     async def _succeed(self, start: Start) -> bool:
-        successor = await start(self.index)
+        try:
+            successor = await start(self.index)
+        except OSError as error:
+            self.problems = [str(error)]
+            return False
         self.successor = successor
         self._watch(successor)
         try:
@@ -155,7 +159,8 @@ class Slot:
                     return
             delay_seconds = self.patience.ended(monotonic(), came_up=False)
             self._replaced(Cause.NOT_STARTED)
-            tell(f"worker {self.index} did not come up; tried again in {delay_seconds:g} s")
+            why = f": {'; '.join(self.problems)}" if self.problems else ""
+            tell(f"worker {self.index} did not come up{why}; tried again in {delay_seconds:g} s")
 
     def _cut(self, worker: Worker) -> None:
         worker.say("end")

@@ -65,19 +65,26 @@ class Worker:
         with its:
             ours.setblocking(False)
             await asyncio.get_running_loop().create_unix_connection(lambda: self._messages, sock=ours)
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *sys.orig_argv[1:],
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=[its.fileno(), *(one.fileno() for one in listeners)],
-                env=os.environ | bequeath(self.place, its.fileno(), listeners.slots),
-                # What a terminal sends to its foreground is the supervisor's to deal with.
-                start_new_session=True,
-            )
+            try:
+                process = await self._process(its, listeners)
+            except OSError:
+                self._messages.close()
+                raise
         self.pid, self.settings_number = process.pid, number
         self._turned_at = monotonic()
         self.say("settings", settings, number=number)
         self._end_awaited = asyncio.create_task(self._await_end(process))
+
+    async def _process(self, control: socket.socket, listeners: Listeners) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            *sys.orig_argv[1:],
+            stdin=asyncio.subprocess.DEVNULL,
+            pass_fds=[control.fileno(), *(one.fileno() for one in listeners)],
+            env=os.environ | bequeath(self.place, control.fileno(), listeners.slots),
+            # What a terminal sends to its foreground is the supervisor's to deal with.
+            start_new_session=True,
+        )
 
     async def _await_end(self, process: asyncio.subprocess.Process) -> None:
         code = await process.wait()
