@@ -159,6 +159,7 @@ class _Worker:
             case "forget":
                 self._prepared.clear()
             case "leave":
+                # Its successor has all of these, so nobody is lost who waits in a queue.
                 self._runner.leave()
                 self._close(range(len(self._sockets)))
                 self._end(self._app.drain(self._drain_seconds, notice_seconds=self._notice_seconds))
@@ -215,6 +216,7 @@ class _Worker:
         self._end(self._app.drain(self._drain_seconds))
 
     def _end(self, drained: Coroutine[Any, Any, None]) -> None:
+        """Go when this has come to its end; what was waited for before counts no more."""
         ending = self._ending
         self._ending = asyncio.create_task(drained)
         self._ending.add_done_callback(self._drained)

@@ -17,7 +17,7 @@ from gateway.supervisor.worker import Worker
 PREPARE_SECONDS = 30.0
 
 _OF_A_STOP = ("keys_dir", "drain_notice_seconds", "drain_seconds")
-"""The first for want of a default where nobody has a home."""
+"""`keys_dir` is here only because nothing is judged without one, and its default is in a home that nobody may have."""
 
 
 class SettingsInForce:

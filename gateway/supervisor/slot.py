@@ -89,7 +89,7 @@ class Slot:
         """Return when no worker lives any more."""
         while workers := self.workers:
             await asyncio.wait({worker.gone for worker in workers})
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # for `_ended`, which takes them away, to go first
 
     async def _succeed(self, start: Start) -> bool:
         try:

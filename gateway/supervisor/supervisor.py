@@ -33,8 +33,6 @@ SLACK_SECONDS = 10.0
 END_SECONDS = 3.0
 """For workers that were told to end at once; then they are killed."""
 
-Gather = Callable[[], Mapping[str, Any]]
-
 
 @dataclass
 class Restart:
@@ -56,7 +54,7 @@ class Supervisor:
         values: Mapping[str, Any],
         listeners: Listeners,
         *,
-        gather: Gather,
+        gather: Callable[[], Mapping[str, Any]],
         replaced: Callable[[Cause], None],
         says: Callable[[Worker, Message, bytes], None],
         gone: Callable[[Worker], None],
