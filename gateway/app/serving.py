@@ -34,11 +34,17 @@ _Result = TypeVar("_Result")
 
 
 def run_loop(main: Coroutine[Any, Any, _Result]) -> _Result:
-    """Run to the end on uvloop. SIGUSR1 has the tracebacks of all threads written to standard error."""
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    """Run to the end on uvloop, ready to say what goes on."""
+    dump_when_asked()
     _give_large_blocks_back()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
+
+
+def dump_when_asked() -> None:
+    """Write the tracebacks of all threads to standard error upon SIGUSR1, and when a fault or a watchdog ends it."""
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
 
 
 def spare_the_collector() -> None:
@@ -141,13 +147,7 @@ def reload_on_signal(configuration: Configuration[Any], notifier: Notifier) -> N
     """Read the configuration again, and say so to who waits for that."""
     notifier.reloading("reading the configuration")
     reloading = configuration.reload_soon()
-    reloading.add_done_callback(
-        lambda done: notifier.ready(
-            "serving"
-            if not done.cancelled() and done.result()
-            else "serving; the new configuration is wrong and not in force"
-        )
-    )
+    reloading.add_done_callback(lambda done: notifier.reloaded(well=not done.cancelled() and done.result()))
 
 
 def _nobody_to_replace() -> None:

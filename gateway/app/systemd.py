@@ -19,6 +19,7 @@ class Notifier:
     def __init__(self, address: str | None = None, *, watchdog_seconds: float | None = None) -> None:
         """`address` is a path, or begins with `@` where it stands in no file system."""
         self._address = address
+        self._serving = ""
         self.watchdog_seconds = watchdog_seconds
         """Within so many seconds it must be told that the gateway lives; None: it does not ask."""
 
@@ -35,11 +36,17 @@ class Notifier:
         return cls(address, watchdog_seconds=int(microseconds) / 1e6 if asked and ours else None)
 
     def ready(self, status: str) -> None:
-        """It serves, for the first time or again after `reloading`; `status` in words for `systemctl status`."""
+        """It serves; `status` in words for `systemctl status`."""
+        self._serving = status
         self._tell("READY=1", _status(status))
 
+    def reloaded(self, *, well: bool) -> None:
+        """It serves again after `reloading`, by the new settings or, if they are wrong, by those before."""
+        wrong = "" if well else "; the new configuration is wrong and not in force"
+        self._tell("READY=1", _status(self._serving + wrong))
+
     def reloading(self, status: str) -> None:
-        """It reads its settings anew; `ready` must follow, whatever became of it."""
+        """It reads its settings anew; `reloaded` must follow, whatever became of it."""
         self._tell(
             "RELOADING=1", f"MONOTONIC_USEC={clock_gettime_ns(CLOCK_MONOTONIC) // 1000}", _status(status)
         )

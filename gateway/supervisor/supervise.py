@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import os
 import signal
 from collections.abc import Callable, Coroutine, Mapping
@@ -16,6 +15,7 @@ from gateway.app.messages import Message
 from gateway.app.private_listener import PrivateListener
 from gateway.app.serving import (
     cannot_listen,
+    dump_when_asked,
     most_seconds,
     reload_on_signal,
     say_serving,
@@ -42,7 +42,7 @@ async def supervise(settings: Settings, values: Mapping[str, Any], *, workers: i
 
     `settings` were judged from `values`; `gather` gathers anew. Raises OSError when an address cannot be listened on.
     """
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    dump_when_asked()
     try:
         listeners = listen(settings.listen, workers)
     except OSError as error:
