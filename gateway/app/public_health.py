@@ -41,10 +41,8 @@ def health_first(
         else:
             answer = own_answer(503, b'{"status":"not ready"}\n', lines=_NO_STORE)
         answered(path.rpartition("/")[2], str(answer.status))
-        if (
-            known.chunked or request.stated_bytes or known.asks_upgrade
-        ):  # nobody has judged what stands behind
-            answer.keep_alive = False
+        if request.stated_bytes or known.asks_upgrade or any(map(_announces_body, request.fields)):
+            answer.keep_alive = False  # nobody has judged what stands behind
         answer.begin(request, None)
         try:
             await answer.write_eof(answer.content)
@@ -53,3 +51,8 @@ def health_first(
         return answer
 
     return asked
+
+
+def _announces_body(field: tuple[bytes, bytes]) -> bool:
+    """Whether a body follows in a coding, which may be one that is not known here."""
+    return field[0].lower() == b"transfer-encoding"

@@ -2,13 +2,15 @@
 
 Lines are collected and written in batches by a thread of their own: a slow or blocked reader of
 standard output never delays an exchange; when it falls too far behind, lines are dropped and counted.
-Every line arrives whole, though several workers write to one standard output.
+Every line arrives whole, though several workers write to one standard output; where a disk gets full in the middle of
+one, the next stands behind a line end of its own.
 No line ever holds a credential, a key, a body or a query string.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -44,6 +46,9 @@ class LogWriter:
         self._collected_bytes = 0
         self._pending_bytes = 0
         self._scheduled = False
+        self._was_full = False
+        """Whether there may stand half a line, of this process or another: the next line begins behind its end."""
+
         self._batches: SimpleQueue[bytes | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -82,13 +87,20 @@ class LogWriter:
     def _drain(self) -> None:
         while (batch := self._batches.get()) is not None:
             for portion in whole_lines.portions(batch):
-                try:
-                    whole_lines.write(self._descriptor, portion)
-                except OSError:
-                    # Nobody reads any more: the lines are lost, the gateway goes on.
-                    self._dropped(bytes(portion).count(b"\n"))
+                self._write_portion(portion)
             with self._lock:
                 self._pending_bytes -= len(batch)
+
+    def _write_portion(self, portion: memoryview) -> None:
+        begun = memoryview(b"\n" + portion) if self._was_full else portion
+        try:
+            whole_lines.write(self._descriptor, begun)
+        except whole_lines.NotWritten as failed:
+            # Nobody reads any more, or the disk is full: the lines are lost, the gateway goes on.
+            self._was_full = failed.errno != errno.EPIPE
+            self._dropped(min(bytes(lines).count(b"\n") for lines in (portion, failed.rest)))
+        else:
+            self._was_full = False
 
     def close(self, timeout_seconds: float = 2.0) -> None:
         """Write what is pending, waiting for a slow reader at most `timeout_seconds`."""

@@ -13,6 +13,14 @@ MOST_BYTES = 4096
 """PIPE_BUF, as Linux has it; a line must not be longer."""
 
 
+class NotWritten(OSError):
+    """A portion could not be written, but for its beginning; `rest` is what is missing."""
+
+    def __init__(self, error: OSError, rest: memoryview) -> None:
+        super().__init__(error.errno, error.strerror)
+        self.rest = rest
+
+
 def portions(lines: bytes) -> Iterator[memoryview]:
     """Whole lines, as many as may be written at once; a longer line by itself."""
     view, at = memoryview(lines), 0
@@ -25,8 +33,8 @@ def portions(lines: bytes) -> Iterator[memoryview]:
 def write(descriptor: int, portion: memoryview, *, most_seconds: float | None = None) -> None:
     """Write a portion, waiting for whoever reads, also where the descriptor itself does not wait.
 
-    With `most_seconds` it waits no longer than that, even where the descriptor would: then TimeoutError. Raises OSError
-    when nobody reads any more.
+    With `most_seconds` it waits no longer than that, even where the descriptor would: then TimeoutError. Raises
+    NotWritten when nobody reads any more, or a disk is full.
     """
     if most_seconds is not None:
         _wait(descriptor, most_seconds)
@@ -35,6 +43,8 @@ def write(descriptor: int, portion: memoryview, *, most_seconds: float | None = 
             portion = portion[os.write(descriptor, portion) :]
         except BlockingIOError:
             _wait(descriptor, most_seconds)
+        except OSError as error:
+            raise NotWritten(error, portion) from None
 
 
 def _wait(descriptor: int, most_seconds: float | None) -> None:

@@ -89,7 +89,7 @@ async def test_health_is_only_read(gateway: Gateway, upstream: ScriptedUpstream,
 
 @pytest.mark.parametrize(
     "head",
-    ["Content-Length: 60\r\n", "Transfer-Encoding: chunked\r\n",
+    ["Content-Length: 60\r\n", "Transfer-Encoding: chunked\r\n", "transfer-encoding: gzip\r\n",
      "Connection: Upgrade\r\nUpgrade: websocket\r\n"],
 )  # fmt: skip
 async def test_nothing_can_be_hidden_behind_a_check(gateway: Gateway, head: str) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import resource
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -339,6 +341,34 @@ class TestWriter:
         await asyncio.to_thread(writer.close)
 
         assert sum(dropped) == 10
+
+    async def test_line_that_a_full_disk_cut_off_spoils_no_other_and_only_what_is_missing_is_counted(
+        self, tmp_path: Path
+    ) -> None:
+        dropped: list[int] = []
+        log = tmp_path / "log"
+        begin = 2**30  # a limit there is one for nobody else in this process
+        with log.open("wb") as file:
+            file.seek(begin)
+            writer = LogWriter(file.fileno(), dropped=dropped.append)
+            limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (begin + 25, limits[1]))
+            try:
+                for number in range(5):
+                    writer.write(b'{"n":%03d}\n' % number)
+                await until(lambda: writer.waiting_bytes == 0)
+                writer.write(b'{"n":"lost"}\n')
+                await until(lambda: writer.waiting_bytes == 0)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            writer.write(b'{"n":5}\n')
+            await asyncio.to_thread(writer.close)
+        with log.open("rb") as file:
+            file.seek(begin)
+            lines = file.read().split(b"\n")
+
+        assert lines == [b'{"n":000}', b'{"n":001}', b'{"n":', b'{"n":5}', b""]
+        assert sum(dropped) == 4
 
     async def test_closing_waits_for_a_blocked_reader_no_longer_than_it_was_told(self, pipe: Pipe) -> None:
         writer = LogWriter(pipe.write_end, dropped=lambda _: None)
