@@ -191,6 +191,19 @@ def test_architecture_names_files_and_what_stands_in_them() -> None:
             assert re.search(rf"\b(?:class|def) {name}\b", code), f"{name} in {path}"
 
 
+def test_architecture_lists_what_a_supervisor_and_its_workers_say() -> None:
+    working = (ROOT / "gateway" / "app" / "working.py").read_text("utf-8")
+    supervising = "\n".join(
+        path.read_text("utf-8") for path in (ROOT / "gateway" / "supervisor").glob("*.py")
+    )
+    told = [quoted(words) for words, _ in rows("docs/architecture.md", "Several workers")]
+    assert {word for words in told for word in words} == {"settings", *re.findall(r'case "(\w+)"', working)}
+    heard = set(re.findall(r'(?:case|\["say"\] ==) "(\w+)"', supervising))
+    assert (
+        {"beat", "ready", "keys"} < heard <= set(quoted(section("docs/architecture.md", "Several workers")))
+    )
+
+
 # Commands and configuration
 
 
