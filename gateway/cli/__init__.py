@@ -78,13 +78,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 could not be done, 2 wrong usage."""
     if os.getpid() == 1:  # of a container: what nobody has asked for never ends that, not even SIGTERM
         signal.signal(signal.SIGTERM, _end)
+    _open_standard_files()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["serve"]:  # there is nothing to read again yet, nor anybody to replace
+        for number in (signal.SIGHUP, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
     thresholds = gc.get_threshold()
     # What is imported stays: looking through it for garbage, again and again, takes a sixth of the start.
     gc.set_threshold(0)
     try:
-        return _run(sys.argv[1:] if arguments is None else arguments)
+        return _run(arguments)
     finally:
         gc.set_threshold(*thresholds)
+
+
+def _open_standard_files() -> None:
+    """Open what was closed of standard input, output and error: else sockets get their numbers, and are written to."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 (it is open for as long as the process is)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _end(number: int, _: object) -> None:

@@ -86,9 +86,9 @@ def serve(connection: socket.socket) -> None:
 
 def main() -> None:
     """Serve whoever holds the other end of standard input."""
-    # A stop reaches every process of a group: this one ends when its gateway has drained.
-    for stop in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, signal.SIG_IGN)
+    # What is sent to every process of a group is the gateway's to heed: this one ends when that has drained.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     # Documents have no cycles, and looking for some among millions of objects takes longer than reading them.
     gc.disable()
     with contextlib.suppress(OSError):

@@ -56,9 +56,10 @@ class Configuration(Generic[Read]):
         self._task = asyncio.create_task(self._follow())
 
     async def close(self) -> None:
-        """Stop following."""
+        """Stop following; nobody waits for what is being read."""
         if self._task is not None:
-            self._task.cancel()
+            for task in (self._task, *self._reloads):
+                task.cancel()
             await asyncio.gather(self._task, *self._reloads, return_exceptions=True)
 
     def reload_soon(self) -> asyncio.Task[bool]:

@@ -23,7 +23,14 @@ _OF_A_STOP = ("keys_dir", "drain_notice_seconds", "drain_seconds")
 class SettingsInForce:
     """What workers are started with, as a document and with a number that grows with every change."""
 
-    def __init__(self, values: Mapping[str, Any], workers: Callable[[], Iterable[Worker]]) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        workers: Callable[[], Iterable[Worker]],
+        *,
+        unable: Callable[[Worker], None],
+    ) -> None:
+        """`unable` is told of a worker that cannot take what is in force."""
         self.values = values
         self.document = to_json(values)
         self.number = 1
@@ -31,6 +38,7 @@ class SettingsInForce:
         """Held by who changes them, or replaces those who work by them."""
 
         self._workers = workers
+        self._unable = unable
         self._catching_up: set[asyncio.Task[None]] = set()
         self._being_told: set[Worker] = set()
 
@@ -87,11 +95,11 @@ class SettingsInForce:
             if not answer["problems"]:
                 worker.say("commit", number=number)
                 worker.settings_number = number
-            elif not worker.is_leaving:
-                tell(f"worker {worker.place.index} cannot take the settings in force; it is replaced")
-                worker.kill()
             else:
-                worker.settings_number = number  # it goes with what it has
+                worker.settings_number = number  # until it goes, with what it has
+                why = "; ".join(problem["message"] for problem in answer["problems"])
+                tell(f"worker {worker.place.index} cannot take the settings in force, and is replaced: {why}")
+                self._unable(worker)
         finally:
             self._being_told.discard(worker)
 

@@ -32,8 +32,8 @@ class Slot:
         changed: Callable[[], None],
         replaced: Callable[[Cause], None],
     ) -> None:
-        """`start` begins a worker's life, or raises OSError. `changed` is told when another one serves here, or none;
-        `replaced` why a worker needs a successor.
+        """`start` begins a worker's life, or raises OSError or RuntimeError. `changed` is told when another one serves
+        here, or none; `replaced` why a worker was replaced, or is to be.
         """
         self.index = index
         self.worker: Worker | None = None
@@ -58,6 +58,13 @@ class Slot:
         self._ends = False
 
     @property
+    def why(self) -> str:
+        """Why the last worker did not come up."""
+        return (
+            f"worker {self.index} did not come up: {'; '.join(self.problems) or 'it ended, or took too long'}"
+        )
+
+    @property
     def workers(self) -> tuple[Worker, ...]:
         """All that live."""
         now = (self.worker, self.successor)
@@ -74,10 +81,10 @@ class Slot:
         `start` begins its life, where that is not to be like any other's.
         """
         async with self._starting:
-            if self._ends:
+            if self._ends or not await self._succeed(start or self._start):
                 return False
             self._replaced(cause)
-            return await self._succeed(start or self._start)
+            return True
 
     def end(self) -> None:
         """Replace nobody any more."""
@@ -94,7 +101,7 @@ class Slot:
     async def _succeed(self, start: Start) -> bool:
         try:
             successor = await start(self.index)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # also where no thread can be had that awaits its end
             self.problems = [str(error)]
             return False
         self.successor = successor
@@ -106,9 +113,7 @@ class Slot:
             self.successor = None
             does = self._will_do(successor)
             if not does:
-                successor.kill()
-                if not successor.gone.done():
-                    self.old.append(successor)
+                self._dismiss(successor)
         self.problems = successor.problems
         if not does:
             return False
@@ -121,6 +126,16 @@ class Slot:
                 self._cut(oldest)
         self._changed()
         return True
+
+    def _dismiss(self, successor: Worker) -> None:
+        """Have one go that is not to serve; it may have accepted somebody already, once it is up."""
+        if successor.gone.done():
+            return
+        if not successor.is_up:
+            successor.kill()
+        elif not self._ends:  # else it is told what all are told
+            successor.leave()
+        self.old.append(successor)
 
     def _will_do(self, successor: Worker) -> bool:
         """Whether it serves, and as well as who serves now."""
@@ -159,8 +174,7 @@ class Slot:
                     return
             delay_seconds = self.patience.ended(monotonic(), came_up=False)
             self._replaced(Cause.NOT_STARTED)
-            why = f": {'; '.join(self.problems)}" if self.problems else ""
-            tell(f"worker {self.index} did not come up{why}; tried again in {delay_seconds:g} s")
+            tell(f"{self.why}; tried again in {delay_seconds:g} s")
 
     def _cut(self, worker: Worker) -> None:
         worker.say("end")

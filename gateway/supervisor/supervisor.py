@@ -76,9 +76,10 @@ class Supervisor:
             Slot(index, start=self._start, changed=self._changed, replaced=self._replaced)
             for index in range(len(listeners.slots))
         )
-        self.in_force = SettingsInForce(values, lambda: self.workers)
+        self.in_force = SettingsInForce(values, lambda: self.workers, unable=self._replace_soon)
         self.watch = Watch(self.slots, hang_seconds=settings.worker_hang_seconds, looked=self._looked)
         self._starts = 0
+        self._being_replaced: set[Worker] = set()
         self._requests: set[asyncio.Task[object]] = set()
         self._replacing = asyncio.Lock()
         self._asked = False
@@ -122,7 +123,10 @@ class Supervisor:
                 return
             self.restart = Restart(self.restart.number + 1, "running")
             tell("replacing all workers, one by one")
-            reason = await self._replaced_all()
+            try:
+                reason = await self._replaced_all()
+            except Exception as defect:  # noqa: BLE001 (whoever waits for it must hear that it is over)
+                reason = f"{type(defect).__name__}: {defect}"
             if self.stopping:
                 return
             self.restart = Restart(self.restart.number, "failed" if reason else "done", reason)
@@ -138,12 +142,24 @@ class Supervisor:
             first, *others = self.slots
             new = partial(self._start_with, to_json(values), self.in_force.number + 1)
             if not await first.replace(Cause.ASKED, start=new):
-                return f"{_why(first)}; everything is as it was"
+                return f"{first.why}; everything is as it was"
             self.in_force.replace(values)
             for slot in others:
                 if not await slot.replace(Cause.ASKED):
-                    return f"{_why(slot)}; the workers before it are new, the others old"
+                    return f"{slot.why}; the workers before it are new, the others old"
         return ""
+
+    def _replace_soon(self, worker: Worker) -> None:
+        if not self.stopping and worker not in self._being_replaced:
+            self._being_replaced.add(worker)
+            self._soon(self._replace(worker))
+
+    async def _replace(self, worker: Worker) -> None:
+        """Replace one that was told to end by itself, or that cannot go on as it is."""
+        slot = self.slots[worker.place.index]
+        if worker is slot.worker and not await slot.replace(Cause.ASKED) and not self.stopping:
+            tell(f"worker {slot.index} goes on without a successor: {slot.why}")
+        self._being_replaced.discard(worker)
 
     # Ending
 
@@ -171,6 +187,9 @@ class Supervisor:
         self._say("stopping")
         if notice:  # Ctrl-C comes from a person; there is no load balancer to wait for
             await asyncio.sleep(settings.drain_notice_seconds)
+        for worker in self.workers:
+            if not worker.is_up:
+                worker.kill()  # it would keep sockets open that nobody looks at
         # Whoever closes a socket last resets those who wait in its queue: that must be its own worker, which has
         # taken them.
         self.watch.is_over = True
@@ -205,9 +224,7 @@ class Supervisor:
 
     def _hears(self, worker: Worker, message: Message, rest: bytes) -> None:
         if message["say"] == "asked_to_leave":
-            slot = self.slots[worker.place.index]
-            if worker is slot.worker and not self.stopping:
-                self._soon(slot.replace(Cause.ASKED))
+            self._replace_soon(worker)
             return
         self._says(worker, message, rest)
 
@@ -229,11 +246,6 @@ class Supervisor:
         task = asyncio.create_task(what)
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)
-
-
-def _why(slot: Slot) -> str:
-    """Why a successor did not come up."""
-    return f"worker {slot.index} did not come up: {'; '.join(slot.problems) or 'it ended, or took too long'}"
 
 
 async def _closed(worker: Worker) -> None:

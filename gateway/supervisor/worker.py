@@ -60,15 +60,15 @@ class Worker:
         self._beat: Message = {}
 
     async def start(self, listeners: Listeners, settings: bytes, number: int) -> None:
-        """Begin its life, with these settings. Raises OSError."""
+        """Begin its life, with these settings. Raises OSError, and RuntimeError where no thread can be had."""
         ours, its = socket.socketpair()
         with its:
             ours.setblocking(False)
             await asyncio.get_running_loop().create_unix_connection(lambda: self._messages, sock=ours)
             try:
                 process = await self._process(its, listeners)
-            except OSError:
-                self._messages.close()
+            except BaseException:
+                self._messages.close()  # so one that was born, and cannot be watched, goes
                 raise
         self.pid, self.settings_number = process.pid, number
         self._turned_at = monotonic()
