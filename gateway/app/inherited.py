@@ -12,7 +12,7 @@ import orjson
 from gateway.app.messages import PROTOCOL
 from gateway.app.place import Place
 
-_VARIABLE = "GATEWAY_WORKER"
+_VARIABLE = "GATEWAY_INHERITED"
 
 
 @dataclass(frozen=True, slots=True)

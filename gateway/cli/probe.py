@@ -71,7 +71,10 @@ def run(options: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         print(f"gateway: {error}", file=sys.stderr)
         return 1
-    line = _line(body) or f"{path} answered {status}"
+    line = (
+        _line(body)
+        or f"{address}: {path} answered {status}, and not as the private listener of a gateway does"
+    )
     if status == 200:
         print(line)
         return 0
@@ -95,6 +98,10 @@ def ask(address: str, path: str) -> tuple[int, bytes]:
     """The status and the body of what a private listener answers. Raises OSError and ValueError, which name it."""
     try:
         return _asked(address, path)
+    except ConnectionRefusedError:
+        raise OSError(
+            f"{address}: nobody listens there; is it the gateway's admin_listen, and does it run?"
+        ) from None
     except OSError as error:
         raise OSError(f"{address}: {error.strerror or error}") from None
     except ValueError as error:

@@ -7,6 +7,7 @@ import json  # noqa: TID251 (what probe reads it with)
 import os
 import signal
 import sys
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
@@ -42,11 +43,14 @@ def run(options: argparse.Namespace) -> int:
         )
         return 1
     number = before["restart"]["number"]
-    os.kill(before["pid"], signal.SIGUSR2)
+    _signal(before["pid"], address)
     began = monotonic()
     while True:
         sleep(_LOOK_SECONDS)
-        restart = _document(address)["restart"]
+        now = _document(address)
+        if now["pid"] != before["pid"]:
+            raise ValueError(f"the gateway on {address} was stopped, and another one started")
+        restart = now["restart"]
         if restart["number"] == number:
             if restart["outcome"] != "running" and monotonic() - began > _FIRST_SECONDS:
                 print("gateway: it does not begin; see what it says", file=sys.stderr)
@@ -59,10 +63,30 @@ def run(options: argparse.Namespace) -> int:
             return 1
 
 
+def _signal(pid: int, address: str) -> None:
+    """Ask the supervisor, and nobody else: SIGUSR2 ends most programs. Raises OSError and ValueError."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        words = []
+    if b"serve" not in words:
+        raise ValueError(
+            f"the gateway on {address} is in a container or on another machine: its process {pid} is not one of those "
+            "here; run gateway restart there"
+        )
+    try:
+        os.kill(pid, signal.SIGUSR2)
+    except PermissionError:
+        raise PermissionError(f"process {pid} is another user's: run gateway restart as that one") from None
+
+
 def _document(address: str) -> Any:
     """What the gateway says of itself. Raises OSError, and ValueError where it is none."""
     _, body = ask(address, "/livez")
-    document = json.loads(body)
+    try:
+        document = json.loads(body)
+    except ValueError:
+        document = None
     if not isinstance(document, dict) or "pid" not in document:
-        raise ValueError(f"what listens on {address} is no gateway")
+        raise ValueError(f"what listens on {address} is no private listener of a gateway (admin_listen)")
     return document
