@@ -30,7 +30,7 @@ CLOSE_SECONDS = 1.0
 SLACK_SECONDS = 10.0
 """Beyond their drain time, for workers to write the last lines."""
 
-END_SECONDS = 3.0
+END_SECONDS = 2.0
 """For workers that were told to end at once; then they are killed."""
 
 

@@ -1,4 +1,4 @@
-"""Restarts under load: what clients notice of them, and what two workers cost beside one.
+"""Restarts under load: what clients notice of them.
 
     python -m tests.benchmarks.restarts [--restarts 20] [--kill 3]
 
