@@ -1,4 +1,7 @@
-"""The instruments of what is done once for all workers: by the one process, or by who looks after several."""
+"""The instruments of what is done once for all workers: by the one process, or by who looks after several.
+
+Of connections those to the private listener are; where there are several workers, each counts its own clients'.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from gateway.exchange.instruments import Counts, Gauges, Registry, Rule
 
 
 class CommonMetrics:
-    """How the configuration is followed, and how keys of other issuers are fetched."""
+    """How the configuration is followed, keys of other issuers are fetched, and who is not let in."""
 
     def __init__(self, registry: Registry) -> None:
         self._loads = Counts(
@@ -26,6 +29,13 @@ class CommonMetrics:
             "gateway_jwks_fetches",
             "Fetches of other issuers' key sets, by result (new, same, failed).",
             ["issuer", "result"],
+            registry=registry,
+        )
+        self.refused_connections = Counts(
+            "gateway_refused_connections",
+            "Clients' connections that were not let in, by reason (full, peer_share, private), "
+            "and half seconds in which nobody could be (no_files, not_accepted).",
+            ["reason"],
             registry=registry,
         )
 

@@ -178,13 +178,6 @@ class Metrics:
         self.connections = Gauges(
             "gateway_client_connections", "Client connections open now.", rule=Rule.SUM, registry=registry
         )
-        self.refused_connections = Counts(
-            "gateway_refused_connections",
-            "Clients' connections that were not let in, by reason (full, peer_share, private), "
-            "and half seconds in which nobody could be (no_files, not_accepted).",
-            ["reason"],
-            registry=registry,
-        )
         self.closed_connections = Counts(
             "gateway_closed_connections",
             "Clients' connections that had to make way for others, by what they were (idle, head).",
@@ -283,6 +276,7 @@ class Metrics:
             registry=registry,
         ).labels()
         common = CommonMetrics(registry)
+        self.refused_connections = common.refused_connections
         self.configuration_loaded = common.configuration_loaded
         """Count one attempt to reload the configuration, and whether it went well."""
 

@@ -126,6 +126,7 @@ class _Supervision:
             exposition=self._counting.exposition(),
             health=self._health,
             names=settings.admin_hosts,
+            refused=self._counting.common.refused_connections.labels("private").inc,
         )
         try:
             port = listener.start()

@@ -76,3 +76,21 @@ async def test_no_counter_goes_back_and_none_is_lost_while_workers_are_replaced_
     processes = {dict(labels)["worker"] for name, labels in last if name == "process_cpu_seconds_total"}
     assert processes == {"0", "1", "supervisor"}
     assert last["gateway_first_byte_seconds_count", (("operation", "listModels"),)] == 100
+
+
+async def test_who_finds_no_room_on_the_private_listener_is_counted(
+    tmp_path: Path, upstream: ScriptedUpstream, redis: RedisServer
+) -> None:
+    refused = 'gateway_refused_connections_total{reason="private"}'
+    async with running_workers(tmp_path, upstream.base_url, redis) as workers:
+        _, page = await workers.page("/metrics")
+        assert f"{refused} 0.0\n" in page
+
+        private = [await asyncio.open_connection("127.0.0.1", workers.command.admin_port) for _ in range(40)]
+        for _, writer in private:
+            writer.close()
+
+        async def counted() -> bool:
+            return await workers.metric(refused) > 0
+
+        await comes_to(True, counted)
