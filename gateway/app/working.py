@@ -132,7 +132,10 @@ class _Worker:
 
     async def _obey(self) -> None:
         while (order := await self._orders.get()) is not None:
-            self._do(*order)
+            try:
+                self._do(*order)
+            except Exception:  # noqa: BLE001 (who obeyed no more would go on serving, by what nobody else works by)
+                _log.exception("what the supervisor said cannot be done: %s", order[0]["say"])
         if self._ending is None:
             _log.error("the supervisor is gone; this worker finishes what it serves")
             self._close(self._neighbours)
