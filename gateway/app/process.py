@@ -242,7 +242,6 @@ class GatewayRunner(web.BaseRunner):
 
     def leave(self) -> None:
         """Let nobody in any more, whoever waits: a successor accepts from the same sockets. Ours are closed."""
-        self._app.services.lifecycle.leaving = True
         self._app.services.limiter.leave()
         self._app.last_answers()
         self._accepts = False

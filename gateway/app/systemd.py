@@ -55,10 +55,6 @@ class Notifier:
         """It stops, which takes at most so long: systemd waits for that, if its own timeout is shorter."""
         self._tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(most_seconds * 1e6)}", _status(status))
 
-    def status(self, status: str) -> None:
-        """Replace the words of `systemctl status`."""
-        self._tell(_status(status))
-
     def watchdog(self) -> None:
         """It lives."""
         self._tell("WATCHDOG=1")

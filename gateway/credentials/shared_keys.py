@@ -66,8 +66,6 @@ class SharedKeys:
         ring: KeyRing,
         *,
         name: str,
-        grace_seconds: float = GRACE_SECONDS,
-        told_every_seconds: float = TOLD_EVERY_SECONDS,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.missing: tuple[str, ...] = ()
@@ -75,8 +73,6 @@ class SharedKeys:
 
         self._others = others
         self._name = name
-        self._grace_seconds = grace_seconds
-        self._told_every_seconds = told_every_seconds
         self._clock = clock
         self._names: Mapping[str, str] = {}
         """What the keys that are here are called among gateways, by their kids."""
@@ -99,7 +95,7 @@ class SharedKeys:
         now = self._clock()
         if now < self._tell_at:
             return
-        self._tell_at = now + self._told_every_seconds
+        self._tell_at = now + TOLD_EVERY_SECONDS
         names = self._names
         has_say = self._needed is not None and not self.missing
         until = {names[kid]: math.ceil(ends) for kid, ends in used.items() if kid in names}
@@ -117,7 +113,7 @@ class SharedKeys:
         self._needed = keys
         lacking = self._lacking_since
         self._lacking_since = {key: lacking.get(key, since) for key in sorted(keys - self._had)}
-        overdue = self._clock() - self._grace_seconds
+        overdue = self._clock() - GRACE_SECONDS
         missing = tuple(
             key.partition(":")[2] for key, began in self._lacking_since.items() if began <= overdue
         )

@@ -80,9 +80,6 @@ def _made(quotas: tuple[Quota, ...]) -> QuotaSet:
     return QuotaSet(quotas)
 
 
-NO_QUOTAS = QuotaSet(())
-
-
 class Charges:
     """Permits to take, one number for each quota of a set; iterated, a Charge for each. Nobody changes one."""
 

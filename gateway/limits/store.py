@@ -20,6 +20,7 @@ class StoreUnavailable(Exception):
         super().__init__(reason)
         self.for_good = for_good
         """Whether there is no store, and will be none: then nobody has a share of anything."""
+
         self.sent = sent
         """Whether the step may have been carried out all the same."""
 

@@ -63,9 +63,6 @@ class Lifecycle:
         self.stopping = False
         """The whole gateway goes, and nobody comes in its place: load balancers are to send nobody any more."""
 
-        self.leaving = False
-        """This process goes, and another one has come in its place: to load balancers nothing has changed."""
-
         self.cutting = False
         """What still runs has had its time, and is ended."""
 
@@ -75,11 +72,6 @@ class Lifecycle:
 
         self.sessions: dict[str, EndsPolitely] = {}
         """Open WebSockets, by the ids of their exchanges."""
-
-    @property
-    def ready(self) -> bool:
-        """Load balancers may send new connections."""
-        return self.started and not self.stopping
 
     def interruption(self, exchange_id: str) -> GatewayError | None:
         """What an exchange whose task has been cancelled ends with if that, and nothing else, is why."""

@@ -243,11 +243,11 @@ class TestWiring:
 
     async def test_gateway_that_has_not_started_is_not_ready_and_one_that_has_is(self) -> None:
         app = build_app(load(environ={}), ring=KeyRing.ephemeral())
-        assert not app.services.lifecycle.ready
+        assert not app.health.ready().ok
         runner = make_runner(app)
 
         await runner.setup()
-        assert app.services.lifecycle.ready
+        assert app.health.ready().ok
         await runner.cleanup()
 
     async def test_gateway_that_never_served_anything_ends_in_no_time(self) -> None:

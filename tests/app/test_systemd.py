@@ -66,9 +66,6 @@ def test_systemd_hears_of_every_step_in_a_services_life(systemd: Listener) -> No
     assert name == "MONOTONIC_USEC"
     assert before <= int(microseconds) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
 
-    notifier.status("the file is broken; what was in force is")
-    assert systemd.hears() == ["STATUS=the file is broken; what was in force is"]
-
     notifier.stopping("draining", most_seconds=605.5)
     assert systemd.hears() == ["STOPPING=1", "EXTEND_TIMEOUT_USEC=605500000", "STATUS=draining"]
 

@@ -10,16 +10,16 @@ from gateway.proxy.lifecycle import Lifecycle
 from tests.kit.gateway import Gateway
 
 
-def test_process_is_not_ready_before_it_says_so() -> None:
+def test_process_has_not_started_before_it_says_so() -> None:
     lifecycle = Lifecycle()
 
-    assert (lifecycle.ready, lifecycle.in_flight) == (False, 0)
+    assert (lifecycle.started, lifecycle.in_flight) == (False, 0)
     assert not lifecycle.sessions
 
 
-async def test_services_of_a_running_gateway_are_ready_and_cannot_be_swapped(gateway: Gateway) -> None:
+async def test_services_of_a_running_gateway_have_started_and_cannot_be_swapped(gateway: Gateway) -> None:
     services = gateway.app.services
 
-    assert services.lifecycle.ready
+    assert services.lifecycle.started
     with pytest.raises(dataclasses.FrozenInstanceError):
         services.tenants = services.tenants  # type: ignore[misc]
