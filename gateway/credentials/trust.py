@@ -80,7 +80,7 @@ class Trust:
         self._ring_loaded = ring_loaded
         self._clock = clock
         self._poll_seconds = poll_seconds
-        self._fingerprint: Fingerprint | None = ()
+        self._fingerprint: Fingerprint | None = None  # nobody has looked; an empty folder is something to see
         self._started = False
         self._follower: asyncio.Task[None] | None = None
         self._file = None if keys_dir is None else RevocationFile(keys_dir, clock=clock)

@@ -48,6 +48,9 @@ class Slot:
         self.problems: list[str] = []
         """Why the last one did not come up, where it said so."""
 
+        self._end = ""
+        """What became of it, where it said nothing."""
+
         self.patience = Patience()
         self._start = start
         self._changed = changed
@@ -60,9 +63,7 @@ class Slot:
     @property
     def why(self) -> str:
         """Why the last worker did not come up."""
-        return (
-            f"worker {self.index} did not come up: {'; '.join(self.problems) or 'it ended, or took too long'}"
-        )
+        return f"worker {self.index} did not come up: {'; '.join(self.problems) or self._end}"
 
     @property
     def workers(self) -> tuple[Worker, ...]:
@@ -116,6 +117,8 @@ class Slot:
                 self._dismiss(successor)
         self.problems = successor.problems
         if not does:
+            ended = successor.gone.done()
+            self._end = f"it {_how(successor.gone.result())}" if ended else f"not within {START_SECONDS:g} s"
             return False
         before, self.worker = self.worker, successor
         self.patience.came_up()
@@ -181,7 +184,7 @@ class Slot:
         asyncio.get_running_loop().call_later(CUT_SECONDS, worker.kill)
 
 
-def _how(code: int, *, hung: bool) -> str:
+def _how(code: int, *, hung: bool = False) -> str:
     if hung:
         return "was ended, for its loop had not turned"
     return f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"

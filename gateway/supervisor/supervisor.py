@@ -101,7 +101,7 @@ class Supervisor:
         if all(came_up):
             return None
         problems = dict.fromkeys(problem for slot in self.slots for problem in slot.problems)
-        return list(problems) or ["the workers did not come up"]
+        return list(problems) or [slot.why for slot, up in zip(self.slots, came_up, strict=True) if not up]
 
     # Replacing
 
@@ -119,17 +119,19 @@ class Supervisor:
             tell("another restart follows the one that is under way")
         async with self._replacing:
             self._asked = False
+            number = self.restart.number + 1
+            self.restart = Restart(number, "running")
+            reason = ""
+            if not self.stopping:
+                tell("replacing all workers, one by one")
+                try:
+                    reason = await self._replaced_all()
+                except Exception as defect:  # noqa: BLE001 (whoever waits for it must hear that it is over)
+                    reason = f"{type(defect).__name__}: {defect}"
             if self.stopping:
+                self.restart = Restart(number, "failed", "the gateway stops")
                 return
-            self.restart = Restart(self.restart.number + 1, "running")
-            tell("replacing all workers, one by one")
-            try:
-                reason = await self._replaced_all()
-            except Exception as defect:  # noqa: BLE001 (whoever waits for it must hear that it is over)
-                reason = f"{type(defect).__name__}: {defect}"
-            if self.stopping:
-                return
-            self.restart = Restart(self.restart.number, "failed" if reason else "done", reason)
+            self.restart = Restart(number, "failed" if reason else "done", reason)
             tell(f"restart failed: {reason}" if reason else "all workers have been replaced")
 
     async def _replaced_all(self) -> str:

@@ -122,6 +122,14 @@ async def test_unusable_key_directory_leaves_the_last_good_ring_in_force(tmp_pat
         assert accepts(trust, presented)
 
 
+async def test_keys_that_are_gone_before_the_first_look_count_no_more(tmp_path: Path) -> None:
+    async with trusting(tmp_path) as trust:
+        presented = credential(trust.ring)
+        for file in tmp_path.glob("*.json"):
+            file.unlink()
+        await soon(lambda: not accepts(trust, presented))
+
+
 async def test_unchanged_directory_is_loaded_once(tmp_path: Path) -> None:
     loads: list[str] = []
     async with trusting(tmp_path, ring_loaded=loads.append, poll_seconds=0.05):

@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.kit.command import run_command
 from tests.kit.redis import RedisServer, free_port
 from tests.kit.upstream import ScriptedUpstream, answer_ok
 from tests.kit.waiting import found
@@ -84,6 +85,19 @@ async def test_newcomers_are_answered_while_a_stop_ends_a_restart(start: Start) 
 
     assert set(statuses) == {200}
     assert await workers.command.exit_code() == 0
+
+
+async def test_restart_says_how_a_successor_ended_and_that_the_gateway_stops(start: Start) -> None:
+    workers = await start("--set", "drain_notice_seconds=20")
+    restart = ("restart", "--admin-listen", f"127.0.0.1:{workers.command.admin_port}")
+    failing = asyncio.create_task(run_command(*restart))
+    (successor,) = await found(lambda: workers.pids("starting"), 20)
+    os.kill(successor, signal.SIGKILL)
+    assert "worker 0 did not come up: it was killed by signal 9" in (await failing).stderr
+
+    workers.signal(signal.SIGTERM)
+    failed = await run_command(*restart)
+    assert (failed.code, failed.stderr) == (1, "gateway: the gateway stops\n")
 
 
 async def test_signals_for_who_serves_end_nobody_who_is_starting(tmp_path: Path) -> None:
