@@ -70,7 +70,7 @@ class Workers:
         raise AssertionError(f"{pid} accepts nobody")
 
     async def all_ready(
-        self, count: int, *, but: tuple[int, ...] = (), within_seconds: float = 10.0
+        self, count: int, *, but: tuple[int, ...] = (), within_seconds: float = 30.0
     ) -> list[int]:
         """Wait until so many are ready, none of them one of those; who they are."""
 
