@@ -43,7 +43,9 @@ def listening_sockets(host: str, port: int, *, backlog: int, shared: bool = Fals
         for family, _, _, _, address in dict.fromkeys(
             socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         ):
-            one = socket.create_server(address[:2], family=family, backlog=backlog, reuse_port=shared)
+            # Where any port will do, what the first address got is that of all.
+            where = address[0], port
+            one = socket.create_server(where, family=family, backlog=backlog, reuse_port=shared)
             sockets.append(one)
             port = one.getsockname()[1]
     except OSError:
