@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -119,13 +120,15 @@ async def test_nothing_outside_the_prefix_is_touched_by_a_gateway_or_a_command(
         assert await staging.left() == DAILY - 1
         file = tmp_path / "credential"
         file.write_text(credential)
-        await staging.command("explain", "POST", "/v1/chat/completions", f"@{file}", "--model", "gpt-4o")
-        await staging.command("credential", "inspect", f"@{file}")
-        assert "alice" in (await staging.command("credential", "list")).stdout
-        await staging.command("limits", "reset", "--tenant", "acme")
+        listed, *_ = await asyncio.gather(
+            staging.command("credential", "list"),
+            staging.command("credential", "inspect", f"@{file}"),
+            staging.command("explain", "POST", "/v1/chat/completions", f"@{file}", "--model", "gpt-4o"),
+            staging.command("check", "--live"),  # and all that it does without
+            staging.command("limits", "reset", "--tenant", "acme"),
+        )
+        assert "alice" in listed.stdout
         assert await staging.left() == DAILY
-        await staging.command("check")
-        await staging.command("check", "--live")
         await staging.command("credential", "revoke", "--tenant", "acme", "--subject", "alice")
 
         async def status() -> int:
@@ -151,17 +154,15 @@ async def test_two_deployments_do_not_see_each_other(
         deployed(tmp_path / "a", upstream, redis_url=redis.url, prefix="a:") as one,
         deployed(tmp_path / "b", upstream, redis_url=redis.url, prefix="b:") as other,
     ):
-        credentials = [await one.issue(), await other.issue()]
+        credentials = await asyncio.gather(one.issue(), other.issue())
         for _ in range(DAILY):
             assert (await one.ask(credentials[0]))[0] == 200
         assert (await one.ask(credentials[0]))[0] == 429
         assert (await other.ask(credentials[1]))[0] == 200
-        await comes_to(DAILY, one.used)
-        await comes_to(1, other.used)
-        assert (await one.left(), await other.left()) == (0, DAILY - 1)
-        for deployment in (one, other):
-            listed = (await deployment.command("credential", "list")).stdout.splitlines()
-            assert [line.split()[2] for line in listed[1:]] == ["alice"]
+        await asyncio.gather(comes_to(DAILY, one.used, 10.0), comes_to(1, other.used, 10.0))
+        assert await asyncio.gather(one.left(), other.left()) == [0, DAILY - 1]
+        for done in await asyncio.gather(*(each.command("credential", "list") for each in (one, other))):
+            assert [line.split()[2] for line in done.stdout.splitlines()[1:]] == ["alice"]
         await one.command("credential", "revoke", "--tenant", "acme")
 
         async def statuses() -> list[int]:

@@ -195,10 +195,10 @@ async def test_workers_of_a_machine_that_was_paused_are_not_replaced(
     everybody = (workers.supervisor, *pids)
     for pid in everybody:
         os.kill(pid, signal.SIGSTOP)
-    await asyncio.sleep(3)
+    await asyncio.sleep(2)
     for pid in everybody:
         os.kill(pid, signal.SIGCONT)
-    await asyncio.sleep(2)
+    await asyncio.sleep(1)
 
     assert await workers.pids() == pids
     assert await workers.metric('gateway_worker_restarts_total{cause="hung"}') == 0
