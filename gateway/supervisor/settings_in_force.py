@@ -34,9 +34,8 @@ class SettingsInForce:
         self.values = values
         self.document = to_json(values)
         self.number = 1
-        self.changing = asyncio.Lock()
-        """Held by who changes them, or replaces those who work by them."""
-
+        self._numbers = 1
+        self._changing = asyncio.Lock()
         self._workers = workers
         self._unable = unable
         self._catching_up: set[asyncio.Task[None]] = set()
@@ -49,18 +48,27 @@ class SettingsInForce:
             {name: self.values[name] for name in _OF_A_STOP if name in self.values}
         )
 
-    def replace(self, values: Mapping[str, Any]) -> None:
-        """Take over what a worker has come up with."""
-        self.values, self.document = values, to_json(values)
-        self.number += 1
+    def next_number(self) -> int:
+        """The number of settings that somebody is to try, greater than that of any before."""
+        self._numbers += 1
+        return self._numbers
+
+    def replace(self, values: Mapping[str, Any], number: int) -> None:
+        """Take over what a worker has come up with, under its number; what was changed meanwhile stays changed."""
+        if number < self.number:
+            values, number = followed(values, self.values), self.next_number()
+        self._put(values, number)
+
+    def _put(self, values: Mapping[str, Any], number: int) -> None:
+        self.values, self.document, self.number = values, to_json(values), number
 
     async def take(self, values: Mapping[str, Any]) -> list[str]:
         """Have every worker that turns take these, or none; returns the names of what waits for a start.
 
         Raises SettingsInvalid with what any of them says against it.
         """
-        async with self.changing:
-            number = self.number + 1
+        async with self._changing:
+            number = self.next_number()
             voters = [worker for worker in self._workers() if worker.turns]
             answers = await _all_prepared(voters, to_json(values), number)
             problems = dict.fromkeys(
@@ -71,15 +79,16 @@ class SettingsInForce:
                     worker.say("forget", number=number)
                 raise SettingsInvalid([Problem(key, message) for key, message in problems])
             # Who is started from now on must work by what its neighbours work by: what waits goes on waiting.
-            self.replace(followed(self.values, values))
+            # They may have changed since they were asked, by a restart: whoever came up then is told the rest.
+            self._put(followed(self.values, values), self.next_number())
             for worker in voters:
                 worker.say("commit", number=number)
-                worker.settings_number = number
+                worker.settings_number = self.number
             return sorted({name for answer in answers for name in answer["waiting"]})
 
     def look(self) -> None:
         """Bring those up to date who came up, or whose loop turned again, after the last change."""
-        if self.changing.locked():
+        if self._changing.locked():
             return
         for worker in self._workers():
             if worker.turns and worker.settings_number < self.number and worker not in self._being_told:
@@ -97,6 +106,7 @@ class SettingsInForce:
                 worker.settings_number = number
             else:
                 worker.settings_number = number  # until it goes, with what it has
+                worker.is_outdated = True
                 why = "; ".join(problem["message"] for problem in answer["problems"])
                 tell(f"worker {worker.place.index} cannot take the settings in force, and is replaced: {why}")
                 self._unable(worker)
@@ -109,7 +119,7 @@ async def _all_prepared(workers: Iterable[Worker], document: bytes, number: int)
 
 
 async def _prepared(worker: Worker, document: bytes, number: int) -> Message:
-    """What a worker says to new settings. One that is gone, or leaves, has no say; one that does not answer refuses."""
+    """What a worker says to new settings. One that is gone, or goes, has no say; one that does not answer refuses."""
     nothing: Message = {"problems": [], "waiting": []}
     try:
         async with asyncio.timeout(PREPARE_SECONDS):
@@ -120,7 +130,7 @@ async def _prepared(worker: Worker, document: bytes, number: int) -> Message:
         text = f"worker {worker.place.index} does not answer"
         return (
             nothing
-            if worker.is_leaving
+            if worker.is_leaving or worker.is_outdated
             else {"problems": [{"key": "workers", "message": text}], "waiting": []}
         )
-    return {**answer, "problems": []} if worker.is_leaving else answer
+    return {**answer, "problems": []} if worker.is_leaving or worker.is_outdated else answer

@@ -76,12 +76,15 @@ class Slot:
         async with self._starting:
             return await self._succeed(self._start)
 
-    async def replace(self, cause: Cause, *, start: Start | None = None) -> bool:
+    async def replace(self, cause: Cause, *, of: Worker | None = None, start: Start | None = None) -> bool:
         """Have a successor come up, and then the present worker leave; False where none came up: all is as it was.
 
-        `start` begins its life, where that is not to be like any other's.
+        `of` is whom it is to succeed, if that is not whoever is there by then. `start` begins its life, where that is
+        not to be like any other's.
         """
         async with self._starting:
+            if of is not None and of is not self.worker:
+                return True  # it has one already
             if self._ends or not await self._succeed(start or self._start):
                 return False
             self._replaced(cause)

@@ -136,19 +136,21 @@ class Supervisor:
 
     async def _replaced_all(self) -> str:
         """Replace all; what went wrong, or nothing."""
-        async with self.in_force.changing:
-            try:
-                values = restarted(self.in_force.values, await asyncio.to_thread(self._gather))
-            except Exception as invalid:  # noqa: BLE001 (whatever the files hold, what runs goes on)
-                return f"{invalid}; everything is as it was"
-            first, *others = self.slots
-            new = partial(self._start_with, to_json(values), self.in_force.number + 1)
-            if not await first.replace(Cause.ASKED, start=new):
-                return f"{first.why}; everything is as it was"
-            self.in_force.replace(values)
-            for slot in others:
-                if not await slot.replace(Cause.ASKED):
-                    return f"{slot.why}; the workers before it are new, the others old"
+        in_force = self.in_force
+        number = in_force.next_number()  # what is changed from now on may not have been gathered
+        try:
+            values = restarted(in_force.values, await asyncio.to_thread(self._gather))
+        except Exception as invalid:  # noqa: BLE001 (whatever the files hold, what runs goes on)
+            return f"{invalid}; everything is as it was"
+        first, *others = self.slots
+        new = partial(self._start_with, to_json(values), number)
+        if not await first.replace(Cause.ASKED, start=new):
+            return f"{first.why}; everything is as it was"
+        before = [slot.worker for slot in others]
+        in_force.replace(values, number)
+        for slot, worker in zip(others, before, strict=True):
+            if not await slot.replace(Cause.ASKED, of=worker):
+                return f"{slot.why}; the workers before it are new, the others old"
         return ""
 
     def _replace_soon(self, worker: Worker) -> None:
@@ -159,7 +161,7 @@ class Supervisor:
     async def _replace(self, worker: Worker) -> None:
         """Replace one that was told to end by itself, or that cannot go on as it is."""
         slot = self.slots[worker.place.index]
-        if worker is slot.worker and not await slot.replace(Cause.ASKED) and not self.stopping:
+        if worker is slot.worker and not await slot.replace(Cause.ASKED, of=worker) and not self.stopping:
             tell(f"worker {slot.index} goes on without a successor: {slot.why}")
         self._being_replaced.discard(worker)
 

@@ -41,6 +41,9 @@ class Worker:
         """Which settings it works by."""
 
         self.is_leaving = False
+        self.is_outdated = False
+        """Whether it could not take what is in force, and is to be replaced."""
+
         self.is_hung = False
         """Whether it was ended for not turning its loop."""
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.kit.client import RawClient
 from tests.kit.command import run_command
 from tests.kit.redis import RedisServer, free_port
 from tests.kit.upstream import ScriptedUpstream, answer_ok
-from tests.kit.waiting import found
+from tests.kit.waiting import comes_to, found
 from tests.kit.workers import AT_ONCE, Workers, is_alive, running_workers
 
 Start = Callable[..., Awaitable[Workers]]
@@ -47,6 +48,19 @@ def no_more_files(pid: int) -> Iterator[None]:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
+async def starting(workers: Workers, slot: int) -> int:
+    """The successor that comes up in this slot."""
+    _, document = await workers.page("/livez")
+    for worker in document["workers"]:
+        if worker["index"] == slot and worker["state"] == "starting":
+            return int(worker["pid"])
+    return 0
+
+
+async def status_of(client: RawClient) -> int:
+    return (await client.request("GET", "/v1/models")).status
+
+
 async def longest_head(workers: Workers, pid: int) -> int:
     """What this worker answers to a head of 8 KB."""
     async with await workers.connect_to(pid) as client:
@@ -67,6 +81,35 @@ async def test_stop_is_heard_at_once_whatever_is_under_way(start: Start, tmp_pat
 
     assert await workers.command.exit_code(3) == 0
     assert not is_alive(successor)
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+async def test_rights_are_taken_away_while_a_successor_does_not_come_up(
+    start: Start, tmp_path: Path, slot: int
+) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text("")
+    workers = await start("--config", str(file))
+    before = await workers.pids()
+    clients = [await workers.connect_to(pid) for pid in before]
+    workers.signal(signal.SIGUSR2)
+    for place in range(slot + 1):
+        successor = await found(partial(starting, workers, place))
+    os.kill(successor, signal.SIGSTOP)
+    try:
+        file.write_text("[tenants.default]\nenabled = false\n")
+        workers.signal(signal.SIGHUP)
+        await asyncio.sleep(2)
+        for client in (*clients, await workers.connect(), await workers.connect()):
+            assert (await client.request("GET", "/v1/models")).status == 403
+    finally:
+        os.kill(successor, signal.SIGCONT)
+
+    await workers.all_ready(2, but=tuple(before))
+    await workers.command.says("all workers have been replaced")
+    for pid in await workers.pids():
+        client = await workers.connect_to(pid)
+        await comes_to(403, partial(status_of, client))
 
 
 async def test_newcomers_are_answered_while_a_stop_ends_a_restart(start: Start) -> None:
