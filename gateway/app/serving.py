@@ -29,6 +29,9 @@ _LARGE_BLOCK_BYTES = 2**20
 _KEPT_BYTES = 4 * 2**20
 """What is kept when it is free: less, and what comes by TLS is new pages from the system for every read."""
 
+SLACK_SECONDS = 10.0
+"""Beyond what runs, for the last lines and the last settlements at a stop."""
+
 _log = logging.getLogger("gateway.process")
 _Result = TypeVar("_Result")
 
@@ -128,8 +131,8 @@ async def _drain(app: App, runner: GatewayRunner, settings: Settings, *, notice:
 
 
 def most_seconds(settings: Settings) -> float:
-    """How long a stop takes at most, but for the last lines."""
-    return settings.drain_notice_seconds + settings.drain_seconds
+    """How long a stop takes at most."""
+    return settings.drain_notice_seconds + settings.drain_seconds + SLACK_SECONDS
 
 
 def _signals(app: App, notifier: Notifier) -> asyncio.Queue[int]:

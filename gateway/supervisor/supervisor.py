@@ -12,6 +12,7 @@ from typing import Any
 
 from gateway.app.messages import Message, OtherEndGone
 from gateway.app.place import Place
+from gateway.app.serving import SLACK_SECONDS
 from gateway.app.supervisor_metrics import Cause
 from gateway.app.telling import tell
 from gateway.settings.document import to_json
@@ -26,9 +27,6 @@ from gateway.supervisor.worker import Worker
 
 CLOSE_SECONDS = 1.0
 """For workers to close what is not theirs, so that nobody waits in a queue that nobody looks at."""
-
-SLACK_SECONDS = 10.0
-"""Beyond their drain time, for workers to write the last lines."""
 
 END_SECONDS = 2.0
 """For workers that were told to end at once; then they are killed."""

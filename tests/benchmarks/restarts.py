@@ -4,7 +4,7 @@
 
 Two workers and a Redis serve 500 requests a second, every fifth on a connection of its own, 200 streams and 50
 WebSockets of a few seconds each, while all workers are replaced again and again, and some killed. Counted is what was
-refused, reset or cut; of kills what they cut beside what the killed one served.
+refused, reset or cut; of kills what they cut beside what the killed one served. Exit code 1: a restart was noticed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import asyncio
 import os
 import random
 import signal
+import sys
 import tempfile
 from collections import Counter, deque
 from pathlib import Path
@@ -35,6 +36,7 @@ STREAM_SECONDS = 3.0
 QUESTION = canned.chat().encode()
 STREAMED = canned.chat(canned.events(int(STREAM_SECONDS * 5), 0.2)).encode()
 JSON = "Content-Type: application/json\r\n"
+WELL = frozenset({"request 200", "stream 200", "socket well"})
 LOST = (ConnectionError, asyncio.IncompleteReadError, TimeoutError)
 
 
@@ -132,7 +134,7 @@ class Load:
                 self.seen["socket well"] += 1
 
 
-async def main() -> None:
+async def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -159,6 +161,7 @@ async def main() -> None:
                 while len(await workers.pids("leaving")) > 2:
                     await asyncio.sleep(0.1)
                 print(f"restart {number}: {took:.1f} s", dict(load.seen), flush=True)
+            noticed = {what: count for what, count in load.seen.items() if what not in WELL}
             for number in range(1, options.kill + 1):
                 killed, *_ = await workers.pids()
                 began = monotonic()
@@ -174,8 +177,10 @@ async def main() -> None:
             )
             print("\n".join(line for line in workers.command.stderr if "worker" in line))
     server.close()
+    print("noticed of restarts:", noticed or "nothing")
+    return 1 if noticed else 0
 
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main())
+        sys.exit(runner.run(main()))

@@ -14,8 +14,8 @@ from pathlib import Path
 import orjson
 import pytest
 
+from gateway.app.serving import SLACK_SECONDS
 from gateway.credentials.key_ring import KeyRing, ensure_ring
-from gateway.supervisor.supervisor import SLACK_SECONDS
 from tests.kit.asking import credential_of
 from tests.kit.client import JSON, RawClient
 from tests.kit.command import RunningCommand, running_command
