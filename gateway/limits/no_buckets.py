@@ -30,7 +30,7 @@ class NoBuckets(BucketStore):
     async def reset(self, keys: Iterable[str]) -> None:
         """Nothing: there are no buckets."""
 
-    async def announce(self, worker: str) -> Census:  # noqa: ARG002
+    async def announce(self, worker: str) -> Census:  # noqa: ARG002 (nobody else can be told)
         return self._census
 
     def health(self) -> Mapping[str, bool]:

@@ -16,7 +16,7 @@ class NoUsage:
 
     async def read(
         self,
-        tenant: str,  # noqa: ARG002
+        tenant: str,  # noqa: ARG002 (whoever asks for whatever is told the same)
         periods: Sequence[Period],  # noqa: ARG002
         *,
         subject: str | None = None,  # noqa: ARG002

@@ -88,7 +88,9 @@ async def test_slots_of_a_killed_worker_are_free_within_its_lease(redis: RedisSe
 
 
 @pytest.mark.parametrize("first", ["held", "for good"])
-async def test_all_but_the_schema_expires_and_leases_not_before_what_they_hold(redis: RedisServer, first: str) -> None:
+async def test_all_but_the_schema_expires_and_leases_not_before_what_they_hold(
+    redis: RedisServer, first: str
+) -> None:
     key = fresh_key()
     store = RedisBuckets(redis.url, deadline_seconds=1)
     requests, tokens, slots = quotas(key)
