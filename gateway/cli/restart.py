@@ -65,11 +65,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _signal(pid: int, address: str) -> None:
     """Ask the supervisor, and nobody else: SIGUSR2 ends most programs. Raises OSError and ValueError."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        words = []
-    if b"serve" not in words:
+    if not _serves(pid):
         raise ValueError(
             f"the gateway on {address} is in a container or on another machine: its process {pid} is not one of those "
             "here; run gateway restart there"
@@ -78,6 +74,16 @@ def _signal(pid: int, address: str) -> None:
         os.kill(pid, signal.SIGUSR2)
     except PermissionError:
         raise PermissionError(f"process {pid} is another user's: run gateway restart as that one") from None
+
+
+def _serves(pid: int) -> bool:
+    """Whether a process of this machine is some `gateway serve`; where the system does not show it, it is believed."""
+    if not Path("/proc/self/cmdline").exists():
+        return True
+    try:
+        return b"serve" in Path("/proc", str(pid), "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 def _document(address: str) -> Any:

@@ -160,7 +160,7 @@ async def test_two_deployments_do_not_see_each_other(
         assert (await one.ask(credentials[0]))[0] == 429
         assert (await other.ask(credentials[1]))[0] == 200
         await asyncio.gather(comes_to(DAILY, one.used, 10.0), comes_to(1, other.used, 10.0))
-        assert await asyncio.gather(one.left(), other.left()) == [0, DAILY - 1]
+        assert tuple(await asyncio.gather(one.left(), other.left())) == (0, DAILY - 1)
         for done in await asyncio.gather(*(each.command("credential", "list") for each in (one, other))):
             assert [line.split()[2] for line in done.stdout.splitlines()[1:]] == ["alice"]
         await one.command("credential", "revoke", "--tenant", "acme")
