@@ -55,6 +55,14 @@ def normal_base_url(value: str) -> str:
 
 
 BaseUrl = Annotated[str, AfterValidator(normal_base_url)]
+
+
+def _none_where_empty(secret: SecretStr | None) -> SecretStr | None:
+    return secret if secret is None or secret.get_secret_value() else None
+
+
+Secret = Annotated[SecretStr | None, AfterValidator(_none_where_empty)]
+"""A secret, by reference; an empty one, as an environment may have it, is none."""
 HeaderText = Annotated[str, Field(pattern=r"^[!-~]{1,256}$")]
 
 

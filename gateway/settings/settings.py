@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, IPvAnyNetwork, SecretStr, field_validator
+from pydantic import BaseModel, Field, IPvAnyNetwork, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.limits.terms import OnStoreFailure
@@ -27,6 +27,7 @@ from gateway.settings.section import (
     HeaderText,
     Problem,
     Seconds,
+    Secret,
     Section,
     split_address,
 )
@@ -73,10 +74,10 @@ class Upstream(Section):
     base_url: BaseUrl = Field(default_factory=lambda: DEFAULT_BASE_URL)
     """Where `/v1` is; unset: what OPENAI_BASE_URL says, else the public API."""
 
-    api_key: Annotated[SecretStr | None, FOLLOWED] = None
+    api_key: Annotated[Secret, FOLLOWED] = None
     """The gateway's own key; unset: OPENAI_API_KEY."""
 
-    admin_api_key: Annotated[SecretStr | None, FOLLOWED] = None
+    admin_api_key: Annotated[Secret, FOLLOWED] = None
     """Opens organization administration, with this key only; unset, those operations are closed."""
 
     organization: Annotated[HeaderText | None, FOLLOWED] = None
@@ -88,7 +89,7 @@ class Upstream(Section):
     ca_file: Annotated[KeptFile | None, FOLLOWED] = None
     """Certificates to trust in place of the system's (PEM); what the file holds is followed for new connections."""
 
-    http_proxy: SecretStr | None = None
+    http_proxy: Secret = None
     """URL of a proxy on the way to the upstream; may hold a login, so by reference."""
 
     max_connections: int = Field(default=1000, ge=1)
@@ -229,7 +230,7 @@ class Settings(BaseSettings):
     """Processes that serve, one for each core, behind one address; unset: with `redis_url`, and outside of containers,
     as many as there are cores for them, else 1. Caps are the machine's, and each worker has its part of them."""
 
-    redis_url: SecretStr | None = None
+    redis_url: Secret = None
     """Counts limits and usage, and keeps revocations, for several workers and gateways together; unset: each process
     counts for itself."""
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import SecretStr
-
 from gateway.operations.scopes import OTHERS_USAGE
 from gateway.settings.limits import Limits
-from gateway.settings.section import BaseUrl, HeaderText, Section
+from gateway.settings.section import BaseUrl, HeaderText, Secret, Section
 
 
 class TenantUpstream(Section):
@@ -18,7 +16,7 @@ class TenantUpstream(Section):
     base_url: BaseUrl | None = None
     """Where this tenant's `/v1` is."""
 
-    api_key: SecretStr | None = None
+    api_key: Secret = None
     """The key that its requests go up with."""
 
     organization: HeaderText | None = None

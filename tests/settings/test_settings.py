@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.settings.section import SettingsInvalid
 from gateway.settings.settings import Settings, waiting_for_restart
 from gateway.settings.sources import load
 
@@ -55,3 +56,16 @@ def test_what_is_not_followed_waits_for_a_restart(flags: dict[str, Any], waiting
     changed = load(flags=flags, environ={"NEW": "sk-new"})
 
     assert sorted(waiting_for_restart(load(environ={}), changed)) == waiting
+
+
+@pytest.mark.parametrize("environ", [{"GATEWAY_REDIS_URL": ""}, {"GATEWAY_REDIS_URL": " "}, {}])
+def test_secret_that_is_empty_is_none(environ: dict[str, str]) -> None:
+    settings = load(environ=environ, flags={"upstream": {"api_key": "", "http_proxy": ""}})
+
+    assert (settings.redis_url, settings.upstream.api_key, settings.upstream.http_proxy) == (None, None, None)
+
+
+def test_workers_that_could_keep_no_limit_are_refused_also_where_redis_is_named_by_nothing() -> None:
+    limited = {"workers": 2, "limits": {"max_requests_per_1_minute": 1}}
+    with pytest.raises(SettingsInvalid, match="set redis_url, or workers = 1"):
+        load(environ={"GATEWAY_REDIS_URL": ""}, flags=limited)
