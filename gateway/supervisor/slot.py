@@ -162,6 +162,9 @@ class Slot:
         code = await worker.gone
         if worker in self.old:
             self.old.remove(worker)
+            if code and not worker.was_killed:
+                how = _how(code)
+                tell(f"worker {self.index} (pid {worker.pid}) {how}; it was finishing what it served")
         if worker is not self.worker:
             return
         self.worker = None

@@ -47,6 +47,9 @@ class Worker:
         self.is_hung = False
         """Whether it was ended for not turning its loop."""
 
+        self.was_killed = False
+        """Whether its supervisor has ended it."""
+
         self.problems: list[str] = []
         """Why it could not start, in its own words."""
 
@@ -118,6 +121,7 @@ class Worker:
 
     def kill(self) -> None:
         """End it, whatever it does."""
+        self.was_killed = True
         self._send(signal.SIGKILL)
 
     def dump(self) -> None:

@@ -18,7 +18,7 @@ import pytest
 from tests.kit.client import RawClient
 from tests.kit.command import run_command
 from tests.kit.redis import RedisServer, free_port
-from tests.kit.upstream import ScriptedUpstream, answer_ok
+from tests.kit.upstream import ScriptedUpstream, answer_ok, two_events
 from tests.kit.waiting import comes_to, found
 from tests.kit.workers import AT_ONCE, Workers, is_alive, running_workers
 
@@ -141,6 +141,22 @@ async def test_restart_says_how_a_successor_ended_and_that_the_gateway_stops(sta
     workers.signal(signal.SIGTERM)
     failed = await run_command(*restart)
     assert (failed.code, failed.stderr) == (1, "gateway: the gateway stops\n")
+
+
+async def test_who_dies_while_it_finishes_what_it_served_is_told_of(
+    start: Start, upstream: ScriptedUpstream
+) -> None:
+    upstream.plays(two_events)
+    workers = await start(*AT_ONCE)
+    leaving, _ = await workers.pids()
+    client = await workers.connect_to(leaving)
+    await client.send(client.request_bytes("POST", "/v1/chat/completions", b"{}"))
+    assert (await client.read_head()).status == 200
+    workers.signal(signal.SIGUSR2)
+    await comes_to([leaving], lambda: workers.pids("leaving"), 20)
+    os.kill(leaving, signal.SIGKILL)
+
+    await workers.command.says(f"(pid {leaving}) was killed by signal 9; it was finishing what it served")
 
 
 async def test_signals_for_who_serves_end_nobody_who_is_starting(tmp_path: Path) -> None:
