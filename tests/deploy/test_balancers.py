@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +29,11 @@ from tests.deploy.balancers import (
 )
 from tests.kit.client import CHAT, FORM, JSON, QUESTION, STREAMED_QUESTION, RawClient
 from tests.kit.gateway import Gateway
+from tests.kit.redis import RedisServer
 from tests.kit.upstream import OK, SSE_HEAD, ScriptedUpstream, Turn, two_events
 from tests.kit.waiting import until as happens
 from tests.kit.websocket import TEXT, accepted, frame, read_message, shake_hands
+from tests.kit.workers import is_alive, running_workers
 
 EACH = pytest.mark.parametrize("configure", [nginx, haproxy], ids=["nginx", "haproxy"])
 MIB = 2**20
@@ -250,15 +253,13 @@ async def stream_or_not(turn: Turn) -> None:
     await turn.send(b"0\r\n\r\n")
 
 
-async def test_two_gateways_restart_one_after_the_other_and_nothing_fails(
-    tmp_path: Path, upstream: ScriptedUpstream
-) -> None:
-    upstream.plays(stream_or_not)
-    credential = credential_by(tmp_path / "keys")
-    machines = [Machine(upstream.base_url, tmp_path / "keys") for _ in range(2)]
-    ports = [machine.port for machine in machines]
+@asynccontextmanager
+async def asked_on_and_on(
+    folder: Path, ports: Sequence[int], credential: str
+) -> AsyncIterator[dict[str, Counter[str]]]:
+    """Both balancers in front of these, asked until the end for answers and streams; what came of it, by balancer."""
     whole = b"".join(b"data: %d\n\n" % number for number in range(EVENTS))
-    outcomes: dict[str, Counter[str]] = {"nginx": Counter(), "haproxy": Counter()}
+    outcomes: dict[str, Counter[str]] = {}
     over = asyncio.Event()
 
     async def ask(
@@ -275,22 +276,57 @@ async def test_two_gateways_restart_one_after_the_other_and_nothing_fails(
                     await asyncio.sleep(pause_seconds)
 
     async with AsyncExitStack() as stack:
-        await asyncio.gather(*(stack.enter_async_context(machine) for machine in machines))
         fronts = []
         for configure in (nginx, haproxy):
-            folder = tmp_path / configure.__name__
-            folder.mkdir()
-            fronts.append(await stack.enter_async_context(in_front(configure, folder, ports)))
+            own = folder / configure.__name__
+            own.mkdir()
+            fronts.append(await stack.enter_async_context(in_front(configure, own, ports)))
+            outcomes[configure.__name__] = Counter()
         group = await stack.enter_async_context(asyncio.TaskGroup())
         for front, seen in zip(fronts, outcomes.values(), strict=True):
             for number in range(6):
                 group.create_task(ask(front, seen, QUESTION, b"{}", 0.01 * number))
                 group.create_task(ask(front, seen, STREAMED_QUESTION, whole, 0.1 * number))
+        yield outcomes
+        over.set()
+
+
+def assert_good(outcomes: Mapping[str, Counter[str]]) -> None:
+    assert all(seen["good"] > 100 for seen in outcomes.values())
+    assert {name: set(seen) for name, seen in outcomes.items()} == {"nginx": {"good"}, "haproxy": {"good"}}
+
+
+async def test_two_gateways_restart_one_after_the_other_and_nothing_fails(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    upstream.plays(stream_or_not)
+    credential = credential_by(tmp_path / "keys")
+    machines = [Machine(upstream.base_url, tmp_path / "keys") for _ in range(2)]
+    ports = [machine.port for machine in machines]
+
+    async with AsyncExitStack() as stack:
+        await asyncio.gather(*(stack.enter_async_context(machine) for machine in machines))
+        outcomes = await stack.enter_async_context(asked_on_and_on(tmp_path, ports, credential))
         for machine in machines:
             await machine.stop()
             await machine.start()
             await asyncio.sleep(BACK_SECONDS)
-        over.set()
 
-    assert all(seen["good"] > 100 for seen in outcomes.values())
-    assert {name: set(seen) for name, seen in outcomes.items()} == {"nginx": {"good"}, "haproxy": {"good"}}
+    assert_good(outcomes)
+
+
+async def test_workers_of_one_machine_are_replaced_and_nothing_fails(
+    tmp_path: Path, upstream: ScriptedUpstream, redis: RedisServer
+) -> None:
+    upstream.plays(stream_or_not)
+    async with running_workers(
+        tmp_path, upstream.base_url, redis, "--set", f"drain_notice_seconds={NOTICE_SECONDS}"
+    ) as workers:
+        before = await workers.pids()
+        ports = [workers.command.port] * 2
+        async with asked_on_and_on(tmp_path, ports, workers.credential) as outcomes:
+            workers.signal(signal.SIGUSR2)
+            await workers.all_ready(2, but=tuple(before))
+            await happens(lambda: not any(map(is_alive, before)), 10)
+
+    assert_good(outcomes)
