@@ -51,14 +51,19 @@ def add_address(command: argparse.ArgumentParser) -> None:
     )
 
 
-def address_from(options: argparse.Namespace) -> str:
-    """Where the private listener is."""
+def address_from(options: argparse.Namespace, *, guess: bool = True) -> str:
+    """Where the private listener is. `guess`: where it usually is, if the file that says so cannot be read; else that
+    raises OSError.
+    """
     address: str | None = options.admin_listen or _from_environment()
     if address is None and options.config is not None:
         try:
             address = _from_file(options.config)
         except OSError as error:
-            print(f"gateway: {options.config} cannot be read: {error.strerror}", file=sys.stderr)
+            unread = f"{options.config} cannot be read: {error.strerror}"
+            if not guess:
+                raise OSError(unread) from None
+            print(f"gateway: {unread}", file=sys.stderr)
     return address or _DEFAULT_ADDRESS
 
 

@@ -33,7 +33,7 @@ def register(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Ask for it, and wait. Raises OSError and ValueError where there is nobody to ask."""
-    address = address_from(options)
+    address = address_from(options, guess=False)  # which might be another gateway's
     before = _document(address)
     if "restart" not in before:
         print(

@@ -32,6 +32,14 @@ async def test_nobody_listens() -> None:
     assert "nobody listens there" in said
 
 
+async def test_file_that_cannot_be_read_has_no_other_gateway_restarted(tmp_path: Path) -> None:
+    missing = tmp_path / "gateway.toml"
+    done = await run_command("restart", "--config", str(missing))
+
+    assert done.code == 1
+    assert done.stderr == f"gateway: {missing} cannot be read: No such file or directory\n"
+
+
 @pytest.mark.parametrize("body", [b"<html>hello</html>", b"[]", b'{"status": "live"}'])
 async def test_another_service_listens(body: bytes) -> None:
     async with answering(body) as port:
