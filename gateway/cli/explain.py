@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.cli.options import add_credential, add_settings, credential_from, settings_from
+from gateway.app.workers import how_many_workers
+from gateway.cli.options import add_credential, add_settings, add_workers, credential_from, settings_from
 from gateway.cli.stores import account_history
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.principal import CredentialError, Principal
@@ -39,6 +40,7 @@ def register(verbs: Any) -> None:
     command.add_argument("--model", help="the model that the request names")
     add_credential(command)
     add_settings(command)
+    add_workers(command)
     command.set_defaults(run=run)
 
 
@@ -174,7 +176,11 @@ class _Asking:
         quotas = (*self._caller.quotas, *self._caller.tenant.limits.of_model(self._model))
         if quotas and self._settings.is_apart:  # they are the credential's own: a tenant has none then
             raise limits_unavailable(no_store("limits"))
-        return ", ".join(f"{quota.dimension.value} = {quota.capacity}" for quota in quotas) or "none"
+        if not quotas:
+            return "none"
+        workers = how_many_workers(self._settings)
+        together = f", of {workers} workers together" if workers > 1 else ""
+        return ", ".join(f"{quota.dimension.value} = {quota.capacity}" for quota in quotas) + together
 
     def upstream_is_open(self) -> str:
         """Where it would go, and as whom."""

@@ -45,8 +45,8 @@ async def look_at_redis(url: str, prefix: str) -> RedisFound:
             found.problems.append(f"Redis {server.name} cannot be asked: {server.trouble}")
             continue
         found.lines.append(_line(server))
-        found.problems += (f"Redis {server.name} {words}" for words in _problems(server))
-        found.warnings += (f"Redis {server.name} {words}" for words in _warnings(server, servers))
+        found.problems += (f"Redis {server.name} {words}" for words in _problems(server, servers))
+        found.warnings += (f"Redis {server.name} {words}" for words in _warnings(server))
     with quiet_redis():
         apart = await enter(servers, prefix, enters=False)
     if apart is not None:
@@ -66,7 +66,7 @@ def _line(server: ServerSeen) -> str:
     return f"Redis {server.name}: {', '.join(said)}"
 
 
-def _problems(server: ServerSeen) -> Iterator[str]:
+def _problems(server: ServerSeen, servers: RedisServers) -> Iterator[str]:
     version = server.facts.get("redis_version", "")
     if version and _numbers(version) < LEAST_VERSION:
         yield f"is of version {version}; the scripts need 6.2 or later"
@@ -76,9 +76,14 @@ def _problems(server: ServerSeen) -> Iterator[str]:
             f"has maxmemory-policy {policy}: when its memory is full it forgets limits, and who has been revoked; "
             "set maxmemory-policy to noeviction"
         )
+    if not servers.shows_who_asks and not _is_local(server.name, servers):
+        yield (
+            "is elsewhere and asks for no password: whoever reaches it can take revocations and limits back; "
+            "set requirepass or an ACL, and the login in redis_url"
+        )
 
 
-def _warnings(server: ServerSeen, servers: RedisServers) -> Iterator[str]:
+def _warnings(server: ServerSeen) -> Iterator[str]:
     facts = server.facts
     unseen = [
         what
@@ -98,8 +103,6 @@ def _warnings(server: ServerSeen, servers: RedisServers) -> Iterator[str]:
     used, most = _amount(facts, "used_memory"), _amount(facts, "maxmemory")
     if used and most and used > _FULL * most:
         yield f"has {used / most:.0%} of its memory in use; full, it takes no more changes"
-    if not servers.shows_who_asks and not _is_local(server.name, servers):
-        yield "is elsewhere and asks for no password: whoever reaches it can take revocations and limits back"
     if abs(server.seconds_ahead) > MOST_SECONDS_APART:
         yield f"has a clock that differs from the one here by {server.seconds_ahead:+.1f} s"
 

@@ -19,6 +19,7 @@ from tests.kit.asking import ask, credential_of, verdict
 from tests.kit.client import HANDSHAKE
 from tests.kit.command import run_command
 from tests.kit.gateway import running_gateway
+from tests.kit.redis import RedisServer
 from tests.kit.upstream import ScriptedUpstream
 
 CONFIG = """
@@ -255,6 +256,22 @@ def test_limits_of_a_credential_decide_where_no_worker_could_keep_them(
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "this decides" in line]
     assert " limits " in line
     assert "redis_url" in line
+
+
+def test_limits_of_several_workers_are_said_to_be_of_all_together(
+    config: Path,
+    ring: KeyRing,
+    redis: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("GATEWAY_CREDENTIAL", credential_for(ring, CASES["passes"]))
+    config.write_text(f"redis_url = '{redis.url}'\n{config.read_text()}")
+
+    main(["explain", *CHAT, "--model", "good", "--config", str(config), "--workers", "2"])
+
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if " limits " in line]
+    assert "= 60, of 2 workers together" in line
 
 
 async def test_credential_on_the_command_line_is_refused_and_file_and_input_are_read(

@@ -92,13 +92,14 @@ async def test_server_that_cannot_be_asked_is_a_problem(check: Checking, redis: 
         assert "wrong" not in done.stderr
 
 
-async def test_server_elsewhere_that_asks_for_no_password_is_warned_of(check: Checking) -> None:
+async def test_server_elsewhere_that_asks_for_no_password_is_a_problem(check: Checking) -> None:
     with running_redis(*KEPT) as redis:
         done = await check(f"redis://127.1:{redis.port}")  # not spelled as this machine
-        assert done.code == 0
+        assert done.code == 1
         assert "asks for no password" in done.stderr
         redis.command("CONFIG", "SET", "requirepass", "pw")
-        assert "no password" not in (await check(f"redis://:pw@127.1:{redis.port}")).stderr
+        done = await check(f"redis://:pw@127.1:{redis.port}")
+        assert (done.code, "no password" in done.stderr) == (0, False)
 
 
 async def test_every_node_of_a_cluster_is_asked(check: Checking) -> None:
