@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gateway.app.messages import Message, OtherEndGone
-from gateway.app.telling import tell
 from gateway.settings.document import to_json
 from gateway.settings.effect import followed
 from gateway.settings.section import Problem, SettingsInvalid
@@ -28,9 +27,9 @@ class SettingsInForce:
         values: Mapping[str, Any],
         workers: Callable[[], Iterable[Worker]],
         *,
-        unable: Callable[[Worker], None],
+        unable: Callable[[Worker, str], None],
     ) -> None:
-        """`unable` is told of a worker that cannot take what is in force."""
+        """`unable` is told of a worker that cannot take what is in force, and why."""
         self.values = values
         self.document = to_json(values)
         self.number = 1
@@ -107,9 +106,8 @@ class SettingsInForce:
             else:
                 worker.settings_number = number  # until it goes, with what it has
                 worker.is_outdated = True
-                why = "; ".join(problem["message"] for problem in answer["problems"])
-                tell(f"worker {worker.place.index} cannot take the settings in force, and is replaced: {why}")
-                self._unable(worker)
+                why = "; ".join(f"{problem['key']}: {problem['message']}" for problem in answer["problems"])
+                self._unable(worker, why)
         finally:
             self._being_told.discard(worker)
 

@@ -74,7 +74,7 @@ class Supervisor:
             Slot(index, start=self._start, changed=self._changed, replaced=self._replaced)
             for index in range(len(listeners.slots))
         )
-        self.in_force = SettingsInForce(values, lambda: self.workers, unable=self._replace_soon)
+        self.in_force = SettingsInForce(values, lambda: self.workers, unable=self._outdated)
         self.watch = Watch(self.slots, hang_seconds=settings.worker_hang_seconds, looked=self._looked)
         self._starts = 0
         self._being_replaced: set[Worker] = set()
@@ -150,6 +150,12 @@ class Supervisor:
             if not await slot.replace(Cause.ASKED, of=worker):
                 return f"{slot.why}; the workers before it are new, the others old"
         return ""
+
+    def _outdated(self, worker: Worker, why: str) -> None:
+        if self._replacing.locked():
+            return  # its turn comes; a new release may have settings that it does not know
+        tell(f"worker {worker.place.index} cannot take the settings in force, and is replaced: {why}")
+        self._replace_soon(worker)
 
     def _replace_soon(self, worker: Worker) -> None:
         if not self.stopping and worker not in self._being_replaced:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -15,8 +16,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+import gateway
 from tests.kit.client import RawClient
-from tests.kit.command import run_command
+from tests.kit.command import run_command, running_command
 from tests.kit.redis import RedisServer, free_port
 from tests.kit.upstream import ScriptedUpstream, answer_ok, two_events
 from tests.kit.waiting import comes_to, found
@@ -141,6 +143,35 @@ async def test_restart_says_how_a_successor_ended_and_that_the_gateway_stops(sta
     workers.signal(signal.SIGTERM)
     failed = await run_command(*restart)
     assert (failed.code, failed.stderr) == (1, "gateway: the gateway stops\n")
+
+
+async def test_new_release_with_a_setting_that_the_old_one_does_not_know_comes_into_its_place_quietly(
+    tmp_path: Path, upstream: ScriptedUpstream, redis: RedisServer
+) -> None:
+    installed = tmp_path / "installed" / "gateway"
+    shutil.copytree(Path(gateway.__file__).parent, installed, ignore=shutil.ignore_patterns("__pycache__"))
+    file = tmp_path / "gateway.toml"
+    file.write_text("")
+    async with running_command(
+        *("serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--workers", "2"),
+        *("--upstream", upstream.base_url, "--keys-dir", str(tmp_path / "keys"), "--config", str(file)),
+        *("--set", f"redis_url={redis.url}", *AT_ONCE),
+        PYTHONPATH=str(installed.parent),
+        PYTHONSAFEPATH="1",
+    ) as command:
+        known = "    allow_uncontained: bool = False\n"
+        settings = installed / "settings" / "settings.py"
+        settings.write_text(settings.read_text().replace(known, f"    brand_new: int = 3\n{known}", 1))
+        file.write_text("brand_new = 5\n")
+        await command.says("brand_new: is not a setting")
+        said = len(command.stderr)
+        command.signal(signal.SIGUSR2)
+        await command.says("all workers have been replaced", 20)
+
+        assert command.stderr[said:] == [
+            "gateway: replacing all workers, one by one",
+            "gateway: all workers have been replaced",
+        ]
 
 
 async def test_who_dies_while_it_finishes_what_it_served_is_told_of(
