@@ -80,7 +80,7 @@ class TestLetIn:
             await gateway.go()
 
             async def later(client: RawClient) -> RawAnswer:
-                await asyncio.sleep(random.uniform(0.2, 3.0))
+                await asyncio.sleep(random.uniform(0.2, 1.5))
                 return await asks(client)
 
             answers = await asyncio.gather(*map(later, clients))
