@@ -93,7 +93,7 @@ class Load:
         except LOST as lost:
             self.seen[f"request {type(lost).__name__}{' fresh' if fresh else ''}"] += 1
             return
-        self.seen[f"request {answer.status}"] += 1
+        self.seen[f"request {answer.status if answer.clean_end else 'cut'}"] += 1
         if fresh or answer.get("Connection") == "close":
             await client.close()
         else:
@@ -111,7 +111,7 @@ class Load:
             except LOST as lost:
                 self.seen[f"stream {type(lost).__name__}"] += 1
             else:
-                self.seen[f"stream {answer.status}"] += 1
+                self.seen[f"stream {answer.status if answer.clean_end else 'cut'}"] += 1
 
     async def _sockets(self) -> None:
         await asyncio.sleep(random.random() * STREAM_SECONDS)
