@@ -136,8 +136,10 @@ class _Worker:
                 self._do(*order)
             except Exception:  # noqa: BLE001 (who obeyed no more would go on serving, by what nobody else works by)
                 _log.exception("what the supervisor said cannot be done: %s", order[0]["say"])
+        # Nobody else could tell it to hurry.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._over.set)
         if self._ending is None:
-            _log.error("the supervisor is gone; this worker finishes what it serves")
+            _log.error("the supervisor is gone; this worker finishes what it serves; SIGTERM ends it at once")
             self._close(self._neighbours)
             self._finish()
 

@@ -285,6 +285,20 @@ async def test_workers_whose_supervisor_is_gone_finish_and_go(
     await until(lambda: not is_alive(pids[0]))
 
 
+async def test_worker_whose_supervisor_is_gone_ends_at_once_when_told_to(
+    start: Start, upstream: ScriptedUpstream
+) -> None:
+    plays_streams(upstream)
+    workers = await start(*AT_ONCE)
+    (orphan, _) = await workers.pids()
+    await begin_stream(await workers.connect_to(orphan))
+    workers.signal(signal.SIGKILL)
+    await workers.command.says("the supervisor is gone")
+    os.kill(orphan, signal.SIGTERM)
+
+    await until(lambda: not is_alive(orphan))
+
+
 async def test_new_settings_are_taken_by_all_workers_or_by_none(
     start: Start, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
