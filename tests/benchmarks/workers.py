@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.workers [--rounds 3] [--seconds 8]
 
-CPU is that of all the gateway's processes, the supervisor's included. On two cores client, upstream and Redis share
-them with both workers, so what is carried says little; it is said all the same.
+CPU is that of all the gateway's processes, the supervisor's included. Two workers have twice the connections and
+streams of one, so that each has what the one has: what comes in one turn of a loop shares that turn's cost. On two
+cores client, upstream and Redis share them with both workers, so what is carried says little; it is said all the same.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ async def rounds(options: argparse.Namespace) -> dict[str, dict[int, list[Round]
                     async with running_workers(keys, base_url, redis, *limit, workers=workers) as running:
                         target = Target(running.command.port, credentials=(running.credential,))
                         subject = Subject(target, running.supervisor)
-                        trial = Trial(Target(port), Extent(FULL_SECONDS))
+                        extent = Extent(FULL_SECONDS, streams=200 * workers, connections=32 * workers)
+                        trial = Trial(Target(port), extent)
                         found["request"][workers].append(await trial.requests(subject, options.seconds))
                         found["event"][workers].append(await trial.events(subject, options.seconds))
                         for problem in trial.problems:
