@@ -77,5 +77,5 @@ def _rate(measured: Measured, work: str) -> float | None:
 
 def _rounded(value: float) -> int:
     """Two digits: more would promise what another machine does not keep."""
-    digits = 10 ** max(0, len(str(int(value))) - 2)
+    digits: int = 10 ** max(0, len(str(int(value))) - 2)
     return round(value / digits) * digits
