@@ -168,7 +168,7 @@ class Family:
             case Kind.HISTOGRAM:
                 labels = sorted((*zip(names, values, strict=True), ("le", _shown(bound))))
                 start = f"{name}_bucket{_text(*zip(*labels, strict=True))}"
-            case _ as never:
+            case never:
                 assert_never(never)
         start = self._starts[place] = f"{start} "
         return start
