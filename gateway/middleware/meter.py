@@ -14,12 +14,12 @@ from gateway.errors import ClientLeft, UpstreamTimeout
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import READABLE, AnswerChange, EventFilter, StreamObserver, Takes, Watch
 from gateway.limits.limiter import Limiter
-from gateway.limits.terms import Charge
+from gateway.middleware.session_meter import SessionReading
 from gateway.proxy.answer import Answer
 from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.request import Request
 from gateway.usage.ledger import UsageLedger
-from gateway.usage.reader import UsageReader, realtime_usage
+from gateway.usage.reader import UsageReader
 from gateway.usage.reported import Usage
 from gateway.wire.answer_head import Head
 from gateway.wire.headers import RequestHead
@@ -39,7 +39,7 @@ def meter(*, ledger: UsageLedger, limiter: Limiter) -> Middleware:
             assert standing is not None
             reading = None
             if exchange.is_socket:
-                exchange.observers.append(_SessionReading(exchange, ledger, limiter))
+                exchange.observers.append(SessionReading(exchange, ledger, limiter))
             elif exchange.operation.counts_usage:
                 reading = _Reading(exchange, metered=standing.metered)
                 exchange.observers.append(reading)
@@ -69,31 +69,6 @@ def _took_on(exchange: Exchange, *, abandoned: bool) -> bool:
         return abandoned and exchange.bytes_in > 0
     status = exchange.status
     return status is not None and (200 <= status < 300 or status == 101)
-
-
-class _SessionReading(StreamObserver):
-    """Counts and charges what a session has used, response by response: it may last for hours."""
-
-    def __init__(self, exchange: Exchange, ledger: UsageLedger, limiter: Limiter) -> None:
-        caller = exchange.caller
-        quotas = caller.quotas + caller.tenant.limits.of_model(exchange.model)
-        self._exchange = exchange
-        self._ledger = ledger
-        self._limiter = limiter
-        self._quotas = [quota for quota in quotas if quota.dimension.is_reported]
-
-    def answer_message(self, text: bytes) -> None:
-        """Most events report nothing."""
-        used = realtime_usage(text)
-        if used is None:
-            return
-        exchange = self._exchange
-        exchange.usage = used if exchange.usage is None else exchange.usage + used
-        if self._quotas:
-            self._limiter.charge_soon([Charge(quota, used.total) for quota in self._quotas])
-        standing = exchange.standing
-        assert standing is not None
-        self._ledger.count(standing.counted(exchange.model), used, requests=0)
 
 
 class _Reading(StreamObserver):
