@@ -31,7 +31,8 @@ from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.reading import Reading, is_read_at_once
 from gateway.proxy.request import Request
 from gateway.settings.settings import Edge
-from gateway.usage.cost import Cost, Guesses, cost_of
+from gateway.usage.cost import Cost, cost_of
+from gateway.usage.guesses import Guesses
 from gateway.usage.reported import BYTES_PER_LLM_TOKEN
 from gateway.wire.body_facts import NOTHING_NAMED
 from gateway.wire.request_body import RequestBody

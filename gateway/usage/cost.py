@@ -9,19 +9,14 @@ whole cap is guessed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import NamedTuple, assert_never
 
 from gateway.limits.charges import Charges, QuotaSet
 from gateway.limits.terms import Dimension
-from gateway.operations.model_patterns import closest
 from gateway.operations.table import Operation
+from gateway.usage.guesses import Guesses
 from gateway.usage.reported import Usage
 from gateway.wire.body_facts import BodyFacts
-
-EXPECTED_OUTPUT = 1000
-"""LLM tokens of an answer where neither request nor operator says anything."""
-
 
 _NOTHING_USED = {dimension: 0 for dimension in Dimension if dimension.settles}
 
@@ -40,24 +35,6 @@ class Cost(NamedTuple):
     audio_guess_bytes: int = 0
     batch_input: int | None = None
     """LLM tokens in the input file of a batch."""
-
-
-class Guesses:
-    """How long answers are expected to be where requests do not say, by model."""
-
-    def __init__(self, expected: Mapping[str, int]) -> None:
-        self._expected = expected
-        self._of_model = lru_cache(maxsize=1024)(self._find)
-
-    def output(self, operation: Operation, model: str | None) -> int:
-        """LLM tokens of one answer."""
-        if operation.default_output is not None:
-            return operation.default_output
-        return self._of_model(model or "") if self._expected else EXPECTED_OUTPUT
-
-    def _find(self, model: str) -> int:
-        pattern = closest(self._expected, model)
-        return EXPECTED_OUTPUT if pattern is None else self._expected[pattern]
 
 
 def cost_of(

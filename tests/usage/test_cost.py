@@ -11,20 +11,13 @@ import pytest
 from gateway.credentials.principal import Principal
 from gateway.limits.charges import QuotaSet
 from gateway.limits.terms import Charge, Dimension, OnStoreFailure, Quota, account_key, binds
-from gateway.operations.model_patterns import closest
 from gateway.policy.reading import Question, read_body
 from gateway.policy.tenant_limits import TenantLimits
 from gateway.settings.limits import Capacities, Limits
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.sources import load
-from gateway.usage.cost import (
-    EXPECTED_OUTPUT,
-    Cost,
-    Guesses,
-    charges_for,
-    cost_of,
-    settlement,
-)
+from gateway.usage.cost import Cost, charges_for, cost_of, settlement
+from gateway.usage.guesses import EXPECTED_OUTPUT, Guesses
 from gateway.usage.prompt import prompt_estimate
 from gateway.usage.reported import Usage
 from gateway.wire.body_facts import NOTHING_READ
@@ -132,15 +125,6 @@ def test_estimating_is_linear_in_the_body() -> None:
 
     small = min(seconds(10_000) for _ in range(3))
     assert min(seconds(80_000) for _ in range(3)) < 8 * 4 * small
-
-
-def test_guess_follows_the_closest_pattern() -> None:
-    guesses = Guesses({"gpt-*": 1, "gpt-4o*": 2, "gpt-4o": 3, "*": 4})
-    chat = TABLE.by_id("createChatCompletion")
-    models = ("gpt-4o", "gpt-4o-mini", "gpt-4.1", "o3", None)
-    assert [guesses.output(chat, model) for model in models] == [3, 2, 1, 4, 4]
-    assert Guesses({"x": 1}).output(chat, "y") == EXPECTED_OUTPUT
-    assert closest(["a*", "ab"], "b") is None
 
 
 def quota(dimension: Dimension, capacity: int = 1000) -> Quota:
