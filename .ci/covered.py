@@ -4,13 +4,15 @@
 
 slipcover puts a probe where a line or a branch begins and takes it out once it was hit. A tracer, which is what
 coverage.py has on Python 3.11, is called for every line and doubles the time of the suite. Counted is what runs in
-the tests' own process. The report stands above pytest's closing line, which stays the last one.
+the tests' own processes: where pytest-xdist runs several, each hands over what it counted. The report stands above pytest's closing line, which stays the last one.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import slipcover
@@ -21,8 +23,28 @@ _GATEWAY = str(Path(__file__).parent.parent / "gateway")
 _counted = slipcover.Slipcover(branch=True, source=[_GATEWAY])
 slipcover.ImportManager(_counted, slipcover.FileMatcher(sources=[_GATEWAY])).__enter__()
 
+_handed_over: list[dict[str, Any]] = []
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand over what this process counted, where it is one of several."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["covered"] = json.dumps(_counted.get_coverage())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Keep what one of several processes counted; one that was killed tells nothing."""
+    covered = getattr(node, "workeroutput", {}).get("covered")
+    if covered is not None:
+        _handed_over.append(json.loads(covered))
+
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the report among pytest's own."""
+    coverage = _counted.get_coverage()
+    for other in _handed_over:
+        slipcover.merge_coverage(coverage, other)
     terminalreporter.section("lines and branches of gateway/ that were not taken")
-    slipcover.print_coverage(_counted.get_coverage(), outfile=sys.stdout, skip_covered=True)
+    slipcover.print_coverage(coverage, outfile=sys.stdout, skip_covered=True)

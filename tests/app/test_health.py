@@ -154,7 +154,7 @@ async def test_a_process_whose_loop_is_blocked_says_so_itself() -> None:
             seen.append(ask(port, path))
 
     began = time.monotonic()
-    looking = threading.Thread(target=look)
+    looking = threading.Thread(target=look, daemon=True)
     looking.start()
     time.sleep(3)
     await asyncio.to_thread(looking.join)

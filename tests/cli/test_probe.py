@@ -207,7 +207,7 @@ def answering(*pieces: bytes, pause_seconds: float = 0.0) -> Iterator[str]:
                         return
                     time.sleep(pause_seconds)
 
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield f"127.0.0.1:{server.getsockname()[1]}"
         thread.join()

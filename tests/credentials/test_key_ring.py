@@ -315,7 +315,7 @@ def test_reader_never_sees_half_a_key_file(tmp_path: Path) -> None:
                 problems.append(problem)
             loads += 1
 
-    reader = threading.Thread(target=read)
+    reader = threading.Thread(target=read, daemon=True)
     reader.start()
     for turn in range(100):
         save(tmp_path, keys[turn % 2])

@@ -241,7 +241,7 @@ async def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
             entry = Revocation(credential=f"{writer}-{n}", until=LATER)
             asyncio.run(file_in(tmp_path).add(entry))
 
-    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(5)]
+    threads = [threading.Thread(target=write, args=(writer,), daemon=True) for writer in range(5)]
     for thread in threads:
         thread.start()
     reader, seen = file_in(tmp_path), 0

@@ -145,7 +145,7 @@ def raw_upstream(serve: Callable[[socket.socket, bytes], None]) -> Iterator[int]
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(TIMEOUT_SECONDS)
-        thread = threading.Thread(target=run)
+        thread = threading.Thread(target=run, daemon=True)
         thread.start()
         try:
             yield listener.getsockname()[1]

@@ -250,6 +250,9 @@ class Named(asyncio.Protocol):
 @contextlib.contextmanager
 def listening(count: int = 1) -> Iterator[list[socket.socket]]:
     sockets = [socket.create_server(("127.0.0.1", 0), backlog=1024) for _ in range(count)]
+    for one in sockets:
+        # A copy of a socket that blocks would make all its copies block.
+        one.setblocking(False)
     try:
         yield sockets
     finally:
@@ -371,18 +374,20 @@ async def test_of_several_processes_that_watch_a_socket_one_lets_a_newcomer_in_w
                 runner.run(run())
 
         threads = [
-            threading.Thread(target=watches, args=(name, seconds))
+            threading.Thread(target=watches, args=(name, seconds), daemon=True)
             for name, seconds in ((b"a", 0.003), (b"b", 0.011), (b"c", 0.7))
         ]
         for thread in threads:
             thread.start()
         said: list[bytes] = []
-        for _ in range(30):
-            with crowd(held.getsockname(), 50, b"?") as clients:
-                said += await answers(clients)
-        ended.set()
-        for thread in threads:
-            await asyncio.to_thread(thread.join)
+        try:
+            for _ in range(30):
+                with crowd(held.getsockname(), 50, b"?") as clients:
+                    said += await answers(clients)
+        finally:
+            ended.set()
+            for thread in threads:
+                await asyncio.to_thread(thread.join, 10)
 
     assert len(said) == 1500
     assert set(said) <= {b"a", b"b", b"c"}

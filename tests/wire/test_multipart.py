@@ -352,7 +352,8 @@ def test_other_parsers_see_no_other_model_in_an_accepted_body(data):
         scanner.finish()
     except MultipartRefused:
         return
-    ours = [value.encode() for value in scanner.fields.values()]
+    # Line ends around a name are no other name: these parsers may drop them.
+    ours = [value.encode().strip(b"\r\n") for value in scanner.fields.values()]
     assert models_to_python(data) == ours
     assert models_to_a_sloppy_parser(data) == ours
 
