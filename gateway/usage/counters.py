@@ -16,8 +16,8 @@ COUNTERS = ("requests", *COUNTED, "bytes_in", "bytes_out", "estimated")
 is the number of requests whose usage nobody reported."""
 
 (
-    REQUESTS, _SENT, _CACHED, _SAID, _HEARD, _SPOKEN, _IMAGES, _MILLISECONDS, _CHARACTERS, BYTES_IN, BYTES_OUT,
-    _ESTIMATED,
+    REQUESTS, _SENT, _CACHED, _STORED, _SAID, _REASONING, _HEARD, _SPOKEN, _IMAGES, _MILLISECONDS, _CHARACTERS,
+    _WEB_SEARCHES, _FILE_SEARCHES, _CODE_SESSIONS, _LONG_CONTEXT, BYTES_IN, BYTES_OUT, _ESTIMATED,
 ) = range(len(COUNTERS))  # fmt: skip
 """Where they stand."""
 
@@ -164,13 +164,20 @@ def add_usage(counts: Counts, usage: Usage) -> None:
 
     One by one: every exchange comes by here, and most kinds are not used. A test holds that none is forgotten.
     """
-    sent, cached, said, _, _, heard, spoken, images, seconds, characters, estimated = usage
+    (
+        sent, cached, stored, said, reasoning, _, heard, spoken, images, seconds, characters, web_searches,
+        file_searches, code_sessions, long_context, _, estimated,
+    ) = usage  # fmt: skip
     if sent:
         counts[_SENT] += sent
     if cached:
         counts[_CACHED] += cached
+    if stored:
+        counts[_STORED] += stored
     if said:
         counts[_SAID] += said
+    if reasoning:
+        counts[_REASONING] += reasoning
     if heard:
         counts[_HEARD] += heard
     if spoken:
@@ -181,6 +188,14 @@ def add_usage(counts: Counts, usage: Usage) -> None:
         counts[_MILLISECONDS] += round(seconds * 1000)
     if characters:
         counts[_CHARACTERS] += characters
+    if web_searches:
+        counts[_WEB_SEARCHES] += web_searches
+    if file_searches:
+        counts[_FILE_SEARCHES] += file_searches
+    if code_sessions:
+        counts[_CODE_SESSIONS] += code_sessions
+    if long_context:
+        counts[_LONG_CONTEXT] += long_context
     if estimated:
         counts[_ESTIMATED] += 1
 

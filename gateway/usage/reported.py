@@ -5,6 +5,8 @@ same; which operation was called does not matter. Reading never fails: what cann
 then there is an estimate from what went by.
 """
 
+from enum import StrEnum
+from itertools import compress
 from operator import add
 from typing import Any, NamedTuple
 
@@ -37,6 +39,9 @@ class Usage(NamedTuple):
     cached_input: int = 0
     """Those of `input` that the upstream had in a cache."""
 
+    cache_write: int = 0
+    """Those of `input` that the upstream put into a cache."""
+
     output: int = 0
     """LLM tokens of the answer."""
 
@@ -61,49 +66,54 @@ class Usage(NamedTuple):
     characters: int = 0
     """Characters that were spoken, which only the request says."""
 
+    web_searches: int = 0
+    """Calls of the web search tool."""
+
+    file_searches: int = 0
+    """Calls of the file search tool."""
+
+    code_sessions: int = 0
+    """Containers in which the code interpreter tool ran."""
+
+    long_context: int = 0
+    """Answers to more than 272,000 LLM tokens of `input`, which cost more."""
+
+    tier: str = ""
+    """The service tier that answered, `batch` in a batch; empty where nobody said."""
+
     estimated: bool = False
     """Whether nobody reported it, so that it was estimated."""
 
-    def amounts(self) -> dict[str, float]:
-        """What was used, by kind, in their order; a kind that was not used is absent.
-
-        One by one: every exchange is asked, and most kinds are not used. A test holds that none is forgotten.
-        """
-        sent, cached, said, reasoning, total, heard, spoken, images, seconds, characters, estimated = self
-        found: dict[str, float] = {}
-        if sent:
-            found["input"] = sent
-        if cached:
-            found["cached_input"] = cached
-        if said:
-            found["output"] = said
-        if reasoning:
-            found["reasoning"] = reasoning
-        if total:
-            found["total"] = total
-        if heard:
-            found["input_audio"] = heard
-        if spoken:
-            found["output_audio"] = spoken
-        if images:
-            found["images"] = images
-        if seconds:
-            found["audio_seconds"] = seconds
-        if characters:
-            found["characters"] = characters
-        if estimated:
-            found["estimated"] = estimated
-        return found
+    def amounts(self) -> dict[str, float | str]:
+        """What was used, by kind, in their order; a kind that was not used is absent."""
+        return dict(compress(zip(Usage._fields, self, strict=True), self))
 
     def __add__(self, other: "Usage") -> "Usage":  # type: ignore[override]  # kinds are added, not joined
-        return Usage(*map(add, self, other))._replace(estimated=self.estimated or other.estimated)
+        added = Usage(*map(add, self[:_NUMBERS], other[:_NUMBERS]))
+        return added._replace(tier=self.tier or other.tier, estimated=self.estimated or other.estimated)
 
 
-KINDS = tuple(kind for kind in Usage._fields if kind not in ("total", "estimated"))
-"""The kinds that metrics show; the log has `total` and `estimated` beside them."""
+_NUMBERS = Usage._fields.index("tier")
 
-COUNTED = tuple({"audio_seconds": "milliseconds"}.get(kind, kind) for kind in KINDS if kind != "reasoning")
+KINDS = tuple(kind for kind in Usage._fields[:_NUMBERS] if kind != "total")
+"""The kinds that metrics show; the log has `total`, `tier` and `estimated` beside them."""
+
+COUNTED = tuple({"audio_seconds": "milliseconds"}.get(kind, kind) for kind in KINDS)
 """What is counted of them, in whole numbers."""
+
+
+class Known(StrEnum):
+    """What is known of what an exchange used."""
+
+    REPORTED = "reported"
+    """The upstream said it."""
+
+    ESTIMATED = "estimated"
+    """Nobody said it, so that it was estimated."""
+
+    UNREPORTED = "unreported"
+    """Nobody said it, and nobody estimates it: the tenant is not metered."""
+
 
 NOTHING_USED = Usage()
 
@@ -174,7 +184,26 @@ def from_usage_object(reported: dict[str, Any]) -> Usage:
         reasoning, spoken = _count(after.get("reasoning_tokens")), _count(after.get("audio_tokens"))
     seconds = seconds_of(get("seconds")) if get("type") == "duration" else 0.0
     return tuple.__new__(  # as Usage(…), without its frame
-        Usage, (sent, cached, said, reasoning, total or sent + said, heard, spoken, 0, seconds, 0, False)
+        Usage,
+        (
+            sent,
+            cached,
+            0,
+            said,
+            reasoning,
+            total or sent + said,
+            heard,
+            spoken,
+            0,
+            seconds,
+            0,
+            0,
+            0,
+            0,
+            0,
+            "",
+            False,
+        ),
     )
 
 

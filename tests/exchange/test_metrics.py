@@ -155,7 +155,7 @@ async def test_scrape_of_everything_that_can_be_is_bounded(gateway: Gateway) -> 
 
 def test_labels_of_every_series_come_from_closed_sets_and_tenant_is_on_counters_only() -> None:
     metrics = Metrics()
-    usage = Usage(*range(1, 11))
+    usage = Usage(*range(1, 16))
     for caller, status, ending in itertools.product(CALLERS, (None, 101, 204, 302, 404, 503), Ending):
         made = exchange(
             caller=caller,

@@ -54,7 +54,14 @@ CHAT_USAGE = {
     "prompt_tokens_details": {"cached_tokens": 8, "audio_tokens": 3},
     "completion_tokens_details": {"reasoning_tokens": 4, "audio_tokens": 2},
 }
-CHAT_COUNTS = {"input": 19, "cached_input": 8, "output": 10, "input_audio": 3, "output_audio": 2}
+CHAT_COUNTS = {
+    "input": 19,
+    "cached_input": 8,
+    "output": 10,
+    "reasoning": 4,
+    "input_audio": 3,
+    "output_audio": 2,
+}
 RESPONSE_USAGE = {
     "input_tokens": 36,
     "input_tokens_details": {"cached_tokens": 30},
@@ -62,7 +69,7 @@ RESPONSE_USAGE = {
     "output_tokens_details": {"reasoning_tokens": 64},
     "total_tokens": 123,
 }
-RESPONSE_COUNTS = {"input": 36, "cached_input": 30, "output": 87}
+RESPONSE_COUNTS = {"input": 36, "cached_input": 30, "output": 87, "reasoning": 64}
 PLAIN_USAGE = {"prompt_tokens": 12, "completion_tokens": 7, "total_tokens": 19}
 PLAIN_COUNTS = {"input": 12, "output": 7}
 IMAGE_USAGE = {
