@@ -4,16 +4,17 @@
 
 slipcover puts a probe where a line or a branch begins and takes it out once it was hit. A tracer, which is what
 coverage.py has on Python 3.11, is called for every line and doubles the time of the suite. Counted is what runs in
-the tests' own processes: where pytest-xdist runs several, each hands over what it counted. The report stands above pytest's closing line, which stays the last one.
+the tests' own processes: where there are several, each hands over what it counted. The report stands above pytest's
+closing line, which stays the last one.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import slipcover
 
@@ -30,7 +31,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Hand over what this process counted, where it is one of several."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
-        output["covered"] = json.dumps(_counted.get_coverage())
+        output["covered"] = orjson.dumps(_counted.get_coverage())
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -38,7 +39,7 @@ def pytest_testnodedown(node: Any) -> None:
     """Keep what one of several processes counted; one that was killed tells nothing."""
     covered = getattr(node, "workeroutput", {}).get("covered")
     if covered is not None:
-        _handed_over.append(json.loads(covered))
+        _handed_over.append(orjson.loads(covered))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
