@@ -7,6 +7,7 @@ import gzip
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -403,7 +404,7 @@ def test_unusable_key_is_passed_over_and_the_others_count(case: str) -> None:
         KeyRing.published(jwks(UNUSABLE[case]))
 
 
-@pytest.mark.parametrize("key", [OLD, NEW, RSA], ids=str)
+@pytest.mark.parametrize("key", [OLD, NEW, RSA], ids=attrgetter("kid"))
 def test_key_without_alg_has_the_one_of_its_kind(key: Key) -> None:
     bare = public(key)
     del bare["alg"], bare["use"]
