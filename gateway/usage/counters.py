@@ -17,7 +17,7 @@ is the number of requests whose usage nobody reported."""
 
 (
     REQUESTS, _SENT, _CACHED, _STORED, _SAID, _REASONING, _HEARD, _SPOKEN, _IMAGES, _MILLISECONDS, _CHARACTERS,
-    _WEB_SEARCHES, _FILE_SEARCHES, _CODE_SESSIONS, _LONG_CONTEXT, BYTES_IN, BYTES_OUT, _ESTIMATED,
+    _WEB_SEARCHES, _FILE_SEARCHES, _CODE_SESSIONS, _LONG_CONTEXT, _VIDEO_SECONDS, BYTES_IN, BYTES_OUT, _ESTIMATED,
 ) = range(len(COUNTERS))  # fmt: skip
 """Where they stand."""
 
@@ -166,7 +166,7 @@ def add_usage(counts: Counts, usage: Usage) -> None:
     """
     (
         sent, cached, stored, said, reasoning, _, heard, spoken, images, seconds, characters, web_searches,
-        file_searches, code_sessions, long_context, _, estimated,
+        file_searches, code_sessions, long_context, video_seconds, _, estimated,
     ) = usage  # fmt: skip
     if sent:
         counts[_SENT] += sent
@@ -196,6 +196,8 @@ def add_usage(counts: Counts, usage: Usage) -> None:
         counts[_CODE_SESSIONS] += code_sessions
     if long_context:
         counts[_LONG_CONTEXT] += long_context
+    if video_seconds:
+        counts[_VIDEO_SECONDS] += video_seconds
     if estimated:
         counts[_ESTIMATED] += 1
 

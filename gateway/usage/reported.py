@@ -78,6 +78,9 @@ class Usage(NamedTuple):
     long_context: int = 0
     """Answers to more than 272,000 LLM tokens of `input`, which cost more."""
 
+    video_seconds: int = 0
+    """Seconds of video that were made."""
+
     tier: str = ""
     """The service tier that answered, `batch` in a batch; empty where nobody said."""
 
@@ -196,6 +199,7 @@ def from_usage_object(reported: dict[str, Any]) -> Usage:
             spoken,
             0,
             seconds,
+            0,
             0,
             0,
             0,
