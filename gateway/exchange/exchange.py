@@ -70,7 +70,7 @@ class Exchange:
         # meter
         *("usage", "spent"),
         # proxy
-        *("waited_seconds", "forwarded_at", "head_at", "upstream_request_id", "status"),
+        *("waited_seconds", "forwarded_at", "asked_at", "head_at", "upstream_request_id", "status"),
         *("upstream_ended_at", "detail", "added"),
         # this class
         *("change", "first_byte_at", "bytes_in", "bytes_out", "ending", "observers", "watches"),
@@ -150,6 +150,9 @@ class Exchange:
 
         self.forwarded_at: float | None = None
         """When the upstream was asked: everything before is the gateway's own time, or the client's."""
+
+        self.asked_at: float | None = None
+        """When the upstream had been sent the whole request: from then on it may work."""
 
         self.head_at: float | None = None
         """When the upstream's head arrived."""

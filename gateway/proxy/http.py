@@ -84,7 +84,7 @@ def forward(
         elif asked.chunked:
             block += b"0\r\n\r\n"
         reply.write(block)
-        reply.start_clock()
+        exchange.asked_at = reply.start_clock()
         if raw:
             exchange.request_piece(raw)
         return True
@@ -140,7 +140,7 @@ def forward(
             wheel.forget(going)
             going.let_go()
         if going.listens:
-            reply.start_clock()
+            exchange.asked_at = reply.start_clock()
         return going.listens
 
     return handle

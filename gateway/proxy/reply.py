@@ -102,11 +102,13 @@ class Reply(UpstreamChannel):
         """Whether nothing of the request waits here for the upstream to read."""
         return self.transport is None or not self.transport.get_write_buffer_size()
 
-    def start_clock(self) -> None:
-        """The request is out: from now on the first-byte deadline runs."""
-        self._head_due_at = due_at = monotonic() + self.deadlines.first_byte_seconds
+    def start_clock(self) -> float:
+        """The request is out: from now on the first-byte deadline runs. Returns when that was."""
+        now = monotonic()
+        self._head_due_at = due_at = now + self.deadlines.first_byte_seconds
         if due_at < self._asked_at:
             self._be_asked(due_at)
+        return now
 
     async def read_head(self) -> Head:
         """The final head; interim ones (1xx) are skipped. Raises an UpstreamFault."""

@@ -161,7 +161,7 @@ async def test_stream_is_unharmed_by_an_observer_that_raises(
     upstream.plays(stream)
     sound = await ask(gateway, "POST", "/v1/chat/completions", b"{}", headers=JSON)
     assert gateway.metric("gateway_observer_failures_total") == 0
-    monkeypatch.setattr(import_module("gateway.middleware.meter"), "UsageReader", Defective)
+    monkeypatch.setattr(import_module("gateway.middleware.answer_meter"), "UsageReader", Defective)
     watched = await ask(gateway, "POST", "/v1/chat/completions", b"{}", headers=JSON)
 
     assert raised == [moment], "dropped after the first failure"
@@ -260,11 +260,12 @@ WRITERS = {
     "authorize": {"model"},
     "limit": {"body", "body_gone", "facts", "model", "held_seconds", "form", "cost"},
     "admission": {"decision"},
-    "meter": {"body", "usage", "spent"},
+    "meter": {"usage", "spent"},
+    "answer_meter": {"body"},
     "form_gate": {"model"},
     "call": {"forwarded_at", "head_at", "upstream_request_id", "upstream_ended_at"},
     "proxy/answer": {"status"},
-    "http": {"added"},
+    "http": {"added", "asked_at"},
     "answer_sink": {"bytes_out"},
     "session": {"detail"},
     "pool": {"waited_seconds"},
