@@ -12,7 +12,7 @@ from gateway.limits.charges import Charges, QuotaSet
 from gateway.limits.limiter import Limiter
 from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import Decision, Quota, binds
-from gateway.usage.cost import Cost, charges_for, settlement
+from gateway.usage.cost import Cost, StatedAboveLimit, charges_for, settlement
 
 Decided = Callable[[str, str, str], None]
 """Counts a decision that grants nothing: tenant, `refused` or `unavailable`, and the limit that refused, or `none`."""
@@ -54,7 +54,11 @@ class Admission:
         if door is not None:
             hold = True
             quotas = QuotaSet.of(quota for quota in quotas if quota not in door.quotas)
-        charges = charges_for(quotas, exchange.cost or _NO_COST)
+        try:
+            charges = charges_for(quotas, exchange.cost or _NO_COST)
+        except StatedAboveLimit as above:
+            self._count("refused", above.quota.dimension.value)
+            raise _stated_above(above, exchange.cost or _NO_COST) from None
         if charges.quotas.is_reported and exchange.operation.counts_usage and not exchange.is_socket:
             # Even where nothing is reserved, something will be reported. A session is charged as it goes on.
             hold = True
@@ -133,9 +137,30 @@ def limits_unavailable(outage: StoreUnavailable) -> LimitsUnavailable:
     )
 
 
-def _refusal(decision: Decision, quota: Quota) -> NeverFits | LimitExceeded:
-    limit = f"{quota.dimension.value} = {quota.capacity}"
+def _worded(quota: Quota) -> tuple[str, str]:
+    """The limit, and whose it is."""
     whose = "".join(f" for {what} {name[:128]!r}" for what, name in binds(quota).items())
+    return f"{quota.dimension.value} = {quota.capacity}", whose
+
+
+def _stated_above(above: StatedAboveLimit, cost: Cost) -> NeverFits:
+    limit, whose = _worded(above.quota)
+    answers = f"{cost.answers} answers of up to" if cost.answers > 1 else "an answer of up to"
+    advice = (
+        f"The largest {cost.maximum} that fits is {above.fitting}"
+        if above.fitting > 0
+        else f"No {cost.maximum} fits: make the request smaller"
+    )
+    return NeverFits(
+        f"This request asks for {answers} {above.asked} LLM tokens, with a prompt of about {cost.input}: more than "
+        f"the whole limit {limit}{whose}. {advice}; waiting cannot help.",
+        param=cost.maximum,
+        detail=limit,
+    )
+
+
+def _refusal(decision: Decision, quota: Quota) -> NeverFits | LimitExceeded:
+    limit, whose = _worded(quota)
     if decision.never:
         return NeverFits(
             f"This request alone costs more than the whole limit {limit}{whose}. "

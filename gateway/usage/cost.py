@@ -9,10 +9,11 @@ whole cap is guessed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import NamedTuple, assert_never
 
 from gateway.limits.charges import Charges, QuotaSet
-from gateway.limits.terms import Dimension
+from gateway.limits.terms import Dimension, Quota
 from gateway.operations.table import Operation
 from gateway.usage.guesses import Guesses
 from gateway.usage.reported import Usage
@@ -28,13 +29,34 @@ class Cost(NamedTuple):
     """LLM tokens of the prompt."""
 
     output: int = 0
-    """LLM tokens that are guessed beside them."""
+    """LLM tokens of all answers: at most, where the request states a maximum, else as they are guessed."""
+
+    answers: int = 1
+    """How many answers these are."""
+
+    maximum: str | None = None
+    """The member in which the request states the most that each may have; None: it states none."""
 
     images: int | None = None
     audio_bytes: int | None = None
     audio_guess_bytes: int = 0
     batch_input: int | None = None
     """LLM tokens in the input file of a batch."""
+
+
+class StatedAboveLimit(Exception):
+    """A request states a maximum that the whole limit does not hold."""
+
+    def __init__(self, quota: Quota, cost: Cost) -> None:
+        super().__init__(quota.dimension.value)
+        self.quota = quota
+        """The limit that holds least."""
+
+        self.asked = cost.output // cost.answers
+        """LLM tokens, of each answer."""
+
+        self.fitting = (quota.permits - (cost.input or 0)) // cost.answers
+        """The largest maximum that fits; less than one where none does."""
 
 
 def cost_of(
@@ -64,18 +86,19 @@ def cost_of(
         return Cost(input=1)
     if not operation.has_output:
         return Cost(input=facts.prompt)
-    each = fields.max_output if fields is not None else None
-    if each is None:
-        each = guesses.output(operation, model)
     answers = (1 if fields is None else fields.choices) * facts.prompts
-    return Cost(input=facts.prompt, output=each * answers)
+    if fields is None or fields.max_output is None:
+        each, maximum = guesses.output(operation, model), None
+    else:
+        each, maximum = fields.max_output, fields.maximum
+    return Cost(input=facts.prompt, output=each * answers, answers=answers, maximum=maximum)
 
 
 def charges_for(quotas: QuotaSet, cost: Cost) -> Charges:
     """What to take from each quota; a guess is cut so that it fits, as long as what is known does.
 
-    Levels of requests and LLM tokens are always reported, so those are charged with nothing where nothing is
-    used; others are left out.
+    A stated maximum is no guess: raises StatedAboveLimit where it does not fit. Levels of requests and LLM tokens are
+    always reported, so those are charged with nothing where nothing is used; others are left out.
     """
     if quotas.has_optional:
         quotas = quotas.without(_not_used(cost))
@@ -88,9 +111,17 @@ def charges_for(quotas: QuotaSet, cost: Cost) -> Charges:
         )
         amount = sure + guessed
         if amount > quota.permits:
+            if cost.maximum is not None and dimension.is_reported:
+                raise _above(quotas, cost)
             amount = max(sure, quota.permits)
         permits[at], known[at] = amount, sure
     return Charges(quotas, permits, known)
+
+
+def _above(quotas: QuotaSet, cost: Cost) -> StatedAboveLimit:
+    """What is said of the limit that holds least: what fits it fits all."""
+    reported = (quota for _, quota in quotas.measured if quota.dimension.is_reported)
+    return StatedAboveLimit(min(reported, key=attrgetter("permits")), cost)
 
 
 def _not_used(cost: Cost) -> frozenset[Dimension]:

@@ -53,6 +53,8 @@ class RequestFields(NamedTuple):
     """How many answers are computed: the larger of `n` and `best_of`."""
     max_output: int | None = None
     """The largest of the API's three names for the most LLM tokens per answer; None when there is no cap."""
+    maximum: str | None = None
+    """The name that states it."""
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -95,7 +97,7 @@ def _read(body: bytes, document: Mapping[str, Any], path: Sequence[str]) -> Requ
     single = body.find(b"\\") < 0 or not hides_letters(body)
     if len(path) > 1:
         single = single and all(body.count(f'"{name}"'.encode()) < 2 for name in path)
-    stream, choices, max_output = False, 1, None
+    stream, choices, max_output, maximum = False, 1, None, None
     for name in filter(_IS_READ, document):
         # These bytes cannot stand inside a string, where quotes are escaped.
         if single and body.count(_QUOTED[name]) > 1:
@@ -109,14 +111,14 @@ def _read(body: bytes, document: Mapping[str, Any], path: Sequence[str]) -> Requ
         if name in _COUNTS:
             choices = max(choices, number)
         elif number and (max_output is None or number > max_output):
-            max_output = number
+            max_output, maximum = number, name
     if not single:
         _walk(body, path)
     model = document.get(path[0])
     if type(model) is not str or len(path) > 1 or len(model) > _MOST_MODEL_CHARACTERS:
         model = _model(document, path)
     # As RequestFields(…): every small body is read, and its frame costs as much as reading a name.
-    return tuple.__new__(RequestFields, (model, stream, choices, max_output))
+    return tuple.__new__(RequestFields, (model, stream, choices, max_output, maximum))
 
 
 def _walk(body: bytes, path: Sequence[str]) -> None:

@@ -49,7 +49,9 @@ def test_an_empty_body_null_and_zero_read_as_absent(body):
 
 def test_a_maximum_may_be_infinite_and_a_whole_number_may_have_a_point():
     assert read(b'{"max_output_tokens":"inf"}').max_output is None
-    assert read(b'{"max_output_tokens":1e3,"n":2.0}') == RequestFields(choices=2, max_output=1000)
+    assert read(b'{"max_output_tokens":1e3,"n":2.0}') == RequestFields(
+        choices=2, max_output=1000, maximum="max_output_tokens"
+    )
 
 
 @pytest.mark.parametrize(
