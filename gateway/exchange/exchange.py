@@ -16,7 +16,7 @@ from gateway.limits.terms import Decision
 from gateway.operations.table import NO_PARAMS, Operation
 from gateway.policy.caller import NOBODY, Caller
 from gateway.usage.cost import Cost
-from gateway.usage.reported import Usage
+from gateway.usage.reported import Known, Usage
 from gateway.wire.answer_head import Head
 from gateway.wire.body_facts import NOTHING_READ, BodyFacts
 from gateway.wire.headers import NO_HEAD, RequestHead
@@ -68,7 +68,7 @@ class Exchange:
         # limit
         *("body", "body_gone", "facts", "held_seconds", "form", "cost", "decision"),
         # meter
-        *("usage", "spent"),
+        *("usage", "known", "spent"),
         # proxy
         *("waited_seconds", "forwarded_at", "asked_at", "head_at", "upstream_request_id", "status"),
         *("upstream_ended_at", "detail", "added"),
@@ -141,6 +141,9 @@ class Exchange:
 
         self.decision: Decision | None = None
         self.usage: Usage | None = None
+        self.known: Known | None = None
+        """What is known of its usage; None where nothing was used."""
+
         self.spent = False
         """The upstream took the work on: something was used, known or not."""
 

@@ -10,7 +10,7 @@ from gateway.limits.charges import QuotaSet
 from gateway.operations.table import Operation
 from gateway.policy import requests as policy
 from gateway.policy.caller import Caller
-from gateway.usage.counters import Counted, Entry, named
+from gateway.usage.counters import Counted, Entry, named, tier_of
 
 _MOST_MODELS = 64
 """Models of one standing of which is kept what they are charged to and counted in: their names are the client's."""
@@ -71,7 +71,7 @@ class Standing:
         self.destination: object = None
         """Where these exchanges went last, and as whom; written by who sends them."""
 
-        self._counted: dict[str | None, Counted] = {}
+        self._counted: dict[tuple[str | None, str], Counted] = {}
 
     def quotas_of(self, model: str | None) -> QuotaSet:
         """What a request is charged to that names this model."""
@@ -90,13 +90,13 @@ class Standing:
             self.lines.clear()
         self.lines[way] = alike
 
-    def counted(self, model: str | None) -> Counted:
-        """Where the usage of a request is counted that names this model."""
-        counted = self._counted.get(model)
+    def counted(self, model: str | None, tier: str = "") -> Counted:
+        """Where the usage of a request is counted that names this model, and that this tier served."""
+        counted = self._counted.get((model, tier))
         if counted is None:
             if len(self._counted) >= _MOST_MODELS:
                 self._counted.clear()
             principal = self.caller.principal
-            entry = Entry(named(principal.subject), named(model), self.operation.id)
-            counted = self._counted[model] = Counted(principal.tenant, entry)
+            entry = Entry(named(principal.subject), named(model), self.operation.id, tier_of(tier))
+            counted = self._counted[model, tier] = Counted(principal.tenant, entry)
         return counted

@@ -19,6 +19,7 @@ from gateway.proxy.answer import Answer
 from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.request import Request
 from gateway.usage.ledger import UsageLedger
+from gateway.usage.reported import Known
 
 
 def meter(*, ledger: UsageLedger, limiter: Limiter) -> Middleware:
@@ -47,11 +48,16 @@ def meter(*, ledger: UsageLedger, limiter: Limiter) -> Middleware:
                 exchange.spent = spent = _took_on(exchange, abandoned=abandoned)
                 usage = None  # a session's has been counted as it went on
                 if reading is not None:
-                    usage, _ = reading.result()
+                    usage, exchange.known = reading.result()
                     exchange.usage = usage
+                elif exchange.usage is not None:
+                    exchange.known = Known.ESTIMATED if exchange.usage.estimated else Known.REPORTED
                 # A model that the upstream knows nothing of is whatever a client makes up.
-                counted = standing.counted(exchange.model if spent else "")
-                ledger.count(counted, usage, bytes_in=exchange.bytes_in, bytes_out=exchange.bytes_out)
+                tier = "" if usage is None else usage.tier
+                counted = standing.counted(exchange.model if spent else "", tier)
+                ledger.count(
+                    counted, usage, exchange.known, bytes_in=exchange.bytes_in, bytes_out=exchange.bytes_out
+                )
 
         return metered
 

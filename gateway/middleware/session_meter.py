@@ -8,6 +8,7 @@ from gateway.limits.limiter import Limiter
 from gateway.limits.terms import Charge
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.reader import realtime_usage
+from gateway.usage.reported import Known
 
 
 class SessionReading(StreamObserver):
@@ -32,4 +33,4 @@ class SessionReading(StreamObserver):
             self._limiter.charge_soon([Charge(quota, used.total) for quota in self._quotas])
         standing = exchange.standing
         assert standing is not None
-        self._ledger.count(standing.counted(exchange.model), used, requests=0)
+        self._ledger.count(standing.counted(exchange.model), used, Known.REPORTED, requests=0)

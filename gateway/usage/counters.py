@@ -9,17 +9,21 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from gateway.usage.reported import COUNTED, Usage
+from gateway.usage.reported import COUNTED, Known, Usage
 
-COUNTERS = ("requests", *COUNTED, "bytes_in", "bytes_out", "estimated")
-"""What is counted, in this order: LLM tokens from `input` to `output_audio`, milliseconds of audio; `estimated`
-is the number of requests whose usage nobody reported."""
+COUNTERS = ("requests", *(known.value for known in Known), *COUNTED, "bytes_in", "bytes_out")
+"""What is counted, in this order: requests, those of which something is known, LLM tokens from `input` to
+`output_audio`, milliseconds of audio."""
 
 (
-    REQUESTS, _SENT, _CACHED, _STORED, _SAID, _REASONING, _HEARD, _SPOKEN, _IMAGES, _MILLISECONDS, _CHARACTERS,
-    _WEB_SEARCHES, _FILE_SEARCHES, _CODE_SESSIONS, _LONG_CONTEXT, _VIDEO_SECONDS, BYTES_IN, BYTES_OUT, _ESTIMATED,
+    REQUESTS, _REPORTED, _ESTIMATED, _UNREPORTED, _SENT, _CACHED, _STORED, _SAID, _REASONING, _HEARD, _SPOKEN, _IMAGES,
+    _MILLISECONDS, _CHARACTERS, _WEB_SEARCHES, _FILE_SEARCHES, _CODE_SESSIONS, _LONG_CONTEXT, _VIDEO_SECONDS,
+    BYTES_IN, BYTES_OUT,
 ) = range(len(COUNTERS))  # fmt: skip
 """Where they stand."""
+
+KNOWN_AT = {known: COUNTERS.index(known) for known in Known}
+"""Where requests are counted of whose usage so much is known."""
 
 HOUR_SECONDS = 3600
 DAY_SECONDS = 86_400
@@ -28,6 +32,12 @@ DAYS_KEPT_SECONDS = 400 * DAY_SECONDS
 
 OTHER = "other"
 """Stands for subjects and models once there are too many to tell apart."""
+
+DEFAULT_TIER = "default"
+"""What served where an answer names no tier."""
+
+TIERS = (DEFAULT_TIER, "flex", "priority", "scale", "fast", "ultrafast", "batch", OTHER)
+"""By which usage is told apart: the upstream's words; `batch` is what batches used, `other` any other word."""
 
 MOST_ENTRIES = 10_000
 """Of one tenant and hour, or day, that are told apart."""
@@ -49,6 +59,8 @@ class Entry(NamedTuple):
     """Empty where none was named, or what was named does not exist."""
 
     operation: str
+    tier: str = ""
+    """What served, one of TIERS; empty for the default one."""
 
 
 class Counted:
@@ -152,6 +164,13 @@ def named(text: str | None) -> str:
     return text[:_NAME_LENGTH].encode("utf-8", "replace").decode("utf-8")
 
 
+def tier_of(word: str) -> str:
+    """The tier of an entry by what the answer says: empty for the default one."""
+    if not word or word == DEFAULT_TIER:
+        return ""
+    return word if word in TIERS else OTHER
+
+
 def counts_of(entries: dict[Entry, Counts], entry: Entry) -> Counts:
     """The counters of an entry; of all others together, once there are too many."""
     if len(entries) >= MOST_ENTRIES and entry not in entries:
@@ -166,7 +185,7 @@ def add_usage(counts: Counts, usage: Usage) -> None:
     """
     (
         sent, cached, stored, said, reasoning, _, heard, spoken, images, seconds, characters, web_searches,
-        file_searches, code_sessions, long_context, video_seconds, _, estimated,
+        file_searches, code_sessions, long_context, video_seconds, _, _,
     ) = usage  # fmt: skip
     if sent:
         counts[_SENT] += sent
@@ -198,8 +217,6 @@ def add_usage(counts: Counts, usage: Usage) -> None:
         counts[_LONG_CONTEXT] += long_context
     if video_seconds:
         counts[_VIDEO_SECONDS] += video_seconds
-    if estimated:
-        counts[_ESTIMATED] += 1
 
 
 def add_counts(entries: dict[Entry, Counts], entry: Entry, counts: Counts) -> None:

@@ -21,6 +21,7 @@ from gateway.usage.counters import (
     BYTES_IN,
     BYTES_OUT,
     HOUR_SECONDS,
+    KNOWN_AT,
     REQUESTS,
     Batch,
     Counted,
@@ -32,7 +33,7 @@ from gateway.usage.counters import (
     add_usage,
     counts_of,
 )
-from gateway.usage.reported import Usage
+from gateway.usage.reported import Known, Usage
 
 _ENTRIES_PER_BATCH = 250
 _TOLD_PER_TURN = 16
@@ -82,12 +83,16 @@ class UsageLedger:
         self,
         counted: Counted,
         usage: Usage | None,
+        known: Known | None,
         *,
         requests: int = 1,
         bytes_in: int = 0,
         bytes_out: int = 0,
     ) -> None:
-        """Add one exchange, or a part of one (`requests=0`). Never waits and never raises."""
+        """Add one exchange, or a part of one (`requests=0`): what it used, and what is known of that.
+
+        Never waits and never raises.
+        """
         now = self._clock()
         if counted.page is not self._page or not self._page_begins <= now < self._page_ends:
             self._open(counted, now)
@@ -95,6 +100,8 @@ class UsageLedger:
         counts[REQUESTS] += requests
         counts[BYTES_IN] += bytes_in
         counts[BYTES_OUT] += bytes_out
+        if known is not None:
+            counts[KNOWN_AT[known]] += requests
         if usage is not None:
             add_usage(counts, usage)
 

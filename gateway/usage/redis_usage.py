@@ -1,7 +1,8 @@
 """Usage counters in Redis, shared by all gateways: one hash per tenant and hour, and one per tenant and day.
 
-A field is an entry and a counter, `["alice","gpt-4o","createChatCompletion"]:input`. A batch is one script, so
-it is counted whole or not at all, and its id is kept for two minutes so that it is counted once.
+A field is an entry, whatever the tier, and a counter, `["alice","gpt-4o","createChatCompletion"]:input`; what a tier
+other than the default one has of that stands beside it, `…:input@flex`. A batch is one script, so it is counted whole
+or not at all, and its id is kept for two minutes so that it is counted once.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 
 import orjson
 
@@ -48,6 +50,7 @@ _PAUSE_SECONDS = 0.002
 """Between two steps through one hash, so that reading takes a small part of Redis's time."""
 
 _SCRIPTS = ("add", "read")
+_AT = {counter: at for at, counter in enumerate(COUNTERS)}
 
 
 class RedisUsage:
@@ -74,10 +77,13 @@ class RedisUsage:
         ]
         for entry, counts in batch.entries:
             # `requests` always: it marks the entry as known.
-            named = [at for at, amount in enumerate(counts) if amount or at == REQUESTS]
+            named = [(COUNTERS[at], amount) for at, amount in enumerate(counts) if amount or at == REQUESTS]
+            if entry.tier:
+                named += [
+                    (name, amount) for name, amount in zip(_parts(entry.tier), counts, strict=True) if amount
+                ]
             arguments += (_written(entry), _written(Entry(OTHER, OTHER, entry.operation)), len(named))
-            for at in named:
-                arguments += (COUNTERS[at], counts[at])
+            arguments += chain.from_iterable(named)
         await self._run("add", keys, arguments)
 
     async def read(
@@ -122,20 +128,41 @@ def _key(place: str, period: Period) -> str:
 
 @lru_cache(maxsize=4096)
 def _written(entry: Entry) -> bytes:
-    return orjson.dumps(list(entry))
+    return orjson.dumps(list(entry[:3]))
+
+
+@lru_cache
+def _parts(tier: str) -> list[str]:
+    """What the counters are called in which a tier's part stands."""
+    return [f"{counter}@{tier}" for counter in COUNTERS]
 
 
 def _note(entries: dict[Entry, Counts], fields: Sequence[bytes]) -> None:
     """Take fields of a hash, of which some may be told twice."""
     for field, amount in zip(fields[::2], fields[1::2], strict=True):
-        name, _, counter = field.rpartition(b":")
-        if counter.decode() not in COUNTERS:
+        name, _, whole = field.rpartition(b":")
+        counter, _, tier = whole.decode().partition("@")
+        at = _AT.get(counter)
+        if at is None:
             continue  # of another version
-        counts = entries.setdefault(Entry(*orjson.loads(name)), [0] * len(COUNTERS))
-        counts[COUNTERS.index(counter.decode())] = int(amount)
+        subject, model, operation = orjson.loads(name)
+        counts = entries.setdefault(Entry(subject, model, operation, tier), [0] * len(COUNTERS))
+        counts[at] = int(amount)
+
+
+def _take_apart(entries: Mapping[Entry, Counts]) -> None:
+    """Take what tiers have out of what all have together, where both stand now."""
+    for entry, part in entries.items():
+        if not entry.tier:
+            continue
+        rest = entries.get(entry._replace(tier=""))
+        if rest is not None:
+            # What is counted while it is read may stand in the part and not yet in the whole.
+            rest[:] = [max(0, all_of_it - some) for all_of_it, some in zip(rest, part, strict=True)]
 
 
 def _rows(period: Period, entries: Mapping[Entry, Counts], subject: str | None) -> Iterator[list[Row]]:
+    _take_apart(entries)
     rows = [Row(period, entry, counts) for entry, counts in entries.items() if is_of(entry, subject)]
     for at in range(0, len(rows), ROWS_AT_ONCE):
         yield rows[at : at + ROWS_AT_ONCE]

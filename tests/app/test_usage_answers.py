@@ -16,7 +16,7 @@ import pytest
 from gateway.usage.counters import HOUR_SECONDS, Counted, Entry
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.redis_usage import RedisUsage
-from gateway.usage.reported import Usage
+from gateway.usage.reported import Known, Usage
 from tests.conftest import StartGateway
 from tests.kit.asking import ask, error_of, verdict
 from tests.kit.client import RawClient
@@ -35,7 +35,7 @@ async def gateway(
 def count(gateway: Gateway, entries: Iterable[Entry], *, tenant: str = "acme") -> None:
     """Have these counted as requests that were answered."""
     for number, entry in enumerate(entries, 1):
-        gateway.app.services.ledger.count(Counted(tenant, entry), Usage(input=number))
+        gateway.app.services.ledger.count(Counted(tenant, entry), Usage(input=number), Known.REPORTED)
 
 
 async def usage(gateway: Gateway, query: str = "", **named: Any) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class TestSize:
         for hour in range(1, 4):
             ledger = UsageLedger(RedisUsage(redis.url), clock=partial(sub, now, hour * HOUR_SECONDS))
             for number in range(9000):
-                ledger.count(Counted("acme", Entry(f"s{number}", "m", "op")), Usage(input=1))
+                ledger.count(Counted("acme", Entry(f"s{number}", "m", "op")), Usage(input=1), Known.REPORTED)
             await ledger.close()
         redis.command("CONFIG", "RESETSTAT")
         asking = asyncio.create_task(usage(gateway, "?since=6h&by=hour"))

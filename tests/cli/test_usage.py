@@ -15,7 +15,7 @@ from gateway.limits.terms import Charge, Dimension, Quota, account_key
 from gateway.usage.counters import HOUR_SECONDS, Counted, Entry
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.redis_usage import RedisUsage
-from gateway.usage.reported import Usage
+from gateway.usage.reported import Known, Usage
 from tests.kit.redis import RedisServer
 
 LIMITS = """
@@ -41,12 +41,12 @@ def use(redis: RedisServer, *, now: float | None = None) -> None:
 
     async def count() -> None:
         ledger = UsageLedger(RedisUsage(redis.url), clock=lambda: now or time.time())
-        for model, usage in (
-            ("gpt-4o", Usage(input=1000, output=200, audio_seconds=1.5)),
-            ("gpt-4o", Usage(input=234, estimated=True)),
-            ("", Usage()),
+        for model, usage, known in (
+            ("gpt-4o", Usage(input=1000, output=200, audio_seconds=1.5), Known.REPORTED),
+            ("gpt-4o", Usage(input=234, estimated=True), Known.ESTIMATED),
+            ("", None, None),
         ):
-            ledger.count(Counted("acme", Entry("alice", model, "op")), usage, bytes_in=7)
+            ledger.count(Counted("acme", Entry("alice", model, "op")), usage, known, bytes_in=7)
         await ledger.close()
 
     asyncio.run(count())
@@ -60,10 +60,10 @@ def test_usage_is_a_table_with_a_total(
     title, *lines = capsys.readouterr().out.splitlines()
     assert title.startswith("acme from 20")
     assert [line.split() for line in lines] == [
-        ["model", "requests", "input", "output", "bytes_in", "estimated", "audio_seconds"],
-        ["gpt-4o", "2", "1,234", "200", "14", "1", "1.5"],
-        ["-", "1", "0", "0", "7", "0", "0.0"],
-        ["total", "3", "1,234", "200", "21", "1", "1.5"],
+        ["model", "requests", "reported", "estimated", "input", "output", "bytes_in", "audio_seconds"],
+        ["gpt-4o", "2", "1", "1", "1,234", "200", "14", "1.5"],
+        ["-", "1", "0", "0", "0", "0", "7", "0.0"],
+        ["total", "3", "1", "1", "1,234", "200", "21", "1.5"],
     ]
 
 

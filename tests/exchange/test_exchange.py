@@ -260,7 +260,7 @@ WRITERS = {
     "authorize": {"model"},
     "limit": {"body", "body_gone", "facts", "model", "held_seconds", "form", "cost"},
     "admission": {"decision"},
-    "meter": {"usage", "spent"},
+    "meter": {"usage", "known", "spent"},
     "answer_meter": {"body"},
     "session_meter": {"usage"},
     "form_gate": {"model"},

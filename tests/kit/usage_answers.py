@@ -331,12 +331,12 @@ KINDS = (
 
 
 async def counted(gateway: Gateway, tenant: str = "acme") -> dict[tuple[str, str, str], dict[str, int]]:
-    """What a gateway has counted, by subject, model and operation; counters that are 0 are left out."""
+    """What a gateway has counted, by subject, model and operation, of all tiers; counters that are 0 are left out."""
     now = time.time()
     reading = gateway.app.services.ledger.read(tenant, periods_since(now - 7200, now, hourly=True))
     found: dict[tuple[str, str, str], dict[str, int]] = {}
     for row in [row async for rows in reading for row in rows]:
-        counts = found.setdefault((*row.entry,), {})
+        counts = found.setdefault(row.entry[:3], {})
         for name, amount in zip(COUNTERS, row.counts, strict=True):
             if amount:
                 counts[name] = counts.get(name, 0) + amount

@@ -162,7 +162,9 @@ async def test_usage_is_what_it_was_and_adds_up(left: Left) -> None:
         return found
 
     found = await report()
-    assert (found.rows(), found.total()) == (said["data"], said["total"])
+    as_said = [{name: row[name] for name in said["data"][0]} for row in found.rows()]
+    assert as_said == said["data"]
+    assert {name: found.total()[name] for name in said["total"]} == said["total"]
     hour = Period.around(left.now, HOUR_SECONDS)
     counts = [2 if at == REQUESTS else 0 for at in range(len(COUNTERS))]
     entry = Entry("alice", "gpt-4o", "createChatCompletion")

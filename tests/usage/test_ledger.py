@@ -37,7 +37,7 @@ from gateway.usage.ledger import UsageLedger
 from gateway.usage.memory_usage import MemoryUsage
 from gateway.usage.redis_usage import RedisUsage
 from gateway.usage.report import GROUPS, Question, Report, TooManyRows, figures
-from gateway.usage.reported import Usage
+from gateway.usage.reported import Known, Usage
 from tests.conftest import StartGateway
 from tests.kit.asking import ask, error_of
 from tests.kit.client import JSON
@@ -51,6 +51,7 @@ BOB = Entry("bob", "", "listModels")
 NOON = datetime(2026, 11, 22, 12, 30, tzinfo=UTC).timestamp()
 HOUR = Period.around(NOON, HOUR_SECONDS)
 DAY = Period.around(NOON, DAY_SECONDS)
+INPUT = COUNTERS.index("input")
 EVERYTHING = Usage(
     input=1,
     cached_input=2,
@@ -89,9 +90,9 @@ def named_counts(row: Row) -> dict[str, int]:
 async def test_every_counter_is_kept_per_hour_and_day(store: UsageStore) -> None:
     ledger = UsageLedger(store, clock=lambda: NOON)
     for _ in range(2):
-        ledger.count(Counted("acme", ALICE), EVERYTHING, bytes_in=9, bytes_out=10)
-    ledger.count(Counted("acme", BOB), None, bytes_out=11)
-    ledger.count(Counted("other", BOB), None)
+        ledger.count(Counted("acme", ALICE), EVERYTHING, Known.ESTIMATED, bytes_in=9, bytes_out=10)
+    ledger.count(Counted("acme", BOB), None, None, bytes_out=11)
+    ledger.count(Counted("other", BOB), None, None)
     for period in (HOUR, DAY):
         rows = {row.entry: named_counts(row) for row in await rows_of(ledger, "acme", [period])}
         assert rows == {
@@ -121,15 +122,15 @@ async def test_who_is_counted_again_and_again_is_counted_in_the_hour_it_is(store
     ledger, alice = UsageLedger(store, clock=clock), Counted("acme", ALICE)
     for number, hour in enumerate((0, 0, 1, 0, 1, 1, 2)):
         clock.now = NOON + hour * HOUR_SECONDS
-        ledger.count(alice, Usage(input=10**number))
-        ledger.count(Counted("acme", ALICE), None)
+        ledger.count(alice, Usage(input=10**number), Known.REPORTED)
+        ledger.count(Counted("acme", ALICE), None, None)
         if number % 2:
             await ledger.flush()
     hours = [Period(HOUR.start + hour * HOUR_SECONDS, HOUR_SECONDS) for hour in range(3)]
 
     rows = await rows_of(ledger, "acme", hours)
 
-    assert [row.counts[:2] for row in rows] == [[6, 1011], [6, 110_100], [2, 1_000_000]]
+    assert [(row.counts[0], row.counts[INPUT]) for row in rows] == [(6, 1011), (6, 110_100), (2, 1_000_000)]
 
 
 async def test_hours_of_a_day_add_up_to_it(store: UsageStore) -> None:
@@ -137,18 +138,18 @@ async def test_hours_of_a_day_add_up_to_it(store: UsageStore) -> None:
     ledger = UsageLedger(store, clock=clock)
     for hour in range(3):
         clock.now = NOON + hour * HOUR_SECONDS
-        ledger.count(Counted("acme", ALICE), Usage(input=10**hour))
+        ledger.count(Counted("acme", ALICE), Usage(input=10**hour), Known.REPORTED)
         await ledger.flush()
     hours = [Period(HOUR.start + hour * HOUR_SECONDS, HOUR_SECONDS) for hour in range(3)]
-    assert [(row.period, row.counts[1]) for row in await rows_of(ledger, "acme", hours)] == [
+    assert [(row.period, row.counts[INPUT]) for row in await rows_of(ledger, "acme", hours)] == [
         (hour, 10**n) for n, hour in enumerate(hours)
     ]
-    assert [row.counts[1] for row in await rows_of(ledger, "acme", [DAY])] == [111]
+    assert [row.counts[INPUT] for row in await rows_of(ledger, "acme", [DAY])] == [111]
 
 
 async def test_part_of_an_exchange_is_no_request(store: UsageStore) -> None:
     ledger = UsageLedger(store, clock=lambda: NOON)
-    ledger.count(Counted("acme", ALICE), Usage(output=5), requests=0)
+    ledger.count(Counted("acme", ALICE), Usage(output=5), Known.REPORTED, requests=0)
     ((row),) = await rows_of(ledger, "acme", [HOUR])
     assert named_counts(row) == {"output": 5}
 
@@ -157,7 +158,7 @@ async def test_part_of_an_exchange_is_no_request(store: UsageStore) -> None:
 async def test_names_of_any_kind_are_kept(store: UsageStore, name: str) -> None:
     ledger = UsageLedger(store, clock=lambda: NOON)
     entry = Entry(named(name), named(name), "op")
-    ledger.count(Counted("acme", entry), None)
+    ledger.count(Counted("acme", entry), None, None)
     assert [row.entry for row in await rows_of(ledger, "acme", [HOUR])] == [entry]
     assert len(entry.subject) <= 256
 
@@ -166,7 +167,7 @@ async def test_too_many_names_are_counted_together(store: UsageStore) -> None:
     names = 30_000
     ledger = UsageLedger(store, clock=lambda: NOON)
     for number in range(names):
-        ledger.count(Counted("acme", Entry("alice", f"model-{number}", "op")), Usage(input=1))
+        ledger.count(Counted("acme", Entry("alice", f"model-{number}", "op")), Usage(input=1), Known.REPORTED)
         if number % 3000 == 2999:
             await ledger.flush()
     rows = await rows_of(ledger, "acme", [DAY])
@@ -178,11 +179,11 @@ async def test_too_many_names_are_counted_together(store: UsageStore) -> None:
 async def test_memory_forgets_what_is_older_than_it_keeps() -> None:
     clock = Clock(NOON)
     ledger = UsageLedger(MemoryUsage(clock=clock), clock=clock)
-    ledger.count(Counted("acme", ALICE), None)
+    ledger.count(Counted("acme", ALICE), None, None)
     assert len(await rows_of(ledger, "acme", [HOUR, DAY])) == 2
     for later, left in ((HOURS_KEPT_SECONDS, 1), (DAYS_KEPT_SECONDS, 0)):
         clock.now = NOON + later + DAY_SECONDS
-        ledger.count(Counted("acme", ALICE), None)
+        ledger.count(Counted("acme", ALICE), None, None)
         await ledger.flush()
         assert len(await rows_of(ledger, "acme", [HOUR, DAY])) == left
 
@@ -219,12 +220,12 @@ async def test_outage_delays_counters_and_loses_none(redis: RedisServer) -> None
     lost: list[int] = []
     ledger = UsageLedger(RedisUsage(redis.url, deadline_seconds=0.1), lost=lost.append, clock=lambda: NOON)
     for _ in range(5):
-        ledger.count(Counted("acme", ALICE), Usage(input=1))
+        ledger.count(Counted("acme", ALICE), Usage(input=1), Known.REPORTED)
     await ledger.flush()
     redis.freeze()
     try:
         for _ in range(7):
-            ledger.count(Counted("acme", ALICE), Usage(input=1))
+            ledger.count(Counted("acme", ALICE), Usage(input=1), Known.REPORTED)
             await ledger.flush()
         assert ledger.waiting == 7
         with pytest.raises(StoreUnavailable):
@@ -236,7 +237,7 @@ async def test_outage_delays_counters_and_loses_none(redis: RedisServer) -> None
             await ledger.flush()
             await asyncio.sleep(0.05)
     rows = await rows_of(ledger, "acme", [HOUR, DAY])
-    assert [(row.counts[0], row.counts[1]) for row in rows] == [(12, 12)] * 2
+    assert [(row.counts[0], row.counts[INPUT]) for row in rows] == [(12, 12)] * 2
     await ledger.close()
     assert lost == []
 
@@ -247,7 +248,7 @@ async def test_server_that_is_gone_delays_counters_until_it_is_back() -> None:
         await ledger.start()
         server.stop()
         for _ in range(10):
-            ledger.count(Counted("acme", ALICE), Usage(input=1))
+            ledger.count(Counted("acme", ALICE), Usage(input=1), Known.REPORTED)
             await ledger.flush()
         server.start()
         await until(lambda: not ledger.waiting)
@@ -260,7 +261,7 @@ async def test_what_no_store_took_is_said_to_be_lost() -> None:
     ledger = UsageLedger(RedisUsage("redis://127.0.0.1:9/0"), lost=lost.append)
     await ledger.start()
     for _ in range(3):
-        ledger.count(Counted("acme", ALICE), None)
+        ledger.count(Counted("acme", ALICE), None, None)
     began = time.monotonic()
     await ledger.close()
     assert time.monotonic() - began < 2
@@ -272,8 +273,8 @@ async def test_what_is_given_up_while_no_store_listens_is_said_to_be_lost_and_no
     clock, alice = Clock(NOON), Counted("acme", ALICE)
     ledger = UsageLedger(RedisUsage("redis://127.0.0.1:9/0"), lost=lost.append, clock=clock)
     for number in range(1500):
-        ledger.count(alice, None)
-        ledger.count(Counted(f"tenant-{number}", ALICE), None)
+        ledger.count(alice, None, None)
+        ledger.count(Counted(f"tenant-{number}", ALICE), None, None)
 
     assert sum(lost) > 0
     assert sum(lost) + ledger.waiting == 3000
@@ -290,7 +291,7 @@ async def test_telling_of_many_tenants_lets_others_have_their_turn() -> None:
 
     ledger = UsageLedger(Noting(), clock=lambda: NOON)
     for number in range(500):
-        ledger.count(Counted(f"tenant-{number}", ALICE), None)
+        ledger.count(Counted(f"tenant-{number}", ALICE), None, None)
     telling = asyncio.create_task(ledger.flush())
     while not telling.done():
         await asyncio.sleep(0)
@@ -303,11 +304,11 @@ async def test_telling_of_many_tenants_lets_others_have_their_turn() -> None:
 async def test_counting_costs_no_round_trip_and_flushing_one_write(redis: RedisServer) -> None:
     redis.command("FLUSHALL")
     ledger = UsageLedger(RedisUsage(redis.url), clock=lambda: NOON)
-    ledger.count(Counted("acme", ALICE), None)
+    ledger.count(Counted("acme", ALICE), None, None)
     await ledger.flush()
     redis.command("CONFIG", "RESETSTAT")
     for number in range(1000):
-        ledger.count(Counted(f"tenant-{number % 10}", ALICE), Usage(input=1))
+        ledger.count(Counted(f"tenant-{number % 10}", ALICE), Usage(input=1), Known.REPORTED)
     assert "evalsha:calls" not in redis.command("INFO", "commandstats")
     await ledger.flush()
     assert "evalsha:calls=10," in redis.command("INFO", "commandstats")
@@ -318,11 +319,11 @@ async def test_ledger_tells_by_itself_within_moments(redis: RedisServer) -> None
     redis.command("FLUSHALL")
     ledger, reader = UsageLedger(RedisUsage(redis.url), clock=lambda: NOON), RedisUsage(redis.url)
     await ledger.start()
-    ledger.count(Counted("acme", ALICE), None)
+    ledger.count(Counted("acme", ALICE), None, None)
     async with asyncio.timeout(2):
         while not await rows_of(reader, "acme", [HOUR]):
             await asyncio.sleep(0.02)
-    ledger.count(Counted("acme", ALICE), None)
+    ledger.count(Counted("acme", ALICE), None, None)
     await ledger.close()
     assert [row.counts[0] for row in await rows_of(reader, "acme", [HOUR])] == [2], "closing tells the rest"
     await reader.close()
@@ -334,12 +335,12 @@ async def test_cluster_keeps_a_tenant_in_one_slot() -> None:
             RedisUsage(f"redis+cluster://127.0.0.1:{nodes[0].port}", deadline_seconds=2), clock=lambda: NOON
         )
         for number in range(20):
-            ledger.count(Counted(f"tenant-{number}", ALICE), Usage(input=number))
+            ledger.count(Counted(f"tenant-{number}", ALICE), Usage(input=number), Known.REPORTED)
         await ledger.flush()
         assert ledger.waiting == 0
         for number in range(20):
             rows = await rows_of(ledger, f"tenant-{number}", [HOUR, DAY])
-            assert [row.counts[1] for row in rows] == [number] * 2
+            assert [row.counts[INPUT] for row in rows] == [number] * 2
         await ledger.close()
 
 
