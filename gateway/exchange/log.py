@@ -130,13 +130,15 @@ FIELDS = {
     "bytes_in": "Body bytes that went up.",
     "bytes_out": "Body bytes that went down.",
     "worker": "Which worker it was, from 0 on; its successor after a restart has the same number.",
-    "usage": "What was used, by kind as in the metrics and with its `total`; `estimated` where nobody reported it.",
+    "usage_known": "`reported`, `estimated` or `unreported`, as in the metrics; only where something was used.",
+    "usage": "What was used, by kind as in the metrics and with its `total`; the `tier` where the answer names one; "
+    "`estimated` where nobody reported it.",
     "error": "The code of the gateway's own error; only where there was one.",
     "detail": "Its cause, or why a session ended, which the client is not told; only where there is one.",
 }
 """What a line says: every field, in their order, with its meaning for who reads it."""
 
-_RARE = frozenset({"waited_ms", "usage", "error", "detail"})
+_RARE = frozenset({"waited_ms", "usage_known", "usage", "error", "detail"})
 """Those that are not in every line."""
 
 
@@ -166,6 +168,8 @@ def access_record(exchange: Exchange, times: Times, *, worker: int = 0) -> dict[
     record["bytes_out"] = exchange.bytes_out
     if exchange.waited_seconds:
         record["waited_ms"] = int(exchange.waited_seconds * 1_000_000 + 0.5) / 1000
+    if exchange.known is not None:
+        record["usage_known"] = exchange.known
     if exchange.usage is not None:
         record["usage"] = exchange.usage.amounts()
     error = exchange.error

@@ -16,7 +16,8 @@ from gateway.exchange.common_metrics import CommonMetrics
 from gateway.exchange.exchange import Exchange, Times
 from gateway.exchange.instruments import Counts, Gauges, Registry, Rule, Spreads, Sums, Tallies
 from gateway.exchange.tallies import ExchangeTallies
-from gateway.usage.reported import KINDS, Usage
+from gateway.usage.counters import TIERS
+from gateway.usage.reported import KINDS, Known, Usage
 
 LABELS = {
     "tenant": "a tenant of the configuration, or `other`",
@@ -29,6 +30,8 @@ LABELS = {
     "decision": "`granted`, `refused`, or `unavailable` where nobody could decide",
     "dimension": "the limit that refused, or `none`",
     "kind": "see below",
+    "tier": "the tier that served, in the upstream's words: " + ", ".join(f"`{tier}`" for tier in TIERS),
+    "known": "`reported` by the upstream, `estimated` where it said nothing, or `unreported`: nobody knows",
     "worker": "the place of a worker among those of its machine, from `0`; of what processes take also `supervisor`",
     "cause": "`died`, `hung`, `asked` (SIGUSR2, `gateway restart`), or `not_started` when one was not ready in time",
     "state": "of workers `starting`, `ready`, `hung` or `leaving`; of their places `served` or `empty`; "
@@ -44,6 +47,7 @@ LABELS = {
 }
 """What each label can be: closed sets, all of them."""
 
+_KNOWN_AT = {known: at for at, known in enumerate(Known)}
 _KINDS = range(Usage._fields.index("tier"))
 
 # From a cached embedding to a ten-minute reasoning answer.
@@ -129,14 +133,15 @@ class Metrics:
         self.usage = Sums(
             "gateway_usage",
             "Usage, reported or estimated: LLM tokens (cached_input is part of input, and so on), images, seconds.",
-            ["tenant", "operation", "kind"],
+            ["tenant", "operation", "tier", "kind"],
             of=[kind if kind in KINDS else None for kind in Usage._fields],
             registry=registry,
         )
-        self.usage_estimated = Tallies(
-            "gateway_usage_estimated",
-            "Exchanges whose usage nobody reported, so that it was estimated.",
-            ["tenant", "operation"],
+        self.usage_exchanges = Sums(
+            "gateway_usage_exchanges",
+            "Exchanges that used something, by what is known of it; what of is unreported is missing from the usage.",
+            ["tenant", "operation", "known"],
+            of=[known.value for known in Known],
             registry=registry,
         )
         self.usage_waiting = Gauges(
@@ -336,12 +341,13 @@ class Metrics:
         relayed = tallies.bytes
         relayed[0] += exchange.bytes_in
         relayed[1] += exchange.bytes_out
+        known = exchange.known
+        if known is not None:
+            tallies.known[_KNOWN_AT[known]] += 1
         if usage is not None:
-            used = tallies.usage
+            used = tallies.usage.get(usage.tier) or tallies.used_by(usage.tier)
             for kind in compress(_KINDS, usage):  # most are not used
                 used[kind] += usage[kind]  # type: ignore[operator]  # a number: the tier stands behind
-            if usage.estimated:
-                tallies.estimated.value += 1
 
     def _tallies(self, exchange: Exchange) -> ExchangeTallies:
         """Those of an exchange whose caller is not known, or was refused."""

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from gateway.endings import Ending
 from gateway.exchange.instruments import Spread, Spreads, Sums, Tallies, Tally
+from gateway.usage.counters import DEFAULT_TIER, OTHER, tier_of
 
 
 class Families(Protocol):
@@ -19,7 +20,7 @@ class Families(Protocol):
     first_byte: Spreads
     overhead: Spreads
     usage: Sums
-    usage_estimated: Tallies
+    usage_exchanges: Sums
 
 
 class ExchangeTallies:
@@ -33,6 +34,7 @@ class ExchangeTallies:
         "ended",
         "first_byte",
         "granted",
+        "known",
         "overhead",
         "seconds",
         "usage",
@@ -47,8 +49,11 @@ class ExchangeTallies:
         self.bytes = families.bytes.labels(tenant, operation)
         """Body bytes, in and out."""
 
-        self.usage = families.usage.labels(tenant, operation)
-        """In the order of `Usage`."""
+        self.known = families.usage_exchanges.labels(tenant, operation)
+        """Those that used something, in the order of `Known`."""
+
+        self.usage: dict[str, list[float]] = {}
+        """In the order of `Usage`, by tier, as far as `used_by` has been asked for it."""
 
         self.ended: dict[tuple[int | None, Ending | None], Tally] = {}
         """Exchanges by status and ending, as far as `so_ended` has been asked for them."""
@@ -75,10 +80,13 @@ class ExchangeTallies:
         spread = self.first_byte = self._families.first_byte.labels(self._labels[1])
         return spread
 
-    @property
-    def estimated(self) -> Tally:
-        """Those whose usage was estimated."""
-        return self._families.usage_estimated.labels(*self._labels)
+    def used_by(self, word: str) -> list[float]:
+        """What was used of the tier that an answer calls so."""
+        tier = tier_of(word)
+        used = self._families.usage.labels(*self._labels, tier or DEFAULT_TIER)
+        if tier != OTHER:
+            self.usage[word] = used  # words that nobody knows may be any
+        return used
 
 
 def status_class(status: int | None) -> str:

@@ -20,7 +20,8 @@ from gateway.operations.targets import TargetRefused
 from gateway.policy.caller import NOBODY, Caller
 from gateway.policy.tenants import tenant_policies
 from gateway.settings.sources import load
-from gateway.usage.reported import KINDS, Usage
+from gateway.usage.counters import TIERS
+from gateway.usage.reported import KINDS, Known, Usage
 from tests.kit import records
 from tests.kit.asking import TABLE
 from tests.kit.client import RawClient
@@ -45,6 +46,8 @@ CLOSED = {
     "ending": {ending.value for ending in Ending},
     "direction": {"in", "out"},
     "kind": set(KINDS),
+    "tier": set(TIERS),
+    "known": {known.value for known in Known},
     "le": None,  # the buckets, fixed in the code
 }
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -156,12 +159,14 @@ async def test_scrape_of_everything_that_can_be_is_bounded(gateway: Gateway) -> 
 def test_labels_of_every_series_come_from_closed_sets_and_tenant_is_on_counters_only() -> None:
     metrics = Metrics()
     usage = Usage(*range(1, 16))
+    words = itertools.cycle((*TIERS, "a new word"))
     for caller, status, ending in itertools.product(CALLERS, (None, 101, 204, 302, 404, 503), Ending):
         made = exchange(
             caller=caller,
             status=status,
             ending=ending,
-            usage=usage,
+            usage=usage._replace(tier=next(words)),
+            known=Known.ESTIMATED,
             bytes_in=1,
             bytes_out=1,
             first_byte_at=100.5,
@@ -241,12 +246,38 @@ def test_one_exchange_adds_what_happened_once() -> None:
     )
     assert value(metrics, 'gateway_first_byte_seconds_sum{operation="createResponse"}') == pytest.approx(0.4)
     assert value(metrics, 'gateway_overhead_seconds_sum{operation="createResponse"}') == pytest.approx(0.001)
-    used = {kind: value(metrics, f'gateway_usage_total{{kind="{kind}",{who}}}') for kind in KINDS}
-    assert {kind: amount for kind, amount in used.items() if amount} == {
-        "input": 7,
-        "output": 5,
-        "reasoning": 2,
+    assert used_in(metrics, who, "default") == {"input": 7, "output": 5, "reasoning": 2}
+
+
+def used_in(metrics: Metrics, who: str, tier: str) -> dict[str, float | None]:
+    """What a tier served, by kind."""
+    used = {
+        kind: value(metrics, f'gateway_usage_total{{kind="{kind}",{who},tier="{tier}"}}') for kind in KINDS
     }
+    return {kind: amount for kind, amount in used.items() if amount}
+
+
+def test_usage_is_told_apart_by_the_tier_that_served_in_words_that_are_known() -> None:
+    metrics, who = Metrics(), 'operation="createResponse",tenant="acme"'
+    for number, tier in enumerate(("", "default", "flex", "batch", *(f"word-{n}" for n in range(100)))):
+        made = exchange(caller=CALLERS[1], status=200, usage=Usage(input=10 + number, tier=tier))
+        ended(metrics, made)
+
+    assert used_in(metrics, who, "default") == {"input": 21}
+    assert used_in(metrics, who, "flex") == {"input": 12}
+    assert used_in(metrics, who, "batch") == {"input": 13}
+    assert used_in(metrics, who, "other") == {"input": sum(range(14, 114))}
+    assert len([line for line in series(metrics) if line.startswith("gateway_usage_total")]) == 4
+
+
+def test_exchanges_that_used_something_are_counted_by_what_is_known_of_it() -> None:
+    metrics, who = Metrics(), 'operation="createResponse",tenant="acme"'
+    for known, times in ((Known.REPORTED, 3), (Known.ESTIMATED, 2), (Known.UNREPORTED, 1), (None, 5)):
+        for _ in range(times):
+            ended(metrics, exchange(caller=CALLERS[1], status=200, known=known))
+
+    found = [value(metrics, f'gateway_usage_exchanges_total{{known="{known}",{who}}}') for known in Known]
+    assert found == [3, 2, 1]
 
 
 def test_what_did_not_happen_makes_no_series() -> None:

@@ -48,5 +48,5 @@ def busy(tenants: int, operations: int) -> Metrics:
             for kind in range(2):
                 tallies.bytes[kind] += 1000
             for kind in range(len(Usage._fields)):
-                tallies.usage[kind] += 5
+                tallies.used_by("")[kind] += 5
     return metrics

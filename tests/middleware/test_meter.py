@@ -368,9 +368,8 @@ async def test_abandoned_stream_is_estimated_within_a_second(
     assert counts["output"] == 3
     assert 100 <= counts["input"] <= 102
     assert counts["estimated"] == 1
-    assert (
-        metered.metric('gateway_usage_estimated_total{operation="createChatCompletion",tenant="acme"}') == 1
-    )
+    labels = 'known="estimated",operation="createChatCompletion",tenant="acme"'
+    assert metered.metric(f"gateway_usage_exchanges_total{{{labels}}}") == 1
 
 
 async def test_usage_that_came_before_the_break_is_no_estimate(
