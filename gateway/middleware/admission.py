@@ -152,7 +152,7 @@ def _stated_above(above: StatedAboveLimit, cost: Cost) -> NeverFits:
         else f"No {cost.maximum} fits: make the request smaller"
     )
     return NeverFits(
-        f"This request asks for {answers} {above.asked} LLM tokens, with a prompt of about {cost.input}: more than "
+        f"This request asks for {answers} {above.asked} LLM tokens, with a prompt of about {cost.texts}: more than "
         f"the whole limit {limit}{whose}. {advice}; waiting cannot help.",
         param=cost.maximum,
         detail=limit,

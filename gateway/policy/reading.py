@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from gateway.policy import named_models, stored_objects, unnamed_models
+from gateway.usage.image_tool import offers_images
 from gateway.usage.included import asking_for_usage
-from gateway.usage.prompt import prompt_count, prompt_estimate
+from gateway.usage.prompt import NO_PROMPT, prompt_count, prompt_estimate
 from gateway.wire import request_fields
 from gateway.wire.body_facts import NOTHING_NAMED, BodyFacts, Named
 from gateway.wire.json_members import place_of
@@ -98,10 +99,23 @@ def read_body(body: bytes, question: Question) -> BodyFacts:
     background = document.get("background") is True
     nameless = default_model and fields is not None and fields.model is None
     place = place_of(body, "model") if nameless else None
-    estimate = prompt_estimate(document) if prompt else 0
+    length = prompt_estimate(document) if prompt else NO_PROMPT
+    images = "tools" in document and offers_images(document["tools"])
     return tuple.__new__(  # as BodyFacts(…), without its frame
         BodyFacts,
-        (fields, named, estimate, prompts, characters, background, endpoint, input_file, place, asking),
+        (
+            fields,
+            named,
+            *length,
+            prompts,
+            characters,
+            background,
+            endpoint,
+            input_file,
+            place,
+            asking,
+            images,
+        ),
     )
 
 

@@ -38,10 +38,20 @@ class Cost(NamedTuple):
     """The member in which the request states the most that each may have; None: it states none."""
 
     images: int | None = None
+    """Images; of one that answers with LLM tokens a guess, for a tool is offered that makes some, or none."""
+
     audio_bytes: int | None = None
     audio_guess_bytes: int = 0
     batch_input: int | None = None
     """LLM tokens in the input file of a batch."""
+
+    attached: int = 0
+    """The part of `input` that is a guess at what images, audio and files are worth."""
+
+    @property
+    def texts(self) -> int:
+        """The part of `input` that is none."""
+        return (self.input or 0) - self.attached
 
 
 class StatedAboveLimit(Exception):
@@ -55,7 +65,7 @@ class StatedAboveLimit(Exception):
         self.asked = cost.output // cost.answers
         """LLM tokens, of each answer."""
 
-        self.fitting = (quota.permits - (cost.input or 0)) // cost.answers
+        self.fitting = (quota.permits - cost.texts) // cost.answers
         """The largest maximum that fits; less than one where none does."""
 
 
@@ -85,13 +95,14 @@ def cost_of(
         # What a session uses is charged as it is reported; to begin one, something must be left.
         return Cost(input=1)
     if not operation.has_output:
-        return Cost(input=facts.prompt)
+        return Cost(input=facts.prompt, attached=facts.attached)
     answers = (1 if fields is None else fields.choices) * facts.prompts
     if fields is None or fields.max_output is None:
         each, maximum = guesses.output(operation, model), None
     else:
         each, maximum = fields.max_output, fields.maximum
-    return Cost(input=facts.prompt, output=each * answers, answers=answers, maximum=maximum)
+    images = 1 if facts.makes_images else None
+    return Cost(facts.prompt, each * answers, answers, maximum, images, attached=facts.attached)
 
 
 def charges_for(quotas: QuotaSet, cost: Cost) -> Charges:
@@ -107,11 +118,13 @@ def charges_for(quotas: QuotaSet, cost: Cost) -> Charges:
     for at, quota in quotas.measured:
         dimension = quota.dimension
         sure, guessed = (
-            (cost.input or 0, cost.output) if dimension.is_reported else _measured(dimension, cost)
+            ((cost.input or 0) - cost.attached, cost.output + cost.attached)
+            if dimension.is_reported
+            else _measured(dimension, cost)
         )
         amount = sure + guessed
         if amount > quota.permits:
-            if cost.maximum is not None and dimension.is_reported:
+            if cost.maximum is not None and dimension.is_reported and sure + cost.output > quota.permits:
                 raise _above(quotas, cost)
             amount = max(sure, quota.permits)
         permits[at], known[at] = amount, sure
@@ -160,7 +173,8 @@ def settlement(cost: Cost, *, usage: Usage | None, spent: bool, sent_bytes: int)
         return _NOTHING_USED
     used = 0 if usage is None else usage.total
     amounts = {Dimension.TOKENS_PER_MINUTE: used, Dimension.TOKENS_PER_DAY: used}
-    if usage is not None and usage.images:
+    offered = cost.input is not None
+    if usage is not None and (usage.images or (offered and not usage.estimated)):
         amounts[Dimension.IMAGES_PER_MINUTE] = usage.images
     if cost.audio_bytes is not None:
         amounts[Dimension.AUDIO_MEGABYTES_PER_MINUTE] = sent_bytes

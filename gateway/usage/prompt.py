@@ -1,51 +1,74 @@
 """How long a prompt is, before anybody has counted. Pure.
 
-Four bytes of text are taken for an LLM token, over every text of the body (attachments count nothing), and each
-number of an array of numbers, which is what embeddings and old completions take for LLM tokens.
+Four bytes are taken for an LLM token, over every text of the body wherever it stands and whatever it begins with, and
+over the names in its objects, which are the caller's own in schemas; and each number of an array of numbers, which is
+what embeddings and old completions take for LLM tokens. What is attached (`attached`) is no text, and is guessed.
+What the upstream has stored and puts before the prompt is not seen here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
+from gateway.usage.attached import attachments
 from gateway.usage.reported import BYTES_PER_LLM_TOKEN
 
-_ATTACHED = frozenset({"data", "file_data", "b64_json", "encrypted_content"})
-"""Members whose text is no text."""
+_OWN_NAMES = frozenset(
+    ("arguments", "call_id", "content", "data", "detail", "encrypted_content", "file", "file_data", "file_id")
+) | {
+    *("filename", "format", "function", "id", "image_url", "input_audio", "name", "output", "role", "status"),
+    *("summary", "text", "tool_call_id", "tool_calls", "tool_outputs", "type", "url"),
+}
+"""Names of messages and of their parts: objects that have no others say nothing by them."""
+
+_NUMBERS = (int, float)
 
 
-def prompt_estimate(document: object) -> int:
-    """About how many LLM tokens the texts of a parsed body have; linear in its size."""
+class Prompt(NamedTuple):
+    """About how many LLM tokens a body sends up."""
+
+    total: int = 0
+    attached: int = 0
+    """The part of them that is a guess at what images, audio and files are worth."""
+
+
+NO_PROMPT = Prompt()
+
+
+def prompt_estimate(document: Mapping[str, Any]) -> Prompt:
+    """What is sent up in a parsed body; linear in its size."""
     text_bytes, numbers = 0, 0
-    pending: list[Any] = [document]
-    values: Collection[Any]
+    pending: list[Collection[Any]] = [document.values()]
     while pending:
-        value = pending.pop()
-        if type(value) is dict:
-            if not _ATTACHED.isdisjoint(value):
-                value = {name: inner for name, inner in value.items() if name not in _ATTACHED}
-            values = value.values()
-        elif type(value) is not list:
-            values = (value,)
-        elif not value:
-            continue
-        elif type(value[0]) in (int, float):  # not one by one: there may be millions
-            numbers += len(value)
-            continue
-        elif (text := _plain_texts(value)) is not None:
-            text_bytes += len(text) if text.isascii() else _utf8_bytes(text)
-            continue
-        else:
-            values = value
-        for inner in values:
-            kind = type(inner)
+        for value in pending.pop():
+            kind = type(value)
             if kind is str:
-                if inner[:5] != "data:":
-                    text_bytes += len(inner) if inner.isascii() else _utf8_bytes(inner)
-            elif kind is dict or kind is list:
-                pending.append(inner)
-    return -(-text_bytes // BYTES_PER_LLM_TOKEN) + numbers
+                text_bytes += len(value) if value.isascii() else _utf8_bytes(value)
+            elif kind is dict:
+                if not _OWN_NAMES.issuperset(value):
+                    text_bytes += _utf8_bytes("".join(value))
+                pending.append(value.values())
+            elif kind is not list or not value:
+                continue
+            elif type(value[0]) in _NUMBERS and _are_numbers(value):
+                numbers += len(value)
+            elif (text := _plain_texts(value)) is not None:
+                text_bytes += len(text) if text.isascii() else _utf8_bytes(text)
+            else:
+                pending.append(value)
+    no_text_bytes, attached = attachments(document)
+    texts = -(-(text_bytes - no_text_bytes) // BYTES_PER_LLM_TOKEN)
+    return Prompt(texts + numbers + attached, attached)
+
+
+def _are_numbers(values: list[Any]) -> bool:
+    """Whether there is nothing else among them, not asked one by one: there may be millions."""
+    try:
+        sum(values)
+    except TypeError:
+        return False
+    return True
 
 
 def _plain_texts(values: list[Any]) -> str | None:
@@ -55,17 +78,15 @@ def _plain_texts(values: list[Any]) -> str | None:
     """
     try:
         if type(values[0]) is not dict:
-            text = "".join(values)
-        else:
-            texts: list[str] = []
-            for value in values:
-                if not _ATTACHED.isdisjoint(value):
-                    return None
-                texts += value.values()
-            text = "".join(texts)
+            return "".join(values)
+        texts: list[str] = []
+        for value in values:
+            if not _OWN_NAMES.issuperset(value):
+                texts += value
+            texts += value.values()
+        return "".join(texts)
     except (TypeError, AttributeError):
         return None
-    return text if text.find("data:") < 0 else None
 
 
 def _utf8_bytes(text: str) -> int:

@@ -38,7 +38,10 @@ class BodyFacts(NamedTuple):
     named: Named = NOTHING_NAMED
 
     prompt: int = 0
-    """About how many LLM tokens its texts have."""
+    """About how many LLM tokens it sends up."""
+
+    attached: int = 0
+    """The part of them that is a guess at what images, audio and files are worth."""
 
     prompts: int = 1
     """How many prompts it has completed."""
@@ -60,6 +63,9 @@ class BodyFacts(NamedTuple):
 
     asks_for_usage: Change | None = None
     """What has a stream report its usage that would not."""
+
+    makes_images: bool = False
+    """Whether it offers a tool that makes images."""
 
 
 NOTHING_READ = BodyFacts()
