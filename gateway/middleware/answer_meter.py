@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import READABLE, AnswerChange, EventFilter, StreamObserver, Takes, Watch
+from gateway.usage.inflating import READABLE_CODINGS
 from gateway.usage.reader import UsageReader
 from gateway.usage.reported import Known, Usage
 from gateway.wire.answer_head import Head
 from gateway.wire.headers import RequestHead
-
-_READABLE_CODINGS = frozenset({b"", b"identity", b"gzip", b"x-gzip", b"deflate"})
 
 
 class AnswerReading(StreamObserver):
@@ -91,6 +90,6 @@ def _readable(head: RequestHead) -> bool:
     """Whether every encoding in which the client takes the answer can be read."""
     for at in head.names.all_of(b"accept-encoding") if b"accept-encoding" in head.names.first else ():
         for coding in head.fields[at][1].split(b","):
-            if coding.partition(b";")[0].strip().lower() not in _READABLE_CODINGS:
+            if coding.partition(b";")[0].strip().lower() not in READABLE_CODINGS:
                 return False
     return True

@@ -6,20 +6,20 @@ Of the usual piece, whole events that report nothing, nothing but a few words is
 import re
 from collections.abc import Callable
 
+from gateway.usage.answers import Report, from_sse_event, report_of
 from gateway.usage.deltas import Deltas, Likeness
 from gateway.usage.included import is_added_usage
-from gateway.usage.json_reader import BEGINNING_BYTES, MAX_WHOLE_BYTES
-from gateway.usage.report_search import REPORT, ReportSearch
-from gateway.usage.reported import Usage, from_sse_event
+from gateway.usage.json_reader import MAX_WHOLE_BYTES
+from gateway.usage.outline import EventOutliner
+from gateway.usage.reported import Usage
 from gateway.wire.sse import MAX_EVENT_BYTES, SseEvent, SseSplitter
 
-_IMAGE_EVENT = re.compile(rb"\bimage_(?:generation|edit)\.completed\b")
-_PART_OF_A_RUN = re.compile(rb'"object"[ \t]*:[ \t]*"thread\.run\.step"')
+_REPORT = re.compile(rb'"usage"[ \t\r\n]{0,8}:[ \t\r\n]{0,8}(?=\{)')
 _BLANK_LINES = (b"\n\n", b"\r\n\r\n")
 
 
 class EventReader:
-    """Reads a stream of events: the latest report counts, but images come one by one.
+    """Reads a stream of events: the latest report of the answer counts, those of its parts add up.
 
     `without_added`: leaves out what `include_usage` adds, for a client that did not ask for it (rewrite (a)).
     """
@@ -29,8 +29,12 @@ class EventReader:
         self._without_added = without_added
         self._splitter = SseSplitter()
         self._likeness = Likeness()
-        self._fragments: ReportSearch | None = None
-        self._usage: Usage | None = None
+        self._fragments: EventOutliner | None = None
+        self._whole: Usage | None = None
+        """What has been reported of the answer."""
+
+        self._parts: Usage | None = None
+        """What has been reported of its images, and of its calls of tools, one by one."""
 
     def feed(self, piece: bytes) -> bytes:
         """Take the next bytes of the stream; return what of it may pass now: whole events."""
@@ -73,25 +77,27 @@ class EventReader:
     def finish(self) -> Usage | None:
         """The stream has ended: return what it reported."""
         self.end()
-        return self._usage
+        return _latest(self._parts, self._whole)
 
     def _take(self, event: SseEvent) -> bytes:
         if event.whole:
             self._end_fragments()
             return self._take_whole([event])
         if self._fragments is None:
-            self._fragments = _search(event)
-        self._fragments.feed(event.raw)
+            self._fragments = EventOutliner()
+        self._fragments.feed(event.raw[event.prefix_bytes :])
         return event.raw
 
     def _take_whole(self, events: list[SseEvent]) -> bytes:
-        """Take events that stand in a row; of those that report, the latest alone is read, and images behind it."""
-        reports: list[Usage] = []
+        """Take events that stand in a row; of those that report on the whole answer, the latest full one is read."""
+        reports: list[Report] = []
+        is_known = False
         for event in reversed(events):
             if not _may_report(event.raw):
                 self.deltas.add(event.raw)
-            elif (not reports or reports[-1].images) and (report := _report_of(event)) is not None:
+            elif not is_known and (report := _report_of(event)) is not None:
                 reports.append(report)
+                is_known = not report.is_part and report.usage.input > 0 and report.usage.output > 0
         for report in reversed(reports):
             self._keep(report)
         return b"".join(
@@ -100,28 +106,31 @@ class EventReader:
 
     def _end_fragments(self) -> None:
         if self._fragments is not None:
-            self._keep(self._fragments.finish())
+            self._keep(report_of(self._fragments.finish()))
             self._fragments = None
 
-    def _keep(self, usage: Usage | None) -> None:
-        if usage is not None and usage.images and self._usage is not None:
-            self._usage += usage
-        elif usage is not None:
-            self._usage = usage
+    def _keep(self, report: Report | None) -> None:
+        if report is None:
+            return
+        if report.is_part:
+            self._parts = report.usage if self._parts is None else self._parts + report.usage
+        else:
+            self._whole = _latest(self._whole, report.usage)
 
 
-def _report_of(event: SseEvent) -> Usage | None:
+def _latest(earlier: Usage | None, later: Usage | None) -> Usage | None:
+    """What the later report says, and the earlier one where that says nothing, or 0."""
+    if earlier is None or later is None:
+        return later or earlier
+    return Usage._make(new or old for old, new in zip(earlier, later, strict=True))
+
+
+def _report_of(event: SseEvent) -> Report | None:
     if len(event.raw) <= MAX_WHOLE_BYTES:
         return from_sse_event(event)
-    if _PART_OF_A_RUN.search(event.raw, 0, BEGINNING_BYTES):
-        return None
-    search = _search(event)
-    search.feed(event.raw)
-    return search.finish()
-
-
-def _search(event: SseEvent) -> ReportSearch:
-    return ReportSearch(images=_IMAGE_EVENT.search(event.raw, 0, BEGINNING_BYTES) is not None)
+    outliner = EventOutliner()
+    outliner.feed(event.raw[event.prefix_bytes :])
+    return report_of(outliner.finish())
 
 
 def _shows_a_sign(events: bytes) -> bool:
@@ -139,7 +148,7 @@ def _may_report(event: bytes) -> bool:
         return True
     at = event.find(b'"usage"')
     while at >= 0:
-        if REPORT.match(event, at):
+        if _REPORT.match(event, at):
             return True
         at = event.find(b'"usage"', at + 1)
     return False

@@ -5,17 +5,18 @@ end is parsed alone wherever that tells what the whole document would. Whether i
 client's business.
 """
 
-import re
-
 import orjson
 
+from gateway.usage.answers import COUNTED_ELSEWHERE, SEARCH_MODEL, from_json, from_usage_object, report_of
 from gateway.usage.deltas import Deltas
-from gateway.usage.report_search import MAX_REPORT_BYTES, ReportSearch
-from gateway.usage.reported import COUNTED_ELSEWHERE, Usage, from_json, from_usage_object, seconds_of
+from gateway.usage.outline import Outliner
+from gateway.usage.reported import Usage
 
 MAX_WHOLE_BYTES = 64 * 1024
 BEGINNING_BYTES = 1024
 """Where a document says what it is."""
+
+_MAX_REPORT_BYTES = 4 * 1024
 
 _SMALL_BYTES = 2 * 1024
 """Nothing is faster than parsing so little."""
@@ -24,20 +25,18 @@ _LOOK_BYTES = 512
 _MOST_LOOKS = 16
 _LONGEST_NAME_BYTES = 32
 _BACKSLASH = ord("\\")
-_DURATION = re.compile(rb'"duration"[ \t\r\n]*:[ \t\r\n]*"?([0-9.eE+-]{1,32})')
 
 
 class JsonReader:
     """Reads one JSON document; what is larger than `MAX_WHOLE_BYTES` is not kept."""
 
-    __slots__ = ("_audio_seconds", "_deltas", "_kept", "_kind", "_search")
+    __slots__ = ("_deltas", "_kept", "_kind", "_outliner")
 
     def __init__(self, deltas: type[Deltas]) -> None:
         self._kind = deltas
         self._deltas: Deltas | None = None
         self._kept: bytes | bytearray = b""
-        self._search: ReportSearch | None = None
-        self._audio_seconds = 0.0
+        self._outliner: Outliner | None = None
 
     @property
     def deltas(self) -> Deltas:
@@ -48,7 +47,7 @@ class JsonReader:
 
     def feed(self, piece: bytes) -> bytes:
         """Take the next bytes of the document; all of them may pass."""
-        if self._search is None:
+        if self._outliner is None:
             if not self._kept:
                 self._kept = piece
             elif isinstance(self._kept, bytes):
@@ -58,11 +57,10 @@ class JsonReader:
             if len(self._kept) <= MAX_WHOLE_BYTES:
                 return piece
             seen, self._kept = bytes(self._kept), b""
-            self._search = ReportSearch(images=True)
-            self._audio_seconds = _duration(seen[:MAX_WHOLE_BYTES])
+            self._outliner = Outliner()
         else:
             seen = piece
-        self._search.feed(seen)
+        self._outliner.feed(seen)
         self.deltas.add_piece(seen)
         return piece
 
@@ -72,11 +70,9 @@ class JsonReader:
 
     def finish(self) -> Usage | None:
         """The document has ended: return what it reports."""
-        if self._search is not None:
-            usage = self._search.finish()
-            if self._audio_seconds and not (usage and usage.audio_seconds):
-                usage = (usage or Usage())._replace(audio_seconds=self._audio_seconds)
-            return usage
+        if self._outliner is not None:
+            report = report_of(self._outliner.finish())
+            return None if report is None else report.usage
         document = bytes(self._kept)
         usage = None if len(document) <= _SMALL_BYTES else _from_end(document)
         if usage is None:
@@ -90,9 +86,11 @@ class JsonReader:
 def _from_end(document: bytes) -> Usage | None:
     """What a document reports whose end alone tells; None: parse it whole."""
     at = document.rfind(b'"usage"')
-    if at < 1 or len(document) - at > MAX_REPORT_BYTES or document[at - 1] == _BACKSLASH:
+    if at < 1 or len(document) - at > _MAX_REPORT_BYTES or document[at - 1] == _BACKSLASH:
         return None
     if _BACKSLASH in document and document.find(b"\\u") >= 0:  # letters may be escaped
+        return None
+    if document.find(SEARCH_MODEL.encode(), 0, BEGINNING_BYTES) >= 0:
         return None
     try:
         # That is an object only if the document's own last brace ends the one in which the member stands.
@@ -123,9 +121,3 @@ def _stands_only_there(document: bytes) -> bool:
             return True
         at = max(end - len(strings[-1]), following - _LONGEST_NAME_BYTES)
     return False
-
-
-def _duration(beginning: bytes) -> float:
-    """The seconds of audio that a transcription says it is of, in front of its text."""
-    said = _DURATION.search(beginning, 0, BEGINNING_BYTES) if b'"text"' in beginning else None
-    return seconds_of(said[1].decode("ascii")) if said else 0.0

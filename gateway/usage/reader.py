@@ -2,26 +2,22 @@
 
 What the answer is, its head tells. Of a stream of events only those are parsed that may report usage. JSON is
 kept up to `MAX_WHOLE_BYTES` and read at its end; of what is larger, answers and events (images travel in both),
-only the `usage` objects are parsed, and looked for as they go by. Encoded answers are inflated for reading,
-except br and zstd, and what unpacks to more than any answer would: their usage stays unknown.
+only what counts is kept, as it goes by. Encoded answers are inflated for reading, but for what unpacks to more than
+any answer would: its usage stays unknown.
 """
 
-import re
-import zlib
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Protocol
 
+from gateway.usage.answers import from_realtime_event, of_realtime_event
 from gateway.usage.deltas import Deltas, NoDeltas
 from gateway.usage.event_reader import EventReader
-from gateway.usage.inflating import Inflater
-from gateway.usage.json_reader import BEGINNING_BYTES, MAX_WHOLE_BYTES, JsonReader
-from gateway.usage.report_search import ReportSearch
-from gateway.usage.reported import Usage, from_realtime_event
-
-_REALTIME = re.compile(
-    rb'"type"[ \t]*:[ \t]*"(?:response\.done|conversation\.item\.input_audio_transcription\.completed)"'
-)
+from gateway.usage.inflating import Inflater, Unreadable, knows
+from gateway.usage.json_reader import MAX_WHOLE_BYTES, JsonReader
+from gateway.usage.outline import Outliner
+from gateway.usage.reported import Usage
+from gateway.wire.codings import codings
 
 
 class UsageReader:
@@ -35,11 +31,13 @@ class UsageReader:
     def __init__(
         self, content_type: bytes | None, content_encoding: bytes | None, *, estimates: bool = True
     ) -> None:
-        reader, encoding, readable = _means(content_type, content_encoding)
+        kind, encodings, readable = _means(content_type, content_encoding)
         self._reader: _Reader | None = None
-        if reader is not None:
-            self._reader = reader(Deltas if estimates else NoDeltas)
-        self._inflater = None if encoding is None else Inflater(encoding)
+        self._inflater: Inflater | None = None
+        if kind is not None:
+            self._reader = reader = kind(Deltas if estimates else NoDeltas)
+            if encodings and readable:
+                self._inflater = Inflater(encodings, reader.feed)
         self.readable = readable
         """False when usage may stay unknown: neither JSON nor events, unknown encoding, broken compression."""
 
@@ -71,11 +69,9 @@ class UsageReader:
         if not self.readable:
             return
         assert self._inflater is not None
-        assert self._reader is not None
         try:
-            for inflated in self._inflater.feed(piece):
-                self._reader.feed(inflated)
-        except zlib.error:
+            self._inflater.feed(piece)
+        except Unreadable:
             self.readable = False
 
     def finish(self) -> Usage | None:
@@ -95,21 +91,16 @@ class UsageReader:
 @lru_cache(maxsize=64)
 def _means(
     content_type: bytes | None, content_encoding: bytes | None
-) -> tuple[type[JsonReader] | type[EventReader] | None, bytes | None, bool]:
-    """What two header fields of an answer mean: its reader, what has to be inflated, and whether it can be read."""
+) -> tuple[type[JsonReader] | type[EventReader] | None, tuple[bytes, ...], bool]:
+    """What two header fields of an answer mean: its reader, its encodings, and whether it can be read."""
     media_type = (content_type or b"").partition(b";")[0].strip().lower()
-    encoding = (content_encoding or b"identity").strip().lower()
+    encodings = codings((content_encoding or b"",))
     reader: type[JsonReader] | type[EventReader] | None = None
     if media_type == b"text/event-stream":
         reader = EventReader
     elif media_type == b"application/json" or media_type.endswith(b"+json"):
         reader = JsonReader
-    inflated = encoding in Inflater.ENCODINGS
-    return (
-        reader,
-        encoding if inflated else None,
-        reader is not None and (inflated or encoding == b"identity"),
-    )
+    return reader, encodings, reader is not None and knows(encodings)
 
 
 class _Reader(Protocol):
@@ -125,8 +116,8 @@ def realtime_usage(text: bytes) -> Usage | None:
     """The usage that one server event of a realtime session adds; None when it adds none."""
     if len(text) <= MAX_WHOLE_BYTES:
         return from_realtime_event(text)
-    if not _REALTIME.search(text, 0, BEGINNING_BYTES):
+    if text.find(b'"usage"') < 0:
         return None
-    search = ReportSearch(images=False)
-    search.feed(text)
-    return search.finish()
+    outliner = Outliner()
+    outliner.feed(text)
+    return of_realtime_event(outliner.finish())

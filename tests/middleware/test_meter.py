@@ -6,9 +6,13 @@ import asyncio
 import gzip
 import itertools
 import random
+import zlib
+from collections.abc import Callable
 
+import brotli
 import orjson
 import pytest
+import zstandard
 
 from tests.conftest import StartGateway
 from tests.kit.asking import running_simulator
@@ -19,6 +23,16 @@ from tests.kit.usage_answers import CHAT_COUNTS, EVENTS, KINDS, RESPONSE_USAGE, 
 from tests.kit.waiting import found
 
 CHUNKED = b"Transfer-Encoding: chunked"
+
+ENCODED: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    "gzip": gzip.compress,
+    "x-gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "br": brotli.compress,
+    "zstd": zstandard.compress,
+    "gzip, br": lambda answer: brotli.compress(gzip.compress(answer)),
+}
 
 
 @pytest.fixture
@@ -55,15 +69,15 @@ def cut(answer: bytes, pieces: int) -> list[bytes]:
     return [answer[a:b] for a, b in itertools.pairwise([0, *sorted(places), len(answer)])]
 
 
-@pytest.mark.parametrize("encoding", [b"", b"gzip"], ids=["plain", "gzip"])
+@pytest.mark.parametrize("encoding", ENCODED)
 @pytest.mark.parametrize("pieces", [1, 7, 300])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 async def test_counters_equal_what_the_upstream_reported(
-    metered: Gateway, upstream: ScriptedUpstream, kind: Kind, pieces: int, encoding: bytes
+    metered: Gateway, upstream: ScriptedUpstream, kind: Kind, pieces: int, encoding: str
 ) -> None:
-    answer = gzip.compress(kind.answer) if encoding else kind.answer
-    plays(upstream, kind, cut(answer, pieces), encoding)
-    got = await ask(metered, kind, "alice", "Accept-Encoding: gzip\r\n" if encoding else "")
+    answer = ENCODED[encoding](kind.answer)
+    plays(upstream, kind, cut(answer, pieces), encoding.encode())
+    got = await ask(metered, kind, "alice", f"Accept-Encoding: {encoding}\r\n" if encoding else "")
     assert got.status == 200
     assert got.clean_end
     if encoding:
@@ -150,8 +164,17 @@ async def test_encoding_that_nobody_here_reads_is_not_asked_for_where_usage_coun
 ) -> None:
     kind = KINDS[0]
     plays(upstream, kind, [kind.answer])
-    await ask(metered, kind, "alice", "Accept-Encoding: gzip, br;q=0.9\r\n")
+    await ask(metered, kind, "alice", "Accept-Encoding: gzip, compress;q=0.9\r\n")
     assert upstream.requests[0].all("accept-encoding") == ["identity"]
+
+
+async def test_encodings_that_are_read_here_are_asked_for_as_the_client_does(
+    metered: Gateway, upstream: ScriptedUpstream
+) -> None:
+    kind, asked = KINDS[0], "gzip, deflate, br, zstd;q=0.9"
+    plays(upstream, kind, [kind.answer])
+    await ask(metered, kind, "alice", f"Accept-Encoding: {asked}\r\n")
+    assert upstream.requests[0].all("accept-encoding") == [asked]
 
 
 async def test_answer_that_is_no_stream_after_all_passes_as_it_is(
@@ -416,7 +439,7 @@ async def test_answer_that_cannot_be_read_costs_what_was_guessed(
         tenants={"acme": {**EVERY_SCOPE, "limits": {"max_tokens_per_1_day": 10_000}}}
     )
     kind = KINDS[0]
-    plays(upstream, kind, [b"\x1b\x02\x00"], b"br")  # whatever was asked for
+    plays(upstream, kind, [b"\x1f\x9d\x90"], b"compress")  # whatever was asked for
     body = orjson.dumps({"model": "m", "messages": [], "max_tokens": 321})
     client = await gateway.connect()
     await client.request("POST", kind.target, body, headers=JSON)

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.usage.answers import from_json
 from gateway.usage.deltas import Deltas
 from gateway.usage.json_reader import JsonReader
-from gateway.usage.reported import Usage, from_json
+from gateway.usage.reported import Usage
 
 USAGE = {"prompt_tokens": 8, "completion_tokens": 3, "total_tokens": 11}
 VECTOR = [0.125] * 1000
