@@ -21,7 +21,7 @@ from gateway.credentials.revocation_file import RevocationFile
 from gateway.credentials.revocations import RevocationsUnavailable
 from gateway.credentials.trust import unreadable
 from gateway.operations.table import OperationTable
-from gateway.policy.tenants import TenantPolicy, account_uses, closed_to, tenant_policies
+from gateway.policy.tenants import TenantPolicy, account_uses, closed_to, tenant_policies, usage_known_of
 from gateway.settings.certificates import trusted_certificates
 from gateway.settings.section import SettingsInvalid, revealed
 from gateway.settings.seen import Seen
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     policies = tenant_policies(settings, table, history)
     if trouble is not None:
         print(f"What is remembered of upstream accounts cannot be read or kept: {trouble}")
-    for sentence in closed_to(policies.values()):
+    for sentence in (*closed_to(policies.values()), *usage_known_of(policies.values())):
         print(sentence)
     if options.live and not _live(settings, policies):
         return 1

@@ -22,7 +22,7 @@ from gateway.middleware.admission import limits_unavailable
 from gateway.middleware.caller import check_tenant, credential_refusal
 from gateway.middleware.record import matched
 from gateway.operations.own import LIVEZ, READYZ
-from gateway.operations.table import UNLISTED_READ, OperationTable
+from gateway.operations.table import UNLISTED_READ, OperationTable, UsageReport
 from gateway.policy import requests as policy
 from gateway.policy.caller import NOBODY, Caller
 from gateway.policy.tenants import UNKNOWN_TENANT, TenantBook, account_uses, tenant_policies
@@ -86,6 +86,7 @@ def explain(
         ("scope", asking.scope_is_held),
         ("model", asking.model_is_allowed),
         ("limits", asking.limits_that_apply),
+        ("usage", asking.usage_that_is_known),
         ("upstream", asking.upstream_is_open),
     ):
         try:
@@ -181,6 +182,16 @@ class _Asking:
         workers = how_many_workers(self._settings)
         together = f", of {workers} workers together" if workers > 1 else ""
         return ", ".join(f"{quota.dimension.value} = {quota.capacity}" for quota in quotas) + together
+
+    def usage_that_is_known(self) -> str:
+        """What would be known of what the answer used."""
+        if not self.operation.counts_usage:
+            return "none is counted"
+        if not self._caller.metered:
+            return "as the answer reports it; else unreported, for metering is off"
+        if self.operation.reports is UsageReport.ON_REQUEST:
+            return "a stream is asked for it; estimated where nobody reports it"
+        return "as the answer reports it, else estimated"
 
     def upstream_is_open(self) -> str:
         """Where it would go, and as whom."""

@@ -16,7 +16,9 @@ from itertools import chain
 from typing import NamedTuple, assert_never
 from urllib.parse import urlsplit
 
-_PUBLIC_API = "api.openai.com"
+PUBLIC_API = "api.openai.com"
+"""Where it is, whatever the region whose host is named."""
+
 _DEFAULT_PORTS = (None, 80, 443)
 _DIGITS = 32
 _MOST_NAMES = 5
@@ -99,9 +101,9 @@ def account_of(base_url: str, api_key: str | None, project: str | None) -> Accou
     except UnicodeError:
         pass  # no name that could be spelled otherwise
     place = host if parts.port in _DEFAULT_PORTS else f"{host}:{parts.port}"
-    public = place == _PUBLIC_API or place.endswith("." + _PUBLIC_API)
+    public = place == PUBLIC_API or place.endswith("." + PUBLIC_API)
     if public:
-        place = _PUBLIC_API  # its regional hosts are the same API
+        place = PUBLIC_API  # its regional hosts are the same API
     secret = f"place {place}" if api_key is None else f"key {api_key}"
     return Account(place, hashlib.sha256(secret.encode()).hexdigest()[:_DIGITS], project if public else None)
 
@@ -113,7 +115,7 @@ def surely_one(
     account = account_of(base_url, api_key, project)
     if account.project is not None:
         return ((account, organization), account.project)
-    path = "" if account.place == _PUBLIC_API else urlsplit(base_url).path
+    path = "" if account.place == PUBLIC_API else urlsplit(base_url).path
     return ((account, path, organization, project),)
 
 
@@ -124,7 +126,7 @@ def account_said(account: Account, project: bytes | None, organization: bytes | 
     """
     if project:
         return f"project {_shown(project)}"
-    if organization and account.place != _PUBLIC_API:
+    if organization and account.place != PUBLIC_API:
         return f"organization {_shown(organization)} at {account.place}"
     return None
 
@@ -215,21 +217,21 @@ def said(closed: Mapping[tuple[str, Account], Closed]) -> list[str]:
 
 
 def _sentence(reason: Reason, place: str, closed_to: Collection[str], others: Collection[str]) -> str:
-    tenants = _listed(closed_to)
+    tenants = listed(closed_to)
     what = "Stored objects (files, batches, threads, …) are closed to"
     word = 'stored_objects = "own" under [tenants.ID]'
     match reason:
         case Reason.SHARED:
-            named = ", or name the projects of all in upstream.project" if place == _PUBLIC_API else ""
+            named = ", or name the projects of all in upstream.project" if place == PUBLIC_API else ""
             return (
                 f"{what} {tenants}: at {place} {'they' if len(closed_to) > 1 else 'it'} may have one account"
-                f"{' with ' if others else ''}{_listed(others)}: different keys prove nothing, and disabled tenants "
+                f"{' with ' if others else ''}{listed(others)}: different keys prove nothing, and disabled tenants "
                 f"count. For one whose project or account is its own, write {word}{named}. "
                 'To let all of them reach each other\'s: shared_objects = "allow".'
             )
         case Reason.ONCE_SHARED:
             return (
-                f"{what} {tenants}: the account at {place} may have been that of {_listed(others)} as well. "
+                f"{what} {tenants}: the account at {place} may have been that of {listed(others)} as well. "
                 f"For one to which all that is stored there may be open, write {word}."
             )
         case Reason.UNKNOWN:
@@ -241,7 +243,8 @@ def _sentence(reason: Reason, place: str, closed_to: Collection[str], others: Co
             assert_never(never)
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """Some of them, and how many more there are."""
     ordered = sorted(names)
     shown = ", ".join(ordered[:_MOST_NAMES])
     more = len(ordered) - _MOST_NAMES

@@ -13,6 +13,7 @@ from gateway.credentials.principal import Principal
 from gateway.limits.terms import Dimension, OnStoreFailure, Quota
 from gateway.operations.scopes import ScopeProblem, expand
 from gateway.operations.table import OperationTable
+from gateway.policy import metering
 from gateway.policy.accounts import (
     NOTHING_REMEMBERED,
     Account,
@@ -85,11 +86,14 @@ class TenantPolicy:
     closed: Closed | None
     """Why what the upstream stores is closed to it; None when it is open."""
 
+    asks_for_usage: bool = False
+    """Whether streams are asked what they used also where no limit needs to know it."""
+
     metered: bool = field(init=False)
     """Whether usage has to be known of every answer: there is a limit on it, or the operator wants it."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "metered", self.settings.metering or self.limits.counts_usage)
+        object.__setattr__(self, "metered", self.asks_for_usage or self.limits.counts_usage)
 
     @property
     def shared(self) -> bool:
@@ -155,6 +159,7 @@ def tenant_policies(
             accesses[tenant_id].account,
             apart=False,
             closed=Closed(Reason.UNKNOWN),
+            asks_for_usage=metering.asks_for_usage(settings, tenant, accesses[tenant_id].account),
         )
         for tenant_id, tenant in settings.tenants.items()
     }
@@ -180,6 +185,13 @@ def closed_to(policies: Iterable[TenantPolicy]) -> list[str]:
     """What an operator should know of tenants whose stored objects are closed, and what opens them."""
     return said(
         {(policy.id, policy.account): policy.closed for policy in policies if policy.closed is not None}
+    )
+
+
+def usage_known_of(policies: Iterable[TenantPolicy]) -> Iterator[str]:
+    """What an operator should know of how complete the usage of tenants is."""
+    return metering.said(
+        (policy.id, policy.account.place, policy.metered) for policy in policies if policy.settings.enabled
     )
 
 

@@ -86,6 +86,10 @@ class Upstream(Section):
     project: Annotated[HeaderText | None, FOLLOWED] = None
     """Sent as OpenAI-Project for tenants that have none of their own."""
 
+    metering: Annotated[bool | None, FOLLOWED] = None
+    """Ask streams what they used that would not say so, and estimate what nobody reports; unset: on at the public API,
+    off elsewhere, for other servers may reject `stream_options` with 400 or 422."""
+
     ca_file: Annotated[KeptFile | None, FOLLOWED] = None
     """Certificates to trust in place of the system's (PEM); what the file holds is followed for new connections."""
 

@@ -52,8 +52,9 @@ class Tenant(Section):
     scopes: tuple[str, ...] = ("*", OTHERS_USAGE)
     """The most that a credential of this tenant may hold; `*` is everything but what must be granted by name."""
 
-    metering: bool = False
-    """Count what every answer used, also that of streams which do not say so by themselves; on in any case for
-    tenants with a limit on LLM tokens."""
+    metering: bool | None = None
+    """Ask streams what they used that would not say so, and estimate what nobody reports; unset: as upstream.metering
+    says of whoever has no base_url of its own, else on at the public API and off elsewhere. A limit on LLM tokens needs
+    it, and asks in any case."""
 
     limits: Limits = Limits()

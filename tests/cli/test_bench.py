@@ -77,7 +77,7 @@ async def test_a_tenant_that_may_little_is_measured_by_what_it_may(tmp_path: Pat
         "bench", "--config", str(config), "--tenant", "small", "--seconds", "5", KEY="sk-never-used"
     )
     assert (done.code, done.stderr) == (0, "")
-    assert "Tenant small: limits in memory: none; usage of streams not read." in done.stdout
+    assert "Tenant small: limits in memory: none; usage of streams read." in done.stdout
     assert "Upstream: embedded, with TLS." in done.stdout
     assert "an event, 4 streams" in done.stdout
     assert "large answer" not in done.stdout

@@ -81,7 +81,7 @@ CASES = {
     "live call": Case("GET", "/v1/realtime?model=good&call_id=rtc_1", "scope", "operation_closed"),
     "own upstream": Case("GET", "/v1/files", "upstream", None, tenant="free"),
 }  # fmt: skip
-ORDER = ["credential", "tenant", "operation", "scope", "model", "limits", "upstream"]
+ORDER = ["credential", "tenant", "operation", "scope", "model", "limits", "usage", "upstream"]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from gateway.limits.terms import MOST_PERMITS, Dimension
 from gateway.operations.model_patterns import allows
 from gateway.operations.scopes import expand
 from gateway.operations.table import OperationTable
+from gateway.policy.tenants import tenant_policies
 from gateway.settings.section import Problem, SettingsInvalid, revealed
 from gateway.settings.settings import Settings
 
@@ -92,6 +93,7 @@ def document(
     own["upstream"] = measured.upstream.model_dump(
         mode="json", exclude_unset=True, exclude={"base_url", "api_key"}
     )
+    own["metering"] = _asks_for_usage(settings, tenant)
     if limited:
         limits = settings.limits_of(measured).model_dump(mode="json", exclude_none=True)
         own["limits"] = _unreachable(limits)
@@ -112,6 +114,11 @@ def document(
         },
         "tenants": {tenant: own},
     }
+
+
+def _asks_for_usage(settings: Settings, tenant: str) -> bool:
+    """Whether streams are asked what they used, by the upstream that is configured."""
+    return tenant_policies(settings, OperationTable.load())[tenant].asks_for_usage
 
 
 def _unreachable(limits: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,5 +146,5 @@ def described(settings: Settings, tenant: str) -> str:
     metering = any(Dimension(name.rpartition(".")[2]).is_reported for name in limits)
     return (
         f"limits {where}: {', '.join(dict.fromkeys(limits)) or 'none'}; "
-        f"usage of streams {'read' if metering or settings.tenants[tenant].metering else 'not read'}"
+        f"usage of streams {'read' if metering or _asks_for_usage(settings, tenant) else 'not read'}"
     )
