@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from gateway.errors import Ending, GatewayError
-from gateway.exchange.observers import AnswerChange, FormGate, StreamObserver, Watch
+from gateway.exchange.observers import AnswerChange, FormGate, SessionGate, StreamObserver, Watch
 from gateway.exchange.standing import Standing
 from gateway.limits.terms import Decision
 from gateway.operations.table import NO_PARAMS, Operation
@@ -68,7 +68,7 @@ class Exchange:
         # limit
         *("body", "body_gone", "facts", "held_seconds", "form", "cost", "decision"),
         # meter
-        *("usage", "known", "spent"),
+        *("usage", "known", "spent", "session_gate"),
         # proxy
         *("waited_seconds", "forwarded_at", "asked_at", "head_at", "upstream_request_id", "status"),
         *("upstream_ended_at", "detail", "added"),
@@ -146,6 +146,9 @@ class Exchange:
 
         self.spent = False
         """The upstream took the work on: something was used, known or not."""
+
+        self.session_gate: SessionGate | None = None
+        """Admits what is asked for in a WebSocket, and holds it back until it has."""
 
         self.waited_seconds = 0.0
         """Time spent waiting for a connection to the upstream to come free: the gateway's own, for it allows no
@@ -273,7 +276,7 @@ class Exchange:
         self.observers.clear()
         self.watches = ()
         self.head = NO_HEAD
-        self.body = self.form = self.change = self.cost = None
+        self.body = self.form = self.session_gate = self.change = self.cost = None
         self.error = self.unreadable = self.observer_failed = self.body_gone = None
 
     def _drop(self, observer: StreamObserver) -> None:

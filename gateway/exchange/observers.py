@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from gateway.endings import Ending
 from gateway.wire.answer_head import Head
+from gateway.wire.body_facts import AskedResponse
 from gateway.wire.search import Piece
 
 Watch = Callable[[bytes], object]
@@ -51,6 +53,41 @@ class FormGate(Protocol):
         """The form has ended: return what was held back, once everything that it names has been admitted."""
 
 
+class SessionVoice(Protocol):
+    """What may be said in an open session beside what its two sides say."""
+
+    def tell_client(self, event: bytes) -> None:
+        """Send the client an event of the gateway's own, between those of the upstream."""
+
+    def tell_upstream(self, event: bytes) -> None:
+        """Send the upstream one, between those of the client."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something for as long as the session is open."""
+
+    def end_politely(self, code: int, reason: str, ending: Ending) -> None:
+        """Close both sides with this WebSocket close code and reason, and end the exchange so."""
+
+
+class SessionGate(Protocol):
+    """Stands between what a client asks for in a session and the upstream."""
+
+    admits: bool
+    """Whether responses have to be admitted; if not, what the client says matters to nobody here."""
+
+    def begin(self, voice: SessionVoice) -> None:
+        """The session is open."""
+
+    def added(self, prompt: int) -> None:
+        """An event passes that adds so many LLM tokens to what the session's responses read."""
+
+    async def admit(self, asked: AskedResponse) -> bytes | None:
+        """Wait until a response may be asked for; or what the client is told in place of it. Raises nothing."""
+
+    def end(self) -> None:
+        """The session is no longer open: nothing more can be said in it."""
+
+
 class EventFilter(Protocol):
     """Stands between an upstream's stream of events and the client."""
 
@@ -83,13 +120,14 @@ class AnswerChange:
 
     What is changed, or only read, has to be readable: such an answer is asked for without content encoding. The
     rewrites are a closed list (docs/fidelity.md), and nothing else changes a byte of a body. Of these (b) changes a
-    request, and (e) replaces an answer by an error; the others are changes of this kind:
+    request, (e) replaces an answer by an error, and (i) adds to a session; the others are changes of this kind:
 
         (a) usage asked for in a stream that would not report it, and taken out again: usage/included.py
         (b) a tenant's default model, in a request body that names none: policy/requests.py
         (c) the list of models without what the caller may not use: policy/model_list.py
         (d) the upstream's realtime secrets, replaced by sealed ones: credentials/realtime_secrets.py
         (e) the upstream's refusal of our own key, turned into a 502: proxy/upstream_errors.py
+        (i) events of our own in a session whose limit is used up: middleware/session_permits.py
     """
 
     body: BodyChange | None = None

@@ -16,12 +16,14 @@ from gateway.middleware.record import record
 from gateway.middleware.services import Services
 from gateway.middleware.standings import Standings
 from gateway.proxy.handler import Handler, Middleware
+from gateway.usage.guesses import Guesses
 
 
 def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
     """The one place where the order is declared, and what each link works with."""
     settings = with_.settings
     edge = settings.edge
+    guesses = Guesses(settings.expected_output)
     return (
         # sees every ending, refusals included: one line and one set of metrics each
         record(
@@ -56,13 +58,18 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
             table=with_.table,
             edge=edge,
             reading=with_.reading,
-            expected_output=settings.expected_output,
+            guesses=guesses,
             file_bytes=with_.file_bytes,
             decided=with_.metrics.decided,
             memory=with_.memory,
         ),
         # innermost: nothing stands between it and the bytes
-        meter(ledger=with_.ledger, limiter=with_.limiter),
+        meter(
+            ledger=with_.ledger,
+            limiter=with_.limiter,
+            guesses=guesses,
+            decided=with_.metrics.decided,
+        ),
     )
 
 

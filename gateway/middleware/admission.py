@@ -58,7 +58,7 @@ class Admission:
             charges = charges_for(quotas, exchange.cost or _NO_COST)
         except StatedAboveLimit as above:
             self._count("refused", above.quota.dimension.value)
-            raise _stated_above(above, exchange.cost or _NO_COST) from None
+            raise stated_above(above, exchange.cost or _NO_COST) from None
         if charges.quotas.is_reported and exchange.operation.counts_usage and not exchange.is_socket:
             # Even where nothing is reserved, something will be reported. A session is charged as it goes on.
             hold = True
@@ -107,7 +107,7 @@ class Admission:
             if not decision.allowed:
                 assert decision.refused_by is not None
                 self._count("refused", decision.refused_by.dimension.value)
-                raise _refusal(decision, decision.refused_by)
+                raise refusal_of(decision, decision.refused_by)
         if is_all:
             self._gives_back = False
             standing = exchange.standing
@@ -143,7 +143,8 @@ def _worded(quota: Quota) -> tuple[str, str]:
     return f"{quota.dimension.value} = {quota.capacity}", whose
 
 
-def _stated_above(above: StatedAboveLimit, cost: Cost) -> NeverFits:
+def stated_above(above: StatedAboveLimit, cost: Cost) -> NeverFits:
+    """What a caller is told who states a maximum that the limit never holds."""
     limit, whose = _worded(above.quota)
     answers = f"{cost.answers} answers of up to" if cost.answers > 1 else "an answer of up to"
     advice = (
@@ -159,7 +160,8 @@ def _stated_above(above: StatedAboveLimit, cost: Cost) -> NeverFits:
     )
 
 
-def _refusal(decision: Decision, quota: Quota) -> NeverFits | LimitExceeded:
+def refusal_of(decision: Decision, quota: Quota) -> NeverFits | LimitExceeded:
+    """What a caller is told whose limit has no room."""
     limit, whose = _worded(quota)
     if decision.never:
         return NeverFits(

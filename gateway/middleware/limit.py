@@ -9,7 +9,7 @@ names a model that has limits of its own, those are a second step, and a form re
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from time import monotonic
 
 import orjson
@@ -46,7 +46,7 @@ def limit(
     table: OperationTable,
     edge: Edge,
     reading: Reading,
-    expected_output: Mapping[str, int],
+    guesses: Guesses,
     file_bytes: Callable[[Exchange, str], Awaitable[int | None]],
     decided: Decided,
     memory: BodyMemory,
@@ -55,7 +55,6 @@ def limit(
 
     `file_bytes` tells the size of a file that the upstream has stored, by its id; None when it does not say.
     """
-    guesses = Guesses(expected_output)
 
     def around(handler: Handler) -> Handler:
         async def limited(request: Request) -> Answer:

@@ -13,16 +13,18 @@ import asyncio
 from gateway.errors import ClientLeft, UpstreamTimeout
 from gateway.exchange.exchange import Exchange
 from gateway.limits.limiter import Limiter
+from gateway.middleware.admission import Decided
 from gateway.middleware.answer_meter import AnswerReading
-from gateway.middleware.session_meter import SessionReading
+from gateway.middleware.session_meter import SessionMeter
 from gateway.proxy.answer import Answer
 from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.request import Request
+from gateway.usage.guesses import Guesses
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.reported import Known
 
 
-def meter(*, ledger: UsageLedger, limiter: Limiter) -> Middleware:
+def meter(*, ledger: UsageLedger, limiter: Limiter, guesses: Guesses, decided: Decided) -> Middleware:
     """Know what each exchange used by the time it ends, and count it once."""
 
     def around(handler: Handler) -> Handler:
@@ -32,9 +34,16 @@ def meter(*, ledger: UsageLedger, limiter: Limiter) -> Middleware:
                 return await handler(request)
             standing = exchange.standing
             assert standing is not None
-            reading = None
+            reading = session = None
             if exchange.is_socket:
-                exchange.observers.append(SessionReading(exchange, ledger, limiter))
+                session = SessionMeter(
+                    exchange,
+                    ledger=ledger,
+                    limiter=limiter,
+                    guesses=guesses,
+                    decided=decided,
+                    unseen_per_second=50,
+                )
             elif exchange.operation.counts_usage:
                 reading = AnswerReading(exchange, metered=standing.metered)
                 exchange.observers.append(reading)
@@ -46,7 +55,9 @@ def meter(*, ledger: UsageLedger, limiter: Limiter) -> Middleware:
                 raise
             finally:
                 exchange.spent = spent = _took_on(exchange, abandoned=abandoned)
-                usage = None  # a session's has been counted as it went on
+                usage = None
+                if session is not None:
+                    session.finish()  # what it used has been counted as it went on
                 if reading is not None:
                     usage, exchange.known = reading.result()
                     exchange.usage = usage

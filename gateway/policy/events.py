@@ -9,9 +9,12 @@ from gateway.policy.reading import Question
 from gateway.wire.body_facts import Named
 
 
-def question_of(caller: Caller, operation: Operation) -> Question:
-    """What has to be known of an event; it asks nothing where nothing could be refused."""
-    return Question(models=caller.restricted, stored=caller.shares(operation))
+def question_of(caller: Caller, operation: Operation, *, responses: bool) -> Question:
+    """What has to be known of an event; it asks nothing where nothing could be refused.
+
+    `responses`: somebody has to admit them.
+    """
+    return Question(models=caller.restricted, stored=caller.shares(operation), responses=responses)
 
 
 def refuse_event(caller: Caller, named: Named) -> str | None:

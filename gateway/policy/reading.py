@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from gateway.policy import named_models, stored_objects, unnamed_models
+from gateway.usage import realtime
 from gateway.usage.image_tool import offers_images
 from gateway.usage.included import asking_for_usage
 from gateway.usage.prompt import NO_PROMPT, prompt_count, prompt_estimate
 from gateway.wire import request_fields
-from gateway.wire.body_facts import NOTHING_NAMED, BodyFacts, Named
+from gateway.wire.body_facts import NOTHING_NAMED, NOTHING_SAID, BodyFacts, EventFacts, Named
 from gateway.wire.json_members import place_of
 from gateway.wire.request_fields import BodyRefused, Fault, RequestFields
 from gateway.wire.strict_json import all_distinct
@@ -58,6 +59,9 @@ class Question(NamedTuple):
     usage: bool = False
     """How a stream is made to report its usage."""
 
+    responses: bool = False
+    """Of an event: what a session's client asks for, and what it adds for that to read."""
+
     @property
     def asks(self) -> bool:
         """Whether anything is asked at all."""
@@ -70,7 +74,7 @@ def read_body(body: bytes, question: Question) -> BodyFacts:
     What is wrong with other names than those that policy reads first is a fault among the facts, so that these are
     known all the same.
     """
-    path, tolerant, models, stored, batch, prompt, default_model, usage = question
+    path, tolerant, models, stored, batch, prompt, default_model, usage, _ = question
     document, fields = None, None
     try:
         document = request_fields.parse(body)
@@ -119,13 +123,23 @@ def read_body(body: bytes, question: Question) -> BodyFacts:
     )
 
 
-def read_event(event: bytes, question: Question) -> Named:
-    """What a client's event in a realtime session names, by `models` and `stored`. Linear in its size."""
+def read_event(event: bytes, question: Question) -> EventFacts:
+    """What a client's event in a realtime session says, by `models`, `stored` and `responses`. Linear in its size."""
     models = question.models and _may_run_models(event, known=0)
     stored = question.stored and stored_objects.may_be_named_in(event, in_session=True)
-    if not models and not stored:
-        return NOTHING_NAMED
-    return _names_in(event, None, models=models, stored=stored, in_session=True)
+    asks = question.responses and realtime.may_ask(event)
+    if not models and not stored and not asks:
+        return NOTHING_SAID
+    named = NOTHING_NAMED
+    if models or stored:
+        named = _names_in(event, None, models=models, stored=stored, in_session=True)
+    response, prompt = realtime.asked_in(event) if asks and named.fault is None else (None, 0)
+    return EventFacts(named, response, prompt)
+
+
+def says_nothing(event: bytes, question: Question) -> bool:
+    """Whether `read_event` finds nothing, whatever the event's size: seen by a few bytes that it does not have."""
+    return not (question.models or question.stored or realtime.may_ask(event))
 
 
 def may_name_in_event(part: bytes, question: Question) -> bool:

@@ -7,8 +7,9 @@ import asyncio
 from gateway.errors import JsonTooComplex, Overloaded
 from gateway.exchange.exchange import Exchange
 from gateway.policy.events import question_of, refuse_event
-from gateway.policy.reading import may_name_in_event, read_event
+from gateway.policy.reading import may_name_in_event, read_event, says_nothing
 from gateway.proxy.reading import Reading, is_read_at_once
+from gateway.wire.body_facts import EventFacts
 from gateway.wire.frame_format import FrameRefused
 from gateway.wire.frames import Later, Verdict
 
@@ -16,12 +17,16 @@ SEARCHED_AT_ONCE_BYTES = 2**17
 
 
 class Examiner:
-    """Judges the events of one session's client: at once, or, large ones, in a while."""
+    """Judges the events of one session's client: at once, or, large ones and those that ask for a response, later."""
 
     def __init__(self, exchange: Exchange, reading: Reading) -> None:
         self._caller = exchange.caller
         self._reading = reading
-        self._question = question_of(exchange.caller, exchange.operation)
+        self._gate = gate = exchange.session_gate
+        self._question = question_of(
+            exchange.caller, exchange.operation, responses=gate is not None and gate.admits
+        )
+        self._names = self._question.models or self._question.stored
 
     @property
     def asks(self) -> bool:
@@ -29,26 +34,44 @@ class Examiner:
         return self._question.asks
 
     def examine(self, event: bytes) -> Verdict:
-        """Judge a whole event."""
+        """Judge a whole event. It may be asked twice of one that does not pass at once."""
+        if says_nothing(event, self._question):
+            return None
         if not is_read_at_once((event,)):
             return Later.LATER
-        return refuse_event(self._caller, read_event(event, self._question))
+        facts = read_event(event, self._question)
+        reason = refuse_event(self._caller, facts.named)
+        if reason is None and facts.response is not None:
+            return Later.LATER
+        if reason is None:
+            self._note(facts)
+        return reason
 
     def suspicious(self, part: bytes) -> bool | Later:
         """Whether a part of an event that is too large to be examined may name what it must not."""
+        if not self._names:
+            return False
         if len(part) > SEARCHED_AT_ONCE_BYTES:
             return Later.LATER  # all that was kept of the event; what follows comes in bites
         return may_name_in_event(part, self._question)
 
-    async def refusal_of(self, event: bytes, *, whole: bool) -> FrameRefused | None:
-        """Why a large event, or one that begins so, may not pass; None when it may."""
+    async def verdict_on(self, event: bytes, *, whole: bool) -> FrameRefused | bytes | None:
+        """Why an event that had to wait, or one that begins so, may not pass; None when it may.
+
+        Bytes are what the client is told in its place, and the session goes on.
+        """
         tenant = self._caller.tenant.id
         try:
             if not whole:
                 if await self._reading.may_name_in_event(tenant, event, self._question):
                     return FrameRefused(1008, "a message of this kind is too large to be examined")
                 return None
-            named = await self._reading.event(tenant, event, self._question)
+            facts = await self._reading.event(tenant, event, self._question)
+            reason = refuse_event(self._caller, facts.named)
+            if reason is not None:
+                return FrameRefused(1008, reason)
+            if facts.response is not None and self._gate is not None:
+                return await self._gate.admit(facts.response)
         except Overloaded as overloaded:
             return FrameRefused(1013, overloaded.message)
         except JsonTooComplex:
@@ -58,5 +81,9 @@ class Examiner:
                 {"message": "an event was not examined", "exception": defect}
             )
             return FrameRefused(1011, "a message could not be examined")
-        reason = refuse_event(self._caller, named)
-        return None if reason is None else FrameRefused(1008, reason)
+        self._note(facts)
+        return None
+
+    def _note(self, facts: EventFacts) -> None:
+        if facts.prompt and self._gate is not None:
+            self._gate.added(facts.prompt)

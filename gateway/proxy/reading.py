@@ -17,7 +17,7 @@ from gateway.policy.requests import bad_request
 from gateway.proxy.reading_lane import Lane
 from gateway.proxy.reading_process import Call, Found
 from gateway.settings.settings import Edge
-from gateway.wire.body_facts import BodyFacts, Named
+from gateway.wire.body_facts import BodyFacts, EventFacts
 from gateway.wire.json_structure import Bounds
 from gateway.wire.request_fields import BodyRefused
 
@@ -61,10 +61,12 @@ class Reading:
         facts: BodyFacts = await self.call(tenant, pieces, Call(read_body, (question,)))
         return facts
 
-    async def event(self, tenant: str, event: bytes, question: Question) -> Named:
-        """What a client's event in a realtime session names. Raises JsonTooComplex or Overloaded."""
-        named: Named = await self.call(tenant, (event,), Call(read_event, (question,)))
-        return named
+    async def event(self, tenant: str, event: bytes, question: Question) -> EventFacts:
+        """What a client's event in a realtime session says. Raises JsonTooComplex or Overloaded."""
+        if is_read_at_once((event,)):
+            return read_event(event, question)
+        facts: EventFacts = await self.call(tenant, (event,), Call(read_event, (question,)))
+        return facts
 
     async def may_name_in_event(self, tenant: str, part: bytes, question: Question) -> bool:
         """Whether a part of an event could name something. Raises Overloaded."""

@@ -6,7 +6,6 @@ The gateway's own pings and their answers never show on the other side.
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 import time
 from collections.abc import Coroutine, Sequence
@@ -17,8 +16,9 @@ from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
 from gateway.proxy.bites import FRAMES
 from gateway.proxy.body_memory import BodyRoom
-from gateway.proxy.channel import Channel, Held
+from gateway.proxy.channel import Held
 from gateway.proxy.client_channel import ClientChannel
+from gateway.proxy.direction import Direction
 from gateway.proxy.examiner import Examiner
 from gateway.proxy.reading import Reading
 from gateway.proxy.reply import Reply
@@ -32,7 +32,6 @@ HANGING_UP_SECONDS = 1.0
 # How long both sides may take to answer a close frame of our own before the connections go.
 GOODBYE_SECONDS = 0.5
 KEPT_FREELY_BYTES = 64 * 1024
-_KEY_REFUSED = re.compile(rb'"code"\s*:\s*"invalid_api_key"')
 # What is looked for stands in short events; longer ones are not kept.
 WATCHED_BYTES = 2**20
 
@@ -70,7 +69,7 @@ class Session:
         self._says_goodbye = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._up = _Direction(
+        self._up = Direction(
             self,
             FrameRelay(
                 from_client=True,
@@ -81,9 +80,9 @@ class Session:
             ),
             self._client,
             self._upstream,
-            hidden=(),
+            to_upstream=True,
         )
-        self._down = _Direction(
+        self._down = Direction(
             self,
             FrameRelay(
                 from_client=False,
@@ -93,6 +92,7 @@ class Session:
             ),
             self._upstream,
             self._client,
+            to_upstream=False,
             hidden=hidden,
         )
         principal = caller.principal
@@ -112,10 +112,14 @@ class Session:
         self._upstream.take_as(FRAMES)
         self._upstream.take_over(self._down)
         self._client.set_parser(self._up)
+        if (gate := self._exchange.session_gate) is not None:
+            gate.begin(self)
         await self._over.wait()
 
     def stop(self) -> None:
         """Let go of timers and tasks."""
+        if (gate := self._exchange.session_gate) is not None:
+            gate.end()
         for timer in self._timers.values():
             timer.cancel()
         for task in self._tasks:
@@ -143,7 +147,7 @@ class Session:
         """The upstream refuses the gateway's own key in an event, or quotes it: the client must not be told so."""
         self.end_politely(1011, "the upstream refused the gateway's own key", Ending.UPSTREAM_LOST)
 
-    def refused(self, direction: _Direction, refusal: FrameRefused) -> None:
+    def refused(self, direction: Direction, refusal: FrameRefused) -> None:
         """A peer broke the rules: tell it so, and tell the other that it is over."""
         from_client = direction is self._up
         self._exchange.detail = f"{'client' if from_client else 'upstream'}: {refusal.reason}"
@@ -168,7 +172,7 @@ class Session:
         """Whether it is known how the session ends, and only to be seen when."""
         return "closing" in self._timers
 
-    def lost(self, direction: _Direction) -> None:
+    def lost(self, direction: Direction) -> None:
         """A connection is gone."""
         if self._says_goodbye:
             self._heard_out()
@@ -185,7 +189,7 @@ class Session:
         """Whether something is kept that had to be given room."""
         return self._room.held_bytes > 0
 
-    def count(self, direction: _Direction) -> None:
+    def count(self, direction: Direction) -> None:
         """Have room for what is kept of the client's event. Raises FrameRefused."""
         kept_bytes = direction.relay.kept_bytes
         if kept_bytes <= KEPT_FREELY_BYTES:
@@ -195,21 +199,20 @@ class Session:
             direction.relay.give_up()
             raise FrameRefused(1013, self._room.refuse(kept_bytes).message)
 
-    def hold(self, direction: _Direction) -> None:
+    def hold(self, direction: Direction) -> None:
         """Stop reading what comes until what came has been examined, and its receiver has taken it."""
         if direction.source.transport is None or direction.source.held:
             return
         direction.source.hold(Held.BY_READER)
-        self._spawn(self._resume(direction))
+        self.spawn(self._resume(direction))
 
-    async def _resume(self, direction: _Direction) -> None:
+    async def _resume(self, direction: Direction) -> None:
         sink = direction.sink
         try:
             while direction.relay.examined is not None or sink.writing_paused:
                 if (event := direction.relay.examined) is not None:
-                    direction.decide(
-                        await self._examiner.refusal_of(event, whole=direction.relay.examined_whole)
-                    )
+                    whole = direction.relay.examined_whole
+                    self._decide(direction, await self._examiner.verdict_on(event, whole=whole))
                 async with asyncio.timeout(self._write_idle_seconds):
                     await sink.drained()
         except TimeoutError:
@@ -220,6 +223,21 @@ class Session:
         except ConnectionError:
             return  # whoever lost it has been told
         direction.source.go_on(Held.BY_READER)
+
+    def _decide(self, direction: Direction, verdict: FrameRefused | bytes | None) -> None:
+        if not isinstance(verdict, bytes):
+            direction.decide(verdict)
+            return
+        self.tell_client(verdict)
+        direction.decide(None, drop=True)
+
+    def tell_client(self, event: bytes) -> None:
+        """Send the client an event of the gateway's own."""
+        self._down.say_text(event)
+
+    def tell_upstream(self, event: bytes) -> None:
+        """Send the upstream one."""
+        self._up.say_text(event)
 
     def _beat(self) -> None:
         """Ask a silent side for a sign of life; end the session of one that gave none."""
@@ -238,7 +256,7 @@ class Session:
             direction.heard = False
         self._timers["beat"] = self._loop.call_later(self._heartbeat_seconds, self._beat)
 
-    def passed(self, direction: _Direction, piece: bytes) -> None:
+    def passed(self, direction: Direction, piece: bytes) -> None:
         """These bytes have been passed on: show them to whoever watches."""
         if direction is self._up:
             self._exchange.request_piece(piece)
@@ -263,130 +281,8 @@ class Session:
             self._exchange.end(ending)
             self._over.set()
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(coroutine)
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something for as long as the session is open."""
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _quotes(data: bytes, hidden: Sequence[bytes]) -> bool:
-    """Whether frames of the upstream's say what is hidden, or that the gateway's own key is refused."""
-    for secret in hidden:
-        if data.find(secret) >= 0:  # `in` takes far longer, for bytes
-            return True
-    # Within a text of an event the quotation marks would be escaped.
-    return data.find(b"invalid_api_key") >= 0 and _KEY_REFUSED.search(data) is not None
-
-
-class _Direction:
-    """What aiohttp's protocols feed after the upgrade: judges, passes on, then shows."""
-
-    def __init__(
-        self,
-        session: Session,
-        relay: FrameRelay,
-        source: Channel,
-        sink: Channel,
-        *,
-        hidden: Sequence[bytes],
-    ) -> None:
-        self.relay = relay
-        self._hidden = hidden
-        self._mute = False
-        self.heard = True
-        self.asked = False
-        self.is_gone = False
-        """Whether the source's connection is."""
-
-        self.session: Session | None = session
-        """None once it is over."""
-
-        self.source = source
-        self.sink = sink
-
-    @property
-    def paused(self) -> bool:
-        """Whether we do not listen because the other side does not read, or an event is being examined."""
-        return self.source.held
-
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Bytes from the source."""
-        session = self.session
-        if session is None:
-            return True, b""
-        self.heard = True
-        try:
-            passed = self.relay.feed(data)
-        except FrameRefused as refused:
-            self._refuse(session, refused)
-            return False, b""
-        if passed:
-            self._pass(session, passed)
-        if not self.relay.calm or session.has_room:
-            self._judge(session)
-        return False, b""
-
-    def decide(self, refusal: FrameRefused | None) -> None:
-        """The verdict on an event that waits."""
-        session = self.session
-        if session is None:
-            return
-        try:
-            self._pass(session, self.relay.decide(refusal))
-        except FrameRefused as refused:
-            self._refuse(session, refused)
-        else:
-            self._judge(session)
-
-    def _judge(self, session: Session) -> None:
-        """See what has become of what is kept, and whether the session ends."""
-        try:
-            session.count(self)
-        except FrameRefused as refused:
-            self._refuse(session, refused)
-            return
-        if self.relay.close_code is not None:
-            session.closing()
-        elif self.relay.examined is not None:
-            session.hold(self)
-
-    def _refuse(self, session: Session, refused: FrameRefused) -> None:
-        self._pass(session, refused.passed)
-        session.refused(self, refused)
-
-    def end(self) -> None:
-        """The session is over, though a connection may know this for a while: let go of it."""
-        self.session = None
-        del self.relay  # which asks the session
-
-    def feed_eof(self) -> None:
-        """The source's connection is gone."""
-        self.is_gone = True
-        if self.session is not None:
-            self.session.lost(self)
-
-    def say(self, frame: bytes) -> None:
-        """Send a frame of our own to the sink, when its turn has come."""
-        self._send(self.relay.insert(frame))
-
-    def say_ping(self) -> None:
-        """Ask the sink for a sign of life."""
-        self._send(self.relay.ping())
-
-    def _pass(self, session: Session, data: bytes) -> None:
-        if not data or self._mute:
-            return
-        if self._hidden and _quotes(data, self._hidden):
-            session.withheld()
-            self._mute = True
-            return
-        self._send(data)
-        session.passed(self, data)
-
-    def _send(self, data: bytes) -> None:
-        transport = self.sink.transport
-        if not data or transport is None or transport.is_closing():
-            return
-        transport.write(data)
-        if self.sink.writing_paused and self.session is not None:
-            self.session.hold(self)

@@ -69,3 +69,36 @@ class BodyFacts(NamedTuple):
 
 
 NOTHING_READ = BodyFacts()
+
+
+class AskedResponse(NamedTuple):
+    """A response that a client asks for in a realtime session."""
+
+    event_id: str | None = None
+    """What the client calls the event that asks for it."""
+
+    most_output: int | None = None
+    """LLM tokens that it may have at most; None: as the session says."""
+
+    apart: bool = False
+    """Whether it stays out of the session's conversation."""
+
+    reads_own: bool = False
+    """Whether it reads what it brings, in place of the conversation."""
+
+    prompt: int = 0
+    """About how many LLM tokens its own texts have."""
+
+
+class EventFacts(NamedTuple):
+    """What was read in a client's event in a realtime session. What nobody asked for is absent."""
+
+    named: Named = NOTHING_NAMED
+
+    response: AskedResponse | None = None
+
+    prompt: int = 0
+    """About how many LLM tokens it adds to what the session's responses read."""
+
+
+NOTHING_SAID = EventFacts()

@@ -54,7 +54,14 @@ def build_close(code: int, reason: str = "", *, masked: bool) -> bytes:
 
 def build_ping(payload: bytes = b"", *, masked: bool) -> bytes:
     """A ping frame with at most 125 bytes of payload. `masked` for frames that go to the upstream."""
+    if len(payload) > MAX_CONTROL_BYTES:
+        raise ValueError("a control frame holds at most 125 bytes")
     return _build(PING, payload, masked)
+
+
+def build_text(text: bytes, *, masked: bool) -> bytes:
+    """A text message in one frame. `masked` for frames that go to the upstream."""
+    return _build(TEXT, text, masked)
 
 
 def accept_key(sec_websocket_key: str) -> str:
@@ -64,12 +71,18 @@ def accept_key(sec_websocket_key: str) -> str:
 
 
 def _build(opcode: int, payload: bytes, masked: bool) -> bytes:
-    if len(payload) > MAX_CONTROL_BYTES:
-        raise ValueError("a control frame holds at most 125 bytes")
+    size = len(payload)
+    if size <= MAX_CONTROL_BYTES:
+        length = bytes((size,))
+    elif size < 2**16:
+        length = b"\x7e" + size.to_bytes(2, "big")
+    else:
+        length = b"\x7f" + size.to_bytes(8, "big")
+    first = bytes((0x80 | opcode,))
     if not masked:
-        return bytes((0x80 | opcode, len(payload))) + payload
+        return first + length + payload
     mask = secrets.token_bytes(4)
-    return bytes((0x80 | opcode, 0x80 | len(payload))) + mask + unmask(payload, mask)
+    return first + bytes((0x80 | length[0],)) + length[1:] + mask + unmask(payload, mask)
 
 
 def unmask(payload: bytes, mask: bytes) -> bytes:

@@ -53,7 +53,7 @@ class FrameRelay:
     `watch_bytes`: complete text messages up to this size are kept for `take_texts`; larger ones are skipped.
     `examine`: called with every complete data message (binary too: an upstream may read JSON out of either)
     before any of it passes; says whether it does. After LATER the message is `examined`, nothing more passes, and
-    whoever feeds stops until he has called `decide`. A message of more
+    whoever feeds stops until he has called `decide`. It may be asked twice about one message. A message of more
     than `examine_bytes` cannot wait: it is refused with 1009, or, when `suspicious` is given, passes as it
     comes and is refused before its end if that finds something (of at most 64 bytes) in any part of it; only the
     first part, which is what has been kept, may be `examined` LATER.
@@ -105,6 +105,7 @@ class FrameRelay:
         self._scanned: bytes | None = None
         self._texts: list[bytes] = []
         self._own_frames: list[bytes] = []
+        self._own_messages: list[bytes] = []
         self._pings_sent = 0
         self._silent = False
         self._refused = False
@@ -136,9 +137,9 @@ class FrameRelay:
         return self._go_on(data, [])
 
     def _is_whole_message(self, data: bytes) -> bool:
-        """Whether this is the usual piece, one whole message in one frame, and nobody has to examine it first."""
+        """Whether this is the usual piece: one whole message in one frame, in which nobody finds anything."""
         size = len(data)
-        if size < _SHORTEST_BYTES or data[0] not in _WHOLE_MESSAGES or self._examine is not None:
+        if size < _SHORTEST_BYTES or data[0] not in _WHOLE_MESSAGES:
             return False
         length, begin = data[1], 2
         if self._from_client:
@@ -151,22 +152,33 @@ class FrameRelay:
                 return False
         if size != begin + length or length > self._max_message_bytes or length > _LONGEST_BYTES:
             return False
-        if data[0] == _WHOLE_TEXT and length <= self._watch_bytes:
-            payload = data[begin:]
-            self._texts.append(unmask(payload, data[begin - 4 : begin]) if self._from_client else payload)
+        if self._examine is not None:
+            # What it has to say of any other is asked for again where that is acted upon.
+            if size > self._examine_bytes or self._examine(self._payload(data, begin)) is not None:
+                return False
+        elif data[0] == _WHOLE_TEXT and length <= self._watch_bytes:
+            self._texts.append(self._payload(data, begin))
         self.messages += 1
         self.passed_bytes += size
         return True
 
-    def decide(self, refusal: FrameRefused | None) -> bytes:
-        """Give the verdict on what was `examined`; return what may be passed on now. Raises as `feed` does."""
+    def _payload(self, data: bytes, begin: int) -> bytes:
+        payload = data[begin:]
+        return unmask(payload, data[begin - 4 : begin]) if self._from_client else payload
+
+    def decide(self, refusal: FrameRefused | None, *, drop: bool = False) -> bytes:
+        """Give the verdict on what was `examined`; return what may be passed on now. Raises as `feed` does.
+
+        `drop`: a whole message goes no further, and what stands behind it does.
+        """
         held, self._held, self.examined = bytes(self._held or b""), None, None
         self.calm = False
         if refusal is not None:
             self._refused = True
             raise refusal
         passed: list[bytes] = []
-        self._pass(held, passed)
+        if not drop:
+            self._pass(held, passed)
         return self._go_on(b"", passed)
 
     def give_up(self) -> None:
@@ -211,6 +223,15 @@ class FrameRelay:
             self.calm = self.calm and not self._silent
             return frame
         self._own_frames.append(frame)
+        return b""
+
+    def insert_message(self, frame: bytes) -> bytes:
+        """Put a whole message of ours, in one frame, between the peer's messages; else as `insert` does it."""
+        if self._silent or self.close_code is not None:
+            return b""
+        if self._held is not None or not (self._remaining or self._in_message):
+            return frame
+        self._own_messages.append(frame)
         return b""
 
     def ping(self) -> bytes:
@@ -297,7 +318,9 @@ class FrameRelay:
         if self._final:
             self._end_message(passed)
         if self._own_frames:
-            self._pass_own(passed)
+            self._pass_own(self._own_frames, passed)
+        if self._own_messages and not self._in_message:
+            self._pass_own(self._own_messages, passed)
 
     def _look(self, payload: bytes, raw_bytes: int, passed: list[bytes]) -> None:
         """Keep payload for whoever wants the whole message, or search it when that has become too large."""
@@ -359,9 +382,9 @@ class FrameRelay:
         self.passed_bytes += len(frame_bytes)
         passed.append(frame_bytes)
 
-    def _pass_own(self, passed: list[bytes]) -> None:
-        for frame in self._own_frames:
+    def _pass_own(self, frames: list[bytes], passed: list[bytes]) -> None:
+        for frame in frames:
             if not self._silent:
                 passed.append(frame)
                 self._silent = is_close(frame)
-        self._own_frames.clear()
+        frames.clear()

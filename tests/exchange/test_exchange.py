@@ -262,7 +262,7 @@ WRITERS = {
     "admission": {"decision"},
     "meter": {"usage", "known", "spent"},
     "answer_meter": {"body"},
-    "session_meter": {"usage"},
+    "session_meter": {"usage", "session_gate"},
     "form_gate": {"model"},
     "call": {"forwarded_at", "head_at", "upstream_request_id", "upstream_ended_at"},
     "proxy/answer": {"status"},

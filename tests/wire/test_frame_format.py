@@ -5,7 +5,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from gateway.wire.frame_format import accept_key, build_close, build_ping
+from gateway.wire.frame_format import accept_key, build_close, build_ping, build_text
 
 
 def test_control_frames_are_built_as_another_implementation_reads_them():
@@ -27,3 +27,12 @@ def test_control_frames_are_built_as_another_implementation_reads_them():
 
 def test_the_accept_key_is_the_one_of_the_rfc():
     assert accept_key("dGhlIHNhbXBsZSBub25jZQ==") == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
+def test_texts_are_built_as_another_implementation_reads_them(size):
+    server = ServerProtocol(state=OPEN)
+    server.receive_data(build_text(b"x" * size, masked=True))
+    [text] = server.events_received()
+    assert isinstance(text, Frame)
+    assert (text.opcode, bytes(text.data), text.fin) == (Opcode.TEXT, b"x" * size, True)

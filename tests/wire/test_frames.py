@@ -326,6 +326,65 @@ def test_a_message_that_is_refused_later_never_passes_nor_what_is_behind_it():
     assert relay.feed(from_client(TEXT, b"z")) == b""
 
 
+@pytest.mark.parametrize("piece_bytes", [1, 7, 5000])
+def test_a_message_that_is_dropped_goes_no_further_and_what_stands_behind_it_does(piece_bytes):
+    relay = FrameRelay(from_client=True, examine=lambda text: Later.LATER if b"wait" in text else None)
+    before, dropped = from_client(TEXT, b"before"), from_client(TEXT, b"wait")
+    behind = from_client(PING, b"behind") + from_client(TEXT, b"later")
+    stream, passed = before + dropped + behind, b""
+    for at in range(0, len(stream), piece_bytes):
+        passed += relay.feed(stream[at : at + piece_bytes])
+        if relay.examined is not None:
+            assert relay.examined == b"wait"
+            passed += relay.decide(None, drop=True)
+    assert passed == before + behind
+
+
+def test_messages_of_our_own_stand_between_messages_and_frames_between_frames():
+    relay, ours, ping = FrameRelay(from_client=False), frame(TEXT, b"ours"), frame(PING, b"ours")
+    assert relay.insert_message(ours) == ours, "nothing is under way"
+    first, amid, last = (
+        frame(TEXT, b"one ", final=False),
+        frame(PONG, b"amid"),
+        frame(CONTINUATION, b"message"),
+    )
+    assert relay.feed(first) == first
+    assert relay.insert_message(ours) == b""
+    assert relay.insert(ping) == ping
+    assert relay.feed(amid + last[:3]) == amid + last[:3]
+    assert not relay.calm
+    assert relay.feed(last[3:]) == last[3:] + ours
+    assert relay.calm
+    closing = frame(CLOSE, close(1000))
+    assert relay.feed(closing) == closing
+    assert relay.insert_message(ours) == b"", "nothing follows a close frame"
+
+
+def test_messages_of_our_own_do_not_wait_for_one_that_is_kept_until_it_is_whole():
+    relay, ours = FrameRelay(from_client=True, examine=lambda _: None), frame(TEXT, b"ours", mask=MASK)
+    whole = from_client(TEXT, b"a whole message")
+    assert relay.feed(whole[:9]) == b""
+    assert relay.insert_message(ours) == ours
+    assert relay.feed(whole[9:]) == whole
+
+
+@pytest.mark.parametrize("verdict", [None, "no", Later.LATER])
+def test_usual_piece_is_examined_like_any_other(verdict):
+    whole, seen = from_client(TEXT, b"a whole message"), []
+
+    def examine(text):
+        seen.append(text)
+        return verdict
+
+    relay = FrameRelay(from_client=True, examine=examine)
+    if verdict == "no":
+        assert refusal(relay, whole).reason == "no"
+    else:
+        assert relay.feed(whole) == (whole if verdict is None else b"")
+        assert relay.examined == (None if verdict is None else b"a whole message")
+    assert set(seen) == {b"a whole message"}
+
+
 @pytest.mark.parametrize("size", [1, 100, 5000])
 def test_the_part_of_a_large_message_that_was_kept_may_be_searched_later(size):
     def suspicious(part: bytes) -> bool | Later:

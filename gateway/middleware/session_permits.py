@@ -1,0 +1,195 @@
+"""What the responses of one session take from its limits, and what the session is told where these have no room.
+
+A response is admitted like an exchange of its own: what it may use is reserved, and what it used takes the place of
+that once it is over, whoever waits for whatever meanwhile. Rewrite (i) is here: the `error` events that a session
+hears, in the API's shape.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from functools import partial
+
+import orjson
+
+from gateway.errors import Ending, GatewayError
+from gateway.exchange.exchange import Exchange
+from gateway.exchange.observers import SessionVoice
+from gateway.limits.charges import QuotaSet
+from gateway.limits.limiter import Limiter
+from gateway.limits.store import StoreUnavailable
+from gateway.limits.terms import Charge, Decision
+from gateway.middleware.admission import Decided, limits_unavailable, refusal_of, stated_above
+from gateway.usage.cost import Cost, StatedAboveLimit, charges_for
+
+DEBT_SECONDS = 30.0
+"""How long a session may stay open whose limit is used up, if it stays so."""
+
+
+class Reservation:
+    """What one response is expected to use, and what has become of the wish to have that reserved."""
+
+    __slots__ = ("cost", "decision", "key", "used")
+
+    def __init__(self, key: str, cost: Cost) -> None:
+        self.key = key
+        """By which the limiter knows it."""
+
+        self.cost = cost
+        self.decision: asyncio.Future[Decision] | None = None
+        self.used: int | None = None
+        """LLM tokens, once that is known; it may be before anything is decided."""
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether the store has been asked and has not answered yet."""
+        return self.decision is not None and not self.decision.done()
+
+    @property
+    def is_granted(self) -> bool:
+        """Whether something is reserved."""
+        decision = self.decision
+        if decision is None or not decision.done() or decision.cancelled():
+            return False
+        return decision.exception() is None and decision.result().allowed
+
+
+class SessionPermits:
+    """Asks the limiter for the responses of one session, and watches whether a limit is used up."""
+
+    def __init__(self, exchange: Exchange, limiter: Limiter, decided: Decided) -> None:
+        standing = exchange.standing
+        assert standing is not None, "who calls is known"
+        quotas = standing.quotas_of(exchange.model)
+        self.quotas = QuotaSet.of(quota for quota in quotas if quota.dimension.is_reported)
+        self._standing = standing
+        self._limiter = limiter
+        self._decided = decided
+        self._voice: SessionVoice | None = None
+        self._in_debt: asyncio.TimerHandle | None = None
+        """Ends the session, unless its limit has room by then."""
+
+    def begin(self, voice: SessionVoice) -> None:
+        """The session is open."""
+        self._voice = voice
+
+    def end(self) -> None:
+        """The session is no longer open; what is reserved stays so until it is settled."""
+        self._voice = None
+        if self._in_debt is not None:
+            self._in_debt.cancel()
+            self._in_debt = None
+
+    async def refusal_of(self, reservation: Reservation) -> GatewayError | None:
+        """Why a response does not fit, or cannot be known to; None once it is reserved. Cancelling undoes nothing."""
+        if not self.quotas:
+            return None
+        cost = reservation.cost
+        try:
+            charges = charges_for(self.quotas, cost)
+        except StatedAboveLimit as above:
+            self._count("refused", above.quota.dimension.value)
+            return stated_above(above, cost)
+        reservation.decision = asked = self._limiter.admit(reservation.key, charges, hold=True)
+        asked.add_done_callback(partial(self._was_decided, reservation))
+        try:
+            decision = await asyncio.shield(asked)
+        except StoreUnavailable as outage:
+            self._count("unavailable")
+            return limits_unavailable(outage)
+        if decision.allowed:
+            tallies = self._standing.tallies
+            (tallies.granted or tallies.was_granted()).value += 1
+            return None
+        assert decision.refused_by is not None
+        self._count("refused", decision.refused_by.dimension.value)
+        self._watch(told=True)
+        return refusal_of(decision, decision.refused_by)
+
+    def settle(self, reservation: Reservation, used: int) -> None:
+        """Put what was used in place of what was reserved, now or as soon as that is decided. Never waits."""
+        reservation.used = used
+        if not reservation.is_undecided:
+            self._settle(reservation)
+
+    def charge(self, used: int) -> None:
+        """Charge what nothing was reserved for."""
+        if used and self.quotas:
+            self._limiter.charge_soon([Charge(quota, used) for quota in self.quotas])
+            self._watch(told=False)
+
+    def _was_decided(self, reservation: Reservation, asked: asyncio.Future[Decision]) -> None:
+        if not asked.cancelled():
+            asked.exception()  # whoever waited for it may be gone
+        if reservation.used is not None:
+            self._settle(reservation)
+
+    def _settle(self, reservation: Reservation) -> None:
+        used = reservation.used or 0
+        if not reservation.is_granted:
+            self.charge(used)
+            return
+        self._limiter.settle_soon(reservation.key, dict.fromkeys(self.quotas.dimensions, used))
+        if used:
+            self._watch(told=False)
+
+    def _count(self, decision: str, dimension: str = "none") -> None:
+        self._decided(self._standing.caller.tenant.id, decision, dimension)
+
+    def _watch(self, *, told: bool) -> None:
+        """See whether the limit is used up; `told`: the client has been told that it has no room."""
+        if self._voice is not None and self._in_debt is None:
+            self._voice.spawn(self._see(told=told))
+
+    async def _see(self, *, told: bool) -> None:
+        refusal = await self._used_up()
+        voice = self._voice
+        if refusal is None or voice is None or self._in_debt is not None:
+            return
+        if not told:
+            voice.tell_client(error_event(refusal))
+        loop = asyncio.get_running_loop()
+        self._in_debt = loop.call_later(DEBT_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        self._in_debt = None
+        if self._voice is not None:
+            self._voice.spawn(self._end_in_debt())
+
+    async def _end_in_debt(self) -> None:
+        refusal = await self._used_up()
+        if refusal is not None and self._voice is not None:
+            self._voice.end_politely(1008, f"{refusal.code}: {refusal.detail}", Ending.REFUSED)
+
+    async def _used_up(self) -> GatewayError | None:
+        """What is said of a limit of which nothing is left; None where something is, or nobody can tell."""
+        try:
+            decision = await self._limiter.look([Charge(quota) for quota in self.quotas])
+        except StoreUnavailable:
+            return None
+        return None if decision.refused_by is None else refusal_of(decision, decision.refused_by)
+
+
+def error_event(refusal: GatewayError, event_id: str | None = None) -> bytes:
+    """An `error` event of a session, in the API's shape; `event_id` is that of the client's event, if it has one."""
+    return orjson.dumps(
+        {
+            "type": "error",
+            "event_id": f"event_{secrets.token_hex(12)}",
+            "error": {
+                "type": refusal.type,
+                "code": refusal.code,
+                "message": refusal.message,
+                "param": refusal.param,
+                "event_id": event_id,
+            },
+        }
+    )
+
+
+def cancel_event(response_id: str) -> bytes:
+    """A `response.cancel` event, which ends a response upstream."""
+    return orjson.dumps(
+        {"type": "response.cancel", "event_id": f"event_{secrets.token_hex(12)}", "response_id": response_id}
+    )

@@ -1,0 +1,332 @@
+"""The responses of one session, each from its beginning to its end: reserved, followed, settled.
+
+One begins when a client asks for it, which waits until it has been admitted, or when the upstream says so: then a
+voice was heard, or the client asked in words that nobody here could read. What does not fit goes no further: the
+client's event is held back, the upstream's response is cancelled, and the client hears why. It ends when the upstream
+says that it is done, or with the session.
+
+A prompt is taken for what the last response of the conversation read and wrote, what clients have added to it since,
+and the sound they have sent, at what models make of a second of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from gateway.errors import Ending, GatewayError, LimitExceeded
+from gateway.exchange.exchange import Exchange
+from gateway.exchange.observers import SessionGate, SessionVoice, StreamObserver
+from gateway.middleware.session_permits import Reservation, SessionPermits, cancel_event, error_event
+from gateway.usage import realtime
+from gateway.usage.cost import Cost
+from gateway.usage.guesses import Guesses
+from gateway.usage.reader import realtime_usage
+from gateway.usage.reported import Usage
+from gateway.wire.body_facts import AskedResponse
+from gateway.wire.search import Piece
+
+MOST_OPEN = 32
+"""Responses of one session that may be under way together."""
+
+ASKED_SECONDS = 10.0
+"""How long the upstream may take to begin what it was asked for, before the permits are given back."""
+
+_ENVELOPE_BYTES = 55
+"""Of a client's event that has nothing but sound, beside it."""
+
+_ANSWERS_ALREADY = "conversation_already_has_active_response"
+
+
+class _Response(Reservation):
+    """One response, and what of it went by."""
+
+    __slots__ = ("added", "apart", "asked_at", "asks", "event_id", "expires", "heard_bytes", "went_by")
+
+    def __init__(self, key: str, cost: Cost, *, apart: bool, event_id: str | None = None) -> None:
+        super().__init__(key, cost)
+        self.apart = apart
+        self.event_id = event_id
+        self.asked_at: float | None = None
+        """When the upstream had been asked, or had begun by itself; None while it waits to be admitted."""
+
+        self.expires: asyncio.TimerHandle | None = None
+        self.went_by = realtime.WentBy()
+        self.added = 0
+        """LLM tokens that clients had added for it to read."""
+
+        self.heard_bytes = 0
+        """How far it has heard what the client sends."""
+
+
+class SessionResponses(StreamObserver, SessionGate):
+    """Follows what goes by in one session, and admits what begins in it."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        permits: SessionPermits,
+        *,
+        guesses: Guesses,
+        unseen_per_second: float,
+        count: Callable[[Usage], None],
+    ) -> None:
+        """`unseen_per_second`: LLM tokens that an upstream may make unseen; `count` is told what was used."""
+        self.admits = bool(permits.quotas)
+        self._exchange = exchange
+        self._permits = permits
+        self._guesses = guesses
+        self._unseen_per_second = unseen_per_second
+        self._count = count
+        self._voice: SessionVoice | None = None
+        self._settings = realtime.Settings(transcribes="intent=transcription" in exchange.target)
+        self._made = 0
+        self._asked: list[_Response] = []
+        """Those that the upstream was or will be asked for, and that it has not begun."""
+
+        self._open: dict[str, _Response] = {}
+        """Those that have begun, by the upstream's ids."""
+
+        self._context = 0
+        self._added = 0
+        self._pieces = 0
+        self._heard_bytes = 0
+        """How far the sound has been heard that the client sends, as `_sound_bytes` counts it."""
+
+        self._transcribing = False
+        """Whether sound is being written down of which nothing has been reported."""
+
+    def begin(self, voice: SessionVoice) -> None:
+        """The session is open."""
+        self._voice = voice
+        self._permits.begin(voice)
+
+    def end(self) -> None:
+        """The session is no longer open."""
+        self._voice = None
+        self._permits.end()
+        for response in self._asked:
+            _let_rest(response)
+
+    def finish(self) -> None:
+        """The session has ended: settle what is open by what went by, and by what may have been made unseen."""
+        self.end()
+        for response in self._asked:
+            if response.asked_at is None:
+                self._permits.settle(response, 0)
+            else:
+                self._over(response, self._left(response))
+        for response in self._open.values():
+            self._over(response, self._left(response))
+        self._asked.clear()
+        self._open.clear()
+        if self._transcribing:
+            self._count(self._transcribed())
+
+    # What the client says
+
+    def added(self, prompt: int) -> None:
+        """A client adds so much to the conversation."""
+        self._added += prompt
+
+    async def admit(self, asked: AskedResponse) -> bytes | None:
+        """Reserve a response before the upstream is asked for it; or what the client is told instead."""
+        response = self._new(asked)
+        if self._full:
+            return error_event(_too_many(), asked.event_id)
+        self._asked.append(response)
+        refusal = await self._permits.refusal_of(response)
+        if refusal is not None:
+            self._asked.remove(response)
+            return error_event(refusal, asked.event_id)
+        response.asked_at = monotonic()
+        loop = asyncio.get_running_loop()
+        response.expires = loop.call_later(ASKED_SECONDS, self._came_to_nothing, response)
+        return None
+
+    def request_piece(self, piece: Piece) -> None:  # noqa: ARG002
+        """How much of that is sound is known well enough by the number of pieces."""
+        self._pieces += 1
+
+    # What the upstream says
+
+    def answer_message(self, text: bytes) -> None:
+        """Most events hold a piece of a response, and are only measured."""
+        kind = realtime.kind_in_front(text)
+        if not realtime.tells(text, kind):
+            if kind is None or kind.endswith(b".delta"):
+                self._went_by(kind, text)
+            return
+        event = realtime.parsed(text)
+        match event.get("type"):
+            case "response.created":
+                self._began(event)
+            case "response.done":
+                self._done(event, realtime_usage(text))
+            case "conversation.item.input_audio_transcription.completed":
+                self._was_transcribed(realtime_usage(text))
+            case "input_audio_buffer.committed":
+                self._transcribing = self._settings.transcribes
+            case "error":
+                self._refused(event)
+            case _:
+                self._settings = realtime.Settings.of(event) or self._settings
+
+    def _went_by(self, kind: bytes | None, text: bytes) -> None:
+        if not self._open:
+            return
+        response_id = realtime.response_of(text)
+        response = None if response_id is None else self._open.get(response_id)
+        if response is not None:
+            response.went_by.add(kind, text)
+
+    def _began(self, event: dict[str, Any]) -> None:
+        """A response begins: the one that was asked for, or one that nobody has asked for here."""
+        told = event.get("response")
+        told = told if type(told) is dict else {}
+        response_id = told.get("id")
+        if type(response_id) is not str or response_id in self._open:
+            return
+        apart = "conversation_id" in told and told["conversation_id"] is None
+        for response in self._asked:
+            if response.asked_at is not None and (response.apart == apart or "conversation_id" not in told):
+                self._asked.remove(response)
+                _let_rest(response)
+                self._open[response_id] = response
+                return
+        full = self._full
+        self._open[response_id] = response = self._new(AskedResponse(apart=apart))
+        response.asked_at = monotonic()
+        if self.admits and self._voice is not None:
+            self._voice.spawn(self._admit_begun(response_id, response, full=full))
+
+    async def _admit_begun(self, response_id: str, response: _Response, *, full: bool) -> None:
+        refusal = _too_many() if full else await self._permits.refusal_of(response)
+        if refusal is None or self._voice is None:
+            return
+        if response_id in self._open:
+            self._voice.tell_upstream(cancel_event(response_id))
+        self._voice.tell_client(error_event(refusal))
+
+    def _done(self, event: dict[str, Any], used: Usage | None) -> None:
+        told = event.get("response")
+        told = told if type(told) is dict else {}
+        response_id, status = told.get("id"), told.get("status")
+        response = self._open.pop(response_id, None) if type(response_id) is str else None
+        if response is None:
+            if used is not None:
+                self._count(used)
+                self._permits.charge(used.total)
+            return
+        went_by = self._output(response)
+        if used is None or (not used.total and went_by):
+            match status:
+                case "failed" if not went_by:
+                    self._permits.settle(response, 0)
+                    return
+                case "completed" | "failed":
+                    used = realtime.estimated(response.cost.input or 0, went_by)
+                case _:
+                    used = self._left(response)
+        self._over(response, used)
+
+    def _refused(self, event: dict[str, Any]) -> None:
+        """The upstream does not do what it was asked for."""
+        error = event.get("error")
+        if type(error) is not dict:
+            return
+        event_id = error.get("event_id")
+        if event_id is None and error.get("code") != _ANSWERS_ALREADY:
+            return
+        for response in reversed(self._asked):
+            if response.event_id == event_id and response.asked_at is not None:
+                self._came_to_nothing(response)
+                return
+
+    def _came_to_nothing(self, response: _Response) -> None:
+        _let_rest(response)
+        self._asked.remove(response)
+        self._permits.settle(response, 0)
+
+    # What it cost
+
+    @property
+    def _full(self) -> bool:
+        return len(self._asked) + len(self._open) >= MOST_OPEN
+
+    def _new(self, asked: AskedResponse) -> _Response:
+        self._made += 1
+        settings, sound_bytes = self._settings, self._sound_bytes
+        prompt = asked.prompt
+        if not asked.reads_own:
+            heard = realtime.decoded(sound_bytes - self._heard_bytes) * realtime.HEARD_PER_SECOND
+            prompt += self._context or settings.prompt
+            prompt += self._added + heard // settings.heard_bytes_per_second
+        exchange = self._exchange
+        output, maximum = asked.most_output, "max_output_tokens"
+        if output is None:
+            output = settings.most_output
+        cost = (
+            Cost(input=prompt, output=self._guesses.output(exchange.operation, exchange.model))
+            if output is None
+            else Cost(input=prompt, output=output, maximum=maximum)
+        )
+        response = _Response(f"{exchange.id}.{self._made}", cost, apart=asked.apart, event_id=asked.event_id)
+        response.added, response.heard_bytes = self._added, sound_bytes
+        return response
+
+    @property
+    def _sound_bytes(self) -> int:
+        """About how much sound the client has sent, in base64."""
+        return max(0, self._exchange.bytes_in - _ENVELOPE_BYTES * self._pieces)
+
+    def _output(self, response: _Response) -> int:
+        return response.went_by.output(self._settings.spoken_bytes_per_second)
+
+    def _left(self, response: _Response) -> Usage:
+        """What a response is taken to have used whose end nobody waited for."""
+        unseen = 0
+        if self._exchange.ending is not Ending.UPSTREAM_LOST and response.asked_at is not None:
+            seconds = monotonic() - response.asked_at
+            unseen = min(response.cost.output, int(seconds * self._unseen_per_second))
+        return realtime.estimated(response.cost.input or 0, max(self._output(response), unseen))
+
+    def _over(self, response: _Response, used: Usage) -> None:
+        self._count(used)
+        self._permits.settle(response, used.total)
+        if not response.apart:
+            self._context = used.input + used.output
+            self._added = max(0, self._added - response.added)
+            self._heard_bytes = max(self._heard_bytes, response.heard_bytes)
+
+    def _was_transcribed(self, used: Usage | None) -> None:
+        if used is None and self._settings.transcribes:
+            used = self._transcribed()
+        if used is not None:
+            self._count(used)
+            self._permits.charge(used.total)
+        if self._settings.transcribes:
+            self._transcribing = False
+            self._heard_bytes = self._sound_bytes
+
+    def _transcribed(self) -> Usage:
+        """What was heard since the last report, for whoever writes it down."""
+        heard_bytes = realtime.decoded(self._sound_bytes - self._heard_bytes)
+        return Usage(audio_seconds=heard_bytes / self._settings.heard_bytes_per_second, estimated=True)
+
+
+def _too_many() -> GatewayError:
+    return LimitExceeded(
+        f"This session has {MOST_OPEN} responses under way, which is as many as there may be. "
+        "Go on when one of them has ended.",
+        type="requests",
+        retry_after_seconds=None,
+    )
+
+
+def _let_rest(response: _Response) -> None:
+    if response.expires is not None:
+        response.expires.cancel()
+        response.expires = None

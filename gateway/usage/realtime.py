@@ -1,0 +1,224 @@
+"""What the events of a realtime session say of what it uses. Pure.
+
+Of what a client says matter the responses that it asks for, and what it adds to the conversation for them to read; of
+what the upstream says, which responses begin and end, how much of one went by, and how the session is set up. Sound,
+of which there is most, is searched for a few bytes, and never parsed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import orjson
+
+from gateway.usage.prompt import prompt_estimate
+from gateway.usage.reported import BYTES_PER_LLM_TOKEN, Usage
+from gateway.wire.body_facts import AskedResponse
+
+HEARD_PER_SECOND = 10
+SPOKEN_PER_SECOND = 20
+"""LLM tokens of a second of sound that models hear, or speak."""
+
+_PCM_BYTES_PER_SECOND = 48_000
+_G711_BYTES_PER_SECOND = 8_000
+_G711 = frozenset({"g711_ulaw", "g711_alaw", "audio/pcmu", "audio/pcma"})
+
+# Where servers write it: in front, behind an id of the server's own at most.
+_TYPE_IN_FRONT = re.compile(
+    rb'\s*+\{\s*+(?:"event_id"\s*+:\s*+"[^"\\]*+"\s*+,\s*+)?"type"\s*+:\s*+"([a-z_.]++)"'
+)
+_TELLING = frozenset(
+    {
+        b"error",
+        b"response.created",
+        b"response.done",
+        b"session.created",
+        b"session.updated",
+        b"transcription_session.created",
+        b"transcription_session.updated",
+        b"input_audio_buffer.committed",
+        b"conversation.item.input_audio_transcription.completed",
+    }
+)
+_ENDS_OF_TELLING = (b'.created"', b'.done"', b'.updated"', b'.committed"', b'.completed"', b'"error"')
+
+_WRITTEN = re.compile(rb'"delta"\s*+:\s*+"((?:[^"\\]|\\.)*+)"')
+_DELTA_IN_FRONT_BYTES = 1024
+_OF_RESPONSE = re.compile(rb'"response_id"\s*+:\s*+"([^"\\]*+)"')
+_MOST_ID_BYTES = 256
+
+
+def may_ask(event: bytes) -> bool:
+    """Whether a client's event may be one that `asked_in` has something to say about."""
+    # An escape could stand for any letter of its type; sound has none.
+    return event.find(b'.create"') >= 0 or event.find(b"\\") >= 0
+
+
+def asked_in(event: bytes) -> tuple[AskedResponse | None, int]:
+    """The response that a client's event asks for, and LLM tokens that it adds to the conversation."""
+    try:
+        document = orjson.loads(event)
+    except orjson.JSONDecodeError:
+        return None, 0
+    if type(document) is not dict:
+        return None, 0
+    match document.get("type"):
+        case "conversation.item.create":
+            return None, _prompt([document.get("item")])
+        case "response.create":
+            asked = document.get("response")
+            asked = asked if type(asked) is dict else {}
+            return (
+                AskedResponse(
+                    event_id=_id(document.get("event_id")),
+                    most_output=_most(asked),
+                    apart=asked.get("conversation") == "none",
+                    reads_own=type(asked.get("input")) is list,
+                    prompt=_prompt(asked.get("input"), asked.get("instructions"), asked.get("tools")),
+                ),
+                0,
+            )
+    return None, 0
+
+
+def kind_in_front(text: bytes) -> bytes | None:
+    """The type of a server's event, where it stands where servers write it."""
+    found = _TYPE_IN_FRONT.match(text)
+    return None if found is None else found[1]
+
+
+def tells(text: bytes, kind: bytes | None) -> bool:
+    """Whether a server's event may say more than a piece of what a model made."""
+    if kind is not None:
+        return kind in _TELLING
+    return any(text.find(end) >= 0 for end in _ENDS_OF_TELLING)
+
+
+def parsed(text: bytes) -> dict[str, Any]:
+    """A server's event; empty where it is none."""
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return {}
+    return document if type(document) is dict else {}
+
+
+def response_of(text: bytes) -> str | None:
+    """The response that an event with a piece of it belongs to."""
+    found = _OF_RESPONSE.search(text, 0, _DELTA_IN_FRONT_BYTES)
+    return None if found is None else found[1].decode("utf-8", "replace")
+
+
+class Settings(NamedTuple):
+    """How a session is set up, as far as that says what it will use."""
+
+    most_output: int | None = None
+    """LLM tokens of a response that says nothing else; None: any number."""
+
+    prompt: int = 0
+    """LLM tokens that every response reads."""
+
+    transcribes: bool = False
+    """Whether it is there to write down what it hears, and answers nothing."""
+
+    heard_bytes_per_second: int = _PCM_BYTES_PER_SECOND
+    spoken_bytes_per_second: int = _PCM_BYTES_PER_SECOND
+
+    @classmethod
+    def of(cls, event: dict[str, Any]) -> Settings | None:
+        """What an event of the server says of them; None where it says nothing."""
+        session = event.get("session")
+        if type(session) is not dict:
+            return None
+        kind = str(event.get("type"))
+        audio = session.get("audio")
+        audio = audio if type(audio) is dict else {}
+        return cls(
+            _most(session),
+            _prompt(None, session.get("instructions"), session.get("tools")),
+            kind.startswith("transcription_session.")
+            or session.get("type") == "transcription"
+            or session.get("object") == "realtime.transcription_session",
+            _bytes_per_second(_format(audio.get("input")) or session.get("input_audio_format")),
+            _bytes_per_second(_format(audio.get("output")) or session.get("output_audio_format")),
+        )
+
+
+class WentBy:
+    """What of one response went by, counted as cheaply as its pieces allow."""
+
+    __slots__ = ("_pieces", "_sound_bytes", "_sounds", "_text_bytes")
+
+    def __init__(self) -> None:
+        self._pieces = 0
+        self._text_bytes = 0
+        self._sounds = 0
+        self._sound_bytes = 0
+
+    def add(self, kind: bytes | None, text: bytes) -> None:
+        """Take an event that holds a piece of it: sound is measured, and text is found."""
+        if kind is not None and kind.endswith(b"audio.delta"):
+            self._sounds += 1
+            at = text.find(b'"delta"', 0, _DELTA_IN_FRONT_BYTES)
+            self._sound_bytes += len(text) - max(at, 0)
+            return
+        self._pieces += 1
+        found = _WRITTEN.search(text)
+        if found is not None:
+            self._text_bytes += found.end(1) - found.start(1)
+
+    def output(self, bytes_per_second: int) -> int:
+        """How many LLM tokens that must have been: one at least for each piece."""
+        spoken = SPOKEN_PER_SECOND * decoded(self._sound_bytes) // bytes_per_second
+        return max(self._pieces, self._text_bytes // BYTES_PER_LLM_TOKEN) + max(self._sounds, spoken)
+
+
+def estimated(prompt: int, output: int) -> Usage:
+    """What a response must have used of which nobody says it."""
+    return Usage(input=prompt, output=output, total=prompt + output, estimated=True)
+
+
+def decoded(base64_bytes: int) -> int:
+    """How many bytes that many of base64 stand for."""
+    return base64_bytes * 3 // 4
+
+
+def _prompt(items: object, *others: object) -> int:
+    """About how many LLM tokens items of a conversation have, and what else is read with them.
+
+    Sound in them is left out: it is counted with all that the client sends.
+    """
+    written = [_without_sound(item) for item in items] if type(items) is list else []
+    return prompt_estimate({"input": written, "others": list(others)}).total
+
+
+def _without_sound(item: Any) -> Any:
+    content = item.get("content") if type(item) is dict else None
+    if type(content) is not list or not any(type(part) is dict and "audio" in part for part in content):
+        return item
+    return item | {"content": [{**part, "audio": ""} if type(part) is dict else part for part in content]}
+
+
+def _most(settings: dict[str, Any]) -> int | None:
+    for name in ("max_output_tokens", "max_response_output_tokens"):
+        most = settings.get(name)
+        if type(most) is int and most > 0:
+            return most
+    return None
+
+
+def _id(value: object) -> str | None:
+    return value if type(value) is str and len(value) <= _MOST_ID_BYTES else None
+
+
+def _format(side: object) -> object:
+    """The format of one side of a session's sound, by its name."""
+    if type(side) is not dict:
+        return None
+    found = side.get("format")
+    return found.get("type") if type(found) is dict else found
+
+
+def _bytes_per_second(name: object) -> int:
+    return _G711_BYTES_PER_SECOND if type(name) is str and name in _G711 else _PCM_BYTES_PER_SECOND

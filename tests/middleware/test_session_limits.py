@@ -1,0 +1,410 @@
+"""Each response of a session is reserved when it begins and settled when it is over, however that comes about."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+from typing import Any
+
+import pytest
+
+from gateway.limits.terms import Dimension
+from gateway.middleware import session_permits, session_responses
+from tests.conftest import StartGateway
+from tests.kit.gateway import EVERY_SCOPE, Gateway
+from tests.kit.realtime import HELD, Talk, talk
+from tests.kit.upstream import ScriptedUpstream
+from tests.kit.usage_answers import counted
+from tests.kit.websocket import BINARY, MORE, TEXT, frame, read_frame
+from tests.middleware.limited import remaining, tenant
+
+CAPACITY = 5000
+EXPECTED = 1000
+"""LLM tokens that are taken for an answer of which nobody says how long it may be."""
+
+
+async def left(gateway: Gateway) -> int:
+    """What is left of the day's limit, the session's own one aside."""
+    return await remaining(gateway, Dimension.TOKENS_PER_DAY) + HELD
+
+
+async def all_left(gateway: Gateway) -> int:
+    """What is left when every session has ended."""
+    await gateway.lines.wait(1)
+    return await remaining(gateway, Dimension.TOKENS_PER_DAY)
+
+
+@pytest.fixture
+async def gateway(start_gateway: StartGateway) -> Gateway:
+    return await start_gateway(**tenant(max_tokens_per_1_day=CAPACITY))
+
+
+async def test_response_is_reserved_when_it_is_asked_for_and_settled_when_it_is_done(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await talk(gateway, upstream)
+    await session.client_says("response.create", response={"max_output_tokens": 700})
+    await session.upstream_hears("response.create")
+    assert await left(gateway) == CAPACITY - 700
+    await session.begins()
+    assert await left(gateway) == CAPACITY - 700, "it is the one that was asked for"
+    await session.done(used=(30, 12))
+    assert await left(gateway) == CAPACITY - 42
+
+
+async def test_most_that_the_session_allows_is_reserved_where_a_response_says_nothing(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await talk(gateway, upstream)
+    await session.upstream_says("session.updated", session={"type": "realtime", "max_output_tokens": 640})
+    await session.client_hears("session.updated")
+    await session.client_says("response.create")
+    await session.upstream_hears("response.create")
+    assert await left(gateway) == CAPACITY - 640
+
+
+async def test_response_that_nobody_asked_for_is_reserved_when_it_begins(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await talk(gateway, upstream)
+    await session.begins()
+    assert await left(gateway) == CAPACITY - EXPECTED
+    await session.done(used=(30, 12))
+    assert await left(gateway) == CAPACITY - 42
+
+
+async def test_prompt_is_what_the_last_response_read_and_wrote_and_what_was_added_since(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await talk(gateway, upstream)
+    await session.asked(max_output_tokens=100)
+    await session.done(used=(1000, 50))
+    content = [{"type": "input_text", "text": "x" * 4000}]
+    await session.client_says("conversation.item.create", item={"role": "user", "content": content})
+    await session.upstream_hears("conversation.item.create")
+    await session.client_says("response.create", response={"max_output_tokens": 100})
+    await session.upstream_hears("response.create")
+    reserved = CAPACITY - 1050 - await left(gateway)
+    assert 1050 + 1000 + 100 <= reserved <= 1050 + 1000 + 100 + 20
+
+
+async def test_response_apart_from_the_conversation_reads_what_it_brings(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await talk(gateway, upstream)
+    await session.asked(max_output_tokens=100)
+    await session.done(used=(1000, 50))
+    own = [{"type": "message", "content": [{"type": "input_text", "text": "y" * 400}]}]
+    asked = {"conversation": "none", "input": own, "max_output_tokens": 100}
+    await session.client_says("response.create", response=asked)
+    await session.upstream_hears("response.create")
+    reserved = CAPACITY - 1050 - await left(gateway)
+    assert 200 <= reserved <= 230
+
+
+async def test_sound_is_a_prompt_too(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    session = await talk(gateway, upstream)
+    for _ in range(20):  # half a second each
+        await session.client_says("input_audio_buffer.append", audio=b64encode(bytes(24_000)).decode())
+        await session.upstream_hears("input_audio_buffer.append")
+    await session.begins()
+    assert await left(gateway) == pytest.approx(CAPACITY - EXPECTED - 100, abs=2)
+
+
+# What does not fit
+
+
+async def test_response_that_does_not_fit_is_not_asked_for_and_the_client_hears_why(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await talk(gateway, upstream)
+    await session.asked(max_output_tokens=4500)
+    await session.client_says("response.create", event_id="mine", response={"conversation": "none"})
+    refused = await session.client_hears("error")
+    assert refused["event_id"]
+    error = refused["error"]
+    assert (error["type"], error["code"], error["param"]) == ("tokens", "rate_limit_exceeded", None)
+    assert error["event_id"] == "mine"
+    assert "max_tokens_per_1_day = 5000" in error["message"]
+    assert "Try again in " in error["message"]
+    await session.client_says("input_audio_buffer.clear")
+    await session.upstream_hears("input_audio_buffer.clear")  # and nothing before
+    assert await left(gateway) == CAPACITY - 4500
+    labels = 'decision="refused",dimension="max_tokens_per_1_day",tenant="acme"'
+    assert gateway.metric(f"gateway_limiter_decisions_total{{{labels}}}") == 1
+
+
+async def test_response_that_begins_by_itself_and_does_not_fit_is_cancelled(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await talk(gateway, upstream)
+    await session.asked(max_output_tokens=4500)
+    await session.begins("resp_2")
+    cancelled = await session.upstream_hears("response.cancel")
+    assert cancelled["response_id"] == "resp_2"
+    assert (await session.client_hears("error"))["error"]["code"] == "rate_limit_exceeded"
+    await session.done("resp_2", "cancelled", used=(30, 2))
+    assert await left(gateway) == CAPACITY - 4500 - 32, "what it used all the same is charged"
+
+
+async def test_stated_maximum_that_the_limit_never_holds_is_refused_with_one_that_fits(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await talk(gateway, upstream)
+    await session.client_says("response.create", response={"max_output_tokens": 6000})
+    error = (await session.client_hears("error"))["error"]
+    assert error["code"] == "request_too_large_for_limit"
+    assert "5000" in error["message"]
+    assert await left(gateway) == CAPACITY
+
+
+async def test_events_of_our_own_stand_between_messages_of_others(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await talk(gateway, upstream)
+    await session.asked(max_output_tokens=4500)
+    await session.session.from_upstream(frame(BINARY, b"one ", masked=False, final=False))
+    assert (await read_frame(session.session.client.reader)).payload == b"one "
+    await session.session.from_client(frame(TEXT, b'{"type":"response.create","response":', final=False))
+    await session.session.from_client(frame(MORE, b'{"conversation":"none"}}'))
+    await asyncio.sleep(0.05)
+    await session.session.from_upstream(frame(MORE, b"message", masked=False))
+    assert (await read_frame(session.session.client.reader)).payload == b"message"
+    await session.client_hears("error")
+
+
+async def test_order_of_events_is_kept_around_one_that_waits(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await talk(gateway, upstream)
+    kinds = ["input_audio_buffer.append", "response.create", "input_audio_buffer.commit", "response.cancel"]
+    for kind in kinds:
+        await session.client_says(kind)
+    for kind in kinds:
+        await session.upstream_hears(kind)
+
+
+async def test_no_more_responses_than_there_may_be_are_under_way(
+    start_gateway: StartGateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_responses, "MOST_OPEN", 3)
+    gateway = await start_gateway(**tenant(max_tokens_per_1_day=1_000_000))
+    session = await talk(gateway, upstream)
+    for number in range(3):
+        await session.asked(f"resp_{number}", conversation="none", max_output_tokens=10)
+    await session.client_says("response.create", response={"conversation": "none"})
+    assert "3 responses" in (await session.client_hears("error"))["error"]["message"]
+    await session.done("resp_1", used=(1, 1))
+    await session.asked("resp_4", conversation="none", max_output_tokens=10)
+
+
+# How a response ends
+
+
+async def test_responses_apart_may_end_in_any_order(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    session = await talk(gateway, upstream)
+    for number in (1, 2, 3):
+        await session.asked(f"resp_{number}", conversation="none", max_output_tokens=100)
+    assert await left(gateway) == CAPACITY - 300
+    await session.done("resp_3", used=(10, 1))
+    await session.done("resp_1", used=(20, 2))
+    assert await left(gateway) == CAPACITY - 100 - 33
+    await session.done("resp_2", used=(30, 3))
+    assert await left(gateway) == CAPACITY - 66
+
+
+async def test_what_the_upstream_does_not_begin_is_given_back(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await talk(gateway, upstream)
+    await session.client_says("response.create", event_id="mine")
+    await session.upstream_hears("response.create")
+    assert await left(gateway) == CAPACITY - EXPECTED
+    await session.upstream_says(
+        "error", event_id="e", error={"type": "invalid_request_error", "event_id": "mine"}
+    )
+    await session.client_hears("error")
+    assert await left(gateway) == CAPACITY
+
+
+async def test_what_the_upstream_never_begins_is_given_back_after_a_while(
+    gateway: Gateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_responses, "ASKED_SECONDS", 0.1)
+    session = await talk(gateway, upstream)
+    await session.client_says("response.create")
+    await session.upstream_hears("response.create")
+    await asyncio.sleep(0.2)
+    assert await left(gateway) == CAPACITY
+    await session.begins()
+    assert await left(gateway) == CAPACITY - EXPECTED, "it did begin after all"
+
+
+def delta(text: str, response_id: str = "resp_1") -> dict[str, Any]:
+    return {"event_id": "event_2", "response_id": response_id, "item_id": "item_1", "delta": text}
+
+
+async def test_completed_response_without_usage_is_charged_for_what_went_by(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await talk(gateway, upstream)
+    await session.asked(instructions="x" * 400)
+    for _ in range(7):
+        await session.upstream_says("response.output_text.delta", **delta("word"))
+        await session.client_hears("response.output_text.delta")
+    second = b64encode(bytes(48_000)).decode()
+    await session.upstream_says("response.output_audio.delta", **delta(second))
+    await session.client_hears("response.output_audio.delta")
+    await session.done(used={"total_tokens": 0, "input_tokens": 0, "output_tokens": 0})
+    assert await left(gateway) == CAPACITY - 100 - 7 - 20
+    await session.hang_up()
+    await gateway.lines.wait(1)
+    counts = (await counted(gateway))["tester", "gpt-realtime", "connectRealtime"]
+    assert (counts["input"], counts["output"]) == (100, 27)
+
+
+@pytest.mark.parametrize("usage", [None, {}], ids=["null", "empty"])
+async def test_failed_response_without_output_costs_nothing(
+    gateway: Gateway, upstream: ScriptedUpstream, usage: object
+) -> None:
+    session = await talk(gateway, upstream)
+    await session.asked()
+    await session.done(status="failed", used=usage)
+    assert await left(gateway) == CAPACITY
+
+
+async def test_cancelled_response_without_usage_is_charged_for_what_may_have_been_made_unseen(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await talk(gateway, upstream)
+    await session.asked()
+    await asyncio.sleep(0.5)
+    await session.done(status="cancelled", used=None)
+    assert 20 <= CAPACITY - await left(gateway) <= 60, "50 a second"
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["begun", "asked for"])
+async def test_hanging_up_before_the_end_costs_what_may_have_been_made_unseen(
+    gateway: Gateway, upstream: ScriptedUpstream, begun: bool
+) -> None:
+    session = await talk(gateway, upstream)
+    await session.client_says("response.create", response={"instructions": "x" * 400})
+    await session.upstream_hears("response.create")
+    if begun:
+        await session.begins()
+    await asyncio.sleep(0.5)
+    await session.hang_up()
+    assert 100 + 20 <= CAPACITY - await all_left(gateway) <= 100 + 60
+    [line] = await gateway.lines.wait(1)
+    assert line["usage"]["estimated"] is True
+
+
+async def test_hanging_up_costs_no_more_than_was_reserved_if_no_more_went_by(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await talk(gateway, upstream)
+    await session.asked(max_output_tokens=8)
+    await asyncio.sleep(0.5)
+    await session.hang_up()
+    assert CAPACITY - await all_left(gateway) == 8
+
+
+async def test_hanging_up_costs_what_went_by_if_that_is_more(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await talk(gateway, upstream)
+    await session.asked()
+    for _ in range(90):
+        await session.upstream_says("response.output_text.delta", **delta("word"))
+        await session.client_hears("response.output_text.delta")
+    await session.hang_up()
+    assert 90 <= CAPACITY - await all_left(gateway) <= 130
+
+
+async def test_upstream_that_breaks_off_without_output_costs_the_prompt(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await talk(gateway, upstream)
+    await session.asked(instructions="x" * 400)
+    await asyncio.sleep(0.3)
+    session.session.turn.reset()
+    assert CAPACITY - await all_left(gateway) == 100
+
+
+# Debt
+
+
+async def test_session_in_debt_hears_so_and_is_closed_when_it_stays_so(
+    gateway: Gateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_permits, "DEBT_SECONDS", 0.3)
+    session = await talk(gateway, upstream)
+    await session.asked()
+    await session.done(used=(CAPACITY, 10))
+    error = (await session.client_hears("error"))["error"]
+    assert (error["code"], error["event_id"]) == ("rate_limit_exceeded", None)
+    closed = await session.close_frame()
+    assert (closed.code, closed.reason) == (1008, "rate_limit_exceeded: max_tokens_per_1_day = 5000")
+    [line] = await gateway.lines.wait(1)
+    assert (line["ending"], line["detail"]) == ("refused", closed.reason)
+
+
+async def test_session_goes_on_whose_limit_has_room_again(
+    start_gateway: StartGateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_permits, "DEBT_SECONDS", 0.5)
+    gateway = await start_gateway(**tenant(max_tokens_per_1_minute=60_000))
+    session = await talk(gateway, upstream)
+    await session.asked()
+    await session.done(used=(60_100, 0))
+    await session.client_hears("error")
+    await asyncio.sleep(0.8)
+    await session.client_says("response.create", response={"max_output_tokens": 10, "input": []})
+    await session.upstream_hears("response.create")
+
+
+# Transcription
+
+
+async def test_transcription_counts_seconds_of_sound(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(tenants={"acme": {**EVERY_SCOPE, "metering": True}})
+    session = await talk(gateway, upstream, target="/v1/realtime?intent=transcription")
+    await hears_two_seconds(session)
+    completed = "conversation.item.input_audio_transcription.completed"
+    usage = {"type": "duration", "seconds": 2.5}
+    await session.upstream_says(completed, item_id="item_1", transcript="Hi", usage=usage)
+    await session.client_hears(completed)
+    await hears_two_seconds(session)
+    await session.upstream_says(completed, item_id="item_2", transcript="Hi")  # says nothing of it
+    await session.client_hears(completed)
+    await hears_two_seconds(session)
+    await session.hang_up()
+    await gateway.lines.wait(1)
+    [counts] = (await counted(gateway)).values()
+    assert counts["milliseconds"] == pytest.approx(2500 + 2000 + 2000, rel=0.01)
+
+
+async def hears_two_seconds(session: Talk) -> None:
+    for _ in range(4):
+        await session.client_says("input_audio_buffer.append", audio=b64encode(bytes(24_000)).decode())
+        await session.upstream_hears("input_audio_buffer.append")
+    await session.upstream_says("input_audio_buffer.committed", item_id="item")
+    await session.client_hears("input_audio_buffer.committed")
+
+
+# Whom nothing limits
+
+
+async def test_whom_nothing_limits_is_not_looked_at(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(tenants={"acme": EVERY_SCOPE})
+    session = await talk(gateway, upstream)
+    await session.session.from_client(frame(TEXT, b'{"type":"response.create"', final=False))
+    assert (await read_frame(session.session.turn.reader)).payload == b'{"type":"response.create"'
+    await session.begins()
+    await session.hang_up()
+    await gateway.lines.wait(1)
+    assert gateway.app.services.limiter.state().open_exchanges == 0
