@@ -18,18 +18,22 @@ _MOST_ITEMS = 1024
 _LONGEST = 1024
 """Bytes of a member that is kept whole; of a longer text it is kept that there is one."""
 
-_A_LONG_TEXT = "…"
+_A_LONG_TEXT = "…" * _LONGEST
 _SOMETHING_ELSE = True
 """Stands for objects and lists where nobody expects one."""
 
 _TEXT = rb'"(?:[^"\\]++|\\.)*+"'
 _PLAIN = rb'(?:[^"{}\[\]]++|' + _TEXT + rb")*+"
 _PLAINLY = re.compile(_PLAIN, re.DOTALL)
-_INNER = re.compile(rb'(?:[^"{}\[\]]++|' + _TEXT + rb"|[{\[]" + _PLAIN + rb"[}\]])*+", re.DOTALL)
+_LEXEME = re.compile(_TEXT + rb'|["{}\[\]]', re.DOTALL)
 _REST_OF_TEXT = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _BLANK = re.compile(rb"[ \t\r\n,]*+")
 _NAME = re.compile(rb"(" + _TEXT + rb")[ \t\r\n]*+:[ \t\r\n]*+", re.DOTALL)
 _SCALAR = re.compile(rb'[^ \t\r\n,"{}\[\]]++')
+
+_NO_LEXEMES = bytes(byte for byte in range(256) if byte not in b'"{}[]')
+_BLOCK_BYTES = 256
+_USUAL_DEPTH = 4
 
 _QUOTE, _BACKSLASH, _CLOSE = b'"\\}'
 _OPENING, _CLOSING = b"{[", b"}]"
@@ -92,22 +96,49 @@ class Outliner:
     def _leap(self, seen: bytes, at: int) -> int:
         end = _behind_text(seen, at)
         if end is None:
-            backslashes = len(seen) - max(at, len(seen.rstrip(b"\\")))
-            self._carry = b"\\" * (backslashes % 2)
+            self._carry = b"\\" * _begins_escape(seen, at, len(seen))
             return len(seen)
         self._in_text = False
         return end
 
     def _pass_over(self, seen: bytes, at: int) -> int:
-        at = _behind(_INNER, seen, at)
-        if at < len(seen):
-            lead = seen[at]
-            if lead == _QUOTE:
-                self._in_text = True
-            else:
-                self._depth += 1 if lead in _OPENING else -1
-            at += 1
+        """Go on in what nobody asks for: by blocks in which it does not end, the longer the further that is."""
+        at = self._pass_out(seen, at, at + _BLOCK_BYTES)
+        size = _BLOCK_BYTES
+        while self._depth and not self._in_text and at < len(seen):
+            end = min(at + size, len(seen))
+            end -= _begins_escape(seen, at, end)
+            opening, closing, self._in_text = _brackets(seen[at:end])
+            if closing >= self._depth:
+                self._in_text = False
+                if size == _BLOCK_BYTES:
+                    return self._pass_out(seen, at, end)
+                size = max(size // 4, _BLOCK_BYTES)
+                continue
+            self._depth += opening - closing
+            self._in_text |= end == at
+            at = end
+            size *= 2
+            if self._in_text and (behind := _behind_text(seen, at)) is not None:
+                self._in_text = False
+                at = behind
         return at
+
+    def _pass_out(self, seen: bytes, at: int, end: int) -> int:
+        """Go on through a block in which that may end."""
+        for lexeme in _LEXEME.finditer(seen, at, end):
+            lead = seen[lexeme.start()]
+            if lead == _QUOTE:
+                if lexeme.end() - lexeme.start() == 1:
+                    self._in_text = True
+                    return lexeme.end()
+            elif lead in _OPENING:
+                self._depth += 1
+            else:
+                self._depth -= 1
+                if not self._depth:
+                    return lexeme.end()
+        return min(end, len(seen))
 
     def _look(self, seen: bytes, at: int) -> int:
         """Go on where something is asked for: with the next member, or item."""
@@ -258,6 +289,30 @@ def _behind_text(seen: bytes, at: int) -> int | None:
         rest = _REST_OF_TEXT.match(seen, at)
         return None if rest is None else rest.end()
     return None if end < 0 else end + 1
+
+
+def _begins_escape(seen: bytes, begin: int, end: int) -> bool:
+    """Whether the last byte in front of the end is half of an escape; nothing is at the beginning."""
+    if begin == end or seen[end - 1] != _BACKSLASH:
+        return False
+    text = seen[begin:end]
+    return (len(text) - len(text.rstrip(b"\\"))) % 2 == 1
+
+
+def _brackets(block: bytes) -> tuple[int, int, bool]:
+    """How many brackets open and close outside of texts, and whether the block ends amid one.
+
+    Brackets that close what has been opened in the block are not counted, or both are, where they lie deep.
+    """
+    if _BACKSLASH in block:
+        block = block.replace(b"\\\\", b"").replace(b'\\"', b"")
+    # What lies between two quotes that stand side by side now is in no text, or in one that goes on behind them.
+    parts = block.translate(None, _NO_LEXEMES).replace(b'""', b"").split(b'"')
+    outside = b"".join(parts[::2])
+    for _ in range(_USUAL_DEPTH):
+        outside = outside.replace(b"{}", b"").replace(b"[]", b"")
+    opening = outside.count(b"{") + outside.count(b"[")
+    return opening, len(outside) - opening, len(parts) % 2 == 0
 
 
 def _read(value: bytes) -> Any:
