@@ -7,6 +7,7 @@ from typing import Any
 from gateway.endings import Ending
 from gateway.exchange.tallies import ExchangeTallies
 from gateway.limits.charges import QuotaSet
+from gateway.limits.terms import Dimension
 from gateway.operations.table import Operation
 from gateway.policy import requests as policy
 from gateway.policy.caller import Caller
@@ -17,6 +18,8 @@ _MOST_MODELS = 64
 
 _MOST_WAYS = 32
 """Ways that exchanges go for which a line is kept: what models are called is the client's choice."""
+
+_IMAGES = frozenset({Dimension.IMAGES_PER_MINUTE})
 
 _Way = tuple[str, str | None, int | None, Ending | None]
 """Method, model, status, and ending."""
@@ -29,8 +32,18 @@ class Standing:
     """
 
     __slots__ = (
-        *("allowed", "asks_body", "asks_head", "caller", "destination", "lines", "metered", "operation"),
-        *("question", "quotas", "tallies", "until", "_counted", "_of_model", "_sets"),
+        *(
+            "allowed",
+            "asks_body",
+            "asks_head",
+            "caller",
+            "counts_images",
+            "destination",
+            "lines",
+            "metered",
+            "operation",
+        ),
+        *("metered", "operation", "question", "quotas", "tallies", "until", "_counted", "_of_model", "_sets"),
     )
 
     def __init__(
@@ -55,6 +68,9 @@ class Standing:
 
         self.quotas = QuotaSet.of(caller.quotas)
         """What every request is charged to, whatever model it names."""
+
+        self.counts_images = "images" in operation.uses and caller.may_be_limited_by(_IMAGES)
+        """Whether it matters how many images are asked for."""
 
         self._of_model = caller.tenant.limits.of_model if caller.tenant.limits.models else None
         self._sets: dict[str | None, QuotaSet] = {}

@@ -11,7 +11,7 @@ from gateway.limits.arithmetic import format_reset
 from gateway.limits.charges import Charges, QuotaSet
 from gateway.limits.limiter import Limiter
 from gateway.limits.store import StoreUnavailable
-from gateway.limits.terms import Decision, Quota, binds
+from gateway.limits.terms import Charge, Decision, Dimension, Quota, binds
 from gateway.usage.cost import Cost, StatedAboveLimit, charges_for, settlement
 
 Decided = Callable[[str, str, str], None]
@@ -26,13 +26,14 @@ class Admission:
     What it needs is taken in one step or in several; until the last has been granted, nothing of it is spent.
     """
 
-    __slots__ = ("_at_the_door", "_decided", "_exchange", "_gives_back", "_limiter", "_takes")
+    __slots__ = ("_at_the_door", "_decided", "_exchange", "_gives_back", "_limiter", "_more_id", "_takes")
 
     def __init__(self, exchange: Exchange, limiter: Limiter, decided: Decided) -> None:
         self._exchange = exchange
         self._limiter = limiter
         self._decided = decided
         self._at_the_door: QuotaSet | None = None
+        self._more_id = ""
         self._takes = False
         self._gives_back = False
         """Something is held, and not yet for good."""
@@ -64,15 +65,34 @@ class Admission:
             hold = True
         return self._take(charges, hold=hold or None, is_all=True)
 
-    async def admit_model(self, model: str | None) -> None:
-        """Take what the same exchange needs for a model that it has named late."""
+    async def admit_form(self, model: str | None, images: int) -> None:
+        """Take what the same exchange needs beside for what its form has said late: the model, and how many images."""
         exchange = self._exchange
-        quotas = exchange.caller.tenant.limits.of_model(model)
-        if not quotas:
-            return
+        cost = exchange.cost or _NO_COST
+        more = 0
+        if cost.images is not None:
+            more = images - cost.images
+            exchange.cost = cost = cost._replace(images=images)
         self._gives_back = True
-        await self._take(charges_for(QuotaSet.of(quotas), exchange.cost or _NO_COST), hold=True)
+        quotas = exchange.caller.tenant.limits.of_model(model)
+        if quotas:
+            await self._take(charges_for(QuotaSet.of(quotas), cost), hold=True)
+        if more:
+            await self._take_images(images, more)
         self._gives_back = False
+
+    async def _take_images(self, images: int, more: int) -> None:
+        """Take those that were not counted at the door, under an id of their own: one takes once from each account."""
+        standing = self._exchange.standing
+        assert standing is not None, "who has limits is known"
+        quotas = [quota for quota in standing.quotas if quota.dimension is Dimension.IMAGES_PER_MINUTE]
+        for quota in quotas:
+            if images > quota.permits:
+                self._count("refused", quota.dimension.value)
+                raise _never_fits(quota)
+        charges = Charges(QuotaSet.of(quotas), [more] * len(quotas))
+        self._more_id = f"{self._exchange.id}+"
+        await self._take(charges, hold=True, exchange_id=self._more_id)
 
     def give_back(self) -> None:
         """What was asked for was refused after all: what is held was not used."""
@@ -81,24 +101,41 @@ class Admission:
     def settle(self) -> None:
         """Put what was used in place of what was taken. Never raises and never waits."""
         exchange = self._exchange
+        usage = None if exchange.is_socket else exchange.usage
+        if usage is not None and usage.images and exchange.spent:
+            self._charge_images(usage.images)
         if not self._takes:
             return
         if self._gives_back:
             self._limiter.cancel_soon(exchange.id)
+            self._limiter.cancel_soon(self._more_id)
             return
-        usage = None if exchange.is_socket else exchange.usage
         used = settlement(
             exchange.cost or _NO_COST, usage=usage, spent=exchange.spent, sent_bytes=exchange.bytes_in
         )
         self._limiter.settle_soon(exchange.id, used)
+        if self._more_id:  # of what was used nothing is left for these, unless nobody has counted
+            self._limiter.settle_soon(self._more_id, dict.fromkeys(used, 0))
 
-    async def _take(self, charges: Charges, *, hold: bool | None, is_all: bool = False) -> None:
+    def _charge_images(self, images: int) -> None:
+        """Charge what came though nobody could tell that it would, such as by a tool of a stored prompt."""
+        exchange = self._exchange
+        if exchange.standing is None or (exchange.cost or _NO_COST).images is not None:
+            return
+        quotas = exchange.standing.quotas_of(exchange.model)
+        self._limiter.charge_soon(
+            Charge(quota, images) for quota in quotas if quota.dimension is Dimension.IMAGES_PER_MINUTE
+        )
+
+    async def _take(
+        self, charges: Charges, *, hold: bool | None, is_all: bool = False, exchange_id: str | None = None
+    ) -> None:
         """Take these, and note their levels for the answer; `is_all`: the exchange needs nothing more."""
         exchange = self._exchange
         if charges.permits:
             self._takes = True
             try:
-                decision = await self._limiter.admit(exchange.id, charges, hold=hold)
+                decision = await self._limiter.admit(exchange_id or exchange.id, charges, hold=hold)
             except StoreUnavailable as outage:
                 self._count("unavailable")
                 raise limits_unavailable(outage) from outage
@@ -160,15 +197,20 @@ def stated_above(above: StatedAboveLimit, cost: Cost) -> NeverFits:
     )
 
 
+def _never_fits(quota: Quota) -> NeverFits:
+    limit, whose = _worded(quota)
+    return NeverFits(
+        f"This request alone costs more than the whole limit {limit}{whose}. "
+        "Make it smaller; waiting cannot help.",
+        detail=limit,
+    )
+
+
 def refusal_of(decision: Decision, quota: Quota) -> NeverFits | LimitExceeded:
     """What a caller is told whose limit has no room."""
-    limit, whose = _worded(quota)
     if decision.never:
-        return NeverFits(
-            f"This request alone costs more than the whole limit {limit}{whose}. "
-            "Make it smaller; waiting cannot help.",
-            detail=limit,
-        )
+        return _never_fits(quota)
+    limit, whose = _worded(quota)
     seconds = decision.retry_after_seconds
     return LimitExceeded(
         f"Rate limit reached: {limit}{whose}. Try again in {format_reset(seconds or 0)}.",

@@ -113,8 +113,11 @@ def limit(
     ) -> None:
         """Admit what has no body, or one that streams: that by its stated size."""
         head, limits = exchange.head, exchange.caller.tenant.limits
-        exchange.form = watch_form(exchange, admit=admission.admit_model if limits.models else None)
-        quotas = _standing(exchange).quotas_of(exchange.model)
+        standing = _standing(exchange)
+        counted = standing.counts_images
+        admit = admission.admit_form if counted or limits.models else None
+        exchange.form = watch_form(exchange, admit=admit, counted=counted)
+        quotas = standing.quotas_of(exchange.model)
         form_may_cost_more = exchange.form is not None and bool(limits.models)
         if quotas or form_may_cost_more:
             exchange.cost = (

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from gateway.credentials.principal import Principal
 from gateway.errors import ModelNotAllowed, ScopeMissing, SharedUpstream
-from gateway.limits.terms import Quota
+from gateway.limits.terms import Dimension, Quota
 from gateway.operations.model_patterns import allows
 from gateway.operations.scopes import OTHERS_USAGE
 from gateway.operations.table import Operation
@@ -37,6 +37,15 @@ class Caller:
     def quotas(self) -> tuple[Quota, ...]:
         """What every request of this caller is charged to, whatever model it names."""
         return self.tenant.limits.of_caller(self.principal)
+
+    def may_be_limited_by(self, dimensions: frozenset[Dimension]) -> bool:
+        """Whether a limit of one of these applies, if only to some models."""
+        limits = self.tenant.limits
+        return any(
+            quota.dimension in dimensions
+            for quotas in (self.quotas, *limits.models.values())
+            for quota in quotas
+        )
 
     def shares(self, operation: Operation) -> bool:
         """Whether what the upstream stores is open to other tenants as well, so that nothing stored may be named.

@@ -11,6 +11,7 @@ from gateway.exchange.observers import FormGate, StreamObserver
 from gateway.policy import requests as policy
 from gateway.policy import unnamed_models
 from gateway.policy.caller import Caller
+from gateway.policy.form_counts import COUNT_FIELD, check_count_field, count_in
 from gateway.policy.named_models import models_in
 from gateway.proxy.body import is_form, refuse_encoding
 from gateway.wire.headers import media_type
@@ -20,16 +21,16 @@ from gateway.wire.request_fields import BodyRefused
 from gateway.wire.search import Piece
 from gateway.wire.strict_json import strict_object
 
-AdmitModel = Callable[[str | None], Awaitable[None]]
-"""Takes the permits that a form needs for the model which it has named; raises to refuse."""
+AdmitForm = Callable[[str | None, int], Awaitable[None]]
+"""Takes the permits that a form needs for the model and the number of answers which it has named; raises to refuse."""
 
 
-def watch_form(exchange: Exchange, *, admit: AdmitModel | None) -> FormGate | None:
-    """Read the model of a form as it goes by; return what holds the form's end back, where its model matters.
+def watch_form(exchange: Exchange, *, admit: AdmitForm | None, counted: bool) -> FormGate | None:
+    """Read the model of a form as it goes by; return what holds the form's end back, where what it says matters.
 
-    It matters where some models are closed, where some have limits of their own (`admit` is given), and where the
-    form could name what other tenants have stored. Raises BadRequest, MediaTypeRefused or ModelNotAllowed for a
-    body in which nobody can find that.
+    It matters where some models are closed, where some have limits of their own or the answers asked for are limited
+    (`admit` is given; the latter if they are `counted`), and where the form could name what other tenants have stored.
+    Raises BadRequest, MediaTypeRefused or ModelNotAllowed for a body in which nobody can find that.
     """
     head, operation, caller = exchange.head, exchange.operation, exchange.caller
     if not head.has_body:
@@ -37,7 +38,7 @@ def watch_form(exchange: Exchange, *, admit: AdmitModel | None) -> FormGate | No
     if caller.restricted and operation.is_unlisted:
         raise policy.models_unseen("of a form stand where only its own operation knows", "Send JSON")
     where = operation.model.form
-    if where is None and not caller.shares(operation):
+    if where is None and not caller.shares(operation) and not counted:
         return None
     judged = caller.restricted or admit is not None or caller.shares(operation)
     if judged:
@@ -58,9 +59,11 @@ def watch_form(exchange: Exchange, *, admit: AdmitModel | None) -> FormGate | No
     read = {name} if name else set()
     if caller.restricted:
         read |= unnamed_models.fields()
+    if counted:
+        read.add(COUNT_FIELD)
     scanner = MultipartScanner(boundary, fields=read)
     if judged:
-        return _Gate(exchange, scanner, _ModelField(name, member), admit)
+        return _Gate(exchange, scanner, _ModelField(name, member), admit, counted=counted)
     if name:
         exchange.observers.append(_Watcher(exchange, scanner, _ModelField(name, member)))
     return None
@@ -94,19 +97,26 @@ class _ModelField:
 
 
 class _Gate:
-    """Lets a form pass that names nothing but what the caller may use; its last boundary waits until then."""
+    """Lets a form pass that names nothing but what the caller may use, and asks for no more than there is.
+
+    Its last boundary waits until then.
+    """
 
     def __init__(
         self,
         exchange: Exchange,
         scanner: MultipartScanner,
         field: _ModelField,
-        admit: AdmitModel | None,
+        admit: AdmitForm | None,
+        *,
+        counted: bool,
     ) -> None:
         self._exchange = exchange
         self._scanner = scanner
         self._field = field
         self._admit = admit
+        self._counted = counted
+        self._count = 1
         self._seen = 0
         """How many parts and fields the scanner had when policy was asked last."""
 
@@ -132,9 +142,13 @@ class _Gate:
         exchange, fields = self._exchange, self._scanner.fields
         for part in self._scanner.parts[self._asked :]:
             policy.check_field(exchange.caller, exchange.operation, part.name, self._field.name)
+            if self._counted:
+                check_count_field(part.name)
         self._asked = len(self._scanner.parts)
         for name in fields.keys() - {self._field.name}:
             policy.check_form_text(exchange.caller, name, fields[name])
+        if self._counted and COUNT_FIELD in fields:
+            self._count = count_in(fields[COUNT_FIELD])
         text = fields.get(self._field.name)
         if text is not None and not self._judged:
             self._judged = True
@@ -143,10 +157,10 @@ class _Gate:
                 exchange.model = exchange.model or model
 
     async def finish(self) -> bytes:
-        """Return the form's end. Raises BadRequest, ModelNotAllowed, or what admitting its model says."""
+        """Return the form's end. Raises BadRequest, ModelNotAllowed, or what admitting says."""
         exchange = self._exchange
         if self._admit is not None:
-            await self._admit(exchange.model)
+            await self._admit(exchange.model, self._count)
         if exchange.caller.restricted and self._field.name and exchange.model is None:
             raise policy.model_unnamed("the form")
         try:

@@ -123,7 +123,7 @@ async def test_exhausted_images_refuse_the_tool_as_well(
     assert (await post(gateway, RESPONSES, response())).status == 200
 
 
-@pytest.mark.parametrize("made", [0])
+@pytest.mark.parametrize("made", [0, 1, 3])
 @pytest.mark.parametrize("tools", [[TOOL], []], ids=["tool offered", "tool of a stored prompt"])
 async def test_tool_that_makes_images_is_settled_by_the_images_that_came(
     start_gateway: StartGateway, upstream: ScriptedUpstream, tools: list[Any], made: int
