@@ -28,6 +28,7 @@ from gateway.limits.no_buckets import NoBuckets
 from gateway.limits.store import BucketStore, Census
 from gateway.middleware import build_middlewares, compose
 from gateway.middleware.authorize import check_head
+from gateway.middleware.late_counting import LateCounting
 from gateway.middleware.services import Services
 from gateway.middleware.withdrawal import Withdrawal
 from gateway.operations.table import OperationTable
@@ -51,7 +52,10 @@ from gateway.settings.section import revealed
 from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
 from gateway.usage.counters import UsageStore
+from gateway.usage.late_register import LateRegister
+from gateway.usage.late_work import LateWorkStore
 from gateway.usage.ledger import UsageLedger
+from gateway.usage.memory_late_work import MemoryLateWork
 from gateway.usage.memory_usage import MemoryUsage
 from gateway.usage.no_usage import NoUsage
 
@@ -121,18 +125,25 @@ def build_app(
         refused=lambda tenant, reason: metrics.body_memory_refusals.labels(tenant, reason).inc(),
         first=lambda tenant: metrics.body_memory_held.watch(partial(memory.held_by, tenant), tenant),
     )
+    limiter = Limiter(
+        store or buckets,
+        own_workers=place.workers,
+        worker_index=place.index,
+        expected_replicas=settings.expected_replicas,
+    )
+    ledger = UsageLedger(counted, lost=metrics.usage_lost.inc)
+    late_work = _late_work(redis_url, settings.redis_prefix, place)
+    late_counting = LateCounting(ledger=ledger, limiter=limiter, tenants=tenants.book, metrics=metrics)
     services = Services(
         settings=settings,
         table=table,
         trust=trust,
         tenants=tenants.book,
-        limiter=Limiter(
-            store or buckets,
-            own_workers=place.workers,
-            worker_index=place.index,
-            expected_replicas=settings.expected_replicas,
-        ),
-        ledger=UsageLedger(counted, lost=metrics.usage_lost.inc),
+        limiter=limiter,
+        ledger=ledger,
+        late=None
+        if late_work is None
+        else LateRegister(late_work, heard=late_counting.heard, lost=metrics.late_work_lost.inc),
         metrics=metrics,
         log=_line_to(log, place.index, dropped=metrics.log_lines_dropped.inc),
         lifecycle=Lifecycle(),
@@ -185,6 +196,15 @@ def _counting(redis_url: str | None, prefix: str, place: Place) -> tuple[BucketS
     from gateway.usage.redis_usage import RedisUsage
 
     return RedisBuckets(redis_url, prefix=prefix), RedisUsage(redis_url, prefix=prefix)
+
+
+def _late_work(redis_url: str | None, prefix: str, place: Place) -> LateWorkStore | None:
+    """Where it is remembered who made what reports its usage later; None where each worker would count it."""
+    if not redis_url:
+        return None if place.workers > 1 else MemoryLateWork()
+    from gateway.usage.redis_late_work import RedisLateWork
+
+    return RedisLateWork(redis_url, prefix=prefix)
 
 
 def _dispatch(services: Services, upstreams: Upstreams, wheel: Wheel) -> Handler:
@@ -240,6 +260,7 @@ def _show_state(app: App, upstreams: Upstreams) -> None:
     metrics.limit_held.watch(lambda: state().open_exchanges)
     metrics.limit_late.watch(lambda: state().late_settlements)
     metrics.usage_waiting.watch(lambda: services.ledger.waiting)
+    metrics.late_work_waiting.watch(lambda: services.late.waiting if services.late else 0)
     metrics.revocations.watch(lambda: len(trust.revocations))
     metrics.revocations_age.watch(trust.revocations_age_seconds)
     show_issuers(services, services.settings)

@@ -132,8 +132,11 @@ class App:
                 self._withdrawal,
                 services.ledger,
                 services.limiter,
+                services.late,  # counts in both until it is closed
                 self.loop_lag,
             ):
+                if part is None:
+                    continue
                 await part.start()
                 started.push_async_callback(part.close)
             if self.configuration is not None:

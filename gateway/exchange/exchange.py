@@ -16,6 +16,7 @@ from gateway.limits.terms import Decision
 from gateway.operations.table import NO_PARAMS, Operation
 from gateway.policy.caller import NOBODY, Caller
 from gateway.usage.cost import Cost
+from gateway.usage.late_work import Shown
 from gateway.usage.reported import Known, Usage
 from gateway.wire.answer_head import Head
 from gateway.wire.body_facts import NOTHING_READ, BodyFacts
@@ -69,6 +70,8 @@ class Exchange:
         *("body", "body_gone", "facts", "held_seconds", "form", "cost", "decision"),
         # meter
         *("usage", "known", "spent", "session_gate"),
+        # late_watch
+        "shown",
         # proxy
         *("waited_seconds", "forwarded_at", "asked_at", "head_at", "upstream_request_id", "status"),
         *("upstream_ended_at", "detail", "added"),
@@ -149,6 +152,9 @@ class Exchange:
 
         self.session_gate: SessionGate | None = None
         """Admits what is asked for in a WebSocket, and holds it back until it has."""
+
+        self.shown: tuple[Shown, ...] = ()
+        """What its answer showed to have been used by what was made before: some of it, for the log."""
 
         self.waited_seconds = 0.0
         """Time spent waiting for a connection to the upstream to come free: the gateway's own, for it allows no

@@ -26,6 +26,7 @@ from gateway.exchange.exchange import Exchange, Times
 
 FLUSH_SECONDS = 0.05
 _TEXT_LIMIT = 256
+_ID_LIMIT = 64
 _SHORTER_LIMITS = (128, 64)
 """For the texts of a line that would be too long to arrive whole; with the last of them none is."""
 
@@ -133,12 +134,14 @@ FIELDS = {
     "usage_known": "`reported`, `estimated` or `unreported`, as in the metrics; only where something was used.",
     "usage": "What was used, by kind as in the metrics and with its `total`; the `tier` where the answer names one; "
     "`estimated` where nobody reported it.",
+    "object_usage": "What the answer said of objects that were made before, by their ids: counted once, for who made "
+    "each, and no part of what this exchange used.",
     "error": "The code of the gateway's own error; only where there was one.",
     "detail": "Its cause, or why a session ended, which the client is not told; only where there is one.",
 }
 """What a line says: every field, in their order, with its meaning for who reads it."""
 
-_RARE = frozenset({"waited_ms", "usage_known", "usage", "error", "detail"})
+_RARE = frozenset({"waited_ms", "usage_known", "usage", "object_usage", "error", "detail"})
 """Those that are not in every line."""
 
 
@@ -172,6 +175,8 @@ def access_record(exchange: Exchange, times: Times, *, worker: int = 0) -> dict[
         record["usage_known"] = exchange.known
     if exchange.usage is not None:
         record["usage"] = exchange.usage.amounts()
+    if exchange.shown:
+        record["object_usage"] = {_cut(one.id, _ID_LIMIT): one.usage.amounts() for one in exchange.shown}
     error = exchange.error
     if error is not None:
         record["error"] = error.code

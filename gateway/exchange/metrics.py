@@ -155,6 +155,17 @@ class Metrics:
             "Exchanges that will be missing from the usage counters.",
             registry=registry,
         ).labels()
+        self.late_work_waiting = Gauges(
+            "gateway_late_work_waiting",
+            "Objects made, or seen to be done, of which the store that remembers them has not been told yet.",
+            rule=Rule.SUM,
+            registry=registry,
+        )
+        self.late_work_lost = Counts(
+            "gateway_late_work_lost",
+            "Objects of which it will never be told: what they used may be counted for who asks, or not at all.",
+            registry=registry,
+        ).labels()
         self.limit_stores = Gauges(
             "gateway_limit_store_servers",
             "Servers that count limits, by whether they answer (up, down); none where limits are in memory.",

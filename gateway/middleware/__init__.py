@@ -67,6 +67,7 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
         meter(
             ledger=with_.ledger,
             limiter=with_.limiter,
+            late=with_.late,
             guesses=guesses,
             decided=with_.metrics.decided,
         ),

@@ -21,7 +21,7 @@ class AnswerReading(StreamObserver):
         self._metered = metered
         self._reader: UsageReader | None = None
         if metered:
-            exchange.choose(self._ask_for_usage() or (None if _readable(exchange.head) else READABLE))
+            exchange.choose(self._ask_for_usage() or (None if is_readable(exchange.head) else READABLE))
 
     def opened(self, head: Head) -> Watch | None:
         """The head says whether there is anything to read, and how."""
@@ -86,7 +86,7 @@ class AnswerReading(StreamObserver):
         return AnswerChange(events=self._without_added)
 
 
-def _readable(head: RequestHead) -> bool:
+def is_readable(head: RequestHead) -> bool:
     """Whether every encoding in which the client takes the answer can be read."""
     for at in head.names.all_of(b"accept-encoding") if b"accept-encoding" in head.names.first else ():
         for coding in head.fields[at][1].split(b","):

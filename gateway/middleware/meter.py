@@ -9,23 +9,33 @@ by response, and is counted and charged so.
 from __future__ import annotations
 
 import asyncio
+from time import time
 
 from gateway.errors import ClientLeft, UpstreamTimeout
 from gateway.exchange.exchange import Exchange
 from gateway.limits.limiter import Limiter
 from gateway.middleware.admission import Decided
 from gateway.middleware.answer_meter import AnswerReading
+from gateway.middleware.late_watch import watch_late_work
 from gateway.middleware.session_meter import SessionMeter
 from gateway.proxy.answer import Answer
 from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.request import Request
 from gateway.usage.guesses import Guesses
+from gateway.usage.late_register import LateRegister
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.reported import Known
 
 
-def meter(*, ledger: UsageLedger, limiter: Limiter, guesses: Guesses, decided: Decided) -> Middleware:
-    """Know what each exchange used by the time it ends, and count it once."""
+def meter(
+    *,
+    ledger: UsageLedger,
+    limiter: Limiter,
+    late: LateRegister | None,
+    guesses: Guesses,
+    decided: Decided,
+) -> Middleware:
+    """Know what each exchange used by the time it ends, and count it once; `late` has what is said after that."""
 
     def around(handler: Handler) -> Handler:
         async def metered(request: Request) -> Answer:
@@ -47,6 +57,9 @@ def meter(*, ledger: UsageLedger, limiter: Limiter, guesses: Guesses, decided: D
             elif exchange.operation.counts_usage:
                 reading = AnswerReading(exchange, metered=standing.metered)
                 exchange.observers.append(reading)
+            watch = None
+            if late is not None and exchange.operation.late_kind is not None:
+                watch = watch_late_work(exchange, late, time)
             abandoned = False
             try:
                 return await handler(request)
@@ -69,6 +82,8 @@ def meter(*, ledger: UsageLedger, limiter: Limiter, guesses: Guesses, decided: D
                 ledger.count(
                     counted, usage, exchange.known, bytes_in=exchange.bytes_in, bytes_out=exchange.bytes_out
                 )
+                if watch is not None:
+                    watch.ended()
 
         return metered
 

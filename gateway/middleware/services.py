@@ -15,6 +15,7 @@ from gateway.proxy.body_memory import BodyMemory
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.reading import Reading
 from gateway.settings.settings import Settings
+from gateway.usage.late_register import LateRegister
 from gateway.usage.ledger import UsageLedger
 
 
@@ -28,6 +29,9 @@ class Services:
     tenants: TenantBook
     limiter: Limiter
     ledger: UsageLedger
+    late: LateRegister | None
+    """Who made what reports its usage later; None where several workers have no store in common."""
+
     metrics: Metrics
     log: Callable[[Exchange, Times], None]
     lifecycle: Lifecycle

@@ -70,6 +70,7 @@ class Work(StrEnum):
 
 _COUNTED: Final = frozenset({"tokens", "images", "audio_megabytes", "audio_seconds", "audio_characters"})
 _NOT_HERE: Final = frozenset({UsageReport.REPEATED, UsageReport.LATER})
+_LATE_KINDS: Final = frozenset({"response", "run", "batch", "fine_tuning_job", "video", "eval_run"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,13 @@ class Operation:
     Not those that repeat what was counted when something was created, nor those that only prepare a session.
     """
 
+    late_kind: str | None = field(init=False, compare=False)
+    """The kind of what it makes or shows whose usage may be said after the answer that made it; None: it is said then,
+    or never."""
+
+    repeats_usage: bool = field(init=False, compare=False)
+    """Whether its answers show what something used that was made before."""
+
     is_batch: bool = field(init=False, compare=False)
     """Whether it runs another operation, the `endpoint` of its body, over the lines of a file."""
 
@@ -126,6 +134,8 @@ class Operation:
     def __post_init__(self) -> None:
         for name, value in (
             ("counts_usage", self.reports not in _NOT_HERE and not _COUNTED.isdisjoint(self.uses)),
+            ("late_kind", _late_kind_of(self)),
+            ("repeats_usage", self.reports is UsageReport.REPEATED),
             ("is_batch", self.model.in_input_file),
             ("is_administration", self.scope.startswith("org.")),
             ("is_own", self.group == OWN_GROUP),
@@ -162,6 +172,12 @@ class Operation:
     def id_params(self) -> tuple[str, ...]:
         """The names of the path's parameters, in their order."""
         return tuple(re.findall(r"{(\w+)}", self.path))
+
+
+def _late_kind_of(operation: Operation) -> str | None:
+    if operation.reports is UsageReport.NONE:
+        return None
+    return next((kind for kind in operation.object_kind.split(";") if kind in _LATE_KINDS), None)
 
 
 def _work_of(operation: Operation) -> Work:

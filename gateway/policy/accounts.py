@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple, assert_never
 from urllib.parse import urlsplit
@@ -106,6 +107,13 @@ def account_of(base_url: str, api_key: str | None, project: str | None) -> Accou
         place = PUBLIC_API  # its regional hosts are the same API
     secret = f"place {place}" if api_key is None else f"key {api_key}"
     return Account(place, hashlib.sha256(secret.encode()).hexdigest()[:_DIGITS], project if public else None)
+
+
+@lru_cache(maxsize=256)
+def storage_of(base_url: str) -> str:
+    """What stores the objects behind a way upstream: the same id in two of these means two objects."""
+    place = account_of(base_url, None, None).place
+    return place if place == PUBLIC_API else place + urlsplit(base_url).path.rstrip("/")
 
 
 def surely_one(

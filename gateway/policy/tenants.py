@@ -102,6 +102,11 @@ class TenantPolicy:
         return self.closed is not None
 
     @property
+    def reaches_others(self) -> bool:
+        """Whether it may reach what other tenants store, by the operator's word."""
+        return not self.apart and self.closed is None
+
+    @property
     def models(self) -> tuple[str, ...] | None:
         """The models that the tenant may use, names and globs; None: all."""
         return self.settings.models

@@ -50,7 +50,7 @@ _ITEM: Final[Outline] = {
     **dict.fromkeys(("type", "status", "container_id", "result")),
     "action": {"type": None},
 }
-_ANSWER: Final[Outline] = {
+ANSWER: Final[Outline] = {
     "usage": _USAGE,
     "x_groq": {"usage": _USAGE},
     "output": (_ITEM,),
@@ -58,8 +58,8 @@ _ANSWER: Final[Outline] = {
     "service_tier": None,
 }
 OUTLINE: Final[Outline] = {
-    **_ANSWER,
-    "response": _ANSWER,
+    **ANSWER,
+    "response": ANSWER,
     "item": _ITEM,
     "data": ({"b64_json": None, "url": None},),
     **dict.fromkeys(("object", "type", "model", "text", "duration")),

@@ -58,9 +58,10 @@ class _Place:
 class Outliner:
     """Takes a JSON document piece by piece; what it keeps does not depend on how that was cut."""
 
-    __slots__ = ("_carry", "_depth", "_ended", "_in_text", "_kept", "_places")
+    __slots__ = ("_carry", "_depth", "_ended", "_in_text", "_kept", "_outline", "_places")
 
-    def __init__(self) -> None:
+    def __init__(self, outline: Outline = OUTLINE) -> None:
+        self._outline = outline
         self._places: list[_Place] = []
         """Where in the document the next byte stands, the outermost first."""
 
@@ -158,7 +159,7 @@ class Outliner:
         if at < len(seen):
             if self._kept is not None or not seen.startswith(b"{", at):
                 return self._end(seen)
-            self._places.append(outermost := _Place(OUTLINE, None))
+            self._places.append(outermost := _Place(self._outline, None))
             self._kept = outermost.members
         return at + 1
 

@@ -1,0 +1,105 @@
+"""Counts what work has used that reported later: in the ledger, the metrics and the limits of who made the object."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from gateway.credentials.principal import Principal
+from gateway.exchange.metrics import Metrics
+from gateway.limits.limiter import Limiter
+from gateway.limits.terms import Charge, Dimension
+from gateway.policy.tenants import TenantBook
+from gateway.usage.counters import Counted, Entry, named, tier_of
+from gateway.usage.late_work import (
+    NOTHING_USED,
+    Claim,
+    Found,
+    Maker,
+    Part,
+    Shown,
+    Step,
+    is_by_batch,
+    negative,
+    still_to_charge,
+)
+from gateway.usage.ledger import UsageLedger
+from gateway.usage.reported import Known, Usage
+
+
+class LateCounting:
+    """What becomes of the steps that a register has told its store."""
+
+    def __init__(
+        self, *, ledger: UsageLedger, limiter: Limiter, tenants: TenantBook, metrics: Metrics
+    ) -> None:
+        self._ledger = ledger
+        self._limiter = limiter
+        self._tenants = tenants
+        self._metrics = metrics
+
+    def heard(self, step: Step, found: Found | None) -> None:
+        """The first claim counts; what a maker was counted with before is taken back, for its usage is known now."""
+        if not isinstance(step, Claim):
+            if found is not None:
+                self._take_back(step.maker.tenant, (step.part,))
+        elif step.own is not None:
+            # Its own answer said the usage, and that has been counted: unless somebody else saw it first.
+            parts = (step.own,) if found is None else found.parts
+            self._take_back(step.maker.tenant, parts)
+        elif found is not None:
+            self._count(step.shown, found)
+
+    def _count(self, shown: Shown, found: Found) -> None:
+        maker, parts = found
+        self._take_back(maker.tenant, parts)
+        for model, usage in shown.by_model:
+            entry = Entry(
+                named(maker.subject), named(model or maker.model), maker.operation, tier_of(usage.tier)
+            )
+            self._ledger.count(Counted(maker.tenant, entry), usage, Known.REPORTED, requests=0)
+        self._show(maker, shown, parts)
+        self._charge(maker, shown, parts)
+
+    def _take_back(self, tenant: str, parts: Iterable[Part]) -> None:
+        for part in parts:
+            if part.usage != NOTHING_USED:
+                entry = Entry(
+                    named(part.subject), named(part.model), part.operation, tier_of(part.usage.tier)
+                )
+                self._ledger.count(Counted(tenant, entry), negative(part.usage), Known.ESTIMATED, requests=0)
+
+    def _show(self, maker: Maker, shown: Shown, parts: Iterable[Part]) -> None:
+        """Add to the metrics what they lack: they count upwards only."""
+        added = sum((negative(part.usage) for part in parts), shown.usage)
+        tallies = self._metrics.of(self._tenants.get(maker.tenant).id, maker.operation)
+        used = tallies.usage.get(shown.usage.tier) or tallies.used_by(shown.usage.tier)
+        numbers: tuple[Any, ...] = added[: Usage._fields.index("tier")]
+        for at, amount in enumerate(numbers):
+            if amount > 0:
+                used[at] += amount
+
+    def _charge(self, maker: Maker, shown: Shown, parts: Sequence[Part]) -> None:
+        limits = self._tenants.get(maker.tenant).limits
+        principal = Principal(
+            *(maker.tenant, maker.subject, frozenset(), maker.credential_id, 0.0, 0.0), limits=maker.limits
+        )
+        amounts = Counter(
+            dict.fromkeys(limits.of_caller(principal), still_to_charge(shown.kind, shown.usage, parts))
+        )
+        for model, usage in shown.by_model:
+            name = model or maker.model
+            # A limit of a model holds what was made with its name.
+            amount = still_to_charge(shown.kind, usage, [part for part in parts if part.model == name])
+            amounts.update(dict.fromkeys(limits.of_model(name), amount))
+        dimension = (
+            Dimension.BATCH_INPUT_TOKENS_PER_DAY if is_by_batch(shown.kind) else Dimension.TOKENS_PER_DAY
+        )
+        charges = [
+            Charge(quota, amount)
+            for quota, amount in amounts.items()
+            if amount and quota.dimension is dimension
+        ]
+        if charges:
+            self._limiter.charge_soon(charges)

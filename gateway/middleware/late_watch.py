@@ -1,0 +1,238 @@
+"""Sees what becomes of work that reports later: objects that are made, and those that show their usage when asked for.
+
+It looks at the answers of operations whose row says so, as they go by, and holds no more than a small one of them.
+What it has seen it says when the exchange has ended, for by then is known what that itself was counted with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import orjson
+
+from gateway.exchange.exchange import Exchange
+from gateway.exchange.observers import READABLE, StreamObserver, Watch
+from gateway.middleware.answer_meter import is_readable
+from gateway.policy.accounts import storage_of
+from gateway.usage.inflating import Inflater, Unreadable, knows
+from gateway.usage.late_objects import OBJECTS, OUTLINE, id_of, objects_in, shown_by
+from gateway.usage.late_register import LateRegister
+from gateway.usage.late_work import NOTHING_USED, Claim, Maker, Note, Part, Place, Shown
+from gateway.usage.outline import Outliner
+from gateway.usage.reported import Known
+from gateway.wire.answer_head import Head
+from gateway.wire.codings import codings
+from gateway.wire.sse import SseEvent, SseSplitter
+
+_MOST_KEPT_BYTES = 64 * 1024
+_MOST_LOGGED = 3
+_BACKGROUND = b"background"
+
+
+def watch_late_work(exchange: Exchange, register: LateRegister, now: Callable[[], float]) -> LateWatch | None:
+    """What watches an exchange that may make or show such an object; None where nothing of it can be seen later."""
+    operation, standing = exchange.operation, exchange.standing
+    kind = operation.late_kind
+    if kind is None or exchange.is_socket or exchange.caller.shares(operation):
+        return None
+    if kind == "response" and not operation.repeats_usage and not _begins_in_background(exchange):
+        return None  # its own answer says what it used
+    watch = LateWatch(exchange, kind, register, now)
+    exchange.observers.append(watch)
+    if standing is not None and exchange.change is None and not is_readable(exchange.head):
+        exchange.choose(READABLE)
+    return watch
+
+
+class LateWatch(StreamObserver):
+    """Watches one answer."""
+
+    __slots__ = ("_exchange", "_inflater", "_kind", "_now", "_reader", "_register")
+
+    def __init__(
+        self, exchange: Exchange, kind: str, register: LateRegister, now: Callable[[], float]
+    ) -> None:
+        """`now`: the time in unix seconds."""
+        self._exchange = exchange
+        self._kind = kind
+        self._register = register
+        self._now = now
+        self._reader: _Document | _Events | None = None
+        self._inflater: Inflater | None = None
+
+    def opened(self, head: Head) -> Watch | None:
+        """Only what is JSON, or events, of a success that can be read."""
+        if not 200 <= head.status < 300 or head.status == 206:
+            return None
+        media_type = (head.get(b"content-type") or b"").partition(b";")[0].strip().lower()
+        encodings = codings((head.get(b"content-encoding") or b"",))
+        if not knows(encodings):
+            return None
+        if media_type == b"text/event-stream":
+            self._reader = _Events(b'"%b"' % OBJECTS[self._kind].encode())
+        elif media_type == b"application/json":
+            self._reader = _Document()
+        else:
+            return None
+        if not encodings:
+            return self._reader.feed
+        self._inflater = Inflater(encodings, self._reader.feed)
+        return self._unpack
+
+    def ended(self) -> None:
+        """The exchange has ended, and what it used has been counted."""
+        try:
+            self._tell()
+        except Exception:  # noqa: BLE001 (whatever an observer does, the exchange goes on)
+            if self._exchange.observer_failed is not None:
+                self._exchange.observer_failed()
+
+    def _tell(self) -> None:
+        if self._reader is None:
+            return
+        objects = self._reader.objects()
+        if self._exchange.operation.repeats_usage:
+            self._claim_all(filter(None, (shown_by(one, self._kind) for one in objects)))
+            return
+        for one in reversed(objects):
+            object_id = id_of(one, self._kind)
+            if object_id is not None:
+                self._made(object_id, shown_by(one, self._kind))
+                return
+
+    def _unpack(self, piece: bytes) -> None:
+        if self._inflater is None:
+            return
+        try:
+            self._inflater.feed(piece)
+        except Unreadable:
+            self._inflater = None
+
+    def _claim_all(self, shown: Iterable[Shown]) -> None:
+        """Others were made before: by whom is remembered, or else by who asks."""
+        exchange, now = self._exchange, self._now()
+        seen: list[Shown] = []
+        for one in shown:
+            claim = Claim(
+                self._key(one.id), exchange.id, self._maker(), one, counts_unknown=one.counts_unknown(now)
+            )
+            if self._register.claim(claim) and len(seen) < _MOST_LOGGED:
+                seen.append(one)
+        exchange.shown = tuple(seen)
+
+    def _made(self, object_id: str, shown: Shown | None) -> None:
+        """This exchange has made it, or worked on it."""
+        exchange, key = self._exchange, self._key(object_id)
+        maker = self._maker()
+        cost, usage = exchange.cost, exchange.usage
+        part = Part(
+            maker.subject,
+            maker.model,
+            maker.operation,
+            NOTHING_USED if usage is None else usage,
+            (cost.batch_input or 0) if cost is not None else 0,
+        )
+        if exchange.known is not Known.REPORTED:
+            self._register.note(Note(key, exchange.id, maker, part))
+        if shown is not None:
+            own = part if exchange.known is Known.REPORTED else None
+            self._register.claim(Claim(key, exchange.id, maker, shown, counts_unknown=True, own=own))
+
+    def _key(self, object_id: str) -> str:
+        tenant = self._exchange.caller.tenant
+        place = Place(storage_of(tenant.access.base_url), None if tenant.reaches_others else tenant.id)
+        return place.key(self._kind, object_id)
+
+    def _maker(self) -> Maker:
+        exchange, principal = self._exchange, self._exchange.caller.principal
+        return Maker(
+            exchange.caller.tenant.id,
+            principal.subject,
+            exchange.model or "",
+            exchange.operation.id,
+            principal.credential_id,
+            principal.limits,
+        )
+
+
+class _Document:
+    """A JSON answer: kept whole while it is small, scanned from then on."""
+
+    __slots__ = ("_kept", "_outliner")
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+        self._outliner: Outliner | None = None
+
+    def feed(self, piece: bytes) -> None:
+        if self._outliner is not None:
+            self._outliner.feed(piece)
+            return
+        self._kept += piece
+        if len(self._kept) > _MOST_KEPT_BYTES:
+            self._outliner = Outliner(OUTLINE)
+            self._outliner.feed(bytes(self._kept))
+            self._kept.clear()
+
+    def objects(self) -> list[dict[str, Any]]:
+        if self._outliner is not None:
+            return objects_in(self._outliner.finish())
+        return _objects_of(bytes(self._kept))
+
+
+class _Events:
+    """A stream of events, of which those are read that have an object of the kind: first and last say enough."""
+
+    __slots__ = ("_last", "_outliner", "_splitter", "_wanted")
+
+    def __init__(self, wanted: bytes) -> None:
+        self._wanted = wanted
+        self._splitter = SseSplitter(max_event_bytes=_MOST_KEPT_BYTES)
+        self._outliner: Outliner | None = None
+        self._last: list[dict[str, Any]] = []
+
+    def feed(self, piece: bytes) -> None:
+        for event in self._splitter.feed(piece):
+            self._take(event)
+
+    def objects(self) -> list[dict[str, Any]]:
+        if (rest := self._splitter.finish()) is not None:
+            self._take(rest)
+        self._end_fragments()
+        return self._last
+
+    def _take(self, event: SseEvent) -> None:
+        if not event.whole:
+            # A large one, in fragments, of which the first has the beginning of its data.
+            raw = event.raw
+            if self._outliner is None:
+                self._outliner = Outliner(OUTLINE)
+                raw = raw[max(0, raw.find(b"{")) :]
+            self._outliner.feed(raw)
+            return
+        self._end_fragments()
+        if self._wanted in event.raw:
+            self._last = _objects_of(event.data) or self._last
+
+    def _end_fragments(self) -> None:
+        if self._outliner is not None:
+            self._last = objects_in(self._outliner.finish()) or self._last
+            self._outliner = None
+
+
+def _objects_of(document: bytes) -> list[dict[str, Any]]:
+    try:
+        return objects_in(orjson.loads(document))
+    except orjson.JSONDecodeError:
+        return []
+
+
+def _begins_in_background(exchange: Exchange) -> bool:
+    """Whether the answer may come before the work is done; of a body that nobody has read, whether it says the word."""
+    if exchange.facts.background:
+        return True
+    standing, body = exchange.standing, exchange.body
+    if standing is None or standing.metered or body is None:
+        return False
+    return any(_BACKGROUND in piece for piece in body.received)
