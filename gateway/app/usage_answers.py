@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
+from functools import partial
 from urllib.parse import parse_qsl
 from weakref import WeakValueDictionary
 
@@ -16,9 +17,9 @@ from gateway.exchange.exchange import Exchange
 from gateway.limits.store import StoreUnavailable
 from gateway.usage.counters import Period, named
 from gateway.usage.ledger import UsageLedger
-from gateway.usage.report import Question, Report, TooManyRows, moment
+from gateway.usage.report import DEFAULT_BY, DEFAULT_SINCE, Question, Report, TooManyRows, document
 
-_ASKED = {"since": "24h", "by": "model"}
+_ASKED = {"since": DEFAULT_SINCE, "by": DEFAULT_BY}
 """What the query may have, with its defaults."""
 
 _MOST_SHOWN = 1000
@@ -52,22 +53,9 @@ class UsageAnswers:
         whose = self._tenants.setdefault(tenant, asyncio.Lock())
         async with whose, self._room:
             report = await self._read(tenant, periods, question.by, subject)
-            rows = await asyncio.to_thread(report.rows, _MOST_SHOWN)  # sorting many takes a while
-        document: dict[str, object] = {
-            "object": "gateway.usage",
-            "tenant": tenant,
-            **({} if subject is None else {"subject": subject}),
-            "since": moment(periods[0].start),
-            "until": moment(now),
-            "data": rows,
-            "total": report.total(),
-        }
-        if len(report) > len(rows):
-            document["note"] = (
-                f"These are the largest {len(rows)} of {len(report)} rows; the total has all of them. "
-                "Ask for a shorter time, or tell less apart."
-            )
-        return orjson.dumps(document)
+            found = partial(document, question, report, tenant=tenant, subject=subject, now=now)
+            said = await asyncio.to_thread(found, largest=_MOST_SHOWN)  # sorting many takes a while
+        return orjson.dumps(said)
 
     async def _read(
         self, tenant: str, periods: Sequence[Period], by: Sequence[str], subject: str | None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import csv
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import orjson
@@ -15,12 +17,26 @@ from gateway.cli.options import add_settings, settings_from
 from gateway.cli.stores import PATIENCE_SECONDS, counting_redis
 from gateway.cli.tables import shown, table
 from gateway.limits.store import StoreUnavailable
+from gateway.policy.accounts import listed
+from gateway.settings.settings import Settings
 from gateway.usage.counters import Period
 from gateway.usage.redis_usage import RedisUsage
-from gateway.usage.report import GROUPS, Question, Report, moment
+from gateway.usage.report import (
+    DEFAULT_BY,
+    DEFAULT_SINCE,
+    GROUPS,
+    UNITS,
+    Document,
+    Question,
+    Report,
+    document,
+)
 
 _ALWAYS = ("requests", "input", "output")
-"""Counters that are shown even where nothing was counted."""
+"""What is shown even where nothing was counted."""
+
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
+"""With what a cell begins that a spreadsheet would work out."""
 
 
 def register(verbs: Any) -> None:
@@ -30,17 +46,20 @@ def register(verbs: Any) -> None:
     command.add_argument("--tenant", required=True, help="whose usage")
     command.add_argument(
         "--since",
-        default="7d",
-        metavar="7d",
-        help="how far back; hours are told apart for 8 days, days for 400",
+        default=DEFAULT_SINCE,
+        metavar=DEFAULT_SINCE,
+        help="how far back, from 1s to 400d, from the hour in which that was; what is older than 8 days is kept by the "
+        f"day, so further back from the day (default: {DEFAULT_SINCE})",
     )
     command.add_argument(
         "--by",
-        default="model",
+        default=DEFAULT_BY,
         metavar="GROUP,…",
-        help=f"told apart by: {', '.join(GROUPS)} (default: model)",
+        help=f"told apart by any of {', '.join(GROUPS)}; hours go back for 8 days (default: {DEFAULT_BY})",
     )
-    command.add_argument("--json", action="store_true", help="for programs")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for programs, as GET /gateway/usage has it")
+    form.add_argument("--csv", action="store_true", help="for spreadsheets: every figure, no total")
     command.set_defaults(run=run)
 
 
@@ -48,30 +67,43 @@ def run(options: argparse.Namespace) -> int:
     """Print the usage; ValueError for a question that cannot be answered."""
     question = Question.read(options.since, options.by)
     settings = settings_from(options)
+    tenant: str = options.tenant
     now = time.time()
-    periods = question.periods(now)
     with counting_redis(settings, otherwise="GET /gateway/usage of each says what it has counted") as url:
         try:
-            report = asyncio.run(_read(url, settings.redis_prefix, options.tenant, periods, question.by))
+            report = asyncio.run(
+                _read(url, settings.redis_prefix, tenant, question.periods(now), question.by)
+            )
         except StoreUnavailable as unavailable:
             print(f"gateway: the usage cannot be read: {unavailable}", file=sys.stderr)
             return 1
-    since = moment(periods[0].start)
-    found, sums = report.rows(), report.total()
+    notes = []
+    if tenant not in settings.tenants:
+        if not report:
+            raise ValueError(_unknown(settings, tenant))
+        notes.append(f"The configuration has no tenant {shown(tenant)} any more.")
+    found = document(question, report, tenant=tenant, now=now, notes=notes)
     if options.json:
-        document = {
-            "tenant": options.tenant,
-            "since": since,
-            "until": moment(now),
-            "data": found,
-            "total": sums,
-        }
-        print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+        print(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
         return 0
-    print(f"{shown(options.tenant)} from {since} until {moment(now)}")
-    for line in _lines(question.by, found, sums):
-        print(line)
+    if options.csv:
+        _write_csv(found)
+    else:
+        print(f"{shown(tenant)} from {found['since']} until {found['until']}")
+        for line in _lines(found):
+            print(line)
+    for note in found["notes"]:
+        print(f"note: {note}", file=sys.stderr if options.csv else sys.stdout)
     return 0
+
+
+def _unknown(settings: Settings, tenant: str) -> str:
+    close = get_close_matches(tenant, settings.tenants, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return (
+        f"the configuration has no tenant {tenant!r}, and nothing is counted for one: {hint}"
+        f"there are {listed(settings.tenants)}"
+    )
 
 
 async def _read(url: str, prefix: str, tenant: str, periods: Sequence[Period], by: Sequence[str]) -> Report:
@@ -85,14 +117,36 @@ async def _read(url: str, prefix: str, tenant: str, periods: Sequence[Period], b
         await store.close()
 
 
-def _lines(
-    by: Sequence[str], found: Sequence[Mapping[str, object]], sums: Mapping[str, int | float]
-) -> list[str]:
-    counters = [name for name, amount in sums.items() if amount or name in _ALWAYS]
-    rows = [
-        [*(shown(str(row[group])) or "-" for group in by), *(f"{row[name]:,}" for name in counters)]
-        for row in found
-    ]
+def _lines(found: Document) -> Iterator[str]:
+    """A table; figures that are nowhere more than nothing are left out."""
+    by, total = found["by"], found["total"]
+    figures = [name for name, amount in total.items() if amount or name in _ALWAYS]
+    rows = [["" for _ in by] + [_unit(name) for name in figures]]
+    for row in found["data"]:
+        groups = [shown(str(row[group])) or "-" for group in by]
+        rows.append([*groups, *(f"{row[name]:,}" for name in figures)])
     if by:
-        rows.append(["total", *("" for _ in by[1:]), *(f"{sums[name]:,}" for name in counters)])
-    return list(table([*by, *counters], rows, left=len(by)))
+        rows.append(["total", *("" for _ in by[1:]), *(f"{total[name]:,}" for name in figures)])
+    return table([*by, *figures], rows, left=len(by))
+
+
+def _write_csv(found: Document) -> None:
+    """RFC 4180, with every figure and a unit behind its name, and no row that is the sum of others."""
+    by, figures = found["by"], list(found["units"])
+    writer = csv.writer(sys.stdout)
+    units = [(name, _unit(name)) for name in figures]
+    writer.writerow([*by, *(f"{name} ({unit})" if unit else name for name, unit in units)])
+    for row in found["data"]:
+        writer.writerow([*(_cell(str(row[group])) for group in by), *(row[name] for name in figures)])
+
+
+def _unit(figure: str) -> str:
+    """The unit of a figure, where its name does not say it."""
+    unit = UNITS[figure]
+    return "" if unit in figure else unit
+
+
+def _cell(name: str) -> str:
+    """A name such that neither a terminal nor a spreadsheet does anything with it but show it."""
+    name = shown(name)
+    return f"'{name}" if name.startswith(_FORMULA) else name

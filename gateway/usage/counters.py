@@ -11,14 +11,14 @@ from typing import NamedTuple, Protocol
 
 from gateway.usage.reported import COUNTED, Known, Usage
 
-COUNTERS = ("requests", *(known.value for known in Known), *COUNTED, "bytes_in", "bytes_out")
+COUNTERS = ("requests", *(known.value for known in Known), *COUNTED, "bytes_in", "bytes_out", "lost")
 """What is counted, in this order: requests, those of which something is known, LLM tokens from `input` to
-`output_audio`, milliseconds of audio."""
+`output_audio`, milliseconds of audio; `lost` are requests that a store may never have been told of."""
 
 (
     REQUESTS, _REPORTED, _ESTIMATED, _UNREPORTED, _SENT, _CACHED, _STORED, _SAID, _REASONING, _HEARD, _SPOKEN, _IMAGES,
     _MILLISECONDS, _CHARACTERS, _WEB_SEARCHES, _FILE_SEARCHES, _CODE_SESSIONS, _LONG_CONTEXT, _VIDEO_SECONDS,
-    BYTES_IN, BYTES_OUT,
+    BYTES_IN, BYTES_OUT, LOST,
 ) = range(len(COUNTERS))  # fmt: skip
 """Where they stand."""
 

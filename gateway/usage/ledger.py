@@ -22,6 +22,7 @@ from gateway.usage.counters import (
     BYTES_OUT,
     HOUR_SECONDS,
     KNOWN_AT,
+    LOST,
     REQUESTS,
     Batch,
     Counted,
@@ -164,8 +165,10 @@ class UsageLedger:
         if entries is None:
             if len(self._pending) >= _MOST_PLACES:
                 oldest = min(self._pending, key=itemgetter(1))
-                self._lose(self._pending.pop(oldest).values())
+                lost = self._pending.pop(oldest)
                 self._page = object()
+                self._lose(lost.values())
+                self._note_lost((oldest[0], hour), lost.items())
             entries = self._pending[place] = {}
         counted.counts, counted.page = counts_of(entries, counted.entry), self._page
 
@@ -207,7 +210,9 @@ class UsageLedger:
         now, first = time.monotonic(), untold.maybe_told_at
         if first is not None and now - first > _GIVE_UP_SECONDS:
             # The store may have it, and has forgotten the id: telling it again could count it twice.
-            self._lose(counts for _, counts in untold.batch.entries)
+            batch = untold.batch
+            self._lose(counts for _, counts in batch.entries)
+            self._note_lost((batch.tenant, batch.hour.start // HOUR_SECONDS), batch.entries)
             untold.told = True
             return
         untold.maybe_told_at = now if first is None else first
@@ -217,6 +222,17 @@ class UsageLedger:
         except StoreUnavailable as unavailable:
             if first is None and not unavailable.sent:
                 untold.maybe_told_at = None
+
+    def _note_lost(self, place: tuple[str, int], lost: Iterable[tuple[Entry, Counts]]) -> None:
+        """Have reports say that these are missing, once the store listens."""
+        entries = self._pending.get(place)
+        if entries is None:
+            if len(self._pending) >= _MOST_PLACES - 1:
+                return  # who makes room must not take it
+            entries = self._pending[place] = {}
+        for entry, counts in lost:
+            if missing := counts[REQUESTS] + counts[LOST]:
+                counts_of(entries, entry)[LOST] += missing
 
     def _lose(self, counts: Iterable[Counts]) -> None:
         requests = sum(count[REQUESTS] for count in counts)

@@ -1,20 +1,53 @@
-"""Usage as people ask for it: since when, by what, in rows that add up. Pure."""
+"""Usage as people ask for it: since when, by what, in rows that add up, with what is missing from them. Pure."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from heapq import nlargest
 from operator import itemgetter
+from typing import Literal, NotRequired, TypedDict
 
-from gateway.usage.counters import COUNTERS, DAY_SECONDS, HOUR_SECONDS, Counts, Period, Row, periods_since
+from gateway.usage.counters import (
+    COUNTERS,
+    DAY_SECONDS,
+    DAYS_KEPT_SECONDS,
+    DEFAULT_TIER,
+    HOUR_SECONDS,
+    HOURS_KEPT_SECONDS,
+    Counts,
+    Period,
+    Row,
+    periods_since,
+)
+from gateway.usage.reported import Known
 
-GROUPS = ("hour", "day", "subject", "model", "operation")
+GROUPS = ("hour", "day", "subject", "model", "operation", "tier")
 """By what usage can be told apart; hours go back for eight days, days for four hundred."""
 
+DEFAULT_SINCE = "7d"
+DEFAULT_BY = "model"
+
+_LLM_TOKENS = "LLM tokens"
+_UNITS = {
+    **dict.fromkeys((*(known.value for known in Known), "long_context", "lost"), "requests"),
+    **dict.fromkeys(
+        ("input", "cached_input", "cache_write", "output", "reasoning", "input_audio", "output_audio"),
+        _LLM_TOKENS,
+    ),
+    **dict.fromkeys(("web_searches", "file_searches"), "calls"),
+    "code_sessions": "containers",
+    **dict.fromkeys(("audio_seconds", "video_seconds"), "seconds"),
+    **dict.fromkeys(("bytes_in", "bytes_out"), "bytes"),
+}
+FIGURES = tuple("audio_seconds" if counter == "milliseconds" else counter for counter in COUNTERS)
+UNITS = {figure: _UNITS.get(figure, figure) for figure in FIGURES}
+"""What is shown of each row, in this order, and in which unit; `requests`, `images` and `characters` are their own."""
+
+_AUDIO = FIGURES.index("audio_seconds")
 _DURATION = re.compile(r"([1-9][0-9]{0,8})([smhdw])")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": HOUR_SECONDS, "d": DAY_SECONDS, "w": 7 * DAY_SECONDS}
 
@@ -103,11 +136,107 @@ class Report:
         return figures(self._total)
 
 
+class Document(TypedDict):
+    """A report as programs read it."""
+
+    object: Literal["gateway.usage"]
+    tenant: str
+    subject: NotRequired[str]
+    """Whose usage alone it is; absent: the whole tenant's."""
+
+    since: str
+    """When the first hour or day begins that is in it."""
+
+    until: str
+    by: Sequence[str]
+    units: Mapping[str, str]
+    data: Sequence[Mapping[str, object]]
+    total: Mapping[str, int | float]
+    notes: Sequence[str]
+    """What has to be known of the figures: what is missing, and why."""
+
+
+def document(
+    question: Question,
+    report: Report,
+    *,
+    tenant: str,
+    subject: str | None = None,
+    now: float,
+    largest: int | None = None,
+    notes: Iterable[str] = (),
+) -> Document:
+    """The same whoever hands it out: `notes` are said before those that its figures need.
+
+    `largest`: no more than so many rows.
+    """
+    rows, total, periods = report.rows(largest), report.total(), question.periods(now)
+    whose: Document = {
+        "object": "gateway.usage",
+        "tenant": tenant,
+        "since": moment(periods[0].start),
+        "until": moment(now),
+        "by": question.by,
+        "units": UNITS,
+        "data": rows,
+        "total": total,
+        "notes": [
+            *notes,
+            *_beyond_what_is_kept(question, periods[0], now),
+            *_not_shown(len(rows), len(report)),
+            *_not_known(total),
+        ],
+    }
+    if subject is not None:
+        whose["subject"] = subject
+    return whose
+
+
+def _beyond_what_is_kept(question: Question, first: Period, now: float) -> Iterator[str]:
+    """What was asked for and is no longer there."""
+    if first.start <= now - question.since_seconds:
+        return
+    if "hour" in question.by:
+        yield (
+            f"Hours are told apart for {HOURS_KEPT_SECONDS // DAY_SECONDS} days: this begins at {moment(first.start)}. "
+            "Leave hour out of by to look further back."
+        )
+    else:
+        yield f"Usage is kept for {DAYS_KEPT_SECONDS // DAY_SECONDS} days: this begins at {moment(first.start)}."
+
+
+def _not_shown(shown: int, there: int) -> Iterator[str]:
+    if shown < there:
+        yield (
+            f"These are the largest {shown} of {there} rows; the total has all of them. Ask for a shorter time, or "
+            "tell less apart."
+        )
+
+
+def _not_known(total: Mapping[str, int | float]) -> Iterator[str]:
+    """In which way the figures are no more than what is known."""
+    requests = total["requests"]
+    if total["unreported"]:
+        yield (
+            f"{total['unreported']} of {requests} requests are unreported: they used something, nobody said how much, "
+            "and it is in none of these figures. Streams say it when they are asked for it, which metering does."
+        )
+    if total["estimated"]:
+        yield (
+            f"{total['estimated']} of {requests} requests are estimated: nobody said what they used, and these figures "
+            "have what the gateway saw or reserved."
+        )
+    if total["lost"]:
+        yield (
+            f"Up to {total['lost']} more requests are missing: the store of these figures did not confirm them in time."
+        )
+
+
 def figures(counts: Sequence[int]) -> dict[str, int | float]:
-    """The counters by name; audio in seconds."""
-    named: dict[str, int | float] = dict(zip(COUNTERS, counts, strict=True))
-    milliseconds = named.pop("milliseconds")
-    return {**named, "audio_seconds": milliseconds / 1000}
+    """What is shown, by name; audio in seconds."""
+    shown: list[int | float] = list(counts)
+    shown[_AUDIO] /= 1000
+    return dict(zip(FIGURES, shown, strict=True))
 
 
 @lru_cache(maxsize=1024)
@@ -122,5 +251,7 @@ def _group(row: Row, group: str) -> str:
             return moment(row.period.start)
         case "day":
             return moment(Period.around(row.period.start, DAY_SECONDS).start)
+        case "tier":
+            return row.entry.tier or DEFAULT_TIER
         case _:
             return str(getattr(row.entry, group))

@@ -114,8 +114,8 @@ class TestSize:
         assert len(said["data"]) == 1000
         assert {row["input"] for row in said["data"]} == set(range(2001, 3001)), "the largest"
         assert said["total"]["requests"] == 3000, "all of them"
-        assert "1000 of 3000" in said["note"]
-        assert "note" not in await usage(gateway, "?by=operation")
+        assert "1000 of 3000" in said["notes"][0]
+        assert (await usage(gateway, "?by=operation"))["notes"] == []
 
     async def test_a_great_deal_is_read_in_bites_while_others_are_served(
         self, start_gateway: StartGateway, redis: RedisServer

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
+import re
 import time
+from functools import partial
+from operator import sub
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -16,6 +22,8 @@ from gateway.usage.counters import HOUR_SECONDS, Counted, Entry
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.redis_usage import RedisUsage
 from gateway.usage.reported import Known, Usage
+from tests.kit.asking import ask
+from tests.kit.gateway import running_gateway
 from tests.kit.redis import RedisServer
 
 LIMITS = """
@@ -57,14 +65,141 @@ def test_usage_is_a_table_with_a_total(
 ) -> None:
     use(redis)
     assert main(["usage", "--tenant", "acme", "--since", "7d", "--config", config]) == 0
-    title, *lines = capsys.readouterr().out.splitlines()
+    title, *lines, note = capsys.readouterr().out.splitlines()
     assert title.startswith("acme from 20")
-    assert [line.split() for line in lines] == [
-        ["model", "requests", "reported", "estimated", "input", "output", "bytes_in", "audio_seconds"],
-        ["gpt-4o", "2", "1", "1", "1,234", "200", "14", "1.5"],
-        ["-", "1", "0", "0", "0", "0", "7", "0.0"],
-        ["total", "3", "1", "1", "1,234", "200", "21", "1.5"],
+    assert [re.split(" {2,}", line.strip()) for line in lines] == [
+        ["model", "requests", "reported", "estimated", "input", "output", "audio_seconds", "bytes_in"],
+        ["requests", "requests", "LLM tokens", "LLM tokens"],
+        ["gpt-4o", "2", "1", "1", "1,234", "200", "1.5", "14"],
+        ["-", "1", "0", "0", "0", "0", "0.0", "7"],
+        ["total", "3", "1", "1", "1,234", "200", "1.5", "21"],
     ]
+    ends = [
+        line.rindex(end) + len(end) for line, end in zip(lines[:3], ("output", "tokens", "200"), strict=True)
+    ]
+    assert len(set(ends)) == 1, "units stand below what they are of"
+    assert note.startswith("note: 1 of 3 requests are estimated")
+
+
+def test_usage_is_told_apart_by_the_tier_that_served(
+    redis: RedisServer, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever a tier has of it is not counted twice, nor in the hour nor in the day."""
+
+    async def count() -> None:
+        for days in (0, 3):
+            ledger = UsageLedger(RedisUsage(redis.url), clock=partial(sub, time.time(), days * 86_400))
+            for tier, amount in (("", 1), ("flex", 10), ("batch", 100), ("flex", 1000)):
+                entry = Entry("alice", "gpt-4o", "op", tier)
+                ledger.count(Counted("acme", entry), Usage(input=amount, tier=tier), Known.REPORTED)
+                await ledger.flush()
+            await ledger.close()
+
+    asyncio.run(count())
+    assert main(["usage", "--tenant", "acme", "--by", "tier,day", "--json", "--config", config]) == 0
+    found = orjson.loads(capsys.readouterr().out)
+    assert [(data["tier"], data["requests"], data["input"]) for data in found["data"]] == [
+        ("flex", 2, 1010),
+        ("batch", 1, 100),
+        ("default", 1, 1),
+    ] * 2
+    assert (found["total"]["requests"], found["total"]["input"]) == (8, 2222)
+    assert main(["usage", "--tenant", "acme", "--by", "model", "--json", "--config", config]) == 0
+    ((data),) = orjson.loads(capsys.readouterr().out)["data"]
+    assert (data["requests"], data["input"]) == (8, 2222)
+
+
+def test_usage_for_spreadsheets_is_figures_and_nothing_that_they_would_work_out(
+    redis: RedisServer, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ['=HYPERLINK("http://x","y")', "+1", "-1", "@a", "＝1", 'a "b", c', "plain", "\t=1", "\r\n=2"]
+
+    async def count() -> None:
+        ledger = UsageLedger(RedisUsage(redis.url))
+        for number, name in enumerate(names, 1):
+            ledger.count(Counted("acme", Entry(name, "", "op")), Usage(input=10**6 * number), Known.REPORTED)
+        await ledger.close()
+
+    asyncio.run(count())
+    assert main(["usage", "--tenant", "acme", "--by", "subject,model", "--csv", "--config", config]) == 0
+    text = capsys.readouterr().out
+    assert text.count("\r\n") == text.count("\n") == len(names) + 1
+    head, *rows = csv.reader(io.StringIO(text, newline=""))
+    assert head[:7] == [
+        *("subject", "model", "requests", "reported (requests)", "estimated (requests)"),
+        *("unreported (requests)", "input (LLM tokens)"),
+    ]
+    assert {len(row) for row in rows} == {len(head)}
+    assert sorted(int(row[6]) for row in rows) == [10**6 * number for number in range(1, len(names) + 1)]
+    assert {row[1] for row in rows} == {""}
+    assert 'a "b", c' in {row[0] for row in rows}
+    assert not [row[0] for row in rows if row[0][0] in "=+-@＝\t\r"]
+    assert sum(row[0].startswith("'") for row in rows) >= 5
+
+
+def test_what_programs_read_is_what_the_gateway_says_itself(
+    redis: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same defaults, the same shape, the same figures, the same notes."""
+    use(redis)
+    use(redis, now=time.time() - 5 * 86_400)
+    config = tmp_path / "gateway.toml"
+    config.write_text(f'redis_url = "{redis.url}"\n{LIMITS}', encoding="utf-8")
+
+    async def answers() -> list[Any]:
+        async with running_gateway(
+            upstream={"base_url": "http://127.0.0.1:9/v1", "api_key": "k"},
+            redis_url=redis.url,
+            tenants={"acme": {}},
+        ) as gateway:
+            return [
+                orjson.loads(
+                    (await ask(gateway, "GET", f"/gateway/usage{query}", scopes=["usage:read"])).body
+                )
+                for query in ("", "?since=9d&by=hour,tier")
+            ]
+
+    for said, more in zip(asyncio.run(answers()), ([], ["--since", "9d", "--by", "hour,tier"]), strict=True):
+        assert main(["usage", "--tenant", "acme", "--json", "--config", str(config), *more]) == 0
+        found = orjson.loads(capsys.readouterr().out)
+        assert list(found) == list(said)
+        assert {**found, "until": ""} == {**said, "until": ""}
+        assert said["total"]["requests"] == 6
+        assert len(said["notes"]) == 1 + ("--since" in more)
+
+
+def test_tenant_that_nobody_has_is_an_error_and_one_that_is_gone_is_not(
+    redis: RedisServer, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for form in ([], ["--json"], ["--csv"]):
+        assert main(["usage", "--tenant", "acne", *form, "--config", config]) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert "did you mean acme?" in captured.err and "there are acme, beta" in captured.err
+    use(redis)
+    gone = Path(config).with_name("other.toml")
+    gone.write_text(f'redis_url = "{redis.url}"\n[tenants.beta]\n', encoding="utf-8")
+    assert main(["usage", "--tenant", "acme", "--config", str(gone)]) == 0
+    assert "no tenant acme any more" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("since", "by", "note"),
+    [
+        ("9d", "hour", "Hours are told apart for 8 days: this begins at"),
+        ("500d", "model", "Usage is kept for 400 days: this begins at"),
+        ("7d", "hour", None),
+        ("90d", "day,model", None),
+    ],
+)
+def test_what_is_no_longer_kept_is_said(
+    redis: RedisServer, config: str, capsys: pytest.CaptureFixture[str], since: str, by: str, note: str | None
+) -> None:
+    command = ["usage", "--tenant", "acme", "--since", since, "--by", by, "--config", config]
+    assert main(command) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert len(notes) == (note is not None)
+    assert all(line.startswith(f"note: {note}") for line in notes)
 
 
 def test_usage_for_programs(redis: RedisServer, config: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,9 +244,10 @@ def test_nobody_elses_usage_is_shown(
 ) -> None:
     use(redis)
     assert main(["usage", "--tenant", "beta", "--config", config]) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == [
-        "model  requests  input  output",
-        "total         0      0       0",
+    assert [re.split(" {2,}", line.strip()) for line in capsys.readouterr().out.splitlines()[1:]] == [
+        ["model", "requests", "input", "output"],
+        ["LLM tokens", "LLM tokens"],
+        ["total", "0", "0", "0"],
     ]
 
 

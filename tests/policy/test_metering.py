@@ -101,3 +101,4 @@ async def is_told_everywhere(gateway: Gateway, known: str) -> None:
         known: 1,
     }
     assert total["input"] == (CHAT_COUNTS["input"] if known == "reported" else 0)
+    assert any("unreported" in note for note in said["notes"]) == (known == "unreported")

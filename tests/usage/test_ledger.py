@@ -36,7 +36,7 @@ from gateway.usage.counters import (
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.memory_usage import MemoryUsage
 from gateway.usage.redis_usage import RedisUsage
-from gateway.usage.report import GROUPS, Question, Report, TooManyRows, figures
+from gateway.usage.report import GROUPS, Question, Report, TooManyRows, document, figures
 from gateway.usage.reported import Known, Usage
 from tests.conftest import StartGateway
 from tests.kit.asking import ask, error_of
@@ -279,6 +279,26 @@ async def test_what_is_given_up_while_no_store_listens_is_said_to_be_lost_and_no
     assert sum(lost) > 0
     assert sum(lost) + ledger.waiting == 3000
     await ledger.close()
+
+
+async def test_what_was_given_up_is_said_where_it_is_missing(store: UsageStore) -> None:
+    """Beside what came later: a report without it would be short, and nobody would know."""
+    clock, alice = Clock(NOON), Counted("acme", ALICE)
+    ledger = UsageLedger(store, clock=clock)
+    for _ in range(3):
+        ledger.count(alice, Usage(input=5), Known.REPORTED)
+    clock.now += HOUR_SECONDS
+    ledger.count(alice, Usage(input=7), Known.REPORTED)
+    for number in range(999):
+        ledger.count(Counted(f"tenant-{number}", BOB), None, None)
+
+    assert await rows_of(ledger, "acme", [HOUR]) == []
+    ((row),) = await rows_of(ledger, "acme", [Period(HOUR.start + HOUR_SECONDS, HOUR_SECONDS)])
+    assert named_counts(row) == {"requests": 1, "reported": 1, "input": 7, "lost": 3}
+    question, report = Question(DAY_SECONDS, ("model",)), Report(["model"])
+    report.add([row])
+    (note,) = document(question, report, tenant="acme", now=clock.now)["notes"]
+    assert note.startswith("Up to 3 more requests are missing")
 
 
 async def test_telling_of_many_tenants_lets_others_have_their_turn() -> None:
