@@ -52,6 +52,7 @@ from gateway.settings.section import revealed
 from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
 from gateway.usage.counters import UsageStore
+from gateway.usage.guesses import Guesses, LengthStore
 from gateway.usage.late_register import LateRegister
 from gateway.usage.late_work import LateWorkStore
 from gateway.usage.ledger import UsageLedger
@@ -144,6 +145,7 @@ def build_app(
         late=None
         if late_work is None
         else LateRegister(late_work, heard=late_counting.heard, lost=metrics.late_work_lost.inc),
+        guesses=Guesses(settings.expected_output, _lengths(redis_url, settings.redis_prefix)),
         metrics=metrics,
         log=_line_to(log, place.index, dropped=metrics.log_lines_dropped.inc),
         lifecycle=Lifecycle(),
@@ -205,6 +207,15 @@ def _late_work(redis_url: str | None, prefix: str, place: Place) -> LateWorkStor
     from gateway.usage.redis_late_work import RedisLateWork
 
     return RedisLateWork(redis_url, prefix=prefix)
+
+
+def _lengths(redis_url: str | None, prefix: str) -> LengthStore | None:
+    """Where all gateways know how long answers have been; None: each process knows its own."""
+    if not redis_url:
+        return None
+    from gateway.usage.redis_lengths import RedisLengths
+
+    return RedisLengths(redis_url, prefix=prefix)
 
 
 def _dispatch(services: Services, upstreams: Upstreams, wheel: Wheel) -> Handler:

@@ -131,6 +131,7 @@ class App:
                 services.trust,
                 self._withdrawal,
                 services.ledger,
+                services.guesses,
                 services.limiter,
                 services.late,  # counts in both until it is closed
                 self.loop_lag,

@@ -16,14 +16,12 @@ from gateway.middleware.record import record
 from gateway.middleware.services import Services
 from gateway.middleware.standings import Standings
 from gateway.proxy.handler import Handler, Middleware
-from gateway.usage.guesses import Guesses
 
 
 def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
     """The one place where the order is declared, and what each link works with."""
     settings = with_.settings
     edge = settings.edge
-    guesses = Guesses(settings.expected_output)
     return (
         # sees every ending, refusals included: one line and one set of metrics each
         record(
@@ -58,7 +56,7 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
             table=with_.table,
             edge=edge,
             reading=with_.reading,
-            guesses=guesses,
+            guesses=with_.guesses,
             file_bytes=with_.file_bytes,
             decided=with_.metrics.decided,
             memory=with_.memory,
@@ -68,7 +66,7 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
             ledger=with_.ledger,
             limiter=with_.limiter,
             late=with_.late,
-            guesses=guesses,
+            guesses=with_.guesses,
             decided=with_.metrics.decided,
         ),
     )

@@ -13,6 +13,7 @@ from gateway.limits.limiter import Limiter
 from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import Charge, Decision, Dimension, Quota, binds
 from gateway.usage.cost import Cost, StatedAboveLimit, charges_for, settlement
+from gateway.usage.guesses import Guesses
 
 Decided = Callable[[str, str, str], None]
 """Counts a decision that grants nothing: tenant, `refused` or `unavailable`, and the limit that refused, or `none`."""
@@ -26,12 +27,15 @@ class Admission:
     What it needs is taken in one step or in several; until the last has been granted, nothing of it is spent.
     """
 
-    __slots__ = ("_at_the_door", "_decided", "_exchange", "_gives_back", "_limiter", "_more_id", "_takes")
+    __slots__ = (
+        *("_at_the_door", "_decided", "_exchange", "_gives_back", "_guesses", "_limiter", "_more_id", "_takes"),
+    )
 
-    def __init__(self, exchange: Exchange, limiter: Limiter, decided: Decided) -> None:
+    def __init__(self, exchange: Exchange, limiter: Limiter, decided: Decided, guesses: Guesses) -> None:
         self._exchange = exchange
         self._limiter = limiter
         self._decided = decided
+        self._guesses = guesses
         self._at_the_door: QuotaSet | None = None
         self._more_id = ""
         self._takes = False
@@ -110,12 +114,15 @@ class Admission:
             self._limiter.cancel_soon(exchange.id)
             self._limiter.cancel_soon(self._more_id)
             return
-        used = settlement(
-            exchange.cost or _NO_COST, usage=usage, spent=exchange.spent, sent_bytes=exchange.bytes_in
-        )
+        cost = exchange.cost or _NO_COST
+        used = settlement(cost, usage=usage, spent=exchange.spent, sent_bytes=exchange.bytes_in)
         self._limiter.settle_soon(exchange.id, used)
         if self._more_id:  # of what was used nothing is left for these, unless nobody has counted
             self._limiter.settle_soon(self._more_id, dict.fromkeys(used, 0))
+        if usage is not None and cost.output and cost.maximum is None and not usage.estimated:
+            self._guesses.had(
+                exchange.operation, exchange.caller.tenant.id, exchange.model, usage.output // cost.answers
+            )
 
     def _charge_images(self, images: int) -> None:
         """Charge what came though nobody could tell that it would, such as by a tool of a stored prompt."""

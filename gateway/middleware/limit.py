@@ -64,7 +64,7 @@ def limit(
             head, caller = exchange.head, standing.caller
             whole = body.must_be_read(head, exchange.operation, caller)
             body.check_length(exchange.stated_bytes, whole=whole, edge=edge)
-            admission = Admission(exchange, limiter, decided)
+            admission = Admission(exchange, limiter, decided, guesses)
             room = memory.room_for(caller.tenant.id)
             exchange.body_gone = room.release
             try:
@@ -175,6 +175,7 @@ def limit(
             return _NO_COST
         return cost_of(
             exchange.operation,
+            tenant=exchange.caller.tenant.id,
             model=exchange.model,
             facts=exchange.facts,
             length_bytes=exchange.stated_bytes,

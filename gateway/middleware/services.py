@@ -15,6 +15,7 @@ from gateway.proxy.body_memory import BodyMemory
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.reading import Reading
 from gateway.settings.settings import Settings
+from gateway.usage.guesses import Guesses
 from gateway.usage.late_register import LateRegister
 from gateway.usage.ledger import UsageLedger
 
@@ -32,6 +33,7 @@ class Services:
     late: LateRegister | None
     """Who made what reports its usage later; None where several workers have no store in common."""
 
+    guesses: Guesses
     metrics: Metrics
     log: Callable[[Exchange, Times], None]
     lifecycle: Lifecycle

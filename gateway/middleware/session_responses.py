@@ -20,6 +20,7 @@ from gateway.errors import Ending, GatewayError, LimitExceeded
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import SessionGate, SessionVoice, StreamObserver
 from gateway.middleware.session_permits import Reservation, SessionPermits, cancel_event, error_event
+from gateway.operations.table import Operation
 from gateway.usage import realtime
 from gateway.usage.cost import Cost
 from gateway.usage.guesses import Guesses
@@ -264,18 +265,23 @@ class SessionResponses(StreamObserver, SessionGate):
             heard = realtime.decoded(sound_bytes - self._heard_bytes) * realtime.HEARD_PER_SECOND
             prompt += self._context or settings.prompt
             prompt += self._added + heard // settings.heard_bytes_per_second
-        exchange = self._exchange
         output, maximum = asked.most_output, "max_output_tokens"
         if output is None:
             output = settings.most_output
         cost = (
-            Cost(input=prompt, output=self._guesses.output(exchange.operation, exchange.model))
+            Cost(input=prompt, output=self._guesses.output(*self._kind))
             if output is None
             else Cost(input=prompt, output=output, maximum=maximum)
         )
-        response = _Response(f"{exchange.id}.{self._made}", cost, apart=asked.apart, event_id=asked.event_id)
+        response = _Response(f"{self._exchange.id}.{self._made}", cost, apart=asked.apart, event_id=asked.event_id)
         response.added, response.heard_bytes = self._added, sound_bytes
         return response
+
+    @property
+    def _kind(self) -> tuple[Operation, str, str | None]:
+        """By what answers are guessed."""
+        exchange = self._exchange
+        return exchange.operation, exchange.caller.tenant.id, exchange.model
 
     @property
     def _sound_bytes(self) -> int:
@@ -295,6 +301,8 @@ class SessionResponses(StreamObserver, SessionGate):
 
     def _over(self, response: _Response, used: Usage) -> None:
         self._count(used)
+        if response.cost.maximum is None and not used.estimated:
+            self._guesses.had(*self._kind, used.output)
         self._permits.settle(response, used.total)
         if not response.apart:
             self._context = used.input + used.output

@@ -72,6 +72,7 @@ class StatedAboveLimit(Exception):
 def cost_of(
     operation: Operation,
     *,
+    tenant: str,
     model: str | None,
     facts: BodyFacts,
     length_bytes: int | None,
@@ -98,7 +99,7 @@ def cost_of(
         return Cost(input=facts.prompt, attached=facts.attached)
     answers = (1 if fields is None else fields.choices) * facts.prompts
     if fields is None or fields.max_output is None:
-        each, maximum = guesses.output(operation, model), None
+        each, maximum = guesses.output(operation, tenant, model), None
     else:
         each, maximum = fields.max_output, fields.maximum
     images = 1 if facts.makes_images else None

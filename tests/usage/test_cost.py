@@ -15,8 +15,9 @@ from gateway.policy.tenant_limits import TenantLimits
 from gateway.settings.limits import Capacities, Limits
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.sources import load
+from gateway.usage.answer_lengths import EXPECTED_OUTPUT
 from gateway.usage.cost import Cost, charges_for, cost_of, settlement
-from gateway.usage.guesses import EXPECTED_OUTPUT, Guesses
+from gateway.usage.guesses import Guesses
 from gateway.usage.reported import Usage
 from gateway.wire.body_facts import NOTHING_READ
 from tests.kit.asking import TABLE
@@ -29,6 +30,7 @@ def cost(operation_id: str, document: Any = None, *, length: int | None = None, 
     question = Question(model_path=("model",) if read else None, prompt=True)
     return cost_of(
         TABLE.by_id(operation_id),
+        tenant="acme",
         model="m",
         facts=NOTHING_READ if document is None else read_body(orjson.dumps(document), question),
         length_bytes=length,
@@ -109,6 +111,7 @@ def test_body_that_policy_did_not_read_is_estimated_all_the_same() -> None:
     operation = TABLE.by_id("submitToolOuputsToRun")
     unreadable = cost_of(
         operation,
+        tenant="acme",
         model=None,
         facts=read_body(b"{", Question(prompt=True)),
         length_bytes=1,
@@ -324,6 +327,7 @@ def test_every_operation_has_a_cost_whatever_its_body() -> None:
         for body in (None, b"", b"{}", b"[]", b'{"prompt":{}}'):
             found = cost_of(
                 operation,
+                tenant="acme",
                 model=None,
                 facts=NOTHING_READ if body is None else read_body(body, Question(prompt=True)),
                 length_bytes=None,
