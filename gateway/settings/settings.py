@@ -249,8 +249,9 @@ class Settings(BaseSettings):
     of them."""
 
     expected_output: dict[Pattern, Permits] = Field(default_factory=dict)
-    """LLM tokens that one answer is expected to have where the request states no maximum, by model: exact name,
-    else the longest pattern that matches, else 1000. A guess, which is settled when usage is known."""
+    """LLM tokens that one answer is expected to have where the request states no maximum, by model: exact name, else
+    the longest pattern that matches. A guess, which is settled when usage is known; of models that are not named here
+    it is learned from their answers."""
 
     shared_objects: Annotated[Literal["refuse", "allow"], FOLLOWED] = "refuse"
     """Whether tenants that may have one upstream account may use stored objects, each other's included."""
