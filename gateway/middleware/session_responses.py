@@ -273,7 +273,9 @@ class SessionResponses(StreamObserver, SessionGate):
             if output is None
             else Cost(input=prompt, output=output, maximum=maximum)
         )
-        response = _Response(f"{self._exchange.id}.{self._made}", cost, apart=asked.apart, event_id=asked.event_id)
+        response = _Response(
+            f"{self._exchange.id}.{self._made}", cost, apart=asked.apart, event_id=asked.event_id
+        )
         response.added, response.heard_bytes = self._added, sound_bytes
         return response
 
