@@ -28,7 +28,16 @@ class Admission:
     """
 
     __slots__ = (
-        *("_at_the_door", "_decided", "_exchange", "_gives_back", "_guesses", "_limiter", "_more_id", "_takes"),
+        *(
+            "_at_the_door",
+            "_decided",
+            "_exchange",
+            "_gives_back",
+            "_guesses",
+            "_limiter",
+            "_more_id",
+            "_takes",
+        ),
     )
 
     def __init__(self, exchange: Exchange, limiter: Limiter, decided: Decided, guesses: Guesses) -> None:
