@@ -36,7 +36,7 @@ from gateway.usage.counters import (
 )
 from gateway.usage.reported import Known, Usage
 
-_ENTRIES_PER_BATCH = 250
+_ENTRIES_PER_BATCH = 150
 _TOLD_PER_TURN = 16
 """Batches that are told of in one turn of the loop: about a millisecond's work."""
 

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
+from operator import sub
 
 import orjson
 
@@ -39,7 +40,7 @@ from gateway.usage.counters import (
 
 DEADLINE_SECONDS = 0.5
 _BATCH_KEPT_SECONDS = 120
-_MOST_FIELDS = 4 * MOST_ENTRIES
+_MOST_FIELDS = 6 * MOST_ENTRIES
 """Most entries have few counters that are not 0, and only those are fields."""
 
 _KEYS_PER_CALL = 32
@@ -157,8 +158,7 @@ def _take_apart(entries: Mapping[Entry, Counts]) -> None:
             continue
         rest = entries.get(entry._replace(tier=""))
         if rest is not None:
-            # What is counted while it is read may stand in the part and not yet in the whole.
-            rest[:] = [max(0, all_of_it - some) for all_of_it, some in zip(rest, part, strict=True)]
+            rest[:] = map(sub, rest, part)
 
 
 def _rows(period: Period, entries: Mapping[Entry, Counts], subject: str | None) -> Iterator[list[Row]]:

@@ -216,17 +216,17 @@ def _not_shown(shown: int, there: int) -> Iterator[str]:
 def _not_known(total: Mapping[str, int | float]) -> Iterator[str]:
     """In which way the figures are no more than what is known."""
     requests = total["requests"]
-    if total["unreported"]:
+    if total["unreported"] > 0:
         yield (
             f"{total['unreported']} of {requests} requests are unreported: they used something, nobody said how much, "
             "and it is in none of these figures. Streams say it when they are asked for it, which metering does."
         )
-    if total["estimated"]:
+    if total["estimated"] > 0:
         yield (
             f"{total['estimated']} of {requests} requests are estimated: nobody said what they used, and these figures "
             "have what the gateway saw or reserved."
         )
-    if total["lost"]:
+    if total["lost"] > 0:
         yield (
             f"Up to {total['lost']} more requests are missing: the store of these figures did not confirm them in time."
         )

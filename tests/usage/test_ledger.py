@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 import pytest
+import redis as library
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -201,6 +202,29 @@ async def test_redis_keeps_counters_no_longer_than_they_are_asked_for(redis: Red
     ):
         left = int(redis.command("TTL", f"{place}:{key}").strip()[1:])
         assert seconds - 5 <= left <= seconds
+
+
+async def test_what_a_tier_has_stands_beside_the_whole_which_earlier_versions_read(
+    redis: RedisServer,
+) -> None:
+    redis.command("FLUSHALL")
+    ledger = UsageLedger(RedisUsage(redis.url), clock=lambda: NOON)
+    for tier, amount in (("", 1), ("flex", 10), ("batch", 100)):
+        ledger.count(Counted("acme", ALICE._replace(tier=tier)), Usage(input=amount), Known.REPORTED)
+    ledger.count(Counted("acme", ALICE), Usage(input=-11), None, requests=0)
+    rows = {row.entry.tier: named_counts(row) for row in await rows_of(ledger, "acme", [HOUR])}
+    await ledger.close()
+    one = {"requests": 1, "reported": 1}
+    assert rows == {"": {**one, "input": -10}, "flex": {**one, "input": 10}, "batch": {**one, "input": 100}}
+    with library.Redis(port=redis.port) as client:
+        fields = client.hgetall(f"gateway:{account_key('acme')}:usage:hour:{HOUR.start}")
+    place = b'["alice","gpt-4o","createChatCompletion"]:'
+    assert {name: int(fields[place + name]) for name in (b"requests", b"input", b"input@flex")} == {
+        b"requests": 3,
+        b"input": 100,
+        b"input@flex": 10,
+    }
+    assert {name.partition(b"]:")[0] + b"]:" for name in fields} == {place}
 
 
 async def test_batch_that_is_told_again_counts_once(redis: RedisServer) -> None:
