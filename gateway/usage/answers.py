@@ -20,14 +20,19 @@ _DECIMAL = re.compile(r"[0-9]{1,16}(?:\.0*)?")
 _LONGEST_TIER = 32
 _IMAGE_EVENTS = ("image_generation.completed", "image_edit.completed")
 _ITEM_EVENT = "response.output_item.done"
+_PARTS = (*_IMAGE_EVENTS, _ITEM_EVENT)
 _REALTIME_EVENTS = ("response.done", "conversation.item.input_audio_transcription.completed")
 SEARCH_MODEL = "-search-"
-"""Models of chat that search the web for every answer."""
+"""In the names of models of chat that search the web for every answer."""
+
+_CALLS = frozenset({"image_generation_call", "web_search_call", "file_search_call", "code_interpreter_call"})
+"""Items of an output that cost something beside its LLM tokens."""
 
 COUNTED_ELSEWHERE = frozenset(
     name.encode()
     for name in (
-        "b64_json", "url", "duration", "thread.run.step", "output", "item", "service_tier", *_IMAGE_EVENTS,
+        "b64_json", "url", "duration", "thread.run.step", "output", "response", "service_tier", *_IMAGE_EVENTS,
+        _ITEM_EVENT,
     )
 )  # fmt: skip
 """Strings of the answers whose usage stands not, or not only, in their own member `usage`."""
@@ -68,7 +73,7 @@ OUTLINE: Final[Outline] = {
 
 
 class Report(NamedTuple):
-    """What an answer, or an event of it, says to have been used."""
+    """What one event of an answer says to have been used."""
 
     usage: Usage
     is_part: bool
@@ -78,10 +83,9 @@ class Report(NamedTuple):
 def from_json(body: bytes) -> Usage | None:
     """The usage that a whole JSON answer reports; None when it reports none."""
     try:
-        answer = orjson.loads(body)
+        return usage_of(orjson.loads(body))
     except orjson.JSONDecodeError:
         return None
-    return None if (report := report_of(answer)) is None else report.usage
 
 
 def from_sse_event(event: SseEvent) -> Report | None:
@@ -104,13 +108,17 @@ def from_realtime_event(text: bytes) -> Usage | None:
 
 def of_realtime_event(event: Any) -> Usage | None:
     """The usage that one server event of a realtime session adds, when it has been parsed."""
-    if type(event) is not dict or event.get("type") not in _REALTIME_EVENTS:
-        return None
-    return None if (report := report_of(event)) is None else report.usage
+    return usage_of(event) if type(event) is dict and event.get("type") in _REALTIME_EVENTS else None
 
 
-def report_of(answer: Any) -> Report | None:
-    """What a parsed answer, or event, reports; its `OUTLINE` says the same."""
+def report_of(event: Any) -> Report | None:
+    """What a parsed event of a stream reports; its outline says the same."""
+    usage = usage_of(event)
+    return None if usage is None else Report(usage, event.get("type") in _PARTS)
+
+
+def usage_of(answer: Any) -> Usage | None:
+    """The usage that a parsed answer, or event, reports; its outline says the same."""
     if type(answer) is not dict:
         return None
     get = answer.get
@@ -124,20 +132,20 @@ def report_of(answer: Any) -> Report | None:
         reported = response.get("usage")
         if type(reported) is not dict and type(groq := get("x_groq")) is dict:
             reported = groq.get("usage")
-    tier = response.get("service_tier") or ""
-    if type(tier) is not str or len(tier) > _LONGEST_TIER:
-        tier = ""
+    tier = tier_of(response)
     usage = from_usage_object(reported, tier) if type(reported) is dict else None
-    is_part = False
     if "type" in answer or "data" in answer or "text" in answer or "output" in answer:
         # They may say that something was used which does not stand in the member `usage`.
-        kind = get("type")
-        is_part = kind in _IMAGE_EVENTS or kind == _ITEM_EVENT
         usage = _with_others(usage, answer, response, tier)
-    model = get("model")
-    if type(model) is str and SEARCH_MODEL in model and usage is not None and "choices" in answer:
+    elif usage is not None and type(model := get("model")) is str and SEARCH_MODEL in model:
         usage = usage._replace(web_searches=1)
-    return None if usage is None else Report(usage, is_part)
+    return usage
+
+
+def tier_of(response: Mapping[str, Any]) -> str:
+    """The service tier that answered; empty where nothing is said that could be one."""
+    tier = response.get("service_tier")
+    return tier if type(tier) is str and len(tier) <= _LONGEST_TIER else ""
 
 
 def from_usage_object(reported: dict[str, Any], tier: str = "") -> Usage | None:
@@ -226,9 +234,13 @@ def _called(items: Sequence[Any]) -> tuple[int, int, int, int]:
     images = searches = file_searches = 0
     containers = set()
     for item in items:
-        if type(item) is not dict or item.get("status") == "failed":
+        if (
+            type(item) is not dict
+            or (kind := item.get("type")) not in _CALLS
+            or item.get("status") == "failed"
+        ):
             continue
-        match item.get("type"):
+        match kind:
             case "image_generation_call" if item.get("result"):
                 images += 1
             case "web_search_call":

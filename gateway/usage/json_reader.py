@@ -7,7 +7,15 @@ client's business.
 
 import orjson
 
-from gateway.usage.answers import COUNTED_ELSEWHERE, SEARCH_MODEL, from_json, from_usage_object, report_of
+from gateway.usage.answers import (
+    COUNTED_ELSEWHERE,
+    OUTLINE,
+    SEARCH_MODEL,
+    from_json,
+    from_usage_object,
+    tier_of,
+    usage_of,
+)
 from gateway.usage.deltas import Deltas
 from gateway.usage.outline import Outliner
 from gateway.usage.reported import Usage
@@ -25,6 +33,9 @@ _LOOK_BYTES = 512
 _MOST_LOOKS = 16
 _LONGEST_NAME_BYTES = 32
 _BACKSLASH = ord("\\")
+_SEARCH_MODEL = SEARCH_MODEL.encode()
+_AMBIGUOUS = OUTLINE.keys() - {"usage", "service_tier"}
+"""Members of which the end of a document alone does not tell what they mean."""
 
 
 class JsonReader:
@@ -71,8 +82,7 @@ class JsonReader:
     def finish(self) -> Usage | None:
         """The document has ended: return what it reports."""
         if self._outliner is not None:
-            report = report_of(self._outliner.finish())
-            return None if report is None else report.usage
+            return usage_of(self._outliner.finish())
         document = bytes(self._kept)
         usage = None if len(document) <= _SMALL_BYTES else _from_end(document)
         if usage is None:
@@ -90,7 +100,7 @@ def _from_end(document: bytes) -> Usage | None:
         return None
     if _BACKSLASH in document and document.find(b"\\u") >= 0:  # letters may be escaped
         return None
-    if document.find(SEARCH_MODEL.encode(), 0, BEGINNING_BYTES) >= 0:
+    if document.find(_SEARCH_MODEL, 0, BEGINNING_BYTES) >= 0:
         return None
     try:
         # That is an object only if the document's own last brace ends the one in which the member stands.
@@ -98,13 +108,13 @@ def _from_end(document: bytes) -> Usage | None:
     except orjson.JSONDecodeError:
         return None
     reported = end["usage"]
-    if not isinstance(reported, dict):
+    if not isinstance(reported, dict) or not _AMBIGUOUS.isdisjoint(end):
         return None
-    return from_usage_object(reported) if _stands_only_there(document) else None
+    return from_usage_object(reported, tier_of(end)) if _tells_nothing(document, at) else None
 
 
-def _stands_only_there(document: bytes) -> bool:
-    """Whether no string of a document, none of which has a letter escaped, says that usage may stand elsewhere in it.
+def _tells_nothing(document: bytes, until: int) -> bool:
+    """Whether no string up to there, none of which has a letter escaped, says that usage may stand elsewhere.
 
     False for one of many strings. Long vectors may lie between them: `find` leaps over these, `split` would not.
     """
@@ -112,11 +122,11 @@ def _stands_only_there(document: bytes) -> bool:
     at = 0
     for _ in range(_MOST_LOOKS):
         # Strings, and what is between them: no matter which is which.
-        strings = document[at : at + _LOOK_BYTES].split(b'"')
+        end = min(at + _LOOK_BYTES, until)
+        strings = document[at:end].split(b'"')
         if not COUNTED_ELSEWHERE.isdisjoint(strings):
             return False
-        end = at + _LOOK_BYTES
-        following = find(b'"', end)
+        following = find(b'"', end, until)
         if following < 0:
             return True
         at = max(end - len(strings[-1]), following - _LONGEST_NAME_BYTES)

@@ -104,7 +104,9 @@ class Outliner:
 
     def _pass_over(self, seen: bytes, at: int) -> int:
         """Go on in what nobody asks for: by blocks in which it does not end, the longer the further that is."""
-        at = self._pass_out(seen, at, at + _BLOCK_BYTES)
+        at = self._pass_numbers(seen, at)
+        if self._depth:
+            at = self._pass_out(seen, at, at + _BLOCK_BYTES)
         size = _BLOCK_BYTES
         while self._depth and not self._in_text and at < len(seen):
             end = min(at + size, len(seen))
@@ -123,6 +125,19 @@ class Outliner:
             if self._in_text and (behind := _behind_text(seen, at)) is not None:
                 self._in_text = False
                 at = behind
+        return at
+
+    def _pass_numbers(self, seen: bytes, at: int) -> int:
+        """Go on to the end of a long list, if there is nothing but numbers in front of it."""
+        end = seen.find(b'"', at)
+        if end < 0:
+            end = len(seen)
+        if end - at > _BLOCK_BYTES:
+            close = seen.find(b"]", at, end)
+            stop = end if close < 0 else close
+            if not any(seen.find(bracket, at, stop) >= 0 for bracket in (b"[", b"{", b"}")):
+                self._depth -= close >= 0
+                return stop + (close >= 0)
         return at
 
     def _pass_out(self, seen: bytes, at: int, end: int) -> int:
