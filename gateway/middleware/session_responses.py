@@ -87,7 +87,7 @@ class SessionResponses(StreamObserver, SessionGate):
         self._asked: list[_Response] = []
         """Those that the upstream was or will be asked for, and that it has not begun."""
 
-        self._open: dict[str, _Response] = {}
+        self._open: dict[bytes, _Response] = {}
         """Those that have begun, by the upstream's ids."""
 
         self._context = 0
@@ -176,19 +176,17 @@ class SessionResponses(StreamObserver, SessionGate):
                 self._settings = realtime.Settings.of(event) or self._settings
 
     def _went_by(self, kind: bytes | None, text: bytes) -> None:
-        if not self._open:
-            return
-        response_id = realtime.response_of(text)
-        response = None if response_id is None else self._open.get(response_id)
-        if response is not None:
-            response.went_by.add(kind, text)
+        if self._open and (response_id := realtime.response_of(text)) is not None:
+            response = self._open.get(response_id)
+            if response is not None:
+                response.went_by.add(kind, text)
 
     def _began(self, event: dict[str, Any]) -> None:
         """A response begins: the one that was asked for, or one that nobody has asked for here."""
         told = event.get("response")
         told = told if type(told) is dict else {}
-        response_id = told.get("id")
-        if type(response_id) is not str or response_id in self._open:
+        response_id = _id_of(told)
+        if not response_id or response_id in self._open:
             return
         apart = "conversation_id" in told and told["conversation_id"] is None
         for response in self._asked:
@@ -203,19 +201,18 @@ class SessionResponses(StreamObserver, SessionGate):
         if self.admits and self._voice is not None:
             self._voice.spawn(self._admit_begun(response_id, response, full=full))
 
-    async def _admit_begun(self, response_id: str, response: _Response, *, full: bool) -> None:
+    async def _admit_begun(self, response_id: bytes, response: _Response, *, full: bool) -> None:
         refusal = _too_many() if full else await self._permits.refusal_of(response)
         if refusal is None or self._voice is None:
             return
         if response_id in self._open:
-            self._voice.tell_upstream(cancel_event(response_id))
+            self._voice.tell_upstream(cancel_event(response_id.decode()))
         self._voice.tell_client(error_event(refusal))
 
     def _done(self, event: dict[str, Any], used: Usage | None) -> None:
         told = event.get("response")
         told = told if type(told) is dict else {}
-        response_id, status = told.get("id"), told.get("status")
-        response = self._open.pop(response_id, None) if type(response_id) is str else None
+        response = self._open.pop(_id_of(told), None)
         if response is None:
             if used is not None:
                 self._count(used)
@@ -223,7 +220,7 @@ class SessionResponses(StreamObserver, SessionGate):
             return
         went_by = self._output(response)
         if used is None or (not used.total and went_by):
-            match status:
+            match told.get("status"):
                 case "failed" if not went_by:
                     self._permits.settle(response, 0)
                     return
@@ -334,6 +331,12 @@ def _too_many() -> GatewayError:
         type="requests",
         retry_after_seconds=None,
     )
+
+
+def _id_of(response: dict[str, Any]) -> bytes:
+    """What the upstream calls a response; empty where it says nothing that could be an id."""
+    told = response.get("id")
+    return told.encode("utf-8", "replace") if type(told) is str else b""
 
 
 def _let_rest(response: _Response) -> None:

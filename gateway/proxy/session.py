@@ -23,6 +23,7 @@ from gateway.proxy.examiner import Examiner
 from gateway.proxy.reading import Reading
 from gateway.proxy.reply import Reply
 from gateway.settings.settings import Edge
+from gateway.usage.realtime import is_sound
 from gateway.wire.frame_format import FrameRefused, build_close
 from gateway.wire.frames import FrameRelay
 
@@ -76,6 +77,7 @@ class Session:
                 max_message_bytes=edge.max_websocket_message_bytes,
                 own_prefix=prefix,
                 examine=self._examiner.examine if self._examiner.asks else None,
+                plain=is_sound,
                 suspicious=self._examiner.suspicious,
             ),
             self._client,

@@ -52,7 +52,8 @@ class FrameRelay:
 
     `watch_bytes`: complete text messages up to this size are kept for `take_texts`; larger ones are skipped.
     `examine`: called with every complete data message (binary too: an upstream may read JSON out of either)
-    before any of it passes; says whether it does. After LATER the message is `examined`, nothing more passes, and
+    before any of it passes, but for those that come whole and of which `plain`, given payload and mask, says that it
+    need not; says whether it does. After LATER the message is `examined`, nothing more passes, and
     whoever feeds stops until he has called `decide`. It may be asked twice about one message. A message of more
     than `examine_bytes` cannot wait: it is refused with 1009, or, when `suspicious` is given, passes as it
     comes and is refused before its end if that finds something (of at most 64 bytes) in any part of it; only the
@@ -68,6 +69,7 @@ class FrameRelay:
         watch_bytes: int = 0,
         examine: Callable[[bytes], Verdict] | None = None,
         examine_bytes: int = 2**20,
+        plain: Callable[[bytes, bytes], bool] = lambda _payload, _mask: False,
         suspicious: Callable[[bytes], bool | Later] | None = None,
     ) -> None:
         self.messages = 0
@@ -89,6 +91,7 @@ class FrameRelay:
         self._watch_bytes = watch_bytes
         self._examine = examine
         self._examine_bytes = examine_bytes
+        self._plain = plain
         self._suspicious = suspicious
 
         self._pending = b""
@@ -153,18 +156,18 @@ class FrameRelay:
         if size != begin + length or length > self._max_message_bytes or length > _LONGEST_BYTES:
             return False
         if self._examine is not None:
-            # What it has to say of any other is asked for again where that is acted upon.
-            if size > self._examine_bytes or self._examine(self._payload(data, begin)) is not None:
+            payload, mask = data[begin:], data[begin - 4 : begin] if self._from_client else b""
+            # What it has to say of one that may not pass is asked for again where that is acted upon.
+            if not self._plain(payload, mask) and (
+                size > self._examine_bytes or self._examine(unmask(payload, mask)) is not None
+            ):
                 return False
         elif data[0] == _WHOLE_TEXT and length <= self._watch_bytes:
-            self._texts.append(self._payload(data, begin))
+            payload = data[begin:]
+            self._texts.append(unmask(payload, data[begin - 4 : begin]) if self._from_client else payload)
         self.messages += 1
         self.passed_bytes += size
         return True
-
-    def _payload(self, data: bytes, begin: int) -> bytes:
-        payload = data[begin:]
-        return unmask(payload, data[begin - 4 : begin]) if self._from_client else payload
 
     def decide(self, refusal: FrameRefused | None, *, drop: bool = False) -> bytes:
         """Give the verdict on what was `examined`; return what may be passed on now. Raises as `feed` does.
@@ -264,6 +267,10 @@ class FrameRelay:
                     position = end
                     continue
                 self._begin_frame(head)
+                if self._held is not None and head.final and head.opcode != CONTINUATION:
+                    whole = data[position : position + head.payload_bytes]
+                    if len(whole) == head.payload_bytes and self._plain(whole, head.mask):
+                        self._kept = self._held = None
             end = min(len(data), position + self._remaining)
             self._data(data[start:end], position - start, passed)
             position = end
