@@ -124,7 +124,9 @@ class TestSize:
         gateway = await start_gateway(redis_url=redis.url, limits={"max_requests_per_1_day": 10_000})
         now = time.time()
         for hour in range(1, 4):
-            ledger = UsageLedger(RedisUsage(redis.url), clock=partial(sub, now, hour * HOUR_SECONDS))
+            ledger = UsageLedger(
+                RedisUsage(redis.url, deadline_seconds=5), clock=partial(sub, now, hour * HOUR_SECONDS)
+            )
             for number in range(9000):
                 ledger.count(Counted("acme", Entry(f"s{number}", "m", "op")), Usage(input=1), Known.REPORTED)
             await ledger.close()

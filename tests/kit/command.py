@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import signal
+import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable
@@ -32,16 +33,17 @@ class Completed:
 
 async def run_command(*arguments: str, module: str = "gateway", **environ: str) -> Completed:
     """Run a command to its end, with nothing but `environ` in its environment."""
-    process = await _start(arguments, environ, module)
-    try:
-        async with asyncio.timeout(60):  # on a machine that others use, too
-            stdout, stderr = await process.communicate()
-    except BaseException:
-        process.kill()
-        await process.wait()
-        raise
-    assert process.returncode is not None
-    return Completed(process.returncode, stdout.decode(), stderr.decode())
+    # In a thread: uvloop does not hear of every end of a process that is short.
+    done = await asyncio.to_thread(
+        subprocess.run,
+        _words(arguments, module),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        env=_environment(environ),
+        timeout=60,  # on a machine that others use, too
+    )
+    return Completed(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 @dataclass
@@ -123,14 +125,22 @@ async def _start(
     files: tuple[int, int] | None = None,
 ) -> Process:
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", module, *arguments),
+        *_words(arguments, module),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=PIPE,
         stderr=PIPE,
-        # What says that this is a container: one worker then, wherever tests run, unless a test says how many.
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "container": "tests"} | environ,
+        env=_environment(environ),
         preexec_fn=partial(resource.setrlimit, resource.RLIMIT_NOFILE, files) if files else None,
     )
+
+
+def _words(arguments: tuple[str, ...], module: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", module, *arguments)
+
+
+def _environment(more: dict[str, str]) -> dict[str, str]:
+    # What says that this is a container: one worker then, wherever tests run, unless a test says how many.
+    return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "container": "tests"} | more
 
 
 async def _collect(stream: asyncio.StreamReader, lines: list[str]) -> None:
