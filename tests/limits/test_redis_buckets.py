@@ -82,7 +82,7 @@ async def test_settlement_that_finds_no_company_leaves_by_itself(
     tokens, exchange = quota(Dimension.TOKENS_PER_DAY, 1000), fresh_id()
     await behind.admit(exchange, [Charge(tokens, 1000)])
     behind.put(Step("settle", exchange, Charges.of([Charge(tokens)]), [400]))
-    other = RedisBuckets(redis.url)
+    other = RedisBuckets(redis.url, deadline_seconds=2)
     try:
         async with asyncio.timeout(2):
             while not (await other.look([Charge(tokens, 600)])).allowed:
@@ -93,7 +93,7 @@ async def test_settlement_that_finds_no_company_leaves_by_itself(
 
 async def test_settlement_that_waits_for_company_is_carried_out_at_the_end(redis: RedisServer) -> None:
     tokens, exchange = quota(Dimension.TOKENS_PER_DAY, 1000), fresh_id()
-    store, other = RedisBuckets(redis.url), RedisBuckets(redis.url)
+    store, other = RedisBuckets(redis.url, deadline_seconds=2), RedisBuckets(redis.url, deadline_seconds=2)
     try:
         await store.admit(exchange, [Charge(tokens, 1000)])
         store.put(Step("settle", exchange, Charges.of([Charge(tokens)]), [400]))

@@ -52,7 +52,7 @@ async def test_eight_processes_together_get_the_limit_and_nothing_more(redis: Re
     assert most <= slots.capacity
 
     # What was used is what is missing, but for what time gave back; no slot and no exchange is left over.
-    store = RedisBuckets(redis.url)
+    store = RedisBuckets(redis.url, deadline_seconds=2)
     used = sum(used for *_, used in granted)
     ticks = int((time.monotonic() - began) * 1_000_000 / tokens.tick_microseconds) + 1
     look = await store.look([Charge(tokens, 0)])

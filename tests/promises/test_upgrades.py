@@ -244,7 +244,7 @@ async def test_restart_into_what_cannot_be_shared_changes_nothing(
 
 async def test_worker_that_only_finishes_what_it_has_still_names_its_schema(redis: RedisServer) -> None:
     """However long its streams take: what they use is settled as its version does."""
-    limiter = Limiter(RedisBuckets(redis.url), announce_seconds=0.05)
+    limiter = Limiter(RedisBuckets(redis.url, deadline_seconds=2), announce_seconds=0.05)
     await limiter.start()
     limiter.leave()
 

@@ -191,7 +191,7 @@ async def test_memory_forgets_what_is_older_than_it_keeps() -> None:
 
 async def test_redis_keeps_counters_no_longer_than_they_are_asked_for(redis: RedisServer) -> None:
     redis.command("FLUSHALL")
-    store = RedisUsage(redis.url)
+    store = RedisUsage(redis.url, deadline_seconds=2)
     await store.add(Batch("b", "acme", HOUR, [(ALICE, [1] * len(COUNTERS))]))
     await store.close()
     place = f"gateway:{account_key('acme')}:usage"
@@ -208,7 +208,7 @@ async def test_what_a_tier_has_stands_beside_the_whole_which_earlier_versions_re
     redis: RedisServer,
 ) -> None:
     redis.command("FLUSHALL")
-    ledger = UsageLedger(RedisUsage(redis.url), clock=lambda: NOON)
+    ledger = UsageLedger(RedisUsage(redis.url, deadline_seconds=2), clock=lambda: NOON)
     for tier, amount in (("", 1), ("flex", 10), ("batch", 100)):
         ledger.count(Counted("acme", ALICE._replace(tier=tier)), Usage(input=amount), Known.REPORTED)
     ledger.count(Counted("acme", ALICE), Usage(input=-11), None, requests=0)
@@ -229,7 +229,7 @@ async def test_what_a_tier_has_stands_beside_the_whole_which_earlier_versions_re
 
 async def test_batch_that_is_told_again_counts_once(redis: RedisServer) -> None:
     redis.command("FLUSHALL")
-    store = RedisUsage(redis.url)
+    store = RedisUsage(redis.url, deadline_seconds=2)
     batch = Batch("b", "acme", HOUR, [(ALICE, [1] * len(COUNTERS)), (BOB, [2] * len(COUNTERS))])
     for _ in range(3):
         await store.add(batch)
@@ -347,7 +347,7 @@ async def test_telling_of_many_tenants_lets_others_have_their_turn() -> None:
 
 async def test_counting_costs_no_round_trip_and_flushing_one_write(redis: RedisServer) -> None:
     redis.command("FLUSHALL")
-    ledger = UsageLedger(RedisUsage(redis.url), clock=lambda: NOON)
+    ledger = UsageLedger(RedisUsage(redis.url, deadline_seconds=2), clock=lambda: NOON)
     ledger.count(Counted("acme", ALICE), None, None)
     await ledger.flush()
     redis.command("CONFIG", "RESETSTAT")
@@ -361,7 +361,10 @@ async def test_counting_costs_no_round_trip_and_flushing_one_write(redis: RedisS
 
 async def test_ledger_tells_by_itself_within_moments(redis: RedisServer) -> None:
     redis.command("FLUSHALL")
-    ledger, reader = UsageLedger(RedisUsage(redis.url), clock=lambda: NOON), RedisUsage(redis.url)
+    ledger, reader = (
+        UsageLedger(RedisUsage(redis.url, deadline_seconds=2), clock=lambda: NOON),
+        RedisUsage(redis.url, deadline_seconds=2),
+    )
     await ledger.start()
     ledger.count(Counted("acme", ALICE), None, None)
     async with asyncio.timeout(2):
