@@ -13,6 +13,7 @@ from gateway.limits.terms import Charge, Dimension
 from gateway.policy.tenants import TenantBook
 from gateway.usage.counters import Counted, Entry, named, tier_of
 from gateway.usage.late_work import (
+    BY_BATCH,
     NOTHING_USED,
     Claim,
     Found,
@@ -20,7 +21,6 @@ from gateway.usage.late_work import (
     Part,
     Shown,
     Step,
-    is_by_batch,
     negative,
     still_to_charge,
 )
@@ -94,7 +94,7 @@ class LateCounting:
             amount = still_to_charge(shown.kind, usage, [part for part in parts if part.model == name])
             amounts.update(dict.fromkeys(limits.of_model(name), amount))
         dimension = (
-            Dimension.BATCH_INPUT_TOKENS_PER_DAY if is_by_batch(shown.kind) else Dimension.TOKENS_PER_DAY
+            Dimension.BATCH_INPUT_TOKENS_PER_DAY if shown.kind in BY_BATCH else Dimension.TOKENS_PER_DAY
         )
         charges = [
             Charge(quota, amount)

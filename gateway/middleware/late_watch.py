@@ -71,7 +71,7 @@ class LateWatch(StreamObserver):
             return None
         if media_type == b"text/event-stream":
             self._reader = _Events(b'"%b"' % OBJECTS[self._kind].encode())
-        elif media_type == b"application/json":
+        elif media_type == b"application/json" or media_type.endswith(b"+json"):
             self._reader = _Document()
         else:
             return None

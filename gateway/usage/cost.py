@@ -16,6 +16,7 @@ from gateway.limits.charges import Charges, QuotaSet
 from gateway.limits.terms import Dimension, Quota
 from gateway.operations.table import Operation
 from gateway.usage.guesses import Guesses
+from gateway.usage.late_work import BY_BATCH
 from gateway.usage.reported import Usage
 from gateway.wire.body_facts import BodyFacts
 
@@ -90,6 +91,9 @@ def cost_of(
         if length_bytes is None:
             return Cost(audio_bytes=0, audio_guess_bytes=most_bytes)
         return Cost(audio_bytes=length_bytes)
+    if operation.late_kind in BY_BATCH and not operation.repeats_usage:
+        # What it uses is charged when it is said; to begin, something must be left.
+        return Cost(batch_input=1)
     if "tokens" not in operation.uses or not operation.counts_usage:
         return Cost()
     if operation.is_session:

@@ -173,17 +173,13 @@ class LateWorkStore(Protocol):
         """Let go of connections; nothing else may be called afterwards."""
 
 
-_BY_BATCH = frozenset({"batch", "fine_tuning_job", "eval_run"})
-
-
-def is_by_batch(kind: str) -> bool:
-    """Whether the API takes it from the pool of batches: no limit by the minute or on LLM tokens knows of it."""
-    return kind in _BY_BATCH
+BY_BATCH = frozenset({"batch", "fine_tuning_job", "eval_run"})
+"""Kinds that the API takes from its pool of batches: no limit by the minute or on LLM tokens knows of them."""
 
 
 def still_to_charge(kind: str, usage: Usage, parts: Iterable[Part]) -> int:
     """LLM tokens that the limit of this kind of work does not hold yet, where it holds these parts."""
-    if is_by_batch(kind):
+    if kind in BY_BATCH:
         return max(0, usage.input - sum(part.batch_input for part in parts))
     return max(0, usage.total - sum(part.usage.total for part in parts))
 

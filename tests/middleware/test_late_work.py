@@ -21,7 +21,7 @@ from tests.kit.redis import RedisServer
 from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn
 from tests.kit.usage_answers import counted
 from tests.kit.waiting import comes_to, until
-from tests.middleware.limited import remaining, tenant
+from tests.middleware.limited import post, remaining, tenant
 
 USAGE = {"input_tokens": 300, "output_tokens": 4000, "total_tokens": 4300}
 RUN_USAGE = {"prompt_tokens": 300, "completion_tokens": 4000, "total_tokens": 4300}
@@ -36,6 +36,7 @@ class Storing:
     """An upstream that stores: what it answers to a method and target, until the test says otherwise."""
 
     def __init__(self, upstream: ScriptedUpstream) -> None:
+        self.upstream = upstream
         self.answers: dict[tuple[str, str], bytes] = {}
         upstream.plays(self._script)
 
@@ -388,6 +389,26 @@ async def test_work_that_reports_later_is_counted_when_it_is_final_and_charged_t
         assert await remaining(gateway, dimension) == 10**5
 
 
+@pytest.mark.parametrize("kind", ["fine-tuning job", "eval run", "batch"])
+async def test_who_has_used_up_the_limit_on_batches_begins_no_more_of_that_kind(
+    start_gateway: StartGateway, storing: Storing, kind: str
+) -> None:
+    creates, reads, new, final, _, _ = LATER[kind]
+    gateway = await start_gateway(**tenant(batch_1_day_max_input_tokens=200))
+    storing.says("GET", "/v1/files/file-1", {"id": "file-1", "object": "file", "bytes": 400})
+    storing.says("POST", creates, new)
+    storing.says("GET", reads, final)
+    await ask(gateway, "POST", creates, BODIES[kind])
+    await ask(gateway, "GET", reads)
+    await used(gateway)
+
+    answer = await post(gateway, creates, orjson.dumps(BODIES[kind]))
+
+    assert answer.status == 429
+    assert b"batch_1_day_max_input_tokens" in answer.body
+    assert len([seen for seen in storing.upstream.requests if seen.method == "POST"]) == 1
+
+
 async def test_what_a_batch_used_is_of_the_tier_batch(start_gateway: StartGateway, storing: Storing) -> None:
     creates, reads, new, final, _, _ = LATER["batch"]
     gateway = await start_gateway(**METERED)
@@ -479,6 +500,57 @@ async def test_the_same_id_at_another_upstream_is_another_object(
 
         assert await used(gateway) == {("alice", "gpt-5", "createResponse"): {"input": 300, "output": 4000}}
         assert ("eve", "", "getResponse") in await counted(gateway, "evil")
+
+
+@pytest.mark.parametrize("storage", ["the same", "another path", "another key"])
+async def test_tenants_who_may_reach_each_others_objects_pay_for_what_they_made(
+    start_gateway: StartGateway, upstream: ScriptedUpstream, storing: Storing, storage: str
+) -> None:
+    base_url = upstream.base_url if storage != "another path" else f"http://127.0.0.1:{upstream.port}/two/v1"
+    key = "sk-another-key" if storage == "another key" else "sk-upstream-key"
+    tenants = {
+        "acme": {**EVERY_SCOPE, "metering": True},
+        "beta": {**EVERY_SCOPE, "metering": True, "upstream": {"base_url": base_url, "api_key": key}},
+    }
+    gateway = await start_gateway(tenants=tenants, shared_objects="allow")
+    await begin_response(gateway, storing)
+    storing.says("GET", "/v1/responses/resp_1", response("completed", USAGE))
+    storing.says("GET", "/two/v1/responses/resp_1", response("completed", USAGE))
+    credential = gateway.credential(tenant="beta", subject="olga")
+    async with await RawClient.connect(gateway.host, gateway.port, credential) as client:
+        assert (await client.request("GET", "/v1/responses/resp_1")).status == 200
+
+    paid = await used(gateway)
+    other = await counted(gateway, "beta")
+
+    if storage == "another path":
+        assert other["olga", "", "getResponse"]["output"] == 4000  # another server's object of that name
+        assert "output" not in paid["alice", "gpt-5", "createResponse"]
+    else:
+        assert "output" not in other["olga", "", "getResponse"]
+        assert paid == {("alice", "gpt-5", "createResponse"): {"input": 300, "output": 4000}}
+
+
+async def test_objects_are_remembered_under_a_new_key_of_the_account(
+    start_gateway: StartGateway, upstream: ScriptedUpstream, storing: Storing, redis: RedisServer
+) -> None:
+    ring = KeyRing.ephemeral()
+    before, after = [
+        await start_gateway(
+            ring=ring,
+            redis_url=redis.url,
+            upstream={"base_url": upstream.base_url, "api_key": key},
+            **METERED,
+        )
+        for key in ("sk-old-key-of-acme", "sk-new-key-of-acme")
+    ]
+    await begin_response(before, storing)
+    await used(before)
+    storing.says("GET", "/v1/responses/resp_1", response("completed", USAGE))
+
+    await ask(after, "GET", "/v1/responses/resp_1", subject="bob")
+
+    assert await used(before, after) == {("alice", "gpt-5", "createResponse"): {"input": 300, "output": 4000}}
 
 
 @pytest.mark.parametrize("hears", [False, True], ids=["refuses", "hears and says nothing"])
