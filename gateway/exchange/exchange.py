@@ -265,6 +265,11 @@ class Exchange:
             except Exception:  # noqa: BLE001 (as above)
                 self._drop(observer)
 
+    @property
+    def awaits_report(self) -> bool:
+        """Whether somebody wants the answer read on for a moment, whoever has left."""
+        return any(observer.awaits_report for observer in self.observers)
+
     def answer_message(self, text: bytes) -> None:
         """Show a whole text message of the upstream's that came over a WebSocket."""
         for observer in tuple(self.observers):

@@ -36,6 +36,11 @@ class StreamObserver:
         """What takes the usual piece from now on in place of the watch; asked behind a piece. None: nothing does."""
         return None
 
+    @property
+    def awaits_report(self) -> bool:
+        """Whether the answer is read on for a moment although its client has left: it is about to say what it used."""
+        return False
+
     def request_piece(self, piece: Piece) -> None:
         """Bytes of the request body went up."""
 

@@ -68,6 +68,7 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
             late=with_.late,
             guesses=with_.guesses,
             decided=with_.metrics.decided,
+            unseen_tokens_per_second=settings.unseen_tokens_per_second,
         ),
     )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from time import monotonic
+
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import READABLE, AnswerChange, EventFilter, StreamObserver, Takes, Watch
 from gateway.usage.inflating import READABLE_CODINGS
 from gateway.usage.reader import UsageReader
-from gateway.usage.reported import Known, Usage
+from gateway.usage.reported import BYTES_PER_LLM_TOKEN, Known, Usage
 from gateway.wire.answer_head import Head
 from gateway.wire.headers import RequestHead
 
@@ -14,11 +16,13 @@ from gateway.wire.headers import RequestHead
 class AnswerReading(StreamObserver):
     """Reads the usage of one answer."""
 
-    __slots__ = ("_exchange", "_metered", "_reader")
+    __slots__ = ("_exchange", "_metered", "_reader", "_unseen_per_second")
 
-    def __init__(self, exchange: Exchange, *, metered: bool) -> None:
+    def __init__(self, exchange: Exchange, *, metered: bool, unseen_per_second: float) -> None:
+        """`unseen_per_second`: LLM tokens that are made unseen, where a client does not stay to see them."""
         self._exchange = exchange
         self._metered = metered
+        self._unseen_per_second = unseen_per_second
         self._reader: UsageReader | None = None
         if metered:
             exchange.choose(self._ask_for_usage() or (None if is_readable(exchange.head) else READABLE))
@@ -30,6 +34,7 @@ class AnswerReading(StreamObserver):
         reader = self._reader = UsageReader(
             head.get(b"content-type"), head.get(b"content-encoding"), estimates=self._metered
         )
+        reader.expect(self._answers)
         return reader.watcher
 
     def usual(self) -> Takes | None:
@@ -39,16 +44,25 @@ class AnswerReading(StreamObserver):
     def _without_added(self) -> EventFilter:
         """Read a stream of events, and leave out of it what nobody asked for."""
         self._reader, leaving_out = UsageReader.without_added()
+        self._reader.expect(self._answers)
         return leaving_out
 
-    def result(self) -> tuple[Usage | None, Known | None]:
-        """What was used, by report or else by estimate where one is wanted, and how it is known."""
-        exchange = self._exchange
+    @property
+    def awaits_report(self) -> bool:
+        """An answer whose generation is over is about to say what it used."""
+        return self._reader is not None and self._reader.awaits_report
+
+    def result(self, *, left: bool) -> tuple[Usage | None, Known | None]:
+        """What was used, by report or else by estimate where one is wanted, and how it is known.
+
+        `left`: its client did not stay to the end.
+        """
+        exchange, reader = self._exchange, self._reader
         if not exchange.spent:
             return None, None
-        usage = None if self._reader is None else self._reader.finish()
-        if usage is None and self._metered and "tokens" in exchange.operation.uses:
-            usage = self._estimate()
+        usage = None if reader is None else reader.finish()
+        if "tokens" in exchange.operation.uses and (self._metered or (reader is not None and reader.unread)):
+            usage = self._completed(usage, left=left)
         # The characters that are spoken, which only the request says.
         if "audio_characters" in exchange.operation.uses and exchange.facts.characters:
             usage = (usage or Usage())._replace(characters=exchange.facts.characters)
@@ -56,25 +70,63 @@ class AnswerReading(StreamObserver):
             return None, Known.UNREPORTED
         return usage, Known.ESTIMATED if usage.estimated else Known.REPORTED
 
-    def _estimate(self) -> Usage:
-        exchange, reader = self._exchange, self._reader
-        cost = exchange.cost
-        prompt = None if cost is None else cost.input
-        if prompt is None:
-            prompt = exchange.facts.prompt
-        if reader is None:
-            return Usage(input=prompt, total=prompt, estimated=True)
-        estimate = reader.estimate(prompt)
-        if cost is None or (reader.readable and not self._goes_on(reader)):
-            return estimate
-        # What cannot be read, or goes on where nobody looks, must not cost less than what can be seen.
-        output = max(estimate.output, cost.output)
-        return estimate._replace(output=output, total=prompt + output)
+    def _estimate(self, *, left: bool) -> Usage:
+        """The prompt, and the larger of what went by and what must be taken to have been made unseen."""
+        exchange, reader, cost = self._exchange, self._reader, self._exchange.cost
+        reserved = 0 if cost is None else cost.output
+        output = 0 if reader is None else reader.estimate().output
+        if reader is not None and not reader.readable:
+            sent = exchange.bytes_out // BYTES_PER_LLM_TOKEN if exchange.operation.has_output else 0
+            output = max(output, reserved, sent)
+        elif self._goes_on:
+            output = max(output, reserved)
+        elif left and exchange.asked_at is not None:
+            unseen = int((monotonic() - exchange.asked_at) * self._unseen_per_second)
+            output = max(output, min(reserved, unseen))
+        prompt = self._prompt
+        return Usage(input=prompt, output=output, total=prompt + output, estimated=True)
 
-    def _goes_on(self, reader: UsageReader) -> bool:
-        """Whether the answer came before the work was done: its usage shows when it is asked for, if ever."""
-        exchange = self._exchange
-        return exchange.facts.background or (exchange.operation.goes_on and not reader.streams)
+    def _completed(self, reported: Usage | None, *, left: bool) -> Usage:
+        """What was reported; estimated as far as that says nothing, or may have been said of the beginning alone."""
+        if (
+            reported is not None
+            and not (left and self._goes_on_being_said)
+            and (reported.output or (reported.total and not self._exchange.operation.has_output))
+        ):
+            return reported
+        estimate = self._estimate(left=left)
+        if reported is None:
+            return estimate
+        if estimate.output <= reported.output and not (left and reported.total == 0):
+            return reported
+        prompt = reported.input or estimate.input
+        return reported._replace(
+            input=prompt, output=estimate.output, total=prompt + estimate.output, estimated=True
+        )
+
+    @property
+    def _goes_on_being_said(self) -> bool:
+        return self._reader is not None and not self._reader.is_over
+
+    @property
+    def _prompt(self) -> int:
+        exchange, cost = self._exchange, self._exchange.cost
+        if cost is not None and cost.input is not None:
+            return cost.input
+        return exchange.facts.prompt if self._metered else exchange.bytes_in // BYTES_PER_LLM_TOKEN
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether work goes on after its answer, or without one: its usage shows when it is asked for, if ever."""
+        exchange, reader = self._exchange, self._reader
+        streams = reader is not None and reader.streams
+        return exchange.facts.background or (exchange.operation.goes_on and not streams)
+
+    @property
+    def _answers(self) -> int:
+        """How many were asked for."""
+        facts = self._exchange.facts
+        return facts.prompts * (1 if facts.fields is None else facts.fields.choices)
 
     def _ask_for_usage(self) -> AnswerChange | None:
         """Rewrite (a)."""

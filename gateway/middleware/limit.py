@@ -89,12 +89,13 @@ def limit(
                         )
                     _judge(exchange, standing, exchange.body)
                     quotas = standing.quotas_of(exchange.model)
-                    if quotas.quotas:
+                    if quotas.quotas or standing.metered:
                         exchange.cost = (
                             await _batch_cost(exchange, admission, quotas)
                             if exchange.operation.is_batch
-                            else _cost(exchange, quotas, form_may_cost_more=False)
+                            else _cost(exchange, quotas, needed=standing.metered)
                         )
+                    if quotas.quotas:
                         await admission.admit(quotas, hold=False)
                 return await handler(request)
             except GatewayError as refusal:
@@ -119,11 +120,12 @@ def limit(
         exchange.form = watch_form(exchange, admit=admit, counted=counted)
         quotas = standing.quotas_of(exchange.model)
         form_may_cost_more = exchange.form is not None and bool(limits.models)
-        if quotas or form_may_cost_more:
+        needed = form_may_cost_more or _standing(exchange).metered
+        if quotas or needed:
             exchange.cost = (
                 await _batch_cost(exchange, admission, quotas)
                 if exchange.operation.is_batch
-                else _cost(exchange, quotas, form_may_cost_more=form_may_cost_more)
+                else _cost(exchange, quotas, needed=needed)
             )
         if quotas:
             await admission.admit(quotas, hold=head.has_body)
@@ -169,9 +171,9 @@ def limit(
             exchange.model = default
         policy.check_model_of_body(caller, operation, exchange.model)
 
-    def _cost(exchange: Exchange, quotas: QuotaSet, *, form_may_cost_more: bool) -> Cost:
-        """What the request says that it will use; not looked for where no limit asks for it."""
-        if not form_may_cost_more and not quotas.measured:
+    def _cost(exchange: Exchange, quotas: QuotaSet, *, needed: bool) -> Cost:
+        """What the request says that it will use; not looked for where neither a limit nor an estimate asks for it."""
+        if not needed and not quotas.measured:
             return _NO_COST
         return cost_of(
             exchange.operation,

@@ -34,8 +34,12 @@ def meter(
     late: LateRegister | None,
     guesses: Guesses,
     decided: Decided,
+    unseen_tokens_per_second: float,
 ) -> Middleware:
-    """Know what each exchange used by the time it ends, and count it once; `late` has what is said after that."""
+    """Know what each exchange used by the time it ends, and count it once; `late` has what is said after that.
+
+    `unseen_tokens_per_second`: LLM tokens that an upstream may have made unseen, where a client has left it.
+    """
 
     def around(handler: Handler) -> Handler:
         async def metered(request: Request) -> Answer:
@@ -52,19 +56,25 @@ def meter(
                     limiter=limiter,
                     guesses=guesses,
                     decided=decided,
-                    unseen_per_second=50,
+                    unseen_per_second=unseen_tokens_per_second,
                 )
             elif exchange.operation.counts_usage:
-                reading = AnswerReading(exchange, metered=standing.metered)
+                reading = AnswerReading(
+                    exchange, metered=standing.metered, unseen_per_second=unseen_tokens_per_second
+                )
                 exchange.observers.append(reading)
             watch = None
             if late is not None and exchange.operation.late_kind is not None:
                 watch = watch_late_work(exchange, late, time)
-            abandoned = False
+            abandoned = left = False
             try:
                 return await handler(request)
-            except (asyncio.CancelledError, ClientLeft, UpstreamTimeout):
+            except (asyncio.CancelledError, ClientLeft):
+                abandoned = left = True
+                raise
+            except UpstreamTimeout:
                 abandoned = True
+                left = request.connection.writing_paused  # no time was left it by a client that does not read
                 raise
             finally:
                 exchange.spent = spent = _took_on(exchange, abandoned=abandoned)
@@ -72,7 +82,7 @@ def meter(
                 if session is not None:
                     session.finish()  # what it used has been counted as it went on
                 if reading is not None:
-                    usage, exchange.known = reading.result()
+                    usage, exchange.known = reading.result(left=left)
                     exchange.usage = usage
                 elif exchange.usage is not None:
                     exchange.known = Known.ESTIMATED if exchange.usage.estimated else Known.REPORTED
@@ -93,6 +103,6 @@ def meter(
 def _took_on(exchange: Exchange, *, abandoned: bool) -> bool:
     """Whether the upstream took the work on; one that had the request when its client left did, for all we know."""
     if exchange.head_at is None:
-        return abandoned and exchange.bytes_in > 0
+        return abandoned and exchange.asked_at is not None
     status = exchange.status
     return status is not None and (200 <= status < 300 or status == 101)

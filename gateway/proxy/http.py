@@ -57,7 +57,10 @@ def forward(
         except BaseException:
             if upload is not None:
                 upload.cancel()
-            reply.close()
+            if exchange.asked_at is not None and reply.finished:
+                reply.release()  # the answer has been heard to its end, though nobody is there for it
+            else:
+                reply.close()
             raise
         if upload is None or _went_up_whole(upload):
             reply.release()

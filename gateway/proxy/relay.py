@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from time import monotonic
 
 from gateway.errors import Ending, UpstreamBroken
@@ -13,6 +14,7 @@ from gateway.proxy.bites import EVENTS, PACKED
 from gateway.proxy.call import Call
 from gateway.proxy.reading import Reading
 from gateway.proxy.reply import Reply
+from gateway.proxy.report_sink import hear_report
 from gateway.proxy.request import Request
 from gateway.proxy.upstream_errors import Unread, read_error
 from gateway.wire.answer_head import Head, is_event_stream
@@ -135,6 +137,12 @@ class Relay:
         try:
             reply.relay_to(going)
             await going.ended()
+        except asyncio.CancelledError:
+            going.stop()
+            client.fed_by(None)
+            if exchange.awaits_report:
+                await hear_report(request, reply, filtering)
+            raise
         finally:
             client.fed_by(None)
 

@@ -183,7 +183,7 @@ class Reply(UpstreamChannel):
             for body, chunks in pieces:
                 sink.piece(body, chunks)
         if self._at_now != AT_END:
-            self._sink, self._follows = sink, sink.takes_raw
+            self._sink, self._follows, self._passes = sink, sink.takes_raw, None
             self.go_on(Held.BY_READER)
         elif self._fault is not None:
             sink.fail(self._fault.error())

@@ -77,6 +77,10 @@ class Awaited:
             self._error = error
             self._settle()
 
+    def stop(self) -> None:
+        """Take no more of it: nobody waits any longer."""
+        self._over = True
+
     def _settle(self) -> None:
         self._over = True
         if self._waiter is not None and not self._waiter.done():

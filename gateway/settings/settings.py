@@ -253,6 +253,11 @@ class Settings(BaseSettings):
     the longest pattern that matches. A guess, which is settled when usage is known; of models that are not named here
     it is learned from their answers."""
 
+    unseen_tokens_per_second: float = Field(default=50.0, ge=0, le=100_000)
+    """LLM tokens a second that are charged where a client leaves before anybody has said what was used, since the
+    upstream was asked, up to what was reserved: models think without being seen. What went by counts where that is
+    more."""
+
     shared_objects: Annotated[Literal["refuse", "allow"], FOLLOWED] = "refuse"
     """Whether tenants that may have one upstream account may use stored objects, each other's included."""
 

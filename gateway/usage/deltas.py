@@ -1,19 +1,39 @@
-"""What models wrote, counted when somebody asks: for answers of which nobody reports what they used."""
+"""What models wrote, counted when somebody asks: for answers of which nobody reports what they used.
+
+Of a stream the latest events are kept, and read only if it ends without a report. What is older has been counted
+by looking for texts under their usual names; where those are not found it is read as well. So nothing is free that
+goes by, and of most streams nothing is ever read.
+"""
 
 import re
 from itertools import pairwise
 
-from gateway.usage.reported import BYTES_PER_LLM_TOKEN
+import orjson
 
-# What models write, under the names that the API's streams have for it.
+from gateway.usage.reported import BYTES_PER_LLM_TOKEN
+from gateway.usage.written import Written, in_answer, in_event, text_bytes
+from gateway.wire.sse import SseEvent, SseSplitter
+
+# What models write, under the names that streams mostly have for it.
 _WRITTEN = rb'(?:[^"\\\r\n]|\\[^\r\n])'
-_DELTA = re.compile(rb'"(?:content|delta|text|value|refusal|arguments)": ?"(' + _WRITTEN + rb"++)")
-_DELTA_BEGINS_BYTES = len(b'"arguments": "\\')
+_DELTA = re.compile(
+    rb'"(?:content|delta|text|value|refusal|arguments|transcript|reasoning|reasoning_content|reasoning_text|thinking)'
+    rb'"[ \t]{0,8}:[ \t]{0,8}"(' + _WRITTEN + rb"++)"
+)
+_DELTA_BEGINS_BYTES = len(b'"reasoning_content"') + 2 * 8 + len(b':"\\')
 _DELTA_GOES_ON = re.compile(_WRITTEN + rb"*+")
 
 _KEPT_BYTES = 32 * 1024
 """Most streams report in the end: of what is no longer than that nothing is ever counted."""
 
+_READ_BYTES = 64 * 1024
+"""What is larger is not parsed in one turn of the loop."""
+
+_NOT_PLAIN = (b"audio", b'"response"')
+"""Words of events that have texts which are not what a model writes."""
+
+_HAS_DELTA = re.compile(rb'"(?:delta|choices|content|text)"')
+_NOTHING = Written(0, 0)
 _PIECE_BYTES = 64
 """What a piece occupies beside its bytes."""
 
@@ -31,30 +51,48 @@ _MOST_LOOKS = 8
 class Deltas:
     """Counts what models wrote. Most streams send one LLM token per delta, some bundle them."""
 
-    __slots__ = ("_carry", "_count", "_goes_on", "_kept", "_kept_bytes", "_size_bytes")
+    __slots__ = (
+        "_carry",
+        "_count",
+        "_document",
+        "_goes_on",
+        "_kept",
+        "_kept_bytes",
+        "_size_bytes",
+        "_unread_bytes",
+    )
 
     def __init__(self) -> None:
         self._count = 0
         self._size_bytes = 0
         self._kept: list[bytes] = []
         self._kept_bytes = 0
+        self._document: bytes | None = None
         self._carry = b""
         self._goes_on = False
+        self._unread_bytes = 0
+        """Of a document that came in pieces."""
 
     def add(self, text: bytes) -> None:
         """Take a whole event, or several."""
         self._kept.append(text)
         self._kept_bytes += len(text) + _PIECE_BYTES
         if self._kept_bytes > _KEPT_BYTES:
-            self._count_kept()
+            self._count_oldest()
+
+    def add_document(self, document: bytes) -> None:
+        """Take a whole answer that is no stream."""
+        self._document = document
 
     def wrote(self, count: int, size_bytes: int) -> None:
         """Take so many deltas, which have so many bytes in all."""
         self._count += count
         self._size_bytes += size_bytes
 
-    def add_piece(self, piece: bytes) -> None:
-        """Take the next bytes of a document that comes in pieces."""
+    def add_piece(self, piece: bytes, *, of_event: bool = False) -> None:
+        """Take the next bytes of a document that comes in pieces, or of an event that does."""
+        if not of_event:
+            self._unread_bytes += len(piece)
         seen = self._carry + piece
         at = 0
         if self._goes_on:
@@ -71,17 +109,56 @@ class Deltas:
         self._carry = seen[at if self._goes_on else max(at, len(seen) - _DELTA_BEGINS_BYTES) :]
 
     def estimate(self) -> int:
-        """How many LLM tokens that must have been."""
-        self._count_kept()
+        """How many LLM tokens that must have been: one for each text at least, and one for four bytes of it."""
+        kept, self._kept, self._kept_bytes = b"".join(self._kept), [], 0
+        self._read(kept)
+        document, self._document = self._document, None
+        if document is not None:
+            written = in_answer(document)
+            self._add(_found(document) if written is None else written)
+        if self._unread_bytes and not self._size_bytes:
+            self._size_bytes = self._unread_bytes  # it names texts as nobody else does
         return max(self._count, self._size_bytes // BYTES_PER_LLM_TOKEN)
 
-    def _count_kept(self) -> None:
-        # No delta goes on behind the end of a line: all can be looked for at once.
-        deltas = _DELTA.findall(b"".join(self._kept))
-        self._count += len(deltas)
-        self._size_bytes += sum(map(len, deltas))
-        self._kept.clear()
-        self._kept_bytes = 0
+    def _count_oldest(self) -> None:
+        """Make room: of the older half only numbers are kept."""
+        at = 0
+        while self._kept_bytes > _KEPT_BYTES // 2:
+            self._kept_bytes -= len(self._kept[at]) + _PIECE_BYTES
+            at += 1
+        oldest = b"".join(self._kept[:at])
+        del self._kept[:at]
+        is_plain = all(oldest.find(word) < 0 for word in _NOT_PLAIN)
+        if is_plain and (found := _found(oldest)).texts * 2 >= oldest.count(b"data:"):
+            self._add(found)
+        else:
+            self._read(oldest)
+
+    def _read(self, events: bytes) -> None:
+        """Read them; of many the first, and the others must be like those."""
+        count = size_bytes = read_bytes = 0
+        for event in SseSplitter(started=True).feed(events) if events else ():
+            written = in_event(event.data) if len(event.raw) <= _READ_BYTES else None
+            if written is None:
+                written = _found(event.raw) if _HAS_DELTA.search(event.raw, 0, _READ_BYTES) else _NOTHING
+            count += written.texts
+            size_bytes += written.size_bytes
+            read_bytes += len(event.raw)
+            if read_bytes >= _READ_BYTES:
+                break
+        if read_bytes:
+            times = len(events) / read_bytes
+            self._add(Written(round(count * times), round(size_bytes * times)))
+
+    def _add(self, written: Written) -> None:
+        self._count += written.texts
+        self._size_bytes += written.size_bytes
+
+
+def _found(events: bytes) -> Written:
+    """The texts that stand there under their usual names; none goes on behind the end of a line."""
+    texts = _DELTA.findall(events)
+    return Written(len(texts), sum(map(text_bytes, texts)))
 
 
 class NoDeltas(Deltas):
@@ -92,10 +169,13 @@ class NoDeltas(Deltas):
     def add(self, text: bytes) -> None:
         pass
 
+    def add_document(self, document: bytes) -> None:
+        pass
+
     def wrote(self, count: int, size_bytes: int) -> None:
         pass
 
-    def add_piece(self, piece: bytes) -> None:
+    def add_piece(self, piece: bytes, *, of_event: bool = False) -> None:
         pass
 
 
@@ -151,10 +231,13 @@ class Likeness:
             or _QUOTE in written
             or _LF in written
             or _CR in written
-            or written[-1] == _BACKSLASH
             or (_DOT in written and _shows_an_end(written))
         ):
             return False
+        if _BACKSLASH in written:
+            if (spelled := _unescaped(written)) is None:
+                return False
+            size = spelled
         self.count += 1
         self.size_bytes += size
         return True
@@ -183,6 +266,8 @@ class Likeness:
             return
         if piece[first.end() : first.end() + 2] not in (b'"}', b'",'):
             return
+        if in_event(SseEvent(piece).data) != Written(1, text_bytes(first[1])):
+            return  # something else of it counts too, or this does not
         written = first.span(1)
         gaps = sorted([written, *(one.span(one.lastindex or 0) for one in _VARIES.finditer(piece))])
         if len(gaps) > _MOST_GAPS:
@@ -191,6 +276,14 @@ class Likeness:
         fixed = [piece[end:begin] for (_, end), (begin, _) in pairwise(((0, 0), *gaps, (len(piece), 0)))]
         self._before, *self._between, self._behind = fixed
         self._fixed_bytes = sum(map(len, fixed))
+
+
+def _unescaped(written: bytes) -> int | None:
+    """How many bytes a text has that is spelled so; None where it is none."""
+    try:
+        return len(orjson.loads(b'"' + written + b'"').encode())
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _shows_an_end(written: bytes) -> bool:

@@ -9,13 +9,25 @@ from collections.abc import Callable
 from gateway.usage.answers import Report, from_sse_event, report_of
 from gateway.usage.deltas import Deltas, Likeness
 from gateway.usage.included import is_added_usage
-from gateway.usage.json_reader import MAX_WHOLE_BYTES
+from gateway.usage.json_reader import BEGINNING_BYTES, MAX_WHOLE_BYTES
 from gateway.usage.outline import EventOutliner
 from gateway.usage.reported import Usage
 from gateway.wire.sse import MAX_EVENT_BYTES, SseEvent, SseSplitter
 
 _REPORT = re.compile(rb'"usage"[ \t\r\n]{0,8}:[ \t\r\n]{0,8}(?=\{)')
 _BLANK_LINES = (b"\n\n", b"\r\n\r\n")
+_FINISHED = re.compile(rb'"finish_reason"[ \t]*:[ \t]*"[^"]')
+_SAID_ALL = re.compile(
+    rb"\b(?:response\.(?:output_text|refusal|audio|output_audio|function_call_arguments|custom_tool_call_input)\.done"
+    rb"|response\.(?:content_part\.done|completed|incomplete|failed|cancelled)"
+    rb"|thread\.(?:message\.completed|run\.(?:completed|incomplete|failed|cancelled|expired))"
+    rb"|transcript\.text\.done|speech\.audio\.done)\b"
+)
+_ENDS_SOMETHING = re.compile(rb'(?:"type"[ \t]*:[ \t]*"|\bevent: ?)[\w.]+\.(?:done|completed)\b')
+_GOES_ON = re.compile(rb"\.(?:delta|added)\b")
+_LAST = b"[DONE]"
+_IS_LAST = re.compile(rb"(?:\A|\n)data: ?\[DONE\]")
+_LAST_BYTES = len(_LAST) + 8
 
 
 class EventReader:
@@ -36,6 +48,27 @@ class EventReader:
         self._parts: Usage | None = None
         """What has been reported of its images, and of its calls of tools, one by one."""
 
+        self.answers = 1
+        """How many were asked for, each of which says that it has finished."""
+
+        self._finished = 0
+        self._said_all_at: int | None = None
+        """How many pieces were alike when the last event said that all has been said; None: it did not."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the answer has said that its generation is over; what follows can only be its usage.
+
+        Answers of chat and completions say so one by one. An event that ends what was being said counts until more
+        is said.
+        """
+        return self._finished >= self.answers or self._said_all_at == self._likeness.count
+
+    @property
+    def has_report(self) -> bool:
+        """Whether usage has been reported so far."""
+        return self._whole is not None
+
     def feed(self, piece: bytes) -> bytes:
         """Take the next bytes of the stream; return what of it may pass now: whole events."""
         splitter = self._splitter
@@ -45,6 +78,7 @@ class EventReader:
             if not _shows_a_sign(piece) and piece.endswith(_BLANK_LINES) and len(piece) <= MAX_EVENT_BYTES:
                 # The usual piece.
                 splitter.started = True
+                self._said_all_at = None
                 self._likeness.learn(piece)
                 self.deltas.add(piece)
                 return piece
@@ -55,6 +89,7 @@ class EventReader:
             if _shows_a_sign(passing):
                 passing = self._take_whole(run.events())
             else:
+                self._said_all_at = None
                 self.deltas.add(passing)
         return passing + b"".join([self._take(event) for event in events]) if events else passing
 
@@ -85,17 +120,21 @@ class EventReader:
             return self._take_whole([event])
         if self._fragments is None:
             self._fragments = EventOutliner()
+            self._note_end(event.raw)
+        self.deltas.add_piece(event.raw, of_event=True)
         self._fragments.feed(event.raw[event.prefix_bytes :])
         return event.raw
 
     def _take_whole(self, events: list[SseEvent]) -> bytes:
         """Take events that stand in a row; of those that report on the whole answer, the latest full one is read."""
+        for event in events:
+            self._note_end(event.raw)
+            if not _ENDS_SOMETHING.search(event.raw, 0, BEGINNING_BYTES):
+                self.deltas.add(event.raw)  # else it says once more what has been said
         reports: list[Report] = []
         is_known = False
         for event in reversed(events):
-            if not _may_report(event.raw):
-                self.deltas.add(event.raw)
-            elif not is_known and (report := _report_of(event)) is not None:
+            if not is_known and _may_report(event.raw) and (report := _report_of(event)) is not None:
                 reports.append(report)
                 is_known = not report.is_part and report.usage.input > 0 and report.usage.output > 0
         for report in reversed(reports):
@@ -103,6 +142,18 @@ class EventReader:
         return b"".join(
             [event.raw for event in events if not (self._without_added and is_added_usage(event))]
         )
+
+    def _note_end(self, event: bytes) -> None:
+        """See whether an event says that all has been said, or more."""
+        finished = len(_FINISHED.findall(event))
+        if finished:
+            self._finished += finished
+        elif _IS_LAST.search(event, 0, BEGINNING_BYTES):
+            self._finished = self.answers
+        elif _SAID_ALL.search(event, 0, BEGINNING_BYTES):
+            self._said_all_at = self._likeness.count
+        elif _GOES_ON.search(event, 0, BEGINNING_BYTES):
+            self._said_all_at = None
 
     def _end_fragments(self) -> None:
         if self._fragments is not None:
@@ -139,7 +190,17 @@ def _shows_a_sign(events: bytes) -> bool:
     at = events.rfind(b'"usage"')
     if at >= 0 and events.count(b'"usage"') != events.count(b'"usage":null'):
         return True
-    return events.find(b".done") >= 0 or events.find(b".completed") >= 0
+    if (
+        events.find(b".done") >= 0
+        or events.find(b".completed") >= 0
+        or events.rfind(_LAST, -_LAST_BYTES) >= 0
+    ):
+        return True
+    finished = events.count(b'"finish_reason"')
+    return finished > 0 and (
+        events.count(b'"finish_reason":null') != finished
+        and events.count(b'"finish_reason": null') != finished
+    )
 
 
 def _may_report(event: bytes) -> bool:

@@ -89,7 +89,7 @@ class JsonReader:
             usage = from_json(document)
         if usage is None:
             self._deltas = None
-            self.deltas.add(document)
+            self.deltas.add_document(document)
         return usage
 
 

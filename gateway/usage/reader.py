@@ -49,6 +49,28 @@ class UsageReader:
         return reader, leaving_out
 
     @property
+    def unread(self) -> bool:
+        """Whether it would say what it used, but is encoded as nobody here can read."""
+        return self._reader is not None and not self.readable
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the answer has said that its generation is over; a document is written when it is."""
+        reader = self._reader
+        return reader.is_over if isinstance(reader, EventReader) else reader is not None
+
+    @property
+    def awaits_report(self) -> bool:
+        """Whether the answer has said that its generation is over, but not yet what it used."""
+        has_report = isinstance(self._reader, EventReader) and self._reader.has_report
+        return self.readable and self.is_over and not has_report
+
+    def expect(self, answers: int) -> None:
+        """So many answers were asked for, of which a stream says one by one that they have finished."""
+        if isinstance(self._reader, EventReader):
+            self._reader.answers = answers
+
+    @property
     def streams(self) -> bool:
         """Whether the answer is a stream of events."""
         return isinstance(self._reader, EventReader)
