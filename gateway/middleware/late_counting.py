@@ -54,10 +54,8 @@ class LateCounting:
     def _count(self, shown: Shown, found: Found) -> None:
         maker, parts = found
         self._take_back(maker.tenant, parts)
-        for model, usage in shown.by_model:
-            entry = Entry(
-                named(maker.subject), named(model or maker.model), maker.operation, tier_of(usage.tier)
-            )
+        for model, usage in shown.named(maker):
+            entry = Entry(named(maker.subject), named(model), maker.operation, tier_of(usage.tier))
             self._ledger.count(Counted(maker.tenant, entry), usage, Known.REPORTED, requests=0)
         self._show(maker, shown, parts)
         self._charge(maker, shown, parts)
@@ -88,8 +86,7 @@ class LateCounting:
         amounts = Counter(
             dict.fromkeys(limits.of_caller(principal), still_to_charge(shown.kind, shown.usage, parts))
         )
-        for model, usage in shown.by_model:
-            name = model or maker.model
+        for name, usage in shown.named(maker):
             # A limit of a model holds what was made with its name.
             amount = still_to_charge(shown.kind, usage, [part for part in parts if part.model == name])
             amounts.update(dict.fromkeys(limits.of_model(name), amount))

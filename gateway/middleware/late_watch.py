@@ -70,7 +70,7 @@ class LateWatch(StreamObserver):
         if not knows(encodings):
             return None
         if media_type == b"text/event-stream":
-            self._reader = _Events(b'"%b"' % OBJECTS[self._kind].encode())
+            self._reader = _Events(self._kind)
         elif media_type == b"application/json" or media_type.endswith(b"+json"):
             self._reader = _Document()
         else:
@@ -182,12 +182,13 @@ class _Document:
 
 
 class _Events:
-    """A stream of events, of which those are read that have an object of the kind: first and last say enough."""
+    """A stream of events, of which those are read that are about an object of the kind: the last of them says most."""
 
-    __slots__ = ("_last", "_outliner", "_splitter", "_wanted")
+    __slots__ = ("_kind", "_last", "_outliner", "_splitter", "_wanted")
 
-    def __init__(self, wanted: bytes) -> None:
-        self._wanted = wanted
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._wanted = b'"%b"' % OBJECTS[kind].encode()
         self._splitter = SseSplitter(max_event_bytes=_MOST_KEPT_BYTES)
         self._outliner: Outliner | None = None
         self._last: list[dict[str, Any]] = []
@@ -213,12 +214,15 @@ class _Events:
             return
         self._end_fragments()
         if self._wanted in event.raw:
-            self._last = _objects_of(event.data) or self._last
+            self._note(_objects_of(event.data))
 
     def _end_fragments(self) -> None:
         if self._outliner is not None:
-            self._last = objects_in(self._outliner.finish()) or self._last
+            self._note(objects_in(self._outliner.finish()))
             self._outliner = None
+
+    def _note(self, objects: Iterable[dict[str, Any]]) -> None:
+        self._last = [one for one in objects if id_of(one, self._kind) is not None] or self._last
 
 
 def _objects_of(document: bytes) -> list[dict[str, Any]]:

@@ -82,6 +82,7 @@ def shown_by(document: Mapping[str, Any], kind: str) -> Shown | None:
         object_id,
         made_at if isinstance(made_at, int | float) and not isinstance(made_at, bool) else None,
         by_model,
+        _name(document.get("model")),
         in_background=kind != "response" or document.get("background") is True,
     )
 

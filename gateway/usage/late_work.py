@@ -9,7 +9,7 @@ the upstream's answers alone, under a key that tenants who cannot reach each oth
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self
 from urllib.parse import quote
@@ -146,8 +146,16 @@ class Shown(NamedTuple):
     """In unix seconds, where it says so."""
 
     by_model: tuple[tuple[str, Usage], ...]
+    model: str = ""
+    """What it calls its model, where that is one."""
+
     in_background: bool = True
     """Whether the answer that made it did not wait for its end."""
+
+    def named(self, maker: Maker) -> Iterator[tuple[str, Usage]]:
+        """The same with the names under which it is counted."""
+        for name, usage in self.by_model:
+            yield name or maker.model or self.model, usage
 
     @property
     def usage(self) -> Usage:

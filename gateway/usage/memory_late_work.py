@@ -40,7 +40,7 @@ class MemoryLateWork:
         if note.exchange_id in remembered.parts:
             return None
         remembered.parts[note.exchange_id] = note.part
-        return None if remembered.counted is None else Found(remembered.maker, ())
+        return None if remembered.counted is None else Found(remembered.maker, [])
 
     def _claim(self, claim: Claim) -> Found | None:
         if claim.key not in self._objects:
@@ -52,7 +52,7 @@ class MemoryLateWork:
         if remembered.counted is not None:
             return None
         remembered.counted = claim.exchange_id
-        return Found(remembered.maker, tuple(remembered.parts.values()))
+        return Found(remembered.maker, list(remembered.parts.values()))
 
     def _remember(self, step: Step) -> _Remembered:
         remembered = self._objects.get(step.key)

@@ -187,6 +187,20 @@ async def test_late_usage_is_charged_by_the_day_beside_what_was_reserved_and_not
 _LLM = (Dimension.TOKENS_PER_DAY, Dimension.TOKENS_PER_MINUTE)
 
 
+async def test_what_turns_out_to_be_less_than_was_estimated_is_counted_as_it_is(
+    start_gateway: StartGateway, storing: Storing
+) -> None:
+    gateway = await start_gateway(**tenant(**LIMITS))
+    await begin_response(gateway, storing, max_output_tokens=1000)
+    assert (await used(gateway))["alice", "gpt-5", "createResponse"]["output"] == 1000
+    usage = {"input_tokens": 1, "output_tokens": 9, "total_tokens": 10}
+    storing.says("GET", "/v1/responses/resp_1", response("completed", usage))
+
+    await ask(gateway, "GET", "/v1/responses/resp_1")
+
+    assert await used(gateway) == {("alice", "gpt-5", "createResponse"): {"input": 1, "output": 9}}
+
+
 @pytest.mark.parametrize("cancelled", ["cancelled", "incomplete", "failed"])
 async def test_what_was_cancelled_or_failed_used_what_it_shows(
     start_gateway: StartGateway, storing: Storing, cancelled: str
@@ -447,6 +461,63 @@ async def test_answers_too_large_to_keep_are_read_all_the_same(
     assert await used(gateway) == {("alice", "gpt-5", "createResponse"): {"input": 300, "output": 4000}}
 
 
+@pytest.mark.parametrize("pieces", [1, 50])
+async def test_events_too_large_to_keep_are_read_all_the_same(
+    start_gateway: StartGateway, upstream: ScriptedUpstream, pieces: int
+) -> None:
+    gateway = await start_gateway(**METERED)
+    run = made("thread.run", id="run_1", status="in_progress", usage=None, model="gpt-4o")
+    final = {
+        **run,
+        "instructions": '{"usage": {"total_tokens": 1}}' * 5000,
+        "status": "completed",
+        "usage": RUN_USAGE,
+    }
+    large = {
+        "type": "thread.message.completed",
+        "object": "thread.message",
+        "id": "msg_1",
+        "content": "x" * 10**5,
+    }
+    events = [
+        (b"thread.run.created", run),
+        (b"thread.run.completed", final),
+        (b"thread.message.completed", large),
+    ]
+    stream = b"".join(b"event: %b\ndata: %b\n\n" % (name, orjson.dumps(data)) for name, data in events)
+
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(SSE_HEAD)
+        size = len(stream) // pieces + 1
+        for at in range(0, len(stream), size):
+            await turn.chunk(stream[at : at + size])
+        await turn.send(b"0\r\n\r\n")
+
+    upstream.plays(script)
+    body = {"assistant_id": "asst_1", "model": "gpt-4o", "stream": True}
+    await ask(gateway, "POST", "/v1/threads/thread_1/runs", body)
+    Storing(upstream).says("GET", "/v1/threads/thread_1/runs/run_1", final)
+
+    await ask(gateway, "GET", "/v1/threads/thread_1/runs/run_1", subject="bob")
+
+    assert await used(gateway) == {("alice", "gpt-4o", "createRun"): {"input": 300, "output": 4000}}
+
+
+async def test_model_that_the_request_left_to_an_assistant_is_the_one_that_the_run_names(
+    start_gateway: StartGateway, storing: Storing
+) -> None:
+    gateway = await start_gateway(**METERED)
+    run = made("thread.run", id="run_1", status="queued", usage=None, model="gpt-4o")
+    storing.says("POST", "/v1/threads/runs", run)
+    storing.says("GET", "/v1/threads/thread_1/runs/run_1", {**run, "status": "failed", "usage": RUN_USAGE})
+
+    await ask(gateway, "POST", "/v1/threads/runs", {"assistant_id": "asst_1"})
+    await ask(gateway, "GET", "/v1/threads/thread_1/runs/run_1")
+
+    assert await used(gateway) == {("alice", "gpt-4o", "createThreadAndRun"): {"input": 300, "output": 4000}}
+
+
 async def test_object_that_nobody_remembers_is_counted_once_for_who_asks(
     start_gateway: StartGateway, storing: Storing
 ) -> None:
@@ -524,10 +595,11 @@ async def test_tenants_who_may_reach_each_others_objects_pay_for_what_they_made(
     other = await counted(gateway, "beta")
 
     if storage == "another path":
-        assert other["olga", "", "getResponse"]["output"] == 4000  # another server's object of that name
-        assert "output" not in paid["alice", "gpt-5", "createResponse"]
+        seen = other["olga", "gpt-5-2025-08-07", "getResponse"]  # another server's object of that name
+        assert seen["output"] == 4000
+        assert paid["alice", "gpt-5", "createResponse"]["output"] == 1000  # as it was guessed
     else:
-        assert "output" not in other["olga", "", "getResponse"]
+        assert not any("output" in counts for counts in other.values())
         assert paid == {("alice", "gpt-5", "createResponse"): {"input": 300, "output": 4000}}
 
 
