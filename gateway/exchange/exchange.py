@@ -67,7 +67,7 @@ class Exchange:
         # authorize finds it in the head, limit in the body, the reader of a form in the form
         "model",
         # limit
-        *("body", "body_gone", "facts", "held_seconds", "form", "cost", "decision"),
+        *("body", "body_gone", "facts", "held_seconds", "form", "cost", "reserved", "decision"),
         # meter
         *("usage", "known", "spent", "session_gate"),
         # late_watch
@@ -141,6 +141,10 @@ class Exchange:
 
         self.cost: Cost | None = None
         """What the request says that it will use, where somebody counts that."""
+
+        self.reserved: int | None = None
+        """LLM tokens that were taken when it was admitted, of the limit of which most was; None where nobody limits
+        them."""
 
         self.decision: Decision | None = None
         self.usage: Usage | None = None

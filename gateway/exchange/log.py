@@ -134,6 +134,7 @@ FIELDS = {
     "usage_known": "`reported`, `estimated` or `unreported`, as in the metrics; only where something was used.",
     "usage": "What was used, by kind as in the metrics and with its `total`; the `tier` where the answer names one; "
     "`estimated` where nobody reported it.",
+    "reserved": "LLM tokens that were reserved for it, of the limit that took most; only where one counts them.",
     "object_usage": "What the answer said of objects that were made before, by their ids: counted once, for who made "
     "each, and no part of what this exchange used.",
     "error": "The code of the gateway's own error; only where there was one.",
@@ -141,7 +142,7 @@ FIELDS = {
 }
 """What a line says: every field, in their order, with its meaning for who reads it."""
 
-_RARE = frozenset({"waited_ms", "usage_known", "usage", "object_usage", "error", "detail"})
+_RARE = frozenset({"waited_ms", "usage_known", "usage", "reserved", "object_usage", "error", "detail"})
 """Those that are not in every line."""
 
 
@@ -175,6 +176,8 @@ def access_record(exchange: Exchange, times: Times, *, worker: int = 0) -> dict[
         record["usage_known"] = exchange.known
     if exchange.usage is not None:
         record["usage"] = exchange.usage.amounts()
+    if exchange.reserved is not None:
+        record["reserved"] = exchange.reserved
     if exchange.shown:
         record["object_usage"] = {_cut(one.id, _ID_LIMIT): one.usage.amounts() for one in exchange.shown}
     error = exchange.error

@@ -26,6 +26,7 @@ LABELS = {
     "status itself",
     "ending": "see below",
     "check": "`livez` or `readyz`",
+    "moment": "`reserved` or `settled`",
     "direction": "`in` from clients, `out` to them",
     "decision": "`granted`, `refused`, or `unavailable` where nobody could decide",
     "dimension": "the limit that refused, or `none`",
@@ -135,6 +136,13 @@ class Metrics:
             "Usage, reported or estimated: LLM tokens (cached_input is part of input, and so on), images, seconds.",
             ["tenant", "operation", "tier", "kind"],
             of=[kind if kind in KINDS else None for kind in Usage._fields],
+            registry=registry,
+        )
+        self.limited = Sums(
+            "gateway_limited_llm_tokens",
+            "LLM tokens of exchanges that a limit counts: reserved at admission, settled when they had ended.",
+            ["tenant", "operation", "moment"],
+            of=("reserved", "settled"),
             registry=registry,
         )
         self.usage_exchanges = Sums(

@@ -20,6 +20,7 @@ class Families(Protocol):
     first_byte: Spreads
     overhead: Spreads
     usage: Sums
+    limited: Sums
     usage_exchanges: Sums
 
 
@@ -35,6 +36,7 @@ class ExchangeTallies:
         "first_byte",
         "granted",
         "known",
+        "limited",
         "overhead",
         "seconds",
         "usage",
@@ -55,6 +57,9 @@ class ExchangeTallies:
         self.usage: dict[str, list[float]] = {}
         """In the order of `Usage`, by tier, as far as `used_by` has been asked for it."""
 
+        self.limited: list[float] | None = None
+        """LLM tokens reserved and settled; None until `limited_began` has been asked for it."""
+
         self.ended: dict[tuple[int | None, Ending | None], Tally] = {}
         """Exchanges by status and ending, as far as `so_ended` has been asked for them."""
 
@@ -68,6 +73,11 @@ class ExchangeTallies:
         """What the limiter granted the tenant, whatever the operation."""
         tally = self.granted = self._families.decisions.labels(self._labels[0], "granted", "none")
         return tally
+
+    def limited_began(self) -> list[float]:
+        """LLM tokens that limits were asked for, and those that took their place."""
+        limited = self.limited = self._families.limited.labels(*self._labels)
+        return limited
 
     def so_ended(self, status: int | None, ending: Ending | None) -> Tally:
         """Those with this status that ended so."""

@@ -20,7 +20,7 @@ class QuotaSet:
 
     __slots__ = (
         *("by_request", "dimensions", "has_optional", "has_slots", "is_reported", "measured", "plans"),
-        *("narrow", "quotas", "settling", "units_differ", "_without"),
+        *("narrow", "quotas", "reported", "settling", "units_differ", "_without"),
     )
 
     def __init__(self, quotas: tuple[Quota, ...]) -> None:
@@ -42,8 +42,11 @@ class QuotaSet:
         )
         """Those of which there is room for as many whatever the last one took, while no more grains are missing."""
 
-        self.is_reported = any(dimension.is_reported for dimension in dimensions)
-        """Whether answers report something that counts here."""
+        self.reported = tuple(at for at, dimension in enumerate(dimensions) if dimension.is_reported)
+        """The positions of those that count what answers report."""
+
+        self.is_reported = bool(self.reported)
+        """Whether there are any."""
 
         self.has_optional = any(not quota.dimension.is_reported for _, quota in self.measured)
         """Whether there are some of which many requests take nothing, and hear nothing."""
@@ -114,6 +117,14 @@ class Charges:
             if permits[at]:
                 return True
         return False
+
+    def reserved(self) -> int:
+        """The most that is taken of any of what answers report."""
+        most, permits = 0, self.permits
+        for at in self.quotas.reported:
+            if permits[at] > most:
+                most = permits[at]
+        return most
 
     def crowds(self, at: int, missing: int) -> bool:
         """Whether there is room for few more that take as much, where so many grains are missing now."""

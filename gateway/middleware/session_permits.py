@@ -30,13 +30,14 @@ DEBT_SECONDS = 30.0
 class Reservation:
     """What one response is expected to use, and what has become of the wish to have that reserved."""
 
-    __slots__ = ("cost", "decision", "key", "used")
+    __slots__ = ("cost", "decision", "key", "reserved", "used")
 
     def __init__(self, key: str, cost: Cost) -> None:
         self.key = key
         """By which the limiter knows it."""
 
         self.cost = cost
+        self.reserved = 0
         self.decision: asyncio.Future[Decision] | None = None
         self.used: int | None = None
         """LLM tokens, once that is known; it may be before anything is decided."""
@@ -91,6 +92,7 @@ class SessionPermits:
         except StatedAboveLimit as above:
             self._count("refused", above.quota.dimension.value)
             return stated_above(above, cost)
+        reservation.reserved = charges.reserved()
         reservation.decision = asked = self._limiter.admit(reservation.key, charges, hold=True)
         asked.add_done_callback(partial(self._was_decided, reservation))
         try:
@@ -131,6 +133,10 @@ class SessionPermits:
             self.charge(used)
             return
         self._limiter.settle_soon(reservation.key, dict.fromkeys(self.quotas.dimensions, used))
+        tallies = self._standing.tallies
+        limited = tallies.limited or tallies.limited_began()
+        limited[0] += reservation.reserved
+        limited[1] += used
         if used:
             self._watch(told=False)
 

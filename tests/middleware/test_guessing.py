@@ -144,6 +144,43 @@ async def test_days_limit_holds_about_once_where_answers_are_long(
     assert limit * 0.8 <= len(granted) * 8001 <= limit * 1.2
 
 
+async def test_metrics_and_log_show_what_was_reserved_beside_what_was_used(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(**tenant(max_tokens_per_1_day=LIMIT, max_tokens_per_1_minute=2000))
+    answers_of(upstream, 300)
+    assert (await post(gateway, CHAT, chat(max_tokens=700))).status == 200
+    assert (await post(gateway, CHAT, chat(max_tokens=3000))).status == 400
+    first, second = await gateway.lines.wait(2)
+    assert first["reserved"] in range(700, 730)
+    assert first["usage"]["total"] == 301
+    assert "reserved" not in second
+    assert limited(gateway, "reserved") == first["reserved"]
+    assert limited(gateway, "settled") == 301
+    assert (await post(gateway, "/v1/files", b"{}")).status == 200
+    assert "reserved" in (await gateway.lines.wait(3))[2], "a limit counts whatever it reports"
+
+
+async def test_what_the_upstream_refused_says_nothing_of_guesses(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(**tenant(max_tokens_per_1_day=LIMIT))
+
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n")
+
+    upstream.plays(script)
+    assert (await post(gateway, CHAT, chat(max_tokens=700))).status == 429
+    assert limited(gateway, "reserved") == 0
+    assert limited(gateway, "settled") == 0
+
+
+def limited(gateway: Gateway, moment: str) -> float:
+    series = f'moment="{moment}",operation="createChatCompletion",tenant="acme"'
+    return gateway.metric(f"gateway_limited_llm_tokens_total{{{series}}}")
+
+
 # Shared through Redis
 
 
