@@ -259,7 +259,7 @@ WRITERS = {
     "authenticate": {"caller", "standing"},
     "authorize": {"model"},
     "limit": {"body", "body_gone", "facts", "model", "held_seconds", "form", "cost"},
-    "admission": {"decision"},
+    "admission": {"cost", "decision", "reserved"},
     "meter": {"usage", "known", "spent"},
     "answer_meter": {"body"},
     "session_meter": {"usage", "session_gate"},

@@ -170,7 +170,15 @@ def test_every_label_has_its_values_described_and_no_other() -> None:
 def test_log_fields_described_are_those_of_the_line() -> None:
     exchange = Exchange("req", "GET", UNMATCHED, 0.0, 0.0)
     always = set(access_record(exchange, exchange.times(1.0)))
-    assert set(FIELDS) == always | {"waited_ms", "usage_known", "usage", "reserved", "object_usage", "error", "detail"}
+    assert set(FIELDS) == always | {
+        "waited_ms",
+        "usage_known",
+        "usage",
+        "reserved",
+        "object_usage",
+        "error",
+        "detail",
+    }
 
 
 # Architecture
