@@ -12,6 +12,7 @@
     │  │  ├─ TenantUnknown               403     permission_error       unknown_tenant
     │  │  ├─ TenantDisabled              403     permission_error       tenant_disabled
     │  │  ├─ SharedUpstream              403     permission_error       shared_upstream
+    │  │  ├─ UnmeteredOperation          403     permission_error       unmetered_operation
     │  │  └─ OperationClosed             403     permission_error       operation_closed
     │  ├─ BadRequest                     400     invalid_request_error  bad_request, …
     │  ├─ TargetAmbiguous                400     invalid_request_error  ambiguous_target
@@ -57,7 +58,6 @@ from gateway.endings import Ending as Ending
 _SOON = (("retry-after", "1"),)
 _NEVER = (("x-should-retry", "false"),)
 """What keeps the official SDKs from asking again."""
-
 
 ROOM_BYTES = 16 * 1024
 """What is asked for before orjson writes: where it gets no memory it takes the process with it, Python says so."""
@@ -163,6 +163,12 @@ class SharedUpstream(PermissionFault):
     """Stored objects are not safe behind an upstream key that several tenants share."""
 
     code = "shared_upstream"
+
+
+class UnmeteredOperation(PermissionFault):
+    """No limit counts what this uses, and the operator wants one that does."""
+
+    code = "unmetered_operation"
 
 
 class OperationClosed(PermissionFault):

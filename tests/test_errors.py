@@ -31,6 +31,7 @@ TABLE = {
     "TenantUnknown": (403, FORBIDDEN, "unknown_tenant"),
     "TenantDisabled": (403, FORBIDDEN, "tenant_disabled"),
     "SharedUpstream": (403, FORBIDDEN, "shared_upstream"),
+    "UnmeteredOperation": (403, FORBIDDEN, "unmetered_operation"),
     "OperationClosed": (403, FORBIDDEN, "operation_closed"),
     "BadRequest": (400, INVALID, "bad_request"),
     "TargetAmbiguous": (400, INVALID, "ambiguous_target"),

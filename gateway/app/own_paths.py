@@ -111,6 +111,7 @@ async def _me(limiter: Limiter, exchange: Exchange, _: str) -> bytes:
         "models": {"tenant": tenant.models, "credential": principal.models},
         "default_model": tenant.settings.default_model,
         "limits": levels,
+        "unmetered": "refuse" if tenant.refuses_unmetered else "allow",
         "stored_objects": "open" if tenant.closed is None else f"closed: {tenant.closed.words}",
     }
     return orjson.dumps(document)

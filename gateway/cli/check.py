@@ -21,6 +21,7 @@ from gateway.credentials.revocation_file import RevocationFile
 from gateway.credentials.revocations import RevocationsUnavailable
 from gateway.credentials.trust import unreadable
 from gateway.operations.table import OperationTable
+from gateway.policy.gaps import gaps_in_words
 from gateway.policy.tenants import TenantPolicy, account_uses, closed_to, tenant_policies, usage_known_of
 from gateway.settings.certificates import trusted_certificates
 from gateway.settings.section import SettingsInvalid, revealed
@@ -71,6 +72,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"What is remembered of upstream accounts cannot be read or kept: {trouble}")
     for sentence in (*closed_to(policies.values()), *usage_known_of(policies.values())):
         print(sentence)
+    for line in gaps_in_words(policies.values(), table, uncontained=settings.allow_uncontained):
+        print(line)
     if options.live and not _live(settings, policies):
         return 1
     workers = workers_of(settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +18,7 @@ from gateway.credentials.principal import CredentialError, Principal
 from gateway.credentials.trust import Trust
 from gateway.errors import GatewayError
 from gateway.limits.no_buckets import no_store
+from gateway.limits.terms import Dimension
 from gateway.middleware.admission import limits_unavailable
 from gateway.middleware.caller import check_tenant, credential_refusal
 from gateway.middleware.record import matched
@@ -25,6 +26,7 @@ from gateway.operations.own import LIVEZ, READYZ
 from gateway.operations.table import UNLISTED_READ, OperationTable, UsageReport
 from gateway.policy import requests as policy
 from gateway.policy.caller import NOBODY, Caller
+from gateway.policy.coverage import check_covered, check_model_covered, covering
 from gateway.policy.tenants import UNKNOWN_TENANT, TenantBook, account_uses, tenant_policies
 from gateway.settings.section import revealed
 from gateway.settings.settings import Settings
@@ -152,6 +154,7 @@ class _Asking:
             administration=self._settings.upstream.admin_api_key is not None,
             uncontained=self._settings.allow_uncontained,
         )
+        check_covered(self._caller, self.operation, socket=self.operation.is_session)
         return f"{self.operation.scope}, which the credential and the tenant have"
 
     def model_is_allowed(self) -> str:
@@ -177,11 +180,26 @@ class _Asking:
         quotas = (*self._caller.quotas, *self._caller.tenant.limits.of_model(self._model))
         if quotas and self._settings.is_apart:  # they are the credential's own: a tenant has none then
             raise limits_unavailable(no_store("limits"))
+        limited = {quota.dimension for quota in quotas}
+        if self._model is not None or not self._caller.tenant.limits.models:  # else it depends on the model
+            check_model_covered(
+                self._caller, self.operation, self._model, limited, socket=self.operation.is_session
+            )
         if not quotas:
-            return "none"
+            return f"none{self._uncovered(limited)}"
         workers = how_many_workers(self._settings)
         together = f", of {workers} workers together" if workers > 1 else ""
-        return ", ".join(f"{quota.dimension.value} = {quota.capacity}" for quota in quotas) + together
+        named = ", ".join(f"{quota.dimension.value} = {quota.capacity}" for quota in quotas)
+        return f"{named}{together}{self._uncovered(limited)}"
+
+    def _uncovered(self, limited: Collection[Dimension]) -> str:
+        """What no limit counts of it, where it uses anything that costs."""
+        operation = self.operation
+        if operation.is_free or not covering(operation).isdisjoint(limited):
+            return ""
+        bounded = "only how often is limited" if limited else "nothing bounds it"
+        uses = f" ({', '.join(operation.uses)})" if operation.uses else ""
+        return f"; none counts what {operation.id} uses{uses}: {bounded}"
 
     def usage_that_is_known(self) -> str:
         """What would be known of what the answer used."""

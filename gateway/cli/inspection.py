@@ -150,6 +150,8 @@ def _allowed(
     if principal.models is not None:
         models = f"{' '.join(principal.models) or 'none'}, of those of the tenant ({models})"
     yield "models", models
+    if (tenant.unmetered or settings.unmetered) == "refuse":
+        yield "unmetered", "refused: of all that, what costs something is open where a limit counts it"
     for name, capacity in (principal.limits or {}).items():
         yield "limit", f"{name} {capacity}, unless that of the tenant is lower"
 

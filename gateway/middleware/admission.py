@@ -12,6 +12,7 @@ from gateway.limits.charges import Charges, QuotaSet
 from gateway.limits.limiter import Limiter
 from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import Charge, Decision, Dimension, Quota, binds
+from gateway.policy.coverage import check_model_covered
 from gateway.usage.cost import Cost, StatedAboveLimit, charges_for, settlement
 from gateway.usage.guesses import Guesses
 
@@ -80,7 +81,10 @@ class Admission:
 
     async def admit_form(self, model: str | None, images: int) -> None:
         """Take what the same exchange needs beside for what its form has said late: the model, and how many images."""
-        exchange = self._exchange
+        exchange, standing = self._exchange, self._exchange.standing
+        assert standing is not None, "who has limits is known"
+        limited = standing.quotas_of(model).dimensions
+        check_model_covered(exchange.caller, exchange.operation, model, limited, socket=False)
         cost = exchange.cost or _NO_COST
         more = 0
         if cost.images is not None:
@@ -115,7 +119,7 @@ class Admission:
         """Put what was used in place of what was taken. Never raises and never waits."""
         exchange = self._exchange
         usage = None if exchange.is_socket else exchange.usage
-        if usage is not None and usage.images and exchange.spent:
+        if usage is not None and usage.images and exchange.spent and exchange.operation.counts_usage:
             self._charge_images(usage.images)
         if not self._takes:
             return

@@ -15,6 +15,7 @@ from gateway.exchange.observers import AnswerChange, BodyChange
 from gateway.operations.table import Rewrite
 from gateway.policy import requests as policy
 from gateway.policy.caller import Caller
+from gateway.policy.coverage import check_covered
 from gateway.policy.model_list import filtered_models
 from gateway.proxy.answer import Answer
 from gateway.proxy.handler import Handler, Middleware
@@ -87,6 +88,7 @@ def check_head(exchange: Exchange, caller: Caller, *, administration: bool, unco
     policy.check_operation(
         caller, operation, target, socket=socket, administration=administration, uncontained=uncontained
     )
+    check_covered(caller, operation, socket=socket)
     model = policy.model_in_head(caller, operation, exchange.params, target)
     bodiless = not exchange.head.has_body and exchange.method not in _RUN_NOTHING
     policy.check_named_model(caller, operation, model, socket=socket, bodiless=bodiless)

@@ -23,6 +23,7 @@ from gateway.limits.terms import Dimension
 from gateway.middleware.admission import Admission, Decided
 from gateway.operations.table import OperationTable
 from gateway.policy import requests as policy
+from gateway.policy.coverage import check_image_tool_covered, check_model_covered
 from gateway.proxy import body
 from gateway.proxy.answer import Answer
 from gateway.proxy.body_memory import BodyMemory, BodyRoom
@@ -89,6 +90,10 @@ def limit(
                         )
                     _judge(exchange, standing, exchange.body)
                     quotas = standing.quotas_of(exchange.model)
+                    if caller.tenant.refuses_unmetered:
+                        _check_covered(exchange, quotas)
+                        if exchange.facts.makes_images:
+                            check_image_tool_covered(caller, quotas.dimensions)
                     if quotas.quotas or standing.metered:
                         exchange.cost = (
                             await _batch_cost(exchange, admission, quotas)
@@ -120,7 +125,9 @@ def limit(
         exchange.form = watch_form(exchange, admit=admit, counted=counted)
         quotas = standing.quotas_of(exchange.model)
         form_may_cost_more = exchange.form is not None and bool(limits.models)
-        needed = form_may_cost_more or _standing(exchange).metered
+        if not form_may_cost_more:  # else its model is still to come
+            _check_covered(exchange, quotas)
+        needed = form_may_cost_more or standing.metered
         if quotas or needed:
             exchange.cost = (
                 await _batch_cost(exchange, admission, quotas)
@@ -196,6 +203,13 @@ def limit(
         return Cost(batch_input=-(-(size_bytes or 0) // BYTES_PER_LLM_TOKEN))
 
     return around
+
+
+def _check_covered(exchange: Exchange, quotas: QuotaSet) -> None:
+    """Refuse what these do not count, where the tenant may do nothing else."""
+    check_model_covered(
+        exchange.caller, exchange.operation, exchange.model, quotas.dimensions, socket=exchange.is_socket
+    )
 
 
 def _standing(exchange: Exchange) -> Standing:

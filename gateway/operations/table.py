@@ -69,6 +69,7 @@ class Work(StrEnum):
 
 
 _COUNTED: Final = frozenset({"tokens", "images", "audio_megabytes", "audio_seconds", "audio_characters"})
+_HARMLESS: Final = frozenset({"GET", "DELETE"})
 _NOT_HERE: Final = frozenset({UsageReport.REPEATED, UsageReport.LATER})
 _LATE_KINDS: Final = frozenset({"response", "run", "batch", "fine_tuning_job", "video", "eval_run"})
 
@@ -101,6 +102,8 @@ class Operation:
     is_shared_state: bool = False
     work: Work = Work.STORED
     deprecated: bool = False
+    is_free: bool = False
+    """Whether it is known to use nothing that costs: no column, but found in the row."""
 
     # What follows from these, found once: every request asks.
     counts_usage: bool = field(init=False, compare=False)
@@ -166,7 +169,7 @@ class Operation:
         if "is_shared_state" not in columns:
             stored = kind != "none" and not operation.is_administration
             operation = replace(operation, is_shared_state=stored)
-        return operation
+        return replace(operation, is_free=_is_free(operation, said="uses" in row))
 
     @property
     def id_params(self) -> tuple[str, ...]:
@@ -186,6 +189,17 @@ def _work_of(operation: Operation) -> Work:
     if operation.streams or "multipart/form-data" in operation.request_types:
         return Work.TRANSFER
     return Work.STORED
+
+
+def _is_free(operation: Operation, *, said: bool) -> bool:
+    """Whether it uses nothing that costs; `said`: the row has a word about it.
+
+    What only mints a secret uses nothing: the session that it opens passes here. Administration has a gate of its own.
+    """
+    if operation.is_administration or operation.rewrite is Rewrite.REALTIME_SECRET:
+        return True
+    harmless = said or operation.method in _HARMLESS
+    return harmless and operation.is_contained and not operation.uses
 
 
 @dataclass(frozen=True, slots=True)

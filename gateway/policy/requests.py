@@ -25,6 +25,7 @@ from gateway.operations.table import (
 from gateway.operations.targets import TargetRefused
 from gateway.policy import named_models, stored_objects, unnamed_models
 from gateway.policy.caller import Caller
+from gateway.policy.coverage import check_batch_covered
 from gateway.policy.reading import Question
 from gateway.wire.body_facts import BodyFacts
 from gateway.wire.request_fields import Fault
@@ -246,6 +247,7 @@ def _check_batch(caller: Caller, endpoint: str, table: OperationTable) -> None:
         raise TargetAmbiguous("The batch's endpoint is no operation of the API.", param="endpoint") from None
     if operation.is_administration or not operation.is_contained:
         raise OperationClosed(f"{operation.id} is not run by batches.", param="endpoint")
+    check_batch_covered(caller, operation)
     if not caller.may_do(operation):
         raise ScopeMissing(
             f"The batch calls {operation.id}, which needs the scope {operation.scope}. "

@@ -30,11 +30,21 @@ class TenantLimits:
         }
         """By pattern; all that match a model count."""
 
-        self.counts_usage = any(
-            dimension.is_reported
-            for capacities in (limits, *limits.models.values(), *limits.subjects.values())
-            for dimension in capacities.capacities()
+        tables = [frozenset(table.capacities()) for table in limits.subjects.values()]
+        self.of_every_subject: frozenset[Dimension] = (
+            frozenset.intersection(*tables) if "*" in limits.subjects else frozenset()
         )
+        """What is limited for each subject, whichever table applies to it."""
+
+        self.dimensions = frozenset[Dimension]().union(
+            *(
+                capacities.capacities()
+                for capacities in (limits, *limits.models.values(), *limits.subjects.values())
+            )
+        )
+        """What is limited at all, if only for some models or subjects."""
+
+        self.counts_usage = any(dimension.is_reported for dimension in self.dimensions)
         """Whether some limit of the tenant is on LLM tokens, so that usage has to be known."""
 
         self._of_model = lru_cache(maxsize=_REMEMBERED)(self._find_models)

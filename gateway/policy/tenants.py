@@ -83,6 +83,9 @@ class TenantPolicy:
     apart: bool
     """Whether no other tenant can have, or have had, its upstream account, as far as anybody has said."""
 
+    refuses_unmetered: bool
+    """Whether it may do only what some limit counts, and what costs nothing."""
+
     closed: Closed | None
     """Why what the upstream stores is closed to it; None when it is open."""
 
@@ -132,6 +135,7 @@ UNKNOWN_TENANT = TenantPolicy(
     account=Account("", "", None),
     apart=False,
     closed=Closed(Reason.SHARED),
+    refuses_unmetered=False,
 )
 """Stands for a tenant that is not configured: it may do nothing, and counts as `other`."""
 
@@ -164,6 +168,7 @@ def tenant_policies(
             accesses[tenant_id].account,
             apart=False,
             closed=Closed(Reason.UNKNOWN),
+            refuses_unmetered=(tenant.unmetered or settings.unmetered) == "refuse",
             asks_for_usage=metering.asks_for_usage(settings, tenant, accesses[tenant_id].account),
         )
         for tenant_id, tenant in settings.tenants.items()

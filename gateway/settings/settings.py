@@ -261,6 +261,10 @@ class Settings(BaseSettings):
     shared_objects: Annotated[Literal["refuse", "allow"], FOLLOWED] = "refuse"
     """Whether tenants that may have one upstream account may use stored objects, each other's included."""
 
+    unmetered: Annotated[Literal["allow", "refuse"], FOLLOWED] = "allow"
+    """Whether tenants may use what none of their limits counts. `"refuse"` answers that 403, also what is not known and
+    what comes later; what costs nothing stays open. A limit on requests counts no use."""
+
     allow_uncontained: bool = False
     """Open what starts or steers sessions that run past the gateway: all of /v1/chatkit, /v1/live,
     /v1/agents/sessions and /v1/agents/automations, and of /v1/realtime all but the WebSocket and what mints secrets."""

@@ -57,4 +57,7 @@ class Tenant(Section):
     says of whoever has no base_url of its own, else on at the public API and off elsewhere. A limit on LLM tokens needs
     it, and asks in any case."""
 
+    unmetered: Literal["allow", "refuse"] | None = None
+    """As the common `unmetered`, for this tenant."""
+
     limits: Limits = Limits()

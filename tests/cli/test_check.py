@@ -44,6 +44,65 @@ async def test_says_who_is_closed_and_what_opens_it(tmp_path: Path, upstream: Sc
     assert upstream.requests == []
 
 
+async def test_says_what_the_limits_of_each_tenant_leave_open(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    """In some lines, however many operations there are."""
+    tables = """
+[tenants.a.limits]
+max_tokens_per_1_minute = 1000
+[tenants.b.limits]
+max_tokens_per_1_day = 1000
+[tenants.c]
+unmetered = "refuse"
+[tenants.c.limits]
+max_requests_per_1_day = 5
+[tenants.c.limits.models."gpt-4o*"]
+max_tokens_per_1_day = 1000
+[tenants.d]
+scopes = ["*", "unlisted:read"]
+[tenants.d.limits]
+max_tokens_per_1_day = 1000
+max_images_per_1_minute = 10
+max_requests_per_1_day = 5
+[tenants.e.limits]
+max_concurrent_requests = 5
+[tenants.f]
+enabled = false
+[tenants.g]
+scopes = ["models:read"]
+"""
+    done = await check(tmp_path, upstream, tables)
+    assert done.code == 0
+    lines = [line for line in done.stdout.splitlines() if "imit" in line and " count" in line]
+    assert lines == [line for line in done.stdout.splitlines() if "may use" in line]
+    both, refused, partly, some, often = lines
+    assert both.startswith("No limit counts what a, b may use of these, and nothing bounds it: ")
+    for word in (
+        "audio",
+        "images",
+        "videos",
+        "batches",
+        "files",
+        "fine_tuning (",
+        "the tool image_generation",
+    ):
+        assert word in both
+    assert "chat" not in both
+    assert "listed" not in both
+    assert refused.startswith(
+        'No limit counts what c may use of these, and it is refused (unmetered = "refuse"): '
+    )
+    assert partly.startswith("Limits count what c may use of these for some models or subjects alone")
+    assert "chat, completions" in partly
+    assert "only how often it is asked for is limited (max_requests_per_1_day)" in some
+    assert "images" not in some
+    assert "paths that are not listed" in some
+    assert often == (
+        "No limit counts what e may use: only how often it is asked for is limited (max_concurrent_requests)."
+    )
+
+
 async def test_says_how_many_workers_there_would_be_and_what_each_may_have(
     tmp_path: Path, upstream: ScriptedUpstream
 ) -> None:

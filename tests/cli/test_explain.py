@@ -40,6 +40,14 @@ stored_objects = "own"
 scopes = ["files:*"]
 [tenants.asleep]
 enabled = false
+[tenants.measured]
+unmetered = "refuse"
+stored_objects = "own"
+upstream = { api_key = "sk-measured-never-shown" }
+limits.max_requests_per_1_minute = 60
+limits.max_tokens_per_1_minute = 6000
+[tenants.measured.limits.models."gpt-image*"]
+max_images_per_1_minute = 5
 """
 CHAT = ("POST", "/v1/chat/completions")
 
@@ -67,6 +75,12 @@ CASES = {
     "method": Case("TRACE", "/v1/models", "operation", "method_not_allowed"),
     "unknown administration": Case("GET", "/v1/organization/anything", "operation", "operation_closed"),
     "administration": Case("GET", "/v1/organization/users", "scope", "operation_closed"),
+    "measured": Case(*CHAT, "upstream", None, tenant="measured", model="any"),
+    "unmetered": Case("POST", "/v1/videos", "scope", "unmetered_operation", tenant="measured", model="sora-2"),
+    "unmetered model": Case(
+        "POST", "/v1/images/generations", "limits", "unmetered_operation", tenant="measured", model="dall-e-3"
+    ),
+    "costs nothing": Case("GET", "/v1/files", "upstream", None, tenant="measured"),
     "uncontained": Case("POST", "/v1/realtime/calls", "scope", "operation_closed"),
     "credential's scope": Case(*CHAT, "scope", "missing_scope", scopes=("models:read",)),
     "tenant's scope": Case(*CHAT, "scope", "missing_scope", tenant="narrow"),
@@ -248,7 +262,8 @@ def test_limits_of_a_credential_decide_where_no_worker_could_keep_them(
     monkeypatch.setenv(
         "GATEWAY_CREDENTIAL", credential_of(ring, ["models:read"], tenant="free", limits=limits)
     )
-    config.write_text(config.read_text().replace("limits.max_requests_per_1_minute = 60\n", ""))
+    unlimited = config.read_text().partition("[tenants.measured]")[0]
+    config.write_text(unlimited.replace("limits.max_requests_per_1_minute = 60\n", ""))
     asked = ["explain", "GET", "/v1/models", "--config", str(config)]
 
     assert main(asked) == 0
