@@ -20,21 +20,20 @@ def asks_for_usage(settings: Settings, tenant: Tenant, account: Account) -> bool
     return account.place == PUBLIC_API if chosen is None else chosen
 
 
-def said(metered: Iterable[tuple[str, str, bool]]) -> Iterator[str]:
+def said(metered: Iterable[tuple[str, Tenant, str, bool]]) -> Iterator[str]:
     """What an operator should know of tenants, places of upstreams, and whether usage has to be known there."""
-    groups: dict[tuple[str, bool], list[str]] = {}
-    for tenant, place, known in metered:
-        groups.setdefault((place, known), []).append(tenant)
-    for (place, known), tenants in groups.items():
+    groups: dict[tuple[str, bool, str], list[str]] = {}
+    for tenant_id, tenant, place, known in metered:
+        own = tenant.metering is not None or tenant.upstream.base_url is not None
+        groups.setdefault((place, known, "[tenants.ID]" if own else "[upstream]"), []).append(tenant_id)
+    for (place, known, table), tenants in groups.items():
         if not known:
             yield (
                 f"Usage of {listed(tenants)} is incomplete: streams at {place} are not asked for theirs, and count as "
-                "unreported. If that server takes stream_options.include_usage, set metering = true under [upstream] "
-                "or [tenants.ID]."
+                f"unreported. If that server takes stream_options.include_usage, set metering = true under {table}."
             )
         elif place != PUBLIC_API:
             yield (
                 f"Streams of {listed(tenants)} at {place} are asked for their usage. If that server rejects "
-                "stream_options (400 or 422), set metering = false under [upstream] or [tenants.ID], and no limit on "
-                "LLM tokens."
+                f"stream_options (400 or 422), set metering = false under {table}, and no limit on LLM tokens."
             )

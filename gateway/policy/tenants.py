@@ -201,7 +201,9 @@ def closed_to(policies: Iterable[TenantPolicy]) -> list[str]:
 def usage_known_of(policies: Iterable[TenantPolicy]) -> Iterator[str]:
     """What an operator should know of how complete the usage of tenants is."""
     return metering.said(
-        (policy.id, policy.account.place, policy.metered) for policy in policies if policy.settings.enabled
+        (policy.id, policy.settings, policy.account.place, policy.metered)
+        for policy in policies
+        if policy.settings.enabled
     )
 
 

@@ -103,6 +103,26 @@ scopes = ["models:read"]
     )
 
 
+async def test_says_whose_usage_is_incomplete_and_where_that_can_be_changed(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    place = upstream.base_url.removeprefix("http://").partition("/")[0]
+    public = 'upstream = { base_url = "https://eu.api.openai.com/v1", api_key = "sk-p" }\n'
+    tables = (
+        "[tenants.common]\n[tenants.asks]\nmetering = true\n[tenants.limited]\nlimits.max_tokens_per_1_day = 5\n"
+        f"[tenants.public]\n{public}[tenants.asleep]\nenabled = false\n[tenants.off]\nmetering = false\n"
+    )
+    said = (await check(tmp_path, upstream, tables)).stdout
+    assert f"Usage of common is incomplete: streams at {place} are not asked" in said
+    assert "set metering = true under [upstream]." in said
+    assert f"Usage of off is incomplete: streams at {place} are not asked" in said
+    assert "set metering = true under [tenants.ID]." in said
+    assert f"Streams of asks at {place} are asked for their usage." in said
+    assert f"Streams of limited at {place} are asked for their usage." in said
+    assert "metering = false under [upstream], and no limit on LLM tokens." in said
+    assert "public" not in "".join(line for line in said.splitlines() if "streams" in line.lower())
+
+
 async def test_says_how_many_workers_there_would_be_and_what_each_may_have(
     tmp_path: Path, upstream: ScriptedUpstream
 ) -> None:
