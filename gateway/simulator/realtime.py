@@ -22,6 +22,8 @@ from gateway.simulator.wording import pieces, plain_text, simulated_answer, size
 
 _SECRET_SECONDS: Final = 60
 _SOUND_BYTES: Final = 4800
+_SECOND_BYTES: Final = 48_000
+"""Of sound as sessions have it by default. Where a session detects turns, one is over after a second of it."""
 
 
 async def connect(call: Call) -> web.WebSocketResponse:
@@ -31,14 +33,16 @@ async def connect(call: Call) -> web.WebSocketResponse:
         raise ApiError(400, "This path is a WebSocket: connect with an upgrade request.")
     socket.headers.update(call.marks())
     await socket.prepare(call.request)
-    await _Conversation(call, socket, _session(call.request.query.get("model"), {})).run()
+    asked = call.request.query
+    kind = {"type": "transcription"} if asked.get("intent") == "transcription" else {}
+    await _Conversation(call, socket, _session(asked.get("model"), kind)).run()
     await socket.close(code=socket.close_code or WSCloseCode.OK)
     return socket
 
 
 @dataclass(slots=True)
 class _Conversation:
-    """One open socket. Events are heard while a response is told."""
+    """One open socket. Events are heard while responses are told: one of the conversation's, and any number apart."""
 
     call: Call
     socket: web.WebSocketResponse
@@ -47,7 +51,12 @@ class _Conversation:
     buffered_bytes: int = 0
     sent_events: int = 0
     sent_bytes: int = 0
-    telling: asyncio.Task[None] | None = None
+    conversation_id: str = field(default_factory=lambda: new_id("conv_"))
+    telling: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    """What is told now, by the ids of the responses."""
+
+    current: str | None = None
+    """The one among them that belongs to the conversation."""
 
     async def run(self) -> None:
         try:
@@ -60,15 +69,14 @@ class _Conversation:
         except ConnectionError:
             return
         finally:
-            if self.telling is not None:
-                self.telling.cancel()
+            for telling in self.telling.values():
+                telling.cancel()
 
     async def _hear(self, text: str) -> None:
         try:
             event = orjson.loads(text)
         except orjson.JSONDecodeError:
             event = None
-        busy = self.telling is not None and not self.telling.done()
         match event:
             case {"type": "session.update", "session": dict(changes)}:
                 self.session |= changes
@@ -79,28 +87,64 @@ class _Conversation:
                 )
             case {"type": "input_audio_buffer.append", "audio": str(audio)}:
                 self.buffered_bytes += len(audio) * 3 // 4
+                if _detects_turns(self.session) and self.buffered_bytes >= _SECOND_BYTES:
+                    await self._commit()
+                    if self.session["type"] != "transcription" and self.current is None:
+                        self._respond({})
             case {"type": "input_audio_buffer.clear"}:
                 self.buffered_bytes = 0
                 await self._send("input_audio_buffer.cleared", {})
             case {"type": "input_audio_buffer.commit"} if self.buffered_bytes:
-                heard = f"{self.buffered_bytes} bytes of audio that nobody listened to"
-                self.buffered_bytes = 0
-                item = _item("user", {"type": "input_audio", "transcript": heard})
-                place = {"item_id": item["id"], "previous_item_id": self._last_id()}
-                await self._send("input_audio_buffer.committed", place)
-                await self._add(item)
-            case {"type": "response.create"} if not busy:
+                await self._commit()
+            case {"type": "response.create"} if self.session["type"] != "transcription":
                 asked = event.get("response")
-                self.telling = asyncio.create_task(self._tell(asked if isinstance(asked, dict) else {}))
-            case {"type": "response.cancel"} if self.telling is not None and busy:
-                self.telling.cancel()
+                asked = asked if isinstance(asked, dict) else {}
+                if self.current is not None and asked.get("conversation") != "none":
+                    await self._refuse(event, "conversation_already_has_active_response")
+                else:
+                    self._respond(asked)
+            case {"type": "response.cancel"} if (
+                told := event.get("response_id", self.current)
+            ) in self.telling:
+                self.telling[told].cancel()
+            case {"type": "response.cancel"}:
+                await self._refuse(event, "response_cancel_not_active")
             case _:
                 await self._refuse(event)
 
-    async def _refuse(self, event: Any) -> None:
+    async def _commit(self) -> None:
+        """Take what was heard for an item, and write it down where the session is there for that."""
+        heard_bytes, self.buffered_bytes = self.buffered_bytes, 0
+        heard = f"{heard_bytes} bytes of audio that nobody listened to"
+        item = _item("user", {"type": "input_audio", "transcript": heard})
+        place = {"item_id": item["id"], "previous_item_id": self._last_id()}
+        await self._send("input_audio_buffer.committed", place)
+        await self._add(item)
+        if self.session["type"] == "transcription":
+            written = {"item_id": item["id"], "content_index": 0}
+            transcription = "conversation.item.input_audio_transcription"
+            for piece in pieces(heard):
+                await self._send(f"{transcription}.delta", written | {"delta": piece})
+            usage = {"type": "duration", "seconds": heard_bytes / _SECOND_BYTES}
+            await self._send(f"{transcription}.completed", written | {"transcript": heard, "usage": usage})
+
+    def _respond(self, asked: JsonObject) -> None:
+        response_id = new_id("resp_")
+        if asked.get("conversation") != "none":
+            self.current = response_id
+        telling = asyncio.create_task(self._tell(response_id, asked))
+        self.telling[response_id] = telling
+        telling.add_done_callback(lambda _: self._told(response_id))
+
+    def _told(self, response_id: str) -> None:
+        del self.telling[response_id]
+        if self.current == response_id:
+            self.current = None
+
+    async def _refuse(self, event: Any, code: str = "invalid_event") -> None:
         told = event if isinstance(event, dict) else {}
         message = f"The simulator can do nothing with this event of type '{told.get('type')}' now."
-        error = {"type": "invalid_request_error", "code": "invalid_event", "message": message, "param": None}
+        error = {"type": "invalid_request_error", "code": code, "message": message, "param": None}
         await self._send("error", {"error": error | {"event_id": told.get("event_id")}})
 
     async def _add(self, item: JsonObject) -> None:
@@ -109,13 +153,18 @@ class _Conversation:
         await self._send("conversation.item.added", added)
         await self._send("conversation.item.done", added)
 
-    async def _tell(self, asked: JsonObject) -> None:
+    async def _tell(self, response_id: str, asked: JsonObject) -> None:
         """Send a response, event by event, a pace apart; cancelled, it still ends with response.done."""
         modalities = asked.get("output_modalities") or self.session["output_modalities"]
         aloud = "audio" in modalities
-        response: JsonObject = {"id": new_id("resp_"), "object": "realtime.response", "status": "in_progress"}
+        apart, most = asked.get("conversation") == "none", asked.get("max_output_tokens")
+        most = self.session["max_output_tokens"] if most is None else most
+        response: JsonObject = {"id": response_id, "object": "realtime.response", "status": "in_progress"}
         response |= {"output_modalities": modalities, "metadata": asked.get("metadata"), "output": []}
+        response |= {"conversation_id": None if apart else self.conversation_id, "max_output_tokens": most}
         said = pieces(simulated_answer(plain_text(self.items[-1:])))
+        cut = isinstance(most, int) and len(said) > most
+        said = said[:most] if cut else said
         read, written, sounded = size(plain_text(self.items)), len(said), 10 * len(said) if aloud else 0
         usage = {
             "total_tokens": read + written + sounded,
@@ -129,7 +178,9 @@ class _Conversation:
             for name, event in self._story(response, said, aloud):
                 await self._send(name, {"response_id": response["id"]} | event)
                 await asyncio.sleep(self.call.pace_seconds)
-            response["status"] = "completed"
+            response["status"] = "incomplete" if cut else "completed"
+            if cut:
+                response["status_details"] = {"type": "incomplete", "reason": "max_output_tokens"}
         except asyncio.CancelledError:
             details = {"type": "cancelled", "reason": "client_cancelled"}
             response |= {"status": "cancelled", "status_details": details}
@@ -185,9 +236,17 @@ def _item(role: str, *parts: JsonObject) -> JsonObject:
     return head | {"role": role, "content": list(parts)}
 
 
+def _detects_turns(session: JsonObject) -> bool:
+    match session:
+        case {"audio": {"input": {"turn_detection": {"type": str()}}}}:
+            return True
+    return False
+
+
 def _session(model: str | None, asked: JsonObject) -> JsonObject:
     session: JsonObject = {"id": new_id("sess_"), "object": "realtime.session", "type": "realtime"}
     session |= {"model": model, "output_modalities": ["audio"], "instructions": "", "tools": []}
+    session |= {"max_output_tokens": "inf"}
     return session | {name: value for name, value in asked.items() if value is not None}
 
 

@@ -40,6 +40,14 @@ class Talk:
         """The next event that the upstream gets, which has to be of this type."""
         return _of(await _next(self.session.turn.reader), kind)
 
+    async def any_event(self) -> Event:
+        """The next event that the client gets."""
+        return await _next(self.session.client.reader)
+
+    async def any_event_upstream(self) -> Event:
+        """The next event that the upstream gets."""
+        return await _next(self.session.turn.reader)
+
     async def begins(self, response_id: str = "resp_1", **members: Any) -> None:
         """The upstream begins a response, and the client hears it."""
         response = {"id": response_id, "conversation_id": "conv_1", "status": "in_progress", **members}

@@ -13,8 +13,10 @@ from gateway.middleware import session_permits, session_responses
 from tests.conftest import StartGateway
 from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.realtime import HELD, Talk, talk
+from tests.kit.redis import RedisServer
 from tests.kit.upstream import ScriptedUpstream
 from tests.kit.usage_answers import counted
+from tests.kit.waiting import comes_to
 from tests.kit.websocket import BINARY, MORE, TEXT, frame, read_frame
 from tests.middleware.limited import remaining, tenant
 
@@ -392,6 +394,121 @@ async def hears_two_seconds(session: Talk) -> None:
         await session.upstream_hears("input_audio_buffer.append")
     await session.upstream_says("input_audio_buffer.committed", item_id="item")
     await session.client_hears("input_audio_buffer.committed")
+
+
+# The store
+
+
+async def test_two_gateways_together_reserve_no_more_than_the_limit(
+    start_gateway: StartGateway, upstream: ScriptedUpstream, redis: RedisServer
+) -> None:
+    settings = {"redis_url": redis.url, **tenant(max_tokens_per_1_day=CAPACITY)}
+    one, two = [await start_gateway(**settings) for _ in range(2)]
+    sessions = [await talk(gateway, upstream) for gateway in (one, two) * 4]
+    for session in sessions:  # as many as fit together, and one more each
+        for _ in range(2):
+            await session.client_says(
+                "response.create", response={"conversation": "none", "max_output_tokens": 600}
+            )
+        await session.client_says("input_audio_buffer.clear")
+    asked = [await heard_until(session, "input_audio_buffer.clear") for session in sessions]
+    held = len(sessions) * HELD
+    granted = sum(asked)
+    assert granted == (CAPACITY - held) // 600
+    assert await remaining(one, Dimension.TOKENS_PER_DAY) == CAPACITY - held - granted * 600
+    used = 0
+    for number, (session, responses) in enumerate(zip(sessions, asked, strict=True)):
+        for at in range(responses):
+            await session.upstream_says(
+                "response.created", response={"id": f"r{at}", "conversation_id": None}
+            )
+            usage = {"input_tokens": 5, "output_tokens": number, "total_tokens": 5 + number}
+            await session.upstream_says("response.done", response={"id": f"r{at}", "usage": usage})
+            used += 5 + number
+        await session.upstream_says("last")
+        while (await session.any_event())["type"] != "last":
+            pass
+    assert await remaining(two, Dimension.TOKENS_PER_DAY) == CAPACITY - held - used
+    for session in sessions:
+        await session.hang_up()
+    await one.lines.wait(4)
+    await two.lines.wait(4)
+    assert await remaining(two, Dimension.TOKENS_PER_DAY) == CAPACITY - used
+    states = [gateway.app.services.limiter.state() for gateway in (one, two)]
+    assert [state.open_exchanges for state in states] == [0, 0]
+
+
+async def heard_until(session: Talk, kind: str) -> int:
+    """How many events the upstream hears before one of this type."""
+    count = 0
+    while (await session.any_event_upstream())["type"] != kind:
+        count += 1
+    return count
+
+
+async def test_store_that_fails_closed_refuses_responses_and_keeps_nothing_of_them(
+    start_gateway: StartGateway, upstream: ScriptedUpstream, redis: RedisServer
+) -> None:
+    limits = {"redis_url": redis.url, "on_store_failure": "closed", **tenant(max_tokens_per_1_day=CAPACITY)}
+    gateway = await start_gateway(**limits)
+    session = await talk(gateway, upstream)
+    redis.freeze()
+    await session.client_says("response.create", event_id="mine")
+    error = (await session.client_hears("error"))["error"]
+    assert (error["type"], error["code"], error["event_id"]) == ("server_error", "limits_unavailable", "mine")
+    await session.begins()
+    await session.upstream_hears("response.cancel")
+    await session.client_hears("error")
+    await session.done(status="cancelled", used=(0, 0))
+    redis.thaw()
+    await comes_to(CAPACITY, lambda: left(gateway), within_seconds=10)
+    await session.asked("resp_2", max_output_tokens=10)
+
+
+async def test_store_that_is_away_lets_responses_begin_from_the_workers_own_share(
+    start_gateway: StartGateway, upstream: ScriptedUpstream, redis: RedisServer
+) -> None:
+    gateway = await start_gateway(redis_url=redis.url, **tenant(max_tokens_per_1_day=CAPACITY))
+    session = await talk(gateway, upstream)
+    redis.freeze()
+    await session.asked(max_output_tokens=700)
+    await session.done(used=(30, 12))
+    redis.thaw()
+    await comes_to(CAPACITY - 42, lambda: left(gateway), within_seconds=10)
+
+
+async def test_response_that_is_done_before_it_is_admitted_is_charged_once(
+    start_gateway: StartGateway, upstream: ScriptedUpstream, redis: RedisServer
+) -> None:
+    gateway = await start_gateway(redis_url=redis.url, **tenant(max_tokens_per_1_day=CAPACITY))
+    session = await talk(gateway, upstream)
+    redis.freeze()
+    await session.begins()
+    await session.done(used=(30, 12))
+    await session.begins("resp_2")
+    await session.hang_up()
+    await asyncio.sleep(0.02)
+    redis.thaw()
+    await gateway.lines.wait(1)
+    await comes_to(True, lambda: charged_about(gateway, 42), within_seconds=10)
+    assert gateway.app.services.limiter.state().open_exchanges == 0
+
+
+async def charged_about(gateway: Gateway, used: int) -> bool:
+    """Whether that was charged, and what a moment unseen may cost beside a prompt of as much."""
+    return 0 <= CAPACITY - await remaining(gateway, Dimension.TOKENS_PER_DAY) - used - 42 <= 60
+
+
+async def test_session_that_a_stop_ends_settles_what_is_open(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await talk(gateway, upstream)
+    await session.asked(max_output_tokens=8)
+    await asyncio.sleep(0.3)
+    gateway.app.services.lifecycle.cut()
+    assert (await session.close_frame()).code == 1001
+    assert CAPACITY - await all_left(gateway) == 8
+    assert gateway.app.services.limiter.state().open_exchanges == 0
 
 
 # Whom nothing limits

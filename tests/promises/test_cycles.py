@@ -56,6 +56,11 @@ upstream.api_key = "sk-of-counted"
 limits.max_tokens_per_1_minute = 1_000_000_000
 limits.max_concurrent_requests = 100
 
+[tenants.almost]
+stored_objects = "own"
+upstream.api_key = "sk-of-almost"
+limits.max_tokens_per_1_minute = 1000
+
 [tenants.poor]
 stored_objects = "own"
 upstream.api_key = "sk-of-poor"
@@ -178,8 +183,13 @@ async def _plays_socket(turn: Turn, part: str) -> None:
             await turn.gone()
         case "socket, closed by the client":
             while (found := await read_frame(turn.reader)).opcode == TEXT:
-                used = b'{"type":"response.done","response":{"usage":{"input_tokens":1,"output_tokens":1}}}'
-                await turn.send(frame(TEXT, used, masked=False))
+                for event in (
+                    b'{"type":"response.created","response":{"id":"r1","conversation_id":"c1"}}',
+                    b'{"type":"response.created","response":{"id":"r2","conversation_id":"c1"}}',
+                    b'{"type":"response.output_text.delta","response_id":"r1","delta":"x"}',
+                    b'{"type":"response.done","response":{"id":"r1","usage":{"input_tokens":1,"output_tokens":1}}}',
+                ):
+                    await turn.send(frame(TEXT, event, masked=False))
             await turn.send(frame(found.opcode, found.payload, masked=False))
         case _:
             await turn.gone()
@@ -503,6 +513,13 @@ SCENES: dict[str, Scene] = {
         "socket, closed by the client",
         frames=frame(TEXT, b'{"type":"response.create"}') + close_frame(1000),
         tenant="counted",
+    ),
+    "socket, in debt": session(
+        "socket, closed by the client",
+        frames=frame(TEXT, b'{"type":"response.create","response":{"max_output_tokens":9000}}')
+        + frame(TEXT, b'{"type":"response.create","response":{"conversation":"none"}}')
+        + close_frame(1000),
+        tenant="almost",
     ),
     "socket, judged": session(
         "socket, closed by the client",

@@ -525,6 +525,35 @@ class TestErrorOfTheGateway:
         assert caught.value.response.status_code == 403
         assert orjson.loads(caught.value.response.body or b"")["error"]["code"] == "missing_scope"
 
+    async def test_in_a_session_is_an_error_event_and_the_session_goes_on(self) -> None:
+        limits = {"max_tokens_per_1_day": 5000}
+        async with (
+            both_ways(tenants={"acme": {"limits": limits}}) as ways,
+            ways.behind() as sdk,
+            sdk.realtime.connect(model="gpt-realtime") as connection,
+        ):
+            assert (await connection.recv()).type == "session.created"
+            await connection.response.create(
+                event_id="mine", response={"max_output_tokens": 4999, "instructions": "Be brief. " * 9}
+            )
+            never = await connection.recv()
+            await connection.response.create(response={"max_output_tokens": 4000})
+            assert (await connection.recv()).type == "response.created"
+            await connection.response.create(response={"conversation": "none"})
+            refused = await connection.recv()
+            while refused.type != "error":
+                refused = await connection.recv()
+            while (event := await connection.recv()).type != "response.done":
+                pass
+            await connection.response.create(response={"max_output_tokens": 2000})
+            assert (await connection.recv()).type == "response.created"
+
+        assert never.type == "error"
+        assert (never.error.code, never.error.event_id) == ("request_too_large_for_limit", "mine")
+        assert (refused.error.type, refused.error.code) == ("tokens", "rate_limit_exceeded")
+        assert "max_tokens_per_1_day = 5000" in refused.error.message
+        assert event.response.status == "completed"
+
     async def raised(self, kind: type[openai.APIStatusError], sdk: AsyncOpenAI) -> openai.APIStatusError:
         """The error, of exactly this class, that a chat completion meets."""
         with pytest.raises(kind) as caught:

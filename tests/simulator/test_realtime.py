@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
+from typing import Any
 
 import aiohttp
 from openai import (
@@ -90,6 +91,61 @@ class TestRealtime:
             assert events[-1].response.status == "cancelled"
             assert "error" in names
             assert "response.output_item.done" not in names
+
+    async def test_responses_apart_are_told_side_by_side_and_one_of_them_can_be_cancelled(
+        self, start: Start
+    ) -> None:
+        async with (
+            (await start(pace_seconds=0.05)).sdk() as sdk,
+            sdk.realtime.connect(model="m") as connection,
+        ):
+            await connection.recv()
+            for _ in range(2):
+                await connection.response.create(response={"conversation": "none"})
+            await connection.response.create()
+            begun: list[Any] = []
+            while len(begun) < 3:
+                event = await connection.recv()
+                if event.type == "response.created":
+                    begun.append(event.response)
+            assert [response.conversation_id is None for response in begun] == [True, True, False]
+            await connection.response.cancel(response_id=begun[1].id)
+            done = (await told(connection))[-1].response
+            assert (done.id, done.status) == (begun[1].id, "cancelled")
+
+    async def test_response_that_would_be_too_long_is_cut(self, sdk: AsyncOpenAI) -> None:
+        async with sdk.realtime.connect(model="m") as connection:
+            await connection.recv()
+            await connection.response.create(response={"max_output_tokens": 2, "output_modalities": ["text"]})
+            done = (await told(connection))[-1].response
+            assert (done.status, done.max_output_tokens, done.usage.output_tokens) == ("incomplete", 2, 2)
+
+    async def test_turn_that_is_detected_is_answered_without_being_asked(self, sdk: AsyncOpenAI) -> None:
+        async with sdk.realtime.connect(model="m") as connection:
+            await connection.recv()
+            detects: Any = {"input": {"turn_detection": {"type": "server_vad"}}}
+            await connection.session.update(session={"type": "realtime", "audio": detects})
+            await connection.recv()
+            for _ in range(2):
+                await connection.input_audio_buffer.append(audio=b64encode(bytes(24_000)).decode())
+            names = [event.type for event in await told(connection)]
+            assert names[0] == "input_audio_buffer.committed"
+            assert "response.created" in names
+
+    async def test_transcription_session_writes_down_what_it_hears_and_answers_nothing(
+        self, http: aiohttp.ClientSession
+    ) -> None:
+        async with http.ws_connect("/v1/realtime?intent=transcription") as socket:
+            assert (await socket.receive_json())["session"]["type"] == "transcription"
+            await socket.send_json(
+                {"type": "input_audio_buffer.append", "audio": b64encode(bytes(72_000)).decode()}
+            )
+            await socket.send_json({"type": "input_audio_buffer.commit"})
+            while not (told := await socket.receive_json())["type"].endswith("completed"):
+                pass
+            assert told["usage"] == {"type": "duration", "seconds": 1.5}
+            await socket.send_json({"type": "response.create"})
+            assert (await socket.receive_json())["type"] == "error"
 
     async def test_an_event_it_cannot_use_is_an_error_and_the_session_goes_on(
         self, http: aiohttp.ClientSession
