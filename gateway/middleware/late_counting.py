@@ -27,6 +27,8 @@ from gateway.usage.late_work import (
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.reported import Known, Usage
 
+_NOT_REPORTED = frozenset({Known.ESTIMATED, Known.UNREPORTED})
+
 
 class LateCounting:
     """What becomes of the steps that a register has told its store."""
@@ -62,11 +64,12 @@ class LateCounting:
 
     def _take_back(self, tenant: str, parts: Iterable[Part]) -> None:
         for part in parts:
+            entry = Entry(named(part.subject), named(part.model), part.operation, tier_of(part.usage.tier))
+            counted = Counted(tenant, entry)
             if part.usage != NOTHING_USED:
-                entry = Entry(
-                    named(part.subject), named(part.model), part.operation, tier_of(part.usage.tier)
-                )
-                self._ledger.count(Counted(tenant, entry), negative(part.usage), Known.ESTIMATED, requests=0)
+                self._ledger.count(counted, negative(part.usage), None, requests=0)
+            if part.known in _NOT_REPORTED:
+                self._ledger.recount(counted, Known(part.known), Known.REPORTED)
 
     def _show(self, maker: Maker, shown: Shown, parts: Iterable[Part]) -> None:
         """Add to the metrics what they lack: they count upwards only."""

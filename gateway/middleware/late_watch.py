@@ -132,6 +132,7 @@ class LateWatch(StreamObserver):
             maker.operation,
             NOTHING_USED if usage is None else usage,
             (cost.batch_input or 0) if cost is not None else 0,
+            exchange.known or "",
         )
         if exchange.known is not Known.REPORTED:
             self._register.note(Note(key, exchange.id, maker, part))

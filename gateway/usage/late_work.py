@@ -88,16 +88,19 @@ class Part(NamedTuple):
     batch_input: int = 0
     """LLM tokens that the limit on batches holds."""
 
+    known: str = ""
+    """What the ledger has of how its usage is known; empty: nothing."""
+
     def written(self) -> bytes:
         """As it is stored: numbers by their names, so that kinds may be added."""
-        return orjson.dumps([*_texts(self[:3]), self.usage.amounts(), self.batch_input])
+        return orjson.dumps([*_texts(self[:3]), self.usage.amounts(), self.batch_input, self.known])
 
     @classmethod
     def read(cls, written: bytes) -> Self:
         """What another gateway wrote, of which it may know kinds that are not known here."""
-        subject, model, operation, amounts, batch_input = orjson.loads(written)[:5]
-        known = {kind: amount for kind, amount in amounts.items() if kind in Usage._fields}
-        return cls(subject, model, operation, Usage(**known), batch_input)
+        subject, model, operation, amounts, *more = orjson.loads(written)[:6]
+        usage = Usage(**{kind: amount for kind, amount in amounts.items() if kind in Usage._fields})
+        return cls(subject, model, operation, usage, *more)
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,11 @@ class UsageLedger:
         if usage is not None:
             add_usage(counts, usage)
 
+    def recount(self, counted: Counted, was: Known, now: Known) -> None:
+        """Say that of the usage of a request something else is known than when it was counted."""
+        self.count(counted, None, was, requests=-1)
+        self.count(counted, None, now, requests=1)
+
     async def start(self) -> None:
         """Begin to tell the store, once a second."""
         self._task = asyncio.create_task(self._tell_for_ever())

@@ -13,6 +13,7 @@ from gateway.credentials.key_ring import KeyRing
 from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import Dimension
 from gateway.usage.counters import periods_since
+from gateway.usage.reported import Known
 from tests.conftest import StartGateway
 from tests.kit.client import JSON, RawAnswer, RawClient
 from tests.kit.faults.faulty_link import FaultyLink
@@ -144,6 +145,27 @@ async def test_background_response_that_is_polled_is_counted_once_for_who_made_i
     await ask(gateway, "GET", "/v1/responses/resp_1", subject="carol")
 
     assert await used(gateway) == {("alice", "gpt-5", "createResponse"): {"input": 300, "output": 4000}}
+
+
+@pytest.mark.parametrize(("metering", "before"), [(True, "estimated"), (False, "unreported")])
+async def test_request_whose_usage_is_said_later_is_reported_from_then_on(
+    start_gateway: StartGateway, storing: Storing, *, metering: bool, before: str
+) -> None:
+    gateway = await start_gateway(tenants={"acme": {**EVERY_SCOPE, "metering": metering}})
+    await begin_response(gateway, storing)
+    who = ("alice", "gpt-5", "createResponse")
+
+    async def known() -> dict[str, int]:
+        counts = (await counted(gateway))[who]
+        return {name: counts[name] for name in ("requests", *Known) if name in counts}
+
+    assert await known() == {"requests": 1, before: 1}
+    storing.says("GET", "/v1/responses/resp_1", response("completed", USAGE))
+    for _ in range(2):
+        await ask(gateway, "GET", "/v1/responses/resp_1", subject="bob")
+        await used(gateway)
+
+    assert await known() == {"requests": 1, "reported": 1}
 
 
 async def test_many_who_poll_two_gateways_at_the_same_moment_count_it_once(
