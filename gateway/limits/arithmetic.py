@@ -11,20 +11,25 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from gateway.limits.charges import Charges
-from gateway.limits.terms import TICKS_PER_PERIOD, Charge, Decision, Level, Quota
+from gateway.limits.terms import MOST_GRAINS, TICKS_PER_PERIOD, Charge, Decision, Level, Quota
 
 RETRY_SECONDS = 1.0
 """What a client is told to wait where nobody knows: for a slot, or for a store to come back."""
 
 
-def still_taken(quota: Quota, taken: int, tick: int, now_microseconds: int) -> int:
-    """Grains that are still taken now, of those that were taken at `tick`; never more than a capacity of debt.
+def tick_of(quota: Quota, now_microseconds: int) -> int:
+    """As of when a bucket is as it is now: in its ticks, or, of slots, which have none, in microseconds."""
+    return now_microseconds // (quota.tick_microseconds or 1)
 
-    A clock that went back refills nothing: after a failover the new master's may be behind.
+
+def still_taken(quota: Quota, taken: int, tick: int, now_microseconds: int) -> int:
+    """Grains that are still taken now, of those that were taken at `tick`.
+
+    A `tick` that is still to come refills nothing: the clock has gone back, as after a failover to a master that is
+    behind. Who finds one has the bucket begin anew now, with what was taken, so that it is refilled from now on.
     """
     if not quota.tick_microseconds:
         return taken
-    taken = min(taken, 2 * quota.grains)
     elapsed = now_microseconds // quota.tick_microseconds - tick
     return max(0, taken - quota.permits * elapsed) if elapsed > 0 else taken
 
@@ -34,9 +39,17 @@ def fits(quota: Quota, permits: int, taken: int) -> bool:
     return permits == 0 or taken + permits * TICKS_PER_PERIOD <= quota.grains
 
 
-def bounded(quota: Quota, taken: int) -> int:
-    """Keep a bucket between full and one capacity of debt; slots are counted as they are."""
-    return max(0, min(taken, 2 * quota.grains) if quota.tick_microseconds else taken)
+def bounded(taken: int) -> int:
+    """Keep a bucket between full and the deepest debt that is counted exactly."""
+    return max(0, min(taken, MOST_GRAINS))
+
+
+def debt(quota: Quota, taken: int) -> tuple[int, int]:
+    """What is owed of a bucket of which `taken` grains are missing: units, and milliseconds until it is paid off."""
+    owed = taken - quota.grains
+    if owed <= 0 or not quota.tick_microseconds:
+        return 0, 0
+    return -(-owed // quota.unit_grains), -(-(-(-owed // quota.permits) * quota.tick_microseconds) // 1000)
 
 
 def level(quota: Quota, taken: int) -> Level:

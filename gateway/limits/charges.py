@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from operator import gt
 from typing import Any
 
 from gateway.limits.terms import TICKS_PER_PERIOD, Charge, Dimension, Quota
@@ -20,7 +21,7 @@ class QuotaSet:
 
     __slots__ = (
         *("by_request", "dimensions", "has_optional", "has_slots", "is_reported", "measured", "plans"),
-        *("narrow", "quotas", "reported", "settling", "units_differ", "_without"),
+        *("most_reported", "narrow", "quotas", "reported", "settling", "units_differ", "_without"),
     )
 
     def __init__(self, quotas: tuple[Quota, ...]) -> None:
@@ -41,6 +42,9 @@ class QuotaSet:
             (at, quotas[at].grains // (_FOLLOWING + 1)) for at in self.settling if quotas[at].period_seconds
         )
         """Those of which there is room for as many whatever the last one took, while no more grains are missing."""
+
+        self.most_reported = tuple(quota.most_reported for quota in quotas)
+        """What one report takes of each at most."""
 
         self.reported = tuple(at for at, dimension in enumerate(dimensions) if dimension.is_reported)
         """The positions of those that count what answers report."""
@@ -110,6 +114,10 @@ class Charges:
     def __len__(self) -> int:
         return len(self.permits)
 
+    def exceeds(self, permits: Sequence[int]) -> bool:
+        """Whether a report of so many says more of any than can be."""
+        return any(map(gt, permits, self.quotas.most_reported))
+
     def holds(self) -> bool:
         """Whether admitting these leaves something to be settled."""
         permits = self.permits
@@ -130,10 +138,3 @@ class Charges:
         """Whether there is room for few more that take as much, where so many grains are missing now."""
         following = _FOLLOWING * TICKS_PER_PERIOD * self.permits[at]
         return missing + following > self.quotas.quotas[at].grains
-
-    def unused(self) -> list[int]:
-        """What is taken of each where nothing was used after all: of what is not settled, all."""
-        return [
-            0 if quota.dimension.settles else permits
-            for quota, permits in zip(self.quotas, self.permits, strict=True)
-        ]

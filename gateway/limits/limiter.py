@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.limits.arithmetic import decide
 from gateway.limits.charges import Charges
+from gateway.limits.held import Debit, Held
 from gateway.limits.local_shares import LocalShares
-from gateway.limits.store import BucketStore, Census, Mode, Step, StoreUnavailable
-from gateway.limits.terms import Charge, Decision, Dimension
+from gateway.limits.store import BucketStore, Census, StoreUnavailable
+from gateway.limits.terms import MOST_REPORTED, Charge, Decision, Dimension, Quota, tenant_of
+
+_log = logging.getLogger(__name__)
 
 _AT_ONCE = 256
 """Steps that are under way together when the store has come back."""
+
+_QUICK_SECONDS = 0.1
+"""How soon the store is asked again where something waits for it."""
 
 _NOTHING: Mapping[Dimension, int] = {}
 _NO_PERMITS = dict.fromkeys(Dimension, 0)
@@ -31,14 +37,14 @@ class LimiterState:
     """Workers that share the store, as last heard."""
     open_exchanges: int
     late_settlements: int
-    """Settlements that wait for the store."""
+    """Settlements that wait for the store, and what it has to undo."""
 
 
 class Limiter:
     """What the gateway asks. Needs a running event loop from `start` to `close`.
 
     Until the store was reached once, this worker counts as number `worker_index` of `own_workers` in each of
-    `expected_replicas` gateways.
+    `expected_replicas` gateways. `capped` hears of each report that took a hundred times a limit and said more.
     """
 
     def __init__(
@@ -49,14 +55,16 @@ class Limiter:
         worker_index: int = 0,
         expected_replicas: int = 1,
         announce_seconds: float = 1.0,
+        capped: Callable[[Quota], None] = lambda _: None,
     ) -> None:
-        self._store = store
+        self.store = store
+        self._capped = capped
         self._worker = secrets.token_hex(8)
         self._announce_seconds = announce_seconds
         census = Census(worker_index * expected_replicas, own_workers * expected_replicas)
         self._shares = LocalShares(census)
-        self._open: dict[str, tuple[_Held, ...]] = {}
-        self._late: list[_Held] = []
+        self._open: dict[str, tuple[Held, ...]] = {}
+        self.late: list[Held] = []
         """Settlements that the store has to be told again."""
         self._lost_touch = False
         """Whether the store failed since leases were renewed last: it may have forgotten them."""
@@ -80,16 +88,17 @@ class Limiter:
         """
         if type(charges) is not Charges:
             charges = Charges.of(charges)
-        held = _Held(self, "take", exchange_id if hold or charges.holds() else "", charges, charges.permits)
+        held = Held(self, "take", exchange_id if hold or charges.holds() else "", charges, charges.permits)
         held.outcome = decision = self._loop.create_future()
-        self._store.put(held)
+        self.store.put(held)
         return decision
 
-    def _decide_here(self, held: _Held, outage: StoreUnavailable) -> None:
+    def decide_here(self, held: Held, outage: StoreUnavailable) -> None:
         """Tell who asked what is decided in the store's place; nobody, once they have been cancelled."""
         self._lost_touch = True
         decided = held.outcome
         if decided is None or decided.done():
+            self._take_back(held.exchange_id, held.charges if held.exchange_id and outage.sent else None)
             return
         try:
             decision = self._admit_here(held, outage)
@@ -99,7 +108,7 @@ class Limiter:
         else:
             decided.set_result(decision)
 
-    def _admit_here(self, held: _Held, outage: StoreUnavailable) -> Decision:
+    def _admit_here(self, held: Held, outage: StoreUnavailable) -> Decision:
         """Decide in the store's place. Raises `outage` if a closed limit is charged."""
         exchange_id = held.exchange_id
         doubted = held.charges if exchange_id and outage.sent else None
@@ -110,12 +119,12 @@ class Limiter:
             raise
         if exchange_id and decision.allowed and taken:
             held.charges, held.local, held.doubted = Charges.of(taken), True, doubted
-            self._keep(held)
+            self.keep(held)
         else:
             self._take_back(exchange_id, doubted)
         return decision
 
-    def _keep(self, held: _Held) -> None:
+    def keep(self, held: Held) -> None:
         """Keep alive what has been granted, until it is settled."""
         steps = self._open.get(held.exchange_id)
         self._open[held.exchange_id] = (held,) if steps is None else (*steps, held)
@@ -123,14 +132,14 @@ class Limiter:
     def _take_back(self, exchange_id: str, doubted: Charges | None) -> None:
         """Have the store give back, as soon as it listens, what it may have taken without anybody hearing of it."""
         if doubted is not None:
-            settlement = _Held(self, "settle", exchange_id, doubted, [0] * len(doubted))
+            settlement = Held(self, "give back", exchange_id, doubted, [0] * len(doubted))
             settlement.maybe_done = True
-            self._late.append(settlement)
+            self.late.append(settlement)
 
     async def look(self, charges: Iterable[Charge]) -> Decision:
         """What admit would say now, taking nothing."""
         try:
-            return await self._store.look(charges)
+            return await self.store.look(charges)
         except StoreUnavailable as outage:
             return self._shares.look(charges, outage)
 
@@ -144,12 +153,14 @@ class Limiter:
             charges = held.charges
             # Of slots nothing is ever used up, whatever is said of them.
             amounts = list(map(used.get, charges.quotas.dimensions, charges.permits))
+            if charges.exceeds(amounts):
+                amounts = self._cap(charges.quotas, amounts)
             if held.local:
                 self._shares.settle(exchange_id, Charges(charges.quotas, amounts))
                 self._take_back(exchange_id, held.doubted)
             else:
                 held.mode, held.permits, held.outcome = "settle", amounts, None
-                self._store.put(held)
+                self.store.put(held)
 
     def cancel_soon(self, exchange_id: str) -> None:
         """Give everything back that the exchange holds: it never went upstream."""
@@ -158,16 +169,36 @@ class Limiter:
         self.settle_soon(exchange_id, _NO_PERMITS)
 
     def charge_soon(self, charges: Iterable[Charge]) -> None:
-        """Take these whatever the levels, into debt no deeper than one capacity; never raises, never waits.
+        """Take these whatever the levels, into debt; never raises, never waits.
 
         For what a running exchange used that nobody could reserve, as each answer of a realtime session.
         """
-        self._store.put(_Debit(Charges.of(charges), self._debit_failed))
+        charges = Charges.of(charges)
+        if charges.exceeds(charges.permits):
+            charges = Charges(charges.quotas, self._cap(charges.quotas, charges.permits))
+        self.store.put(Debit(charges, self._debit_failed))
+
+    def _cap(self, quotas: Iterable[Quota], permits: Sequence[int]) -> list[int]:
+        """Take no report at its word that takes more than a hundred times a limit, and say whose it was."""
+        capped = []
+        for quota, reported in zip(quotas, permits, strict=True):
+            if reported > quota.most_reported:
+                self._capped(quota)
+                _log.warning(
+                    "one exchange of tenant %s is said to have used %d of %s = %d, more than %d times the limit: "
+                    "%d are charged",
+                    *(tenant_of(quota), reported, quota.dimension.value, quota.permits, MOST_REPORTED),
+                    quota.most_reported,
+                )
+            capped.append(min(reported, quota.most_reported))
+        return capped
 
     def state(self) -> LimiterState:
         """How store and limiter stand at this moment; costs nothing to ask."""
         census = self._shares.census
-        return LimiterState(self._store.health(), census.workers, len(self._open), len(self._late))
+        return LimiterState(
+            self.store.health(), census.workers, len(self._open), len(self.late) + self.store.doubts()
+        )
 
     def leave(self) -> None:
         """Count no more among the workers that share the limits, within a second: others get what comes from now on.
@@ -182,9 +213,9 @@ class Limiter:
         self._closing.set()
         if self._pulse:
             await asyncio.wait({self._pulse})
-        await self._store.quiet()
+        await self.store.quiet()
         await self._catch_up()
-        await self._store.close()
+        await self.store.close()
 
     def _debit_failed(self, charges: Charges, outage: StoreUnavailable) -> None:
         self._lost_touch = True
@@ -194,12 +225,16 @@ class Limiter:
         """Once a second: announce, tell the store what it missed, renew leases when it is time."""
         loop = self._loop
         renewed = loop.time()
-        while not await self._closing_within(self._announce_seconds):
+        while not await self._closing_within(self._pause_seconds()):
             await self._announce()
-            if self._lost_touch or loop.time() - renewed >= self._store.lease_seconds / 3:
+            if self._lost_touch or loop.time() - renewed >= self.store.lease_seconds / 3:
                 renewed = loop.time()
                 await self._renew()
             await self._catch_up()
+
+    def _pause_seconds(self) -> float:
+        waits = self.late or self.store.doubts()
+        return min(_QUICK_SECONDS, self._announce_seconds) if waits else self._announce_seconds
 
     async def _closing_within(self, seconds: float) -> bool:
         try:
@@ -210,17 +245,17 @@ class Limiter:
 
     async def _announce(self) -> None:
         if self._has_left:
-            await self._store.withdraw()
+            await self.store.withdraw()
             return
         try:
-            self._shares.census = await self._store.announce(self._worker)
+            self._shares.census = await self.store.announce(self._worker)
         except StoreUnavailable:
             self._lost_touch = True  # the workers that were seen last still share the limits
 
     async def _renew(self) -> None:
         """Renew what the store holds for open exchanges, and take again what it forgot."""
         # Several steps of one exchange may have charged the same account.
-        steps: dict[tuple[str, str], dict[_Held, list[Charge]]] = {}
+        steps: dict[tuple[str, str], dict[Held, list[Charge]]] = {}
         for exchange_id, admissions in self._open.items():
             for held in admissions:
                 if not held.local:
@@ -229,7 +264,7 @@ class Limiter:
                         lease.setdefault(held, []).append(charge)
         lost_touch, self._lost_touch = self._lost_touch, False
         try:
-            missing = set(await self._store.renew(steps))
+            missing = set(await self.store.renew(steps))
         except StoreUnavailable:
             self._lost_touch = True
             return
@@ -237,15 +272,17 @@ class Limiter:
             # The store may have forgotten an earlier step, and been told of a later one since.
             missing.update(lease for lease in steps if len(self._open.get(lease[0], ())) > 1)
         await _together(
-            self._restore(lease[0], held, charges)
+            self._restore(lease[0], held, lost)
             for lease in missing
             for held, charges in steps[lease].items()
+            # Requests are not given back where a lease runs out.
+            if (lost := [charge for charge in charges if charge.quota.dimension.settles])
         )
 
     async def _catch_up(self) -> None:
         """Tell the store what it missed: late settlements, finished usage, exchanges that began without it."""
-        late = self._late.copy()
-        self._late.clear()  # the list itself is known to the settlements
+        late = self.late.copy()
+        self.late.clear()  # the list itself is known to the settlements
         await _together(settlement.again() for settlement in late)
         await _together(self._report(used) for used in self._shares.unreported())
         local = [(i, held) for i, admissions in self._open.items() for held in admissions if held.local]
@@ -253,22 +290,22 @@ class Limiter:
 
     async def _report(self, used: Sequence[Charge]) -> None:
         try:
-            await self._store.debit("", used)
+            await self.store.debit("", used)
         except StoreUnavailable as outage:
             if not outage.sent:
                 self._shares.put_back(used)
 
-    async def _hand_over(self, exchange_id: str, held: _Held) -> None:
+    async def _hand_over(self, exchange_id: str, held: Held) -> None:
         """Let the store hold what began in this worker's shares."""
         if await self._restore(exchange_id, held, held.charges) and held.local:
             held.local = False
             self._shares.settle(exchange_id, held.charges, report=False)
 
-    async def _restore(self, exchange_id: str, held: _Held, charges: Iterable[Charge]) -> bool:
+    async def _restore(self, exchange_id: str, held: Held, charges: Iterable[Charge]) -> bool:
         """Take again what the store does not hold for an exchange; whether it does now."""
         done = True
         try:
-            await self._store.debit(exchange_id, charges, hold=True)
+            await self.store.debit(exchange_id, charges, hold=True)
         except StoreUnavailable as outage:
             if not outage.sent:
                 return False
@@ -277,109 +314,8 @@ class Limiter:
             return done
         # It ended meanwhile and was settled without this.
         taken = Charges.of(charges)
-        await _Held(self, "settle", exchange_id, taken, [0] * len(taken)).again()
+        await Held(self, "settle", exchange_id, taken, [0] * len(taken)).again()
         return False
-
-
-class _Held(Step):
-    """What one admission takes, and from then on what it is settled by, until the store knows.
-
-    Every request makes one, and mostly one; what few of them need stands in the class.
-    """
-
-    local = False
-    """Whether this worker's shares count it, and not the store."""
-
-    doubted: Charges | None = None
-    """What the store may have taken as well: it was asked, and nobody heard what it said."""
-
-    maybe_done = False
-    """Whether an earlier attempt to settle it may have reached the store."""
-
-    _over: asyncio.Future[None] | None = None
-
-    def __init__(
-        self, limiter: Limiter, mode: Mode, exchange_id: str, charges: Charges, permits: Sequence[int]
-    ) -> None:
-        # As Step does, without a second frame.
-        self.mode = mode
-        self.exchange_id = exchange_id
-        self.holder = b""
-        self.charges = charges
-        self.permits = permits
-        self.outcome = None
-        self._limiter = limiter
-
-    async def again(self) -> None:
-        """Tell the store of the settlement, and return when it knows, or does not."""
-        self._over = self._limiter._loop.create_future()
-        self._limiter._store.put(self)
-        await self._over
-
-    def done(self, granted: bool, missing: Sequence[int]) -> bool:
-        """Tell who asked; of a settlement whose lease ran out, and with it the reservation, charge what was used."""
-        if self.mode == "take":
-            decided = self.outcome
-            if decided is None or decided.done():
-                return False
-            if granted and self.exchange_id:
-                self._limiter._keep(self)
-                for at, few in self.charges.quotas.narrow:
-                    if missing[at] > few and self.charges.crowds(at, missing[at]):
-                        self.hurries = True
-            decided.set_result(decide(self.charges, missing, granted=granted))
-        elif granted or self.maybe_done:
-            if self._over is not None:
-                self._end()
-        else:
-            lasting = [
-                Charge(charge.quota, used)
-                for charge, used in zip(self.charges, self.permits, strict=True)
-                if charge.quota.period_seconds
-            ]
-            self._limiter._store.put(
-                _Debit(Charges.of(lasting), lambda _, outage: self.failed(outage), self._end)
-            )
-        return True
-
-    def failed(self, outage: StoreUnavailable) -> None:
-        """Decide without the store; of a settlement, wait for it to come back."""
-        if self.mode == "take":
-            self._limiter._decide_here(self, outage)
-        else:
-            self.maybe_done |= outage.sent
-            self._limiter._late.append(self)
-            self._end()
-
-    def _end(self) -> None:
-        over, self._over = self._over, None
-        if over is not None and not over.done():
-            over.set_result(None)
-
-
-class _Debit(Step):
-    """What was used beside all reservations."""
-
-    __slots__ = ("_failed", "_taken")
-
-    def __init__(
-        self,
-        charges: Charges,
-        failed: Callable[[Charges, StoreUnavailable], None],
-        taken: Callable[[], None] = lambda: None,
-    ) -> None:
-        super().__init__("debit", "", charges)
-        self._failed = failed
-        self._taken = taken
-
-    def done(self, granted: bool, missing: Sequence[int]) -> bool:  # noqa: ARG002
-        """It is charged."""
-        self._taken()
-        return True
-
-    def failed(self, outage: StoreUnavailable) -> None:
-        """Say so."""
-        self._failed(self.charges, outage)
 
 
 async def _together(steps: Iterable[Coroutine[Any, Any, Any]]) -> None:

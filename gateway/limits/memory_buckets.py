@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gateway.limits.arithmetic import bounded, fits, still_taken
+from gateway.limits.arithmetic import bounded, fits, still_taken, tick_of
 from gateway.limits.charges import QuotaSet
 from gateway.limits.store import BucketStore, Census, Step
 from gateway.limits.terms import TICKS_PER_PERIOD, Dimension, Quota
@@ -34,17 +34,32 @@ class _Account:
     open: OrderedDict[str, _Open] = field(default_factory=OrderedDict)
     """By expiry: all leases are equally long, so the one that was renewed last expires last."""
 
-    def taken(self, quota: Quota, now_microseconds: int) -> int:
+    def taken(self, quota: Quota, now_microseconds: int, lease_microseconds: int) -> int:
         bucket = self.buckets.get(quota.dimension)
-        return still_taken(quota, bucket.taken, bucket.tick, now_microseconds) if bucket else 0
+        if bucket is None:
+            return 0
+        tick = tick_of(quota, now_microseconds)
+        if bucket.tick > tick:
+            # The clock has gone back: from now on it is refilled, and not when the time comes that it has seen.
+            bucket.tick = tick
+            self.shorten_leases(now_microseconds + lease_microseconds)
+        return still_taken(quota, bucket.taken, bucket.tick, now_microseconds)
 
-    def put(self, quota: Quota, taken: int, now_microseconds: int) -> None:
-        tick = now_microseconds // quota.tick_microseconds if quota.tick_microseconds else 0
+    def put(self, quota: Quota, taken: int, now_microseconds: int) -> int:
+        tick, taken = tick_of(quota, now_microseconds), bounded(taken)
         bucket = self.buckets.get(quota.dimension)
         if bucket is None:
             self.buckets[quota.dimension] = _Bucket(quota, taken, tick)
         else:
             bucket.quota, bucket.taken, bucket.tick = quota, taken, tick
+        return taken
+
+    def shorten_leases(self, latest_microseconds: int) -> None:
+        """Let no lease be longer than one that begins now, should the clock have gone back."""
+        for exchange in reversed(self.open.values()):
+            if exchange.expires_microseconds <= latest_microseconds:
+                return
+            exchange.expires_microseconds = latest_microseconds
 
     def holds(self, exchange_id: str, dimension: Dimension) -> bool:
         """Whether the exchange took this here, and has not been settled."""
@@ -52,21 +67,24 @@ class _Account:
         return exchange is not None and dimension in exchange.grains
 
     def reclaim(self, now_microseconds: int) -> None:
-        """Give back what exchanges took whose lease has run out: their worker is gone."""
+        """Give back what exchanges took whose lease has run out: their worker is gone. The requests were made."""
         while self.open:
             exchange_id, oldest = next(iter(self.open.items()))
             if oldest.expires_microseconds > now_microseconds:
                 return
             del self.open[exchange_id]
             for dimension, grains in oldest.grains.items():
-                if grains:
+                if grains and dimension.settles:
                     bucket = self.buckets[dimension]
                     bucket.taken = max(0, bucket.taken - grains)
 
     def idle(self, now_microseconds: int) -> bool:
         """Whether forgetting this account changes nothing."""
         self.reclaim(now_microseconds)
-        return not self.open and not any(self.taken(b.quota, now_microseconds) for b in self.buckets.values())
+        return not self.open and not any(
+            still_taken(bucket.quota, bucket.taken, bucket.tick, now_microseconds)
+            for bucket in self.buckets.values()
+        )
 
 
 class MemoryBuckets(BucketStore):
@@ -101,10 +119,11 @@ class MemoryBuckets(BucketStore):
     def carry_out(self, step: Step) -> tuple[bool, list[int]]:
         """Whether it was granted, or settled anything; and the grains that are missing per charge after it."""
         now, exchange_id, quotas, permits = self._now(), step.exchange_id, step.charges.quotas, step.permits
-        if step.mode == "settle":
+        if step.mode in ("settle", "give back"):
             return self._settle(exchange_id, quotas, permits, now), []
         accounts = self._touch(quotas, now)
-        taken = [accounts[quota.key].taken(quota, now) for quota in quotas.quotas]
+        lease = self._lease_microseconds()
+        taken = [accounts[quota.key].taken(quota, now, lease) for quota in quotas.quotas]
         if step.mode != "debit":
             for at, quota in enumerate(quotas.quotas):
                 if not fits(quota, permits[at], taken[at]) and not accounts[quota.key].holds(
@@ -130,7 +149,7 @@ class MemoryBuckets(BucketStore):
             if not exchange.grains:
                 del account.open[exchange_id]
             used = amount * TICKS_PER_PERIOD if quota.period_seconds else 0
-            account.put(quota, bounded(quota, account.taken(quota, now) - reserved + used), now)
+            account.put(quota, account.taken(quota, now, self._lease_microseconds()) - reserved + used, now)
         return found
 
     async def renew(self, leases: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -140,6 +159,11 @@ class MemoryBuckets(BucketStore):
             account = self._accounts.get(key)
             if account:
                 account.reclaim(now)
+                account.shorten_leases(now + self._lease_microseconds())
+                slots = account.buckets.get(Dimension.CONCURRENT_REQUESTS)
+                if slots is not None:
+                    # They are as they are as of now: should the clock go back, it shows.
+                    slots.tick = now
             if account is None or exchange_id not in account.open:
                 missing.append((exchange_id, key))
                 continue
@@ -205,8 +229,7 @@ class MemoryBuckets(BucketStore):
                 after.append(before)
                 continue
             if permits:
-                missing = bounded(quota, before + permits * TICKS_PER_PERIOD)
-                account.put(quota, missing, now)
+                missing = account.put(quota, before + permits * TICKS_PER_PERIOD, now)
             if exchange_id:
                 exchange = account.open.get(exchange_id)
                 if exchange is None:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 
 from gateway.limits.store import BucketStore, Census, Step, StoreUnavailable
-from gateway.limits.turn import MOST_STEPS, Turn, account_keys, head_of
+from gateway.limits.turn import MOST_STEPS, Receipts, Turn, Undoing, account_keys, head_of
 from gateway.redis.cluster import open_wire
-from gateway.redis.line import Argument, RedisUnavailable, Reply
+from gateway.redis.line import Argument, Call, RedisUnavailable, Reply
 from gateway.redis.schema import DEFAULT_PREFIX, schema_key
 from gateway.redis.script import Script
 from gateway.redis.servers import RedisServers
@@ -67,8 +67,13 @@ class RedisBuckets(BucketStore):
         """Whether that leaves when this turn of the loop ends."""
         self._waits: asyncio.TimerHandle | None = None
         """When it leaves at the latest, if nothing makes it leave before."""
-        self._turns: set[Turn] = set()
+        self._turns: set[Call] = set()
         """What is under way."""
+        self._receipts = Receipts(prefix, apart=self._wire.has_places)
+        self._doubts: list[Undoing] = []
+        """What has to be undone, and is not under way."""
+        self._undone_soon = 0
+        """How much of that is."""
         self._quiet: asyncio.Future[None] | None = None
         """Who waits for an end of all that."""
 
@@ -119,6 +124,7 @@ class RedisBuckets(BucketStore):
 
     async def announce(self, worker: str) -> Census:
         self._announced = worker
+        self._undo()
         silent = int(SILENT_SECONDS * 1_000_000)
         place, workers = await self._run(
             "announce", self._workers(), [worker, "lives", silent, _WORKERS_KEPT_MS]
@@ -149,7 +155,12 @@ class RedisBuckets(BucketStore):
             self._quiet = asyncio.get_running_loop().create_future()
             await self._quiet
 
+    def doubts(self) -> int:
+        return len(self._doubts) + self._undone_soon
+
     async def close(self) -> None:
+        await self.quiet()
+        self._undo()
         await self.quiet()
         if self._waits is not None:
             self._waits.cancel()
@@ -166,13 +177,18 @@ class RedisBuckets(BucketStore):
         self._leaves = False
         steps, self._steps = self._steps, []
         script = self._scripts["turn"]
-        head = self._head if self._clock is None else head_of(self._lease(), self._now() or 0)
+        head = self._head_now()
         for some in self._by_place(steps):
             for at in range(0, len(some), MOST_STEPS):
-                turn = Turn(script, some[at : at + MOST_STEPS], self._ended, self._prefix, head)
+                turn = Turn(
+                    script, some[at : at + MOST_STEPS], self._ended, self._prefix, head, self._receipts
+                )
                 self._turns.add(turn)
                 self._wire.call(turn, self._prefix + some[at].charges.quotas.quotas[0].key)
         self._wire.flush()
+
+    def _head_now(self) -> bytes:
+        return self._head if self._clock is None else head_of(self._lease(), self._now() or 0)
 
     def _by_place(self, steps: list[Step]) -> Iterable[list[Step]]:
         """The steps by where their keys are: all accounts of an exchange are in one place."""
@@ -184,12 +200,31 @@ class RedisBuckets(BucketStore):
             places.setdefault(place, []).append(step)
         return places.values()
 
-    def _ended(self, turn: Turn, unheard: Sequence[Step]) -> None:
+    def _ended(self, turn: Call, unheard: Sequence[Step] | None, undoing: Undoing | None) -> None:
         self._turns.discard(turn)
-        for step in unheard:
+        if undoing is not None:
+            self._doubts.append(undoing)
+        if unheard is not None and self._doubts:
+            self._undo()
+        for step in unheard or ():
             self.give_back(step)
         if self._quiet is not None and not self._quiet.done():
             self._quiet.set_result(None)
+
+    def _undo(self) -> None:
+        """Undo what was taken for good without anybody hearing of it."""
+        doubts, self._doubts = self._doubts, []
+        for undoing in doubts:
+            call = _Undo(self._scripts["turn"], undoing, self._head_now(), self._undo_ended)
+            self._turns.add(call)
+            self._undone_soon += 1
+            self._wire.call(call, undoing.key)
+        if doubts:
+            self._wire.flush()
+
+    def _undo_ended(self, call: _Undo, done: bool) -> None:
+        self._undone_soon -= 1
+        self._ended(call, None, None if done else call.undoing)
 
     async def _run(self, script: str, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Reply:
         try:
@@ -212,6 +247,32 @@ class RedisBuckets(BucketStore):
 
     def _now(self) -> int | None:
         return int(self._clock() * 1_000_000) if self._clock else None
+
+
+class _Undo(Call):
+    """An attempt to undo something."""
+
+    __slots__ = ("_ended", "_head", "undoing")
+
+    def __init__(
+        self, script: Script, undoing: Undoing, head: bytes, ended: Callable[[_Undo, bool], None]
+    ) -> None:
+        super().__init__(script)
+        self.undoing = undoing
+        self._head = head
+        self._ended = ended
+
+    def words(self) -> Sequence[Argument]:
+        """What turn.lua takes."""
+        return self.undoing.words(self._head)
+
+    def answered(self, reply: Reply) -> None:  # noqa: ARG002
+        """It is done, or what it was about is broken."""
+        self._ended(self, True)
+
+    def failed(self, unavailable: RedisUnavailable) -> None:  # noqa: ARG002
+        """It is tried again."""
+        self._ended(self, False)
 
 
 def _account_of(lease: tuple[str, str]) -> str:

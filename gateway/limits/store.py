@@ -22,7 +22,8 @@ class StoreUnavailable(Exception):
         """Whether there is no store, and will be none: then nobody has a share of anything."""
 
         self.sent = sent
-        """Whether the step may have been carried out all the same."""
+        """Whether the step may have been carried out all the same. One that takes for good never has been: what it took
+        is undone as soon as the store answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +34,15 @@ class Census:
     workers: int
 
 
-Mode = Literal["take", "debit", "look", "settle"]
+Mode = Literal["take", "debit", "look", "settle", "give back"]
 
 
 class Step:
     """What a store is asked to do in one go, all of it or nothing; and who hears what came of it, once.
 
-    take: take every charge, or none. debit: take every charge whatever the levels, into debt no deeper than one
-    capacity. look: say what `take` would say now. settle: put what was really used in place of what was taken.
+    take: take every charge, or none. debit: take every charge whatever the levels, into debt. look: say what `take`
+    would say now. settle: put what was really used in place of what was taken. give back: settle what nobody used, of a
+    step that may not have been carried out yet: then it never is.
 
     The outcome wakes who awaits it; a subclass may do otherwise.
     """
@@ -101,7 +103,8 @@ class BucketStore(ABC):
     """Where buckets live. Every step is atomic, and what fails is StoreUnavailable.
 
     An admission that *holds* something (a slot, or permits that settling may change) is remembered under its
-    exchange id until it is settled, or until its lease runs out: then everything it took is given back.
+    exchange id until it is settled, or until its lease runs out: then it is given back, but for the requests, which
+    were made.
     """
 
     lease_seconds: float
@@ -114,7 +117,7 @@ class BucketStore(ABC):
         A held admission may be repeated: what the exchange holds already is not charged again. So a later step of
         the same exchange charges the dimensions and the accounts that are new to it; naming the first ones again
         costs nothing. Of charges that are settled, those whose quota was not admitted change nothing, and what is
-        not named stays held; permits above the reservation become debt, no deeper than one capacity.
+        not named stays held; permits above the reservation become debt.
         """
 
     async def admit(
@@ -122,7 +125,7 @@ class BucketStore(ABC):
     ) -> Decision:
         """Take every charge, or none. `hold=None` remembers the exchange if a charge needs it.
 
-        What was granted to one who is cancelled meanwhile is given back, but for the requests, which were made.
+        What was granted to one who is cancelled meanwhile is given back.
         """
         charges = Charges.of(charges)
         held = hold or charges.holds()
@@ -148,7 +151,7 @@ class BucketStore(ABC):
         return (await self._outcome(Step("settle", exchange_id, Charges.of(charges))))[0]
 
     async def debit(self, exchange_id: str, charges: Iterable[Charge], *, hold: bool = False) -> None:
-        """Take every charge whatever the levels, into debt no deeper than one capacity."""
+        """Take every charge whatever the levels, into debt."""
         await self._outcome(Step("debit", exchange_id if hold else "", Charges.of(charges)))
 
     def _outcome(self, step: Step) -> asyncio.Future[tuple[bool, Sequence[int]]]:
@@ -160,7 +163,7 @@ class BucketStore(ABC):
     def give_back(self, step: Step) -> None:
         """Undo an admission that nobody heard of, if it was one. Should that fail, its lease runs out by itself."""
         if step.mode == "take" and step.exchange_id:
-            self.put(_GivenBack("settle", step.exchange_id, step.charges, step.charges.unused()))
+            self.put(_GivenBack("settle", step.exchange_id, step.charges, [0] * len(step.charges)))
 
     @abstractmethod
     async def renew(self, leases: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -183,6 +186,15 @@ class BucketStore(ABC):
     @abstractmethod
     def health(self) -> Mapping[str, bool]:
         """Per server whether it answers; empty where there is none to ask."""
+
+    def doubts(self) -> int:
+        """Turns of which nobody knows whether they were carried out, and which are undone when that is known."""
+        return 0
+
+    async def missing(self, quotas: Iterable[Quota]) -> Sequence[int]:
+        """Grains that are missing from each bucket."""
+        _, missing = await self._outcome(Step("look", "", Charges.of(Charge(quota, 0) for quota in quotas)))
+        return missing
 
     async def quiet(self) -> None:  # noqa: B027 - nothing is ever under way in a store without I/O
         """Return once the outcome of every step is known."""

@@ -22,7 +22,13 @@ TICKS_PER_PERIOD = 60_000
 """Grains per permit, and ticks per period: 1 ms of a minute, 1.44 s of a day."""
 
 MOST_PERMITS = 2**53 // (4 * TICKS_PER_PERIOD)
-"""The largest capacity whose debts still fit a double exactly."""
+"""The largest capacity: an empty bucket of it is half of the deepest debt."""
+
+MOST_GRAINS = 2**52
+"""The most that is ever missing from a bucket, 75 billion permits: as much more can be added to it exactly."""
+
+MOST_REPORTED = 100
+"""The most that one report may take, in whole limits: more is no usage, but a fault of the server's."""
 
 
 _QUOTA = Struct("<ddB")
@@ -100,6 +106,8 @@ class Quota:
     """Time that gives back one grain per permit; 0 for slots."""
     unit_grains: int = field(init=False, repr=False, compare=False)
     """Grains of one unit of the capacity."""
+    most_reported: int = field(init=False, repr=False, compare=False)
+    """Permits that one report takes at most."""
     told: tuple[str, bytes] = field(init=False, repr=False, compare=False)
     """What a script is told: the account; capacity in permits, tick in microseconds and dimension, packed."""
 
@@ -113,6 +121,9 @@ class Quota:
         tick = self.dimension.period_seconds * 1_000_000 // TICKS_PER_PERIOD
         object.__setattr__(self, "tick_microseconds", tick)
         object.__setattr__(self, "unit_grains", TICKS_PER_PERIOD * self.dimension.permits_per_unit)
+        object.__setattr__(
+            self, "most_reported", min(MOST_REPORTED * permits, MOST_GRAINS // TICKS_PER_PERIOD)
+        )
         name = self.dimension.value.encode("ascii")
         object.__setattr__(self, "told", (self.key, _QUOTA.pack(permits, tick, len(name)) + name))
 
@@ -193,6 +204,11 @@ def account_key(
     return f"{{{tag}}}:" + ":".join(
         f"{name}={quote(value, safe='')}" for name, value in parts if value is not None
     )
+
+
+def tenant_of(quota: Quota) -> str:
+    """Whose account a quota is of."""
+    return unquote(quota.key.split(":")[1].removeprefix("tenant="))
 
 
 def binds(quota: Quota) -> dict[str, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 DEFAULT_PREFIX = "gateway:"
 
-SCHEMA = 1
+SCHEMA = 2
 """Ours."""
 
 SILENT_SECONDS = 60

@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from gateway.limits.store import BucketStore
-from gateway.limits.terms import Charge, Dimension, Quota, account_key
+from gateway.limits.terms import MOST_GRAINS, Charge, Dimension, Quota, account_key
 from tests.kit.clock import Clock
 
 _ids = itertools.count()
@@ -229,18 +229,50 @@ class BucketContract:
         assert not await store.settle(fresh_id(), [Charge(tokens, 100)])
         assert await self.remaining(store, tokens) == [900]
 
-    async def test_debt_is_one_capacity_deep_and_paid_by_waiting(
-        self, store: BucketStore, clock: FakeClock
-    ) -> None:
+    async def test_debt_is_kept_whole_and_paid_by_waiting(self, store: BucketStore, clock: FakeClock) -> None:
         tokens, exchange = quota(TOKENS, 1000), fresh_id()
         await store.admit(exchange, [Charge(tokens, 10)])
         await store.settle(exchange, [Charge(tokens, 50_000)])
         refused = await store.admit(fresh_id(), [Charge(tokens, 500)])
-        assert refused.retry_after_seconds == 90.0
-        clock.advance(60)
+        assert refused.retry_after_seconds == 49.5 * 60
+        clock.advance(49 * 60)
         assert await self.remaining(store, tokens) == [0]
         clock.advance(30)
         assert (await store.admit(fresh_id(), [Charge(tokens, 500)])).allowed
+
+    @pytest.mark.parametrize("dimension", [d for d in Dimension if d.settles and d.period_seconds])
+    @pytest.mark.parametrize("by", ["settlements", "debits"])
+    async def test_nobody_exceeds_the_limit_in_the_long_run(
+        self, store: BucketStore, clock: FakeClock, dimension: Dimension, by: str
+    ) -> None:
+        """Whoever always gets five times what was thought still has one limit per period."""
+        limit, period = quota(dimension, 10), dimension.period_seconds
+        step, used, periods = limit.permits // 10, 0, 300
+        for _ in range(periods):
+            for _ in range(10):
+                exchange = fresh_id()
+                if (await store.admit(exchange, [Charge(limit, step)])).allowed:
+                    used += 5 * step
+                    if by == "debits":
+                        await store.debit("", [Charge(limit, 4 * step)])
+                        await store.settle(exchange, [Charge(limit, step)])
+                    else:
+                        await store.settle(exchange, [Charge(limit, 5 * step)])
+            clock.advance(period)
+        assert used <= limit.permits * (periods + 2)
+
+    async def test_deepest_debt_is_counted_and_does_not_grow(
+        self, store: BucketStore, clock: FakeClock
+    ) -> None:
+        tokens = quota(Dimension.TOKENS_PER_DAY, 10)
+        for _ in range(3):
+            for permits in (1000, 10**12, 2**60, 10**30):
+                await store.debit("", [Charge(tokens, permits)])
+        assert list(await store.missing([tokens])) == [MOST_GRAINS]
+        wait = (await store.look([Charge(tokens)])).retry_after_seconds
+        assert wait == (MOST_GRAINS - 9 * 60_000) // 10 * 1.44 + 1.44
+        clock.advance(86_400)
+        assert list(await store.missing([tokens])) == [MOST_GRAINS - 10 * 60_000]
 
     async def test_settling_holds_on_to_what_is_not_named(self, store: BucketStore) -> None:
         key, exchange = fresh_key(), fresh_id()
@@ -295,6 +327,78 @@ class BucketContract:
         clock.advance(0.2)
         assert await self.remaining(store, slots, tokens) == [1, 1000]
 
+    @pytest.mark.parametrize("dimension", Dimension)
+    async def test_lease_that_ends_gives_back_what_may_not_have_been_used_and_no_request(
+        self, store: BucketStore, clock: FakeClock, dimension: Dimension
+    ) -> None:
+        capacity = 1_000_000  # so that time gives back nothing that shows
+        limit = quota(dimension, capacity // dimension.permits_per_unit)
+        permits = 1 if dimension is SLOTS else capacity // 2
+        assert (await store.admit(fresh_id(), [Charge(limit, permits)], hold=True)).allowed
+        clock.advance(10.5)
+        missing = (await store.missing([limit]))[0]
+        if dimension.settles:
+            assert missing == 0
+        else:
+            assert missing > capacity // 4 * 60_000
+
+    async def test_clock_that_goes_back_goes_on_refilling_what_was_taken(
+        self, store: BucketStore, clock: FakeClock
+    ) -> None:
+        key = fresh_key()
+        minute, day = quota(TOKENS, 60, key=key), quota(Dimension.TOKENS_PER_DAY, 86_400, key=key)
+        await store.debit("", [Charge(minute, 60), Charge(day, 86_400)])
+        for seconds in (90, 3 * 3600, 5 * 365 * 86_400):
+            clock.now -= seconds
+            for asked in range(2):
+                refused = await store.admit(fresh_id(), [Charge(minute, 30), Charge(day, 30)])
+                assert not refused.allowed
+                assert refused.retry_after_seconds == pytest.approx(30 - 5 * asked, abs=1.5)
+                clock.advance(5)
+            clock.advance(21.5)
+            assert (await store.admit(fresh_id(), [Charge(minute, 30), Charge(day, 30)])).allowed
+            await store.debit("", [Charge(minute, await self.left(store, minute))])
+            await store.debit("", [Charge(day, await self.left(store, day))])
+
+    async def left(self, store: BucketStore, limit: Quota) -> int:
+        return (await self.remaining(store, limit))[0]
+
+    @pytest.mark.parametrize("asked", ["by look", "by settlement"])
+    async def test_clock_that_goes_back_is_noticed_whoever_asks(
+        self, store: BucketStore, clock: FakeClock, asked: str
+    ) -> None:
+        tokens, exchange = quota(TOKENS, 60), fresh_id()
+        await store.admit(exchange, [Charge(tokens, 30)])
+        await store.debit("", [Charge(tokens, 30)])
+        clock.now -= 3600
+        if asked == "by look":
+            await store.look([Charge(tokens)])
+        else:
+            await store.settle(exchange, [Charge(tokens, 30)])
+        clock.advance(9)
+        assert await self.remaining(store, tokens) == [9]
+
+    @pytest.mark.parametrize("seen_by", ["who asks", "who lives on"])
+    async def test_slot_of_who_died_comes_back_though_the_clock_went_back(
+        self, store: BucketStore, clock: FakeClock, seen_by: str
+    ) -> None:
+        slots = quota(SLOTS, 3)
+        dead, alive = fresh_id(), fresh_id()
+        await store.admit(dead, [Charge(slots)])
+        await store.admit(alive, [Charge(slots)])
+        for _ in range(20):
+            clock.advance(5)
+            await store.renew([(dead, slots.key), (alive, slots.key)])
+        clock.now -= 30
+        if seen_by == "who asks":
+            await store.look([Charge(slots)])
+        assert await store.renew([(alive, slots.key)]) == []
+        clock.advance(9)
+        assert await store.renew([(alive, slots.key)]) == []
+        assert await self.remaining(store, slots) == [1]
+        clock.advance(1.1)
+        assert await self.remaining(store, slots) == [2]
+
     async def test_renewed_lease_lives_on_and_missing_ones_are_named(
         self, store: BucketStore, clock: FakeClock
     ) -> None:
@@ -326,7 +430,9 @@ class BucketContract:
         assert await self.remaining(store, quota(capacity=2000, key=key)) == [1100]
         lowered = quota(capacity=10, key=key)
         assert await self.remaining(store, lowered) == [0]
-        clock.advance(120)
+        clock.advance(89 * 60)
+        assert await self.remaining(store, lowered) == [0], "what was used is used"
+        clock.advance(60)
         assert await self.remaining(store, lowered) == [10]
 
     async def test_audio_is_limited_in_megabytes_and_charged_in_bytes(self, store: BucketStore) -> None:

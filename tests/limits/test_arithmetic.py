@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.limits.arithmetic import decide, fits, format_reset, level, still_taken, tightest
+from gateway.limits.arithmetic import bounded, debt, decide, fits, format_reset, level, still_taken, tightest
 from gateway.limits.charges import Charges
 from gateway.limits.store import Census, share
 from gateway.limits.terms import (
+    MOST_GRAINS,
     MOST_PERMITS,
     TICKS_PER_PERIOD,
     Charge,
@@ -118,6 +119,40 @@ def test_clock_that_goes_back_refills_nothing() -> None:
     assert still_taken(quota, quota.grains, 5_000, 1_000_000) == quota.grains
 
 
+@given(st.sampled_from(Dimension), st.integers(1, MOST_PERMITS), st.lists(st.integers(0, 10**30), max_size=9))
+def test_sum_of_absurd_reports_is_one_that_doubles_hold(
+    dimension: Dimension, permits: int, reports: list[int]
+) -> None:
+    quota = Quota(dimension, max(1, permits // dimension.permits_per_unit), KEY)
+    taken, exact = 0, True
+    for reported in reports:
+        more = min(reported, quota.most_reported) * TICKS_PER_PERIOD
+        assert taken + more <= 2**53
+        exact = exact and taken + more <= MOST_GRAINS
+        taken = bounded(taken + more)
+    assert taken <= MOST_GRAINS
+    if exact:
+        assert taken == sum(min(reported, quota.most_reported) for reported in reports) * TICKS_PER_PERIOD
+
+
+def test_report_is_a_hundred_limits_at_most_or_what_can_be_owed_at_all() -> None:
+    assert Quota(REQUESTS, 60, KEY).most_reported == 6000
+    assert Quota(Dimension.AUDIO_MEGABYTES_PER_MINUTE, 1, KEY).most_reported == 100_000_000
+    assert Quota(REQUESTS, MOST_PERMITS, KEY).most_reported == MOST_GRAINS // TICKS_PER_PERIOD
+    assert MOST_GRAINS // TICKS_PER_PERIOD > 75_000_000_000
+
+
+@given(st.integers(1, MOST_PERMITS), st.integers(0, MOST_GRAINS))
+def test_debt_is_paid_off_when_it_is_said_to_be(permits: int, taken: int) -> None:
+    quota = Quota(Dimension.TOKENS_PER_DAY, permits, KEY)
+    owed, milliseconds = debt(quota, taken)
+    assert (owed - 1) * TICKS_PER_PERIOD < max(0, taken - quota.grains) <= owed * TICKS_PER_PERIOD
+    tick = quota.tick_microseconds // 1000
+    assert still_taken(quota, taken, 0, milliseconds * 1000) <= quota.grains
+    if owed:
+        assert still_taken(quota, taken, 0, (milliseconds - tick) * 1000) > quota.grains
+
+
 def test_account_keys_share_their_tenants_slot_and_nothing_else() -> None:
     keys = [
         account_key("acme"),
@@ -168,15 +203,12 @@ def test_no_window_grants_more_than_capacity_plus_refill(
             assert total <= quota.permits + quota.permits * elapsed / quota.period_seconds
 
 
-@given(
-    st.integers(1, 1000), st.integers(0, 2000 * TICKS_PER_PERIOD), st.integers(1, 1000), st.integers(0, 10**9)
-)
+@given(st.integers(1, 1000), st.integers(0, MOST_GRAINS), st.integers(1, 1000), st.integers(0, 10**9))
 def test_waiting_as_told_is_enough_and_one_tick_less_is_not(
     capacity: int, taken: int, permits: int, now: int
 ) -> None:
     quota = Quota(REQUESTS, capacity, KEY)
     charge = Charge(quota, min(permits, capacity))
-    taken = min(taken, 2 * quota.grains)
     if fits(quota, charge.permits, taken):
         return
     wait = decide(Charges.of([charge]), [taken], granted=False).retry_after_seconds

@@ -15,7 +15,7 @@ from gateway.limits.charges import Charges
 from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.limits.redis_buckets import RedisBuckets
 from gateway.limits.store import BucketStore, Mode, Step
-from gateway.limits.terms import Charge, Decision, Dimension, Quota, account_key
+from gateway.limits.terms import MOST_GRAINS, Charge, Decision, Dimension, Quota, account_key
 from tests.kit.redis import RedisServer
 from tests.limits.contract import FakeClock
 
@@ -53,7 +53,8 @@ class Model:
         for (exchange, key), expires in list(self.expiry.items()):
             if key in keys and expires <= now:
                 for quota, taken in self._forget(exchange, key).items():
-                    self._add(quota, taken)
+                    if quota.dimension is not Dimension.REQUESTS_PER_MINUTE:
+                        self._add(quota, taken)
 
     def take(self, exchange: str, charges: list[Charge], now: Fraction, *, force: bool, hold: bool) -> bool:
         if hold:
@@ -92,8 +93,8 @@ class Model:
         return max(0, int(self.there[quota]))
 
     def _add(self, quota: Quota, permits: Fraction) -> None:
-        lowest = -quota.capacity if quota.dimension is not SLOTS else -10_000
-        self.there[quota] = max(Fraction(lowest), min(Fraction(quota.capacity), self.there[quota] + permits))
+        lowest = quota.capacity - Fraction(MOST_GRAINS, TICKS)
+        self.there[quota] = max(lowest, min(Fraction(quota.capacity), self.there[quota] + permits))
 
     def _forget(self, exchange: str, key: str) -> dict[Quota, Fraction]:
         del self.expiry[exchange, key]
@@ -115,6 +116,17 @@ def charge_lists(draw: st.DrawFn) -> list[Charge]:
     return charges
 
 
+@st.composite
+def reports(draw: st.DrawFn) -> list[Charge]:
+    """What is said to have been used: as much as may be, or more than can be."""
+    return [
+        charge
+        if charge.quota.dimension is SLOTS
+        else Charge(charge.quota, draw(st.just(charge.permits) | st.integers(0, 10**13) | st.just(2**60)))
+        for charge in draw(charge_lists())
+    ]
+
+
 class Histories(RuleBasedStateMachine):
     """Every rule does one thing to all three and compares what they say."""
 
@@ -123,6 +135,7 @@ class Histories(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.clock = FakeClock()
+        self.lowest = self.clock.now
         self.model = Model()
         self.runner = asyncio.Runner()
         self.memory = MemoryBuckets(lease_seconds=LEASE_SECONDS, clock=self.clock)
@@ -165,14 +178,27 @@ class Histories(RuleBasedStateMachine):
         granted = self.model.fits(charges)
         self.agree(charges, granted, lambda store: store.look(charges))
 
-    @rule(exchange=exchanges, charges=charge_lists())
+    @rule(days=st.sampled_from([0.001, 1, 40]))
+    def clock_goes_back(self, days: float) -> None:
+        """To before anything that has been, and everybody notices."""
+        every = [Charge(quota, 1 if quota.dimension is not SLOTS else 0) for quota in QUOTAS]
+        self.debit("nobody", every, hold=False)  # as of now
+        self.lowest = self.clock.now = self.lowest - days * 86_400
+        for lease, expires in self.model.expiry.items():
+            self.model.expiry[lease] = min(expires, self.now + LEASE_SECONDS)
+        self.look([Charge(quota, 0) for quota in QUOTAS])
+        for key in KEYS:
+            for store in (self.memory, self.redis):
+                assert self.runner.run(store.renew([("nobody", key)])) == [("nobody", key)]
+
+    @rule(exchange=exchanges, charges=reports())
     def settle(self, exchange: str, charges: list[Charge]) -> None:
         self.model.reclaim(self.now, {charge.quota.key for charge in charges})
         expected = self.model.settle(exchange, charges)
         assert self.runner.run(self.memory.settle(exchange, charges)) == expected
         assert self.runner.run(self.redis.settle(exchange, charges)) == expected
 
-    @rule(exchange=exchanges, charges=charge_lists(), hold=st.booleans())
+    @rule(exchange=exchanges, charges=reports(), hold=st.booleans())
     def debit(self, exchange: str, charges: list[Charge], hold: bool) -> None:
         self.model.reclaim(self.now, {charge.quota.key for charge in charges})
         self.model.take(exchange, charges, self.now, force=True, hold=hold)

@@ -10,6 +10,10 @@ end
 
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
+-- The clock has gone back: whoever is silent from now on is silent.
+for _, other in ipairs(call('ZRANGEBYSCORE', KEYS[1], string.format('(%.0f', now), '+inf')) do
+  call('ZADD', KEYS[1], string.format('%.0f', now), other)
+end
 call('ZADD', KEYS[1], string.format('%.0f', now), worker)
 call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now - tonumber(ARGV[3])))
 call('PEXPIRE', KEYS[1], ARGV[4])

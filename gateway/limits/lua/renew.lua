@@ -7,11 +7,16 @@ if not now then
   local time = call('TIME')
   now = time[1] * 1000000 + time[2]
 end
-local account = new_account(KEYS[1], KEYS[2])
-load(account, now)
-save(account)
-
 local lease_ends, missing, scores = string.format('%.0f', now + lease), {}, {}
+local account = new_account(KEYS[1], KEYS[2])
+local slots = item_of(account, SLOTS)
+account.reclaims = true
+load(account, now)
+account.went_back = true -- perhaps
+-- Slots are as they are as of now: should the clock go back, it shows.
+slots.at, slots.dirty = now, slots.stored
+save(account, lease_ends)
+
 local exchanges = {}
 for n = 3, #ARGV do exchanges[n - 2] = ARGV[n] end
 

@@ -11,7 +11,11 @@ for i = 1, #known, 2 do
 end
 if ARGV[3] == 'looks' then return mine end
 local now = tonumber(redis.call('TIME')[1])
-if now - said > silent / 4 then
+if math.abs(now - said) > silent / 4 then
+  -- The clock has gone back: whoever is silent from now on is silent.
+  for _, other in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')) do
+    redis.call('ZADD', KEYS[1], now, other)
+  end
   redis.call('ZADD', KEYS[1], now, mine)
   redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - silent)
 end
