@@ -71,7 +71,7 @@ class Exchange:
         # meter
         *("usage", "known", "spent", "session_gate"),
         # late_watch
-        "shown",
+        *("made", "shown"),
         # proxy
         *("waited_seconds", "forwarded_at", "asked_at", "head_at", "upstream_request_id", "status"),
         *("upstream_ended_at", "detail", "added"),
@@ -156,6 +156,9 @@ class Exchange:
 
         self.session_gate: SessionGate | None = None
         """Admits what is asked for in a WebSocket, and holds it back until it has."""
+
+        self.made: str | None = None
+        """The id of what it made, or worked on, whose usage is said later."""
 
         self.shown: tuple[Shown, ...] = ()
         """What its answer showed to have been used by what was made before: some of it, for the log."""

@@ -135,6 +135,7 @@ FIELDS = {
     "usage": "What was used, by kind as in the metrics and with its `total`; the `tier` where the answer names one; "
     "`estimated` where nobody reported it.",
     "reserved": "LLM tokens that were reserved for it, of the limit that took most; only where one counts them.",
+    "object": "The id of what it made, or worked on, where that says later what it used.",
     "object_usage": "What the answer said of objects that were made before, by their ids: counted once, for who made "
     "each, and no part of what this exchange used.",
     "error": "The code of the gateway's own error; only where there was one.",
@@ -142,7 +143,9 @@ FIELDS = {
 }
 """What a line says: every field, in their order, with its meaning for who reads it."""
 
-_RARE = frozenset({"waited_ms", "usage_known", "usage", "reserved", "object_usage", "error", "detail"})
+_RARE = frozenset(
+    {"waited_ms", "usage_known", "usage", "reserved", "object", "object_usage", "error", "detail"}
+)
 """Those that are not in every line."""
 
 
@@ -178,8 +181,12 @@ def access_record(exchange: Exchange, times: Times, *, worker: int = 0) -> dict[
         record["usage"] = exchange.usage.amounts()
     if exchange.reserved is not None:
         record["reserved"] = exchange.reserved
+    if exchange.made is not None:
+        record["object"] = _short(_cut(exchange.made, _ID_LIMIT))
     if exchange.shown:
-        record["object_usage"] = {_cut(one.id, _ID_LIMIT): one.usage.amounts() for one in exchange.shown}
+        record["object_usage"] = {
+            _short(_cut(one.id, _ID_LIMIT)): one.usage.amounts() for one in exchange.shown
+        }
     error = exchange.error
     if error is not None:
         record["error"] = error.code
@@ -215,6 +222,8 @@ def encode(record: dict[str, Any]) -> bytes:
             break
         shorter = {name: _cut(value, limit) for name, value in record.items()}
         line = orjson.dumps(shorter, option=orjson.OPT_APPEND_NEWLINE, default=str)
+    if len(line) > whole_lines.MOST_BYTES and "object_usage" in record:
+        return encode({name: value for name, value in record.items() if name != "object_usage"})
     return line
 
 

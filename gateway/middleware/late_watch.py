@@ -135,6 +135,7 @@ class LateWatch(StreamObserver):
             exchange.known or "",
         )
         if exchange.known is not Known.REPORTED:
+            exchange.made = object_id
             self._register.note(Note(key, exchange.id, maker, part))
         if shown is not None:
             own = part if exchange.known is Known.REPORTED else None

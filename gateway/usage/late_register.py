@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from gateway.limits.store import StoreUnavailable
 from gateway.usage.late_work import Claim, Found, LateWorkStore, Note, Step
 
 MOST_WAITING = 10_000
-"""Steps that wait while the store is away; what comes then is lost."""
+"""Steps that wait while the store is away, of one tenant no more than there is room left; what comes then is lost."""
 
 _AT_ONCE = 100
 """Steps of one call."""
@@ -34,6 +35,7 @@ class LateRegister:
         self._heard = heard
         self._lost = lost
         self._steps: list[Step] = []
+        self._by_tenant = Counter[str]()
         self._claimed: dict[str, None] = {}
         """Keys of objects that were claimed here a while ago: they have been counted, or soon are."""
 
@@ -72,11 +74,13 @@ class LateRegister:
         await self._store.close()
 
     def _put(self, step: Step) -> None:
-        if len(self._steps) >= MOST_WAITING:
+        tenant = step.maker.tenant
+        if self._by_tenant[tenant] >= MOST_WAITING - len(self._steps):
             self._forget(step)
             self._lost(1)
             return
         self._steps.append(step)
+        self._by_tenant[tenant] += 1
         if self._telling is None or self._telling.done():
             self._telling = asyncio.get_running_loop().create_task(self._tell())
 
@@ -95,6 +99,7 @@ class LateRegister:
                 found = None
             told = set(map(id, steps))
             self._steps = [step for step in self._steps if id(step) not in told]
+            self._by_tenant -= Counter(step.maker.tenant for step in steps)
             if found is None:
                 self._lost(len(steps))
                 continue

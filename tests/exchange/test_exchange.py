@@ -263,7 +263,7 @@ WRITERS = {
     "meter": {"usage", "known", "spent"},
     "answer_meter": {"body"},
     "session_meter": {"usage", "session_gate"},
-    "late_watch": {"shown"},
+    "late_watch": {"made", "shown"},
     "form_gate": {"model"},
     "call": {"forwarded_at", "head_at", "upstream_request_id", "upstream_ended_at"},
     "proxy/answer": {"status"},

@@ -29,6 +29,7 @@ from gateway.policy.caller import Caller
 from gateway.policy.tenants import UNKNOWN_TENANT
 from gateway.proxy.acceptor import listening_sockets
 from gateway.settings.sources import load
+from gateway.usage.late_work import Shown
 from gateway.usage.reported import Usage
 from tests.conftest import StartGateway
 from tests.kit.asking import ask, credential_of
@@ -52,6 +53,9 @@ LOGGED = st.fixed_dictionaries({
     "error": st.sampled_from([None, NotFound("for the caller", detail="for the operator")]),
 })  # fmt: skip
 """What may be said of an exchange."""
+
+
+MOST_USED = Usage._make([10**15] * len(Usage._fields))._replace(tier="t" * 32)
 
 
 class TestRecord:
@@ -98,7 +102,9 @@ class TestRecord:
         made = exchange(
             caller=Caller(principal(subject=name), UNKNOWN_TENANT),
             model=text, upstream_request_id=text, error=NotFound("for the caller", detail=text), status=404,
-            usage=Usage._make([10**15] * len(Usage._fields)),
+            usage=MOST_USED, made=text, shown=tuple(
+                Shown("run", f"{at}{text}", None, (("", MOST_USED),)) for at in range(3)
+            ),
         )  # fmt: skip
 
         raw = encode(access_record(made, made.times(101.0), worker=511))
@@ -107,6 +113,7 @@ class TestRecord:
         line = orjson.loads(raw)
         assert (line["request_id"], line["status"], line["worker"]) == (made.id, 404, 511)
         assert line["detail"][:64] == access_record(made, made.times(101.0))["detail"][:64]
+        assert not UNFIT.search(raw.decode())
 
     @settings(max_examples=200, deadline=None)
     @given(st.lists(LOGGED, min_size=2, max_size=9))

@@ -686,6 +686,9 @@ async def test_log_says_what_an_object_used_apart_from_what_the_exchange_did(
 
     await ask(gateway, "GET", "/v1/responses/resp_1")
 
-    _, line = await gateway.lines.wait(2)
+    began, line = await gateway.lines.wait(2)
+    assert began["object"] == "resp_1"
+    assert began["usage"]["estimated"]
+    assert "object" not in line
     assert "usage" not in line
     assert line["object_usage"] == {"resp_1": {"input": 300, "output": 4000, "total": 4300}}

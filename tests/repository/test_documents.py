@@ -175,6 +175,7 @@ def test_log_fields_described_are_those_of_the_line() -> None:
         "usage_known",
         "usage",
         "reserved",
+        "object",
         "object_usage",
         "error",
         "detail",

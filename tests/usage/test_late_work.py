@@ -25,7 +25,7 @@ from gateway.usage.late_work import (
 from gateway.usage.memory_late_work import MemoryLateWork
 from gateway.usage.redis_late_work import RedisLateWork
 from gateway.usage.reported import Usage
-from tests.kit.redis import RedisServer
+from tests.kit.redis import RedisServer, running_cluster
 from tests.kit.waiting import until
 
 ALICE = Maker("acme", "alice", "gpt-5", "createResponse", "jti-1", {"max_tokens_per_1_day": 5})
@@ -134,6 +134,25 @@ def test_keys_tell_tenants_servers_kinds_and_ids_apart() -> None:
     assert len(set(keys)) == len(keys)
 
 
+async def test_objects_of_many_tenants_are_told_to_the_nodes_of_a_cluster() -> None:
+    with running_cluster() as nodes:
+        heard: list[tuple[Step, Found | None]] = []
+        store = RedisLateWork(f"redis+cluster://127.0.0.1:{nodes[0].port}", deadline_seconds=5)
+        register = LateRegister(store, heard=lambda step, found: heard.append((step, found)))
+        places = [Place("api", f"tenant-{n}") for n in range(20)] + [Place("api", None)]
+        keys = [place.key("run", "run_1") for place in places]
+        for key in keys:
+            register.note(note(key=key))
+        for key in keys:
+            register.claim(claim(key=key))
+        await until(lambda: len(heard) == 2 * len(keys))
+        await register.close()
+
+    assert [found for step, found in heard if isinstance(step, Claim)] == [Found(ALICE, [ESTIMATE])] * len(
+        keys
+    )
+
+
 class Stubborn:
     """A store that fails in some way until it is told not to."""
 
@@ -155,13 +174,16 @@ async def test_what_waits_for_the_store_is_bounded_and_what_is_lost_is_told() ->
     lost: list[int] = []
     store = Stubborn(StoreUnavailable("away", sent=False))
     register = LateRegister(store, heard=lambda *_: None, lost=lost.append)
-    for n in range(10_005):
+    for n in range(10_000):
         register.note(note(f"req_{n}"))
+    assert register.waiting == 5_000, "one tenant takes no more than it leaves"
+    for n in range(10_000):
+        register.note(Note(KEY, f"req_{n}", ALICE._replace(tenant="beta"), ESTIMATE))
 
-    assert register.waiting == 10_000
-    assert sum(lost) == 5
+    assert register.waiting == 7_500
+    assert sum(lost) == 12_500
     await register.close()
-    assert sum(lost) == 10_005
+    assert sum(lost) == 20_000
 
 
 async def test_a_defect_in_one_step_does_not_hold_up_the_others() -> None:
