@@ -125,7 +125,8 @@ class Admission:
             return
         if self._gives_back:
             self._limiter.cancel_soon(exchange.id)
-            self._limiter.cancel_soon(self._more_id)
+            if self._more_id:
+                self._limiter.cancel_soon(self._more_id)
             return
         cost = exchange.cost or _NO_COST
         used = settlement(cost, usage=usage, spent=exchange.spent, sent_bytes=exchange.bytes_in)

@@ -125,7 +125,9 @@ def limit(
         exchange.form = watch_form(exchange, admit=admit, counted=counted)
         quotas = standing.quotas_of(exchange.model)
         form_may_cost_more = exchange.form is not None and bool(limits.models)
-        if not form_may_cost_more:  # else its model is still to come
+        if (
+            standing.caller.tenant.refuses_unmetered and not form_may_cost_more
+        ):  # else its model is still to come
             _check_covered(exchange, quotas)
         needed = form_may_cost_more or standing.metered
         if quotas or needed:

@@ -13,9 +13,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 IMAGE = {"low": 85, "high": 1500, "auto": 1500, "original": 10_000}
-"""LLM tokens of an image by its level of detail: what one costs at most at that level, but for some small models.
+"""LLM tokens of an image by its level of detail: about what one costs at most at that level.
 
 Its size is not looked at: what a tile of it costs differs more from model to model than from image to image."""
+
+DEAR_IMAGES = {"gpt-4o-mini": 34}
+"""How many times as many LLM tokens an image is for models whose names begin so."""
 
 IMAGE_AS_IT_COMES = IMAGE["auto"]
 """Of an image of no level that is known here."""
@@ -60,13 +63,18 @@ def attachments(document: Mapping[str, Any]) -> _Worth:
         parts += values.values()
     if not parts:
         return _NOTHING
-    no_text_bytes, llm_tokens = 0, 0
+    no_text_bytes, of_images, of_others = 0, 0, 0
     for part in parts:
         if type(part) is dict and type(kind := part.get("type")) is str and (worth := _WORTH.get(kind)):
             size, tokens = worth(part)
             no_text_bytes += size
-            llm_tokens += tokens
-    return no_text_bytes, llm_tokens
+            if kind in _IMAGES:
+                of_images += tokens
+            else:
+                of_others += tokens
+    if of_images and type(model := document.get("model")) is str:
+        of_images *= next((times for name, times in DEAR_IMAGES.items() if model.startswith(name)), 1)
+    return no_text_bytes, of_images + of_others
 
 
 def _add_parts(parts: list[Any], items: list[Any]) -> None:
@@ -158,6 +166,10 @@ def _over(base64_bytes: int, each: int) -> int:
     """How often `each` goes into what so many bytes of base64 stand for, rounded up."""
     return -(-base64_bytes * 3 // (4 * each))
 
+
+_IMAGES = frozenset(
+    {"image_url", "input_image", "computer_screenshot", "image_file", "image_generation_call"}
+)
 
 _WORTH: Mapping[str, Callable[[dict[str, Any]], _Worth]] = {
     "image_url": _image_url,

@@ -22,6 +22,9 @@ _OWN_NAMES = frozenset(
 }
 """Names of messages and of their parts: objects that have no others say nothing by them."""
 
+_MAY_ATTACH = frozenset({"input", "prompt"})
+"""Names under which something is attached that is no part of a message."""
+
 _NUMBERS = (int, float)
 
 
@@ -39,6 +42,8 @@ NO_PROMPT = Prompt()
 def prompt_estimate(document: Mapping[str, Any]) -> Prompt:
     """What is sent up in a parsed body; linear in its size."""
     text_bytes, numbers = 0, 0
+    # Messages that have nothing but texts have no attachments.
+    may_attach = not _MAY_ATTACH.isdisjoint(document)
     pending: list[Collection[Any]] = [document.values()]
     while pending:
         for value in pending.pop():
@@ -57,7 +62,8 @@ def prompt_estimate(document: Mapping[str, Any]) -> Prompt:
                 text_bytes += len(text) if text.isascii() else _utf8_bytes(text)
             else:
                 pending.append(value)
-    no_text_bytes, attached = attachments(document)
+                may_attach = True
+    no_text_bytes, attached = attachments(document) if may_attach else (0, 0)
     texts = -(-(text_bytes - no_text_bytes) // BYTES_PER_LLM_TOKEN)
     return Prompt(texts + numbers + attached, attached)
 

@@ -145,6 +145,14 @@ def test_what_is_attached_is_guessed_by_its_kind(document: dict[str, Any], worth
     assert 0 <= total - attached < 30  # types and roles
 
 
+def test_images_cost_some_models_more() -> None:
+    image = {"type": "image_url", "image_url": {"url": IMAGE, "detail": "low"}}
+    file = {"type": "file", "file": {"file_id": "file-1"}}
+    body = in_chat(image) | {"model": "gpt-4o-mini-2024-07-18"}
+    assert prompt_estimate(body).attached == 34 * 85
+    assert prompt_estimate(in_chat(file) | {"model": "gpt-4o-mini"}).attached == 5000
+
+
 def test_estimating_is_linear_in_the_body() -> None:
     def deep(size: int) -> Any:
         value: Any = "x" * size
