@@ -7,7 +7,7 @@ from functools import lru_cache
 from operator import gt
 from typing import Any
 
-from gateway.limits.terms import TICKS_PER_PERIOD, Charge, Dimension, Quota
+from gateway.limits.terms import LLM_TOKENS, TICKS_PER_PERIOD, Charge, Dimension, Quota
 
 _REMEMBERED = 4096
 """Sets that are one object however often they are asked for; others work as well, and cost more to send."""
@@ -21,7 +21,7 @@ class QuotaSet:
 
     __slots__ = (
         *("by_request", "dimensions", "has_optional", "has_slots", "is_reported", "measured", "plans"),
-        *("most_reported", "narrow", "quotas", "reported", "settling", "units_differ", "_without"),
+        *("llm_tokens", "most_reported", "narrow", "quotas", "settling", "units_differ", "_without"),
     )
 
     def __init__(self, quotas: tuple[Quota, ...]) -> None:
@@ -46,11 +46,13 @@ class QuotaSet:
         self.most_reported = tuple(quota.most_reported for quota in quotas)
         """What one report takes of each at most."""
 
-        self.reported = tuple(at for at, dimension in enumerate(dimensions) if dimension.is_reported)
-        """The positions of those that count what answers report."""
+        self.llm_tokens = tuple(
+            at for at, dimension in enumerate(dimensions) if dimension.counts == LLM_TOKENS
+        )
+        """The positions of those that count LLM tokens."""
 
-        self.is_reported = bool(self.reported)
-        """Whether there are any."""
+        self.is_reported = any(dimension.is_reported for dimension in dimensions)
+        """Whether answers report something that counts here."""
 
         self.has_optional = any(not quota.dimension.is_reported for _, quota in self.measured)
         """Whether there are some of which many requests take nothing, and hear nothing."""
@@ -127,9 +129,9 @@ class Charges:
         return False
 
     def reserved(self) -> int:
-        """The most that is taken of any of what answers report."""
+        """The most LLM tokens that are taken of any."""
         most, permits = 0, self.permits
-        for at in self.quotas.reported:
+        for at in self.quotas.llm_tokens:
             if permits[at] > most:
                 most = permits[at]
         return most

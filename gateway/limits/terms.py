@@ -34,6 +34,10 @@ MOST_REPORTED = 100
 _QUOTA = Struct("<ddB")
 
 
+LLM_TOKENS = "total"
+"""What limits on LLM tokens count."""
+
+
 class Dimension(StrEnum):
     """What a limit counts, by the name that the API's own project rate limits give it."""
 
@@ -43,6 +47,10 @@ class Dimension(StrEnum):
     """What is counted, as rate-limit headers and error types spell it."""
     permits_per_unit: int
     """Permits to one unit of the configured capacity: audio is limited in megabytes and charged in bytes."""
+
+    counts: str
+    """What it counts, by the name that requests and answers have for it (`usage.cost`, `usage.reported`). Empty where
+    it counts requests."""
 
     is_reported: bool
     """Whether answers report what counts here, so that usage has to be known where it is limited."""
@@ -58,6 +66,7 @@ class Dimension(StrEnum):
         period_seconds: int = 0,
         unit: str = "",
         permits_per_unit: int = 1,
+        counts: str = "",
         is_reported: bool = False,
     ) -> Dimension:
         member = str.__new__(cls, value)
@@ -65,6 +74,7 @@ class Dimension(StrEnum):
         member.period_seconds = period_seconds
         member.unit = unit
         member.permits_per_unit = permits_per_unit
+        member.counts = counts
         member.is_reported = is_reported
         member.settles = unit != "requests"
         member.by_request = unit in {"requests", "concurrent-requests"}
@@ -72,11 +82,14 @@ class Dimension(StrEnum):
 
     REQUESTS_PER_MINUTE = "max_requests_per_1_minute", 60, "requests", 1
     REQUESTS_PER_DAY = "max_requests_per_1_day", 86_400, "requests", 1
-    TOKENS_PER_MINUTE = "max_tokens_per_1_minute", 60, "tokens", 1, True
-    TOKENS_PER_DAY = "max_tokens_per_1_day", 86_400, "tokens", 1, True
-    BATCH_INPUT_TOKENS_PER_DAY = "batch_1_day_max_input_tokens", 86_400, "tokens", 1
-    IMAGES_PER_MINUTE = "max_images_per_1_minute", 60, "images", 1
-    AUDIO_MEGABYTES_PER_MINUTE = "max_audio_megabytes_per_1_minute", 60, "audio-megabytes", 1_000_000
+    TOKENS_PER_MINUTE = "max_tokens_per_1_minute", 60, "tokens", 1, LLM_TOKENS, True
+    TOKENS_PER_DAY = "max_tokens_per_1_day", 86_400, "tokens", 1, LLM_TOKENS, True
+    BATCH_INPUT_TOKENS_PER_DAY = "batch_1_day_max_input_tokens", 86_400, "tokens", 1, "batch_input"
+    IMAGES_PER_MINUTE = "max_images_per_1_minute", 60, "images", 1, "images"
+    AUDIO_MEGABYTES_PER_MINUTE = (
+        *("max_audio_megabytes_per_1_minute", 60, "audio-megabytes", 1_000_000),
+        "audio_bytes",
+    )
     CONCURRENT_REQUESTS = "max_concurrent_requests", 0, "concurrent-requests", 1
 
 

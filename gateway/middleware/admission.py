@@ -69,13 +69,14 @@ class Admission:
         if door is not None:
             hold = True
             quotas = QuotaSet.of(quota for quota in quotas if quota not in door.quotas)
+        # Even where nothing is known, something will be reported. A session is charged as it goes on.
+        reports = exchange.operation.counts_usage and not exchange.is_socket
         try:
-            charges = charges_for(quotas, exchange.cost or _NO_COST)
+            charges = charges_for(quotas, exchange.cost or _NO_COST, reports=reports)
         except StatedAboveLimit as above:
             self._count("refused", above.quota.dimension.value)
             raise stated_above(above, exchange.cost or _NO_COST) from None
-        if charges.quotas.is_reported and exchange.operation.counts_usage and not exchange.is_socket:
-            # Even where nothing is reserved, something will be reported. A session is charged as it goes on.
+        if reports and charges.quotas.is_reported:
             hold = True
         return self._take(charges, hold=hold or None, is_all=True)
 
@@ -170,7 +171,7 @@ class Admission:
                 raise refusal_of(decision, decision.refused_by)
         if is_all:
             self._gives_back = False
-            if charges.quotas.reported:
+            if charges.quotas.llm_tokens:
                 exchange.reserved = charges.reserved()
             standing = exchange.standing
             assert standing is not None, "who has limits is known"

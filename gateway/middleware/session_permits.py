@@ -21,7 +21,8 @@ from gateway.limits.limiter import Limiter
 from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import Charge, Decision
 from gateway.middleware.admission import Decided, limits_unavailable, refusal_of, stated_above
-from gateway.usage.cost import Cost, StatedAboveLimit, charges_for
+from gateway.usage.cost import Cost, StatedAboveLimit, charges_for, used_of
+from gateway.usage.reported import Usage
 
 DEBT_SECONDS = 30.0
 """How long a session may stay open whose limit is used up, if it stays so."""
@@ -39,8 +40,8 @@ class Reservation:
         self.cost = cost
         self.reserved = 0
         self.decision: asyncio.Future[Decision] | None = None
-        self.used: int | None = None
-        """LLM tokens, once that is known; it may be before anything is decided."""
+        self.used: Usage | None = None
+        """Once that is known; it may be before anything is decided."""
 
     @property
     def is_undecided(self) -> bool:
@@ -88,7 +89,7 @@ class SessionPermits:
             return None
         cost = reservation.cost
         try:
-            charges = charges_for(self.quotas, cost)
+            charges = charges_for(self.quotas, cost, reports=True)
         except StatedAboveLimit as above:
             self._count("refused", above.quota.dimension.value)
             return stated_above(above, cost)
@@ -109,16 +110,17 @@ class SessionPermits:
         self._watch(told=True)
         return refusal_of(decision, decision.refused_by)
 
-    def settle(self, reservation: Reservation, used: int) -> None:
+    def settle(self, reservation: Reservation, used: Usage) -> None:
         """Put what was used in place of what was reserved, now or as soon as that is decided. Never waits."""
         reservation.used = used
         if not reservation.is_undecided:
             self._settle(reservation)
 
-    def charge(self, used: int) -> None:
+    def charge(self, used: Usage) -> None:
         """Charge what nothing was reserved for."""
-        if used and self.quotas:
-            self._limiter.charge_soon([Charge(quota, used) for quota in self.quotas])
+        amounts = used_of(used)
+        if any(amounts.values()) and self.quotas:
+            self._limiter.charge_soon([Charge(quota, amounts[quota.dimension]) for quota in self.quotas])
             self._watch(told=False)
 
     def _was_decided(self, reservation: Reservation, asked: asyncio.Future[Decision]) -> None:
@@ -128,16 +130,16 @@ class SessionPermits:
             self._settle(reservation)
 
     def _settle(self, reservation: Reservation) -> None:
-        used = reservation.used or 0
+        used = reservation.used or Usage()
         if not reservation.is_granted:
             self.charge(used)
             return
-        self._limiter.settle_soon(reservation.key, dict.fromkeys(self.quotas.dimensions, used))
+        self._limiter.settle_soon(reservation.key, used_of(used))
         tallies = self._standing.tallies
         limited = tallies.limited or tallies.limited_began()
         limited[0] += reservation.reserved
-        limited[1] += used
-        if used:
+        limited[1] += used.total
+        if used.total:
             self._watch(told=False)
 
     def _count(self, decision: str, dimension: str = "none") -> None:

@@ -116,7 +116,7 @@ class SessionResponses(StreamObserver, SessionGate):
         self.end()
         for response in self._asked:
             if response.asked_at is None:
-                self._permits.settle(response, 0)
+                self._permits.settle(response, Usage())
             else:
                 self._over(response, self._left(response))
         for response in self._open.values():
@@ -216,13 +216,13 @@ class SessionResponses(StreamObserver, SessionGate):
         if response is None:
             if used is not None:
                 self._count(used)
-                self._permits.charge(used.total)
+                self._permits.charge(used)
             return
         went_by = self._output(response)
         if used is None or (not used.total and went_by):
             match told.get("status"):
                 case "failed" if not went_by:
-                    self._permits.settle(response, 0)
+                    self._permits.settle(response, Usage())
                     return
                 case "completed" | "failed":
                     used = realtime.estimated(response.cost.input or 0, went_by)
@@ -246,7 +246,7 @@ class SessionResponses(StreamObserver, SessionGate):
     def _came_to_nothing(self, response: _Response) -> None:
         _let_rest(response)
         self._asked.remove(response)
-        self._permits.settle(response, 0)
+        self._permits.settle(response, Usage())
 
     # What it cost
 
@@ -302,7 +302,7 @@ class SessionResponses(StreamObserver, SessionGate):
         self._count(used)
         if response.cost.maximum is None and not used.estimated:
             self._guesses.had(*self._kind, used.output)
-        self._permits.settle(response, used.total)
+        self._permits.settle(response, used)
         if not response.apart:
             self._context = used.input + used.output
             self._added = max(0, self._added - response.added)
@@ -313,7 +313,7 @@ class SessionResponses(StreamObserver, SessionGate):
             used = self._transcribed()
         if used is not None:
             self._count(used)
-            self._permits.charge(used.total)
+            self._permits.charge(used)
         if self._settings.transcribes:
             self._transcribing = False
             self._heard_bytes = self._sound_bytes

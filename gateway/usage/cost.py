@@ -8,12 +8,13 @@ whole cap is guessed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from math import ceil
 from operator import attrgetter
-from typing import NamedTuple, assert_never
+from typing import NamedTuple
 
 from gateway.limits.charges import Charges, QuotaSet
-from gateway.limits.terms import Dimension, Quota
+from gateway.limits.terms import LLM_TOKENS, Dimension, Quota
 from gateway.operations.table import Operation
 from gateway.usage.guesses import Guesses
 from gateway.usage.late_work import BY_BATCH
@@ -110,11 +111,34 @@ def cost_of(
     return Cost(facts.prompt, each * answers, answers, maximum, images, attached=facts.attached)
 
 
-def charges_for(quotas: QuotaSet, cost: Cost) -> Charges:
+_ASKED: Mapping[str, Callable[[Cost], tuple[int | None, int]]] = {
+    LLM_TOKENS: lambda cost: (cost.texts, cost.output + cost.attached),
+    "images": lambda cost: (cost.images, 0),
+    "audio_bytes": lambda cost: (cost.audio_bytes, cost.audio_guess_bytes),
+    "batch_input": lambda cost: (cost.batch_input, 0),
+}
+"""What is known of what a limit counts before it is used, and what is guessed beside it; of other kinds nothing is.
+None: it is not used."""
+
+_NOT_ASKED: Callable[[Cost], tuple[int | None, int]] = lambda _: (0, 0)  # noqa: E731 (one of those above)
+
+_OPTIONAL = tuple(
+    (dimension, _ASKED.get(dimension.counts, _NOT_ASKED))
+    for dimension in Dimension
+    if dimension.counts and not dimension.is_reported
+)
+"""Limits of which many requests take nothing, and hear nothing."""
+
+_USED = {dimension: attrgetter(dimension.counts) for dimension in Dimension if dimension.is_reported}
+"""What answers report of what a limit counts."""
+
+
+def charges_for(quotas: QuotaSet, cost: Cost, *, reports: bool = False) -> Charges:
     """What to take from each quota; a guess is cut so that it fits, as long as what is known does.
 
-    A stated maximum is no guess: raises StatedAboveLimit where it does not fit. Levels of requests and LLM tokens are
-    always reported, so those are charged with nothing where nothing is used; others are left out.
+    A stated maximum is no guess: raises StatedAboveLimit where it does not fit. Levels of requests and of what answers
+    report are always told, so those are charged with nothing where nothing is used; others are left out. `reports`: the
+    answer will report something, so at least one of it is taken, and a limit that is used up refuses.
     """
     if quotas.has_optional:
         quotas = quotas.without(_not_used(cost))
@@ -122,50 +146,38 @@ def charges_for(quotas: QuotaSet, cost: Cost) -> Charges:
     known = permits.copy()
     for at, quota in quotas.measured:
         dimension = quota.dimension
-        sure, guessed = (
-            ((cost.input or 0) - cost.attached, cost.output + cost.attached)
-            if dimension.is_reported
-            else _measured(dimension, cost)
-        )
-        amount = sure + guessed
+        asked = _ASKED.get(dimension.counts, _NOT_ASKED)(cost)
+        sure = asked[0] or 0
+        amount = sure + asked[1]
         if amount > quota.permits:
-            if cost.maximum is not None and dimension.is_reported and sure + cost.output > quota.permits:
+            if (
+                cost.maximum is not None
+                and dimension.counts == LLM_TOKENS
+                and sure + cost.output > quota.permits
+            ):
                 raise _above(quotas, cost)
             amount = max(sure, quota.permits)
+        elif reports and not amount and dimension.is_reported:
+            amount = 1
         permits[at], known[at] = amount, sure
     return Charges(quotas, permits, known)
 
 
 def _above(quotas: QuotaSet, cost: Cost) -> StatedAboveLimit:
     """What is said of the limit that holds least: what fits it fits all."""
-    reported = (quota for _, quota in quotas.measured if quota.dimension.is_reported)
+    reported = (quota for _, quota in quotas.measured if quota.dimension.counts == LLM_TOKENS)
     return StatedAboveLimit(min(reported, key=attrgetter("permits")), cost)
 
 
 def _not_used(cost: Cost) -> frozenset[Dimension]:
-    amounts = {
-        Dimension.IMAGES_PER_MINUTE: cost.images,
-        Dimension.AUDIO_MEGABYTES_PER_MINUTE: cost.audio_bytes,
-        Dimension.BATCH_INPUT_TOKENS_PER_DAY: cost.batch_input,
-    }
-    return frozenset([dimension for dimension, amount in amounts.items() if amount is None])
+    return frozenset([dimension for dimension, asked in _OPTIONAL if asked(cost)[0] is None])
 
 
-def _measured(dimension: Dimension, cost: Cost) -> tuple[int, int]:
-    """What is known of what counts here, and what is guessed beside it."""
-    match dimension:
-        case Dimension.IMAGES_PER_MINUTE:
-            return cost.images or 0, 0
-        case Dimension.AUDIO_MEGABYTES_PER_MINUTE:
-            return cost.audio_bytes or 0, cost.audio_guess_bytes
-        case Dimension.BATCH_INPUT_TOKENS_PER_DAY:
-            return cost.batch_input or 0, 0
-        case Dimension.TOKENS_PER_MINUTE | Dimension.TOKENS_PER_DAY:
-            raise AssertionError("these are reported")
-        case Dimension.REQUESTS_PER_MINUTE | Dimension.REQUESTS_PER_DAY | Dimension.CONCURRENT_REQUESTS:
-            raise AssertionError("these are taken whatever is asked")
-        case never:
-            assert_never(never)
+def used_of(usage: Usage | None) -> dict[Dimension, int]:
+    """What an answer used of what limits count that is reported; nothing where nobody knows."""
+    if usage is None:
+        return dict.fromkeys(_USED, 0)
+    return {dimension: ceil(used(usage)) for dimension, used in _USED.items()}
 
 
 def settlement(cost: Cost, *, usage: Usage | None, spent: bool, sent_bytes: int) -> Mapping[Dimension, int]:
@@ -176,8 +188,7 @@ def settlement(cost: Cost, *, usage: Usage | None, spent: bool, sent_bytes: int)
     """
     if not spent:
         return _NOTHING_USED
-    used = 0 if usage is None else usage.total
-    amounts = {Dimension.TOKENS_PER_MINUTE: used, Dimension.TOKENS_PER_DAY: used}
+    amounts = used_of(usage)
     offered = cost.input is not None
     if usage is not None and (usage.images or (offered and not usage.estimated)):
         amounts[Dimension.IMAGES_PER_MINUTE] = usage.images

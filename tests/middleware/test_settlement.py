@@ -213,7 +213,7 @@ async def test_whatever_reports_usage_is_charged_for_it(
     gateway = await start_gateway(**tenant(max_tokens_per_1_day=1000))
     answers(upstream, reporting(59))
     answer = await post(gateway, TRANSCRIBE, form(("file", b"RIFF"), ("model", b"gpt-4o-transcribe")), FORM)
-    assert left(answer, "tokens") == 1000
+    assert left(answer, "tokens") == 999, "one at least, for something will be reported"
     assert await remaining(gateway, Dimension.TOKENS_PER_DAY) == 941
 
 
