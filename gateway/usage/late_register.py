@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 from gateway.limits.store import StoreUnavailable
 from gateway.usage.late_work import Claim, Found, LateWorkStore, Note, Step
@@ -85,26 +85,32 @@ class LateRegister:
             self._telling = asyncio.get_running_loop().create_task(self._tell())
 
     async def _tell(self) -> None:
+        away: set[str] = set()
         while self._steps:
-            steps = _of_one_place(self._steps)
-            try:
-                found: list[Found | None] | None = await self._store.take(steps)
-            except StoreUnavailable:
+            steps = _of_one_place(self._steps, away)
+            if not steps:
                 if self._closed:
                     return
+                away.clear()
                 await self._pause()
+                continue
+            try:
+                found = await self._store.take(steps)
+            except StoreUnavailable:
+                away.add(_place(steps[0]))  # that of others may be there
                 continue
             except Exception:  # noqa: BLE001 (what others have to tell must not wait for a defect in these)
                 _log.exception("what is remembered of stored objects could not be told")
-                found = None
+                self._lost(len(steps))
+                found = []
             told = set(map(id, steps))
             self._steps = [step for step in self._steps if id(step) not in told]
             self._by_tenant -= Counter(step.maker.tenant for step in steps)
-            if found is None:
-                self._lost(len(steps))
-                continue
-            for step, what in zip(steps, found, strict=True):
-                self._heard(step, what)
+            for step, what in zip(steps, found, strict=False):
+                try:
+                    self._heard(step, what)
+                except Exception:  # noqa: BLE001 (as above)
+                    _log.exception("what an object has used could not be counted")
 
     async def _pause(self) -> None:
         for _ in range(10):
@@ -117,13 +123,18 @@ class LateRegister:
             self._claimed.pop(step.key, None)
 
 
-def _of_one_place(steps: Iterable[Step]) -> list[Step]:
-    """The first steps whose keys share a slot of a cluster."""
+def _of_one_place(steps: Iterable[Step], away: Container[str]) -> list[Step]:
+    """The first steps whose keys share a slot of a cluster, of those places that are not away."""
     place, found = "", list[Step]()
     for step in steps:
-        place = place or step.key.partition("}")[0]
-        if step.key.startswith(place):
+        its = _place(step)
+        place = place or ("" if its in away else its)
+        if its == place:
             found.append(step)
             if len(found) == _AT_ONCE:
                 break
     return found
+
+
+def _place(step: Step) -> str:
+    return step.key.partition("}")[0]

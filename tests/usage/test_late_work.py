@@ -161,7 +161,7 @@ class Stubborn:
         self.heard: list[Step] = []
 
     async def take(self, steps: Sequence[Step]) -> list[Found | None]:
-        if self.error is not None:
+        if self.error is not None and steps[0].maker.tenant == "acme":
             raise self.error
         self.heard += steps
         return [None] * len(steps)
@@ -184,6 +184,21 @@ async def test_what_waits_for_the_store_is_bounded_and_what_is_lost_is_told() ->
     assert sum(lost) == 12_500
     await register.close()
     assert sum(lost) == 20_000
+
+
+async def test_who_has_a_part_of_the_store_that_is_away_holds_up_nobody_else() -> None:
+    store = Stubborn(StoreUnavailable("away", sent=True))
+    register = LateRegister(store, heard=lambda *_: None)
+    register.note(note("req_1"))
+    other = Place("api", "beta").key("run", "run_1")
+    register.note(Note(other, "req_2", ALICE._replace(tenant="beta"), ESTIMATE))
+    await until(lambda: store.heard)
+    assert register.waiting == 1
+    store.error = None
+    await until(lambda: not register.waiting)
+    await register.close()
+
+    assert [step.exchange_id for step in store.heard] == ["req_2", "req_1"]
 
 
 async def test_a_defect_in_one_step_does_not_hold_up_the_others() -> None:
