@@ -6,6 +6,7 @@ from time import monotonic
 
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import READABLE, AnswerChange, EventFilter, StreamObserver, Takes, Watch
+from gateway.operations.table import UsageReport
 from gateway.usage.inflating import READABLE_CODINGS
 from gateway.usage.reader import UsageReader
 from gateway.usage.reported import BYTES_PER_LLM_TOKEN, Known, Usage
@@ -67,7 +68,8 @@ class AnswerReading(StreamObserver):
         if "audio_characters" in exchange.operation.uses and exchange.facts.characters:
             usage = (usage or Usage())._replace(characters=exchange.facts.characters)
         if usage is None:
-            return None, Known.UNREPORTED
+            # Who is never told what an operation used is not charged for it either: no report lacks anything.
+            return None, None if exchange.operation.reports is UsageReport.NONE else Known.UNREPORTED
         return usage, Known.ESTIMATED if usage.estimated else Known.REPORTED
 
     def _estimate(self, *, left: bool) -> Usage:

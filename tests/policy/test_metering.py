@@ -86,6 +86,13 @@ async def test_what_streams_of_the_public_api_used_is_known_unless_the_operator_
     await is_told_everywhere(gateway, "reported" if asked else "unreported")
 
 
+async def test_what_no_answer_ever_says_is_missing_nowhere(gateway: Gateway) -> None:
+    for target in ("/v1/moderations", "/v1/embeddings"):
+        assert (await ask(gateway, "POST", target, {"model": "m", "input": "Hi"})).status == 200
+    total = orjson.loads((await ask(gateway, "GET", "/gateway/usage")).body)["total"]
+    assert (total["requests"], total["unreported"]) == (2, 1)
+
+
 async def is_told_everywhere(gateway: Gateway, known: str) -> None:
     """One exchange, and what is known of its usage, in the log, the metrics and the report."""
     line = (await gateway.lines.wait(1))[0]
