@@ -112,7 +112,7 @@ def cost_of(
 
 
 _ASKED: Mapping[str, Callable[[Cost], tuple[int | None, int]]] = {
-    LLM_TOKENS: lambda cost: (cost.texts, cost.output + cost.attached),
+    LLM_TOKENS: lambda cost: ((cost.input or 0) - cost.attached, cost.output + cost.attached),
     "images": lambda cost: (cost.images, 0),
     "audio_bytes": lambda cost: (cost.audio_bytes, cost.audio_guess_bytes),
     "batch_input": lambda cost: (cost.batch_input, 0),
@@ -129,8 +129,12 @@ _OPTIONAL = tuple(
 )
 """Limits of which many requests take nothing, and hear nothing."""
 
-_USED = {dimension: attrgetter(dimension.counts) for dimension in Dimension if dimension.is_reported}
-"""What answers report of what a limit counts."""
+_BY_LLM_TOKENS = tuple(dimension for dimension in Dimension if dimension.counts == LLM_TOKENS)
+_BY_OTHER_USAGE = tuple(
+    (dimension, attrgetter(dimension.counts))
+    for dimension in Dimension
+    if dimension.is_reported and dimension not in _BY_LLM_TOKENS
+)
 
 
 def charges_for(quotas: QuotaSet, cost: Cost, *, reports: bool = False) -> Charges:
@@ -175,9 +179,10 @@ def _not_used(cost: Cost) -> frozenset[Dimension]:
 
 def used_of(usage: Usage | None) -> dict[Dimension, int]:
     """What an answer used of what limits count that is reported; nothing where nobody knows."""
-    if usage is None:
-        return dict.fromkeys(_USED, 0)
-    return {dimension: ceil(used(usage)) for dimension, used in _USED.items()}
+    amounts = dict.fromkeys(_BY_LLM_TOKENS, 0 if usage is None else usage.total)
+    for dimension, used in _BY_OTHER_USAGE:
+        amounts[dimension] = 0 if usage is None else ceil(used(usage))
+    return amounts
 
 
 def settlement(cost: Cost, *, usage: Usage | None, spent: bool, sent_bytes: int) -> Mapping[Dimension, int]:
