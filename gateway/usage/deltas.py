@@ -32,6 +32,7 @@ _READ_BYTES = 64 * 1024
 _NOT_PLAIN = (b"audio", b'"response"')
 """Words of events that have texts which are not what a model writes."""
 
+_OF_CHAT = b'"delta":{"content":"'
 _HAS_DELTA = re.compile(rb'"(?:delta|choices|content|text)"')
 _NOTHING = Written(0, 0)
 _PIECE_BYTES = 64
@@ -266,8 +267,8 @@ class Likeness:
             return
         if piece[first.end() : first.end() + 2] not in (b'"}', b'",'):
             return
-        if in_event(SseEvent(piece).data) != Written(1, text_bytes(first[1])):
-            return  # something else of it counts too, or this does not
+        if not _is_all(piece, first):
+            return
         written = first.span(1)
         gaps = sorted([written, *(one.span(one.lastindex or 0) for one in _VARIES.finditer(piece))])
         if len(gaps) > _MOST_GAPS:
@@ -276,6 +277,18 @@ class Likeness:
         fixed = [piece[end:begin] for (_, end), (begin, _) in pairwise(((0, 0), *gaps, (len(piece), 0)))]
         self._before, *self._between, self._behind = fixed
         self._fixed_bytes = sum(map(len, fixed))
+
+
+def _is_all(event: bytes, text: re.Match[bytes]) -> bool:
+    """Whether nothing else of an event counts, and this text does."""
+    begin, end = text.span(1)
+    if (
+        event.endswith(_OF_CHAT, 0, begin)
+        and event.startswith(b'"}', end)
+        and event.find(b'"choices":[{') >= 0
+    ):
+        return True
+    return in_event(SseEvent(event).data) == Written(1, text_bytes(text[1]))
 
 
 def _unescaped(written: bytes) -> int | None:

@@ -18,12 +18,12 @@ _REPORT = re.compile(rb'"usage"[ \t\r\n]{0,8}:[ \t\r\n]{0,8}(?=\{)')
 _BLANK_LINES = (b"\n\n", b"\r\n\r\n")
 _FINISHED = re.compile(rb'"finish_reason"[ \t]*:[ \t]*"[^"]')
 _SAID_ALL = re.compile(
-    rb"\b(?:response\.(?:output_text|refusal|audio|output_audio|function_call_arguments|custom_tool_call_input)\.done"
-    rb"|response\.(?:content_part\.done|completed|incomplete|failed|cancelled)"
-    rb"|thread\.(?:message\.completed|run\.(?:completed|incomplete|failed|cancelled|expired))"
-    rb"|transcript\.text\.done|speech\.audio\.done)\b"
+    rb"response\.(?:(?:output_text|refusal|audio|output_audio|function_call_arguments|custom_tool_call_input"
+    rb"|content_part)\.done|completed|incomplete|failed|cancelled)\b"
+    rb"|thread\.(?:message\.completed|run\.(?:completed|incomplete|failed|cancelled|expired))\b"
+    rb"|transcript\.text\.done|speech\.audio\.done"
 )
-_ENDS_SOMETHING = re.compile(rb'(?:"type"[ \t]*:[ \t]*"|\bevent: ?)[\w.]+\.(?:done|completed)\b')
+_IS_AN_END = re.compile(rb'(?:"type"[ \t]*:[ \t]*"|\bevent: ?)[\w.]+\.(?:done|completed)\b')
 _GOES_ON = re.compile(rb"\.(?:delta|added)\b")
 _LAST = b"[DONE]"
 _IS_LAST = re.compile(rb"(?:\A|\n)data: ?\[DONE\]")
@@ -79,6 +79,7 @@ class EventReader:
                 # The usual piece.
                 splitter.started = True
                 self._said_all_at = None
+                self._note_finished(piece)
                 self._likeness.learn(piece)
                 self.deltas.add(piece)
                 return piece
@@ -90,6 +91,7 @@ class EventReader:
                 passing = self._take_whole(run.events())
             else:
                 self._said_all_at = None
+                self._note_finished(passing)
                 self.deltas.add(passing)
         return passing + b"".join([self._take(event) for event in events]) if events else passing
 
@@ -103,6 +105,7 @@ class EventReader:
         """The stream has ended, well or not: return what may pass of what follows its last blank line."""
         alike = self._likeness
         self.deltas.wrote(alike.count, alike.size_bytes)
+        self._said_all_at = 0 if self._said_all_at == alike.count else None
         alike.count = alike.size_bytes = 0
         last = self._splitter.finish()
         passing = b"" if last is None else self._take(last)
@@ -129,7 +132,7 @@ class EventReader:
         """Take events that stand in a row; of those that report on the whole answer, the latest full one is read."""
         for event in events:
             self._note_end(event.raw)
-            if not _ENDS_SOMETHING.search(event.raw, 0, BEGINNING_BYTES):
+            if not (_ends_something(event.raw) and _IS_AN_END.search(event.raw, 0, BEGINNING_BYTES)):
                 self.deltas.add(event.raw)  # else it says once more what has been said
         reports: list[Report] = []
         is_known = False
@@ -145,15 +148,22 @@ class EventReader:
 
     def _note_end(self, event: bytes) -> None:
         """See whether an event says that all has been said, or more."""
-        finished = len(_FINISHED.findall(event))
-        if finished:
-            self._finished += finished
-        elif _IS_LAST.search(event, 0, BEGINNING_BYTES):
-            self._finished = self.answers
-        elif _SAID_ALL.search(event, 0, BEGINNING_BYTES):
+        self._note_finished(event)
+        if event.find(b'"choices"') >= 0:
+            return
+        if _SAID_ALL.search(event, 0, BEGINNING_BYTES):
             self._said_all_at = self._likeness.count
-        elif _GOES_ON.search(event, 0, BEGINNING_BYTES):
+        elif self._said_all_at is not None and _GOES_ON.search(event, 0, BEGINNING_BYTES):
             self._said_all_at = None
+
+    def _note_finished(self, events: bytes) -> None:
+        """See which of the answers that were asked for have finished."""
+        named = events.count(b'"finish_reason"')
+        if named:
+            if events.count(b'"finish_reason":null') != named:
+                self._finished += len(_FINISHED.findall(events))
+        elif events.rfind(_LAST, -_LAST_BYTES) >= 0 and _IS_LAST.search(events):
+            self._finished = self.answers
 
     def _end_fragments(self) -> None:
         if self._fragments is not None:
@@ -190,22 +200,17 @@ def _shows_a_sign(events: bytes) -> bool:
     at = events.rfind(b'"usage"')
     if at >= 0 and events.count(b'"usage"') != events.count(b'"usage":null'):
         return True
-    if (
-        events.find(b".done") >= 0
-        or events.find(b".completed") >= 0
-        or events.rfind(_LAST, -_LAST_BYTES) >= 0
-    ):
-        return True
-    finished = events.count(b'"finish_reason"')
-    return finished > 0 and (
-        events.count(b'"finish_reason":null') != finished
-        and events.count(b'"finish_reason": null') != finished
-    )
+    return _ends_something(events)
+
+
+def _ends_something(events: bytes) -> bool:
+    """Whether a word stands there by which events are told that end something."""
+    return events.find(b".done") >= 0 or events.find(b".completed") >= 0
 
 
 def _may_report(event: bytes) -> bool:
     """Whether usage may stand in there: an object of that name, or an event that ends something."""
-    if event.find(b".done") >= 0 or event.find(b".completed") >= 0:
+    if _ends_something(event):
         return True
     at = event.find(b'"usage"')
     while at >= 0:
