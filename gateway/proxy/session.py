@@ -16,7 +16,7 @@ from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
 from gateway.proxy.bites import FRAMES
 from gateway.proxy.body_memory import BodyRoom
-from gateway.proxy.channel import Held
+from gateway.proxy.channel import Channel, Held
 from gateway.proxy.client_channel import ClientChannel
 from gateway.proxy.direction import Direction
 from gateway.proxy.examiner import Examiner
@@ -209,29 +209,34 @@ class Session:
         self.spawn(self._resume(direction))
 
     async def _resume(self, direction: Direction) -> None:
-        sink = direction.sink
+        relay, sink = direction.relay, direction.sink
         try:
-            while direction.relay.examined is not None or sink.writing_paused:
-                if (event := direction.relay.examined) is not None:
-                    whole = direction.relay.examined_whole
-                    self._decide(direction, await self._examiner.verdict_on(event, whole=whole))
-                async with asyncio.timeout(self._write_idle_seconds):
-                    await sink.drained()
+            while relay.examined is not None or sink.writing_paused:
+                if (event := relay.examined) is not None:
+                    verdict = await self._examiner.verdict_on(event, whole=relay.examined_whole)
+                    if isinstance(verdict, bytes):
+                        self.tell_client(verdict)
+                        await self._taken_by(self._client)  # who does not read is not told more and more
+                        direction.decide(None, drop=True)
+                    else:
+                        direction.decide(verdict)
+                await self._taken_by(sink)
         except TimeoutError:
-            self._end(Ending.CLIENT_LEFT if sink is self._client else Ending.TIMED_OUT)
-            if sink is self._client:
-                self._client.abort()
-            return
+            return  # it has been ended
         except ConnectionError:
             return  # whoever lost it has been told
         direction.source.go_on(Held.BY_READER)
 
-    def _decide(self, direction: Direction, verdict: FrameRefused | bytes | None) -> None:
-        if not isinstance(verdict, bytes):
-            direction.decide(verdict)
-            return
-        self.tell_client(verdict)
-        direction.decide(None, drop=True)
+    async def _taken_by(self, sink: Channel) -> None:
+        """Wait until a peer has taken what was sent. Raises ConnectionError, or ends the session by TimeoutError."""
+        try:
+            async with asyncio.timeout(self._write_idle_seconds):
+                await sink.drained()
+        except TimeoutError:
+            self._end(Ending.CLIENT_LEFT if sink is self._client else Ending.TIMED_OUT)
+            if sink is self._client:
+                self._client.abort()
+            raise
 
     def tell_client(self, event: bytes) -> None:
         """Send the client an event of the gateway's own."""

@@ -28,13 +28,12 @@ from gateway.wire.frame_format import (
 )
 
 _SCAN_OVERLAP_BYTES = 64
+_MOST_WAITING = 64
 
 _WHOLE_TEXT = 0x80 | TEXT
 _WHOLE_MESSAGES = frozenset({_WHOLE_TEXT, 0x80 | BINARY})
-_SHORTEST_BYTES = 8
-"""Whatever is shorter is not worth a way of its own."""
-
-_LONGEST_BYTES = 0xFFFF
+_SHORTEST_BYTES, _LONGEST_BYTES = 8, 0xFFFF
+"""Whatever is shorter is not worth a way of its own, or longer."""
 
 
 class Later(Enum):
@@ -229,12 +228,16 @@ class FrameRelay:
         return b""
 
     def insert_message(self, frame: bytes) -> bytes:
-        """Put a whole message of ours, in one frame, between the peer's messages; else as `insert` does it."""
+        """Put a whole message of ours, in one frame, between the peer's messages; else as `insert` does it.
+
+        While one of the peer's is under way only a few of ours wait.
+        """
         if self._silent or self.close_code is not None:
             return b""
         if self._held is not None or not (self._remaining or self._in_message):
             return frame
-        self._own_messages.append(frame)
+        if len(self._own_messages) < _MOST_WAITING:
+            self._own_messages.append(frame)
         return b""
 
     def ping(self) -> bytes:

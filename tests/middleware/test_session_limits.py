@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from base64 import b64encode
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -198,6 +200,27 @@ async def test_no_more_responses_than_there_may_be_are_under_way(
     assert "3 responses" in (await session.client_hears("error"))["error"]["message"]
     await session.done("resp_1", used=(1, 1))
     await session.asked("resp_4", conversation="none", max_output_tokens=10)
+
+
+async def test_client_that_reads_nothing_is_not_told_more_and_more(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await talk(gateway, upstream)
+    await session.asked(max_output_tokens=4900)
+    client = session.session.client
+    client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    asking = frame(TEXT, b'{"type":"response.create","response":{"conversation":"none"}}')
+    asks = asyncio.create_task(client.send(asking * 300_000))
+    labels = 'decision="refused",dimension="max_tokens_per_1_day",tenant="acme"'
+    refused = -1.0
+    while (now := gateway.metric(f"gateway_limiter_decisions_total{{{labels}}}")) > refused:
+        refused = now
+        await asyncio.sleep(0.5)
+    assert not asks.done()
+    assert refused < 30_000
+    client.reset()
+    with suppress(ConnectionError, TimeoutError):
+        await asks
 
 
 # How a response ends

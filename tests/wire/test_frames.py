@@ -360,6 +360,15 @@ def test_messages_of_our_own_stand_between_messages_and_frames_between_frames():
     assert relay.insert_message(ours) == b"", "nothing follows a close frame"
 
 
+def test_few_messages_of_our_own_wait_for_one_that_does_not_end():
+    relay, ours = FrameRelay(from_client=False), frame(TEXT, b"ours")
+    first, last = frame(TEXT, b"one ", final=False), frame(CONTINUATION, b"message")
+    assert relay.feed(first) == first
+    for _ in range(1000):
+        assert relay.insert_message(ours) == b""
+    assert relay.feed(last) == last + ours * 64
+
+
 def test_messages_of_our_own_do_not_wait_for_one_that_is_kept_until_it_is_whole():
     relay, ours = FrameRelay(from_client=True, examine=lambda _: None), frame(TEXT, b"ours", mask=MASK)
     whole = from_client(TEXT, b"a whole message")
