@@ -92,7 +92,11 @@ async def _demo(options: argparse.Namespace) -> None:
                 "admin_listen": options.admin_listen,
                 "drain_notice_seconds": 0,
                 "drain_seconds": 5,
-                "upstream": {"base_url": f"http://127.0.0.1:{port}/v1", "api_key": upstream_key},
+                "upstream": {
+                    "base_url": f"http://127.0.0.1:{port}/v1",
+                    "api_key": upstream_key,
+                    "metering": True,
+                },
                 "tenants": {_TENANT: {"limits": {"max_requests_per_1_minute": 600}}},
             },
             environ={},

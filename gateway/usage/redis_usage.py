@@ -1,7 +1,8 @@
 """Usage counters in Redis, shared by all gateways: one hash per tenant and hour, and one per tenant and day.
 
 A field is an entry, whatever the tier, and a counter, `["alice","gpt-4o","createChatCompletion"]:input`; what a tier
-other than the default one has of that stands beside it, `…:input@flex`. A batch is one script, so it is counted whole
+other than the default one has of that stands beside it, `…:input@flex`, and the field `entries` says how many there
+are. A batch is one script, so it is counted whole
 or not at all, and its id is kept for two minutes so that it is counted once.
 """
 
@@ -40,9 +41,6 @@ from gateway.usage.counters import (
 
 DEADLINE_SECONDS = 0.5
 _BATCH_KEPT_SECONDS = 120
-_MOST_FIELDS = 6 * MOST_ENTRIES
-"""Most entries have few counters that are not 0, and only those are fields."""
-
 _KEYS_PER_CALL = 32
 _FIELDS_PER_CALL = 500
 """Looked at in one step: Redis serves everybody, and does nothing else meanwhile."""
@@ -74,7 +72,7 @@ class RedisUsage:
             _BATCH_KEPT_SECONDS,
             kept_seconds(batch.hour),
             kept_seconds(batch.day),
-            _MOST_FIELDS,
+            MOST_ENTRIES,
         ]
         for entry, counts in batch.entries:
             # `requests` always: it marks the entry as known.

@@ -173,7 +173,7 @@ async def test_too_many_names_are_counted_together(store: UsageStore) -> None:
             await ledger.flush()
     rows = await rows_of(ledger, "acme", [DAY])
     assert sum(row.counts[0] for row in rows) == names
-    assert MOST_ENTRIES <= len(rows) < names - 5000
+    assert len(rows) == MOST_ENTRIES + 1
     assert max(rows, key=lambda row: row.counts[0]).entry == Entry("other", "other", "op")
 
 
@@ -224,7 +224,8 @@ async def test_what_a_tier_has_stands_beside_the_whole_which_earlier_versions_re
         b"input": 100,
         b"input@flex": 10,
     }
-    assert {name.partition(b"]:")[0] + b"]:" for name in fields} == {place}
+    assert {name.partition(b"]:")[0] + b"]:" for name in fields.keys() - {b"entries"}} == {place}
+    assert fields[b"entries"] == b"1"
 
 
 async def test_batch_that_is_told_again_counts_once(redis: RedisServer) -> None:
