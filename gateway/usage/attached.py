@@ -45,6 +45,9 @@ _WAVE = "UklGR"
 
 _CONVERSATIONS = ("messages", "input", "additional_messages")
 
+_OUTPUTS = ("output", "outputs")
+"""Members of what tools have answered."""
+
 _Worth = tuple[int, int]
 """Bytes of the body that are no text, and the LLM tokens that they are taken for."""
 
@@ -87,10 +90,11 @@ def _add_parts(parts: list[Any], items: list[Any]) -> None:
         if "type" not in item:
             continue
         parts.append(item)
-        if type(output := item.get("output")) is list:
-            parts += output
-        elif type(output) is dict:
-            parts.append(output)
+        for member in _OUTPUTS:
+            if type(output := item.get(member)) is list:
+                parts += output
+            elif type(output) is dict:
+                parts.append(output)
 
 
 def _size(text: object) -> int:
@@ -120,6 +124,11 @@ def _input_image(part: dict[str, Any]) -> _Worth:
 def _image_file(part: dict[str, Any]) -> _Worth:
     image = part.get("image_file")
     return _image(image, image.get("detail"), "file_id") if type(image) is dict else _NOTHING
+
+
+def _image_drawn(part: dict[str, Any]) -> _Worth:
+    """Of what a code interpreter has drawn."""
+    return _image(part, None, "url")
 
 
 def _image_made(part: dict[str, Any]) -> _Worth:
@@ -168,7 +177,7 @@ def _over(base64_bytes: int, each: int) -> int:
 
 
 _IMAGES = frozenset(
-    {"image_url", "input_image", "computer_screenshot", "image_file", "image_generation_call"}
+    {"image", "image_url", "input_image", "computer_screenshot", "image_file", "image_generation_call"}
 )
 
 _WORTH: Mapping[str, Callable[[dict[str, Any]], _Worth]] = {
@@ -176,6 +185,7 @@ _WORTH: Mapping[str, Callable[[dict[str, Any]], _Worth]] = {
     "input_image": _input_image,
     "computer_screenshot": _input_image,
     "image_file": _image_file,
+    "image": _image_drawn,
     "image_generation_call": _image_made,
     "input_audio": _audio,
     "audio_url": _media_url("audio_url"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -13,7 +14,7 @@ from tests.kit.asking import assert_refused, error_of, form
 from tests.kit.client import CHAT, FORM, HANDSHAKE, JSON
 from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.upstream import ScriptedUpstream, Turn
-from tests.kit.websocket import accepted
+from tests.kit.websocket import CLOSE, accepted, read_to_the_end
 from tests.middleware.limited import answers, chat, post, reporting
 
 CODE = "unmetered_operation"
@@ -267,6 +268,35 @@ async def test_everything_is_open_by_default_and_tenants_say_otherwise(
         async with await gateway.connect() as client:
             me = orjson.loads((await client.request("GET", "/gateway/me")).body)
         assert me["unmetered"] == ("allow" if status == 200 else "refuse")
+
+
+async def test_what_runs_ends_when_no_limit_counts_it_any_more(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    async def script(turn: Turn) -> None:
+        if turn.seen.get("upgrade"):
+            await turn.send(accepted(turn))
+        else:
+            await turn.read_body()
+            await turn.send(b"HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\nContent-Length: 9\r\n\r\nhalf")
+        await turn.gone()
+
+    upstream.plays(script)
+    gateway = await start_gateway(followed=True, **closed("allow", max_requests_per_1_day=100))
+    assert gateway.app.configuration is not None
+    async with await gateway.connect() as session, await gateway.connect() as speech:
+        await session.send(session.request_bytes("GET", "/v1/realtime?model=m", headers=HANDSHAKE))
+        assert (await session.read_head()).status == 101
+        await speech.send(speech.request_bytes("POST", "/v1/audio/speech", VIDEO, headers=JSON))
+        head = await speech.read_head()
+        gateway.settings["tenants"] = closed("refuse", max_requests_per_1_day=100)["tenants"]
+        assert await gateway.app.configuration.reload()
+        async with asyncio.timeout(2):
+            await speech.read_body(head)
+            closes = [seen for seen in await read_to_the_end(session.reader) if seen.opcode == CLOSE]
+    assert not head.clean_end
+    assert closes[0].payload[:2] == (1008).to_bytes(2, "big")
+    assert_refused(await post(gateway, "/v1/audio/speech", VIDEO), 403, CODE)
 
 
 # The table

@@ -121,6 +121,7 @@ IMAGE = "data:image/png;base64," + encoded(60_000)
             },
             85,
         ),
+        ({"input": [{"type": "code_interpreter_call", "outputs": [{"type": "image", "url": IMAGE}]}]}, 1500),
         ({"input": [{"type": "image_generation_call", "result": encoded(60_000)}]}, 1500),
         ({"prompt": {"id": "p", "variables": {"a": {"type": "input_image", "image_url": IMAGE}}}}, 1500),
         ({"thread": {"messages": [{"content": [{"type": "image_file", "image_file": {}}]}]}}, 1500),
