@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from gateway.cli import guesses
 from gateway.cli.options import add_settings, settings_from
 from gateway.cli.stores import PATIENCE_SECONDS, counting_redis
 from gateway.cli.tables import shown, table
@@ -28,7 +29,7 @@ _OTHERWISE = "GET /gateway/me of each says what is left, and a restart fills its
 def register(verbs: Any) -> None:
     """Add the commands."""
     group = verbs.add_parser(
-        "limits", help="show or refill a tenant's limits (needs Redis)", allow_abbrev=False
+        "limits", help="show or refill a tenant's limits, show guesses (needs Redis)", allow_abbrev=False
     )
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
     show = actions.add_parser("show", help="print every limit and what is left of it", allow_abbrev=False)
@@ -43,6 +44,7 @@ def register(verbs: Any) -> None:
     show.add_argument("--json", action="store_true", help="for programs")
     show.set_defaults(run=_show)
     reset.set_defaults(run=_reset)
+    guesses.add(actions)
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -62,6 +62,11 @@ class Lengths:
         self.guess = EXPECTED_OUTPUT
         """What one more answer is expected to have; true as of the last `add`, `join` or `look`."""
 
+    @property
+    def mean(self) -> float:
+        """Of the last answers; 0 where there were none."""
+        return self.total / self.count if self.count else 0.0
+
     def add(self, length: int, now: float) -> None:
         """Know of one more answer."""
         self._join(1, 1.0, length, float(length) * length, length, now, now)

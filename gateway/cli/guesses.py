@@ -1,0 +1,96 @@
+"""`gateway limits guesses`: how long the answers of a tenant are expected to be, model by model."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from gateway.cli.options import add_settings, settings_from
+from gateway.cli.stores import PATIENCE_SECONDS, counting_redis
+from gateway.cli.tables import shown, table
+from gateway.limits.store import StoreUnavailable
+from gateway.operations.model_patterns import closest
+from gateway.settings.settings import Settings
+from gateway.usage.answer_lengths import Lengths
+from gateway.usage.redis_lengths import RedisLengths
+
+_OTHERWISE = "each gateway knows for itself how long answers were, and forgets it when it ends"
+
+
+def add(actions: Any) -> None:
+    """Add the action to those of `gateway limits`."""
+    guesses = actions.add_parser(
+        "guesses", help="print how long answers are expected to be, by model", allow_abbrev=False
+    )
+    add_settings(guesses)
+    guesses.add_argument("--tenant", required=True, help="whose answers")
+    guesses.add_argument("--json", action="store_true", help="for programs")
+    guesses.set_defaults(run=_show)
+
+
+def _show(options: argparse.Namespace) -> int:
+    settings = settings_from(options)
+    if options.tenant not in settings.tenants:
+        raise ValueError(f"the configuration has no tenant {options.tenant!r}")
+    with counting_redis(settings, otherwise=_OTHERWISE) as url:
+        try:
+            known = asyncio.run(_ask(url, settings.redis_prefix, options.tenant))
+        except StoreUnavailable as unavailable:
+            print(f"gateway: Redis does not answer: {unavailable}", file=sys.stderr)
+            return 1
+    found = list(_entries(settings, known))
+    if options.json:
+        print(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+        return 0
+    if not found:
+        print(f"Nothing is known of answers of {options.tenant}: each is expected to have 1,000 LLM tokens.")
+        return 0
+    rows = [
+        [
+            shown(str(entry["model"])),
+            str(entry["by"]),
+            *(f"{entry[name]:,}" for name in ("guess", "mean", "longest", "answers")),
+            f"{entry['last']}",
+        ]
+        for entry in found
+    ]
+    head = ("model", "by", "guess (LLM tokens)", "mean", "longest", "answers", "last")
+    for line in table(head, rows, left=2):
+        print(line)
+    return 0
+
+
+async def _ask(url: str, prefix: str, tenant: str) -> Mapping[str, Lengths]:
+    store = RedisLengths(url, deadline_seconds=PATIENCE_SECONDS, prefix=prefix)
+    try:
+        return await store.learn(tenant, {})
+    finally:
+        await store.close()
+
+
+def _entries(settings: Settings, known: Mapping[str, Lengths]) -> list[dict[str, object]]:
+    """What is known of each model, those answered last first."""
+    now = time.time()
+    entries: list[dict[str, object]] = []
+    for model, lengths in sorted(known.items(), key=lambda each: -each[1].last_at):
+        lengths.look(now)
+        pattern = closest(settings.expected_output, model)
+        entries.append(
+            {
+                "model": model,
+                "by": "answers" if pattern is None else "expected_output",
+                "guess": lengths.guess if pattern is None else settings.expected_output[pattern],
+                "mean": round(lengths.mean),
+                "longest": round(lengths.longest),
+                "answers": round(lengths.seen),
+                "last": datetime.fromtimestamp(int(lengths.last_at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            }
+        )
+    return entries
