@@ -13,7 +13,7 @@ from tests.conftest import StartGateway
 from tests.kit.asking import TABLE, ask
 from tests.kit.client import JSON, RawClient
 from tests.kit.gateway import EVERY_SCOPE, Gateway
-from tests.kit.upstream import ScriptedUpstream
+from tests.kit.upstream import ScriptedUpstream, Turn
 from tests.kit.usage_answers import CHAT_COUNTS, KINDS
 from tests.middleware.test_meter import plays
 
@@ -84,6 +84,26 @@ async def test_what_streams_of_the_public_api_used_is_known_unless_the_operator_
     (seen,) = upstream.requests
     assert (b"include_usage" in seen.body) == asked
     await is_told_everywhere(gateway, "reported" if asked else "unreported")
+
+
+async def test_what_a_server_says_that_rejects_being_asked_reaches_the_client(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    body = b'{"detail":[{"type":"extra_forbidden","loc":["body","stream_options","include_usage"]}]}'
+    head = (
+        b"HTTP/1.1 422 Unprocessable Entity\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    )
+
+    async def rejects(turn: Turn) -> None:
+        assert b"include_usage" in await turn.read_body()
+        await turn.send(head % len(body) + body)
+
+    upstream.plays(rejects)
+    gateway = await start_gateway(tenants={"acme": {**EVERY_SCOPE, "metering": True}})
+    answer = await ask(gateway, "POST", STREAM.target, orjson.loads(STREAM.request))
+
+    assert (answer.status, answer.body) == (422, body)
+    assert "usage_known" not in (await gateway.lines.wait(1))[0], "nothing was used"
 
 
 async def test_what_no_answer_ever_says_is_missing_nowhere(gateway: Gateway) -> None:
