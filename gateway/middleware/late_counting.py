@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gateway.credentials.principal import Principal
 from gateway.exchange.metrics import Metrics
 from gateway.limits.limiter import Limiter
-from gateway.limits.terms import Charge, Dimension
+from gateway.limits.terms import Charge, Dimension, Quota
 from gateway.policy.tenants import TenantBook
 from gateway.usage.counters import Counted, Entry, named, tier_of
 from gateway.usage.late_work import (
-    BY_BATCH,
     NOTHING_USED,
     Claim,
     Found,
@@ -86,20 +85,14 @@ class LateCounting:
         principal = Principal(
             *(maker.tenant, maker.subject, frozenset(), maker.credential_id, 0.0, 0.0), limits=maker.limits
         )
-        amounts = Counter(
-            dict.fromkeys(limits.of_caller(principal), still_to_charge(shown.kind, shown.usage, parts))
-        )
+        amounts = _by_quota(limits.of_caller(principal), still_to_charge(shown.kind, shown.usage, parts))
         for name, usage in shown.named(maker):
             # A limit of a model holds what was made with its name.
-            amount = still_to_charge(shown.kind, usage, [part for part in parts if part.model == name])
-            amounts.update(dict.fromkeys(limits.of_model(name), amount))
-        dimension = (
-            Dimension.BATCH_INPUT_TOKENS_PER_DAY if shown.kind in BY_BATCH else Dimension.TOKENS_PER_DAY
-        )
-        charges = [
-            Charge(quota, amount)
-            for quota, amount in amounts.items()
-            if amount and quota.dimension is dimension
-        ]
-        if charges:
-            self._limiter.charge_soon(charges)
+            held = [part for part in parts if part.model == name]
+            amounts += _by_quota(limits.of_model(name), still_to_charge(shown.kind, usage, held))
+        if amounts:
+            self._limiter.charge_soon([Charge(quota, amount) for quota, amount in amounts.items()])
+
+
+def _by_quota(quotas: Iterable[Quota], amounts: Mapping[Dimension, int]) -> Counter[Quota]:
+    return Counter({quota: amounts[quota.dimension] for quota in quotas if quota.dimension in amounts})

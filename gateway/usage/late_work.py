@@ -11,12 +11,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, NamedTuple, Protocol, Self
 from urllib.parse import quote
 
 import orjson
 
-from gateway.limits.terms import account_key
+from gateway.limits.terms import Dimension, account_key
 from gateway.usage.reported import Usage
 
 DAY_SECONDS = 86_400
@@ -188,11 +189,29 @@ BY_BATCH = frozenset({"batch", "fine_tuning_job", "eval_run"})
 """Kinds that the API takes from its pool of batches: no limit by the minute or on LLM tokens knows of them."""
 
 
-def still_to_charge(kind: str, usage: Usage, parts: Iterable[Part]) -> int:
-    """LLM tokens that the limit of this kind of work does not hold yet, where it holds these parts."""
+_BY_DAY = [
+    dimension for dimension in Dimension if dimension.is_reported and dimension.period_seconds == DAY_SECONDS
+]
+
+
+def still_to_charge(kind: str, usage: Usage, parts: Sequence[Part]) -> dict[Dimension, int]:
+    """What the limits on this kind of work do not hold yet, where they hold these parts; who holds all is absent.
+
+    None by the minute: what took hours would lock it for hours.
+    """
     if kind in BY_BATCH:
-        return max(0, usage.input - sum(part.batch_input for part in parts))
-    return max(0, usage.total - sum(part.usage.total for part in parts))
+        missing = {
+            Dimension.BATCH_INPUT_TOKENS_PER_DAY: usage.input - sum(part.batch_input for part in parts)
+        }
+    else:
+        missing = {
+            dimension: ceil(
+                getattr(usage, dimension.counts)
+                - sum(getattr(part.usage, dimension.counts) for part in parts)
+            )
+            for dimension in _BY_DAY
+        }
+    return {dimension: amount for dimension, amount in missing.items() if amount > 0}
 
 
 def negative(usage: Usage) -> Usage:

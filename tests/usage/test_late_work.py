@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from gateway.limits.store import StoreUnavailable
+from gateway.limits.terms import Dimension
 from gateway.usage.late_objects import objects_in, shown_by
 from gateway.usage.late_register import LateRegister
 from gateway.usage.late_work import (
@@ -217,10 +218,10 @@ async def test_a_defect_in_one_step_does_not_hold_up_the_others() -> None:
 
 def test_the_limit_takes_what_it_does_not_hold_and_never_less_than_nothing() -> None:
     usage = Usage(input=3, output=90, total=93)
-    assert still_to_charge("response", usage, [ESTIMATE]) == 83
-    assert still_to_charge("batch", usage, [ESTIMATE]) == 0
-    assert still_to_charge("eval_run", usage, []) == 3
-    assert still_to_charge("run", usage, [ESTIMATE] * 10) == 0
+    assert still_to_charge("response", usage, [ESTIMATE]) == {Dimension.TOKENS_PER_DAY: 83}
+    assert still_to_charge("batch", usage, [ESTIMATE]) == {}
+    assert still_to_charge("eval_run", usage, []) == {Dimension.BATCH_INPUT_TOKENS_PER_DAY: 3}
+    assert still_to_charge("run", usage, [ESTIMATE] * 10) == {}
 
 
 def test_what_is_taken_back_leaves_nothing() -> None:
