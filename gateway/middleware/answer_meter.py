@@ -9,7 +9,7 @@ from gateway.exchange.observers import READABLE, AnswerChange, EventFilter, Stre
 from gateway.operations.table import UsageReport
 from gateway.usage.inflating import READABLE_CODINGS
 from gateway.usage.reader import UsageReader
-from gateway.usage.reported import BYTES_PER_LLM_TOKEN, Known, Usage
+from gateway.usage.reported import BYTES_PER_LLM_TOKEN, Known, Usage, filled
 from gateway.wire.answer_head import Head
 from gateway.wire.headers import RequestHead
 
@@ -90,21 +90,17 @@ class AnswerReading(StreamObserver):
 
     def _completed(self, reported: Usage | None, *, left: bool) -> Usage:
         """What was reported; estimated as far as that says nothing, or may have been said of the beginning alone."""
-        if (
-            reported is not None
-            and not (left and self._goes_on_being_said)
-            and (reported.output or (reported.total and not self._exchange.operation.has_output))
-        ):
-            return reported
+        of_beginning = left and self._goes_on_being_said
+        if reported is not None and not of_beginning:
+            has_all = reported.input and (reported.output or not self._exchange.operation.has_output)
+            if has_all or reported.audio_seconds:
+                return reported
         estimate = self._estimate(left=left)
         if reported is None:
             return estimate
-        if estimate.output <= reported.output and not (left and reported.total == 0):
-            return reported
-        prompt = reported.input or estimate.input
-        return reported._replace(
-            input=prompt, output=estimate.output, total=prompt + estimate.output, estimated=True
-        )
+        if not reported.total and not estimate.output and not left:
+            return reported  # nothing was used, and nothing went by
+        return filled(reported, estimate, of_beginning=of_beginning)
 
     @property
     def _goes_on_being_said(self) -> bool:

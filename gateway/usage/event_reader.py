@@ -15,6 +15,7 @@ from gateway.usage.reported import Usage
 from gateway.wire.sse import MAX_EVENT_BYTES, SseEvent, SseSplitter
 
 _REPORT = re.compile(rb'"usage"[ \t\r\n]{0,8}:[ \t\r\n]{0,8}(?=\{)')
+_PART = re.compile(rb"\b(?:output_item\.done|image_(?:generation|edit)\.completed)\b")
 _BLANK_LINES = (b"\n\n", b"\r\n\r\n")
 _FINISHED = re.compile(rb'"finish_reason"[ \t]*:[ \t]*"[^"]')
 _SAID_ALL = re.compile(
@@ -86,7 +87,6 @@ class EventReader:
         run, events = splitter.take(piece)
         passing = run.raw
         if passing:
-            self._end_fragments()
             if _shows_a_sign(passing):
                 passing = self._take_whole(run.events())
             else:
@@ -115,17 +115,18 @@ class EventReader:
     def finish(self) -> Usage | None:
         """The stream has ended: return what it reported."""
         self.end()
-        return _latest(self._parts, self._whole)
+        return _joined(self._parts, self._whole)
 
     def _take(self, event: SseEvent) -> bytes:
         if event.whole:
-            self._end_fragments()
             return self._take_whole([event])
         if self._fragments is None:
             self._fragments = EventOutliner()
             self._note_end(event.raw)
         self.deltas.add_piece(event.raw, of_event=True)
         self._fragments.feed(event.raw[event.prefix_bytes :])
+        if event.ends:
+            self._end_fragments()
         return event.raw
 
     def _take_whole(self, events: list[SseEvent]) -> bytes:
@@ -137,9 +138,12 @@ class EventReader:
         reports: list[Report] = []
         is_known = False
         for event in reversed(events):
-            if not is_known and _may_report(event.raw) and (report := _report_of(event)) is not None:
+            if not _may_report(event.raw) or (is_known and not _PART.search(event.raw, 0, BEGINNING_BYTES)):
+                continue
+            report = _report_of(event)
+            if report is not None and (report.is_part or not is_known):
                 reports.append(report)
-                is_known = not report.is_part and report.usage.input > 0 and report.usage.output > 0
+                is_known |= not report.is_part and _is_full(report.usage)
         for report in reversed(reports):
             self._keep(report)
         return b"".join(
@@ -176,10 +180,14 @@ class EventReader:
         if report.is_part:
             self._parts = report.usage if self._parts is None else self._parts + report.usage
         else:
-            self._whole = _latest(self._whole, report.usage)
+            self._whole = report.usage if _is_full(report.usage) else _joined(self._whole, report.usage)
 
 
-def _latest(earlier: Usage | None, later: Usage | None) -> Usage | None:
+def _is_full(usage: Usage) -> bool:
+    return usage.input > 0 and usage.output > 0
+
+
+def _joined(earlier: Usage | None, later: Usage | None) -> Usage | None:
     """What the later report says, and the earlier one where that says nothing, or 0."""
     if earlier is None or later is None:
         return later or earlier

@@ -103,23 +103,20 @@ class Known(StrEnum):
     """Nobody said it, and nobody estimates it: the tenant is not metered."""
 
 
-def filled(reported: Usage | None, estimate: Usage) -> Usage:
-    """What was reported, and in place of what the report leaves open, or says to be nothing, the estimate.
+def filled(reported: Usage, estimate: Usage, *, of_beginning: bool = False) -> Usage:
+    """What was reported; what it leaves open, or says to be nothing, is taken from an estimate, and it is marked then.
 
-    It is marked as estimated unless all that is charged was reported.
+    `of_beginning`: it may have been said before all was written.
     """
-    if reported is None:
-        return estimate
     sent, said, total = reported.input, reported.output, reported.total
     if total and not sent and not said:
-        # The sum is known, its parts are not.
+        # Of what is known together the parts are not.
         sent = min(estimate.input, total)
-        return reported._replace(input=sent, output=total - sent)
-    estimated = False
-    if not sent and estimate.input:
-        sent, estimated = estimate.input, True
-    if not said and estimate.output:
-        said, estimated = estimate.output, True
-    if not estimated:
+        said = total - sent
+        reported = reported._replace(input=sent, output=said)
+    sent = sent or estimate.input
+    if of_beginning or not said:
+        said = max(said, estimate.output)
+    if (sent, said) == (reported.input, reported.output):
         return reported
     return reported._replace(input=sent, output=said, total=max(total, sent + said), estimated=True)

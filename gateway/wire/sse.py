@@ -34,6 +34,8 @@ class SseEvent:
     """False for a fragment of an event that was too large to hold, and for an event that the stream broke off."""
     prefix_bytes: int = 0
     """The size of a byte order mark."""
+    ends: bool = True
+    """False for a fragment behind which the event goes on."""
 
     @property
     def name(self) -> str:
@@ -130,7 +132,7 @@ class SseSplitter:
             kept = buffer[-3:]
             end = len(buffer) - (len(kept) - len(kept.rstrip(_LINE_ENDS)))
             if end:
-                events.append(self._event(bytes(buffer[:end]), whole=False))
+                events.append(self._event(bytes(buffer[:end]), whole=False, ends=False))
                 del buffer[:end]
             self._in_fragments = True
         # The last three bytes may be the beginning of what ends the event.
@@ -157,9 +159,9 @@ class SseSplitter:
             return 0
         return found.end()
 
-    def _event(self, raw: bytes, *, whole: bool) -> SseEvent:
+    def _event(self, raw: bytes, *, whole: bool, ends: bool = True) -> SseEvent:
         prefix_bytes = 0
         if not self.started:
             self.started = True
             prefix_bytes = 3 if raw.startswith(_BYTE_ORDER_MARK) else 0
-        return SseEvent(raw, whole, prefix_bytes)
+        return SseEvent(raw, whole, prefix_bytes, ends)

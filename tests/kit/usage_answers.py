@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
@@ -14,6 +17,7 @@ from tests.kit.client import FORM, JSON
 from tests.kit.gateway import Gateway
 
 EVENTS = b"text/event-stream; charset=utf-8"
+PICTURE = base64.b64encode(random.Random(1).randbytes(1_200_000)).decode()
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,55 @@ HEARD_USAGE = {
 }
 HEARD_COUNTS = {"input": 14, "input_audio": 14, "output": 45}
 
+TOOLS_USAGE = {
+    "input_tokens": 300_000,
+    "input_tokens_details": {"cached_tokens": 100, "cache_write_tokens": 2000},
+    "output_tokens": 90,
+    "output_tokens_details": {"reasoning_tokens": 0},
+    "total_tokens": 300_090,
+}
+TOOLS_COUNTS = {
+    "input": 300_000,
+    "cached_input": 100,
+    "cache_write": 2000,
+    "output": 90,
+    "long_context": 1,
+    "images": 1,
+    "web_searches": 2,
+    "file_searches": 1,
+    "code_sessions": 1,
+}
+_OWN = {"usage": {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}}
+"""What a tenant has sent, and gets back."""
+
+_ITEMS: list[dict[str, Any]] = [
+    {"type": "reasoning", "id": "rs", "summary": []},
+    {"type": "web_search_call", "status": "completed", "action": {"type": "search", "query": "x"}},
+    {"type": "web_search_call", "status": "completed", "action": {"type": "open_page", "url": "u"}},
+    {"type": "web_search_call", "status": "completed", "action": {"type": "search", "query": "y"}},
+    {"type": "web_search_call", "status": "failed", "action": {"type": "search", "query": "z"}},
+    {"type": "file_search_call", "status": "completed", "queries": ["x"], "results": [_OWN]},
+    {"type": "code_interpreter_call", "status": "completed", "container_id": "c1", "code": '"usage":{}'},
+    {"type": "code_interpreter_call", "status": "completed", "container_id": "c1", "code": ""},
+    {"type": "image_generation_call", "status": "completed", "result": "iVBO" * 300},
+    {"type": "function_call", "name": "f", "arguments": orjson.dumps(_OWN).decode()},
+    {"type": "message", "content": [{"type": "output_text", "text": '{"usage":{"total_tokens":1}}'}]},
+]
+_ECHO = {
+    "object": "response",
+    "instructions": '"usage":{"total_tokens":1}',
+    "metadata": _OWN | {"a": "]}"},
+    "tools": [{"type": "function", "name": "f", "parameters": {"properties": _OWN, "required": ["usage"]}}],
+    "text": {"format": {"type": "json_schema", "schema": _OWN}},
+}
+_TOOLS = {**_ECHO, "status": "completed", "service_tier": "flex", "output": _ITEMS, "usage": TOOLS_USAGE}
+_PICTURES = [
+    {**item, "result": PICTURE} if item["type"] == "image_generation_call" else item for item in _ITEMS
+]
+_ITEM_EVENTS = [
+    ("response.output_item.done", {"type": "response.output_item.done", "output_index": at, "item": item})
+    for at, item in enumerate(_ITEMS)
+]
 _DONE = (None, "[DONE]")
 _ADDED = (None, {"id": "c", "object": "chat.completion.chunk", "choices": [], "usage": CHAT_USAGE})
 _TEXT = sse((None, _chat_chunk("Hel")), (None, _chat_chunk('lo "usage"')), (None, _chat_chunk(" there.done")))
@@ -326,6 +379,158 @@ KINDS = (
         sse(("thread.run.queued", _WAITING), ("thread.run.completed", _RUN), ("done", "[DONE]")),
         PLAIN_COUNTS,
         content_type=EVENTS,
+    ),
+    Kind(
+        "responses with tools",
+        "createResponse",
+        "/v1/responses",
+        _body(model="gpt-4.1", input="Hi"),
+        _body(**_TOOLS),
+        TOOLS_COUNTS,
+        "gpt-4.1",
+    ),
+    Kind(
+        "responses with tools, larger than what is kept of it",
+        "createResponse",
+        "/v1/responses",
+        _body(model="gpt-4.1", input="Hi"),
+        _body(**{**_TOOLS, "output": _PICTURES}),
+        TOOLS_COUNTS,
+        "gpt-4.1",
+    ),
+    Kind(
+        "responses stream with tools",
+        "createResponse",
+        "/v1/responses",
+        _body(model="gpt-4.1", input="Hi", stream=True),
+        sse(
+            ("response.created", {"type": "response.created", "response": {**_ECHO, "usage": None}}),
+            *_ITEM_EVENTS,
+            ("response.completed", {"type": "response.completed", "response": _TOOLS}),
+        ),
+        TOOLS_COUNTS,
+        "gpt-4.1",
+        content_type=EVENTS,
+    ),
+    Kind(
+        "responses stream with partial images, and events larger than what is kept of them",
+        "createResponse",
+        "/v1/responses",
+        _body(model="gpt-4.1", input="Hi", stream=True),
+        sse(
+            ("response.created", {"type": "response.created", "response": {**_ECHO, "usage": None}}),
+            (
+                "response.image_generation_call.partial_image",
+                {
+                    "type": "response.image_generation_call.partial_image",
+                    "partial_image_index": 0,
+                    "partial_image_b64": PICTURE,
+                },
+            ),
+            (
+                "response.completed",
+                {"type": "response.completed", "response": {**_TOOLS, "output": _PICTURES}},
+            ),
+        ),
+        TOOLS_COUNTS,
+        "gpt-4.1",
+        content_type=EVENTS,
+    ),
+    Kind(
+        "chat of a server that writes numbers as it likes",
+        "createChatCompletion",
+        "/v1/chat/completions",
+        _body(model="m", messages=[]),
+        _body(
+            object="chat.completion",
+            choices=[{"message": {"content": "Hello"}}],
+            usage={
+                "prompt_tokens": "500",
+                "completion_tokens": 7.0,
+                "total_tokens": None,
+                "prompt_tokens_details": {"cached_tokens": "8.0"},
+                "cache_creation_input_tokens": 9,
+            },
+        ),
+        {"input": 500, "output": 7, "cached_input": 8, "cache_write": 9},
+        "m",
+    ),
+    Kind(
+        "chat stream that reports under a name of its server",
+        "createChatCompletion",
+        "/v1/chat/completions",
+        _body(model="m", stream=True, stream_options={"include_usage": True}, messages=[]),
+        _TEXT + sse((None, {"choices": [], "x_groq": {"id": "r", "usage": PLAIN_USAGE}}), _DONE),
+        PLAIN_COUNTS,
+        "m",
+        content_type=EVENTS,
+    ),
+    Kind(
+        "chat stream whose later reports say nothing",
+        "createChatCompletion",
+        "/v1/chat/completions",
+        _body(model="m", stream=True, stream_options={"include_usage": True}, messages=[]),
+        _TEXT
+        + sse(
+            _ADDED,
+            (None, {"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}}),
+            (None, {"choices": [], "usage": {}}),
+            _DONE,
+        ),
+        CHAT_COUNTS,
+        "m",
+        content_type=EVENTS,
+    ),
+    Kind(
+        "chat of a model that searches the web",
+        "createChatCompletion",
+        "/v1/chat/completions",
+        _body(model="gpt-5-search-api", messages=[]),
+        _body(model="gpt-5-search-api", choices=[{"message": {"content": "Hello"}}], usage=PLAIN_USAGE),
+        {**PLAIN_COUNTS, "web_searches": 1},
+        "gpt-5-search-api",
+    ),
+    Kind(
+        "linked images, more than what is kept",
+        "createImage",
+        "/v1/images/generations",
+        _body(model="dall-e-3", prompt="A cat", n=2),
+        _body(created=1, data=[{"url": "https://a.invalid/" + "a" * 40_000}] * 2),
+        {"images": 2},
+        "dall-e-3",
+    ),
+    Kind(
+        "image stream, larger than what is kept of its events",
+        "createImage",
+        "/v1/images/generations",
+        _body(model="gpt-image-1", prompt="A cat", stream=True),
+        sse(
+            (
+                "image_generation.partial_image",
+                {"type": "image_generation.partial_image", "b64_json": PICTURE},
+            ),
+            (
+                "image_generation.completed",
+                {"type": "image_generation.completed", "b64_json": PICTURE, "usage": IMAGE_USAGE},
+            ),
+        ),
+        {"images": 1, "input": 50, "output": 544},
+        "gpt-image-1",
+        content_type=EVENTS,
+    ),
+    Kind(
+        "long translation, verbose",
+        "createTranslation",
+        "/v1/audio/translations",
+        form(("model", b"whisper-1"), ("file", b"RIFF" * 50)),
+        _body(
+            segments=[{"text": 'a "duration": 3', "duration": 4}] * 3000,
+            text="Hello " * 9000,
+            duration=1200.5,
+        ),
+        {"milliseconds": 1_200_500},
+        "whisper-1",
+        headers=FORM,
     ),
 )
 
