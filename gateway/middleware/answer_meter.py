@@ -80,7 +80,7 @@ class AnswerReading(StreamObserver):
         if reader is not None and not reader.readable:
             sent = exchange.bytes_out // BYTES_PER_LLM_TOKEN if exchange.operation.has_output else 0
             output = max(output, reserved, sent)
-        elif self._goes_on:
+        elif self._goes_on(left=left):
             output = max(output, reserved)
         elif left and exchange.asked_at is not None:
             unseen = int((monotonic() - exchange.asked_at) * self._unseen_per_second)
@@ -113,12 +113,11 @@ class AnswerReading(StreamObserver):
             return cost.input
         return exchange.facts.prompt if self._metered else exchange.bytes_in // BYTES_PER_LLM_TOKEN
 
-    @property
-    def _goes_on(self) -> bool:
+    def _goes_on(self, *, left: bool) -> bool:
         """Whether work goes on after its answer, or without one: its usage shows when it is asked for, if ever."""
         exchange, reader = self._exchange, self._reader
-        streams = reader is not None and reader.streams
-        return exchange.facts.background or (exchange.operation.goes_on and not streams)
+        streams_to_its_end = reader is not None and reader.streams and not left
+        return exchange.facts.background or (exchange.operation.goes_on and not streams_to_its_end)
 
     @property
     def _answers(self) -> int:

@@ -56,6 +56,11 @@ class JsonReader:
             self._deltas = self._kind()
         return self._deltas
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the document has begun: it is written when all is known. Some servers send blanks until then."""
+        return self._outliner is not None or bool(self._kept and not self._kept.isspace())
+
     def feed(self, piece: bytes) -> bytes:
         """Take the next bytes of the document; all of them may pass."""
         if self._outliner is None:

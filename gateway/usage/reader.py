@@ -55,9 +55,8 @@ class UsageReader:
 
     @property
     def is_over(self) -> bool:
-        """Whether the answer has said that its generation is over; a document is written when it is."""
-        reader = self._reader
-        return reader.is_over if isinstance(reader, EventReader) else reader is not None
+        """Whether the answer has said that its generation is over."""
+        return self._reader is not None and self._reader.is_over
 
     @property
     def awaits_report(self) -> bool:
@@ -126,6 +125,9 @@ def _means(
 
 
 class _Reader(Protocol):
+    @property
+    def is_over(self) -> bool: ...
+
     @property
     def deltas(self) -> Deltas: ...
 
