@@ -82,6 +82,8 @@ def attachments(document: Mapping[str, Any]) -> _Worth:
 
 def _add_parts(parts: list[Any], items: list[Any]) -> None:
     """Add whatever stands where an attachment could, in messages and what else goes up in their place."""
+    if not items or type(items[0]) is not dict:
+        return  # texts or numbers, of which there may be many
     for item in items:
         if type(item) is not dict:
             continue

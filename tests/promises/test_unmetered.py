@@ -8,7 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.limits.terms import Dimension
 from gateway.operations.table import Operation, OperationTable
+from gateway.policy.coverage import COUNTS
 from tests.conftest import StartGateway
 from tests.kit.asking import assert_refused, error_of, form
 from tests.kit.client import CHAT, FORM, HANDSHAKE, JSON
@@ -316,6 +318,13 @@ def test_what_a_row_does_not_say_is_taken_to_cost() -> None:
     assert not Operation.read("audio", row | {"uses": [], "is_contained": False}).is_free
     assert Operation.read("audio", row | {"method": "GET"}).is_free
     assert not Operation.read("audio", row | {"method": "GET", "uses": ["tokens"]}).is_free
+
+
+def test_every_limit_but_those_on_requests_counts_some_use() -> None:
+    assert frozenset().union(*COUNTS.values()) == {
+        dimension for dimension in Dimension if not dimension.by_request
+    }
+    assert COUNTS.keys() <= {use for operation in OperationTable.load() for use in operation.uses}
 
 
 def test_what_generates_stores_or_trains_is_never_taken_for_free() -> None:
