@@ -131,6 +131,8 @@ def build_app(
         own_workers=place.workers,
         worker_index=place.index,
         expected_replicas=settings.expected_replicas,
+        capped=metrics.limits.capped,
+        decided=metrics.limits.decided,
     )
     ledger = UsageLedger(counted, lost=metrics.usage_lost.inc)
     late_work = _late_work(redis_url, settings.redis_prefix, place)

@@ -14,14 +14,17 @@ from gateway.cli import guesses
 from gateway.cli.options import add_settings, settings_from
 from gateway.cli.stores import PATIENCE_SECONDS, counting_redis
 from gateway.cli.tables import shown, table
-from gateway.limits.arithmetic import format_reset
-from gateway.limits.redis_buckets import RedisBuckets
+from gateway.limits.arithmetic import debt, format_milliseconds, format_reset, level
+from gateway.limits.redis_buckets import Holding, RedisBuckets
 from gateway.limits.store import StoreUnavailable
-from gateway.limits.terms import Charge, Level, Quota, account_key, binds
+from gateway.limits.terms import Dimension, Quota, account_key, binds, bound_by
 from gateway.operations.table import OperationTable
 from gateway.policy.tenant_limits import TenantLimits
 from gateway.policy.tenants import tenant_policies
 from gateway.settings.settings import Settings
+
+_MOST_SHOWN = 100
+"""Exchanges that hold something, of each account."""
 
 _OTHERWISE = "GET /gateway/me of each says what is left, and a restart fills its limits"
 
@@ -32,9 +35,11 @@ def register(verbs: Any) -> None:
         "limits", help="show or refill a tenant's limits, show guesses (needs Redis)", allow_abbrev=False
     )
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
-    show = actions.add_parser("show", help="print every limit and what is left of it", allow_abbrev=False)
+    show = actions.add_parser(
+        "show", help="print every limit, what is left of it or owed, and who holds what", allow_abbrev=False
+    )
     reset = actions.add_parser(
-        "reset", help="fill the limits and forget what is under way", allow_abbrev=False
+        "reset", help="fill the limits, forgive what is owed and forget what is under way", allow_abbrev=False
     )
     for command, what in ((show, "also those of this subject"), (reset, "only those of this subject")):
         add_settings(command)
@@ -57,28 +62,33 @@ def _show(options: argparse.Namespace) -> int:
         quotas += limits.of_subject(options.subject)
     with counting_redis(settings, otherwise=_OTHERWISE) as url:
         try:
-            levels = asyncio.run(_look(url, settings.redis_prefix, quotas))
+            missing, held, more = asyncio.run(_look(url, settings.redis_prefix, quotas))
         except StoreUnavailable as unavailable:
             return _failed(unavailable)
-    found = list(zip(quotas, levels, strict=True))
+    found = list(zip(quotas, missing, strict=True))
     if options.json:
-        print(orjson.dumps([_entry(*each) for each in found], option=orjson.OPT_INDENT_2).decode())
+        report = {
+            "limits": [_entry(*each) for each in found],
+            "held": [_holding(*each) for each in held],
+            "held_more": more,
+        }
+        print(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
         return 0
     if not found:
         print(f"The tenant {options.tenant} has no limits.")
         return 0
-    rows = [
-        [
-            quota.dimension.value,
-            _bound(quota),
-            f"{level.limit:,}",
-            f"{level.remaining:,}",
-            format_reset(level.reset_seconds),
-        ]
-        for quota, level in found
-    ]
-    for line in table(("limit", "for", "capacity", "remaining", "full in"), rows, left=2):
+    for line in table(_HEAD, [_row(*each) for each in found], left=2):
         print(line)
+    if held:
+        print()
+        rows = [
+            [holding.exchange_id, _bound_to(key), _amounts(holding), f"{holding.lease_seconds:.1f} s"]
+            for key, holding in held
+        ]
+        for line in table(("held by", "for", "what", "lease ends in"), rows):
+            print(line)
+    if more:
+        print(f"… and {more:,} more")
     return 0
 
 
@@ -99,7 +109,7 @@ def _reset(options: argparse.Namespace) -> int:
             asyncio.run(_fill(url, settings.redis_prefix, keys))
         except StoreUnavailable as unavailable:
             return _failed(unavailable)
-    print(f"The limits of {tenant} are full again.")
+    print(f"The limits of {tenant} are full again, and nothing is owed.")
     return 0
 
 
@@ -110,10 +120,21 @@ def _limits(settings: Settings, tenant: str) -> TenantLimits:
     return policy.limits
 
 
-async def _look(url: str, prefix: str, quotas: Sequence[Quota]) -> Sequence[Level]:
+async def _look(
+    url: str, prefix: str, quotas: Sequence[Quota]
+) -> tuple[Sequence[int], list[tuple[str, Holding]], int]:
+    """What is missing of each, what exchanges hold of their accounts, and how many more there are."""
     store = RedisBuckets(url, deadline_seconds=PATIENCE_SECONDS, prefix=prefix)
     try:
-        return (await store.look([Charge(quota, 0) for quota in quotas])).levels if quotas else ()
+        if not quotas:
+            return (), [], 0
+        missing = await store.missing(quotas)
+        held, more = [], 0
+        for key in dict.fromkeys(quota.key for quota in quotas):
+            found, beyond = await store.held(key, _MOST_SHOWN)
+            held += [(key, holding) for holding in found]
+            more += beyond
+        return missing, held, more
     finally:
         await store.close()
 
@@ -131,15 +152,55 @@ def _failed(unavailable: StoreUnavailable) -> int:
     return 1
 
 
-def _bound(quota: Quota) -> str:
-    return ", ".join(f"{what} {shown(name)}" for what, name in binds(quota).items()) or "all"
+_HEAD = ("limit", "for", "capacity", "remaining", "full in", "owed", "paid off in")
 
 
-def _entry(quota: Quota, level: Level) -> dict[str, object]:
+def _row(quota: Quota, missing: int) -> list[str]:
+    seen, (owed, milliseconds) = level(quota, missing), debt(quota, missing)
+    return [
+        quota.dimension.value,
+        _bound_to(quota.key),
+        f"{quota.capacity:,}",
+        f"{seen.remaining:,}",
+        format_reset(seen.reset_seconds),
+        f"{owed:,}" if owed else "",
+        format_milliseconds(milliseconds) if owed else "",
+    ]
+
+
+def _bound_to(key: str) -> str:
+    return ", ".join(f"{what} {shown(name)}" for what, name in bound_by(key).items()) or "all"
+
+
+def _amounts(holding: Holding) -> str:
+    return ", ".join(
+        f"{_units(dimension, permits):,} of {dimension.value}"
+        for dimension, permits in holding.permits.items()
+    )
+
+
+def _units(dimension: Dimension, permits: int) -> float:
+    """In those of the limit."""
+    return permits if dimension.permits_per_unit == 1 else round(permits / dimension.permits_per_unit, 3)
+
+
+def _entry(quota: Quota, missing: int) -> dict[str, object]:
+    seen, (owed, milliseconds) = level(quota, missing), debt(quota, missing)
     return {
         "limit": quota.dimension.value,
         **binds(quota),
-        "capacity": level.limit,
-        "remaining": level.remaining,
-        "reset_seconds": round(level.reset_seconds, 3),
+        "capacity": quota.capacity,
+        "remaining": seen.remaining,
+        "reset_seconds": round(seen.reset_seconds, 3),
+        "owed": owed,
+        "paid_off_seconds": milliseconds / 1000,
+    }
+
+
+def _holding(key: str, holding: Holding) -> dict[str, object]:
+    return {
+        "exchange": holding.exchange_id,
+        **bound_by(key),
+        "lease_seconds": round(holding.lease_seconds, 3),
+        "holds": {dimension.value: _units(dimension, n) for dimension, n in holding.permits.items()},
     }

@@ -15,6 +15,7 @@ from gateway import __version__
 from gateway.exchange.common_metrics import CommonMetrics
 from gateway.exchange.exchange import Exchange, Times
 from gateway.exchange.instruments import Counts, Gauges, Registry, Rule, Spreads, Sums, Tallies
+from gateway.exchange.limit_metrics import LimitMetrics
 from gateway.exchange.tallies import ExchangeTallies
 from gateway.usage.counters import TIERS
 from gateway.usage.reported import KINDS, Known, Usage
@@ -29,7 +30,8 @@ LABELS = {
     "moment": "`reserved` or `settled`",
     "direction": "`in` from clients, `out` to them",
     "decision": "`granted`, `refused`, or `unavailable` where nobody could decide",
-    "dimension": "the limit that refused, or `none`",
+    "dimension": "the limit that refused, or `none`; of capped reports the limit that they were about",
+    "by": "what decided, of the `on_store_failure` of the limits: `local` shares of them, `open` or `closed`",
     "kind": "see below",
     "tier": "the tier that served, in the upstream's words: " + ", ".join(f"`{tier}`" for tier in TIERS),
     "known": "`reported` by the upstream, `estimated` where it said nothing, or `unreported`: nobody knows",
@@ -131,6 +133,7 @@ class Metrics:
             ["tenant", "decision", "dimension"],
             registry=registry,
         )
+        self.limits = LimitMetrics(registry)
         self.usage = Sums(
             "gateway_usage",
             "Usage, reported or estimated: LLM tokens (cached_input is part of input, and so on), images, seconds.",

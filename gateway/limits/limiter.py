@@ -13,7 +13,7 @@ from gateway.limits.charges import Charges
 from gateway.limits.held import Debit, Held
 from gateway.limits.local_shares import LocalShares
 from gateway.limits.store import BucketStore, Census, StoreUnavailable
-from gateway.limits.terms import MOST_REPORTED, Charge, Decision, Dimension, Quota, tenant_of
+from gateway.limits.terms import MOST_REPORTED, Charge, Decision, Dimension, OnStoreFailure, Quota, tenant_of
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +44,8 @@ class Limiter:
     """What the gateway asks. Needs a running event loop from `start` to `close`.
 
     Until the store was reached once, this worker counts as number `worker_index` of `own_workers` in each of
-    `expected_replicas` gateways. `capped` hears of each report that took a hundred times a limit and said more.
+    `expected_replicas` gateways. `capped` hears of each report that took a hundred times a limit and said more;
+    `decided` of each step that was decided in the store's place: of whom, by what, and whether it was granted.
     """
 
     def __init__(
@@ -56,9 +57,11 @@ class Limiter:
         expected_replicas: int = 1,
         announce_seconds: float = 1.0,
         capped: Callable[[Quota], None] = lambda _: None,
+        decided: Callable[[Quota, OnStoreFailure, bool], None] = lambda *_: None,
     ) -> None:
         self.store = store
         self._capped = capped
+        self._decided = decided
         self._worker = secrets.token_hex(8)
         self._announce_seconds = announce_seconds
         census = Census(worker_index * expected_replicas, own_workers * expected_replicas)
@@ -100,12 +103,18 @@ class Limiter:
         if decided is None or decided.done():
             self._take_back(held.exchange_id, held.charges if held.exchange_id and outage.sent else None)
             return
+        quotas = held.charges.quotas.quotas
         try:
             decision = self._admit_here(held, outage)
         except StoreUnavailable as refused:
+            if not outage.for_good:
+                self._decided(quotas[0], OnStoreFailure.CLOSED, False)
             # Without its frames, which know the future that is to keep it.
             decided.set_exception(refused.with_traceback(None))
         else:
+            counted = any(quota.on_store_failure is OnStoreFailure.LOCAL for quota in quotas)
+            by = OnStoreFailure.LOCAL if counted else OnStoreFailure.OPEN
+            self._decided(quotas[0], by, decision.allowed)
             decided.set_result(decision)
 
     def _admit_here(self, held: Held, outage: StoreUnavailable) -> Decision:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 from gateway.limits.store import BucketStore, Census, Step, StoreUnavailable
-from gateway.limits.turn import MOST_STEPS, Receipts, Turn, Undoing, account_keys, head_of
+from gateway.limits.terms import Dimension
+from gateway.limits.turn import MOST_STEPS, Receipts, Turn, Undoing, account_keys, head_of, held_in
 from gateway.redis.cluster import open_wire
 from gateway.redis.line import Argument, Call, RedisUnavailable, Reply
 from gateway.redis.schema import DEFAULT_PREFIX, schema_key
@@ -31,6 +33,7 @@ _SCRIPTS = {
     "turn": ("buckets", "turn"),
     "renew": ("buckets", "renew"),
     "reset": ("reset",),
+    "held": ("held",),
     "announce": ("announce",),
 }
 """By name, the files that each is made of."""
@@ -121,6 +124,17 @@ class RedisBuckets(BucketStore):
     async def reset(self, keys: Iterable[str]) -> None:
         for key in keys:
             await self._run("reset", account_keys(self._prefix, key), [])
+
+    async def held(self, key: str, most: int) -> tuple[list[Holding], int]:
+        """What open exchanges hold of an account, those whose lease ends first, and how many more there are."""
+        now, count, *found = await self._run("held", account_keys(self._prefix, key), [most])
+        each = zip(found[::3], found[1::3], found[2::3], strict=True)
+        holdings = [
+            Holding(field[1:].decode(), max(0.0, (float(ends) - now) / 1e6), amounts)
+            for field, ends, packed in each
+            if (amounts := held_in(packed)) and not field.startswith(b"@~")
+        ]
+        return holdings, max(0, count - most)
 
     async def announce(self, worker: str) -> Census:
         self._announced = worker
@@ -247,6 +261,16 @@ class RedisBuckets(BucketStore):
 
     def _now(self) -> int | None:
         return int(self._clock() * 1_000_000) if self._clock else None
+
+
+class Holding(NamedTuple):
+    """What an open exchange holds of one account."""
+
+    exchange_id: str
+    lease_seconds: float
+    """How long it is its own, unless its worker renews it."""
+
+    permits: Mapping[Dimension, int]
 
 
 class _Undo(Call):

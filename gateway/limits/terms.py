@@ -226,5 +226,10 @@ def tenant_of(quota: Quota) -> str:
 
 def binds(quota: Quota) -> dict[str, str]:
     """What a quota counts apart, for its owner: nothing, a model pattern, a subject or a credential."""
-    parts = (part.partition("=") for part in quota.key.split(":")[2:])
+    return bound_by(quota.key)
+
+
+def bound_by(key: str) -> dict[str, str]:
+    """The same of an account."""
+    parts = (part.partition("=") for part in key.split(":")[2:])
     return {name: unquote(value) for name, _, value in parts}

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from gateway.limits.charges import Charges, QuotaSet
 from gateway.limits.store import Step, StoreUnavailable
+from gateway.limits.terms import TICKS_PER_PERIOD, Dimension
 from gateway.redis.line import Argument, Call, RedisUnavailable, Reply
 from gateway.redis.script import Script
 
@@ -26,6 +27,8 @@ _GRANTED, _FAILED = 1, 2
 _HEAD = Struct("<dd")
 _NUMBER = Struct("<d").pack
 _NO_RECEIPT = _NUMBER(0)
+_GRAINS = Struct("<d")
+_DIMENSIONS = frozenset(dimension.value for dimension in Dimension)
 _COUNT, _COUNTS = Struct("<B").pack, Struct("<HH")
 _ACCOUNT = Struct("<H")
 _NUMBERS = [bytes((number,)) for number in range(MOST_STEPS)]
@@ -214,6 +217,19 @@ def _planned(quotas: QuotaSet, prefix: str) -> _Plan:
         Struct(f"<{len(quotas)}q").unpack_from,
     )
     return plan
+
+
+def held_in(packed: bytes) -> dict[Dimension, int]:
+    """Permits of each dimension that an exchange holds, as buckets.lua keeps them."""
+    permits: dict[Dimension, int] = {}
+    at = 0
+    while at < len(packed):
+        begin, end = at + 1, at + 1 + packed[at]
+        name, (grains,) = packed[begin:end].decode(), _GRAINS.unpack_from(packed, end)
+        at = end + _GRAINS.size
+        if name in _DIMENSIONS:
+            permits[Dimension(name)] = -(-int(grains) // TICKS_PER_PERIOD)
+    return permits
 
 
 def head_of(lease_microseconds: int, now_microseconds: int) -> bytes:

@@ -466,3 +466,46 @@ async def test_what_was_used_on_the_way_is_charged_at_once_or_after_the_outage(
     await seconds_until_from_store(limiter, tokens)
     await comes_to([850], lambda: remaining(limiter, tokens))
     await stays([850], lambda: remaining(limiter, tokens), for_seconds=0.2)
+
+
+@pytest.mark.parametrize("reported", ["when it ends", "on the way"])
+async def test_absurd_report_is_a_hundred_limits_and_is_said_to_be_one(
+    caplog: pytest.LogCaptureFixture, reported: str
+) -> None:
+    capped: list[Quota] = []
+    store = MemoryBuckets(clock=FakeClock())
+    tokens, exchange = Quota(TOKENS_PER_DAY, 1000, fresh_key()), fresh_id()
+    async with limiter_over(store, capped=capped.append) as limiter:
+        if reported == "on the way":
+            limiter.charge_soon([Charge(tokens, 100_000)])
+            assert (await store.missing([tokens])) == [100_000 * 60_000]
+            await store.reset([tokens.key])
+            assert not capped, "that is a hundred"
+            limiter.charge_soon([Charge(tokens, 10**18)])
+        else:
+            await limiter.admit(exchange, [Charge(tokens, 500)])
+            limiter.settle_soon(exchange, {TOKENS_PER_DAY: 10**18})
+        assert (await store.missing([tokens])) == [100_000 * 60_000]
+        assert capped == [tokens]
+        (said,) = caplog.messages
+        assert re.search(
+            r"tenant tenant-\d+ is said to have used 1000000000000000000 of max_tokens_per_1_day", said
+        )
+
+
+async def test_what_is_decided_in_the_stores_place_is_told_with_what_decided(redis: RedisServer) -> None:
+    heard: list[tuple[str, bool]] = []
+    limits = {policy: Quota(REQUESTS_PER_DAY, 1, fresh_key(), policy) for policy in OnStoreFailure}
+    redis.stop()
+    async with limiter_over(
+        RedisBuckets(redis.url), decided=lambda _, by, granted: heard.append((by.value, granted))
+    ) as limiter:
+        for policy in ("local", "local", "open", "closed"):
+            try:
+                await limiter.admit(fresh_id(), [Charge(limits[OnStoreFailure(policy)])])
+            except StoreUnavailable:
+                assert policy == "closed"
+        redis.start()
+        await seconds_until_from_store(limiter, limits[OnStoreFailure.OPEN])
+        await limiter.admit(fresh_id(), [Charge(limits[OnStoreFailure.OPEN])])
+    assert heard == [("local", True), ("local", False), ("open", True), ("closed", False)]

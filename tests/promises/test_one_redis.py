@@ -72,7 +72,7 @@ class Deployment:
     async def left(self) -> int:
         """Of the tenant's requests of a day."""
         done = await self.command("limits", "show", "--tenant", "acme", "--json")
-        return int(orjson.loads(done.stdout)[0]["remaining"])
+        return int(orjson.loads(done.stdout)["limits"][0]["remaining"])
 
 
 @asynccontextmanager

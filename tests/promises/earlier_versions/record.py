@@ -111,7 +111,7 @@ async def record(source: Path) -> dict[str, Any]:
                             await command(
                                 *("limits", "show", "--tenant", "acme", "--subject", "alice", "--json")
                             )
-                        ),
+                        )["limits"],
                         "usage": orjson.loads(
                             await command("usage", "--tenant", "acme", "--by", "subject,model", "--json")
                         ),
