@@ -5,8 +5,8 @@ voice was heard, or the client asked in words that nobody here could read. What 
 client's event is held back, the upstream's response is cancelled, and the client hears why. It ends when the upstream
 says that it is done, or with the session.
 
-A prompt is taken for what the last response of the conversation read and wrote, what clients have added to it since,
-and the sound they have sent, at what models make of a second of it.
+A prompt is taken for what the last response of the conversation read and wrote, and what has been added to it since:
+items, and sound that was taken for one or, where the server does not look for speech, may be.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from gateway.operations.table import Operation
 from gateway.usage import realtime
 from gateway.usage.cost import Cost
 from gateway.usage.guesses import Guesses
+from gateway.usage.heard import Heard
 from gateway.usage.reader import realtime_usage
 from gateway.usage.reported import Usage
 from gateway.wire.body_facts import AskedResponse
@@ -35,8 +36,8 @@ MOST_OPEN = 32
 ASKED_SECONDS = 10.0
 """How long the upstream may take to begin what it was asked for, before the permits are given back."""
 
-_ENVELOPE_BYTES = 55
-"""Of a client's event that has nothing but sound, beside it."""
+_MOST_ID = 256
+"""Characters of an item's id."""
 
 _ANSWERS_ALREADY = "conversation_already_has_active_response"
 
@@ -44,7 +45,7 @@ _ANSWERS_ALREADY = "conversation_already_has_active_response"
 class _Response(Reservation):
     """One response, and what of it went by."""
 
-    __slots__ = ("added", "apart", "asked_at", "asks", "event_id", "expires", "heard_bytes", "went_by")
+    __slots__ = ("added", "apart", "asked_at", "asks", "event_id", "expires", "went_by")
 
     def __init__(self, key: str, cost: Cost, *, apart: bool, event_id: str | None = None) -> None:
         super().__init__(key, cost)
@@ -56,10 +57,7 @@ class _Response(Reservation):
         self.expires: asyncio.TimerHandle | None = None
         self.went_by = realtime.WentBy()
         self.added = 0
-        """LLM tokens that clients had added for it to read."""
-
-        self.heard_bytes = 0
-        """How far it has heard what the client sends."""
+        """LLM tokens that had been added for it to read."""
 
 
 class SessionResponses(StreamObserver, SessionGate):
@@ -92,12 +90,7 @@ class SessionResponses(StreamObserver, SessionGate):
 
         self._context = 0
         self._added = 0
-        self._pieces = 0
-        self._heard_bytes = 0
-        """How far the sound has been heard that the client sends, as `_sound_bytes` counts it."""
-
-        self._transcribing = False
-        """Whether sound is being written down of which nothing has been reported."""
+        self._heard = Heard()
 
     def begin(self, voice: SessionVoice) -> None:
         """The session is open."""
@@ -123,8 +116,7 @@ class SessionResponses(StreamObserver, SessionGate):
             self._over(response, self._left(response))
         self._asked.clear()
         self._open.clear()
-        if self._transcribing:
-            self._count(self._transcribed())
+        self._estimate_transcribed(self._heard.not_written_down())
 
     # What the client says
 
@@ -147,9 +139,9 @@ class SessionResponses(StreamObserver, SessionGate):
         response.expires = loop.call_later(ASKED_SECONDS, self._came_to_nothing, response)
         return None
 
-    def request_piece(self, piece: Piece) -> None:  # noqa: ARG002
-        """How much of that is sound is known well enough by the number of pieces."""
-        self._pieces += 1
+    def request_piece(self, piece: Piece) -> None:
+        """Most pieces are one event each."""
+        self._heard.add(len(piece))
 
     # What the upstream says
 
@@ -167,9 +159,16 @@ class SessionResponses(StreamObserver, SessionGate):
             case "response.done":
                 self._done(event, realtime_usage(text))
             case "conversation.item.input_audio_transcription.completed":
-                self._was_transcribed(realtime_usage(text))
+                self._was_transcribed(event, realtime_usage(text))
+            case "conversation.item.input_audio_transcription.failed":
+                self._heard.written_down(_item_of(event))
             case "input_audio_buffer.committed":
-                self._transcribing = self._settings.transcribes
+                heard = self._heard.take(_item_of(event) if self._settings.transcribes else None)
+                self._added += self._read_of(heard)
+            case "input_audio_buffer.cleared":
+                self._heard.take()
+            case "input_audio_buffer.speech_started":
+                self._heard.speech_began(self._settings.heard_bytes_per_second)
             case "error":
                 self._refused(event)
             case _:
@@ -193,6 +192,7 @@ class SessionResponses(StreamObserver, SessionGate):
             if response.asked_at is not None and (response.apart == apart or "conversation_id" not in told):
                 self._asked.remove(response)
                 _let_rest(response)
+                response.added = self._added
                 self._open[response_id] = response
                 return
         full = self._full
@@ -256,12 +256,11 @@ class SessionResponses(StreamObserver, SessionGate):
 
     def _new(self, asked: AskedResponse) -> _Response:
         self._made += 1
-        settings, sound_bytes = self._settings, self._sound_bytes
-        prompt = asked.prompt
+        settings, prompt = self._settings, asked.prompt
         if not asked.reads_own:
-            heard = realtime.decoded(sound_bytes - self._heard_bytes) * realtime.HEARD_PER_SECOND
-            prompt += self._context or settings.prompt
-            prompt += self._added + heard // settings.heard_bytes_per_second
+            prompt += (self._context or settings.prompt) + self._added
+            if not settings.detects_turns:
+                prompt += self._read_of(self._heard.waiting)
         output, maximum = asked.most_output, "max_output_tokens"
         if output is None:
             output = settings.most_output
@@ -273,7 +272,7 @@ class SessionResponses(StreamObserver, SessionGate):
         response = _Response(
             f"{self._exchange.id}.{self._made}", cost, apart=asked.apart, event_id=asked.event_id
         )
-        response.added, response.heard_bytes = self._added, sound_bytes
+        response.added = self._added
         return response
 
     @property
@@ -282,10 +281,9 @@ class SessionResponses(StreamObserver, SessionGate):
         exchange = self._exchange
         return exchange.operation, exchange.caller.tenant.id, exchange.model
 
-    @property
-    def _sound_bytes(self) -> int:
-        """About how much sound the client has sent, in base64."""
-        return max(0, self._exchange.bytes_in - _ENVELOPE_BYTES * self._pieces)
+    def _read_of(self, sound_bytes: int) -> int:
+        """What models read in so much sound."""
+        return sound_bytes * realtime.HEARD_PER_SECOND // self._settings.heard_bytes_per_second
 
     def _output(self, response: _Response) -> int:
         return response.went_by.output(self._settings.spoken_bytes_per_second)
@@ -306,22 +304,20 @@ class SessionResponses(StreamObserver, SessionGate):
         if not response.apart:
             self._context = used.input + used.output
             self._added = max(0, self._added - response.added)
-            self._heard_bytes = max(self._heard_bytes, response.heard_bytes)
 
-    def _was_transcribed(self, used: Usage | None) -> None:
-        if used is None and self._settings.transcribes:
-            used = self._transcribed()
-        if used is not None:
+    def _was_transcribed(self, event: dict[str, Any], used: Usage | None) -> None:
+        heard = self._heard.written_down(_item_of(event))
+        if used is None:
+            self._estimate_transcribed(heard)
+        else:
             self._count(used)
             self._permits.charge(used)
-        if self._settings.transcribes:
-            self._transcribing = False
-            self._heard_bytes = self._sound_bytes
 
-    def _transcribed(self) -> Usage:
-        """What was heard since the last report, for whoever writes it down."""
-        heard_bytes = realtime.decoded(self._sound_bytes - self._heard_bytes)
-        return Usage(audio_seconds=heard_bytes / self._settings.heard_bytes_per_second, estimated=True)
+    def _estimate_transcribed(self, sound_bytes: int) -> None:
+        """Count what was written down of which nobody says how long it was."""
+        if sound_bytes:
+            seconds = sound_bytes / self._settings.heard_bytes_per_second
+            self._count(Usage(audio_seconds=seconds, estimated=True))
 
 
 def _too_many() -> GatewayError:
@@ -337,6 +333,10 @@ def _id_of(response: dict[str, Any]) -> bytes:
     """What the upstream calls a response; empty where it says nothing that could be an id."""
     told = response.get("id")
     return told.encode("utf-8", "replace") if type(told) is str else b""
+
+
+def _item_of(event: dict[str, Any]) -> str:
+    return str(event.get("item_id"))[:_MOST_ID]
 
 
 def _let_rest(response: _Response) -> None:

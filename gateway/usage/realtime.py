@@ -49,11 +49,17 @@ _TELLING = frozenset(
         b"session.updated",
         b"transcription_session.created",
         b"transcription_session.updated",
+        b"input_audio_buffer.cleared",
         b"input_audio_buffer.committed",
+        b"input_audio_buffer.speech_started",
         b"conversation.item.input_audio_transcription.completed",
+        b"conversation.item.input_audio_transcription.failed",
     }
 )
-_ENDS_OF_TELLING = (b'.created"', b'.done"', b'.updated"', b'.committed"', b'.completed"', b'"error"')
+_ENDS_OF_TELLING = (
+    *(b'.created"', b'.done"', b'.updated"', b'.cleared"', b'.committed"', b'.speech_started"'),
+    *(b'.completed"', b'.failed"', b'"error"'),
+)
 
 _WRITTEN = re.compile(rb'"delta"\s*+:\s*+"((?:[^"\\]|\\.)*+)"')
 _DELTA_IN_FRONT_BYTES = 1024
@@ -172,6 +178,9 @@ class Settings(NamedTuple):
     transcribes: bool = False
     """Whether it is there to write down what it hears, and answers nothing."""
 
+    detects_turns: bool = False
+    """Whether the server finds out what of the sound is speech, and takes nothing else for an item."""
+
     heard_bytes_per_second: int = _PCM_BYTES_PER_SECOND
     spoken_bytes_per_second: int = _PCM_BYTES_PER_SECOND
 
@@ -190,6 +199,7 @@ class Settings(NamedTuple):
             kind.startswith("transcription_session.")
             or session.get("type") == "transcription"
             or session.get("object") == "realtime.transcription_session",
+            type(_turns(audio.get("input")) or session.get("turn_detection")) is dict,
             _bytes_per_second(_format(audio.get("input")) or session.get("input_audio_format")),
             _bytes_per_second(_format(audio.get("output")) or session.get("output_audio_format")),
         )
@@ -268,6 +278,10 @@ def _format(side: object) -> object:
         return None
     found = side.get("format")
     return found.get("type") if type(found) is dict else found
+
+
+def _turns(side: object) -> object:
+    return side.get("turn_detection") if type(side) is dict else None
 
 
 def _bytes_per_second(name: object) -> int:

@@ -115,6 +115,51 @@ async def test_sound_is_a_prompt_too(gateway: Gateway, upstream: ScriptedUpstrea
     assert await left(gateway) == pytest.approx(CAPACITY - EXPECTED - 100, abs=2)
 
 
+async def test_silence_is_no_prompt_where_the_server_looks_for_speech(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await talk(gateway, upstream)
+    detects = {"input": {"turn_detection": {"type": "server_vad"}}}
+    await session.upstream_says("session.updated", session={"type": "realtime", "audio": detects})
+    await session.client_hears("session.updated")
+    await sends_seconds(session, 30)
+    await session.upstream_says("input_audio_buffer.speech_started", item_id="item_1")
+    await session.client_hears("input_audio_buffer.speech_started")
+    await sends_seconds(session, 4)
+    await session.upstream_says("input_audio_buffer.committed", item_id="item_1")
+    await session.client_hears("input_audio_buffer.committed")
+    await sends_seconds(session, 30)
+    await session.begins()
+    assert await left(gateway) == pytest.approx(CAPACITY - EXPECTED - 50, abs=2), (
+        "a second before it is speech"
+    )
+    await session.done(used=(60, 10))
+    await session.client_says("response.create", response={"max_output_tokens": 100})
+    await session.upstream_hears("response.create")
+    assert await left(gateway) == CAPACITY - 70 - 70 - 100
+
+
+async def sends_seconds(session: Talk, seconds: int) -> None:
+    for _ in range(seconds):
+        await session.client_says("input_audio_buffer.append", audio=b64encode(bytes(48_000)).decode())
+        await session.upstream_hears("input_audio_buffer.append")
+
+
+async def test_sound_that_was_read_is_not_read_again(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    session = await talk(gateway, upstream)
+    await sends_seconds(session, 10)
+    await session.client_says("response.create", response={"max_output_tokens": 100})
+    await session.upstream_hears("response.create")
+    await session.upstream_says("input_audio_buffer.committed", item_id="item_1")
+    await session.client_hears("input_audio_buffer.committed")
+    await session.begins()
+    assert await left(gateway) == pytest.approx(CAPACITY - 200, abs=2)
+    await session.done(used=(110, 10))
+    await session.client_says("response.create", response={"max_output_tokens": 100})
+    await session.upstream_hears("response.create")
+    assert await left(gateway) == CAPACITY - 120 - 120 - 100
+
+
 # What does not fit
 
 
@@ -396,26 +441,24 @@ async def test_transcription_counts_seconds_of_sound(
 ) -> None:
     gateway = await start_gateway(tenants={"acme": {**EVERY_SCOPE, "metering": True}})
     session = await talk(gateway, upstream, target="/v1/realtime?intent=transcription")
-    await hears_two_seconds(session)
+    await hears_two_seconds(session, "item_1")
     completed = "conversation.item.input_audio_transcription.completed"
     usage = {"type": "duration", "seconds": 2.5}
     await session.upstream_says(completed, item_id="item_1", transcript="Hi", usage=usage)
     await session.client_hears(completed)
-    await hears_two_seconds(session)
+    await hears_two_seconds(session, "item_2")
     await session.upstream_says(completed, item_id="item_2", transcript="Hi")  # says nothing of it
     await session.client_hears(completed)
-    await hears_two_seconds(session)
+    await hears_two_seconds(session, "item_3")
     await session.hang_up()
     await gateway.lines.wait(1)
     [counts] = (await counted(gateway)).values()
     assert counts["milliseconds"] == pytest.approx(2500 + 2000 + 2000, rel=0.01)
 
 
-async def hears_two_seconds(session: Talk) -> None:
-    for _ in range(4):
-        await session.client_says("input_audio_buffer.append", audio=b64encode(bytes(24_000)).decode())
-        await session.upstream_hears("input_audio_buffer.append")
-    await session.upstream_says("input_audio_buffer.committed", item_id="item")
+async def hears_two_seconds(session: Talk, item: str) -> None:
+    await sends_seconds(session, 2)
+    await session.upstream_says("input_audio_buffer.committed", item_id=item)
     await session.client_hears("input_audio_buffer.committed")
 
 

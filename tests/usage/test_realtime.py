@@ -149,7 +149,11 @@ def test_what_went_by_is_one_at_least_for_each_piece_and_more_for_long_ones() ->
         ("session.created", {"max_output_tokens": "inf"}, Settings()),
         ("session.updated", {"max_response_output_tokens": 70}, Settings(most_output=70)),
         ("session.updated", {"type": "transcription"}, Settings(transcribes=True)),
-        ("transcription_session.updated", {"input_audio_format": "g711_ulaw"}, Settings(None, 0, True, 8000)),
+        (
+            "transcription_session.updated",
+            {"input_audio_format": "g711_ulaw"},
+            Settings(None, 0, True, False, 8000),
+        ),
         (
             "session.updated",
             {
