@@ -64,6 +64,8 @@ class AnswerReading(StreamObserver):
         usage = None if reader is None else reader.finish()
         if "tokens" in exchange.operation.uses and (self._metered or (reader is not None and reader.unread)):
             usage = self._completed(usage, left=left)
+        elif usage is None and self._metered and exchange.cost is not None and exchange.cost.images:
+            usage = Usage(images=exchange.cost.images, estimated=True)
         # The characters that are spoken, which only the request says.
         if "audio_characters" in exchange.operation.uses and exchange.facts.characters:
             usage = (usage or Usage())._replace(characters=exchange.facts.characters)

@@ -9,6 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.errors import ScopeMissing
+from gateway.proxy.lifecycle import Lifecycle
 from tests.conftest import StartGateway
 from tests.kit.client import CHAT, JSON, RawClient
 from tests.kit.gateway import EVERY_SCOPE, Gateway
@@ -489,6 +491,23 @@ async def test_nobody_gets_ten_thousand_for_less_than_five(
     assert llm_tokens >= 5000
 
 
+async def test_images_that_nobody_stayed_for_count_as_they_were_asked_for(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        upstream.gate("asked").set()
+        await turn.gone()
+
+    upstream.plays(script)
+    gateway = await start_gateway(tenants=METERED)
+    client = await asks(gateway, "/v1/images/generations", n=3, prompt="A cat")
+    await upstream.passed("asked")
+    client.reset()
+    ((_, counts),) = (await found(lambda: counted(gateway))).items()
+    assert (counts["images"], counts["estimated"]) == (3, 1)
+
+
 async def test_a_run_goes_on_without_its_client_and_keeps_its_reservation(
     start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:
@@ -541,27 +560,44 @@ async def test_what_is_read_on_is_bounded(start_gateway: StartGateway, upstream:
     assert await upstream.all_closed(1.9)
 
 
-async def test_a_stop_waits_for_what_is_about_to_be_heard(
-    start_gateway: StartGateway, upstream: ScriptedUpstream
+def drains(lifecycle: Lifecycle) -> None:
+    lifecycle.cut()
+
+
+def withdraws(lifecycle: Lifecycle) -> None:
+    assert lifecycle.withdraw(next(iter(lifecycle.running)), ScopeMissing("It has been taken away."))
+
+
+@pytest.mark.parametrize(
+    ("ends", "ending"), [(drains, "drained"), (withdraws, "withdrawn")], ids=["drained", "withdrawn"]
+)
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
+async def test_what_the_gateway_ends_is_heard_too_though_its_client_is_cut_at_once(
+    start_gateway: StartGateway,
+    upstream: ScriptedUpstream,
+    ends: Callable[[Lifecycle], None],
+    ending: str,
+    version: str,
 ) -> None:
     async def script(turn: Turn) -> None:
         await turn.read_body()
         await turn.send(SSE_HEAD)
         await turn.chunk(word("Hi") + finish())
-        await asyncio.sleep(0.3)
+        await turn.wait_for("client is cut")
         await turn.chunk(REPORT)
         await turn.send(b"0\r\n\r\n")
 
     upstream.plays(script)
     gateway = await start_gateway(tenants=METERED)
-    client = await asks(gateway, CHAT)
+    client = await asks(gateway, CHAT, version)
     await reads(client, b"stop")
-    gateway.app.services.lifecycle.cut()
+    ends(gateway.app.services.lifecycle)
     assert await client.closed()
+    upstream.gate("client is cut").set()
     assert await charged(gateway) == (10_000, False)
     await comes_to(0, _in_flight(gateway))
     (line,) = await gateway.lines.wait()
-    assert line["ending"] == "drained"
+    assert line["ending"] == ending
 
 
 def _in_flight(gateway: Gateway) -> Callable[[], Any]:
