@@ -1,7 +1,7 @@
 """What a request costs before anybody knows: the part that it says, the part that is guessed. Pure.
 
 How the prompt is estimated stands in `prompt`. The answer is guessed at what the request allows it at most, times
-the answers asked for; where it allows anything, at what the operator expects of the model. Images are counted as
+the answers asked for; where it allows anything, at what `guesses` say of the model. Images are counted as
 asked for, one where a form asks. Audio is the size of the body that carries it; where no length is stated, the
 whole cap is guessed.
 """
