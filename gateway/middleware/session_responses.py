@@ -326,6 +326,7 @@ def _too_many() -> GatewayError:
         "Go on when one of them has ended.",
         type="requests",
         retry_after_seconds=None,
+        detail=f"{MOST_OPEN} responses under way in one session",
     )
 
 
