@@ -233,16 +233,21 @@ class Limiter:
     async def _keep_alive(self) -> None:
         """Once a second: announce, tell the store what it missed, renew leases when it is time."""
         loop = self._loop
-        renewed = loop.time()
+        renewed = told = loop.time()
         while not await self._closing_within(self._pause_seconds()):
             await self._announce()
-            if self._lost_touch or loop.time() - renewed >= self.store.lease_seconds / 3:
-                renewed = loop.time()
+            now = loop.time()
+            if now - told < self._announce_seconds and not all(self.store.health().values()):
+                continue  # much may wait, and would do so in vain
+            told = now
+            if self._lost_touch or now - renewed >= self.store.lease_seconds / 3:
+                renewed = now
                 await self._renew()
             await self._catch_up()
 
     def _pause_seconds(self) -> float:
-        waits = self.late or self.store.doubts()
+        """Until the store is asked again: soon where it did not answer, and something waits for it."""
+        waits = self._lost_touch and (self.late or self.store.doubts())
         return min(_QUICK_SECONDS, self._announce_seconds) if waits else self._announce_seconds
 
     async def _closing_within(self, seconds: float) -> bool:
