@@ -405,6 +405,11 @@ async def test_each_limit_says_what_becomes_of_it_without_the_store(
         answer = await post(gateway, CHAT, chat())
         assert answer.status == expected
     assert gateway.metric('gateway_limit_store_servers{state="down"}') == 1
+    outcome = {"open": "granted", "local": "refused", "closed": "unavailable"}[policy]
+    alone = (
+        f'gateway_limiter_decisions_without_store_total{{by="{policy}",decision="{outcome}",tenant="acme"}}'
+    )
+    assert gateway.metric(alone) == (1 if policy == "local" else 2)
     if status == 503:
         assert error_of(answer)["code"] == "limits_unavailable"
         assert (
@@ -413,6 +418,32 @@ async def test_each_limit_says_what_becomes_of_it_without_the_store(
             )
             == 2
         )
+
+
+@pytest.mark.parametrize("with_slots", [False, True], ids=["requests alone", "with slots"])
+async def test_refusals_while_the_store_stands_still_cost_nothing(
+    start_gateway: StartGateway, upstream: ScriptedUpstream, redis: RedisServer, with_slots: bool
+) -> None:
+    slots = {"max_concurrent_requests": 40, "max_tokens_per_1_day": 1000} if with_slots else {}
+    gateway = await start_gateway(
+        redis_url=redis.url, on_store_failure="closed", **tenant(max_requests_per_1_day=40, **slots)
+    )
+    answers(upstream, reporting(10))
+    assert (await post(gateway, CHAT, chat())).status == 200
+    redis.freeze()
+    stalled = await asyncio.gather(*(post(gateway, CHAT, chat()) for _ in range(20)))
+    assert {answer.status for answer in stalled} == {503}
+    await asyncio.sleep(1.5)
+    redis.thaw()
+    async with asyncio.timeout(3):
+        while gateway.metric('gateway_limit_store_servers{state="up"}') != 1 or gateway.metric(
+            "gateway_limit_late_settlements"
+        ):
+            await asyncio.sleep(0.05)
+    assert await remaining(gateway, Dimension.REQUESTS_PER_DAY) == 39
+    if with_slots:
+        assert await remaining(gateway, Dimension.CONCURRENT_REQUESTS) == 40
+        assert await remaining(gateway, Dimension.TOKENS_PER_DAY) == 1000 - 10
 
 
 async def test_log_names_the_limit_and_nobody(start_gateway: StartGateway) -> None:
