@@ -46,15 +46,19 @@ class JsonReader:
     def __init__(self, deltas: type[Deltas]) -> None:
         self._kind = deltas
         self._deltas: Deltas | None = None
+        """What models wrote in a document that is not kept."""
+
         self._kept: bytes | bytearray = b""
         self._outliner: Outliner | None = None
 
     @property
     def deltas(self) -> Deltas:
-        """What models wrote in it: of an answer that reports what it used nobody asks."""
-        if self._deltas is None:
-            self._deltas = self._kind()
-        return self._deltas
+        """What models wrote in it: of an answer that reports all that it used nobody asks."""
+        if self._deltas is not None:
+            return self._deltas
+        deltas = self._kind()
+        deltas.add_document(bytes(self._kept))
+        return deltas
 
     @property
     def is_over(self) -> bool:
@@ -74,6 +78,7 @@ class JsonReader:
                 return piece
             seen, self._kept = bytes(self._kept), b""
             self._outliner = Outliner()
+            self._deltas = self._kind()
         else:
             seen = piece
         self._outliner.feed(seen)
@@ -90,12 +95,7 @@ class JsonReader:
             return usage_of(self._outliner.finish())
         document = bytes(self._kept)
         usage = None if len(document) <= _SMALL_BYTES else _from_end(document)
-        if usage is None:
-            usage = from_json(document)
-        if usage is None:
-            self._deltas = None
-            self.deltas.add_document(document)
-        return usage
+        return from_json(document) if usage is None else usage
 
 
 def _from_end(document: bytes) -> Usage | None:

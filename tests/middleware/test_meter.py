@@ -8,6 +8,7 @@ import itertools
 import random
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import brotli
 import orjson
@@ -559,3 +560,57 @@ async def test_simulated_api_used_through_the_gateway_is_counted_as_it_reports()
         assert "estimated" not in counts
         assert orjson.loads(whole.body)["usage"]["completion_tokens"] > 0
         assert (stream.get("content-type") or "").encode().startswith(EVENTS.partition(b";")[0])
+
+
+HELLO = {"choices": [{"message": {"content": "Hello, how are you to-day?"}}]}
+SAID, PROMPT = 6, 3
+"""What is estimated of that, and of the request."""
+
+LEFT_OPEN = {
+    "nothing": ({}, {"input": PROMPT, "output": SAID, "estimated": 1}),
+    "null": (None, {"input": PROMPT, "output": SAID, "estimated": 1}),
+    "nulls": (
+        {"prompt_tokens": None, "total_tokens": None},
+        {"input": PROMPT, "output": SAID, "estimated": 1},
+    ),
+    "words": (
+        {"prompt_tokens": "many", "total_tokens": True},
+        {"input": PROMPT, "output": SAID, "estimated": 1},
+    ),
+    "zeros": (
+        {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+        {"input": PROMPT, "output": SAID, "estimated": 1},
+    ),
+    "only the prompt": ({"prompt_tokens": 40}, {"input": 40, "output": SAID, "estimated": 1}),
+    "a prompt and its sum": (
+        {"prompt_tokens": 40, "total_tokens": 40},
+        {"input": 40, "output": SAID, "estimated": 1},
+    ),
+    "only the answer": ({"completion_tokens": 40}, {"input": PROMPT, "output": 40, "estimated": 1}),
+    "only the sum": ({"total_tokens": 50}, {"input": PROMPT, "output": 50 - PROMPT, "reported": 1}),
+    "the sum and the prompt": (
+        {"prompt_tokens": 20, "total_tokens": "50"},
+        {"input": 20, "output": 30, "reported": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", ["document", "large document", "stream"])
+@pytest.mark.parametrize(("usage", "counts"), LEFT_OPEN.values(), ids=LEFT_OPEN.keys())
+async def test_what_a_report_leaves_open_is_estimated(
+    metered: Gateway, upstream: ScriptedUpstream, usage: object, counts: dict[str, int], shape: str
+) -> None:
+    kind = KINDS[0]
+    own = {"metadata": {"usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}}
+    if shape == "stream":
+        kind = replace(kind, content_type=EVENTS)
+        answer = sse(
+            (None, {**HELLO, **own}), (None, {"choices": [], **own, "usage": usage}), (None, "[DONE]")
+        )
+    else:
+        padding = {"padding": [0] * (40_000 if shape == "large document" else 0)}
+        answer = orjson.dumps({**own, **HELLO, **padding, "usage": usage})
+    plays(upstream, kind, [answer])
+    await ask(metered, kind, "alice")
+    found = (await counted(metered))["alice", kind.model, kind.operation]
+    assert {name: found[name] for name in found.keys() - {"requests", "bytes_in", "bytes_out"}} == counts

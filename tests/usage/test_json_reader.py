@@ -24,8 +24,7 @@ def read(document: bytes, cut: int = 0) -> tuple[Usage | None, int]:
 
 def parsed_whole(document: bytes) -> tuple[Usage | None, int]:
     usage, deltas = from_json(document), Deltas()
-    if usage is None:
-        deltas.add_document(document)
+    deltas.add_document(document)
     return usage, deltas.estimate()
 
 
