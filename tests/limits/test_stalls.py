@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -12,6 +13,7 @@ from gateway.limits.limiter import Limiter
 from gateway.limits.redis_buckets import RedisBuckets
 from gateway.limits.store import Step, StoreUnavailable
 from gateway.limits.terms import Charge, Dimension, OnStoreFailure, Quota
+from gateway.limits.turn import Undoing
 from tests.kit.faults.faulty_link import FaultyLink
 from tests.kit.redis import RedisServer, running_cluster
 from tests.kit.waiting import comes_to, stays, until
@@ -191,8 +193,7 @@ async def answered(store: RedisBuckets, charges: Charges) -> bool:
 
 
 async def undone_again(store: RedisBuckets, step: Step) -> None:
-    from gateway.limits.turn import Undoing
-
+    """As when nobody knew what became of the last turn."""
     number = store._receipts._last
     key = store._receipts.key(number, step.charges)
     store._doubts.append(Undoing(store._prefix, number, key, [(1, step.charges)]))
@@ -201,8 +202,7 @@ async def undone_again(store: RedisBuckets, step: Step) -> None:
 
 
 def send(redis: RedisServer, packed: bytes) -> None:
-    import socket
-
+    """Have the server read this, and wait for its answer."""
     with socket.create_connection(("127.0.0.1", redis.port), timeout=2) as connection:
         connection.sendall(packed)
         assert connection.recv(65536)
