@@ -310,7 +310,7 @@ def shown(config: str, capsys: pytest.CaptureFixture[str], *more: str) -> list[t
             level["capacity"],
             level["remaining"],
         )
-        for level in orjson.loads(capsys.readouterr().out)
+        for level in orjson.loads(capsys.readouterr().out)["limits"]
     ]
 
 
@@ -330,11 +330,12 @@ def test_limits_show_what_is_left(
     assert shown(config, capsys, "--subject", "alice")[2] == ("max_requests_per_1_day", "alice", 10, 7)
     assert main(["limits", "show", "--tenant", "acme", "--config", config]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
-    assert head.split() == ["limit", "for", "capacity", "remaining", "full", "in"]
-    assert [line.split()[:4] for line in lines] == [
+    assert head.split() == "limit for capacity remaining full in owed paid off in".split()
+    assert [line.split()[:4] for line in lines[:2]] == [
         ["max_requests_per_1_day", "all", "100", "60"],
         ["max_tokens_per_1_day", "model", "gpt-4o*", "5,000"],
     ]
+    assert lines[2] == "", "what is held stands apart"
     assert main(["limits", "show", "--tenant", "beta", "--config", config]) == 0
     assert capsys.readouterr().out == "The tenant beta has no limits.\n"
 
@@ -346,7 +347,7 @@ def test_limits_are_filled_again(redis: RedisServer, config: str, capsys: pytest
     capsys.readouterr()
     assert [remaining for *_, remaining in shown(config, capsys, "--subject", "alice")] == [60, 3800, 10]
     assert main(reset) == 0
-    assert capsys.readouterr().out == "The limits of acme are full again.\n"
+    assert capsys.readouterr().out == "The limits of acme are full again, and nothing is owed.\n"
     assert [remaining for *_, remaining in shown(config, capsys)] == [100, 5000]
 
 
