@@ -330,7 +330,7 @@ def test_limits_show_what_is_left(
     assert shown(config, capsys, "--subject", "alice")[2] == ("max_requests_per_1_day", "alice", 10, 7)
     assert main(["limits", "show", "--tenant", "acme", "--config", config]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
-    assert head.split() == "limit for capacity remaining full in owed paid off in".split()
+    assert " ".join(head.split()) == "limit for capacity remaining full in owed paid off in"
     assert [line.split()[:4] for line in lines[:2]] == [
         ["max_requests_per_1_day", "all", "100", "60"],
         ["max_tokens_per_1_day", "model", "gpt-4o*", "5,000"],
