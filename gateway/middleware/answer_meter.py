@@ -35,7 +35,6 @@ class AnswerReading(StreamObserver):
         reader = self._reader = UsageReader(
             head.get(b"content-type"), head.get(b"content-encoding"), estimates=self._metered
         )
-        reader.expect(self._answers)
         return reader.watcher
 
     def usual(self) -> Takes | None:
@@ -45,13 +44,13 @@ class AnswerReading(StreamObserver):
     def _without_added(self) -> EventFilter:
         """Read a stream of events, and leave out of it what nobody asked for."""
         self._reader, leaving_out = UsageReader.without_added()
-        self._reader.expect(self._answers)
         return leaving_out
 
     @property
     def awaits_report(self) -> bool:
         """An answer whose generation is over is about to say what it used."""
-        return self._reader is not None and self._reader.awaits_report
+        reader = self._reader
+        return reader is not None and reader.is_over(self._answers) and not reader.has_report
 
     def result(self, *, left: bool) -> tuple[Usage | None, Known | None]:
         """What was used, by report or else by estimate where one is wanted, and how it is known.
@@ -106,7 +105,7 @@ class AnswerReading(StreamObserver):
 
     @property
     def _goes_on_being_said(self) -> bool:
-        return self._reader is not None and not self._reader.is_over
+        return self._reader is not None and not self._reader.is_over(self._answers)
 
     @property
     def _prompt(self) -> int:

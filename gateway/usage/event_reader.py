@@ -26,6 +26,7 @@ _SAID_ALL = re.compile(
 )
 _IS_AN_END = re.compile(rb'(?:"type"[ \t]*:[ \t]*"|\bevent: ?)[\w.]+\.(?:done|completed)\b')
 _GOES_ON = re.compile(rb"\.(?:delta|added)\b")
+_ALL = 2**31
 _LAST = b"[DONE]"
 _IS_LAST = re.compile(rb"(?:\A|\n)data: ?\[DONE\]")
 _LAST_BYTES = len(_LAST) + 8
@@ -50,7 +51,7 @@ class EventReader:
         """What has been reported of its images, and of its calls of tools, one by one."""
 
         self.answers = 1
-        """How many were asked for, each of which says that it has finished."""
+        """How many were asked for, each of which says that it has finished; told by whoever asks whether all have."""
 
         self._finished = 0
         self._said_all_at: int | None = None
@@ -167,7 +168,7 @@ class EventReader:
             if events.count(b'"finish_reason":null') != named:
                 self._finished += len(_FINISHED.findall(events))
         elif events.rfind(_LAST, -_LAST_BYTES) >= 0 and _IS_LAST.search(events):
-            self._finished = self.answers
+            self._finished = _ALL
 
     def _end_fragments(self) -> None:
         if self._fragments is not None:

@@ -53,21 +53,17 @@ class UsageReader:
         """Whether it would say what it used, but is encoded as nobody here can read."""
         return self._reader is not None and not self.readable
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the answer has said that its generation is over."""
-        return self._reader is not None and self._reader.is_over
+    def is_over(self, answers: int) -> bool:
+        """Whether an answer that can be read, of so many asked for at once, has said that its generation is over."""
+        reader = self._reader
+        if isinstance(reader, EventReader):
+            reader.answers = answers
+        return self.readable and reader is not None and reader.is_over
 
     @property
-    def awaits_report(self) -> bool:
-        """Whether the answer has said that its generation is over, but not yet what it used."""
-        has_report = isinstance(self._reader, EventReader) and self._reader.has_report
-        return self.readable and self.is_over and not has_report
-
-    def expect(self, answers: int) -> None:
-        """So many answers were asked for, of which a stream says one by one that they have finished."""
-        if isinstance(self._reader, EventReader):
-            self._reader.answers = answers
+    def has_report(self) -> bool:
+        """Whether a stream has said so far what it used."""
+        return isinstance(self._reader, EventReader) and self._reader.has_report
 
     @property
     def streams(self) -> bool:
