@@ -7,8 +7,10 @@ import tracemalloc
 import zlib
 from collections.abc import Sequence
 
+import brotli
 import orjson
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,6 +61,11 @@ def encodings() -> dict[bytes | None, list]:
         b"identity": [lambda b: b],
         b"gzip": [gzip.compress, lambda b: gzip.compress(b[:50]) + gzip.compress(b[50:])],
         b"deflate": [zlib.compress, lambda b: raw.compress(b) + raw.flush()],
+        b"br": [lambda b: brotli.compress(b, quality=4)],
+        b"zstd": [zstandard.compress, lambda b: zstandard.compress(b[:50]) + zstandard.compress(b[50:])],
+        b"zstd, br": [lambda b: brotli.compress(zstandard.compress(b), quality=4)],
+        b"gzip, br": [lambda b: brotli.compress(gzip.compress(b))],
+        b"zstd, deflate, X-GZIP": [lambda b: gzip.compress(zlib.compress(zstandard.compress(b)))],
     }
 
 
@@ -162,11 +169,19 @@ def test_a_long_answer_without_a_report_is_estimated_from_all_that_it_says():
 
 
 @pytest.mark.parametrize("kind", [EVENTS, JSON])
-def test_what_unpacks_to_more_than_an_answer_would_is_not_read_on(kind):
-    bomb = gzip.compress(b'{"a":"' + b"x" * 100_000_000 + b'","usage":' + CHAT + b"}")
-    reader = read(bomb, list(range(0, len(bomb), 32_768)), kind, b"gzip")
+@pytest.mark.parametrize("encoding", [b"gzip", b"br", b"zstd", b"zstd, br", b"gzip, gzip"])
+def test_what_unpacks_to_more_than_an_answer_would_is_not_read_on(kind, encoding):
+    bomb = encodings()[encoding][0] if encoding in encodings() else lambda b: gzip.compress(gzip.compress(b))
+    answer = bomb(b'{"a":"' + b"x" * 100_000_000 + b'","usage":' + CHAT + b"}")
+    tracemalloc.start()
+    try:
+        reader = read(answer, list(range(0, len(answer), 32_768)), kind, encoding)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
     assert not reader.readable
     assert reader.finish() is None
+    assert peak_bytes < 6_000_000
     words = b" ".join(b"word %d," % (n * n) for n in range(100_000))
     honest = b'{"a":"' + words + b'","usage":' + CHAT + b"}"
     assert read(gzip.compress(honest), [32_768], JSON, b"gzip").finish() == CHAT_USAGE
@@ -206,10 +221,28 @@ def outcome(reader: UsageReader) -> tuple[object, ...]:
     return reader.finish(), reader.estimate(), reader.finish()
 
 
+ITEM = event(
+    b'{"type":"response.output_item.done","item":{"type":"web_search_call"}}', b"response.output_item.done"
+)
+IMAGE = event(b'{"type":"image_generation.completed","b64_json":"QUJD","usage":' + CHAT + b"}")
+PART_OF_A_REPORT = chunk("", b'{"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":2}}')
+STREAM_END = event(b'{"type":"response.completed","response":{"usage":{"input_tokens":4,"output_tokens":2}}}')
 SCRAPS = st.lists(
     st.one_of(
         st.sampled_from(
-            [chunk("hi"), chunk("é\n"), STREAM, event(b"[DONE]"), b": ping\n\n", b"\n", b"\r\n\r\n"]
+            [
+                chunk("hi"),
+                chunk("é\n"),
+                STREAM,
+                ITEM,
+                IMAGE,
+                PART_OF_A_REPORT,
+                STREAM_END,
+                event(b"[DONE]"),
+                b": ping\n\n",
+                b"\n",
+                b"\r\n\r\n",
+            ]
         ),
         st.sampled_from(
             [
