@@ -31,11 +31,12 @@ _CALLS = frozenset({"image_generation_call", "web_search_call", "file_search_cal
 COUNTED_ELSEWHERE = frozenset(
     name.encode()
     for name in (
-        "b64_json", "url", "duration", "thread.run.step", "output", "response", "service_tier", *_IMAGE_EVENTS,
-        _ITEM_EVENT,
+        "b64_json", "url", "duration", "thread.run", "thread.run.step", "output", "response", "service_tier",
+        *_IMAGE_EVENTS, _ITEM_EVENT,
     )
 )  # fmt: skip
-"""Strings of the answers whose usage stands not, or not only, in their own member `usage`."""
+"""Strings of the answers whose usage stands not, or not only, in their own member `usage`, and of those that have
+objects of their tenants in them: the end of one that breaks off amid these could look like its own."""
 
 Outline = Mapping[str, "Outline | tuple[Outline] | None"]
 

@@ -158,3 +158,12 @@ def test_of_a_large_document_only_the_end_is_parsed(text):
     document = b'{"text":"' + text + b'","vector":[' + b"0.125,,," * 500 + b'],"usage":{"total_tokens":7}}'
 
     assert read(document)[0] == Usage(total=7)
+
+
+@pytest.mark.parametrize("kind", ["response", "thread.run"])
+@pytest.mark.parametrize("size", [3000, 100_000])
+def test_what_a_tenant_sent_is_no_report_where_an_answer_breaks_off_behind_it(kind, size):
+    own = {"parameters": {"properties": {"usage": {"total_tokens": 1}}, "required": []}}
+    document = orjson.dumps({"id": "x" * size, "object": kind, "tools": [own]})
+
+    assert read(document[: document.index(b',"required"')])[0] is None
