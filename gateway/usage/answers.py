@@ -25,8 +25,8 @@ _REALTIME_EVENTS = ("response.done", "conversation.item.input_audio_transcriptio
 SEARCH_MODEL = "-search-"
 """In the names of models of chat that search the web for every answer."""
 
-_CALLS = frozenset({"image_generation_call", "web_search_call", "file_search_call", "code_interpreter_call"})
-"""Items of an output that cost something beside its LLM tokens."""
+_CALLS = ("image_generation_call", "web_search_call", "file_search_call", "code_interpreter_call")
+"""Items of an output that cost something beside its LLM tokens. No set: a server may say anything, unhashable too."""
 
 COUNTED_ELSEWHERE = frozenset(
     name.encode()

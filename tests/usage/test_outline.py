@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.usage.answers import report_of
@@ -143,6 +143,7 @@ def outlined(document: bytes, cuts: list[int], kind: type[Outliner | EventOutlin
 
 
 @settings(max_examples=400, deadline=None)
+@example(Members([("output", [Members([("type", [])])])]), b"", False, [])
 @given(
     DOCUMENTS,
     st.sampled_from([b"", b" ", b"\n\t"]),
