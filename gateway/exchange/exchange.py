@@ -49,17 +49,8 @@ class Exchange:
 
     __slots__ = (
         # record
-        *("id", "method", "operation", "started_at", "started_time"),
-        *(
-            "target",
-            "params",
-            "head",
-            "own_values",
-            "stated_bytes",
-            "is_socket",
-            "unreadable",
-            "observer_failed",
-        ),
+        *("id", "method", "operation", "started_at", "started_time", "target", "params", "head"),
+        *("own_values", "stated_bytes", "is_socket", "unreadable", "observer_failed"),
         # answer
         "error",
         # authenticate

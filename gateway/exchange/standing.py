@@ -32,18 +32,8 @@ class Standing:
     """
 
     __slots__ = (
-        *(
-            "allowed",
-            "asks_body",
-            "asks_head",
-            "caller",
-            "counts_images",
-            "destination",
-            "lines",
-            "metered",
-            "operation",
-        ),
-        *("metered", "operation", "question", "quotas", "tallies", "until", "_counted", "_of_model", "_sets"),
+        *("allowed", "asks_body", "asks_head", "caller", "counts_images", "destination", "lines", "metered"),
+        *("operation", "question", "quotas", "tallies", "until", "_counted", "_of_model", "_sets"),
     )
 
     def __init__(

@@ -1,8 +1,10 @@
 """The order in which an exchange is handled: outermost first, and why each stands where it does.
 
-One file for each link; `admission` belongs to `limit`. Every room above may ask: `app`, which wires it, and
-`cli.explain`, which asks `authenticate` and `record` what they would say. A link decides when, and what becomes of
-a refusal; the rules are in `policy`, the arithmetic in `limits` and `usage`, the bytes in `proxy`.
+One file for each link; `standings` belongs to `authenticate`, `admission` to `limit`, and to `meter` what meters an
+answer (`answer_meter`), a session (`session_meter`, `session_responses`, `session_permits`) and work that reports later
+(`late_watch`, `late_counting`). Every room above may ask: `app`, which wires it, and `cli.explain`, which asks
+`authenticate` and `record` what they would say. A link decides when, and what becomes of a refusal; the rules are in
+`policy`, the arithmetic in `limits` and `usage`, the bytes in `proxy`.
 """
 
 from __future__ import annotations

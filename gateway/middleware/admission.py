@@ -29,16 +29,14 @@ class Admission:
     """
 
     __slots__ = (
-        *(
-            "_at_the_door",
-            "_decided",
-            "_exchange",
-            "_gives_back",
-            "_guesses",
-            "_limiter",
-            "_more_id",
-            "_takes",
-        ),
+        "_at_the_door",
+        "_decided",
+        "_exchange",
+        "_gives_back",
+        "_guesses",
+        "_limiter",
+        "_more_id",
+        "_takes",
     )
 
     def __init__(self, exchange: Exchange, limiter: Limiter, decided: Decided, guesses: Guesses) -> None:
@@ -47,8 +45,14 @@ class Admission:
         self._decided = decided
         self._guesses = guesses
         self._at_the_door: QuotaSet | None = None
+        """What was taken there."""
+
         self._more_id = ""
+        """Under which what a form said late is held, beside what the exchange's own id holds; empty: nothing is."""
+
         self._takes = False
+        """Whether anything was asked for, so that there may be something to settle."""
+
         self._gives_back = False
         """Something is held, and not yet for good."""
 

@@ -77,7 +77,7 @@ class AnswerReading(StreamObserver):
         """The prompt, and the larger of what went by and what must be taken to have been made unseen."""
         exchange, reader, cost = self._exchange, self._reader, self._exchange.cost
         reserved = 0 if cost is None else cost.output
-        output = 0 if reader is None else reader.estimate().output
+        output = 0 if reader is None else reader.went_by()
         if reader is not None and not reader.readable:
             sent = exchange.bytes_out // BYTES_PER_LLM_TOKEN if exchange.operation.has_output else 0
             output = max(output, reserved, sent)

@@ -29,8 +29,11 @@ MOST_MODELS = 64
 _MOST_TENANTS = 4096
 _SHARE_SECONDS = 1.0
 _CLOSING_SECONDS = 1.0
-_TENANTS_AT_ONCE = 100
+_TENANTS_PER_SHARING = 100
 """Of whom is shared in one second; others have to wait for the next."""
+
+_AT_ONCE = 16
+"""Of those, of whom the store is asked side by side."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +61,7 @@ class _Tenant:
         """In the order of their last answers, oldest first."""
 
         self.untold: dict[str, Lengths] = {}
+        """What was seen here since the store was told."""
 
 
 class Guesses:
@@ -145,11 +149,11 @@ class Guesses:
         while True:
             await asyncio.sleep(_SHARE_SECONDS)
             due = (tenant for tenant, known in self._tenants.items() if known.asked or known.untold)
-            await self._share(store, list(islice(due, _TENANTS_AT_ONCE)))
+            await self._share(store, list(islice(due, _TENANTS_PER_SHARING)))
 
     async def _share(self, store: LengthStore, tenants: list[str]) -> None:
-        for at in range(0, len(tenants), 16):
-            await asyncio.gather(*(self._ask(store, tenant) for tenant in tenants[at : at + 16]))
+        for at in range(0, len(tenants), _AT_ONCE):
+            await asyncio.gather(*(self._ask(store, tenant) for tenant in tenants[at : at + _AT_ONCE]))
 
     async def _ask(self, store: LengthStore, tenant: str) -> None:
         """Tell what has been seen of a tenant's answers, and take over what all have."""

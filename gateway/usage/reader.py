@@ -23,7 +23,7 @@ from gateway.wire.codings import codings
 class UsageReader:
     """Reads the usage of one answer. What it finds does not depend on how the answer was cut into pieces.
 
-    Without `estimates` what models wrote is not looked at: cheaper, and `estimate` then knows the prompt only.
+    Without `estimates` what models wrote is not looked at: cheaper, and nothing `went_by` then.
     """
 
     __slots__ = ("_inflater", "_reader", "readable")
@@ -95,14 +95,13 @@ class UsageReader:
         """The answer has ended, well or not: return the usage that it reported, None when it reported none."""
         return self._reader.finish() if self._reader is not None else None
 
-    def estimate(self, prompt: int = 0) -> Usage:
-        """What must have been used, judged by what went by and an estimate of the prompt, in LLM tokens.
+    def went_by(self) -> int:
+        """About how many LLM tokens models wrote in what went by.
 
         For answers that reported nothing when they were finished: abandoned, broken off, or from an upstream
         that never reports.
         """
-        output = self._reader.deltas.estimate() if self._reader is not None else 0
-        return Usage(input=prompt, output=output, total=prompt + output, estimated=True)
+        return 0 if self._reader is None else self._reader.deltas.estimate()
 
 
 @lru_cache(maxsize=64)

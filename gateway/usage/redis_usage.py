@@ -2,8 +2,8 @@
 
 A field is an entry, whatever the tier, and a counter, `["alice","gpt-4o","createChatCompletion"]:input`; what a tier
 other than the default one has of that stands beside it, `…:input@flex`, and the field `entries` says how many there
-are. A batch is one script, so it is counted whole
-or not at all, and its id is kept for two minutes so that it is counted once.
+are. A batch is one script, so it is counted whole or not at all, and its id is kept for two minutes so that it is
+counted once.
 """
 
 from __future__ import annotations
