@@ -13,7 +13,7 @@ from functools import partial
 
 import orjson
 
-from gateway.errors import Ending, GatewayError
+from gateway.errors import Ending, GatewayError, LimitExceeded
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import SessionVoice
 from gateway.limits.charges import QuotaSet
@@ -26,6 +26,9 @@ from gateway.usage.reported import Usage
 
 DEBT_SECONDS = 30.0
 """How long a session may stay open whose limit is used up, if it stays so."""
+
+_SEEN_AGAIN_SECONDS = 1.0
+"""How soon a limit that is used up is looked at again, at the earliest."""
 
 
 class Reservation:
@@ -69,8 +72,11 @@ class SessionPermits:
         self._limiter = limiter
         self._decided = decided
         self._voice: SessionVoice | None = None
-        self._in_debt: asyncio.TimerHandle | None = None
-        """Ends the session, unless its limit has room by then."""
+        self._closes_at: float | None = None
+        """When the session ends whose limit is used up, if it stays so; None while it has room, as far as is known."""
+
+        self._looks: asyncio.TimerHandle | None = None
+        """Sees whether it has room again."""
 
     def begin(self, voice: SessionVoice) -> None:
         """The session is open."""
@@ -79,9 +85,9 @@ class SessionPermits:
     def end(self) -> None:
         """The session is no longer open; what is reserved stays so until it is settled."""
         self._voice = None
-        if self._in_debt is not None:
-            self._in_debt.cancel()
-            self._in_debt = None
+        if self._looks is not None:
+            self._looks.cancel()
+            self._looks = None
 
     async def refusal_of(self, reservation: Reservation) -> GatewayError | None:
         """Why a response does not fit, or cannot be known to; None once it is reserved. Cancelling undoes nothing."""
@@ -147,28 +153,42 @@ class SessionPermits:
 
     def _watch(self, *, told: bool) -> None:
         """See whether the limit is used up; `told`: the client has been told that it has no room."""
-        if self._voice is not None and self._in_debt is None:
+        if self._voice is not None and self._closes_at is None:
             self._voice.spawn(self._see(told=told))
 
     async def _see(self, *, told: bool) -> None:
         refusal = await self._used_up()
         voice = self._voice
-        if refusal is None or voice is None or self._in_debt is not None:
+        if refusal is None or voice is None or self._closes_at is not None:
             return
         if not told:
             voice.tell_client(error_event(refusal))
+        self._closes_at = asyncio.get_running_loop().time() + DEBT_SECONDS
+        self._look_again_after(refusal, self._closes_at)
+
+    def _look_again_after(self, refusal: GatewayError, closes_at: float) -> None:
+        """When there may be room again, so that two short debts are not taken for a long one; else at the end."""
         loop = asyncio.get_running_loop()
-        self._in_debt = loop.call_later(DEBT_SECONDS, self._look_again)
+        wait = closes_at - loop.time()
+        if isinstance(refusal, LimitExceeded) and refusal.retry_after_seconds is not None:
+            wait = min(wait, max(refusal.retry_after_seconds, _SEEN_AGAIN_SECONDS))
+        self._looks = loop.call_later(max(0.0, wait), self._look_again, closes_at)
 
-    def _look_again(self) -> None:
-        self._in_debt = None
+    def _look_again(self, closes_at: float) -> None:
         if self._voice is not None:
-            self._voice.spawn(self._end_in_debt())
+            self._voice.spawn(self._end_in_debt(closes_at))
 
-    async def _end_in_debt(self) -> None:
+    async def _end_in_debt(self, closes_at: float) -> None:
         refusal = await self._used_up()
-        if refusal is not None and self._voice is not None:
-            self._voice.end_politely(1008, f"{refusal.code}: {refusal.detail}", Ending.REFUSED)
+        voice = self._voice
+        if voice is None:
+            return
+        if refusal is None:
+            self._closes_at = None
+        elif asyncio.get_running_loop().time() < closes_at:
+            self._look_again_after(refusal, closes_at)
+        else:
+            voice.end_politely(1008, f"{refusal.code}: {refusal.detail}", Ending.REFUSED)
 
     async def _used_up(self) -> GatewayError | None:
         """What is said of a limit of which nothing is left; None where something is, or nobody can tell."""

@@ -36,6 +36,9 @@ MOST_OPEN = 32
 ASKED_SECONDS = 10.0
 """How long the upstream may take to begin what it was asked for, before the permits are given back."""
 
+MOST_FOLLOWED = 256
+"""Responses that an upstream has begun and not ended, of which what goes by is counted."""
+
 _MOST_ID = 256
 """Characters of an item's id."""
 
@@ -182,37 +185,51 @@ class SessionResponses(StreamObserver, SessionGate):
 
     def _began(self, event: dict[str, Any]) -> None:
         """A response begins: the one that was asked for, or one that nobody has asked for here."""
-        told = event.get("response")
-        told = told if type(told) is dict else {}
-        response_id = _id_of(told)
+        told = _response_in(event)
+        response_id = realtime.id_of(told)
         if not response_id or response_id in self._open:
             return
-        apart = "conversation_id" in told and told["conversation_id"] is None
-        for response in self._asked:
-            if response.asked_at is not None and (response.apart == apart or "conversation_id" not in told):
-                self._asked.remove(response)
-                _let_rest(response)
-                response.added = self._added
-                self._open[response_id] = response
-                return
         full = self._full
-        self._open[response_id] = response = self._new(AskedResponse(apart=apart))
+        response = self._awaited(told)
+        if response is not None:
+            response.added = self._added
+            self._open[response_id] = response
+            return
+        if len(self._open) >= MOST_FOLLOWED:
+            eldest = self._open.pop(next(iter(self._open)))
+            self._over(eldest, self._left(eldest))
+        self._open[response_id] = response = self._new(AskedResponse(apart=_is_apart(told)))
         response.asked_at = monotonic()
         if self.admits and self._voice is not None:
             self._voice.spawn(self._admit_begun(response_id, response, full=full))
+
+    def _awaited(self, told: dict[str, Any]) -> _Response | None:
+        """The response that this is, of those that were asked for; it is waited for no more."""
+        apart, found = _is_apart(told), None
+        for response in self._asked:
+            if response.asked_at is None:
+                continue
+            if response.apart == apart or "conversation_id" not in told:
+                found = response
+                break
+            if apart and found is None:
+                found = response  # no server begins one apart by itself: it names the conversation of none
+        if found is not None:
+            self._asked.remove(found)
+            _let_rest(found)
+        return found
 
     async def _admit_begun(self, response_id: bytes, response: _Response, *, full: bool) -> None:
         refusal = _too_many() if full else await self._permits.refusal_of(response)
         if refusal is None or self._voice is None:
             return
         if response_id in self._open:
-            self._voice.tell_upstream(cancel_event(response_id.decode()))
+            self._voice.tell_upstream(cancel_event(response_id.decode("utf-8", "replace")))
         self._voice.tell_client(error_event(refusal))
 
     def _done(self, event: dict[str, Any], used: Usage | None) -> None:
-        told = event.get("response")
-        told = told if type(told) is dict else {}
-        response = self._open.pop(_id_of(told), None)
+        told = _response_in(event)
+        response = self._open.pop(realtime.id_of(told), None) or self._awaited(told)
         if response is None:
             if used is not None:
                 self._count(used)
@@ -262,7 +279,7 @@ class SessionResponses(StreamObserver, SessionGate):
             if not settings.detects_turns:
                 prompt += self._read_of(self._heard.waiting)
         output, maximum = asked.most_output, "max_output_tokens"
-        if output is None:
+        if output is None and not asked.any_length:
             output = settings.most_output
         cost = (
             Cost(input=prompt, output=self._guesses.output(*self._kind))
@@ -330,10 +347,13 @@ def _too_many() -> GatewayError:
     )
 
 
-def _id_of(response: dict[str, Any]) -> bytes:
-    """What the upstream calls a response; empty where it says nothing that could be an id."""
-    told = response.get("id")
-    return told.encode("utf-8", "replace") if type(told) is str else b""
+def _response_in(event: dict[str, Any]) -> dict[str, Any]:
+    told = event.get("response")
+    return told if type(told) is dict else {}
+
+
+def _is_apart(told: dict[str, Any]) -> bool:
+    return "conversation_id" in told and told["conversation_id"] is None
 
 
 def _item_of(event: dict[str, Any]) -> str:

@@ -66,6 +66,7 @@ _DELTA_IN_FRONT_BYTES = 1024
 _RESPONSE_ID = b'"response_id":"'
 _OF_RESPONSE = re.compile(rb'"response_id"\s*+:\s*+"([^"\\]*+)"')
 _MOST_ID_BYTES = 256
+_MAXIMA = ("max_output_tokens", "max_response_output_tokens")
 
 
 def is_sound(payload: bytes, mask: bytes) -> bool:
@@ -122,6 +123,7 @@ def asked_in(event: bytes) -> tuple[AskedResponse | None, int]:
                 AskedResponse(
                     event_id=_id(document.get("event_id")),
                     most_output=_most(asked),
+                    any_length=_is_unbounded(asked),
                     apart=asked.get("conversation") == "none",
                     reads_own=type(asked.get("input")) is list,
                     prompt=_prompt(asked.get("input"), asked.get("instructions"), asked.get("tools")),
@@ -161,9 +163,15 @@ def response_of(text: bytes) -> bytes | None:
     begin = text.find(_RESPONSE_ID, 0, _DELTA_IN_FRONT_BYTES)
     if begin >= 0:
         begin += len(_RESPONSE_ID)
-        return text[begin : text.find(_QUOTE, begin)]
+        return text[begin : text.find(_QUOTE, begin)][:_MOST_ID_BYTES]
     found = _OF_RESPONSE.search(text, 0, _DELTA_IN_FRONT_BYTES)
-    return None if found is None else found[1]
+    return None if found is None else found[1][:_MOST_ID_BYTES]
+
+
+def id_of(response: dict[str, Any]) -> bytes:
+    """What the upstream calls a response; empty where it says nothing that could be an id."""
+    told = response.get("id")
+    return told.encode("utf-8", "replace")[:_MOST_ID_BYTES] if type(told) is str else b""
 
 
 class Settings(NamedTuple):
@@ -261,11 +269,19 @@ def _without_sound(item: Any) -> Any:
 
 
 def _most(settings: dict[str, Any]) -> int | None:
-    for name in ("max_output_tokens", "max_response_output_tokens"):
-        most = settings.get(name)
-        if type(most) is int and most > 0:
-            return most
-    return None
+    if _is_unbounded(settings):
+        return None
+    return max(_maxima(settings), default=None)
+
+
+def _is_unbounded(settings: dict[str, Any]) -> bool:
+    """Whether one of the maxima is no number: `inf`, or what nobody knows how it is read."""
+    return any(type(most) is not int or most <= 0 for most in _maxima(settings))
+
+
+def _maxima(settings: dict[str, Any]) -> list[Any]:
+    """Both, for who knows which of them is read."""
+    return [most for name in _MAXIMA if (most := settings.get(name)) is not None]
 
 
 def _id(value: object) -> str | None:

@@ -80,6 +80,9 @@ class AskedResponse(NamedTuple):
     most_output: int | None = None
     """LLM tokens that it may have at most; None: as the session says."""
 
+    any_length: bool = False
+    """Whether it may have any number of them, whatever the session says."""
+
     apart: bool = False
     """Whether it stays out of the session's conversation."""
 

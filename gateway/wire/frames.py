@@ -30,8 +30,7 @@ from gateway.wire.frame_format import (
 _SCAN_OVERLAP_BYTES = 64
 _MOST_WAITING = 64
 
-_WHOLE_TEXT = 0x80 | TEXT
-_WHOLE_MESSAGES = frozenset({_WHOLE_TEXT, 0x80 | BINARY})
+_WHOLE_MESSAGES = frozenset({0x80 | TEXT, 0x80 | BINARY})
 _SHORTEST_BYTES, _LONGEST_BYTES = 8, 0xFFFF
 """Whatever is shorter is not worth a way of its own, or longer."""
 
@@ -49,7 +48,7 @@ Verdict = str | Later | None
 class FrameRelay:
     """Decides, for one direction of a connection, which bytes pass. Memory is bounded by its arguments.
 
-    `watch_bytes`: complete text messages up to this size are kept for `take_texts`; larger ones are skipped.
+    `watch_bytes`: complete messages up to this size are kept for `take_texts`; larger ones are skipped.
     `examine`: called with every complete data message (binary too: an upstream may read JSON out of either)
     before any of it passes, but for those that come whole and of which `plain`, given payload and mask, says that it
     need not; says whether it does. After LATER the message is `examined`, nothing more passes, and
@@ -161,7 +160,7 @@ class FrameRelay:
                 size > self._examine_bytes or self._examine(unmask(payload, mask)) is not None
             ):
                 return False
-        elif data[0] == _WHOLE_TEXT and length <= self._watch_bytes:
+        elif length <= self._watch_bytes:
             payload = data[begin:]
             self._texts.append(unmask(payload, data[begin - 4 : begin]) if self._from_client else payload)
         self.messages += 1
@@ -208,7 +207,7 @@ class FrameRelay:
         return passed[0] if len(passed) == 1 else b"".join(passed)
 
     def take_texts(self) -> list[bytes]:
-        """The text messages completed since the last call, unmasked, oldest first."""
+        """The messages completed since the last call, unmasked, oldest first; binary ones too: they may be events."""
         texts, self._texts = self._texts, []
         return texts
 
@@ -299,8 +298,7 @@ class FrameRelay:
         if size > self._max_message_bytes:
             raise FrameRefused(1009, f"a message is longer than {self._max_message_bytes} bytes")
         if head.opcode != CONTINUATION:
-            watched = self._watch_bytes > 0 and head.opcode == TEXT
-            self._kept = bytearray() if watched or self._examine else None
+            self._kept = bytearray() if self._watch_bytes or self._examine else None
             self._held = bytearray() if self._examine else None
             self._scanned = None
         self._in_message = True
