@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from time import monotonic
+from typing import NamedTuple
 
 from gateway.app.account_memory import AccountMemory
 from gateway.app.own_paths import own_paths
@@ -119,7 +120,7 @@ def build_app(
         accounts=accounts,
         deployment=lambda: trust.deployment.name,
     )
-    buckets, counted = _counting(redis_url, settings.redis_prefix, place)
+    stores = _stores(redis_url, settings.redis_prefix, place)
     memory = BodyMemory(
         most_bytes=body_memory_bytes(settings, place),
         share=settings.edge.body_memory_share,
@@ -127,15 +128,14 @@ def build_app(
         first=lambda tenant: metrics.body_memory_held.watch(partial(memory.held_by, tenant), tenant),
     )
     limiter = Limiter(
-        store or buckets,
+        store or stores.buckets,
         own_workers=place.workers,
         worker_index=place.index,
         expected_replicas=settings.expected_replicas,
         capped=metrics.limits.capped,
         decided=metrics.limits.decided,
     )
-    ledger = UsageLedger(counted, lost=metrics.usage_lost.inc)
-    late_work = _late_work(redis_url, settings.redis_prefix, place)
+    ledger = UsageLedger(stores.usage, lost=metrics.usage_lost.inc)
     late_counting = LateCounting(ledger=ledger, limiter=limiter, tenants=tenants.book, metrics=metrics)
     services = Services(
         settings=settings,
@@ -145,9 +145,9 @@ def build_app(
         limiter=limiter,
         ledger=ledger,
         late=None
-        if late_work is None
-        else LateRegister(late_work, heard=late_counting.heard, lost=metrics.late_work_lost.inc),
-        guesses=Guesses(settings.expected_output, _lengths(redis_url, settings.redis_prefix)),
+        if stores.late_work is None
+        else LateRegister(stores.late_work, heard=late_counting.heard, lost=metrics.late_work_lost.inc),
+        guesses=Guesses(settings.expected_output, stores.lengths),
         metrics=metrics,
         log=_line_to(log, place.index, dropped=metrics.log_lines_dropped.inc),
         lifecycle=Lifecycle(),
@@ -190,34 +190,33 @@ def build_app(
     return app
 
 
-def _counting(redis_url: str | None, prefix: str, place: Place) -> tuple[BucketStore, UsageStore]:
-    """Where limits and usage are counted."""
+class _Stores(NamedTuple):
+    """Where is kept what exchanges take and use."""
+
+    buckets: BucketStore
+    usage: UsageStore
+    late_work: LateWorkStore | None
+    """Who made what reports its usage later; None where each worker would count it."""
+
+    lengths: LengthStore | None
+    """How long answers have been, as far as all gateways know; None: each process knows its own."""
+
+
+def _stores(redis_url: str | None, prefix: str, place: Place) -> _Stores:
     if not redis_url:
         if place.workers > 1:
-            return NoBuckets(Census(place.index, place.workers)), NoUsage()
-        return MemoryBuckets(), MemoryUsage()
+            return _Stores(NoBuckets(Census(place.index, place.workers)), NoUsage(), None, None)
+        return _Stores(MemoryBuckets(), MemoryUsage(), MemoryLateWork(), None)
     from gateway.limits.redis_buckets import RedisBuckets
-    from gateway.usage.redis_usage import RedisUsage
-
-    return RedisBuckets(redis_url, prefix=prefix), RedisUsage(redis_url, prefix=prefix)
-
-
-def _late_work(redis_url: str | None, prefix: str, place: Place) -> LateWorkStore | None:
-    """Where it is remembered who made what reports its usage later; None where each worker would count it."""
-    if not redis_url:
-        return None if place.workers > 1 else MemoryLateWork()
     from gateway.usage.redis_late_work import RedisLateWork
-
-    return RedisLateWork(redis_url, prefix=prefix)
-
-
-def _lengths(redis_url: str | None, prefix: str) -> LengthStore | None:
-    """Where all gateways know how long answers have been; None: each process knows its own."""
-    if not redis_url:
-        return None
     from gateway.usage.redis_lengths import RedisLengths
+    from gateway.usage.redis_usage import RedisUsage
+    from gateway.usage.redis_wire import UsageWire
 
-    return RedisLengths(redis_url, prefix=prefix)
+    wire = UsageWire(redis_url, prefix=prefix)
+    return _Stores(
+        RedisBuckets(redis_url, prefix=prefix), RedisUsage(wire), RedisLateWork(wire), RedisLengths(wire)
+    )
 
 
 def _dispatch(services: Services, upstreams: Upstreams, wheel: Wheel) -> Handler:

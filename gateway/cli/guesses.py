@@ -20,6 +20,7 @@ from gateway.operations.model_patterns import closest
 from gateway.settings.settings import Settings
 from gateway.usage.answer_lengths import Lengths
 from gateway.usage.redis_lengths import RedisLengths
+from gateway.usage.redis_wire import UsageWire
 
 _OTHERWISE = "each gateway knows for itself how long answers were, and forgets it when it ends"
 
@@ -68,7 +69,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 async def _ask(url: str, prefix: str, tenant: str) -> Mapping[str, Lengths]:
-    store = RedisLengths(url, deadline_seconds=PATIENCE_SECONDS, prefix=prefix)
+    store = RedisLengths(UsageWire(url, deadline_seconds=PATIENCE_SECONDS, prefix=prefix))
     try:
         return await store.learn(tenant, {})
     finally:

@@ -21,6 +21,7 @@ from gateway.policy.accounts import listed
 from gateway.settings.settings import Settings
 from gateway.usage.counters import Period
 from gateway.usage.redis_usage import RedisUsage
+from gateway.usage.redis_wire import UsageWire
 from gateway.usage.report import (
     DEFAULT_BY,
     DEFAULT_SINCE,
@@ -107,7 +108,7 @@ def _unknown(settings: Settings, tenant: str) -> str:
 
 
 async def _read(url: str, prefix: str, tenant: str, periods: Sequence[Period], by: Sequence[str]) -> Report:
-    store = RedisUsage(url, deadline_seconds=PATIENCE_SECONDS, prefix=prefix)
+    store = RedisUsage(UsageWire(url, deadline_seconds=PATIENCE_SECONDS, prefix=prefix))
     report = Report(by)
     try:
         async for rows in store.read(tenant, periods):

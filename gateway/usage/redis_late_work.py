@@ -8,27 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.limits.store import StoreUnavailable
-from gateway.redis.cluster import open_wire
-from gateway.redis.line import Argument, RedisUnavailable
-from gateway.redis.schema import DEFAULT_PREFIX
+from gateway.redis.line import Argument
 from gateway.redis.script import Script
-from gateway.redis.servers import RedisServers
 from gateway.usage.late_work import KEPT_SECONDS, Found, Maker, Note, Part, Step
+from gateway.usage.redis_wire import UsageWire
 
-DEADLINE_SECONDS = 0.5
 _PART = b"part:"
 
 
 class RedisLateWork:
-    """A LateWorkStore that all gateways share. Nothing is connected before the first call."""
+    """A LateWorkStore that all gateways share."""
 
-    def __init__(
-        self, url: str, *, deadline_seconds: float = DEADLINE_SECONDS, prefix: str = DEFAULT_PREFIX
-    ) -> None:
-        self._wire = open_wire(RedisServers.parse(url), prefix, deadline_seconds=deadline_seconds)
+    def __init__(self, wire: UsageWire) -> None:
+        self._wire = wire.for_store()
         self._script = Script.load(__package__, "late_work")
-        self._prefix = prefix
 
     async def take(self, steps: Sequence[Step]) -> list[Found | None]:
         arguments: list[Argument] = [KEPT_SECONDS]
@@ -38,11 +31,8 @@ class RedisLateWork:
                 arguments += ("note", step.exchange_id, maker, step.part.written())
             else:
                 arguments += ("claim" if step.counts_unknown else "known", step.exchange_id, maker, b"")
-        keys = [self._prefix + step.key for step in steps]
-        try:
-            replies = await self._wire.run(self._script, keys, arguments)
-        except RedisUnavailable as error:
-            raise StoreUnavailable(str(error), sent=error.sent) from error
+        keys = [self._wire.prefix + step.key for step in steps]
+        replies = await self._wire.run(self._script, keys, arguments)
         return [
             None if fields is None else _found(step, fields)
             for step, fields in zip(steps, replies, strict=True)

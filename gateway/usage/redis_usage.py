@@ -16,13 +16,9 @@ from operator import sub
 
 import orjson
 
-from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import account_key
-from gateway.redis.cluster import open_wire
-from gateway.redis.line import Argument, RedisUnavailable, Reply
-from gateway.redis.schema import DEFAULT_PREFIX
+from gateway.redis.line import Argument
 from gateway.redis.script import Script
-from gateway.redis.servers import RedisServers
 from gateway.usage.counters import (
     COUNTERS,
     HOUR_SECONDS,
@@ -38,8 +34,8 @@ from gateway.usage.counters import (
     is_of,
     kept_seconds,
 )
+from gateway.usage.redis_wire import UsageWire
 
-DEADLINE_SECONDS = 0.5
 _BATCH_KEPT_SECONDS = 120
 _KEYS_PER_CALL = 32
 _FIELDS_PER_CALL = 500
@@ -53,17 +49,11 @@ _AT = {counter: at for at, counter in enumerate(COUNTERS)}
 
 
 class RedisUsage:
-    """A UsageStore that all gateways share; redis/servers.py says what `url` may be.
+    """A UsageStore that all gateways share."""
 
-    Nothing is connected before the first call.
-    """
-
-    def __init__(
-        self, url: str, *, deadline_seconds: float = DEADLINE_SECONDS, prefix: str = DEFAULT_PREFIX
-    ) -> None:
-        self._wire = open_wire(RedisServers.parse(url), prefix, deadline_seconds=deadline_seconds)
+    def __init__(self, wire: UsageWire) -> None:
+        self._wire = wire.for_store()
         self._scripts = {name: Script.load(__package__, name) for name in _SCRIPTS}
-        self._prefix = prefix
 
     async def add(self, batch: Batch) -> None:
         place = self._place(batch.tenant)
@@ -83,7 +73,7 @@ class RedisUsage:
                 ]
             arguments += (_written(entry), _written(Entry(OTHER, OTHER, entry.operation)), len(named))
             arguments += chain.from_iterable(named)
-        await self._run("add", keys, arguments)
+        await self._wire.run(self._scripts["add"], keys, arguments)
 
     async def read(
         self, tenant: str, periods: Sequence[Period], *, subject: str | None = None
@@ -94,7 +84,8 @@ class RedisUsage:
         while at < len(periods):
             some = periods[at : at + _KEYS_PER_CALL]
             keys = [_key(place, period) for period in some]
-            cursor, found = await self._run("read", keys, [cursor, _FIELDS_PER_CALL, begins])
+            arguments: list[Argument] = [cursor, _FIELDS_PER_CALL, begins]
+            cursor, found = await self._wire.run(self._scripts["read"], keys, arguments)
             goes_on = cursor != b"0"
             for period, fields in zip(some[: len(found) - goes_on], found, strict=False):
                 _note(entries, fields)
@@ -111,13 +102,7 @@ class RedisUsage:
 
     def _place(self, tenant: str) -> str:
         # All keys of a tenant share a slot of a cluster.
-        return f"{self._prefix}{account_key(tenant)}:usage"
-
-    async def _run(self, script: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Reply:
-        try:
-            return await self._wire.run(self._scripts[script], keys, arguments)
-        except RedisUnavailable as error:
-            raise StoreUnavailable(str(error), sent=error.sent) from error
+        return f"{self._wire.prefix}{account_key(tenant)}:usage"
 
 
 def _key(place: str, period: Period) -> str:

@@ -16,6 +16,7 @@ import pytest
 from gateway.usage.counters import HOUR_SECONDS, Counted, Entry
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.redis_usage import RedisUsage
+from gateway.usage.redis_wire import UsageWire
 from gateway.usage.reported import Known, Usage
 from tests.conftest import StartGateway
 from tests.kit.asking import ask, error_of, verdict
@@ -125,7 +126,8 @@ class TestSize:
         now = time.time()
         for hour in range(1, 4):
             ledger = UsageLedger(
-                RedisUsage(redis.url, deadline_seconds=5), clock=partial(sub, now, hour * HOUR_SECONDS)
+                RedisUsage(UsageWire(redis.url, deadline_seconds=5)),
+                clock=partial(sub, now, hour * HOUR_SECONDS),
             )
             for number in range(9000):
                 ledger.count(Counted("acme", Entry(f"s{number}", "m", "op")), Usage(input=1), Known.REPORTED)

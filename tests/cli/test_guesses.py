@@ -12,12 +12,13 @@ import pytest
 from gateway.cli import main
 from gateway.usage.answer_lengths import Lengths
 from gateway.usage.redis_lengths import RedisLengths
+from gateway.usage.redis_wire import UsageWire
 from tests.kit.redis import RedisServer
 
 
 def learned(redis: RedisServer, **models: list[int]) -> None:
     async def learn() -> None:
-        store, now = RedisLengths(redis.url), time.time()
+        store, now = RedisLengths(UsageWire(redis.url)), time.time()
         for name, several in models.items():
             lengths = Lengths()
             for length in several:

@@ -21,6 +21,7 @@ from gateway.limits.terms import Charge, Dimension, Quota, account_key
 from gateway.usage.counters import HOUR_SECONDS, Counted, Entry
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.redis_usage import RedisUsage
+from gateway.usage.redis_wire import UsageWire
 from gateway.usage.reported import Known, Usage
 from tests.kit.asking import ask
 from tests.kit.gateway import running_gateway
@@ -48,7 +49,9 @@ def use(redis: RedisServer, *, now: float | None = None) -> None:
     """Three requests of two models, as a gateway counts them."""
 
     async def count() -> None:
-        ledger = UsageLedger(RedisUsage(redis.url, deadline_seconds=2), clock=lambda: now or time.time())
+        ledger = UsageLedger(
+            RedisUsage(UsageWire(redis.url, deadline_seconds=2)), clock=lambda: now or time.time()
+        )
         for model, usage, known in (
             ("gpt-4o", Usage(input=1000, output=200, audio_seconds=1.5), Known.REPORTED),
             ("gpt-4o", Usage(input=234, estimated=True), Known.ESTIMATED),
@@ -89,7 +92,8 @@ def test_usage_is_told_apart_by_the_tier_that_served(
     async def count() -> None:
         for days in (0, 3):
             ledger = UsageLedger(
-                RedisUsage(redis.url, deadline_seconds=2), clock=partial(sub, time.time(), days * 86_400)
+                RedisUsage(UsageWire(redis.url, deadline_seconds=2)),
+                clock=partial(sub, time.time(), days * 86_400),
             )
             for tier, amount in (("", 1), ("flex", 10), ("batch", 100), ("flex", 1000)):
                 entry = Entry("alice", "gpt-4o", "op", tier)
@@ -117,7 +121,7 @@ def test_usage_for_spreadsheets_is_figures_and_nothing_that_they_would_work_out(
     names = ['=HYPERLINK("http://x","y")', "+1", "-1", "@a", "＝1", 'a "b", c', "plain", "\t=1", "\r\n=2"]
 
     async def count() -> None:
-        ledger = UsageLedger(RedisUsage(redis.url, deadline_seconds=2))
+        ledger = UsageLedger(RedisUsage(UsageWire(redis.url, deadline_seconds=2)))
         for number, name in enumerate(names, 1):
             ledger.count(Counted("acme", Entry(name, "", "op")), Usage(input=10**6 * number), Known.REPORTED)
         await ledger.close()

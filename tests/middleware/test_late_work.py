@@ -672,7 +672,7 @@ async def test_store_that_is_away_knows_of_it_once_when_it_is_back(
         try:
             return await used(gateway)
         except StoreUnavailable:
-            return {}  # the counters, on their own connection
+            return {}  # it has not come back yet
 
     await comes_to({("alice", "gpt-5", "createResponse"): {"input": 300, "output": 4000}}, look)
 

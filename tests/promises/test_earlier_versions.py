@@ -26,6 +26,7 @@ from gateway.redis.servers import RedisServers
 from gateway.settings.sources import load
 from gateway.usage.counters import COUNTERS, HOUR_SECONDS, REQUESTS, Batch, Entry, Period, periods_since
 from gateway.usage.redis_usage import RedisUsage
+from gateway.usage.redis_wire import UsageWire
 from gateway.usage.report import Report
 from tests.kit.redis import RedisServer
 from tests.limits.contract import fresh_id
@@ -150,7 +151,7 @@ async def test_gateways_that_were_are_not_counted(left: Left, buckets: RedisBuck
 
 
 async def test_usage_is_what_it_was_and_adds_up(left: Left) -> None:
-    store = RedisUsage(left.url, deadline_seconds=2)
+    store = RedisUsage(UsageWire(left.url, deadline_seconds=2))
     said = left.said["usage"]
     since = datetime.fromisoformat(said["since"]).timestamp()
 

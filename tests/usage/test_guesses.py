@@ -20,6 +20,7 @@ from gateway.operations.model_patterns import closest
 from gateway.usage.answer_lengths import EXPECTED_OUTPUT, LEAST_GUESS, MOST_LEARNED, WINDOW, Lengths
 from gateway.usage.guesses import MOST_MODELS, Guesses
 from gateway.usage.redis_lengths import RedisLengths
+from gateway.usage.redis_wire import UsageWire
 from tests.kit.asking import TABLE
 from tests.kit.clock import Clock
 from tests.kit.redis import RedisServer
@@ -176,7 +177,7 @@ def test_joined_is_as_seen_one_after_the_other(
 
 
 async def test_redis_joins_by_the_same_rule(redis: RedisServer) -> None:
-    random, store, here, now = Random(3), RedisLengths(redis.url), Lengths(), NOON
+    random, store, here, now = Random(3), RedisLengths(UsageWire(redis.url)), Lengths(), NOON
     try:
         for _ in range(40):
             later = Lengths()
@@ -193,7 +194,7 @@ async def test_redis_joins_by_the_same_rule(redis: RedisServer) -> None:
 
 
 async def test_redis_remembers_so_many_models_and_those_used_last(redis: RedisServer) -> None:
-    store = RedisLengths(redis.url)
+    store = RedisLengths(UsageWire(redis.url))
     try:
         for n in range(MOST_MODELS + 5):
             told = await store.learn("acme", {f"m{n}": known([5], every_seconds=0), "kept": _at(NOON + n)})
@@ -210,7 +211,7 @@ def _at(now: float) -> Lengths:
 
 
 async def test_what_somebody_broke_in_redis_is_passed_over_and_written_anew(redis: RedisServer) -> None:
-    store = RedisLengths(redis.url)
+    store = RedisLengths(UsageWire(redis.url))
     try:
         await store.learn("acme", {"m": _at(NOON), "n": _at(NOON)})
         key = redis.command("KEYS", "*:answers").split()[-1]

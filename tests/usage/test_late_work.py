@@ -25,6 +25,7 @@ from gateway.usage.late_work import (
 )
 from gateway.usage.memory_late_work import MemoryLateWork
 from gateway.usage.redis_late_work import RedisLateWork
+from gateway.usage.redis_wire import UsageWire
 from gateway.usage.reported import Usage
 from tests.kit.redis import RedisServer, running_cluster
 from tests.kit.waiting import until
@@ -52,7 +53,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[LateWorkStore]:
         yield MemoryLateWork()
         return
     server: RedisServer = request.getfixturevalue("redis")
-    shared = RedisLateWork(server.url, deadline_seconds=5)
+    shared = RedisLateWork(UsageWire(server.url, deadline_seconds=5))
     yield shared
     await shared.close()
 
@@ -96,7 +97,7 @@ async def test_note_that_comes_too_late_says_so_once(store: LateWorkStore) -> No
 
 
 async def test_claim_whose_outcome_nobody_heard_may_be_told_again(redis: RedisServer) -> None:
-    store = RedisLateWork(redis.url, deadline_seconds=5)
+    store = RedisLateWork(UsageWire(redis.url, deadline_seconds=5))
     first = await store.take([note(), claim()])
     again = await store.take([note(), claim(), claim("req_3")])
     await store.close()
@@ -105,7 +106,7 @@ async def test_claim_whose_outcome_nobody_heard_may_be_told_again(redis: RedisSe
 
 
 async def test_objects_are_gone_from_redis_after_35_days(redis: RedisServer) -> None:
-    store = RedisLateWork(redis.url, deadline_seconds=5)
+    store = RedisLateWork(UsageWire(redis.url, deadline_seconds=5))
     await store.take([note()])
     await store.close()
 
@@ -138,7 +139,7 @@ def test_keys_tell_tenants_servers_kinds_and_ids_apart() -> None:
 async def test_objects_of_many_tenants_are_told_to_the_nodes_of_a_cluster() -> None:
     with running_cluster() as nodes:
         heard: list[tuple[Step, Found | None]] = []
-        store = RedisLateWork(f"redis+cluster://127.0.0.1:{nodes[0].port}", deadline_seconds=5)
+        store = RedisLateWork(UsageWire(f"redis+cluster://127.0.0.1:{nodes[0].port}", deadline_seconds=5))
         register = LateRegister(store, heard=lambda step, found: heard.append((step, found)))
         places = [Place("api", f"tenant-{n}") for n in range(20)] + [Place("api", None)]
         keys = [place.key("run", "run_1") for place in places]

@@ -37,6 +37,7 @@ from gateway.usage.counters import (
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.memory_usage import MemoryUsage
 from gateway.usage.redis_usage import RedisUsage
+from gateway.usage.redis_wire import UsageWire
 from gateway.usage.report import GROUPS, Question, Report, TooManyRows, document, figures
 from gateway.usage.reported import Known, Usage
 from tests.conftest import StartGateway
@@ -71,7 +72,9 @@ async def store(request: pytest.FixtureRequest, redis: RedisServer) -> AsyncIter
     """Either store, empty."""
     redis.command("FLUSHALL")
     made: UsageStore = (
-        MemoryUsage(clock=lambda: NOON) if request.param == "memory" else RedisUsage(redis.unix_url)
+        MemoryUsage(clock=lambda: NOON)
+        if request.param == "memory"
+        else RedisUsage(UsageWire(redis.unix_url))
     )
     yield made
     await made.close()
@@ -191,7 +194,7 @@ async def test_memory_forgets_what_is_older_than_it_keeps() -> None:
 
 async def test_redis_keeps_counters_no_longer_than_they_are_asked_for(redis: RedisServer) -> None:
     redis.command("FLUSHALL")
-    store = RedisUsage(redis.url, deadline_seconds=2)
+    store = RedisUsage(UsageWire(redis.url, deadline_seconds=2))
     await store.add(Batch("b", "acme", HOUR, [(ALICE, [1] * len(COUNTERS))]))
     await store.close()
     place = f"gateway:{account_key('acme')}:usage"
@@ -208,7 +211,7 @@ async def test_what_a_tier_has_stands_beside_the_whole_which_earlier_versions_re
     redis: RedisServer,
 ) -> None:
     redis.command("FLUSHALL")
-    ledger = UsageLedger(RedisUsage(redis.url, deadline_seconds=2), clock=lambda: NOON)
+    ledger = UsageLedger(RedisUsage(UsageWire(redis.url, deadline_seconds=2)), clock=lambda: NOON)
     for tier, amount in (("", 1), ("flex", 10), ("batch", 100)):
         ledger.count(Counted("acme", ALICE._replace(tier=tier)), Usage(input=amount), Known.REPORTED)
     ledger.count(Counted("acme", ALICE), Usage(input=-11), None, requests=0)
@@ -230,7 +233,7 @@ async def test_what_a_tier_has_stands_beside_the_whole_which_earlier_versions_re
 
 async def test_batch_that_is_told_again_counts_once(redis: RedisServer) -> None:
     redis.command("FLUSHALL")
-    store = RedisUsage(redis.url, deadline_seconds=2)
+    store = RedisUsage(UsageWire(redis.url, deadline_seconds=2))
     batch = Batch("b", "acme", HOUR, [(ALICE, [1] * len(COUNTERS)), (BOB, [2] * len(COUNTERS))])
     for _ in range(3):
         await store.add(batch)
@@ -243,7 +246,9 @@ async def test_outage_delays_counters_and_loses_none(redis: RedisServer) -> None
     """The server freezes with a batch on its way, and answers again; nothing is lost, nothing counted twice."""
     redis.command("FLUSHALL")
     lost: list[int] = []
-    ledger = UsageLedger(RedisUsage(redis.url, deadline_seconds=0.1), lost=lost.append, clock=lambda: NOON)
+    ledger = UsageLedger(
+        RedisUsage(UsageWire(redis.url, deadline_seconds=0.1)), lost=lost.append, clock=lambda: NOON
+    )
     for _ in range(5):
         ledger.count(Counted("acme", ALICE), Usage(input=1), Known.REPORTED)
     await ledger.flush()
@@ -269,7 +274,7 @@ async def test_outage_delays_counters_and_loses_none(redis: RedisServer) -> None
 
 async def test_server_that_is_gone_delays_counters_until_it_is_back() -> None:
     with running_redis() as server:
-        ledger = UsageLedger(RedisUsage(server.url, deadline_seconds=0.2), clock=lambda: NOON)
+        ledger = UsageLedger(RedisUsage(UsageWire(server.url, deadline_seconds=0.2)), clock=lambda: NOON)
         await ledger.start()
         server.stop()
         for _ in range(10):
@@ -283,7 +288,7 @@ async def test_server_that_is_gone_delays_counters_until_it_is_back() -> None:
 
 async def test_what_no_store_took_is_said_to_be_lost() -> None:
     lost: list[int] = []
-    ledger = UsageLedger(RedisUsage("redis://127.0.0.1:9/0"), lost=lost.append)
+    ledger = UsageLedger(RedisUsage(UsageWire("redis://127.0.0.1:9/0")), lost=lost.append)
     await ledger.start()
     for _ in range(3):
         ledger.count(Counted("acme", ALICE), None, None)
@@ -296,7 +301,7 @@ async def test_what_no_store_took_is_said_to_be_lost() -> None:
 async def test_what_is_given_up_while_no_store_listens_is_said_to_be_lost_and_nothing_else() -> None:
     lost: list[int] = []
     clock, alice = Clock(NOON), Counted("acme", ALICE)
-    ledger = UsageLedger(RedisUsage("redis://127.0.0.1:9/0"), lost=lost.append, clock=clock)
+    ledger = UsageLedger(RedisUsage(UsageWire("redis://127.0.0.1:9/0")), lost=lost.append, clock=clock)
     for number in range(1500):
         ledger.count(alice, None, None)
         ledger.count(Counted(f"tenant-{number}", ALICE), None, None)
@@ -348,7 +353,7 @@ async def test_telling_of_many_tenants_lets_others_have_their_turn() -> None:
 
 async def test_counting_costs_no_round_trip_and_flushing_one_write(redis: RedisServer) -> None:
     redis.command("FLUSHALL")
-    ledger = UsageLedger(RedisUsage(redis.url, deadline_seconds=2), clock=lambda: NOON)
+    ledger = UsageLedger(RedisUsage(UsageWire(redis.url, deadline_seconds=2)), clock=lambda: NOON)
     ledger.count(Counted("acme", ALICE), None, None)
     await ledger.flush()
     redis.command("CONFIG", "RESETSTAT")
@@ -363,8 +368,8 @@ async def test_counting_costs_no_round_trip_and_flushing_one_write(redis: RedisS
 async def test_ledger_tells_by_itself_within_moments(redis: RedisServer) -> None:
     redis.command("FLUSHALL")
     ledger, reader = (
-        UsageLedger(RedisUsage(redis.url, deadline_seconds=2), clock=lambda: NOON),
-        RedisUsage(redis.url, deadline_seconds=2),
+        UsageLedger(RedisUsage(UsageWire(redis.url, deadline_seconds=2)), clock=lambda: NOON),
+        RedisUsage(UsageWire(redis.url, deadline_seconds=2)),
     )
     await ledger.start()
     ledger.count(Counted("acme", ALICE), None, None)
@@ -380,7 +385,8 @@ async def test_ledger_tells_by_itself_within_moments(redis: RedisServer) -> None
 async def test_cluster_keeps_a_tenant_in_one_slot() -> None:
     with running_cluster() as nodes:
         ledger = UsageLedger(
-            RedisUsage(f"redis+cluster://127.0.0.1:{nodes[0].port}", deadline_seconds=2), clock=lambda: NOON
+            RedisUsage(UsageWire(f"redis+cluster://127.0.0.1:{nodes[0].port}", deadline_seconds=2)),
+            clock=lambda: NOON,
         )
         for number in range(20):
             ledger.count(Counted(f"tenant-{number}", ALICE), Usage(input=number), Known.REPORTED)
