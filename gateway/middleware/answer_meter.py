@@ -9,7 +9,7 @@ from gateway.exchange.observers import READABLE, AnswerChange, EventFilter, Stre
 from gateway.operations.table import UsageReport
 from gateway.usage.inflating import READABLE_CODINGS
 from gateway.usage.reader import UsageReader
-from gateway.usage.reported import BYTES_PER_LLM_TOKEN, Known, Usage, filled
+from gateway.usage.reported import BYTES_PER_LLM_TOKEN, Known, Usage, divided, filled
 from gateway.wire.answer_head import Head
 from gateway.wire.headers import RequestHead
 
@@ -61,6 +61,8 @@ class AnswerReading(StreamObserver):
         if not exchange.spent:
             return None, None
         usage = None if reader is None else reader.finish()
+        if usage is not None and not usage.input and not usage.output:
+            usage = divided(usage, self._prompt if exchange.operation.has_output else None)
         if "tokens" in exchange.operation.uses and (self._metered or (reader is not None and reader.unread)):
             usage = self._completed(usage, left=left)
         elif usage is None and self._metered and exchange.cost is not None and exchange.cost.images:

@@ -109,14 +109,17 @@ def filled(reported: Usage, estimate: Usage, *, of_beginning: bool = False) -> U
     `of_beginning`: it may have been said before all was written.
     """
     sent, said, total = reported.input, reported.output, reported.total
-    if total and not sent and not said:
-        # Of what is known together the parts are not.
-        sent = min(estimate.input, total)
-        said = total - sent
-        reported = reported._replace(input=sent, output=said)
     sent = sent or estimate.input
     if of_beginning or not said:
         said = max(said, estimate.output)
     if (sent, said) == (reported.input, reported.output):
         return reported
     return reported._replace(input=sent, output=said, total=max(total, sent + said), estimated=True)
+
+
+def divided(reported: Usage, prompt: int | None) -> Usage:
+    """What was reported as a sum alone: as much as was sent, None for all of it, and the rest as said."""
+    if not reported.total or reported.input or reported.output:
+        return reported
+    sent = reported.total if prompt is None else min(prompt, reported.total)
+    return reported._replace(input=sent, output=reported.total - sent)
