@@ -18,6 +18,7 @@ from gateway.middleware.admission import Decided
 from gateway.middleware.answer_meter import AnswerReading
 from gateway.middleware.late_watch import watch_late_work
 from gateway.middleware.session_meter import SessionMeter
+from gateway.operations.table import UsageReport
 from gateway.proxy.answer import Answer
 from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.request import Request
@@ -86,6 +87,12 @@ def meter(
                     exchange.usage = usage
                 elif exchange.usage is not None:
                     exchange.known = Known.ESTIMATED if exchange.usage.estimated else Known.REPORTED
+                elif (
+                    spent
+                    and exchange.operation.reports is UsageReport.LATER
+                    and not exchange.operation.is_free
+                ):
+                    exchange.known = Known.UNREPORTED  # until what it made is asked for
                 # A model that the upstream knows nothing of is whatever a client makes up.
                 tier = "" if usage is None else usage.tier
                 counted = standing.counted(exchange.model if spent else "", tier)

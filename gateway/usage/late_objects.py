@@ -127,8 +127,9 @@ def _details(usage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reported(usage: object, tier: str = "") -> Usage:
+    """That of many answers together, of which none may have been to a long context."""
     found = from_usage_object(usage, tier) if isinstance(usage, dict) else None
-    return found or NOTHING_USED
+    return found._replace(long_context=0) if found else NOTHING_USED
 
 
 def _name(value: object) -> str:

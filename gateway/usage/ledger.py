@@ -236,10 +236,15 @@ class UsageLedger:
                 return  # who makes room must not take it
             entries = self._pending[place] = {}
         for entry, counts in lost:
-            if missing := counts[REQUESTS] + counts[LOST]:
+            if missing := _requests(counts) + counts[LOST]:
                 counts_of(entries, entry)[LOST] += missing
 
     def _lose(self, counts: Iterable[Counts]) -> None:
-        requests = sum(count[REQUESTS] for count in counts)
+        requests = sum(map(_requests, counts))
         if requests:
             self._lost(requests)
+
+
+def _requests(counts: Counts) -> int:
+    """How many are in them; what was said of some that were counted before is one."""
+    return counts[REQUESTS] or any(counts[:LOST])

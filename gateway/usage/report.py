@@ -219,7 +219,8 @@ def _not_known(total: Mapping[str, int | float]) -> Iterator[str]:
     if total["unreported"] > 0:
         yield (
             f"{total['unreported']} of {requests} requests are unreported: they used something, nobody said how much, "
-            "and it is in none of these figures. Streams say it when they are asked for it, which metering does."
+            "and it is in none of these figures. Streams say it when they are asked for it, which metering does; "
+            "batches, fine-tuning jobs, videos and evals when somebody asks for them once they are done."
         )
     if total["estimated"] > 0:
         yield (

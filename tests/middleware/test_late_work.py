@@ -460,6 +460,46 @@ async def test_what_a_batch_used_is_of_the_tier_batch(start_gateway: StartGatewa
     assert tiers["gpt-5-2025-08-07"] == "batch"
 
 
+@pytest.mark.parametrize("kind", LATER)
+async def test_work_that_reports_later_is_unreported_until_somebody_asks_for_it(
+    start_gateway: StartGateway, storing: Storing, kind: str
+) -> None:
+    creates, reads, new, final, _, _ = LATER[kind]
+    gateway = await start_gateway(**UNMETERED)
+    storing.says("POST", creates, new)
+    storing.says("GET", reads, final)
+
+    async def known() -> dict[str, int]:
+        found = (await counted(gateway)).values()
+        amounts = {name: sum(counts.get(name, 0) for counts in found) for name in Known}
+        return {name: amount for name, amount in amounts.items() if amount}
+
+    await ask(gateway, "POST", creates, BODIES[kind])
+    assert await known() == {"unreported": 1}
+    await ask(gateway, "GET", reads)
+    await used(gateway)
+
+    assert await known() == {"reported": 1}
+
+
+@pytest.mark.parametrize("kind", ["batch", "fine-tuning job", "eval run"])
+async def test_what_many_answers_used_together_is_no_long_context(
+    start_gateway: StartGateway, storing: Storing, kind: str
+) -> None:
+    creates, reads, new, _, _, _ = LATER[kind]
+    gateway = await start_gateway(**METERED)
+    storing.says("POST", creates, new)
+    of_one = {"prompt_tokens": 10**6, "completion_tokens": 5, "total_tokens": 10**6 + 5}
+    shown = {"usage": of_one, "trained_tokens": 10**6, "per_model_usage": [{"model_name": "o3", **of_one}]}
+    storing.says("GET", reads, {**new, "status": "succeeded", **shown})
+    await ask(gateway, "POST", creates, BODIES[kind])
+    await ask(gateway, "GET", reads)
+
+    (counts,) = (await used(gateway)).values()
+
+    assert (counts["input"], counts.get("long_context", 0)) == (10**6, 0)
+
+
 @pytest.mark.parametrize("encoding", ["", "Accept-Encoding: br, zstd\r\n"], ids=["plain", "unreadable"])
 async def test_answers_too_large_to_keep_are_read_all_the_same(
     start_gateway: StartGateway, storing: Storing, encoding: str

@@ -298,6 +298,14 @@ async def test_what_no_store_took_is_said_to_be_lost() -> None:
     assert sum(lost) == 3
 
 
+async def test_usage_that_was_said_later_and_no_store_took_is_said_to_be_lost() -> None:
+    lost: list[int] = []
+    ledger = UsageLedger(RedisUsage("redis://127.0.0.1:9/0"), lost=lost.append)
+    ledger.count(Counted("acme", ALICE), Usage(input=50_000_000), Known.REPORTED, requests=0)
+    await ledger.close()
+    assert sum(lost) == 1
+
+
 async def test_what_is_given_up_while_no_store_listens_is_said_to_be_lost_and_nothing_else() -> None:
     lost: list[int] = []
     clock, alice = Clock(NOON), Counted("acme", ALICE)
