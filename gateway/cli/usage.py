@@ -134,7 +134,8 @@ def _lines(found: Document) -> Iterator[str]:
 def _write_csv(found: Document) -> None:
     """RFC 4180, with every figure and a unit behind its name, and no row that is the sum of others."""
     by, figures = found["by"], list(found["units"])
-    writer = csv.writer(sys.stdout)
+    # Quoted, for some spreadsheets divide at semicolons, behind which a formula could begin.
+    writer = csv.writer(sys.stdout, quoting=csv.QUOTE_NONNUMERIC)
     units = [(name, _unit(name)) for name in figures]
     writer.writerow([*by, *(f"{name} ({unit})" if unit else name for name, unit in units)])
     for row in found["data"]:
@@ -150,4 +151,4 @@ def _unit(figure: str) -> str:
 def _cell(name: str) -> str:
     """A name such that neither a terminal nor a spreadsheet does anything with it but show it."""
     name = shown(name)
-    return f"'{name}" if name.startswith(_FORMULA) else name
+    return f"'{name}" if name.lstrip().startswith(_FORMULA) else name

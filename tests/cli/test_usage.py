@@ -118,7 +118,19 @@ def test_usage_is_told_apart_by_the_tier_that_served(
 def test_usage_for_spreadsheets_is_figures_and_nothing_that_they_would_work_out(
     redis: RedisServer, config: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = ['=HYPERLINK("http://x","y")', "+1", "-1", "@a", "＝1", 'a "b", c', "plain", "\t=1", "\r\n=2"]
+    names = [
+        '=HYPERLINK("http://x","y")',
+        "+1",
+        "-1",
+        "@a",
+        "＝1",
+        'a "b", c',
+        "plain",
+        "\t=1",
+        "\r\n=2",
+        "  =1",
+        "semicolon;=1",
+    ]
 
     async def count() -> None:
         ledger = UsageLedger(RedisUsage(UsageWire(redis.url, deadline_seconds=2)))
@@ -139,7 +151,8 @@ def test_usage_for_spreadsheets_is_figures_and_nothing_that_they_would_work_out(
     assert sorted(int(row[6]) for row in rows) == [10**6 * number for number in range(1, len(names) + 1)]
     assert {row[1] for row in rows} == {""}
     assert 'a "b", c' in {row[0] for row in rows}
-    assert not [row[0] for row in rows if row[0][0] in "=+-@＝\t\r"]
+    assert not [row[0] for row in rows if row[0].lstrip()[0] in "=+-@＝\t\r"]
+    assert '"semicolon;=1","",' in text  # in one cell, whatever divides cells
     assert sum(row[0].startswith("'") for row in rows) >= 5
 
 
