@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
@@ -88,10 +88,29 @@ def _end_batch(store: Store, batch: JsonObject) -> None:
     lines = [_answered(line, batch["endpoint"]) for line in (content.kept if content else b"").splitlines()]
     output = b"".join(orjson.dumps(line) + b"\n" for line in lines)
     file = new_file(store, Content.of("output.jsonl", "application/jsonl", output), "batch_output")
-    failed = sum(line["error"] is not None for line in lines)
-    counts = {"total": len(lines), "completed": len(lines) - failed, "failed": failed}
+    answers = [line["response"]["body"] for line in lines if line["response"] is not None]
+    failed = len(lines) - len(answers)
+    counts = {"total": len(lines), "completed": len(answers), "failed": failed}
     done = {"status": "completed", "completed_at": now(), "finalizing_at": now()}
-    batch |= done | {"output_file_id": file["id"], "request_counts": counts}
+    model = next((answer["model"] for answer in answers), None)
+    batch |= done | {"output_file_id": file["id"], "request_counts": counts, "model": model}
+    batch["usage"] = _used(answers)
+
+
+def _used(answers: Iterable[JsonObject]) -> JsonObject:
+    """What a batch used, in its own words whatever its endpoint calls it."""
+    read = written = 0
+    for answer in answers:
+        usage = answer.get("usage") or {}
+        read += usage.get("input_tokens", usage.get("prompt_tokens", 0))
+        written += usage.get("output_tokens", usage.get("completion_tokens", 0))
+    return {
+        "input_tokens": read,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": written,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": read + written,
+    }
 
 
 def _answered(line: bytes, endpoint: str) -> JsonObject:

@@ -52,6 +52,8 @@ _BATCH: Final = {
     "output_file_id": None,
     "error_file_id": None,
     "errors": None,
+    "model": None,
+    "usage": None,
 }
 _FINE_TUNING_JOB: Final = {
     "status": "queued",

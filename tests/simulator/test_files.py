@@ -127,11 +127,15 @@ class TestFiles:
 
         done = await found(completed)
         assert (done.request_counts.completed, done.request_counts.failed) == (2, 1)
+        assert done.model == "m"
         output = (await sdk.files.content(done.output_file_id)).content.splitlines()
         answers = [orjson.loads(line) for line in output]
         assert [line["custom_id"] for line in answers] == ["a", "b", None]
         assert answers[0]["response"]["body"]["system_fingerprint"] == "simulator"
         assert answers[2]["error"]["code"] == "invalid_request"
+        used = [line["response"]["body"]["usage"] for line in answers[:2]]
+        assert done.usage.input_tokens == sum(usage["prompt_tokens"] for usage in used) > 0
+        assert done.usage.output_tokens == sum(usage["completion_tokens"] for usage in used) > 0
 
     async def test_a_batch_that_is_cancelled_answers_nothing(self, start: Start) -> None:
         async with (await start(pace_seconds=0.02)).sdk() as sdk:
