@@ -300,7 +300,7 @@ async def test_what_no_store_took_is_said_to_be_lost() -> None:
 
 async def test_usage_that_was_said_later_and_no_store_took_is_said_to_be_lost() -> None:
     lost: list[int] = []
-    ledger = UsageLedger(RedisUsage("redis://127.0.0.1:9/0"), lost=lost.append)
+    ledger = UsageLedger(RedisUsage(UsageWire("redis://127.0.0.1:9/0")), lost=lost.append)
     ledger.count(Counted("acme", ALICE), Usage(input=50_000_000), Known.REPORTED, requests=0)
     await ledger.close()
     assert sum(lost) == 1
