@@ -57,7 +57,7 @@ class LateCounting:
         self._take_back(maker.tenant, parts)
         for model, usage in shown.named(maker):
             entry = Entry(named(maker.subject), named(model), maker.operation, tier_of(usage.tier))
-            self._ledger.count(Counted(maker.tenant, entry), usage, Known.REPORTED, requests=0)
+            self._ledger.count(Counted(maker.tenant, entry), usage, None, requests=0)
         self._show(maker, shown, parts)
         self._charge(maker, shown, parts)
 

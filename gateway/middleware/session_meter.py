@@ -15,7 +15,7 @@ from gateway.middleware.session_responses import SessionResponses
 from gateway.usage.guesses import Guesses
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.reader import realtime_usage
-from gateway.usage.reported import Known, Usage
+from gateway.usage.reported import Usage
 
 
 class SessionMeter:
@@ -54,8 +54,8 @@ class SessionMeter:
         """Count what was used, reported or estimated."""
         exchange = self._exchange
         exchange.usage = used if exchange.usage is None else exchange.usage + used
-        known = Known.ESTIMATED if used.estimated else Known.REPORTED
-        self._ledger.count(self._standing.counted(exchange.model, used.tier), used, known, requests=0)
+        # What is known of it is counted with the request, when the session has ended.
+        self._ledger.count(self._standing.counted(exchange.model, used.tier), used, None, requests=0)
 
     def finish(self) -> None:
         """The session has ended: settle what is open. Never raises and never waits."""

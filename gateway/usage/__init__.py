@@ -1,5 +1,14 @@
 """What a request is going to cost, what its answer used, and where that is counted.
 
+- before: `cost`; of it the prompt (`prompt`, `attached`) and the answer (`guesses`, which know `answer_lengths`)
+- meanwhile: `reader`, by an `event_reader` or `json_reader`; `answers` says where a report stands, and is asked of what
+  is parsed or of an `outline`; `deltas` and `written` know what nobody reports; of sessions `realtime` and `heard` do
+- then: `reported` has the kinds, `counters` what is counted of them, `ledger` counts, a `report` adds up
+- later: `late_objects` are read, `late_work` says what counts of that, `late_register` tells it
+
+Of what is kept there is a protocol, and a module for each store: `memory_…`, `no_…`, and `redis_…`, all of which go
+over one `redis_wire`.
+
 Every room above may ask; mostly `middleware.limit` and `middleware.meter`, the gateway's own paths and the
 commands. Whether a cost is granted is decided in `limits`.
 """

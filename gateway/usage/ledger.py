@@ -90,7 +90,7 @@ class UsageLedger:
         bytes_in: int = 0,
         bytes_out: int = 0,
     ) -> None:
-        """Add one exchange, or a part of one (`requests=0`): what it used, and what is known of that.
+        """Add one exchange, and what is known of what it used; or a part of what one used (`requests=0`).
 
         Never waits and never raises.
         """

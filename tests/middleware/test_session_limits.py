@@ -18,7 +18,7 @@ from tests.kit.realtime import HELD, Talk, talk
 from tests.kit.redis import RedisServer
 from tests.kit.upstream import ScriptedUpstream
 from tests.kit.usage_answers import counted
-from tests.kit.waiting import comes_to
+from tests.kit.waiting import comes_to, until
 from tests.kit.websocket import BINARY, MORE, TEXT, frame, read_frame
 from tests.middleware.limited import remaining, tenant
 
@@ -216,7 +216,8 @@ async def test_events_of_our_own_stand_between_messages_of_others(
     assert (await read_frame(session.session.client.reader)).payload == b"one "
     await session.session.from_client(frame(TEXT, b'{"type":"response.create","response":', final=False))
     await session.session.from_client(frame(MORE, b'{"conversation":"none"}}'))
-    await asyncio.sleep(0.05)
+    labels = 'decision="refused",dimension="max_tokens_per_1_day",tenant="acme"'
+    await until(lambda: gateway.metric(f"gateway_limiter_decisions_total{{{labels}}}") == 1)
     await session.session.from_upstream(frame(MORE, b"message", masked=False))
     assert (await read_frame(session.session.client.reader)).payload == b"message"
     await session.client_hears("error")
@@ -304,8 +305,7 @@ async def test_what_the_upstream_never_begins_is_given_back_after_a_while(
     session = await talk(gateway, upstream)
     await session.client_says("response.create")
     await session.upstream_hears("response.create")
-    await asyncio.sleep(0.2)
-    assert await left(gateway) == CAPACITY
+    await comes_to(CAPACITY, lambda: left(gateway))
     await session.begins()
     assert await left(gateway) == CAPACITY - EXPECTED, "it did begin after all"
 
@@ -553,9 +553,8 @@ async def test_response_that_is_done_before_it_is_admitted_is_charged_once(
     await session.done(used=(30, 12))
     await session.begins("resp_2")
     await session.hang_up()
-    await asyncio.sleep(0.02)
-    redis.thaw()
     await gateway.lines.wait(1)
+    redis.thaw()
     await comes_to(True, lambda: charged_about(gateway, 42), within_seconds=10)
     assert gateway.app.services.limiter.state().open_exchanges == 0
 
