@@ -237,7 +237,8 @@ def _called(items: Sequence[Any]) -> tuple[int, int, int, int]:
     for item in items:
         if (
             type(item) is not dict
-            or (kind := item.get("type")) not in _CALLS
+            or type(kind := item.get("type")) is not str
+            or kind not in _CALLS
             or item.get("status") == "failed"
         ):
             continue
@@ -251,7 +252,8 @@ def _called(items: Sequence[Any]) -> tuple[int, int, int, int]:
             case "file_search_call":
                 file_searches += 1
             case "code_interpreter_call":
-                containers.add(str(item.get("container_id")))
+                container = item.get("container_id")
+                containers.add(container if type(container) is str else None)
     return images, searches, file_searches, len(containers)
 
 

@@ -6,7 +6,8 @@ goes by, and of most streams nothing is ever read.
 """
 
 import re
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import islice, pairwise
 
 import orjson
 
@@ -15,7 +16,7 @@ from gateway.usage.written import Written, in_answer, in_event, text_bytes
 from gateway.wire.sse import SseEvent, SseSplitter
 
 # What models write, under the names that streams mostly have for it.
-_WRITTEN = rb'(?:[^"\\\r\n]|\\[^\r\n])'
+_WRITTEN = rb'(?:[^"\\\r\n]++|\\[^\r\n])'
 _DELTA = re.compile(
     rb'"(?:content|delta|text|value|refusal|arguments|transcript|reasoning|reasoning_content|reasoning_text|thinking)'
     rb'"[ \t]{0,8}:[ \t]{0,8}"(' + _WRITTEN + rb"++)"
@@ -28,6 +29,12 @@ _KEPT_BYTES = 32 * 1024
 
 _READ_BYTES = 64 * 1024
 """What is larger is not parsed in one turn of the loop."""
+
+_MOST_READ = 512
+"""Nor are more events."""
+
+_SPLIT_BYTES = 4 * 1024
+"""Of many events so much is split at once: most may not be read."""
 
 _NOT_PLAIN = (b"audio", b'"response"')
 """Words of events that have texts which are not what a model writes."""
@@ -137,23 +144,29 @@ class Deltas:
 
     def _read(self, events: bytes) -> None:
         """Read them; of many the first, and the others must be like those."""
-        count = size_bytes = read_bytes = 0
-        for event in SseSplitter(started=True).feed(events) if events else ():
+        texts = size_bytes = read_bytes = 0
+        for event in islice(_split(events), _MOST_READ):
             written = in_event(event.data) if len(event.raw) <= _READ_BYTES else None
             if written is None:
                 written = _found(event.raw) if _HAS_DELTA.search(event.raw, 0, _READ_BYTES) else _NOTHING
-            count += written.texts
+            texts += written.texts
             size_bytes += written.size_bytes
             read_bytes += len(event.raw)
             if read_bytes >= _READ_BYTES:
                 break
         if read_bytes:
             times = len(events) / read_bytes
-            self._add(Written(round(count * times), round(size_bytes * times)))
+            self._add(Written(round(texts * times), round(size_bytes * times)))
 
     def _add(self, written: Written) -> None:
         self._count += written.texts
         self._size_bytes += written.size_bytes
+
+
+def _split(events: bytes) -> Iterator[SseEvent]:
+    splitter = SseSplitter(started=True)
+    for at in range(0, len(events), _SPLIT_BYTES):
+        yield from splitter.feed(events[at : at + _SPLIT_BYTES])
 
 
 def _found(events: bytes) -> Written:

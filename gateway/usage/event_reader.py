@@ -24,7 +24,7 @@ _SAID_ALL = re.compile(
     rb"|thread\.(?:message\.completed|run\.(?:completed|incomplete|failed|cancelled|expired))\b"
     rb"|transcript\.text\.done|speech\.audio\.done"
 )
-_IS_AN_END = re.compile(rb'(?:"type"[ \t]*:[ \t]*"|\bevent: ?)[\w.]+\.(?:done|completed)\b')
+_IS_AN_END = re.compile(rb'(?:"type"[ \t]*:[ \t]*"|(?:\A|[\r\n])event: ?)[\w.]+\.(?:done|completed)\b')
 _GOES_ON = re.compile(rb"\.(?:delta|added)\b")
 _ALL = 2**31
 _LAST = b"[DONE]"
@@ -222,8 +222,4 @@ def _may_report(event: bytes) -> bool:
     if _ends_something(event):
         return True
     at = event.find(b'"usage"')
-    while at >= 0:
-        if _REPORT.match(event, at):
-            return True
-        at = event.find(b'"usage"', at + 1)
-    return False
+    return at >= 0 and _REPORT.search(event, at) is not None

@@ -9,8 +9,11 @@ import zstandard
 
 _INFLATED_BYTES = 64 * 1024
 # Text shrinks to a tenth. What unpacks to so much more than was sent would keep everybody waiting.
+_TEXT_TIMES = 10
 _INFLATED_TIMES = 50
-_INFLATED_FREELY_BYTES = 2**20
+_INFLATED_FREELY_BYTES = 512 * 1024
+"""At first, and of one piece however little had come of those before it: all of that is read in one turn."""
+
 _MOST_CODINGS = 3
 _ZSTD_WINDOW_BYTES = 8 * 2**20
 """RFC 9659: no receiver on the web needs more."""
@@ -35,7 +38,10 @@ class Inflater:
 
     def feed(self, piece: bytes) -> None:
         """Take the next bytes of the answer. Raises Unreadable."""
-        self._room.left_bytes += len(piece) * _INFLATED_TIMES
+        room, size = self._room, len(piece)
+        room.left_bytes = min(
+            room.left_bytes + size * _INFLATED_TIMES, _INFLATED_FREELY_BYTES + size * _TEXT_TIMES
+        )
         try:
             self._feed(piece)
         except (zlib.error, brotli.error, zstandard.ZstdError) as error:

@@ -77,6 +77,11 @@ class Outliner:
         self._ended = False
         self._kept: dict[str, Any] | None = None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing that follows can be of the document."""
+        return self._ended
+
     def feed(self, piece: bytes) -> None:
         """Take the next bytes of the document."""
         seen = self._carry + piece if self._carry else piece
@@ -269,6 +274,8 @@ class EventOutliner:
 
     def feed(self, raw: bytes) -> None:
         """Take the next bytes of the event."""
+        if self._document.has_ended:
+            return
         raw, self._line = self._line + raw, b""
         for line in raw.splitlines(keepends=True):
             ends = line.endswith((b"\n", b"\r"))

@@ -13,6 +13,8 @@ from gateway.usage.redis_wire import UsageWire
 
 _KEPT_SECONDS = 35 * 86_400
 _NUMBERS = len(Lengths().numbers())
+_MOST = 1e18
+"""No number of lengths, or of seconds, is as large."""
 
 
 class RedisLengths:
@@ -29,10 +31,21 @@ class RedisLengths:
         key = f"{self._wire.prefix}{account_key(tenant)}:answers"
         told = await self._wire.run(self._script, [key], arguments)
         return {
-            model.decode(): Lengths(*map(float, numbers[:_NUMBERS]))
+            model.decode("utf-8", "replace"): known
             for model, text in zip(told[::2], told[1::2], strict=True)
-            if len(numbers := text.split()) >= _NUMBERS  # else somebody broke it
+            if (known := _read(text)) is not None
         }
 
     async def close(self) -> None:
         await self._wire.close()
+
+
+def _read(text: bytes) -> Lengths | None:
+    """What is known of a model; None where somebody broke it."""
+    try:
+        numbers = tuple(map(float, text.split()[:_NUMBERS]))
+    except ValueError:
+        return None
+    if len(numbers) < _NUMBERS or not all(0 <= number < _MOST for number in numbers):
+        return None
+    return Lengths(*numbers)

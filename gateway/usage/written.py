@@ -46,7 +46,7 @@ def in_event(data: bytes) -> Written | None:
     if type(event) is not dict:
         return Written(0, 0)
     if "delta" in event or "choices" in event:
-        if str(event.get("type")).endswith("audio.delta"):
+        if type(kind := event.get("type")) is str and kind.endswith("audio.delta"):
             _add_sound(event.get("delta"), sizes)
             _add_sound(event.get("audio"), sizes)
         else:

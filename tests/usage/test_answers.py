@@ -150,6 +150,7 @@ def test_what_makes_no_sense_counts_as_nothing(usage):
 NAMES = [
     "usage", "response", "data", "type", "object", "text", "duration", "seconds", "b64_json",
     "total_tokens", "prompt_tokens", "input_tokens_details", "cached_tokens",
+    "output", "item", "action", "container_id",
 ]  # fmt: skip
 ANYTHING = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(), st.text(max_size=5)),
@@ -167,6 +168,12 @@ def test_reading_never_fails(document):
     report = from_sse_event(SseEvent(b"data: " + document))
     for usage in (from_json(document), report and report.usage, from_realtime_event(document)):
         assert usage is None or usage.total >= 0
+
+
+@pytest.mark.parametrize("kind", [[], {}, 1, None])
+def test_items_of_an_output_that_are_of_no_kind_count_as_nothing(kind: object) -> None:
+    document = orjson.dumps({"output": [{"type": kind}, {"type": "file_search_call"}], "usage": RESPONSES})
+    assert from_json(document) == RESPONSES_USAGE._replace(file_searches=1)
 
 
 def test_every_kind_that_was_used_is_among_the_amounts_in_their_order() -> None:

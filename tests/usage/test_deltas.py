@@ -117,3 +117,18 @@ def test_deltas_are_counted_as_if_each_event_were_searched():
 
     found = [delta for event in events for delta in _DELTA.findall(event) if not _may_report(event)]
     assert deltas.estimate() == max(len(found), sum(map(len, found)) // BYTES_PER_LLM_TOKEN)
+
+
+def test_events_too_many_to_be_read_count_like_those_before_them():
+    deltas = Deltas()
+    deltas.add(b'data: {"delta":{"z":"a"}}\n\n' * 1200)
+    assert deltas.estimate() == 1200
+
+
+@pytest.mark.parametrize("said", ["event: a.done", "and event: it.completed", " event:x.done "])
+def test_what_a_model_writes_of_events_is_written(said):
+    reader = EventReader(Deltas)
+    for _ in range(50):
+        reader.feed(b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n' % (said.encode() * 8))
+    reader.finish()
+    assert reader.deltas.estimate() >= 50 * 8 * len(said) // BYTES_PER_LLM_TOKEN

@@ -210,14 +210,22 @@ def _at(now: float) -> Lengths:
     return lengths
 
 
-async def test_what_somebody_broke_in_redis_is_passed_over_and_written_anew(redis: RedisServer) -> None:
+@pytest.mark.parametrize(
+    "broken",
+    ["who knows", "nan nan nan nan nan nan nan", "1 -1 0 0 0 0 0", "1 1 1 inf 1 1 1", "1e300 1 1 1 1 1 1"],
+)
+async def test_what_somebody_broke_in_redis_is_passed_over_and_written_anew(
+    redis: RedisServer, broken: str
+) -> None:
     store = RedisLengths(UsageWire(redis.url))
     try:
         await store.learn("acme", {"m": _at(NOON), "n": _at(NOON)})
         key = redis.command("KEYS", "*:answers").split()[-1]
-        redis.command("HSET", key, "m", "who knows")
+        redis.command("HSET", key, "m", broken)
         assert set(await store.learn("acme", {})) == {"n"}
-        assert set(await store.learn("acme", {"m": _at(NOON)})) == {"m", "n"}
+        learned = await store.learn("acme", {"m": _at(NOON)})
+        assert set(learned) == {"m", "n"}
+        learned["m"].look(NOON)
     finally:
         await store.close()
 

@@ -14,6 +14,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.usage.inflating import Inflater, Unreadable
 from gateway.usage.json_reader import MAX_WHOLE_BYTES
 from gateway.usage.reader import UsageReader, realtime_usage
 from gateway.usage.reported import Usage
@@ -185,6 +186,20 @@ def test_what_unpacks_to_more_than_an_answer_would_is_not_read_on(kind, encoding
     words = b" ".join(b"word %d," % (n * n) for n in range(100_000))
     honest = b'{"a":"' + words + b'","usage":' + CHAT + b"}"
     assert read(gzip.compress(honest), [32_768], JSON, b"gzip").finish() == CHAT_USAGE
+
+
+@pytest.mark.parametrize("encoding", [b"gzip", b"br", b"zstd"])
+def test_who_has_behaved_for_long_may_not_unpack_to_all_that_was_saved_up(encoding):
+    pack = encodings()[encoding][0]
+    honest = b" ".join(b"%d" % (n * 1_000_003 % 999_983) for n in range(400_000))
+    seen: list[int] = []
+    inflater = Inflater((encoding,), lambda inflated: seen.append(len(inflated)))
+    packed = pack(honest + bytes(50_000_000))
+    with pytest.raises(Unreadable):
+        for at in range(0, len(packed), 4096):
+            seen.clear()
+            inflater.feed(packed[at : at + 4096])
+    assert sum(seen) < 700_000
 
 
 def test_a_large_event_of_a_session_is_not_parsed_either():

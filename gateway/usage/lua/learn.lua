@@ -5,7 +5,11 @@
 -- all of it; then per model its name, and the same numbers of the answers that came later.
 local function numbers(text)
   local found = {}
-  for word in string.gmatch(text or '', '%S+') do found[#found + 1] = tonumber(word) end
+  for word in string.gmatch(text or '', '%S+') do
+    local number = tonumber(word)
+    if not (number and number >= 0 and number < 1e18) then return {} end -- nothing that was told is so
+    found[#found + 1] = number
+  end
   return found
 end
 for at = 5, #ARGV, 2 do
