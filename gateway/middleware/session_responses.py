@@ -48,7 +48,7 @@ _ANSWERS_ALREADY = "conversation_already_has_active_response"
 class _Response(Reservation):
     """One response, and what of it went by."""
 
-    __slots__ = ("added", "apart", "asked_at", "asks", "event_id", "expires", "went_by")
+    __slots__ = ("added", "apart", "asked_at", "event_id", "expires", "went_by")
 
     def __init__(self, key: str, cost: Cost, *, apart: bool, event_id: str | None = None) -> None:
         super().__init__(key, cost)

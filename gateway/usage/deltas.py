@@ -6,21 +6,31 @@ goes by, and of most streams nothing is ever read.
 """
 
 import re
+<<<<<<< Updated upstream
 from collections.abc import Iterator
 from itertools import islice, pairwise
 
 import orjson
+=======
+>>>>>>> Stashed changes
 
 from gateway.usage.reported import BYTES_PER_LLM_TOKEN
 from gateway.usage.written import Written, in_answer, in_event, text_bytes
-from gateway.wire.sse import SseEvent, SseSplitter
+from gateway.wire.sse import SseSplitter
 
+<<<<<<< Updated upstream
 # What models write, under the names that streams mostly have for it.
 _WRITTEN = rb'(?:[^"\\\r\n]++|\\[^\r\n])'
 _DELTA = re.compile(
+=======
+_WRITTEN = rb'(?:[^"\\\r\n]|\\[^\r\n])'
+DELTA = re.compile(
+>>>>>>> Stashed changes
     rb'"(?:content|delta|text|value|refusal|arguments|transcript|reasoning|reasoning_content|reasoning_text|thinking)'
     rb'"[ \t]{0,8}:[ \t]{0,8}"(' + _WRITTEN + rb"++)"
 )
+"""What models write, under the names that streams mostly have for it."""
+
 _DELTA_BEGINS_BYTES = len(b'"reasoning_content"') + 2 * 8 + len(b':"\\')
 _DELTA_GOES_ON = re.compile(_WRITTEN + rb"*+")
 
@@ -39,21 +49,10 @@ _SPLIT_BYTES = 4 * 1024
 _NOT_PLAIN = (b"audio", b'"response"')
 """Words of events that have texts which are not what a model writes."""
 
-_OF_CHAT = b'"delta":{"content":"'
 _HAS_DELTA = re.compile(rb'"(?:delta|choices|content|text)"')
 _NOTHING = Written(0, 0)
 _PIECE_BYTES = 64
 """What a piece occupies beside its bytes."""
-
-# What else changes from one event to the next in streams that say nothing else: it has no quotes, and nothing to hide.
-_VARIES = re.compile(rb'"(?:obfuscation": ?"([0-9A-Za-z]++)"|sequence_number": ?([0-9]++)[,}])')
-_MOST_GAPS = 4
-
-# As numbers: `in` takes those by a tenth of what it does for bytes.
-_QUOTE, _DOT, _BACKSLASH, _LF, _CR = b'".\\\n\r'
-
-_MOST_LOOKS = 8
-"""So many pieces of a stream are looked at for one that the others may be like."""
 
 
 class Deltas:
@@ -109,7 +108,7 @@ class Deltas:
             self._size_bytes += at
             self._goes_on = _ends_amid_text(seen, at)
         if not self._goes_on:
-            for delta in _DELTA.finditer(seen, at):
+            for delta in DELTA.finditer(seen, at):
                 begin, at = delta.span(1)
                 self._count += 1
                 self._size_bytes += at - begin
@@ -171,7 +170,7 @@ def _split(events: bytes) -> Iterator[SseEvent]:
 
 def _found(events: bytes) -> Written:
     """The texts that stand there under their usual names; none goes on behind the end of a line."""
-    texts = _DELTA.findall(events)
+    texts = DELTA.findall(events)
     return Written(len(texts), sum(map(text_bytes, texts)))
 
 
@@ -191,130 +190,6 @@ class NoDeltas(Deltas):
 
     def add_piece(self, piece: bytes, *, of_event: bool = False) -> None:
         pass
-
-
-class Likeness:
-    """What the pieces of one stream have in common: most differ in nothing but what the model wrote.
-
-    Where one of them says nothing but a delta, so does every other that is like it. Those are counted here.
-    """
-
-    __slots__ = (
-        "_before",
-        "_behind",
-        "_between",
-        "_fixed_bytes",
-        "_looks",
-        "_written_at",
-        "count",
-        "size_bytes",
-    )
-
-    def __init__(self) -> None:
-        self.count = 0
-        """How many pieces were like the others."""
-
-        self.size_bytes = 0
-        """How many bytes were written in those."""
-
-        self._before = self._behind = b""
-        self._between: list[bytes] = []
-        """What stands between the gaps, of which there is one more."""
-
-        self._written_at = 0
-        """In which of the gaps that is which was written; in the others stand letters and digits."""
-
-        self._fixed_bytes = -1  # nothing is like nothing
-        self._looks = 0
-
-    @property
-    def is_known(self) -> bool:
-        """Whether there is anything that others may be like."""
-        return self._fixed_bytes > 0
-
-    def took(self, piece: bytes) -> bool:
-        """Count a piece that is like the others; False: it is not."""
-        written = piece.removeprefix(self._before).removesuffix(self._behind)
-        others_bytes = 0
-        if self._between:
-            written, others_bytes = self._gaps(written)
-        size = len(written)
-        if (
-            size + others_bytes + self._fixed_bytes != len(piece)
-            or not size
-            or _QUOTE in written
-            or _LF in written
-            or _CR in written
-            or (_DOT in written and _shows_an_end(written))
-        ):
-            return False
-        if _BACKSLASH in written:
-            if (spelled := _unescaped(written)) is None:
-                return False
-            size = spelled
-        self.count += 1
-        self.size_bytes += size
-        return True
-
-    def _gaps(self, rest: bytes) -> tuple[bytes, int]:
-        """What was written, and how many bytes the other gaps have."""
-        gaps = []
-        for fixed in self._between:
-            gap, _, rest = rest.partition(fixed)
-            gaps.append(gap)
-        gaps.append(rest)
-        written = gaps.pop(self._written_at)
-        others = b"".join(gaps)
-        return (written, len(others)) if not others or others.isalnum() else (b"", 0)
-
-    def learn(self, piece: bytes) -> None:
-        """See whether others may be like the last event of this one, which shows no sign of anything but deltas."""
-        if self._looks == _MOST_LOOKS:
-            return
-        self._looks += 1
-        border = piece.rfind(b"\n\n", 0, -2)
-        if border >= 0:
-            piece = piece[border + 2 :]
-        first = _DELTA.search(piece)
-        if first is None or _DELTA.search(piece, first.end()) is not None:
-            return
-        if piece[first.end() : first.end() + 2] not in (b'"}', b'",'):
-            return
-        if not _is_all(piece, first):
-            return
-        written = first.span(1)
-        gaps = sorted([written, *(one.span(one.lastindex or 0) for one in _VARIES.finditer(piece))])
-        if len(gaps) > _MOST_GAPS:
-            return
-        self._written_at = gaps.index(written)
-        fixed = [piece[end:begin] for (_, end), (begin, _) in pairwise(((0, 0), *gaps, (len(piece), 0)))]
-        self._before, *self._between, self._behind = fixed
-        self._fixed_bytes = sum(map(len, fixed))
-
-
-def _is_all(event: bytes, text: re.Match[bytes]) -> bool:
-    """Whether nothing else of an event counts, and this text does."""
-    begin, end = text.span(1)
-    if (
-        event.endswith(_OF_CHAT, 0, begin)
-        and event.startswith(b'"}', end)
-        and event.find(b'"choices":[{') >= 0
-    ):
-        return True
-    return in_event(SseEvent(event).data) == Written(1, text_bytes(text[1]))
-
-
-def _unescaped(written: bytes) -> int | None:
-    """How many bytes a text has that is spelled so; None where it is none."""
-    try:
-        return len(orjson.loads(b'"' + written + b'"').encode())
-    except orjson.JSONDecodeError:
-        return None
-
-
-def _shows_an_end(written: bytes) -> bool:
-    """Whether it has a word by which events are told that end something."""
-    return written.find(b".done") >= 0 or written.find(b".completed") >= 0
 
 
 def _ends_amid_text(seen: bytes, at: int) -> bool:

@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable
 
 from gateway.usage.answers import Report, from_sse_event, report_of
-from gateway.usage.deltas import Deltas, Likeness
+from gateway.usage.deltas import Deltas
 from gateway.usage.included import is_added_usage
 from gateway.usage.json_reader import BEGINNING_BYTES, MAX_WHOLE_BYTES
+from gateway.usage.likeness import Likeness, ends_something
 from gateway.usage.outline import EventOutliner
 from gateway.usage.reported import Usage
 from gateway.wire.sse import MAX_EVENT_BYTES, SseEvent, SseSplitter
@@ -134,7 +135,7 @@ class EventReader:
         """Take events that stand in a row; of those that report on the whole answer, the latest full one is read."""
         for event in events:
             self._note_end(event.raw)
-            if not (_ends_something(event.raw) and _IS_AN_END.search(event.raw, 0, BEGINNING_BYTES)):
+            if not (ends_something(event.raw) and _IS_AN_END.search(event.raw, 0, BEGINNING_BYTES)):
                 self.deltas.add(event.raw)  # else it says once more what has been said
         reports: list[Report] = []
         is_known = False
@@ -209,17 +210,12 @@ def _shows_a_sign(events: bytes) -> bool:
     at = events.rfind(b'"usage"')
     if at >= 0 and events.count(b'"usage"') != events.count(b'"usage":null'):
         return True
-    return _ends_something(events)
-
-
-def _ends_something(events: bytes) -> bool:
-    """Whether a word stands there by which events are told that end something."""
-    return events.find(b".done") >= 0 or events.find(b".completed") >= 0
+    return ends_something(events)
 
 
 def _may_report(event: bytes) -> bool:
     """Whether usage may stand in there: an object of that name, or an event that ends something."""
-    if _ends_something(event):
+    if ends_something(event):
         return True
     at = event.find(b'"usage"')
     return at >= 0 and _REPORT.search(event, at) is not None

@@ -1,11 +1,11 @@
 """What models wrote is counted the same, whatever way it is counted."""
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.usage.deltas import _DELTA, Deltas, Likeness
+from gateway.usage.deltas import DELTA, Deltas
 from gateway.usage.event_reader import EventReader, _may_report
+from gateway.usage.likeness import Likeness
 from gateway.usage.reported import BYTES_PER_LLM_TOKEN
 
 TEXTS = st.sampled_from(
@@ -71,51 +71,13 @@ def test_pieces_that_are_alike_are_not_kept():
     assert deltas.estimate() == (10_000 * 4 + 10 + 90 * 2 + 900 * 3 + 9000 * 4) // BYTES_PER_LLM_TOKEN
 
 
-@pytest.mark.parametrize("text", [b'"', b"\\", b"a.done", b"\n", b"\r", b""])
-def test_what_may_be_more_than_a_text_is_looked_at(text):
-    likeness = Likeness()
-    assert not likeness.took(b"word")
-    likeness.learn(b'data: {"content":"word"}\n\n')
-
-    assert likeness.took(b'data: {"content":"words"}\n\n')
-    assert not likeness.took(b'data: {"content":"%b"}\n\n' % text)
-    assert (likeness.count, likeness.size_bytes) == (1, 5)
-
-
-CHAT = b'data: {"choices":[{"delta":{"content":"TEXT"}}],"usage":null,"obfuscation":"PADDING"}\n\n'
-RESPONSES = b'event: d\ndata: {"sequence_number":NUMBER,"delta":"TEXT","obfuscation":"PADDING"}\n\n'
-
-
-@pytest.mark.parametrize("shape", [CHAT, RESPONSES, RESPONSES.replace(b'":', b'": ')])
-def test_what_else_changes_from_event_to_event_makes_none_unlike(shape):
-    def event(number: bytes, text: bytes, padding: bytes) -> bytes:
-        return shape.replace(b"NUMBER", number).replace(b"TEXT", text).replace(b"PADDING", padding)
-
-    likeness = Likeness()
-    likeness.learn(event(b"7", b"word", b"aB3"))
-
-    assert likeness.took(event(b"12345", b" more, of it", b"0Az" * 9))
-    assert likeness.took(event(b"12346", b"it", b""))
-    assert (likeness.count, likeness.size_bytes) == (2, 14)
-    for text, padding in ((b'"', b"a"), (b"a", b'","x":"'), (b"", b"a"), (b"a\\", b"a"), (b"a", b"a.done")):
-        assert not likeness.took(event(b"8", text, padding))
-
-
-def test_what_comes_first_may_be_several_events_or_another_one():
-    likeness = Likeness()
-    likeness.learn(b'data: {"role":"assistant","content":"a"}\n\n')
-    likeness.learn(b'data: {"x":1}\n\ndata: {"content":"a"}\n\ndata: {"content":"b"}\n\n')
-
-    assert likeness.took(b'data: {"content":"c"}\n\n')
-
-
 def test_deltas_are_counted_as_if_each_event_were_searched():
     events = [b'data: {"text":"%b"}\n\n' % (b"x" * size) for size in range(3000)]
     deltas = Deltas()
     for event in events:
         deltas.add(event)
 
-    found = [delta for event in events for delta in _DELTA.findall(event) if not _may_report(event)]
+    found = [delta for event in events for delta in DELTA.findall(event) if not _may_report(event)]
     assert deltas.estimate() == max(len(found), sum(map(len, found)) // BYTES_PER_LLM_TOKEN)
 
 
