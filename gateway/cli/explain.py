@@ -86,6 +86,7 @@ def explain(
         ("tenant", asking.tenant_is_known),
         ("operation", asking.operation_is_matched),
         ("scope", asking.scope_is_held),
+        ("unmetered", asking.use_is_open),
         ("model", asking.model_is_allowed),
         ("limits", asking.limits_that_apply),
         ("usage", asking.usage_that_is_known),
@@ -154,8 +155,14 @@ class _Asking:
             administration=self._settings.upstream.admin_api_key is not None,
             uncontained=self._settings.allow_uncontained,
         )
-        check_covered(self._caller, self.operation, socket=self.operation.is_session)
         return f"{self.operation.scope}, which the credential and the tenant have"
+
+    def use_is_open(self) -> str:
+        """Whether it may use what it uses where no limit counts that."""
+        check_covered(self._caller, self.operation, socket=self.operation.is_session)
+        if not self._caller.tenant.refuses_unmetered:
+            return "allowed: what it uses needs no limit that counts it"
+        return "refused; this costs nothing" if self.operation.is_free else "refused; a limit may count this"
 
     def model_is_allowed(self) -> str:
         """Which model would answer."""
@@ -203,6 +210,10 @@ class _Asking:
 
     def usage_that_is_known(self) -> str:
         """What would be known of what the answer used."""
+        if self.operation.reports is UsageReport.LATER and not self.operation.is_free:
+            return "unreported, until what it makes is asked for and says it"
+        if self.operation.reports is UsageReport.REPEATED:
+            return "what it shows of work that reports later is counted once, for who began that"
         if not self.operation.counts_usage:
             return "none is counted"
         if not self._caller.metered:

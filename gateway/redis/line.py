@@ -93,7 +93,8 @@ class Call(ABC):
     def fail(self, error: BaseException, *, sent: bool) -> None:
         if self.watcher:
             self.watcher.failed(error)
-        unavailable = RedisUnavailable(f"{type(error).__name__}: {error}", sent=sent)
+        kind = type(error).__name__
+        unavailable = RedisUnavailable(f"{kind}: {error}" if str(error) else kind, sent=sent)
         unavailable.__cause__ = error
         self.failed(unavailable)
 

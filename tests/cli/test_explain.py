@@ -76,7 +76,7 @@ CASES = {
     "unknown administration": Case("GET", "/v1/organization/anything", "operation", "operation_closed"),
     "administration": Case("GET", "/v1/organization/users", "scope", "operation_closed"),
     "measured": Case(*CHAT, "upstream", None, tenant="measured", model="any"),
-    "unmetered": Case("POST", "/v1/videos", "scope", "unmetered_operation", tenant="measured", model="sora-2"),
+    "unmetered": Case("POST", "/v1/videos", "unmetered", "unmetered_operation", tenant="measured", model="sora-2"),
     "unmetered model": Case(
         "POST", "/v1/images/generations", "limits", "unmetered_operation", tenant="measured", model="dall-e-3"
     ),
@@ -95,7 +95,7 @@ CASES = {
     "live call": Case("GET", "/v1/realtime?model=good&call_id=rtc_1", "scope", "operation_closed"),
     "own upstream": Case("GET", "/v1/files", "upstream", None, tenant="free"),
 }  # fmt: skip
-ORDER = ["credential", "tenant", "operation", "scope", "model", "limits", "usage", "upstream"]
+ORDER = ["credential", "tenant", "operation", "scope", "unmetered", "model", "limits", "usage", "upstream"]
 
 
 @pytest.fixture
@@ -145,6 +145,27 @@ def test_deciding_line_is_marked_and_is_the_last(
         assert links[-1].startswith("✗")
         assert case.code in last
     assert "never-shown" not in "".join([*links, last])
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "said"),
+    [
+        ("POST", "/v1/batches", "unreported, until"),
+        ("GET", "/v1/batches/batch_1", "counted once, for who began that"),
+        ("GET", "/v1/files", "none is counted"),
+    ],
+)
+def test_what_is_known_of_work_that_reports_later_is_said(
+    config: Path, ring: KeyRing, method: str, target: str, said: str
+) -> None:
+    steps = explain(
+        load(config, environ={}),
+        method,
+        target,
+        None,
+        credential_for(ring, Case(method, target, "", None, "free")),
+    )
+    assert said in next(step.finding for step in steps if step.name == "usage")
 
 
 @pytest.mark.parametrize("kind", ["expired", "revoked", "other key", "garbage", "other audience"])
