@@ -6,26 +6,15 @@ goes by, and of most streams nothing is ever read.
 """
 
 import re
-<<<<<<< Updated upstream
 from collections.abc import Iterator
-from itertools import islice, pairwise
-
-import orjson
-=======
->>>>>>> Stashed changes
+from itertools import islice
 
 from gateway.usage.reported import BYTES_PER_LLM_TOKEN
 from gateway.usage.written import Written, in_answer, in_event, text_bytes
-from gateway.wire.sse import SseSplitter
+from gateway.wire.sse import SseEvent, SseSplitter
 
-<<<<<<< Updated upstream
-# What models write, under the names that streams mostly have for it.
 _WRITTEN = rb'(?:[^"\\\r\n]++|\\[^\r\n])'
-_DELTA = re.compile(
-=======
-_WRITTEN = rb'(?:[^"\\\r\n]|\\[^\r\n])'
 DELTA = re.compile(
->>>>>>> Stashed changes
     rb'"(?:content|delta|text|value|refusal|arguments|transcript|reasoning|reasoning_content|reasoning_text|thinking)'
     rb'"[ \t]{0,8}:[ \t]{0,8}"(' + _WRITTEN + rb"++)"
 )

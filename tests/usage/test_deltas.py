@@ -1,5 +1,6 @@
 """What models wrote is counted the same, whatever way it is counted."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
