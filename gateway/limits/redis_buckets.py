@@ -132,7 +132,7 @@ class RedisBuckets(BucketStore):
         holdings = [
             Holding(field[1:].decode(), max(0.0, (float(ends) - now) / 1e6), amounts)
             for field, ends, packed in each
-            if (amounts := held_in(packed)) and not field.startswith(b"@~")
+            if (amounts := held_in(packed))
         ]
         return holdings, max(0, count - most)
 

@@ -23,6 +23,21 @@ class TestRedisBuckets(BucketContract):
         yield store
         await store.close()
 
+    async def test_requests_of_who_is_gone_hide_nobody_who_holds_something(
+        self, store: RedisBuckets, clock: FakeClock
+    ) -> None:
+        """They are known for a while after their leases have run out."""
+        key = fresh_key()
+        charges = [Charge(quota(key=key)), Charge(quota(SLOTS, 5, key=key))]
+        for _ in range(3):
+            await store.admit(fresh_id(), charges)
+        clock.advance(11)
+        alive = [fresh_id(), fresh_id()]
+        for exchange in alive:
+            await store.admit(exchange, charges)
+        holdings, more = await store.held(key, 1)
+        assert ([holding.exchange_id for holding in holdings], more) == (alive[:1], 1)
+
 
 @pytest.fixture
 async def behind(link: FaultyLink) -> AsyncIterator[RedisBuckets]:
