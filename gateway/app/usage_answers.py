@@ -53,7 +53,14 @@ class UsageAnswers:
         whose = self._tenants.setdefault(tenant, asyncio.Lock())
         async with whose, self._room:
             report = await self._read(tenant, periods, question.by, subject)
-            found = partial(document, question, report, tenant=tenant, subject=subject, now=now)
+            found = partial(
+                document,
+                *(question, report),
+                tenant=tenant,
+                subject=subject,
+                now=now,
+                counts_since=self._ledger.counts_since,
+            )
             said = await asyncio.to_thread(found, largest=_MOST_SHOWN)  # sorting many takes a while
         return orjson.dumps(said)
 

@@ -114,6 +114,9 @@ class Row:
 class UsageStore(Protocol):
     """Where the counters are. Raises StoreUnavailable (of limits) and nothing else."""
 
+    counts_since: float | None
+    """When it began to count, where it knows of nothing before; in unix seconds."""
+
     async def add(self, batch: Batch) -> None:
         """Add to the hour and to its day, once: a batch may be told again for two minutes after a call failed."""
 

@@ -148,6 +148,11 @@ class UsageLedger:
         await self._store.close()
 
     @property
+    def counts_since(self) -> float | None:
+        """When the store began to count, where it knows of nothing before; in unix seconds."""
+        return self._store.counts_since
+
+    @property
     def waiting(self) -> int:
         """Requests that the store has not confirmed yet."""
         return sum(counts[REQUESTS] for counts in self._waiting())

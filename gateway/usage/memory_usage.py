@@ -23,6 +23,7 @@ class MemoryUsage:
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        self.counts_since: float | None = clock()
         self._periods: dict[tuple[str, Period], dict[Entry, Counts]] = {}
 
     async def add(self, batch: Batch) -> None:

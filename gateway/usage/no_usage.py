@@ -11,6 +11,8 @@ from gateway.usage.counters import Batch, Period, Row
 class NoUsage:
     """A UsageStore that forgets what it is told, and says so to who asks: no worker knows what all have counted."""
 
+    counts_since: float | None = None
+
     async def add(self, batch: Batch) -> None:
         """Forget it."""
 

@@ -52,6 +52,7 @@ class RedisUsage:
     """A UsageStore that all gateways share."""
 
     def __init__(self, wire: UsageWire) -> None:
+        self.counts_since: float | None = None
         self._wire = wire.for_store()
         self._scripts = {name: Script.load(__package__, name) for name in _SCRIPTS}
 

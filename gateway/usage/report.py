@@ -164,11 +164,12 @@ def document(
     subject: str | None = None,
     now: float,
     largest: int | None = None,
+    counts_since: float | None = None,
     notes: Iterable[str] = (),
 ) -> Document:
     """The same whoever hands it out: `notes` are said before those that its figures need.
 
-    `largest`: no more than so many rows.
+    `largest`: no more than so many rows. `counts_since`: when counting began, where nothing is known from before.
     """
     rows, total, periods = report.rows(largest), report.total(), question.periods(now)
     whose: Document = {
@@ -184,6 +185,7 @@ def document(
             *notes,
             *_beyond_what_is_kept(question, periods[0], now),
             *_not_shown(len(rows), len(report)),
+            *_before_this_process(periods[0], counts_since),
             *_not_known(total),
         ],
     }
@@ -203,6 +205,11 @@ def _beyond_what_is_kept(question: Question, first: Period, now: float) -> Itera
         )
     else:
         yield f"Usage is kept for {DAYS_KEPT_SECONDS // DAY_SECONDS} days: this begins at {moment(first.start)}."
+
+
+def _before_this_process(first: Period, counts_since: float | None) -> Iterator[str]:
+    if counts_since is not None and first.start < counts_since:
+        yield f"Usage is counted in the memory of this process: since {moment(counts_since)}, and of nothing before."
 
 
 def _not_shown(shown: int, there: int) -> Iterator[str]:
