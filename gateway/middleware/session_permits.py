@@ -34,7 +34,7 @@ _SEEN_AGAIN_SECONDS = 1.0
 class Reservation:
     """What one response is expected to use, and what has become of the wish to have that reserved."""
 
-    __slots__ = ("cost", "decision", "key", "reserved", "used")
+    __slots__ = ("cost", "decision", "is_settled", "key", "reserved", "used")
 
     def __init__(self, key: str, cost: Cost) -> None:
         self.key = key
@@ -44,7 +44,9 @@ class Reservation:
         self.reserved = 0
         self.decision: asyncio.Future[Decision] | None = None
         self.used: Usage | None = None
-        """Once that is known; it may be before anything is decided."""
+        """Once that is known; it may be before anything is decided, or even asked."""
+
+        self.is_settled = False
 
     @property
     def is_undecided(self) -> bool:
@@ -91,7 +93,7 @@ class SessionPermits:
 
     async def refusal_of(self, reservation: Reservation) -> GatewayError | None:
         """Why a response does not fit, or cannot be known to; None once it is reserved. Cancelling undoes nothing."""
-        if not self.quotas:
+        if not self.quotas or reservation.is_settled:
             return None
         cost = reservation.cost
         try:
@@ -136,6 +138,9 @@ class SessionPermits:
             self._settle(reservation)
 
     def _settle(self, reservation: Reservation) -> None:
+        if reservation.is_settled:
+            return  # a decision is heard of a moment after it was made
+        reservation.is_settled = True
         used = reservation.used or Usage()
         if not reservation.is_granted:
             self.charge(used)

@@ -14,7 +14,7 @@ from tests.conftest import StartGateway
 from tests.kit.gateway import Gateway
 from tests.kit.realtime import HELD, talk
 from tests.kit.upstream import ScriptedUpstream
-from tests.kit.websocket import BINARY, MORE, frame, read_frame
+from tests.kit.websocket import BINARY, MORE, TEXT, frame, read_frame
 from tests.middleware.limited import remaining, tenant
 
 CAPACITY = 5000
@@ -100,6 +100,20 @@ async def test_server_that_ends_no_response_is_followed_in_few_of_them_and_charg
     await session.hang_up()
     [line] = await gateway.lines.wait(1)
     assert line["usage"]["output"] >= responses * 5
+
+
+async def test_response_that_begins_and_ends_in_one_piece_is_charged_once(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await talk(gateway, upstream)
+    begun = orjson.dumps({"type": "response.created", "response": {"id": "resp_1"}})
+    ended = orjson.dumps({"type": "response.done", "response": done("resp_1", 40)})
+    await session.session.from_upstream(
+        b"".join(frame(TEXT, event, masked=False) for event in (begun, ended))
+    )
+    await session.client_hears("response.created")
+    await session.client_hears("response.done")
+    assert await left(gateway) == CAPACITY - 40
 
 
 # Clients
