@@ -3,10 +3,7 @@
 One begins when a client asks for it, which waits until it has been admitted, or when the upstream says so: then a
 voice was heard, or the client asked in words that nobody here could read. What does not fit goes no further: the
 client's event is held back, the upstream's response is cancelled, and the client hears why. It ends when the upstream
-says that it is done, or with the session.
-
-A prompt is taken for what the last response of the conversation read and wrote, and what has been added to it since:
-items, and sound that was taken for one or, where the server does not look for speech, may be.
+says that it is done, or with the session. How much it has to read knows the `Conversation`.
 """
 
 from __future__ import annotations
@@ -22,9 +19,9 @@ from gateway.exchange.observers import SessionGate, SessionVoice, StreamObserver
 from gateway.middleware.session_permits import Reservation, SessionPermits, cancel_event, error_event
 from gateway.operations.table import Operation
 from gateway.usage import realtime
+from gateway.usage.conversation import Conversation
 from gateway.usage.cost import Cost
 from gateway.usage.guesses import Guesses
-from gateway.usage.heard import Heard
 from gateway.usage.reader import realtime_usage
 from gateway.usage.reported import Usage
 from gateway.wire.body_facts import AskedResponse
@@ -83,17 +80,14 @@ class SessionResponses(StreamObserver, SessionGate):
         self._unseen_per_second = unseen_per_second
         self._count = count
         self._voice: SessionVoice | None = None
-        self._settings = realtime.Settings(transcribes="intent=transcription" in exchange.target)
+        transcribes = "intent=transcription" in exchange.target
+        self._conversation = Conversation(realtime.Settings(transcribes=transcribes))
         self._made = 0
         self._asked: list[_Response] = []
         """Those that the upstream was or will be asked for, and that it has not begun."""
 
         self._open: dict[bytes, _Response] = {}
         """Those that have begun, by the upstream's ids."""
-
-        self._context = 0
-        self._added = 0
-        self._heard = Heard()
 
     def begin(self, voice: SessionVoice) -> None:
         """The session is open."""
@@ -119,13 +113,13 @@ class SessionResponses(StreamObserver, SessionGate):
             self._over(response, self._left(response))
         self._asked.clear()
         self._open.clear()
-        self._estimate_transcribed(self._heard.not_written_down())
+        self._estimate_transcribed(self._conversation.seconds_of_all())
 
     # What the client says
 
     def added(self, prompt: int) -> None:
         """A client adds so much to the conversation."""
-        self._added += prompt
+        self._conversation.add(prompt)
 
     async def admit(self, asked: AskedResponse) -> bytes | None:
         """Reserve a response before the upstream is asked for it; or what the client is told instead."""
@@ -144,7 +138,7 @@ class SessionResponses(StreamObserver, SessionGate):
 
     def request_piece(self, piece: Piece) -> None:
         """Most pieces are one event each."""
-        self._heard.add(len(piece))
+        self._conversation.sent(len(piece))
 
     # What the upstream says
 
@@ -155,7 +149,7 @@ class SessionResponses(StreamObserver, SessionGate):
             if kind is None or kind.endswith(b".delta"):
                 self._went_by(kind, text)
             return
-        event = realtime.parsed(text)
+        event, conversation = realtime.parsed(text), self._conversation
         match event.get("type"):
             case "response.created":
                 self._began(event)
@@ -164,18 +158,17 @@ class SessionResponses(StreamObserver, SessionGate):
             case "conversation.item.input_audio_transcription.completed":
                 self._was_transcribed(event, realtime_usage(text))
             case "conversation.item.input_audio_transcription.failed":
-                self._heard.written_down(_item_of(event))
+                conversation.seconds_of(_item_of(event))
             case "input_audio_buffer.committed":
-                heard = self._heard.take(_item_of(event) if self._settings.transcribes else None)
-                self._added += self._read_of(heard)
+                conversation.take_sound(_item_of(event))
             case "input_audio_buffer.cleared":
-                self._heard.take()
+                conversation.drop_sound()
             case "input_audio_buffer.speech_started":
-                self._heard.speech_began(self._settings.heard_bytes_per_second)
+                conversation.speech_began()
             case "error":
                 self._refused(event)
             case _:
-                self._settings = realtime.Settings.of(event) or self._settings
+                conversation.settings = realtime.Settings.of(event) or conversation.settings
 
     def _went_by(self, kind: bytes | None, text: bytes) -> None:
         if self._open and (response_id := realtime.response_of(text)) is not None:
@@ -192,7 +185,7 @@ class SessionResponses(StreamObserver, SessionGate):
         full = self._full
         response = self._awaited(told)
         if response is not None:
-            response.added = self._added
+            response.added = self._conversation.added
             self._open[response_id] = response
             return
         if len(self._open) >= MOST_FOLLOWED:
@@ -273,14 +266,11 @@ class SessionResponses(StreamObserver, SessionGate):
 
     def _new(self, asked: AskedResponse) -> _Response:
         self._made += 1
-        settings, prompt = self._settings, asked.prompt
-        if not asked.reads_own:
-            prompt += (self._context or settings.prompt) + self._added
-            if not settings.detects_turns:
-                prompt += self._read_of(self._heard.waiting)
+        conversation = self._conversation
+        prompt = conversation.prompt_of(asked)
         output, maximum = asked.most_output, "max_output_tokens"
         if output is None and not asked.any_length:
-            output = settings.most_output
+            output = conversation.settings.most_output
         cost = (
             Cost(input=prompt, output=self._guesses.output(*self._kind))
             if output is None
@@ -289,7 +279,7 @@ class SessionResponses(StreamObserver, SessionGate):
         response = _Response(
             f"{self._exchange.id}.{self._made}", cost, apart=asked.apart, event_id=asked.event_id
         )
-        response.added = self._added
+        response.added = conversation.added
         return response
 
     @property
@@ -298,12 +288,8 @@ class SessionResponses(StreamObserver, SessionGate):
         exchange = self._exchange
         return exchange.operation, exchange.caller.tenant.id, exchange.model
 
-    def _read_of(self, sound_bytes: int) -> int:
-        """What models read in so much sound."""
-        return sound_bytes * realtime.HEARD_PER_SECOND // self._settings.heard_bytes_per_second
-
     def _output(self, response: _Response) -> int:
-        return response.went_by.output(self._settings.spoken_bytes_per_second)
+        return response.went_by.output(self._conversation.settings.spoken_bytes_per_second)
 
     def _left(self, response: _Response) -> Usage:
         """What a response is taken to have used whose end nobody waited for."""
@@ -319,21 +305,19 @@ class SessionResponses(StreamObserver, SessionGate):
             self._guesses.had(*self._kind, used.output)
         self._permits.settle(response, used)
         if not response.apart:
-            self._context = used.input + used.output
-            self._added = max(0, self._added - response.added)
+            self._conversation.add_answer(used, response.added)
 
     def _was_transcribed(self, event: dict[str, Any], used: Usage | None) -> None:
-        heard = self._heard.written_down(_item_of(event))
+        seconds = self._conversation.seconds_of(_item_of(event))
         if used is None:
-            self._estimate_transcribed(heard)
+            self._estimate_transcribed(seconds)
         else:
             self._count(used)
             self._permits.charge(used)
 
-    def _estimate_transcribed(self, sound_bytes: int) -> None:
+    def _estimate_transcribed(self, seconds: float) -> None:
         """Count what was written down of which nobody says how long it was."""
-        if sound_bytes:
-            seconds = sound_bytes / self._settings.heard_bytes_per_second
+        if seconds:
             self._count(Usage(audio_seconds=seconds, estimated=True))
 
 

@@ -2,8 +2,8 @@
 
 - before: `cost`; of it the prompt (`prompt`, `attached`) and the answer (`guesses`, which know `answer_lengths`)
 - meanwhile: `reader`, by an `event_reader` or `json_reader`; `answers` says where a report stands, and is asked of what
-  is parsed or of an `outline`; what nobody reports `deltas` and `written` know, in sessions `realtime` and `heard`;
-  `likeness` which events need no look
+  is parsed or of an `outline`; what nobody reports `deltas` and `written` know, in sessions `realtime` and
+  `conversation`; `likeness` which events need no look
 - then: `reported` has the kinds, `counters` what is counted of them, `ledger` counts, a `report` adds up
 - later: `late_objects` are read, `late_work` says what counts of that, `late_register` tells it
 
