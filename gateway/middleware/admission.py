@@ -123,7 +123,7 @@ class Admission:
     def settle(self) -> None:
         """Put what was used in place of what was taken. Never raises and never waits."""
         exchange = self._exchange
-        usage = None if exchange.is_socket else exchange.usage
+        usage = None if exchange.is_socket or exchange.operation.repeats_usage else exchange.usage
         if usage is not None and usage.images and exchange.spent and exchange.operation.counts_usage:
             self._charge_images(usage.images)
         if not self._takes:

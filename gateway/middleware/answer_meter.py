@@ -67,6 +67,9 @@ class AnswerReading(StreamObserver):
             usage = self._completed(usage, left=left)
         elif usage is None and self._metered and exchange.cost is not None and exchange.cost.images:
             usage = Usage(images=exchange.cost.images, estimated=True)
+        elif usage is None and self._metered and reader is not None and reader.streams:
+            written = reader.went_by()  # such as a transcript, of which nothing is known before
+            usage = Usage(output=written, total=written, estimated=True) if written else None
         # The characters that are spoken, which only the request says.
         if "audio_characters" in exchange.operation.uses and exchange.facts.characters:
             usage = (usage or Usage())._replace(characters=exchange.facts.characters)

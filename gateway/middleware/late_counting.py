@@ -45,6 +45,8 @@ class LateCounting:
         if not isinstance(step, Claim):
             if found is not None:
                 self._take_back(step.maker.tenant, (step.part,))
+            elif not step.is_charged:
+                self._charge_seen(step.maker, step.part.usage)
         elif step.own is not None:
             # Its own answer said the usage, and that has been counted: unless somebody else saw it first.
             parts = (step.own,) if found is None else found.parts
@@ -82,16 +84,25 @@ class LateCounting:
 
     def _charge(self, maker: Maker, shown: Shown, parts: Sequence[Part]) -> None:
         limits = self._tenants.get(maker.tenant).limits
-        principal = Principal(
-            *(maker.tenant, maker.subject, frozenset(), maker.credential_id, 0.0, 0.0), limits=maker.limits
-        )
-        amounts = _by_quota(limits.of_caller(principal), still_to_charge(shown.kind, shown.usage, parts))
+        still = still_to_charge(shown.kind, shown.usage, parts)
+        amounts = _by_quota(limits.of_caller(_principal(maker)), still)
         for name, usage in shown.named(maker):
             # A limit of a model holds what was made with its name.
             held = [part for part in parts if part.model == name]
             amounts += _by_quota(limits.of_model(name), still_to_charge(shown.kind, usage, held))
         if amounts:
             self._limiter.charge_soon([Charge(quota, amount) for quota, amount in amounts.items()])
+
+    def _charge_seen(self, reader: Maker, usage: Usage) -> None:
+        """Charge who has read what nobody may ever ask the usage of."""
+        limits = self._tenants.get(reader.tenant).limits
+        amounts = _by_quota(limits.of_caller(_principal(reader)), still_to_charge("response", usage, ()))
+        self._limiter.charge_soon([Charge(quota, amount) for quota, amount in amounts.items()])
+
+
+def _principal(maker: Maker) -> Principal:
+    named = (maker.tenant, maker.subject, frozenset[str](), maker.credential_id)
+    return Principal(*named, 0.0, 0.0, limits=maker.limits)
 
 
 def _by_quota(quotas: Iterable[Quota], amounts: Mapping[Dimension, int]) -> Counter[Quota]:

@@ -15,12 +15,13 @@ from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import READABLE, StreamObserver, Watch
 from gateway.middleware.answer_meter import is_readable
 from gateway.policy.accounts import storage_of
+from gateway.usage.deltas import Deltas
 from gateway.usage.inflating import Inflater, Unreadable, knows
 from gateway.usage.late_objects import OBJECTS, OUTLINE, id_of, objects_in, shown_by
 from gateway.usage.late_register import LateRegister
 from gateway.usage.late_work import NOTHING_USED, Claim, Maker, Note, Part, Place, Shown
 from gateway.usage.outline import Outliner
-from gateway.usage.reported import Known
+from gateway.usage.reported import Known, Usage
 from gateway.wire.answer_head import Head
 from gateway.wire.codings import codings
 from gateway.wire.sse import SseEvent, SseSplitter
@@ -28,6 +29,7 @@ from gateway.wire.sse import SseEvent, SseSplitter
 _MOST_KEPT_BYTES = 64 * 1024
 _MOST_LOGGED = 3
 _BACKGROUND = b"background"
+_RESPONSE = "response_id"
 
 
 def watch_late_work(exchange: Exchange, register: LateRegister, now: Callable[[], float]) -> LateWatch | None:
@@ -70,7 +72,7 @@ class LateWatch(StreamObserver):
         if not knows(encodings):
             return None
         if media_type == b"text/event-stream":
-            self._reader = _Events(self._kind)
+            self._reader = _Events(self._kind, Deltas() if self._reads_what_others_wrote else None)
         elif media_type == b"application/json" or media_type.endswith(b"+json"):
             self._reader = _Document()
         else:
@@ -79,6 +81,19 @@ class LateWatch(StreamObserver):
             return self._reader.feed
         self._inflater = Inflater(encodings, self._reader.feed)
         return self._unpack
+
+    def read(self) -> Usage | None:
+        """The answer has ended: what its client has read of a response whose usage it did not stay to see."""
+        reader = self._reader
+        if not isinstance(reader, _Events) or reader.deltas is None:
+            return None
+        objects = reader.objects()
+        if any(one.get("background") is not True or shown_by(one, self._kind) for one in objects):
+            return None  # it has been counted, or is counted now
+        output = reader.deltas.estimate()
+        if not output:
+            return None
+        return Usage(output=output, total=output, estimated=True)
 
     def ended(self) -> None:
         """The exchange has ended, and what it used has been counted."""
@@ -91,8 +106,10 @@ class LateWatch(StreamObserver):
     def _tell(self) -> None:
         if self._reader is None:
             return
-        objects = self._reader.objects()
-        if self._exchange.operation.repeats_usage:
+        objects, exchange = self._reader.objects(), self._exchange
+        if exchange.operation.repeats_usage:
+            if exchange.usage is not None:
+                self._note_read(exchange.usage)
             self._claim_all(filter(None, (shown_by(one, self._kind) for one in objects)))
             return
         for one in reversed(objects):
@@ -120,6 +137,21 @@ class LateWatch(StreamObserver):
             if self._register.claim(claim) and len(seen) < _MOST_LOGGED:
                 seen.append(one)
         exchange.shown = tuple(seen)
+
+    def _note_read(self, usage: Usage) -> None:
+        """Somebody has read so much of an object of which nobody may ever ask what it used."""
+        exchange, maker = self._exchange, self._maker()
+        part = Part(maker.subject, maker.model, maker.operation, usage, known=exchange.known or "")
+        key = self._key(exchange.params[_RESPONSE])
+        self._register.note(Note(key, exchange.id, maker, part, is_charged=False))
+
+    @property
+    def _reads_what_others_wrote(self) -> bool:
+        exchange = self._exchange
+        standing = exchange.standing
+        if standing is None or not standing.metered:
+            return False
+        return exchange.operation.repeats_usage and _RESPONSE in exchange.params
 
     def _made(self, object_id: str, shown: Shown | None) -> None:
         """This exchange has made it, or worked on it."""
@@ -186,10 +218,13 @@ class _Document:
 class _Events:
     """A stream of events, of which those are read that are about an object of the kind: the last of them says most."""
 
-    __slots__ = ("_kind", "_last", "_outliner", "_splitter", "_wanted")
+    __slots__ = ("_kind", "_last", "_outliner", "_splitter", "_wanted", "deltas")
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, deltas: Deltas | None) -> None:
         self._kind = kind
+        self.deltas = deltas
+        """What goes by in it, where somebody wants to know."""
+
         self._wanted = b'"%b"' % OBJECTS[kind].encode()
         self._splitter = SseSplitter(max_event_bytes=_MOST_KEPT_BYTES)
         self._outliner: Outliner | None = None
@@ -215,6 +250,8 @@ class _Events:
             self._outliner.feed(raw)
             return
         self._end_fragments()
+        if self.deltas is not None:
+            self.deltas.add(event.raw)
         if self._wanted in event.raw:
             self._note(_objects_of(event.data))
 

@@ -85,6 +85,8 @@ def meter(
                 if reading is not None:
                     usage, exchange.known = reading.result(left=left)
                     exchange.usage = usage
+                elif watch is not None and (usage := watch.read()) is not None:
+                    exchange.usage, exchange.known = usage, Known.ESTIMATED
                 elif exchange.usage is not None:
                     exchange.known = Known.ESTIMATED if exchange.usage.estimated else Known.REPORTED
                 elif (

@@ -112,6 +112,8 @@ class Note:
     exchange_id: str
     maker: Maker
     part: Part
+    is_charged: bool = True
+    """Whether limits hold already what it was counted with; else they are charged, unless the object was counted."""
 
 
 @dataclass(frozen=True, slots=True)

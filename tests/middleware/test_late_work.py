@@ -259,6 +259,54 @@ async def test_stream_that_retrieves_a_response_shows_its_usage_as_well(
     assert await used(gateway) == {("alice", "gpt-5", "createResponse"): {"input": 300, "output": 4000}}
 
 
+async def read_and_left(gateway: Gateway, upstream: ScriptedUpstream, words: int) -> None:
+    """Somebody has a background response read out, and leaves before its end."""
+    began = {"type": "response.created", "response": response("in_progress")}
+    word = {"type": "response.output_text.delta", "delta": " a"}
+
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(SSE_HEAD)
+        await turn.chunk(
+            b"".join(b"data: %b\n\n" % orjson.dumps(event) for event in [began, *[word] * words])
+        )
+        await turn.chunk(b": that was all\n\n")
+        await turn.gone()
+
+    upstream.plays(script)
+    async with await RawClient.connect(
+        gateway.host, gateway.port, gateway.credential(subject="bob")
+    ) as client:
+        await client.send(client.request_bytes("GET", "/v1/responses/resp_1?stream=true"))
+        await client.reader.readuntil(b": that was all\n\n")
+    await until(lambda: not gateway.app.services.lifecycle.in_flight)
+
+
+async def test_stream_that_was_left_is_charged_until_its_usage_is_seen_and_counted_as_that_then(
+    start_gateway: StartGateway, storing: Storing, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(**tenant(**LIMITS))
+    await begin_response(gateway, storing, max_output_tokens=1000)
+    await read_and_left(gateway, upstream, 1500)
+
+    seen = await used(gateway)
+    assert seen["bob", "", "getResponse"] == {"output": 1500}
+    assert 2490 < 10**5 - await remaining(gateway, Dimension.TOKENS_PER_DAY) <= 2 + 1000 + 1500
+    assert 10**5 - await remaining(gateway, Dimension.TOKENS_PER_MINUTE) <= 2 + 1000
+
+    again = Storing(upstream)
+    again.says("GET", "/v1/responses/resp_1", response("completed", USAGE))
+    await ask(gateway, "GET", "/v1/responses/resp_1")
+
+    assert await used(gateway) == {("alice", "gpt-5", "createResponse"): {"input": 300, "output": 4000}}
+    assert 4280 < 10**5 - await remaining(gateway, Dimension.TOKENS_PER_DAY) <= 4300
+
+    await read_and_left(gateway, upstream, 1500)
+
+    assert await used(gateway) == {("alice", "gpt-5", "createResponse"): {"input": 300, "output": 4000}}
+    assert 10**5 - await remaining(gateway, Dimension.TOKENS_PER_DAY) <= 4300, "it has been paid for"
+
+
 @pytest.mark.parametrize("settings", [METERED, UNMETERED], ids=["metered", "unmetered"])
 async def test_background_stream_that_reported_its_usage_is_not_counted_when_it_is_asked_for(
     start_gateway: StartGateway, storing: Storing, settings: dict[str, Any]

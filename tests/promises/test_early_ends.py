@@ -438,59 +438,6 @@ async def test_what_was_reported_of_the_beginning_is_not_all(
     assert await charged(gateway) == (68, True)
 
 
-@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
-@pytest.mark.parametrize(
-    "members",
-    [
-        {},
-        {"n": 8},
-        {"stream_options": {"include_usage": False}},
-        {"stream_options": None},
-        {"max_tokens": 20_000},
-        {"reasoning_effort": "high", "max_tokens": 20_000},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("moment", ["amid it", "behind the last delta", "behind all", "never"])
-async def test_nobody_gets_ten_thousand_for_less_than_five(
-    start_gateway: StartGateway,
-    upstream: ScriptedUpstream,
-    moment: str,
-    members: dict[str, Any],
-    version: str,
-) -> None:
-    """Whatever is asked, and whenever one leaves: what was shown is paid for, or what was used."""
-    answers = members.get("n", 1)
-    shown = 6000 if moment == "amid it" else 10_000
-
-    async def script(turn: Turn) -> None:
-        await turn.read_body()
-        await turn.send(SSE_HEAD)
-        for at in range(0, shown, 100):
-            await turn.chunk(b"".join(word(" a", index=n % answers) for n in range(at, at + 100)))
-        if moment == "amid it":
-            await turn.gone()
-            return
-        if moment != "behind the last delta":
-            await turn.chunk(b"".join(map(finish, range(answers))))
-        await turn.chunk(b": that was all\n\n")
-        if moment != "never":
-            await turn.wait_for("client has left")
-        await turn.chunk(REPORT)
-        await turn.send(b"0\r\n\r\n")
-
-    upstream.plays(script)
-    gateway = await start_gateway(tenants=METERED)
-    client = await asks(gateway, CHAT, version, **members)
-    await reads(client, b": that was all" if moment != "amid it" else b'" a"')
-    if moment == "amid it":
-        await asyncio.sleep(0.2)  # it reads no more, but what has gone by has
-    client.reset()
-    upstream.gate("client has left").set()
-    llm_tokens, _ = await charged(gateway)
-    assert llm_tokens >= 5000
-
-
 async def test_images_that_nobody_stayed_for_count_as_they_were_asked_for(
     start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:
