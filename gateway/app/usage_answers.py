@@ -93,7 +93,7 @@ class UsageAnswers:
 
 
 def _question(query: str) -> Question:
-    asked = {**_ASKED, **dict(parse_qsl(query))}
+    asked = {**_ASKED, **dict(parse_qsl(query, keep_blank_values=True))}
     unknown = asked.keys() - _ASKED.keys()
     if unknown:
         raise BadRequest(f"The query has {min(unknown)!r}; known are {', '.join(_ASKED)}.")

@@ -96,12 +96,10 @@ def _reset(options: argparse.Namespace) -> int:
     settings = settings_from(options)
     tenant = options.tenant
     limits = _limits(settings, tenant)
-    if options.subject is not None or options.credential is not None:
-        keys = []
-        if options.subject is not None:
-            keys.append(account_key(tenant, subject=options.subject))
-        if options.credential is not None:
-            keys.append(account_key(tenant, credential=options.credential))
+    single = {"subject": options.subject, "credential": options.credential}
+    single = {what: name for what, name in single.items() if name is not None}
+    if single:
+        keys = [account_key(tenant, **{what: name}) for what, name in single.items()]
     else:
         keys = [account_key(tenant), *(account_key(tenant, model=pattern) for pattern in limits.models)]
     with counting_redis(settings, otherwise=_OTHERWISE) as url:
@@ -109,7 +107,10 @@ def _reset(options: argparse.Namespace) -> int:
             asyncio.run(_fill(url, settings.redis_prefix, keys))
         except StoreUnavailable as unavailable:
             return _failed(unavailable)
-    print(f"The limits of {tenant} are full again, and nothing is owed.")
+    whose = " and ".join(f"the {what} {shown(name)}" for what, name in single.items())
+    print(f"The limits of {whose or tenant} are full again, and nothing is owed.")
+    if not single and settings.tenants[tenant].limits.subjects:
+        print("Those of its subjects are as they were: --subject fills them, one by one.")
     return 0
 
 

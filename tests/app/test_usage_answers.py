@@ -71,6 +71,7 @@ class TestWhose:
             assert said["subject"] == "alice"
             assert (said["total"]["requests"], said["total"]["input"]) == (2, 4)
             assert sum(row["requests"] for row in said["data"]) == 2
+            assert query != "?by=" or (len(said["data"]), said["by"]) == (1, []), "as the command has it"
             assert "bob" not in str(said) and "secret" not in str(said)
 
     async def test_who_may_sees_everybodys(self, gateway: Gateway) -> None:

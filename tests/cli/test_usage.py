@@ -361,10 +361,13 @@ def test_limits_are_filled_again(redis: RedisServer, config: str, capsys: pytest
     take(redis, REQUESTS, TOKENS, ALICES)
     reset = ["limits", "reset", "--tenant", "acme", "--config", config]
     assert main([*reset, "--subject", "alice"]) == 0
-    capsys.readouterr()
+    assert capsys.readouterr().out == "The limits of the subject alice are full again, and nothing is owed.\n"
     assert [remaining for *_, remaining in shown(config, capsys, "--subject", "alice")] == [60, 3800, 10]
     assert main(reset) == 0
-    assert capsys.readouterr().out == "The limits of acme are full again, and nothing is owed.\n"
+    assert capsys.readouterr().out == (
+        "The limits of acme are full again, and nothing is owed.\n"
+        "Those of its subjects are as they were: --subject fills them, one by one.\n"
+    )
     assert [remaining for *_, remaining in shown(config, capsys)] == [100, 5000]
 
 
