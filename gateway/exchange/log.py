@@ -217,12 +217,14 @@ def encode(record: dict[str, Any]) -> bytes:
     """One line, short enough to arrive whole; control characters are escaped, so nothing can forge a second one."""
     bytes(ROOM_BYTES)  # raises MemoryError
     line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE, default=str)
+    if len(line) <= whole_lines.MOST_BYTES:
+        return line
     for limit in _SHORTER_LIMITS:
-        if len(line) <= whole_lines.MOST_BYTES:
-            break
         shorter = {name: _cut(value, limit) for name, value in record.items()}
         line = orjson.dumps(shorter, option=orjson.OPT_APPEND_NEWLINE, default=str)
-    if len(line) > whole_lines.MOST_BYTES and "object_usage" in record:
+        if len(line) <= whole_lines.MOST_BYTES:
+            return line
+    if "object_usage" in record:
         return encode({name: value for name, value in record.items() if name != "object_usage"})
     return line
 

@@ -370,6 +370,11 @@ class Metrics:
             used = tallies.usage.get(usage.tier) or tallies.used_by(usage.tier)
             for kind in compress(_KINDS, usage):  # most are not used
                 used[kind] += usage[kind]  # type: ignore[operator]  # a number: the tier stands behind
+        reserved = exchange.reserved
+        if reserved is not None and exchange.spent and not exchange.is_socket:
+            limited = tallies.limited or tallies.limited_began()
+            limited[0] += reserved
+            limited[1] += 0 if usage is None else usage.total
 
     def _tallies(self, exchange: Exchange) -> ExchangeTallies:
         """Those of an exchange whose caller is not known, or was refused."""

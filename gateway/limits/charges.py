@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from operator import gt
+from operator import gt, itemgetter
 from typing import Any
 
 from gateway.limits.terms import LLM_TOKENS, TICKS_PER_PERIOD, Charge, Dimension, Quota
@@ -21,7 +21,7 @@ class QuotaSet:
 
     __slots__ = (
         *("by_request", "dimensions", "has_optional", "has_slots", "is_reported", "measured", "plans"),
-        *("llm_tokens", "most_reported", "narrow", "quotas", "settling", "units_differ", "_without"),
+        *("most_reported", "narrow", "quotas", "reserves", "settling", "units_differ", "_without"),
     )
 
     def __init__(self, quotas: tuple[Quota, ...]) -> None:
@@ -46,10 +46,10 @@ class QuotaSet:
         self.most_reported = tuple(quota.most_reported for quota in quotas)
         """What one report takes of each at most."""
 
-        self.llm_tokens = tuple(
-            at for at, dimension in enumerate(dimensions) if dimension.counts == LLM_TOKENS
+        self.reserves = _largest(
+            [at for at, dimension in enumerate(dimensions) if dimension.counts == LLM_TOKENS]
         )
-        """The positions of those that count LLM tokens."""
+        """The most LLM tokens that are taken of any, by what is taken of each; None where none counts them."""
 
         self.is_reported = any(dimension.is_reported for dimension in dimensions)
         """Whether answers report something that counts here."""
@@ -82,6 +82,14 @@ class QuotaSet:
             kept = [quota for quota in self.quotas if quota.dimension not in dimensions]
             others = self._without[dimensions] = QuotaSet.of(kept)
         return others
+
+
+def _largest(positions: Sequence[int]) -> Callable[[Sequence[int]], int] | None:
+    """Finds the largest number at some positions."""
+    if not positions:
+        return None
+    at_these: Callable[[Sequence[int]], Any] = itemgetter(*positions)
+    return at_these if len(positions) == 1 else lambda numbers: max(at_these(numbers))
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -128,13 +136,10 @@ class Charges:
                 return True
         return False
 
-    def reserved(self) -> int:
-        """The most LLM tokens that are taken of any."""
-        most, permits = 0, self.permits
-        for at in self.quotas.llm_tokens:
-            if permits[at] > most:
-                most = permits[at]
-        return most
+    def reserved(self) -> int | None:
+        """The most LLM tokens that are taken of any; None where none counts them."""
+        reserves = self.quotas.reserves
+        return None if reserves is None else reserves(self.permits)
 
     def crowds(self, at: int, missing: int) -> bool:
         """Whether there is room for few more that take as much, where so many grains are missing now."""

@@ -138,9 +138,7 @@ class Admission:
         self._limiter.settle_soon(exchange.id, used)
         if self._more_id:  # of what was used nothing is left for these, unless nobody has counted
             self._limiter.settle_soon(self._more_id, dict.fromkeys(used, 0))
-        if exchange.spent and exchange.reserved is not None and not exchange.is_socket:
-            _count_settled(exchange, exchange.reserved, 0 if usage is None else usage.total)
-        if usage is not None and cost.output and cost.maximum is None and not usage.estimated:
+        if cost.maximum is None and cost.output and usage is not None and not usage.estimated:
             self._guesses.had(
                 exchange.operation, exchange.caller.tenant.id, exchange.model, usage.output // cost.answers
             )
@@ -175,8 +173,7 @@ class Admission:
                 raise refusal_of(decision, decision.refused_by)
         if is_all:
             self._gives_back = False
-            if charges.quotas.llm_tokens:
-                exchange.reserved = charges.reserved()
+            exchange.reserved = charges.reserved()
             standing = exchange.standing
             assert standing is not None, "who has limits is known"
             tallies = standing.tallies
@@ -184,14 +181,6 @@ class Admission:
 
     def _count(self, decision: str, dimension: str = "none") -> None:
         self._decided(self._exchange.caller.tenant.id, decision, dimension)
-
-
-def _count_settled(exchange: Exchange, reserved: int, used: int) -> None:
-    standing = exchange.standing
-    assert standing is not None, "who has limits is known"
-    limited = standing.tallies.limited or standing.tallies.limited_began()
-    limited[0] += reserved
-    limited[1] += used
 
 
 def _behind(before: Decision, decision: Decision) -> Decision:

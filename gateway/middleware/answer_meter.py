@@ -63,7 +63,12 @@ class AnswerReading(StreamObserver):
         usage = None if reader is None else reader.finish()
         if usage is not None and not usage.input and not usage.output:
             usage = divided(usage, self._prompt if exchange.operation.has_output else None)
-        if "tokens" in exchange.operation.uses and (self._metered or (reader is not None and reader.unread)):
+        says_all = usage is not None and usage.input and usage.output and not left
+        if (
+            not says_all
+            and "tokens" in exchange.operation.uses
+            and (self._metered or (reader is not None and reader.unread))
+        ):
             usage = self._completed(usage, left=left)
         elif usage is None and self._metered and exchange.cost is not None and exchange.cost.images:
             usage = Usage(images=exchange.cost.images, estimated=True)
@@ -76,6 +81,7 @@ class AnswerReading(StreamObserver):
         if usage is None:
             # Who is never told what an operation used is not charged for it either: no report lacks anything.
             return None, None if exchange.operation.reports is UsageReport.NONE else Known.UNREPORTED
+        exchange.usage = usage
         return usage, Known.ESTIMATED if usage.estimated else Known.REPORTED
 
     def _estimate(self, *, left: bool) -> Usage:

@@ -49,9 +49,9 @@ def meter(
                 return await handler(request)
             standing = exchange.standing
             assert standing is not None
-            reading = session = None
+            reading: AnswerReading | SessionMeter | None = None
             if exchange.is_socket:
-                session = SessionMeter(
+                reading = SessionMeter(
                     exchange,
                     ledger=ledger,
                     limiter=limiter,
@@ -79,28 +79,22 @@ def meter(
                 raise
             finally:
                 exchange.spent = spent = _took_on(exchange, abandoned=abandoned)
-                usage = None
-                if session is not None:
-                    session.finish()  # what it used has been counted as it went on
+                usage = known = None
                 if reading is not None:
-                    usage, exchange.known = reading.result(left=left)
-                    exchange.usage = usage
+                    usage, known = reading.result(left=left)
+                    exchange.known = known
                 elif watch is not None and (usage := watch.read()) is not None:
-                    exchange.usage, exchange.known = usage, Known.ESTIMATED
-                elif exchange.usage is not None:
-                    exchange.known = Known.ESTIMATED if exchange.usage.estimated else Known.REPORTED
+                    exchange.usage, exchange.known = usage, (known := Known.ESTIMATED)
                 elif (
                     spent
                     and exchange.operation.reports is UsageReport.LATER
                     and not exchange.operation.is_free
                 ):
-                    exchange.known = Known.UNREPORTED  # until what it made is asked for
+                    exchange.known = known = Known.UNREPORTED  # until what it made is asked for
                 # A model that the upstream knows nothing of is whatever a client makes up.
-                tier = "" if usage is None else usage.tier
-                counted = standing.counted(exchange.model if spent else "", tier)
-                ledger.count(
-                    counted, usage, exchange.known, bytes_in=exchange.bytes_in, bytes_out=exchange.bytes_out
-                )
+                model, tier = exchange.model if spent else "", "" if usage is None else usage.tier
+                counted = standing.counted(model, tier)
+                ledger.count(counted, usage, known, bytes_in=exchange.bytes_in, bytes_out=exchange.bytes_out)
                 if watch is not None:
                     watch.ended()
 

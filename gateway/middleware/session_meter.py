@@ -15,7 +15,7 @@ from gateway.middleware.session_responses import SessionResponses
 from gateway.usage.guesses import Guesses
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.reader import realtime_usage
-from gateway.usage.reported import Usage
+from gateway.usage.reported import Known, Usage
 
 
 class SessionMeter:
@@ -57,11 +57,15 @@ class SessionMeter:
         # What is known of it is counted with the request, when the session has ended.
         self._ledger.count(self._standing.counted(exchange.model, used.tier), used, None, requests=0)
 
-    def finish(self) -> None:
-        """The session has ended: settle what is open. Never raises and never waits."""
+    def result(self, *, left: bool) -> tuple[None, Known | None]:  # noqa: ARG002 (every response has said it)
+        """The session has ended: settle what is open. What it used has been counted as it went on."""
         if self._responses is not None:
             self._responses.finish()
             self._responses = None
+        usage = self._exchange.usage
+        if usage is None:
+            return None, None
+        return None, Known.ESTIMATED if usage.estimated else Known.REPORTED
 
 
 class _Reports(StreamObserver):

@@ -101,7 +101,7 @@ class SessionPermits:
         except StatedAboveLimit as above:
             self._count("refused", above.quota.dimension.value)
             return stated_above(above, cost)
-        reservation.reserved = charges.reserved()
+        reservation.reserved = charges.reserved() or 0
         reservation.decision = asked = self._limiter.admit(reservation.key, charges, hold=True)
         asked.add_done_callback(partial(self._was_decided, reservation))
         try:

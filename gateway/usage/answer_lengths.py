@@ -34,7 +34,10 @@ MOST_LEARNED = 1_000_000
 class Lengths:
     """How long answers have been, as far as that has been seen."""
 
-    __slots__ = ("count", "guess", "last_at", "longest", "longest_at", "seen", "squares", "total")
+    __slots__ = (
+        *("count", "last_at", "longest", "longest_at", "seen", "squares", "total"),
+        *("_guess", "_looked_at"),
+    )
 
     def __init__(
         self,
@@ -59,8 +62,10 @@ class Lengths:
         """When it was, in unix seconds, as `last_at` is of the last one."""
 
         self.last_at = last_at
-        self.guess = EXPECTED_OUTPUT
-        """What one more answer is expected to have; true as of the last `add`, `join` or `look`."""
+        self._guess: int | None = EXPECTED_OUTPUT
+        """None until it is asked for: there is one more answer oftener than anybody has to guess."""
+
+        self._looked_at = 0.0
 
     @property
     def mean(self) -> float:
@@ -69,12 +74,27 @@ class Lengths:
 
     def add(self, length: int, now: float) -> None:
         """Know of one more answer."""
-        self._join(1, 1.0, length, float(length) * length, length, now, now)
-        self.look(now)
+        # As `join` does of one, without the powers: every answer comes by here.
+        self.seen += 1
+        self.count = self.count * KEPT + 1.0
+        self.total = self.total * KEPT + length
+        self.squares = self.squares * KEPT + length * length
+        if length >= self.longest or length >= self._longest_of_late(now):
+            self.longest, self.longest_at = length, now
+        if now > self.last_at:
+            self.last_at = now
+        self._guess, self._looked_at = None, now
 
     def join(self, later: Lengths, now: float) -> None:
         """Know of what has been seen elsewhere, as if all of it had come later."""
-        self._join(*later.numbers())
+        kept = KEPT**later.seen
+        self.seen += later.seen
+        self.count = self.count * kept + later.count
+        self.total = self.total * kept + later.total
+        self.squares = self.squares * kept + later.squares
+        if later.longest >= self._longest_of_late(later.longest_at):
+            self.longest, self.longest_at = later.longest, later.longest_at
+        self.last_at = max(self.last_at, later.last_at)
         self.look(now)
 
     def numbers(self) -> tuple[float, float, float, float, float, float, float]:
@@ -85,37 +105,26 @@ class Lengths:
         )
 
     def look(self, now: float) -> None:
-        """Guess anew.
+        """Guess anew."""
+        self._guess, self._looked_at = None, now
+
+    @property
+    def guess(self) -> int:
+        """What one more answer is expected to have, as of the last `add`, `join` or `look`.
 
         Half a deviation above the mean of the last answers and one of EXPECTED_OUTPUT; no less than a sixteenth of the
         longest of late, whatever came since, and a quarter of EXPECTED_OUTPUT; no more than anything that has been.
         """
+        if self._guess is not None:
+            return self._guess
         count = self.count + 1
         mean = (self.total + EXPECTED_OUTPUT) / count
         variance = (self.squares + EXPECTED_OUTPUT * EXPECTED_OUTPUT) / count - mean * mean
         guess = mean + _SPREADS * sqrt(variance) if variance > 0.0 else mean
-        least = max(LEAST_GUESS, self._longest_of_late(now) / _LONGEST_IS_AT_MOST)
-        self.guess = int(min(max(guess, least), max(self.longest, EXPECTED_OUTPUT)))
+        least = max(LEAST_GUESS, self._longest_of_late(self._looked_at) / _LONGEST_IS_AT_MOST)
+        self._guess = int(min(max(guess, least), max(self.longest, EXPECTED_OUTPUT)))
+        return self._guess
 
     def _longest_of_late(self, now: float) -> float:
         age_seconds = max(0.0, now - self.longest_at)
         return float(self.longest * 0.5 ** (age_seconds / FORGOTTEN_BY_HALF_SECONDS))
-
-    def _join(
-        self,
-        seen: float,
-        count: float,
-        total: float,
-        squares: float,
-        longest: float,
-        longest_at: float,
-        last_at: float,
-    ) -> None:
-        kept = KEPT**seen
-        self.seen += seen
-        self.count = self.count * kept + count
-        self.total = self.total * kept + total
-        self.squares = self.squares * kept + squares
-        if longest >= self._longest_of_late(longest_at):
-            self.longest, self.longest_at = longest, longest_at
-        self.last_at = max(self.last_at, last_at)

@@ -51,6 +51,17 @@ _USAGE: Final[Outline] = {
     **dict.fromkeys(("cache_read_input_tokens", "prompt_cache_hit_tokens", "cache_creation_input_tokens")),
     **dict.fromkeys(("type", "seconds")),
 }
+_OF_OTHERS = frozenset(
+    ("cache_read_input_tokens", "prompt_cache_hit_tokens", "cache_creation_input_tokens", "seconds")
+)
+"""Names in a usage that few have: what other servers call caches, and durations."""
+
+_USES_MORE = frozenset(("type", "data", "text", "output"))
+"""Members that may say that something was used which does not stand in the member `usage`."""
+
+_SAYS_MORE = _USES_MORE | {"response", "x_groq"}
+"""These, and members in which the usage may stand."""
+
 _NUMBERS = ("prompt_tokens", "input_tokens", "completion_tokens", "output_tokens", "total_tokens", "seconds")
 _ITEM: Final[Outline] = {
     **dict.fromkeys(("type", "status", "container_id", "result")),
@@ -125,18 +136,19 @@ def usage_of(answer: Any) -> Usage | None:
     get = answer.get
     if get("object") == "thread.run.step":
         return None  # part of the usage of its run
-    response = get("response")
-    if type(response) is not dict:
-        response = answer
-    reported = get("usage")
-    if type(reported) is not dict:
-        reported = response.get("usage")
-        if type(reported) is not dict and type(groq := get("x_groq")) is dict:
-            reported = groq.get("usage")
+    reported, response, says_more = get("usage"), answer, not _SAYS_MORE.isdisjoint(answer)
+    if says_more:
+        if type(of_event := get("response")) is dict:
+            response = of_event
+        if type(reported) is not dict:
+            reported = response.get("usage")
+            if type(reported) is not dict and type(groq := get("x_groq")) is dict:
+                reported = groq.get("usage")
+    elif type(reported) is not dict:
+        return None
     tier = tier_of(response)
     usage = from_usage_object(reported, tier) if type(reported) is dict else None
-    if "type" in answer or "data" in answer or "text" in answer or "output" in answer:
-        # They may say that something was used which does not stand in the member `usage`.
+    if says_more and not _USES_MORE.isdisjoint(answer):
         usage = _with_others(usage, answer, response, tier)
     elif usage is not None and type(model := get("model")) is str and SEARCH_MODEL in model:
         usage = usage._replace(web_searches=1)
@@ -165,18 +177,19 @@ def from_usage_object(reported: dict[str, Any], tier: str = "") -> Usage | None:
     ):
         sent, said, total = _count(sent), _count(said), _count(total)
     cached = stored = heard = reasoning = spoken = 0
+    seconds = 0.0
     before = get("prompt_tokens_details") or get("input_tokens_details") or get("input_token_details")
     if type(before) is dict and any(before.values()):
         cached, heard = _count(before.get("cached_tokens")), _count(before.get("audio_tokens"))
         stored = _count(before.get("cache_write_tokens")) or _count(before.get("cache_creation_tokens"))
-    if not cached:
-        cached = _count(get("cache_read_input_tokens")) or _count(get("prompt_cache_hit_tokens"))
-    if not stored:
-        stored = _count(get("cache_creation_input_tokens"))
     after = get("completion_tokens_details") or get("output_tokens_details") or get("output_token_details")
     if type(after) is dict and any(after.values()):
         reasoning, spoken = _count(after.get("reasoning_tokens")), _count(after.get("audio_tokens"))
-    seconds = seconds_of(get("seconds")) if get("type") == "duration" else 0.0
+    if not _OF_OTHERS.isdisjoint(reported):
+        cached = cached or _count(get("cache_read_input_tokens")) or _count(get("prompt_cache_hit_tokens"))
+        stored = stored or _count(get("cache_creation_input_tokens"))
+        if get("type") == "duration":
+            seconds = seconds_of(get("seconds"))
     if not (sent and said and total):
         # Not all of them are said: of a sum and a part the other part is known.
         if total > sent and not said and sent:

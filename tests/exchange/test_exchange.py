@@ -261,7 +261,7 @@ WRITERS = {
     "limit": {"body", "body_gone", "facts", "model", "held_seconds", "form", "cost"},
     "admission": {"cost", "decision", "reserved"},
     "meter": {"usage", "known", "spent"},
-    "answer_meter": {"body"},
+    "answer_meter": {"body", "usage"},
     "session_meter": {"usage", "session_gate"},
     "late_watch": {"made", "shown"},
     "form_gate": {"model"},
