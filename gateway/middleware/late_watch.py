@@ -22,8 +22,9 @@ from gateway.usage.late_register import LateRegister
 from gateway.usage.late_work import NOTHING_USED, Claim, Maker, Note, Part, Place, Shown
 from gateway.usage.outline import Outliner
 from gateway.usage.reported import Known, Usage
-from gateway.wire.answer_head import Head
+from gateway.wire.answer_head import Head, is_event_stream
 from gateway.wire.codings import codings
+from gateway.wire.headers import is_json
 from gateway.wire.sse import SseEvent, SseSplitter
 
 _MOST_KEPT_BYTES = 64 * 1024
@@ -67,13 +68,12 @@ class LateWatch(StreamObserver):
         """Only what is JSON, or events, of a success that can be read."""
         if not 200 <= head.status < 300 or head.status == 206:
             return None
-        media_type = (head.get(b"content-type") or b"").partition(b";")[0].strip().lower()
         encodings = codings((head.get(b"content-encoding") or b"",))
         if not knows(encodings):
             return None
-        if media_type == b"text/event-stream":
+        if is_event_stream(head):
             self._reader = _Events(self._kind, Deltas() if self._reads_what_others_wrote else None)
-        elif media_type == b"application/json" or media_type.endswith(b"+json"):
+        elif is_json(head.get(b"content-type") or b""):
             self._reader = _Document()
         else:
             return None

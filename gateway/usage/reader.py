@@ -18,6 +18,7 @@ from gateway.usage.json_reader import MAX_WHOLE_BYTES, JsonReader
 from gateway.usage.outline import Outliner
 from gateway.usage.reported import Usage
 from gateway.wire.codings import codings
+from gateway.wire.headers import is_json, media_type
 
 
 class UsageReader:
@@ -109,12 +110,12 @@ def _means(
     content_type: bytes | None, content_encoding: bytes | None
 ) -> tuple[type[JsonReader] | type[EventReader] | None, tuple[bytes, ...], bool]:
     """What two header fields of an answer mean: its reader, its encodings, and whether it can be read."""
-    media_type = (content_type or b"").partition(b";")[0].strip().lower()
+    content_type = content_type or b""
     encodings = codings((content_encoding or b"",))
     reader: type[JsonReader] | type[EventReader] | None = None
-    if media_type == b"text/event-stream":
+    if media_type(content_type) == b"text/event-stream":
         reader = EventReader
-    elif media_type == b"application/json" or media_type.endswith(b"+json"):
+    elif is_json(content_type):
         reader = JsonReader
     return reader, encodings, reader is not None and knows(encodings)
 
