@@ -15,9 +15,10 @@ from gateway.limits.terms import Dimension
 from gateway.usage.counters import periods_since
 from gateway.usage.reported import Known
 from tests.conftest import StartGateway
-from tests.kit.client import JSON, RawAnswer, RawClient
+from tests.kit.asking import form, running_simulator
+from tests.kit.client import FORM, JSON, RawAnswer, RawClient
 from tests.kit.faults.faulty_link import FaultyLink
-from tests.kit.gateway import EVERY_SCOPE, Gateway
+from tests.kit.gateway import EVERY_SCOPE, Gateway, running_gateway
 from tests.kit.redis import RedisServer
 from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn
 from tests.kit.usage_answers import counted
@@ -733,6 +734,39 @@ async def test_objects_are_remembered_under_a_new_key_of_the_account(
     await ask(after, "GET", "/v1/responses/resp_1", subject="bob")
 
     assert await used(before, after) == {("alice", "gpt-5", "createResponse"): {"input": 300, "output": 4000}}
+
+
+async def test_simulated_batch_is_counted_for_who_made_it_by_what_it_shows(redis: RedisServer) -> None:
+    line = {"custom_id": "a", "body": {"model": "gpt-5", "messages": [{"role": "user", "content": "Hi"}]}}
+    async with (
+        running_simulator() as simulator,
+        running_gateway(
+            upstream={"base_url": simulator.base_url, "api_key": "sk-x"},
+            redis_url=redis.url,
+            tenants=METERED["tenants"],
+        ) as gateway,
+    ):
+        parts = form(("purpose", b"batch"), ("file", orjson.dumps(line) + b"\n" + orjson.dumps(line)))
+        async with await RawClient.connect(gateway.host, gateway.port, gateway.credential()) as client:
+            file = orjson.loads((await client.request("POST", "/v1/files", parts, headers=FORM)).body)
+        asked = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        batch = orjson.loads((await ask(gateway, "POST", "/v1/batches", asked)).body)
+
+        async def status() -> str:
+            batch.update(
+                orjson.loads((await ask(gateway, "GET", f"/v1/batches/{batch['id']}", subject="bob")).body)
+            )
+            return str(batch["status"])
+
+        await comes_to("completed", status)
+        shown = batch["usage"]
+        assert shown["output_tokens"] > 0
+        assert await used(gateway) == {
+            ("alice", "gpt-5", "createBatch"): {
+                "input": shown["input_tokens"],
+                "output": shown["output_tokens"],
+            }
+        }
 
 
 @pytest.mark.parametrize("hears", [False, True], ids=["refuses", "hears and says nothing"])
