@@ -1,15 +1,12 @@
 """Sees what becomes of work that reports later: objects that are made, and those that show their usage when asked for.
 
-It looks at the answers of operations whose row says so, as they go by, and holds no more than a small one of them.
+It looks at the answers of operations whose row says so, as they go by.
 What it has seen it says when the exchange has ended, for by then is known what that itself was counted with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
-
-import orjson
 
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import READABLE, StreamObserver, Watch
@@ -17,17 +14,15 @@ from gateway.middleware.answer_meter import is_readable
 from gateway.policy.accounts import storage_of
 from gateway.usage.deltas import Deltas
 from gateway.usage.inflating import Inflater, Unreadable, knows
-from gateway.usage.late_objects import OBJECTS, OUTLINE, id_of, objects_in, shown_by
+from gateway.usage.late_objects import id_of, shown_by
+from gateway.usage.late_reader import ObjectDocument, ObjectEvents
 from gateway.usage.late_register import LateRegister
 from gateway.usage.late_work import NOTHING_USED, Claim, Maker, Note, Part, Place, Shown
-from gateway.usage.outline import Outliner
 from gateway.usage.reported import Known, Usage
 from gateway.wire.answer_head import Head, is_event_stream
 from gateway.wire.codings import codings
 from gateway.wire.headers import is_json
-from gateway.wire.sse import SseEvent, SseSplitter
 
-_MOST_KEPT_BYTES = 64 * 1024
 _MOST_LOGGED = 3
 _BACKGROUND = b"background"
 _RESPONSE = "response_id"
@@ -61,7 +56,7 @@ class LateWatch(StreamObserver):
         self._kind = kind
         self._register = register
         self._now = now
-        self._reader: _Document | _Events | None = None
+        self._reader: ObjectDocument | ObjectEvents | None = None
         self._inflater: Inflater | None = None
 
     def opened(self, head: Head) -> Watch | None:
@@ -72,9 +67,9 @@ class LateWatch(StreamObserver):
         if not knows(encodings):
             return None
         if is_event_stream(head):
-            self._reader = _Events(self._kind, Deltas() if self._reads_what_others_wrote else None)
+            self._reader = ObjectEvents(self._kind, Deltas() if self._reads_what_others_wrote else None)
         elif is_json(head.get(b"content-type") or b""):
-            self._reader = _Document()
+            self._reader = ObjectDocument()
         else:
             return None
         if not encodings:
@@ -85,7 +80,7 @@ class LateWatch(StreamObserver):
     def read(self) -> Usage | None:
         """The answer has ended: what its client has read of a response whose usage it did not stay to see."""
         reader = self._reader
-        if not isinstance(reader, _Events) or reader.deltas is None:
+        if not isinstance(reader, ObjectEvents) or reader.deltas is None:
             return None
         objects = reader.objects()
         if any(one.get("background") is not True or shown_by(one, self._kind) for one in objects):
@@ -188,87 +183,6 @@ class LateWatch(StreamObserver):
             principal.credential_id,
             principal.limits,
         )
-
-
-class _Document:
-    """A JSON answer: kept whole while it is small, scanned from then on."""
-
-    __slots__ = ("_kept", "_outliner")
-
-    def __init__(self) -> None:
-        self._kept = bytearray()
-        self._outliner: Outliner | None = None
-
-    def feed(self, piece: bytes) -> None:
-        if self._outliner is not None:
-            self._outliner.feed(piece)
-            return
-        self._kept += piece
-        if len(self._kept) > _MOST_KEPT_BYTES:
-            self._outliner = Outliner(OUTLINE)
-            self._outliner.feed(bytes(self._kept))
-            self._kept.clear()
-
-    def objects(self) -> list[dict[str, Any]]:
-        if self._outliner is not None:
-            return objects_in(self._outliner.finish())
-        return _objects_of(bytes(self._kept))
-
-
-class _Events:
-    """A stream of events, of which those are read that are about an object of the kind: the last of them says most."""
-
-    __slots__ = ("_kind", "_last", "_outliner", "_splitter", "_wanted", "deltas")
-
-    def __init__(self, kind: str, deltas: Deltas | None) -> None:
-        self._kind = kind
-        self.deltas = deltas
-        """What goes by in it, where somebody wants to know."""
-
-        self._wanted = b'"%b"' % OBJECTS[kind].encode()
-        self._splitter = SseSplitter(max_event_bytes=_MOST_KEPT_BYTES)
-        self._outliner: Outliner | None = None
-        self._last: list[dict[str, Any]] = []
-
-    def feed(self, piece: bytes) -> None:
-        for event in self._splitter.feed(piece):
-            self._take(event)
-
-    def objects(self) -> list[dict[str, Any]]:
-        if (rest := self._splitter.finish()) is not None:
-            self._take(rest)
-        self._end_fragments()
-        return self._last
-
-    def _take(self, event: SseEvent) -> None:
-        if not event.whole:
-            # A large one, in fragments, of which the first has the beginning of its data.
-            raw = event.raw
-            if self._outliner is None:
-                self._outliner = Outliner(OUTLINE)
-                raw = raw[max(0, raw.find(b"{")) :]
-            self._outliner.feed(raw)
-            return
-        self._end_fragments()
-        if self.deltas is not None:
-            self.deltas.add(event.raw)
-        if self._wanted in event.raw:
-            self._note(_objects_of(event.data))
-
-    def _end_fragments(self) -> None:
-        if self._outliner is not None:
-            self._note(objects_in(self._outliner.finish()))
-            self._outliner = None
-
-    def _note(self, objects: Iterable[dict[str, Any]]) -> None:
-        self._last = [one for one in objects if id_of(one, self._kind) is not None] or self._last
-
-
-def _objects_of(document: bytes) -> list[dict[str, Any]]:
-    try:
-        return objects_in(orjson.loads(document))
-    except orjson.JSONDecodeError:
-        return []
 
 
 def _begins_in_background(exchange: Exchange) -> bool:

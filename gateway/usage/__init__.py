@@ -5,7 +5,7 @@
   is parsed or of an `outline`; what nobody reports `deltas` and `written` know, in sessions `realtime` and
   `conversation`; `likeness` which events need no look
 - then: `reported` has the kinds, `counters` what is counted of them, `ledger` counts, a `report` adds up
-- later: `late_objects` are read, `late_work` says what counts of that, `late_register` tells it
+- later: `late_objects` are read by a `late_reader`, `late_work` says what counts of that, `late_register` tells it
 
 Of what is kept there is a protocol, and a module for each store: `memory_…`, `no_…`, and `redis_…`, all of which go
 over one `redis_wire`.

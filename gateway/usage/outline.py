@@ -264,8 +264,8 @@ class EventOutliner:
 
     __slots__ = ("_begun", "_document", "_is_data", "_line")
 
-    def __init__(self) -> None:
-        self._document = Outliner()
+    def __init__(self, outline: Outline = OUTLINE) -> None:
+        self._document = Outliner(outline)
         self._line = b""
         """The beginning of a line, as long as that does not tell what it is."""
 
