@@ -33,6 +33,8 @@ HANGING_UP_SECONDS = 1.0
 # How long both sides may take to answer a close frame of our own before the connections go.
 GOODBYE_SECONDS = 0.5
 KEPT_FREELY_BYTES = 64 * 1024
+# Events of our own that wait for an upstream which does not read.
+MOST_UNHEARD = 64
 # What is looked for stands in short events; longer ones are not kept.
 WATCHED_BYTES = 2**20
 
@@ -68,6 +70,9 @@ class Session:
         self._upstream = upstream
         self._over = asyncio.Event()
         self._says_goodbye = False
+        self._unheard = 0
+        """Events of our own that the upstream was told while it did not read."""
+
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._up = Direction(
@@ -243,8 +248,10 @@ class Session:
         self._down.say_text(event)
 
     def tell_upstream(self, event: bytes) -> None:
-        """Send the upstream one."""
-        self._up.say_text(event)
+        """Send the upstream one, unless it has not taken what it was told before."""
+        self._unheard = self._unheard + 1 if self._upstream.writing_paused else 0
+        if self._unheard <= MOST_UNHEARD:
+            self._up.say_text(event)
 
     def _beat(self) -> None:
         """Ask a silent side for a sign of life; end the session of one that gave none."""

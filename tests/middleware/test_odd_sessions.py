@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -155,3 +157,27 @@ async def test_session_is_closed_for_one_debt_that_lasts_and_not_for_two_that_do
     await asyncio.sleep(0.6)
     await is_in_debt_for(30)
     assert (await session.close_frame()).code == 1008
+
+
+async def test_server_that_reads_nothing_is_not_told_more_and_more(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await talk(gateway, upstream)
+    turn, reader = session.session.turn, session.session.client.reader
+    turn.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    turn.reader._limit = 1024  # type: ignore[attr-defined]
+    begun, padding = 8_000, b"x" * 240
+    for at in range(0, begun, 200):
+        events = (
+            b'{"type":"response.created","response":{"id":"r%d%b"}}' % (n, padding)
+            for n in range(at, at + 200)
+        )
+        await turn.send(b"".join(frame(TEXT, event, masked=False) for event in events))
+        for _ in range(200):
+            while b"response.created" not in (await read_frame(reader)).payload:
+                pass
+    cancelled = 0
+    with suppress(TimeoutError):
+        while True:
+            cancelled += b"response.cancel" in (await read_frame(turn.reader, 1.0)).payload
+    assert cancelled < begun / 2
