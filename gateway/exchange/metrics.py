@@ -150,7 +150,7 @@ class Metrics:
         )
         self.usage_exchanges = Sums(
             "gateway_usage_exchanges",
-            "Exchanges that used something, by what is known of it; what of is unreported is missing from the usage.",
+            "Exchanges that used something, by what is known of it; what is unreported is missing from the usage.",
             ["tenant", "operation", "known"],
             of=[known.value for known in Known],
             registry=registry,
