@@ -25,36 +25,27 @@ _NO_COST = Cost()
 class Admission:
     """The permits of one exchange, until it is settled. Refusals are raised as they are told to the client.
 
-    What it needs is taken in one step or in several; until the last has been granted, nothing of it is spent.
+    What it needs is taken in one step or in several; until the last has been granted, nothing of it is spent. Every
+    request makes one; what few of them need stands in the class.
     """
 
-    __slots__ = (
-        "_at_the_door",
-        "_decided",
-        "_exchange",
-        "_gives_back",
-        "_guesses",
-        "_limiter",
-        "_more_id",
-        "_takes",
-    )
+    _at_the_door: QuotaSet | None = None
+    """What was taken there."""
+
+    _more_id = ""
+    """Under which what a form said late is held, beside what the exchange's own id holds; empty: nothing is."""
+
+    _takes = False
+    """Whether anything was asked for, so that there may be something to settle."""
+
+    _gives_back = False
+    """Something is held, and not yet for good."""
 
     def __init__(self, exchange: Exchange, limiter: Limiter, decided: Decided, guesses: Guesses) -> None:
         self._exchange = exchange
         self._limiter = limiter
         self._decided = decided
         self._guesses = guesses
-        self._at_the_door: QuotaSet | None = None
-        """What was taken there."""
-
-        self._more_id = ""
-        """Under which what a form said late is held, beside what the exchange's own id holds; empty: nothing is."""
-
-        self._takes = False
-        """Whether anything was asked for, so that there may be something to settle."""
-
-        self._gives_back = False
-        """Something is held, and not yet for good."""
 
     async def enter(self, quotas: QuotaSet) -> None:
         """Take at the door what the exchange needs whatever its body says; once."""

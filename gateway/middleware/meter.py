@@ -45,7 +45,8 @@ def meter(
     def around(handler: Handler) -> Handler:
         async def metered(request: Request) -> Answer:
             exchange = request.exchange
-            if exchange.operation.is_own:
+            operation = exchange.operation
+            if operation.is_own:
                 return await handler(request)
             standing = exchange.standing
             assert standing is not None
@@ -59,13 +60,13 @@ def meter(
                     decided=decided,
                     unseen_per_second=unseen_tokens_per_second,
                 )
-            elif exchange.operation.counts_usage:
+            elif operation.counts_usage:
                 reading = AnswerReading(
                     exchange, metered=standing.metered, unseen_per_second=unseen_tokens_per_second
                 )
                 exchange.observers.append(reading)
             watch = None
-            if late is not None and exchange.operation.late_kind is not None:
+            if operation.late_kind is not None and late is not None:
                 watch = watch_late_work(exchange, late, time)
             abandoned = left = False
             try:
@@ -82,15 +83,11 @@ def meter(
                 usage = known = None
                 if reading is not None:
                     usage, known = reading.result(left=left)
-                    exchange.known = known
                 elif watch is not None and (usage := watch.read()) is not None:
-                    exchange.usage, exchange.known = usage, (known := Known.ESTIMATED)
-                elif (
-                    spent
-                    and exchange.operation.reports is UsageReport.LATER
-                    and not exchange.operation.is_free
-                ):
-                    exchange.known = known = Known.UNREPORTED  # until what it made is asked for
+                    exchange.usage, known = usage, Known.ESTIMATED
+                elif spent and operation.reports is UsageReport.LATER and not operation.is_free:
+                    known = Known.UNREPORTED  # until what it made is asked for
+                exchange.known = known
                 # A model that the upstream knows nothing of is whatever a client makes up.
                 model, tier = exchange.model if spent else "", "" if usage is None else usage.tier
                 counted = standing.counted(model, tier)

@@ -112,6 +112,9 @@ class Operation:
     Not those that repeat what was counted when something was created, nor those that only prepare a session.
     """
 
+    has_answers: bool = field(init=False, compare=False)
+    """Whether what it uses is a prompt, and answers that are made of LLM tokens."""
+
     late_kind: str | None = field(init=False, compare=False)
     """The kind of what it makes or shows whose usage may be said after the answer that made it; None: it is said then,
     or never."""
@@ -137,6 +140,7 @@ class Operation:
     def __post_init__(self) -> None:
         for name, value in (
             ("counts_usage", self.reports not in _NOT_HERE and not _COUNTED.isdisjoint(self.uses)),
+            ("has_answers", _has_answers(self)),
             ("late_kind", _late_kind_of(self)),
             ("repeats_usage", self.reports is UsageReport.REPEATED),
             ("is_batch", self.model.in_input_file),
@@ -175,6 +179,11 @@ class Operation:
     def id_params(self) -> tuple[str, ...]:
         """The names of the path's parameters, in their order."""
         return tuple(re.findall(r"{(\w+)}", self.path))
+
+
+def _has_answers(operation: Operation) -> bool:
+    says_them = operation.reports not in _NOT_HERE and operation.has_output and not operation.is_session
+    return says_them and operation.uses == ("tokens",)
 
 
 def _late_kind_of(operation: Operation) -> str | None:

@@ -86,6 +86,22 @@ def cost_of(
     `length_bytes` is the stated size of a body that streams, `most_bytes` the cap of one that states none.
     """
     fields = facts.fields
+    if not operation.has_answers:
+        return _cost_of_others(operation, facts, length_bytes=length_bytes, most_bytes=most_bytes)
+    answers = (1 if fields is None else fields.choices) * facts.prompts
+    if fields is None or fields.max_output is None:
+        each, maximum = guesses.output(operation, tenant, model), None
+    else:
+        each, maximum = fields.max_output, fields.maximum
+    images = 1 if facts.makes_images else None
+    return Cost(facts.prompt, each * answers, answers, maximum, images, attached=facts.attached)
+
+
+def _cost_of_others(
+    operation: Operation, facts: BodyFacts, *, length_bytes: int | None, most_bytes: int
+) -> Cost:
+    """The cost of what has no answers whose length can be guessed."""
+    fields = facts.fields
     if "images" in operation.uses:
         return Cost(images=1 if fields is None else fields.choices)
     if "audio_megabytes" in operation.uses:
@@ -100,15 +116,7 @@ def cost_of(
     if operation.is_session:
         # What a session uses is charged as it is reported; to begin one, something must be left.
         return Cost(input=1)
-    if not operation.has_output:
-        return Cost(input=facts.prompt, attached=facts.attached)
-    answers = (1 if fields is None else fields.choices) * facts.prompts
-    if fields is None or fields.max_output is None:
-        each, maximum = guesses.output(operation, tenant, model), None
-    else:
-        each, maximum = fields.max_output, fields.maximum
-    images = 1 if facts.makes_images else None
-    return Cost(facts.prompt, each * answers, answers, maximum, images, attached=facts.attached)
+    return Cost(input=facts.prompt, attached=facts.attached)
 
 
 _ASKED: Mapping[str, Callable[[Cost], tuple[int | None, int]]] = {

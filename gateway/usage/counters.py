@@ -22,6 +22,10 @@ COUNTERS = ("requests", *(known.value for known in Known), *COUNTED, "bytes_in",
 ) = range(len(COUNTERS))  # fmt: skip
 """Where they stand."""
 
+_RARE = Usage._fields.index("input_audio")
+_NUMBERS = Usage._fields.index("tier")
+"""Where a usage begins to tell of what most answers do not use, and where its numbers end."""
+
 KNOWN_AT = {known: COUNTERS.index(known) for known in Known}
 """Where requests are counted of whose usage so much is known."""
 
@@ -200,6 +204,8 @@ def add_usage(counts: Counts, usage: Usage) -> None:
         counts[_SAID] += said
     if reasoning:
         counts[_REASONING] += reasoning
+    if not any(usage[_RARE:_NUMBERS]):
+        return
     if heard:
         counts[_HEARD] += heard
     if spoken:

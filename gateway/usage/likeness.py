@@ -147,4 +147,4 @@ def _unescaped(written: bytes) -> int | None:
 
 def ends_something(written: bytes) -> bool:
     """Whether it has a word by which events are told that end something."""
-    return written.find(b".done") >= 0 or written.find(b".completed") >= 0
+    return written.rfind(b".done") >= 0 or written.rfind(b".completed") >= 0
