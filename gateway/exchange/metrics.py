@@ -374,7 +374,7 @@ class Metrics:
         if reserved is not None and exchange.spent and not exchange.is_socket:
             limited = tallies.limited or tallies.limited_began()
             limited[0] += reserved
-            limited[1] += 0 if usage is None else usage.total
+            limited[1] += 0 if usage is None or exchange.operation.repeats_usage else usage.total
 
     def _tallies(self, exchange: Exchange) -> ExchangeTallies:
         """Those of an exchange whose caller is not known, or was refused."""

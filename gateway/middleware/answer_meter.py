@@ -61,20 +61,8 @@ class AnswerReading(StreamObserver):
         if not exchange.spent:
             return None, None
         usage = None if reader is None else reader.finish()
-        if usage is not None and not usage.input and not usage.output:
-            usage = divided(usage, self._prompt if exchange.operation.has_output else None)
-        says_all = usage is not None and usage.input and usage.output and not left
-        if (
-            not says_all
-            and "tokens" in exchange.operation.uses
-            and (self._metered or (reader is not None and reader.unread))
-        ):
+        if usage is None or left or not usage.input or not usage.output:
             usage = self._completed(usage, left=left)
-        elif usage is None and self._metered and exchange.cost is not None and exchange.cost.images:
-            usage = Usage(images=exchange.cost.images, estimated=True)
-        elif usage is None and self._metered and reader is not None and reader.streams:
-            written = reader.went_by()  # such as a transcript, of which nothing is known before
-            usage = Usage(output=written, total=written, estimated=True) if written else None
         # The characters that are spoken, which only the request says.
         if "audio_characters" in exchange.operation.uses and exchange.facts.characters:
             usage = (usage or Usage())._replace(characters=exchange.facts.characters)
@@ -100,7 +88,22 @@ class AnswerReading(StreamObserver):
         prompt = self._prompt
         return Usage(input=prompt, output=output, total=prompt + output, estimated=True)
 
-    def _completed(self, reported: Usage | None, *, left: bool) -> Usage:
+    def _completed(self, reported: Usage | None, *, left: bool) -> Usage | None:
+        """What was reported, and what else is known, or wanted as an estimate, where that does not say all."""
+        exchange, reader = self._exchange, self._reader
+        if reported is not None and not reported.input and not reported.output:
+            reported = divided(reported, self._prompt if exchange.operation.has_output else None)
+        if "tokens" in exchange.operation.uses and (self._metered or (reader is not None and reader.unread)):
+            return self._filled(reported, left=left)
+        if reported is not None or not self._metered:
+            return reported
+        if exchange.cost is not None and exchange.cost.images:
+            return Usage(images=exchange.cost.images, estimated=True)
+        # Such as a transcript, of which nothing is known before.
+        written = reader.went_by() if reader is not None and reader.streams else 0
+        return Usage(output=written, total=written, estimated=True) if written else None
+
+    def _filled(self, reported: Usage | None, *, left: bool) -> Usage:
         """What was reported; estimated as far as that says nothing, or may have been said of the beginning alone."""
         of_beginning = left and self._goes_on_being_said
         if reported is not None and not of_beginning:

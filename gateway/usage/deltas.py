@@ -124,7 +124,7 @@ class Deltas:
             at += 1
         oldest = b"".join(self._kept[:at])
         del self._kept[:at]
-        is_plain = all(oldest.find(word) < 0 for word in _NOT_PLAIN)
+        is_plain = all(oldest.rfind(word) < 0 for word in _NOT_PLAIN)
         if is_plain and (found := _found(oldest)).texts * 2 >= oldest.count(b"data:"):
             self._add(found)
         else:
