@@ -137,8 +137,8 @@ class LateWatch(StreamObserver):
         """Somebody has read so much of an object of which nobody may ever ask what it used."""
         exchange, maker = self._exchange, self._maker()
         part = Part(maker.subject, maker.model, maker.operation, usage, known=exchange.known or "")
-        key = self._key(exchange.params[_RESPONSE])
-        self._register.note(Note(key, exchange.id, maker, part, is_charged=False))
+        exchange.made = exchange.params[_RESPONSE]
+        self._register.note(Note(self._key(exchange.made), exchange.id, maker, part, is_charged=False))
 
     @property
     def _reads_what_others_wrote(self) -> bool:
