@@ -12,7 +12,9 @@ _INFLATED_BYTES = 64 * 1024
 _TEXT_TIMES = 10
 _INFLATED_TIMES = 50
 _INFLATED_FREELY_BYTES = 512 * 1024
-"""At first, and of one piece however little had come of those before it: all of that is read in one turn."""
+_MOST_SAVED_BYTES = 4 * 2**20
+"""Of what little came of earlier pieces, so much may come of one, for all of that is read in one turn: pictures come
+again in later events, and shrink to nothing there."""
 
 _MOST_CODINGS = 3
 _ZSTD_WINDOW_BYTES = 8 * 2**20
@@ -40,7 +42,7 @@ class Inflater:
         """Take the next bytes of the answer. Raises Unreadable."""
         room, size = self._room, len(piece)
         room.left_bytes = min(
-            room.left_bytes + size * _INFLATED_TIMES, _INFLATED_FREELY_BYTES + size * _TEXT_TIMES
+            room.left_bytes + size * _INFLATED_TIMES, _MOST_SAVED_BYTES + size * _TEXT_TIMES
         )
         try:
             self._feed(piece)

@@ -268,7 +268,7 @@ KINDS = (
         "createImage",
         "/v1/images/generations",
         _body(model="gpt-image-1", prompt="A cat", n=2),
-        _body(created=1, data=[{"b64_json": "iVBO" * 80_000}] * 2, usage=IMAGE_USAGE),
+        _body(created=1, data=[{"b64_json": PICTURE[:320_000]}] * 2, usage=IMAGE_USAGE),
         {"images": 2, "input": 50, "output": 544},
         "gpt-image-1",
     ),

@@ -199,7 +199,7 @@ def test_who_has_behaved_for_long_may_not_unpack_to_all_that_was_saved_up(encodi
         for at in range(0, len(packed), 4096):
             seen.clear()
             inflater.feed(packed[at : at + 4096])
-    assert sum(seen) < 700_000
+    assert sum(seen) < 4_500_000
 
 
 def test_a_large_event_of_a_session_is_not_parsed_either():
