@@ -5,6 +5,7 @@ Of the usual piece, whole events that report nothing, nothing but a few words is
 
 import re
 from collections.abc import Callable
+from enum import Enum, auto
 
 from gateway.usage.answers import Report, from_sse_event, report_of
 from gateway.usage.deltas import Deltas
@@ -12,8 +13,9 @@ from gateway.usage.included import is_added_usage
 from gateway.usage.json_reader import BEGINNING_BYTES, MAX_WHOLE_BYTES
 from gateway.usage.likeness import Likeness, ends_something
 from gateway.usage.outline import EventOutliner
-from gateway.usage.reported import Usage
-from gateway.wire.sse import MAX_EVENT_BYTES, SseEvent, SseSplitter
+from gateway.usage.reported import BYTES_PER_LLM_TOKEN, Usage
+from gateway.usage.written import SOUND_BYTES_PER_LLM_TOKEN
+from gateway.wire.sse import SseEvent, SseSplitter
 
 _REPORT = re.compile(rb'"usage"[ \t\r\n]{0,8}:[ \t\r\n]{0,8}(?=\{)')
 _PART = re.compile(rb"\b(?:output_item\.done|image_(?:generation|edit)\.completed)\b")
@@ -25,12 +27,26 @@ _SAID_ALL = re.compile(
     rb"|thread\.(?:message\.completed|run\.(?:completed|incomplete|failed|cancelled|expired))\b"
     rb"|transcript\.text\.done|speech\.audio\.done"
 )
-_IS_AN_END = re.compile(rb'(?:"type"[ \t]*:[ \t]*"|(?:\A|[\r\n])event: ?)[\w.]+\.(?:done|completed)\b')
+_TYPE = rb'(?:"type"[ \t]*:[ \t]*"|(?:\A|[\r\n])event: ?)[\w.]+'
+_IS_AN_END = re.compile(_TYPE + rb"\.(?:done|completed)\b")
+_SAYS_NOTHING = re.compile(
+    _TYPE + rb"\.(?:done|completed|created|queued|in_progress|incomplete|failed|cancelled)\b"
+)
+_IS_SOUND = re.compile(_TYPE + rb"audio\.delta\b")
 _GOES_ON = re.compile(rb"\.(?:delta|added)\b")
 _ALL = 2**31
 _LAST = b"[DONE]"
 _IS_LAST = re.compile(rb"(?:\A|\n)data: ?\[DONE\]")
 _LAST_BYTES = len(_LAST) + 8
+
+
+class _Says(Enum):
+    """What an event is that is too large to hold."""
+
+    TEXT = auto()
+    SOUND = auto()
+    NOTHING_NEW = auto()
+    """What has been asked, or has been said."""
 
 
 class EventReader:
@@ -42,9 +58,11 @@ class EventReader:
     def __init__(self, deltas: type[Deltas], *, without_added: bool = False) -> None:
         self.deltas = deltas()
         self._without_added = without_added
-        self._splitter = SseSplitter()
+        # What is larger is read as it comes, for all of it is too much for one turn of the loop.
+        self._splitter = SseSplitter(max_event_bytes=MAX_WHOLE_BYTES)
         self._likeness = Likeness()
         self._fragments: EventOutliner | None = None
+        self._fragments_are = _Says.NOTHING_NEW
         self._whole: Usage | None = None
         """What has been reported of the answer."""
 
@@ -78,7 +96,7 @@ class EventReader:
         if splitter.between_events and self._fragments is None:
             if self._likeness.took(piece):
                 return piece
-            if not _shows_a_sign(piece) and piece.endswith(_BLANK_LINES) and len(piece) <= MAX_EVENT_BYTES:
+            if not _shows_a_sign(piece) and piece.endswith(_BLANK_LINES) and len(piece) <= MAX_WHOLE_BYTES:
                 # The usual piece.
                 splitter.started = True
                 self._said_all_at = None
@@ -124,8 +142,14 @@ class EventReader:
             return self._take_whole([event])
         if self._fragments is None:
             self._fragments = EventOutliner()
+            self._fragments_are = _says(event.raw)
             self._note_end(event.raw)
-        self.deltas.add_piece(event.raw, of_event=True)
+        else:
+            self._note_finished(event.raw)
+        if self._fragments_are is _Says.TEXT:
+            self.deltas.add_piece(event.raw, of_event=True)
+        elif self._fragments_are is _Says.SOUND:
+            self.deltas.wrote(1, len(event.raw) * BYTES_PER_LLM_TOKEN // SOUND_BYTES_PER_LLM_TOKEN)
         self._fragments.feed(event.raw[event.prefix_bytes :])
         if event.ends:
             self._end_fragments()
@@ -135,14 +159,14 @@ class EventReader:
         """Take events that stand in a row; of those that report on the whole answer, the latest full one is read."""
         for event in events:
             self._note_end(event.raw)
-            if not (ends_something(event.raw) and _IS_AN_END.search(event.raw, 0, BEGINNING_BYTES)):
-                self.deltas.add(event.raw)  # else it says once more what has been said
+            if not _is_an_end(event.raw):
+                self.deltas.add(event.raw)
         reports: list[Report] = []
         is_known = False
         for event in reversed(events):
             if not _may_report(event.raw) or (is_known and not _PART.search(event.raw, 0, BEGINNING_BYTES)):
                 continue
-            report = _report_of(event)
+            report = from_sse_event(event)
             if report is not None and (report.is_part or not is_known):
                 reports.append(report)
                 is_known |= not report.is_part and _is_full(report.usage)
@@ -194,12 +218,15 @@ def _joined(earlier: Usage | None, later: Usage | None) -> Usage | None:
     return Usage._make(new or old for old, new in zip(earlier, later, strict=True))
 
 
-def _report_of(event: SseEvent) -> Report | None:
-    if len(event.raw) <= MAX_WHOLE_BYTES:
-        return from_sse_event(event)
-    outliner = EventOutliner()
-    outliner.feed(event.raw[event.prefix_bytes :])
-    return report_of(outliner.finish())
+def _is_an_end(event: bytes) -> bool:
+    """Whether it says once more what has been said."""
+    return ends_something(event) and _IS_AN_END.search(event, 0, BEGINNING_BYTES) is not None
+
+
+def _says(beginning: bytes) -> _Says:
+    if _SAYS_NOTHING.search(beginning, 0, BEGINNING_BYTES):
+        return _Says.NOTHING_NEW
+    return _Says.SOUND if _IS_SOUND.search(beginning, 0, BEGINNING_BYTES) else _Says.TEXT
 
 
 def _shows_a_sign(events: bytes) -> bool:

@@ -95,3 +95,26 @@ def test_what_a_model_writes_of_events_is_written(said):
         reader.feed(b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n' % (said.encode() * 8))
     reader.finish()
     assert reader.deltas.estimate() >= 50 * 8 * len(said) // BYTES_PER_LLM_TOKEN
+
+
+LARGE = "x" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("event", "written"),
+    [
+        (f'{{"type":"response.created","response":{{"tools":[{{"content":"{LARGE}"}}]}}}}', 0),
+        (f'{{"type":"response.output_text.done","text":"{LARGE}"}}', 0),
+        (f'{{"type":"response.output_audio.delta","delta":"{LARGE}"}}', 62),
+        (f'{{"type":"response.output_text.delta","delta":"{LARGE}"}}', 50_000),
+        (f'{{"choices":[{{"delta":{{"content":"{LARGE}"}}}}]}}', 50_000),
+    ],
+    ids=["what was asked", "what was said", "sound", "a text", "a text of chat"],
+)
+@pytest.mark.parametrize("step", [9999, 300_000])
+def test_of_an_event_too_large_to_hold_counts_what_a_model_wrote(event, written, step):
+    reader, stream = EventReader(Deltas), f"data: {event}\n\n".encode()
+    for at in range(0, len(stream), step):
+        reader.feed(stream[at : at + step])
+    reader.finish()
+    assert abs(reader.deltas.estimate() - written) <= 5
