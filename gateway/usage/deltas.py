@@ -29,7 +29,7 @@ _KEPT_BYTES = 32 * 1024
 _READ_BYTES = 64 * 1024
 """What is larger is not parsed in one turn of the loop."""
 
-_MOST_READ = 512
+_MOST_READ = 1024
 """Nor are more events."""
 
 _SPLIT_BYTES = 4 * 1024
