@@ -22,9 +22,6 @@ _OWN_NAMES = frozenset(
 }
 """Names of messages and of their parts: objects that have no others say nothing by them."""
 
-_MAY_ATTACH = frozenset({"input", "prompt"})
-"""Names under which something is attached that is no part of a message."""
-
 _NUMBERS = (int, float)
 
 
@@ -42,8 +39,8 @@ NO_PROMPT = Prompt()
 def prompt_estimate(document: Mapping[str, Any]) -> Prompt:
     """What is sent up in a parsed body; linear in its size."""
     text_bytes, numbers = 0, 0
-    # Messages that have nothing but texts have no attachments.
-    may_attach = not _MAY_ATTACH.isdisjoint(document)
+    # Messages that have nothing but texts have no attachments, and elsewhere only these have.
+    may_attach = type(document.get("input")) is list or type(document.get("prompt")) is dict
     pending: list[Collection[Any]] = [document.values()]
     while pending:
         for value in pending.pop():
