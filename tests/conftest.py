@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import AsyncExitStack
 from typing import Any
 
+import hypothesis
 import pytest
 import uvloop
 
@@ -15,6 +16,11 @@ from tests.kit.faults.faulty_link import FaultyLink, faulty_link
 from tests.kit.gateway import Gateway, running_gateway
 from tests.kit.redis import RedisServer, running_redis
 from tests.kit.upstream import ScriptedUpstream
+
+
+# How long an example takes is the machine's affair, which others use, too.
+hypothesis.settings.register_profile("all", deadline=None)
+hypothesis.settings.load_profile("all")
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

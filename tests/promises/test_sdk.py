@@ -257,7 +257,7 @@ class TestScenario:
                 expected = [plain(seen) async for seen in scenario(sdk)]
             async with ways.behind() as sdk:
                 seen = [plain(seen) async for seen in scenario(sdk)]
-        lines = [orjson.loads(line) for line in ways.gateway.lines.raw]
+            lines = await ways.gateway.lines.wait(len(SCENARIOS[scenario]))
 
         assert alike(seen) == alike(expected)
         assert expected, "the scenario has something to show"

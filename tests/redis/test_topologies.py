@@ -80,7 +80,7 @@ async def test_replica_that_takes_over_is_found_and_the_dead_master_left_alone()
         nodes[1].stop()
         began = time.monotonic()
         while not (await limiter.admit(fresh_id(), [Charge(quota)])).from_store:
-            assert time.monotonic() - began < 6, "the store does not decide again"
+            assert time.monotonic() - began < 20, "the store does not decide again"
             await load.run(0.1)
         await load.run(0.2)
         assert load.granted == len(load.outcomes)

@@ -30,6 +30,10 @@ async def wire(link: FaultyLink) -> AsyncIterator[Wire]:
     await wire.close()
 
 
+SPARE_SECONDS = 0.5
+"""What a machine that others use may take beside a deadline; tried again, a call would have several of those."""
+
+
 @pytest.fixture
 async def quick(link: FaultyLink) -> AsyncIterator[Wire]:
     """A connected wire with production's deadline."""
@@ -90,7 +94,7 @@ async def test_silent_server_costs_one_deadline_and_then_nothing(
     if trouble == "frozen":
         redis.freeze()
     try:
-        for most_seconds in (0.13, 0.01, 0.01):
+        for most_seconds in (0.08 + SPARE_SECONDS, SPARE_SECONDS / 10, SPARE_SECONDS / 10):
             started = time.monotonic()
             with pytest.raises(RedisUnavailable):
                 await quick.run(INCREMENT, ["silent"], [1])
