@@ -17,7 +17,6 @@ from tests.kit.gateway import Gateway, running_gateway
 from tests.kit.redis import RedisServer, running_redis
 from tests.kit.upstream import ScriptedUpstream
 
-
 # How long an example takes is the machine's affair, which others use, too.
 hypothesis.settings.register_profile("all", deadline=None)
 hypothesis.settings.load_profile("all")
