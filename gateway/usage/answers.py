@@ -136,33 +136,28 @@ def usage_of(answer: Any) -> Usage | None:
     get = answer.get
     if get("object") == "thread.run.step":
         return None  # part of the usage of its run
-    reported, response, says_more = get("usage"), answer, not _SAYS_MORE.isdisjoint(answer)
-    if says_more:
-        if type(of_event := get("response")) is dict:
-            response = of_event
+    reported, tier = get("usage"), get("service_tier")
+    if not _SAYS_MORE.isdisjoint(answer):
+        response = of_event if type(of_event := get("response")) is dict else answer
+        tier = response.get("service_tier")
         if type(reported) is not dict:
             reported = response.get("usage")
             if type(reported) is not dict and type(groq := get("x_groq")) is dict:
                 reported = groq.get("usage")
-    elif type(reported) is not dict:
-        return None
-    tier = tier_of(response)
+        if not _USES_MORE.isdisjoint(answer):
+            usage = from_usage_object(reported, tier) if type(reported) is dict else None
+            return _with_others(usage, answer, response)
     usage = from_usage_object(reported, tier) if type(reported) is dict else None
-    if says_more and not _USES_MORE.isdisjoint(answer):
-        usage = _with_others(usage, answer, response, tier)
-    elif usage is not None and type(model := get("model")) is str and SEARCH_MODEL in model:
-        usage = usage._replace(web_searches=1)
+    if usage is not None and type(model := get("model")) is str and SEARCH_MODEL in model:
+        return usage._replace(web_searches=1)
     return usage
 
 
-def tier_of(response: Mapping[str, Any]) -> str:
-    """The service tier that answered; empty where nothing is said that could be one."""
-    tier = response.get("service_tier")
-    return tier if type(tier) is str and len(tier) <= _LONGEST_TIER else ""
+def from_usage_object(reported: dict[str, Any], tier: object = "") -> Usage | None:
+    """Read a `usage` object by whichever of the API's names it uses; None where no number in it makes sense.
 
-
-def from_usage_object(reported: dict[str, Any], tier: str = "") -> Usage | None:
-    """Read a `usage` object by whichever of the API's names it uses; None where no number in it makes sense."""
+    `tier`: what the answer says of the service tier that served it, which may be anything.
+    """
     get = reported.get
     sent, said, total = get("prompt_tokens"), get("completion_tokens"), get("total_tokens", 0)
     if sent is None:
@@ -201,6 +196,8 @@ def from_usage_object(reported: dict[str, Any], tier: str = "") -> Usage | None:
         ):
             return None
         total = total or sent + said
+    if type(tier) is not str or len(tier) > _LONGEST_TIER:
+        tier = ""  # as _tier does, without its frame
     return tuple.__new__(  # as Usage(…), without its frame
         Usage,
         (
@@ -215,9 +212,11 @@ def _says(reported: Mapping[str, Any]) -> bool:
     return any(_number(reported.get(name)) is not None for name in _NUMBERS)
 
 
-def _with_others(
-    usage: Usage | None, answer: Mapping[str, Any], response: Mapping[str, Any], tier: str
-) -> Usage | None:
+def _tier(said: object) -> str:
+    return said if type(said) is str and len(said) <= _LONGEST_TIER else ""
+
+
+def _with_others(usage: Usage | None, answer: Mapping[str, Any], response: Mapping[str, Any]) -> Usage | None:
     """Add what was used and does not stand in the member `usage`."""
     kind = answer.get("type")
     images, searches, file_searches, sessions = 0, 0, 0, 0
@@ -233,7 +232,7 @@ def _with_others(
     seconds = seconds_of(answer.get("duration")) if "text" in answer else 0.0
     if not (images or searches or file_searches or sessions or seconds):
         return usage
-    usage = usage or Usage(tier=tier)
+    usage = usage or Usage(tier=_tier(response.get("service_tier")))
     return usage._replace(
         images=images,
         audio_seconds=usage.audio_seconds or seconds,

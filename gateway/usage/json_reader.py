@@ -13,7 +13,6 @@ from gateway.usage.answers import (
     SEARCH_MODEL,
     from_json,
     from_usage_object,
-    tier_of,
     usage_of,
 )
 from gateway.usage.deltas import Deltas
@@ -115,7 +114,7 @@ def _from_end(document: bytes) -> Usage | None:
     reported = end["usage"]
     if not isinstance(reported, dict) or not _AMBIGUOUS.isdisjoint(end):
         return None
-    return from_usage_object(reported, tier_of(end)) if _tells_nothing(document, at) else None
+    return from_usage_object(reported, end.get("service_tier")) if _tells_nothing(document, at) else None
 
 
 def _tells_nothing(document: bytes, until: int) -> bool:
