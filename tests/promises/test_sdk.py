@@ -26,6 +26,7 @@ from pydantic import BaseModel
 
 from gateway.simulator import build_simulator
 from tests.kit.gateway import Gateway, running_gateway
+from tests.kit.waiting import comes_to
 
 UPSTREAM_KEY = "sk-simulator"
 QUESTION: list[Any] = [{"role": "user", "content": "Who is there?"}]
@@ -257,13 +258,18 @@ class TestScenario:
                 expected = [plain(seen) async for seen in scenario(sdk)]
             async with ways.behind() as sdk:
                 seen = [plain(seen) async for seen in scenario(sdk)]
-            lines = await ways.gateway.lines.wait(len(SCENARIOS[scenario]))
+            lines = ways.gateway.lines
+
+            async def logged() -> list[str]:
+                return [
+                    name for name, _ in itertools.groupby(line["operation"] for line in await lines.wait())
+                ]
+
+            await comes_to(SCENARIOS[scenario], logged)
 
         assert alike(seen) == alike(expected)
         assert expected, "the scenario has something to show"
-        logged = [operation for operation, _ in itertools.groupby(line["operation"] for line in lines)]
-        assert logged == SCENARIOS[scenario]
-        assert {line["ending"] for line in lines} == {"complete"}
+        assert {line["ending"] for line in await lines.wait()} == {"complete"}
 
     # The SDK opens its synchronous socket in a way that websockets no longer likes.
     @pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")
