@@ -71,19 +71,20 @@ class LogWriter:
         return self._pending_bytes + self._collected_bytes
 
     def _flush(self) -> None:
-        self._scheduled = False
-        if not self._lines:
-            return
-        batch = b"".join(self._lines)
-        self._lines.clear()
-        self._collected_bytes = 0
-        with self._lock:  # `close` may be called from another thread
+        # As a whole: `close` may be called from another thread, and what one takes the other must not take or miss.
+        with self._lock:
+            self._scheduled = False
+            if not self._lines:
+                return
+            batch = b"".join(self._lines)
+            self._lines.clear()
+            self._collected_bytes = 0
             self._pending_bytes += len(batch)
             if self._thread is None:
                 thread = threading.Thread(target=self._drain, name="gateway-log", daemon=True)
                 thread.start()
                 self._thread = thread
-        self._batches.put(batch)
+            self._batches.put(batch)
 
     def _drain(self) -> None:
         while (batch := self._batches.get()) is not None:

@@ -23,7 +23,7 @@ from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.redis import RedisServer
 from tests.kit.true_usage import ALL_THE_SAME, GENERATING, MAXIMUM, OTHERS, PAIRS, SAYS_NOTHING, Kind, packed
 from tests.kit.upstream import ScriptedUpstream, Turn
-from tests.kit.waiting import until
+from tests.kit.waiting import found, until
 
 LIMIT = 8640
 """A tenth of an LLM token comes back in a second."""
@@ -136,6 +136,16 @@ async def said_by(gateway: Gateway, subject: str) -> dict[str, Any]:
     return seen[0]
 
 
+async def told(gateway: Gateway, path: str, credential: str) -> dict[str, Any]:
+    """What one of the gateway's own paths says, once Redis has answered in time."""
+
+    async def look() -> dict[str, Any]:
+        answer = await ask(gateway, "GET", path, credential=credential)
+        return orjson.loads(answer.body) if answer.status == 200 else {}
+
+    return await found(look)
+
+
 async def charged(gateway: Gateway, subject: str) -> Charged:
     """What a subject was charged for its one request: bucket, ledger and log have to say the same."""
     line = await said_by(gateway, subject)
@@ -146,13 +156,13 @@ async def charged(gateway: Gateway, subject: str) -> Charged:
     assert estimated == (said.known == "estimated"), line
 
     credential = gateway.credential(["chat.completions:write"], subject=subject)
-    counts = orjson.loads((await ask(gateway, "GET", "/gateway/usage", credential=credential)).body)["total"]
+    counts = (await told(gateway, "/gateway/usage", credential))["total"]
     assert (counts["requests"], counts["input"], counts["output"]) == (1, said.input, said.output), subject
     assert {kind: counts[kind] for kind in usage} == usage, subject
     known = {word: counts[word] for word in ("reported", "estimated", "unreported") if counts[word]}
     assert known == ({said.known: 1} if said.known else {}), subject
 
-    me = orjson.loads((await ask(gateway, "GET", "/gateway/me", credential=credential)).body)
+    me = await told(gateway, "/gateway/me", credential)
     (level,) = me["limits"]
     assert 0 <= said.total - (LIMIT - level["remaining"]) <= 1, (subject, level, "the rest has come back")
     return said
@@ -171,7 +181,7 @@ async def charges(gateway: Gateway, upstream: ScriptedUpstream, cases: Sequence[
     await until(lambda: not gateway.app.services.lifecycle.in_flight)
     await gateway.app.services.ledger.flush()
     await asyncio.sleep(0.05)  # what was used is told the buckets soon
-    return await asyncio.gather(*[charged(gateway, case.name) for case in cases])
+    return [await charged(gateway, case.name) for case in cases]
 
 
 def differing(cases: Sequence[Case], got: Sequence[Charged], expected: Sequence[Charged]) -> dict[str, Any]:
