@@ -24,8 +24,9 @@ from docs.performance import table
 from gateway.app.supervisor_metrics import SupervisorMetrics
 from gateway.endings import Ending
 from gateway.exchange.instruments import Description, Kind, Rule
+from gateway.exchange.labels import LABELS
 from gateway.exchange.log import FIELDS
-from gateway.exchange.metrics import LABELS, Metrics
+from gateway.exchange.metrics import Metrics
 from gateway.limits.terms import Dimension
 from gateway.settings.kept_file import KeptFile
 from gateway.settings.section import AT_START, FOLLOWED

@@ -1,10 +1,10 @@
 """The order in which an exchange is handled: outermost first, and why each stands where it does.
 
-One file for each link; `standings` belongs to `authenticate`, `admission` to `limit`, and to `meter` what meters an
-answer (`answer_meter`), a session (`session_meter`, `session_responses`, `session_permits`) and work that reports later
-(`late_watch`, `late_counting`). Every room above may ask: `app`, which wires it, and `cli.explain`, which asks
-`authenticate` and `record` what they would say. A link decides when, and what becomes of a refusal; the rules are in
-`policy`, the arithmetic in `limits` and `usage`, the bytes in `proxy`.
+One file for each link. `standings` belongs to `authenticate`, `admission` to `limit`, `costs` to that and `meter`; to
+`meter` belongs what meters an answer (`answer_meter`), a session (`session_meter`, `session_responses`,
+`session_permits`) and work that reports later (`late_watch`, `late_counting`). Every room above may ask: `app`, which
+wires it, and `cli.explain`, which asks `authenticate` and `record` what they would say. A link decides when, and what
+becomes of a refusal; the rules are in `policy`, the arithmetic in `limits` and `usage`, the bytes in `proxy`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from gateway.middleware.answer import answer
 from gateway.middleware.authenticate import authenticate
 from gateway.middleware.authorize import authorize
+from gateway.middleware.costs import Costs
 from gateway.middleware.limit import limit
 from gateway.middleware.meter import meter
 from gateway.middleware.record import record
@@ -24,6 +25,7 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
     """The one place where the order is declared, and what each link works with."""
     settings = with_.settings
     edge = settings.edge
+    costs = Costs(with_.guesses, most_bytes=edge.max_body_bytes)
     return (
         # sees every ending, refusals included: one line and one set of metrics each
         record(
@@ -59,6 +61,7 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
             edge=edge,
             reading=with_.reading,
             guesses=with_.guesses,
+            costs=costs,
             file_bytes=with_.file_bytes,
             decided=with_.metrics.decided,
             memory=with_.memory,
@@ -69,6 +72,7 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
             limiter=with_.limiter,
             late=with_.late,
             guesses=with_.guesses,
+            costs=costs,
             decided=with_.metrics.decided,
             unseen_tokens_per_second=settings.unseen_tokens_per_second,
         ),

@@ -6,7 +6,9 @@ from time import monotonic
 
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import READABLE, AnswerChange, EventFilter, StreamObserver, Takes, Watch
+from gateway.middleware.costs import Costs
 from gateway.operations.table import UsageReport
+from gateway.usage.cost import Cost
 from gateway.usage.inflating import READABLE_CODINGS
 from gateway.usage.reader import UsageReader
 from gateway.usage.reported import BYTES_PER_LLM_TOKEN, Known, Usage, divided, filled
@@ -17,11 +19,12 @@ from gateway.wire.headers import RequestHead
 class AnswerReading(StreamObserver):
     """Reads the usage of one answer."""
 
-    __slots__ = ("_exchange", "_metered", "_reader", "_unseen_per_second")
+    __slots__ = ("_costs", "_exchange", "_metered", "_reader", "_unseen_per_second")
 
-    def __init__(self, exchange: Exchange, *, metered: bool, unseen_per_second: float) -> None:
+    def __init__(self, exchange: Exchange, costs: Costs, *, metered: bool, unseen_per_second: float) -> None:
         """`unseen_per_second`: LLM tokens that are made unseen, where a client does not stay to see them."""
         self._exchange = exchange
+        self._costs = costs
         self._metered = metered
         self._unseen_per_second = unseen_per_second
         self._reader: UsageReader | None = None
@@ -74,7 +77,7 @@ class AnswerReading(StreamObserver):
 
     def _estimate(self, *, left: bool) -> Usage:
         """The prompt, and the larger of what went by and what must be taken to have been made unseen."""
-        exchange, reader, cost = self._exchange, self._reader, self._exchange.cost
+        exchange, reader, cost = self._exchange, self._reader, self._cost
         reserved = 0 if cost is None else cost.output
         output = 0 if reader is None else reader.went_by()
         if reader is not None and not reader.readable:
@@ -97,8 +100,9 @@ class AnswerReading(StreamObserver):
             return self._filled(reported, left=left)
         if reported is not None or not self._metered:
             return reported
-        if exchange.cost is not None and exchange.cost.images:
-            return Usage(images=exchange.cost.images, estimated=True)
+        cost = self._cost
+        if cost is not None and cost.images:
+            return Usage(images=cost.images, estimated=True)
         # Such as a transcript, of which nothing is known before.
         written = reader.went_by() if reader is not None and reader.streams else 0
         return Usage(output=written, total=written, estimated=True) if written else None
@@ -122,8 +126,14 @@ class AnswerReading(StreamObserver):
         return self._reader is not None and not self._reader.is_over(self._answers)
 
     @property
+    def _cost(self) -> Cost | None:
+        """What the request says that it will use; None where nobody limits or meters that."""
+        cost = self._exchange.cost
+        return self._costs.of(self._exchange) if cost is None and self._metered else cost
+
+    @property
     def _prompt(self) -> int:
-        exchange, cost = self._exchange, self._exchange.cost
+        exchange, cost = self._exchange, self._cost
         if cost is not None and cost.input is not None:
             return cost.input
         return exchange.facts.prompt if self._metered else exchange.bytes_in // BYTES_PER_LLM_TOKEN

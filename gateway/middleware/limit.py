@@ -21,6 +21,7 @@ from gateway.limits.charges import QuotaSet
 from gateway.limits.limiter import Limiter
 from gateway.limits.terms import Dimension
 from gateway.middleware.admission import Admission, Decided
+from gateway.middleware.costs import Costs
 from gateway.operations.table import OperationTable
 from gateway.policy import requests as policy
 from gateway.policy.coverage import check_image_tool_covered, check_model_covered
@@ -32,7 +33,7 @@ from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.reading import Reading, is_read_at_once
 from gateway.proxy.request import Request
 from gateway.settings.settings import Edge
-from gateway.usage.cost import Cost, cost_of
+from gateway.usage.cost import Cost
 from gateway.usage.guesses import Guesses
 from gateway.usage.reported import BYTES_PER_LLM_TOKEN
 from gateway.wire.body_facts import NOTHING_NAMED
@@ -48,6 +49,7 @@ def limit(
     edge: Edge,
     reading: Reading,
     guesses: Guesses,
+    costs: Costs,
     file_bytes: Callable[[Exchange, str], Awaitable[int | None]],
     decided: Decided,
     memory: BodyMemory,
@@ -94,13 +96,13 @@ def limit(
                         _check_covered(exchange, quotas)
                         if exchange.facts.makes_images:
                             check_image_tool_covered(caller, quotas.dimensions)
-                    if quotas.quotas or standing.metered:
-                        exchange.cost = (
-                            await _batch_cost(exchange, admission, quotas)
-                            if exchange.operation.is_batch
-                            else _cost(exchange, quotas, needed=standing.metered)
-                        )
                     if quotas.quotas:
+                        if quotas.measured:
+                            exchange.cost = (
+                                await _batch_cost(exchange, admission, quotas)
+                                if exchange.operation.is_batch
+                                else costs.of(exchange)
+                            )
                         await admission.admit(quotas, hold=False)
                 return await handler(request)
             except GatewayError as refusal:
@@ -129,12 +131,11 @@ def limit(
             standing.caller.tenant.refuses_unmetered and not form_may_cost_more
         ):  # else its model is still to come
             _check_covered(exchange, quotas)
-        needed = form_may_cost_more or standing.metered
-        if quotas or needed:
+        if quotas.measured or form_may_cost_more:
             exchange.cost = (
                 await _batch_cost(exchange, admission, quotas)
                 if exchange.operation.is_batch
-                else _cost(exchange, quotas, needed=needed)
+                else costs.of(exchange)
             )
         if quotas:
             await admission.admit(quotas, hold=head.has_body)
@@ -179,20 +180,6 @@ def limit(
             exchange.body = taken.changed(facts.model_place.filled(orjson.dumps(default)))
             exchange.model = default
         policy.check_model_of_body(caller, operation, exchange.model)
-
-    def _cost(exchange: Exchange, quotas: QuotaSet, *, needed: bool) -> Cost:
-        """What the request says that it will use; not looked for where neither a limit nor an estimate asks for it."""
-        if not needed and not quotas.measured:
-            return _NO_COST
-        return cost_of(
-            exchange.operation,
-            tenant=exchange.caller.tenant.id,
-            model=exchange.model,
-            facts=exchange.facts,
-            length_bytes=exchange.stated_bytes,
-            most_bytes=edge.max_body_bytes,
-            guesses=guesses,
-        )
 
     async def _batch_cost(exchange: Exchange, admission: Admission, quotas: QuotaSet) -> Cost:
         """A batch costs what its input file has, and the upstream knows how much that is; asked where a limit asks."""

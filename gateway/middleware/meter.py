@@ -16,6 +16,7 @@ from gateway.exchange.exchange import Exchange
 from gateway.limits.limiter import Limiter
 from gateway.middleware.admission import Decided
 from gateway.middleware.answer_meter import AnswerReading
+from gateway.middleware.costs import Costs
 from gateway.middleware.late_watch import watch_late_work
 from gateway.middleware.session_meter import SessionMeter
 from gateway.operations.table import UsageReport
@@ -34,6 +35,7 @@ def meter(
     limiter: Limiter,
     late: LateRegister | None,
     guesses: Guesses,
+    costs: Costs,
     decided: Decided,
     unseen_tokens_per_second: float,
 ) -> Middleware:
@@ -62,7 +64,7 @@ def meter(
                 )
             elif operation.counts_usage:
                 reading = AnswerReading(
-                    exchange, metered=standing.metered, unseen_per_second=unseen_tokens_per_second
+                    exchange, costs, metered=standing.metered, unseen_per_second=unseen_tokens_per_second
                 )
                 exchange.observers.append(reading)
             watch = None

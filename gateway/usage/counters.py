@@ -7,24 +7,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import NamedTuple, Protocol
 
-from gateway.usage.reported import COUNTED, Known, Usage
+from gateway.usage.reported import COUNTED, KINDS, NUMBERS, Known, Usage
 
 COUNTERS = ("requests", *(known.value for known in Known), *COUNTED, "bytes_in", "bytes_out", "lost")
 """What is counted, in this order: requests, those of which something is known, LLM tokens from `input` to
 `output_audio`, milliseconds of audio; `lost` are requests that a store may never have been told of."""
 
-(
-    REQUESTS, _REPORTED, _ESTIMATED, _UNREPORTED, _SENT, _CACHED, _STORED, _SAID, _REASONING, _HEARD, _SPOKEN, _IMAGES,
-    _MILLISECONDS, _CHARACTERS, _WEB_SEARCHES, _FILE_SEARCHES, _CODE_SESSIONS, _LONG_CONTEXT, _VIDEO_SECONDS,
-    BYTES_IN, BYTES_OUT, LOST,
-) = range(len(COUNTERS))  # fmt: skip
-"""Where they stand."""
+REQUESTS, BYTES_IN, BYTES_OUT, LOST, _MILLISECONDS = map(
+    COUNTERS.index, ("requests", "bytes_in", "bytes_out", "lost", "milliseconds")
+)
+"""Where some of them stand."""
 
-_RARE = Usage._fields.index("input_audio")
-_NUMBERS = Usage._fields.index("tier")
-"""Where a usage begins to tell of what most answers do not use, and where its numbers end."""
+_KINDS = range(NUMBERS)
+_COUNTED_AT = tuple(
+    COUNTERS.index(COUNTED[KINDS.index(kind)]) if kind in KINDS else None for kind in Usage._fields[:NUMBERS]
+)
+"""Where each number of a usage is counted; nowhere, what is the sum of others."""
 
 KNOWN_AT = {known: COUNTERS.index(known) for known in Known}
 """Where requests are counted of whose usage so much is known."""
@@ -186,46 +187,13 @@ def counts_of(entries: dict[Entry, Counts], entry: Entry) -> Counts:
 
 
 def add_usage(counts: Counts, usage: Usage) -> None:
-    """Add what was used.
-
-    One by one: every exchange comes by here, and most kinds are not used. A test holds that none is forgotten.
-    """
-    (
-        sent, cached, stored, said, reasoning, _, heard, spoken, images, seconds, characters, web_searches,
-        file_searches, code_sessions, long_context, video_seconds, _, _,
-    ) = usage  # fmt: skip
-    if sent:
-        counts[_SENT] += sent
-    if cached:
-        counts[_CACHED] += cached
-    if stored:
-        counts[_STORED] += stored
-    if said:
-        counts[_SAID] += said
-    if reasoning:
-        counts[_REASONING] += reasoning
-    if not any(usage[_RARE:_NUMBERS]):
-        return
-    if heard:
-        counts[_HEARD] += heard
-    if spoken:
-        counts[_SPOKEN] += spoken
-    if images:
-        counts[_IMAGES] += images
-    if seconds:
-        counts[_MILLISECONDS] += round(seconds * 1000)
-    if characters:
-        counts[_CHARACTERS] += characters
-    if web_searches:
-        counts[_WEB_SEARCHES] += web_searches
-    if file_searches:
-        counts[_FILE_SEARCHES] += file_searches
-    if code_sessions:
-        counts[_CODE_SESSIONS] += code_sessions
-    if long_context:
-        counts[_LONG_CONTEXT] += long_context
-    if video_seconds:
-        counts[_VIDEO_SECONDS] += video_seconds
+    """Add what was used."""
+    for kind in compress(_KINDS, usage):  # most are not used
+        at = _COUNTED_AT[kind]
+        if at == _MILLISECONDS:
+            counts[at] += round(usage.audio_seconds * 1000)
+        elif at is not None:
+            counts[at] += int(usage[kind])
 
 
 def add_counts(entries: dict[Entry, Counts], entry: Entry, counts: Counts) -> None:

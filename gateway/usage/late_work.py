@@ -18,7 +18,7 @@ from urllib.parse import quote
 import orjson
 
 from gateway.limits.terms import Dimension, account_key
-from gateway.usage.reported import Usage
+from gateway.usage.reported import NUMBERS, Usage
 
 DAY_SECONDS = 86_400
 KEPT_SECONDS = 35 * DAY_SECONDS
@@ -28,7 +28,6 @@ COUNTED_SECONDS = 34 * DAY_SECONDS
 """How long after an object was made it may be counted though nobody remembers it: later its mark may be gone."""
 
 NOTHING_USED = Usage()
-_NUMBERS = Usage._fields.index("tier")
 _TEXT_LIMIT = 256
 _DIGITS = 32
 
@@ -218,7 +217,7 @@ def still_to_charge(kind: str, usage: Usage, parts: Sequence[Part]) -> dict[Dime
 
 def negative(usage: Usage) -> Usage:
     """What takes this back where it was counted."""
-    numbers: tuple[Any, ...] = usage[:_NUMBERS]
+    numbers: tuple[Any, ...] = usage[:NUMBERS]
     return Usage(*[-amount for amount in numbers])
 
 

@@ -77,13 +77,14 @@ class Usage(NamedTuple):
         return dict(compress(zip(Usage._fields, self, strict=True), self))
 
     def __add__(self, other: "Usage") -> "Usage":  # type: ignore[override]  # kinds are added, not joined
-        added = Usage(*map(add, self[:_NUMBERS], other[:_NUMBERS]))
+        added = Usage(*map(add, self[:NUMBERS], other[:NUMBERS]))
         return added._replace(tier=self.tier or other.tier, estimated=self.estimated or other.estimated)
 
 
-_NUMBERS = Usage._fields.index("tier")
+NUMBERS = Usage._fields.index("tier")
+"""How many of its fields are numbers: the first ones."""
 
-KINDS = tuple(kind for kind in Usage._fields[:_NUMBERS] if kind != "total")
+KINDS = tuple(kind for kind in Usage._fields[:NUMBERS] if kind != "total")
 """The kinds that metrics show; the log has `total`, `tier` and `estimated` beside them."""
 
 COUNTED = tuple({"audio_seconds": "milliseconds"}.get(kind, kind) for kind in KINDS)

@@ -19,8 +19,8 @@ from gateway import __version__, errors
 from gateway.cli import parser
 from gateway.errors import BadRequest, Ending, GatewayError
 from gateway.exchange.exchange import Exchange
+from gateway.exchange.labels import LABELS
 from gateway.exchange.log import FIELDS, access_record
-from gateway.exchange.metrics import LABELS
 from gateway.limits.terms import Dimension
 from gateway.middleware.record import UNMATCHED
 from gateway.operations.scopes import expand

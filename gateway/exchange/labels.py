@@ -1,0 +1,35 @@
+"""What the labels of the metrics can be: closed sets, so that nobody who asks adds series."""
+
+from __future__ import annotations
+
+from gateway.usage.counters import TIERS
+
+LABELS = {
+    "tenant": "a tenant of the configuration, or `other`",
+    "operation": "an id from `gateway routes`, `unlisted`, or `none` where the request named none",
+    "status": "a class, `2xx`, or `none` where no answer was sent; of refused requests and health checks the "
+    "status itself",
+    "ending": "see below",
+    "check": "`livez` or `readyz`",
+    "moment": "`reserved` or `settled`",
+    "direction": "`in` from clients, `out` to them",
+    "decision": "`granted`, `refused`, or `unavailable` where nobody could decide",
+    "dimension": "the limit that refused, or `none`; of capped reports the limit that they were about",
+    "by": "what decided, of the `on_store_failure` of the limits: `local` shares of them, `open` or `closed`",
+    "kind": "see below",
+    "tier": "the tier that served, in the upstream's words: " + ", ".join(f"`{tier}`" for tier in TIERS),
+    "known": "`reported` by the upstream, `estimated` where it said nothing, or `unreported`: nobody knows",
+    "worker": "the place of a worker among those of its machine, from `0`; of what processes take also `supervisor`",
+    "cause": "`died`, `hung`, `asked` (SIGUSR2, `gateway restart`), or `not_started` when one was not ready in time",
+    "state": "of workers `starting`, `ready`, `hung` or `leaving`; of their places `served` or `empty`; "
+    "of limit store servers `up` or `down`; of upstream connections `busy`, `idle` or `waiting`; "
+    "of memory `held` or `most`",
+    "result": "of connects `failed`, `timeout` or `no_files` (on this machine); of waits `served`, `refused` or "
+    "`left`; of loads `loaded` or `failed`; of fetches `new`, `same` or `failed`",
+    "reason": "of refused connections `full`, `peer_share`, or `private` on that listener; of closed ones `idle`, or "
+    "`head` with half a head; of bodies `full`, `share` or `never_fits`; of "
+    "workers' metrics `unreadable` or `unknown`",
+    "issuer": "the short name of another issuer in the configuration",
+    "version": "that of the gateway",
+}
+"""By label; `see below` is told in the page on metrics."""
