@@ -40,6 +40,16 @@ class Talk:
         """The next event that the upstream gets, which has to be of this type."""
         return _of(await _next(self.session.turn.reader), kind)
 
+    async def client_tells(self, kind: str, **members: Any) -> Event:
+        """An event of the client's, which the upstream hears."""
+        await self.client_says(kind, **members)
+        return await self.upstream_hears(kind)
+
+    async def upstream_tells(self, kind: str, **members: Any) -> Event:
+        """An event of the upstream's, which the client hears."""
+        await self.upstream_says(kind, **members)
+        return await self.client_hears(kind)
+
     async def any_event(self) -> Event:
         """The next event that the client gets."""
         return await _next(self.session.client.reader)
@@ -51,8 +61,8 @@ class Talk:
     async def begins(self, response_id: str = "resp_1", **members: Any) -> None:
         """The upstream begins a response, and the client hears it."""
         response = {"id": response_id, "conversation_id": "conv_1", "status": "in_progress", **members}
-        await self.upstream_says("response.created", event_id="event_1", response=response)
-        assert (await self.client_hears("response.created"))["response"]["id"] == response_id
+        heard = await self.upstream_tells("response.created", event_id="event_1", response=response)
+        assert heard["response"]["id"] == response_id
 
     async def done(
         self, response_id: str = "resp_1", status: str = "completed", used: Any = None, **members: Any
@@ -62,13 +72,11 @@ class Talk:
         if isinstance(used, tuple):
             usage = {"input_tokens": used[0], "output_tokens": used[1], "total_tokens": sum(used)}
         response = {"id": response_id, "status": status, "usage": usage, **members}
-        await self.upstream_says("response.done", event_id="event_9", response=response)
-        await self.client_hears("response.done")
+        await self.upstream_tells("response.done", event_id="event_9", response=response)
 
     async def asked(self, response_id: str = "resp_1", **members: Any) -> None:
         """The client asks for a response, the upstream begins it, and the client hears so."""
-        await self.client_says("response.create", response=members)
-        await self.upstream_hears("response.create")
+        await self.client_tells("response.create", response=members)
         apart = {"conversation_id": None} if members.get("conversation") == "none" else {}
         await self.begins(response_id, **apart)
 

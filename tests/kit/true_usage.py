@@ -13,7 +13,7 @@ import zstandard
 
 from tests.kit.asking import form
 from tests.kit.client import CHAT, FORM, JSON
-from tests.kit.usage_answers import sse
+from tests.kit.usage_answers import sse, typed
 
 MAXIMUM = 900
 """LLM tokens that each request allows its answer; more than goes by in any that is left."""
@@ -98,7 +98,7 @@ def part(texts: Iterable[str], event: Callable[[str], bytes]) -> Part:
     return Part(tuple(map(event, texts)), max(len(texts), sum(len(text.encode()) for text in texts) // 4))
 
 
-def _document(texts: Iterable[str], begins: bytes, ends: bytes) -> Part:
+def _written(texts: Iterable[str], begins: bytes, ends: bytes) -> Part:
     text = "".join(texts)
     return Part((begins + orjson.dumps(text) + ends,), len(text.encode()) // 4)
 
@@ -116,17 +116,13 @@ def _chat_event(text: str) -> bytes:
     return _chat_delta({"content": text})
 
 
-def _typed(name: str, **members: object) -> bytes:
-    return sse((name, {"type": name, **members}))
-
-
 def _in_chat(usage: object) -> bytes:
     return sse((None, {"id": "c", "choices": [], "usage": usage}))
 
 
 def _in_response(usage: object) -> bytes:
     response = {"id": "resp_1", "object": "response", "status": "completed", "usage": usage}
-    return _typed("response.completed", response=response)
+    return typed("response.completed", response=response)
 
 
 def _in_document(usage: object) -> bytes:
@@ -142,7 +138,6 @@ def _in_run(usage: object) -> bytes:
 _QUESTION = [{"role": "user", "content": "x" * 395}]
 _FINISH = sse((None, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
 _DONE = sse((None, "[DONE]"))
-_JSON = b"application/json"
 _CHAT = _asked(messages=_QUESTION, stream=True, max_tokens=MAXIMUM)
 _RESPONSE = _asked(input="x" * 399, stream=True, max_output_tokens=MAXIMUM)
 _HEARD = form(("file", b"RIFF" * 50), ("model", b"m"))
@@ -153,8 +148,15 @@ def _chat(name: str, said: Part, **members: Any) -> Kind:
 
 
 def _response(name: str, said: Part, over: bytes = b"") -> Kind:
-    over = over or _typed("response.output_text.done", text="all once more")
+    over = over or typed("response.output_text.done", text="all once more")
     return Kind(name, "/v1/responses", _RESPONSE, said, over, _in_response)
+
+
+def _document(
+    name: str, target: str, request: bytes, said: Part, report: Report = _in_document, **members: Any
+) -> Kind:
+    json = b"application/json"
+    return Kind(name, target, request, said, b"", report, b"}", content_type=json, **members)
 
 
 GENERATING = (
@@ -194,23 +196,23 @@ GENERATING = (
     ),
     _response(
         "responses stream",
-        part(_TEXTS, lambda text: _typed("response.output_text.delta", item_id="i", delta=text)),
+        part(_TEXTS, lambda text: typed("response.output_text.delta", item_id="i", delta=text)),
     ),
     _response(
         "responses stream that refuses",
-        part(_TEXTS, lambda text: _typed("response.refusal.delta", delta=text)),
-        _typed("response.refusal.done", refusal="all once more"),
+        part(_TEXTS, lambda text: typed("response.refusal.delta", delta=text)),
+        typed("response.refusal.done", refusal="all once more"),
     ),
     _response(
         "responses stream that thinks and calls",
         Part(
             tuple(
-                _typed(f"response.{kind}.delta", delta="word")
+                typed(f"response.{kind}.delta", delta="word")
                 for kind in ("reasoning_text", "reasoning_summary_text", "function_call_arguments") * 20
             ),
             60,
         ),
-        _typed("response.function_call_arguments.done", arguments="{}"),
+        typed("response.function_call_arguments.done", arguments="{}"),
     ),
     Kind(
         "run stream",
@@ -229,35 +231,23 @@ GENERATING = (
         _in_run,
         sse(("done", "[DONE]")),
     ),
-    Kind(
+    _document(
         "chat",
         CHAT,
         _asked(messages=_QUESTION, max_tokens=MAXIMUM),
-        _document(_TEXTS, b'{"object":"chat.completion","choices":[{"message":{"content":', b"}}]"),
-        b"",
-        _in_document,
-        b"}",
-        content_type=_JSON,
+        _written(_TEXTS, b'{"object":"chat.completion","choices":[{"message":{"content":', b"}}]"),
     ),
-    Kind(
+    _document(
         "completions",
         "/v1/completions",
         _asked(prompt="x" * 399, max_tokens=MAXIMUM),
-        _document(_TEXTS, b'{"object":"text_completion","choices":[{"text":', b"}]"),
-        b"",
-        _in_document,
-        b"}",
-        content_type=_JSON,
+        _written(_TEXTS, b'{"object":"text_completion","choices":[{"text":', b"}]"),
     ),
-    Kind(
+    _document(
         "responses",
         "/v1/responses",
         _asked(input="x" * 399, max_output_tokens=MAXIMUM),
-        _document(_TEXTS, b'{"object":"response","output":[{"content":[{"text":', b"}]}]"),
-        b"",
-        _in_document,
-        b"}",
-        content_type=_JSON,
+        _written(_TEXTS, b'{"object":"response","output":[{"content":[{"text":', b"}]}]"),
     ),
 )
 """What may be left or broken off, and what goes by in it."""
@@ -266,80 +256,62 @@ _WHOLE = Part((b"",), 0)
 
 OTHERS = (
     _chat("long chat stream", part(_LONG_TEXTS, _chat_event)),
-    Kind(
+    _document(
         "embeddings",
         "/v1/embeddings",
         _asked(input=["x" * 200, "y" * 199]),
         Part((b'{"object":"list","data":[' + b",".join([b'{"embedding":[0.25,-1e-3]}'] * 40) + b"]",), 0),
-        b"",
-        _in_document,
-        b"}",
         output=0,
-        content_type=_JSON,
     ),
-    Kind(
+    _document(
         "results of a reranking server",
         "/v1/embeddings",
         _asked(input="x" * 399),
         Part((b'{"results":[{"index":0,"relevance_score":0.5}]',), 0),
-        b"",
         lambda usage: b',"usage":{"total_tokens":1234}' if usage else b"",
-        b"}",
         output=0,
-        content_type=_JSON,
     ),
-    Kind(
+    _document(
         "images",
         "/v1/images/generations",
         _asked(prompt="A cat", n=2),
         Part((b'{"created":1,"data":[' + b",".join([b'{"b64_json":"iVBO"}'] * 2) + b"]",), 0),
-        b"",
-        _in_document,
-        b"}",
         other={"images": 2},
-        content_type=_JSON,
     ),
     Kind(
         "image stream, a partial one and the final one",
         "/v1/images/generations",
         _asked(prompt="A cat", stream=True, partial_images=1),
-        Part((_typed("image_generation.partial_image", b64_json="iVBO" * 200),), 0),
+        Part((typed("image_generation.partial_image", b64_json="iVBO" * 200),), 0),
         b"",
-        lambda usage: _typed("image_generation.completed", b64_json="iVBO" * 400, usage=usage),
+        lambda usage: typed("image_generation.completed", b64_json="iVBO" * 400, usage=usage),
         other={"images": 1},
     ),
-    Kind(
+    _document(
         "transcription",
         "/v1/audio/transcriptions",
         _HEARD,
         Part((b'{"text":"Gr\xc3\xbc\xc3\x9fe"',), 0),
-        b"",
-        _in_document,
-        b"}",
         headers=FORM,
-        content_type=_JSON,
     ),
-    Kind(
+    _document(
         "transcription by the second",
         "/v1/audio/transcriptions",
         _HEARD,
         Part((b'{"text":"Gr\xc3\xbc\xc3\x9fe"',), 0),
-        b"",
         lambda usage: b',"usage":{"type":"duration","seconds":3.5}' if usage else b"",
-        b"}",
         input=0,
         output=0,
         other={"audio_seconds": 3.5},
         headers=FORM,
-        content_type=_JSON,
     ),
     Kind(
         "transcription stream",
         "/v1/audio/transcriptions",
         form(("model", b"m"), ("stream", b"true"), ("file", b"RIFF" * 50)),
-        part(_TEXTS, lambda text: _typed("transcript.text.delta", delta=text)),
+        part(_TEXTS, lambda text: typed("transcript.text.delta", delta=text)),
         b"",
-        lambda usage: _typed("transcript.text.done", text="Hello", usage=usage),
+        lambda usage: typed("transcript.text.done", text="Hello", usage=usage),
         headers=FORM,
     ),
     Kind(

@@ -63,6 +63,10 @@ class Turn:
         """Wait until the test opens a gate."""
         await asyncio.wait_for(self._upstream.gate(gate).wait(), 60)
 
+    def open(self, gate: str) -> None:
+        """Open a gate at which the test waits."""
+        self._upstream.gate(gate).set()
+
     async def read_body(self) -> bytes:
         """Read the rest of the request body by its framing."""
         seen = self.seen
@@ -111,14 +115,42 @@ async def answer_ok(turn: Turn) -> None:
     await turn.send(OK)
 
 
-async def two_events(turn: Turn) -> None:
-    """The script of a stream whose second event waits at the gate `go on`."""
+async def silent(turn: Turn) -> None:
+    """The script of an upstream that opens the gate `asked` and says nothing until the gateway has hung up."""
     await turn.read_body()
-    await turn.send(SSE_HEAD)
-    await turn.chunk(b"data: 1\n\n")
-    await turn.wait_for("go on")
-    await turn.chunk(b"data: 2\n\n")
-    await turn.send(b"0\r\n\r\n")
+    turn.open("asked")
+    await turn.gone()
+
+
+def says(*pieces: bytes, head: bytes = SSE_HEAD) -> Script:
+    """The script of an answer of which no more than these pieces comes until the gateway has hung up."""
+
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(head)
+        for piece in pieces:
+            await turn.chunk(piece)
+        await turn.gone()
+
+    return script
+
+
+def in_two(first: bytes, second: bytes, head: bytes = SSE_HEAD) -> Script:
+    """The script of an answer whose second half waits at the gate `go on`."""
+
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(head)
+        await turn.chunk(first)
+        await turn.wait_for("go on")
+        await turn.chunk(second)
+        await turn.send(b"0\r\n\r\n")
+
+    return script
+
+
+two_events = in_two(b"data: 1\n\n", b"data: 2\n\n")
+"""The script of a stream of two events."""
 
 
 class ScriptedUpstream:

@@ -46,6 +46,11 @@ def sse(*events: tuple[str | None, object]) -> bytes:
     return b"".join(lines)
 
 
+def typed(name: str, **members: object) -> bytes:
+    """An event of a stream whose events say their type in their data too."""
+    return sse((name, {"type": name, **members}))
+
+
 def _chat_chunk(text: str) -> dict[str, object]:
     choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
     return {"id": "c", "object": "chat.completion.chunk", "choices": [choice], "usage": None}
@@ -136,10 +141,6 @@ _TOOLS = {**_ECHO, "status": "completed", "service_tier": "flex", "output": _ITE
 _PICTURES = [
     {**item, "result": PICTURE} if item["type"] == "image_generation_call" else item for item in _ITEMS
 ]
-_ITEM_EVENTS = [
-    ("response.output_item.done", {"type": "response.output_item.done", "output_index": at, "item": item})
-    for at, item in enumerate(_ITEMS)
-]
 _DONE = (None, "[DONE]")
 _ADDED = (None, {"id": "c", "object": "chat.completion.chunk", "choices": [], "usage": CHAT_USAGE})
 _TEXT = sse((None, _chat_chunk("Hel")), (None, _chat_chunk('lo "usage"')), (None, _chat_chunk(" there.done")))
@@ -153,6 +154,38 @@ _RUN = {"id": "run_1", "object": "thread.run", "status": "completed", "usage": P
 _STEP = {"id": "step_1", "object": "thread.run.step", "status": "completed", "usage": PLAIN_USAGE}
 _WAITING = {**_RUN, "status": "queued", "usage": None}
 _MESSAGE = {"object": "thread.message.delta", "delta": {"content": [{"text": {"value": "Hello"}}]}}
+
+
+def _chat_stream(name: str, model: str, answer: bytes, counts: Mapping[str, int]) -> Kind:
+    asked = _body(model=model, stream=True, stream_options={"include_usage": True}, messages=[])
+    target = "/v1/chat/completions"
+    return Kind(name, "createChatCompletion", target, asked, answer, counts, model, content_type=EVENTS)
+
+
+def _responses(name: str, counts: Mapping[str, int], **members: object) -> Kind:
+    asked, answer = _body(model="gpt-4.1", input="Hi"), _body(**{"object": "response", **members})
+    return Kind(name, "createResponse", "/v1/responses", asked, answer, counts, "gpt-4.1")
+
+
+def _responses_stream(name: str, counts: Mapping[str, int], *events: bytes) -> Kind:
+    asked, answer = _body(model="gpt-4.1", input="Hi", stream=True), b"".join(events)
+    return Kind(
+        name, "createResponse", "/v1/responses", asked, answer, counts, "gpt-4.1", content_type=EVENTS
+    )
+
+
+def _images(name: str, model: str, data: object, counts: Mapping[str, int], **members: object) -> Kind:
+    asked, answer = _body(model=model, prompt="A cat", n=2), _body(created=1, data=data, **members)
+    return Kind(name, "createImage", "/v1/images/generations", asked, answer, counts, model)
+
+
+def _image_stream(name: str, partial: str, final: str) -> Kind:
+    asked = _body(model="gpt-image-1", prompt="A cat", stream=True)
+    answer = typed("image_generation.partial_image", b64_json=partial)
+    answer += typed("image_generation.completed", b64_json=final, usage=IMAGE_USAGE)
+    target, counts = "/v1/images/generations", {"images": 1, "input": 50, "output": 544}
+    return Kind(name, "createImage", target, asked, answer, counts, "gpt-image-1", content_type=EVENTS)
+
 
 KINDS = (
     Kind(
@@ -175,16 +208,7 @@ KINDS = (
         content_type=EVENTS,
         added=sse(_ADDED),
     ),
-    Kind(
-        "chat stream that was asked for usage",
-        "createChatCompletion",
-        "/v1/chat/completions",
-        _body(model="gpt-4o", stream=True, stream_options={"include_usage": True}, messages=[]),
-        _TEXT + sse(_ADDED, _DONE),
-        CHAT_COUNTS,
-        "gpt-4o",
-        content_type=EVENTS,
-    ),
+    _chat_stream("chat stream that was asked for usage", "gpt-4o", _TEXT + sse(_ADDED, _DONE), CHAT_COUNTS),
     Kind(
         "completions",
         "createCompletion",
@@ -218,79 +242,34 @@ KINDS = (
         {"input": 4},
         "text-embedding-3-small",
     ),
-    Kind(
-        "responses",
-        "createResponse",
-        "/v1/responses",
-        _body(model="gpt-4.1", input="Hi"),
-        _body(object="response", status="completed", output=[], usage=RESPONSE_USAGE),
-        RESPONSE_COUNTS,
-        "gpt-4.1",
-    ),
-    Kind(
+    _responses("responses", RESPONSE_COUNTS, status="completed", output=[], usage=RESPONSE_USAGE),
+    _responses_stream(
         "responses stream",
-        "createResponse",
-        "/v1/responses",
-        _body(model="gpt-4.1", input="Hi", stream=True),
-        sse(
-            ("response.created", {"type": "response.created", "response": {"usage": None}}),
-            ("response.output_text.delta", {"type": "response.output_text.delta", "delta": "Hello"}),
-            ("response.completed", {"type": "response.completed", "response": {"usage": RESPONSE_USAGE}}),
-        ),
         RESPONSE_COUNTS,
-        "gpt-4.1",
-        content_type=EVENTS,
+        typed("response.created", response={"usage": None}),
+        typed("response.output_text.delta", delta="Hello"),
+        typed("response.completed", response={"usage": RESPONSE_USAGE}),
     ),
-    Kind(
+    _responses_stream(
         "responses stream that is cut short",
-        "createResponse",
-        "/v1/responses",
-        _body(model="gpt-4.1", input="Hi", stream=True),
-        sse(
-            ("response.output_text.delta", {"type": "response.output_text.delta", "delta": "Hello"}),
-            ("response.incomplete", {"type": "response.incomplete", "response": {"usage": RESPONSE_USAGE}}),
-        ),
         RESPONSE_COUNTS,
-        "gpt-4.1",
-        content_type=EVENTS,
+        typed("response.output_text.delta", delta="Hello"),
+        typed("response.incomplete", response={"usage": RESPONSE_USAGE}),
     ),
-    Kind(
+    _images(
         "images that are linked",
-        "createImage",
-        "/v1/images/generations",
-        _body(model="dall-e-3", prompt="A cat", n=2),
-        _body(created=1, data=[{"url": "https://a.invalid/1"}, {"url": "https://a.invalid/2"}]),
-        {"images": 2},
         "dall-e-3",
+        [{"url": "https://a.invalid/1"}, {"url": "https://a.invalid/2"}],
+        {"images": 2},
     ),
-    Kind(
+    _images(
         "images in the answer, larger than what is kept of it",
-        "createImage",
-        "/v1/images/generations",
-        _body(model="gpt-image-1", prompt="A cat", n=2),
-        _body(created=1, data=[{"b64_json": PICTURE[:320_000]}] * 2, usage=IMAGE_USAGE),
+        "gpt-image-1",
+        [{"b64_json": PICTURE[:320_000]}] * 2,
         {"images": 2, "input": 50, "output": 544},
-        "gpt-image-1",
+        usage=IMAGE_USAGE,
     ),
-    Kind(
-        "image stream",
-        "createImage",
-        "/v1/images/generations",
-        _body(model="gpt-image-1", prompt="A cat", stream=True),
-        sse(
-            (
-                "image_generation.partial_image",
-                {"type": "image_generation.partial_image", "b64_json": "iVBO" * 200},
-            ),
-            (
-                "image_generation.completed",
-                {"type": "image_generation.completed", "b64_json": "iVBO" * 400, "usage": IMAGE_USAGE},
-            ),
-        ),
-        {"images": 1, "input": 50, "output": 544},
-        "gpt-image-1",
-        content_type=EVENTS,
-    ),
+    _image_stream("image stream", "iVBO" * 200, "iVBO" * 400),
     Kind(
         "edited image",
         "createImageEdit",
@@ -380,61 +359,29 @@ KINDS = (
         PLAIN_COUNTS,
         content_type=EVENTS,
     ),
-    Kind(
-        "responses with tools",
-        "createResponse",
-        "/v1/responses",
-        _body(model="gpt-4.1", input="Hi"),
-        _body(**_TOOLS),
-        TOOLS_COUNTS,
-        "gpt-4.1",
-    ),
-    Kind(
+    _responses("responses with tools", TOOLS_COUNTS, **_TOOLS),
+    _responses(
         "responses with tools, larger than what is kept of it",
-        "createResponse",
-        "/v1/responses",
-        _body(model="gpt-4.1", input="Hi"),
-        _body(**{**_TOOLS, "output": _PICTURES}),
         TOOLS_COUNTS,
-        "gpt-4.1",
+        **{**_TOOLS, "output": _PICTURES},
     ),
-    Kind(
+    _responses_stream(
         "responses stream with tools",
-        "createResponse",
-        "/v1/responses",
-        _body(model="gpt-4.1", input="Hi", stream=True),
-        sse(
-            ("response.created", {"type": "response.created", "response": {**_ECHO, "usage": None}}),
-            *_ITEM_EVENTS,
-            ("response.completed", {"type": "response.completed", "response": _TOOLS}),
-        ),
         TOOLS_COUNTS,
-        "gpt-4.1",
-        content_type=EVENTS,
+        typed("response.created", response={**_ECHO, "usage": None}),
+        *[typed("response.output_item.done", output_index=at, item=item) for at, item in enumerate(_ITEMS)],
+        typed("response.completed", response=_TOOLS),
     ),
-    Kind(
+    _responses_stream(
         "responses stream with partial images, and events larger than what is kept of them",
-        "createResponse",
-        "/v1/responses",
-        _body(model="gpt-4.1", input="Hi", stream=True),
-        sse(
-            ("response.created", {"type": "response.created", "response": {**_ECHO, "usage": None}}),
-            (
-                "response.image_generation_call.partial_image",
-                {
-                    "type": "response.image_generation_call.partial_image",
-                    "partial_image_index": 0,
-                    "partial_image_b64": PICTURE,
-                },
-            ),
-            (
-                "response.completed",
-                {"type": "response.completed", "response": {**_TOOLS, "output": _PICTURES}},
-            ),
-        ),
         TOOLS_COUNTS,
-        "gpt-4.1",
-        content_type=EVENTS,
+        typed("response.created", response={**_ECHO, "usage": None}),
+        typed(
+            "response.image_generation_call.partial_image",
+            partial_image_index=0,
+            partial_image_b64=PICTURE,
+        ),
+        typed("response.completed", response={**_TOOLS, "output": _PICTURES}),
     ),
     Kind(
         "chat of a server that writes numbers as it likes",
@@ -455,21 +402,15 @@ KINDS = (
         {"input": 500, "output": 7, "cached_input": 8, "cache_write": 9},
         "m",
     ),
-    Kind(
+    _chat_stream(
         "chat stream that reports under a name of its server",
-        "createChatCompletion",
-        "/v1/chat/completions",
-        _body(model="m", stream=True, stream_options={"include_usage": True}, messages=[]),
+        "m",
         _TEXT + sse((None, {"choices": [], "x_groq": {"id": "r", "usage": PLAIN_USAGE}}), _DONE),
         PLAIN_COUNTS,
-        "m",
-        content_type=EVENTS,
     ),
-    Kind(
+    _chat_stream(
         "chat stream whose later reports say nothing",
-        "createChatCompletion",
-        "/v1/chat/completions",
-        _body(model="m", stream=True, stream_options={"include_usage": True}, messages=[]),
+        "m",
         _TEXT
         + sse(
             _ADDED,
@@ -478,8 +419,6 @@ KINDS = (
             _DONE,
         ),
         CHAT_COUNTS,
-        "m",
-        content_type=EVENTS,
     ),
     Kind(
         "chat of a model that searches the web",
@@ -490,34 +429,13 @@ KINDS = (
         {**PLAIN_COUNTS, "web_searches": 1},
         "gpt-5-search-api",
     ),
-    Kind(
+    _images(
         "linked images, more than what is kept",
-        "createImage",
-        "/v1/images/generations",
-        _body(model="dall-e-3", prompt="A cat", n=2),
-        _body(created=1, data=[{"url": "https://a.invalid/" + "a" * 40_000}] * 2),
-        {"images": 2},
         "dall-e-3",
+        [{"url": "https://a.invalid/" + "a" * 40_000}] * 2,
+        {"images": 2},
     ),
-    Kind(
-        "image stream, larger than what is kept of its events",
-        "createImage",
-        "/v1/images/generations",
-        _body(model="gpt-image-1", prompt="A cat", stream=True),
-        sse(
-            (
-                "image_generation.partial_image",
-                {"type": "image_generation.partial_image", "b64_json": PICTURE},
-            ),
-            (
-                "image_generation.completed",
-                {"type": "image_generation.completed", "b64_json": PICTURE, "usage": IMAGE_USAGE},
-            ),
-        ),
-        {"images": 1, "input": 50, "output": 544},
-        "gpt-image-1",
-        content_type=EVENTS,
-    ),
+    _image_stream("image stream, larger than what is kept of its events", PICTURE, PICTURE),
     Kind(
         "long translation, verbose",
         "createTranslation",

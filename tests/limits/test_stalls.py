@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -58,6 +59,23 @@ async def asked(limiter: Limiter, limits: list[Quota], times: int) -> list[tuple
     ]
 
 
+@contextmanager
+def troubled(redis: RedisServer, link: FaultyLink, trouble: str) -> Iterator[None]:
+    """The server is frozen, or its replies are lost until their connection is cut."""
+    if trouble == "frozen":
+        redis.freeze()
+    else:
+        link.drop_replies = True
+    try:
+        yield
+    finally:
+        if trouble == "frozen":
+            redis.thaw()
+        else:
+            link.drop_replies = False
+            link.cut()
+
+
 @pytest.mark.parametrize("dimensions", [(REQUESTS,), (REQUESTS, SLOTS, TOKENS)], ids=["for good", "held"])
 @pytest.mark.parametrize("trouble", ["frozen", "replies lost", "connection broken"])
 async def test_refusal_for_want_of_the_store_costs_nothing(
@@ -65,22 +83,14 @@ async def test_refusal_for_want_of_the_store_costs_nothing(
 ) -> None:
     limits = quotas(OnStoreFailure.CLOSED, *dimensions)
     await missing(limiter, *limits)
-    if trouble == "frozen":
-        redis.freeze()
-    else:
-        link.drop_replies = True
-    first = asyncio.create_task(asked(limiter, limits, 30))
-    if trouble == "connection broken":
-        await asyncio.sleep(0.02)
-        link.cut()
-    outcomes = [*await first, *await asked(limiter, limits, 5)]
-    assert [outcome for _, outcome in outcomes] == [None] * 35
-    await asyncio.sleep(1.0)
-    if trouble == "frozen":
-        redis.thaw()
-    else:
-        link.drop_replies = False
-        link.cut()
+    with troubled(redis, link, trouble):
+        first = asyncio.create_task(asked(limiter, limits, 30))
+        if trouble == "connection broken":
+            await asyncio.sleep(0.02)
+            link.cut()
+        outcomes = [*await first, *await asked(limiter, limits, 5)]
+        assert [outcome for _, outcome in outcomes] == [None] * 35
+        await asyncio.sleep(1.0)
     await seconds_until_from_store(limiter, limits[0])
     await comes_to([0] * len(limits), lambda: missing(limiter, *limits), within_seconds=1.0)
     await until(lambda: not limiter.state().late_settlements)
@@ -94,20 +104,12 @@ async def test_what_was_decided_in_its_place_counts_once(
 ) -> None:
     limits = quotas(OnStoreFailure.LOCAL, *dimensions)
     await missing(limiter, *limits)
-    if trouble == "frozen":
-        redis.freeze()
-    else:
-        link.drop_replies = True
-    outcomes = await asked(limiter, limits, 20)
-    assert [outcome for _, outcome in outcomes] == [True] * 20
-    for exchange, _ in outcomes[:10]:
-        limiter.settle_soon(exchange, {TOKENS: 3})
-    await asyncio.sleep(0.5)
-    if trouble == "frozen":
-        redis.thaw()
-    else:
-        link.drop_replies = False
-        link.cut()
+    with troubled(redis, link, trouble):
+        outcomes = await asked(limiter, limits, 20)
+        assert [outcome for _, outcome in outcomes] == [True] * 20
+        for exchange, _ in outcomes[:10]:
+            limiter.settle_soon(exchange, {TOKENS: 3})
+        await asyncio.sleep(0.5)
     await seconds_until_from_store(limiter, limits[0])
     once = [20] if len(limits) == 1 else [20, 10, 10 * 3 + 10 * 1]
     await comes_to(once, lambda: missing(limiter, *limits))
@@ -125,14 +127,13 @@ async def test_who_left_meanwhile_leaves_nothing_behind(
     """Whether the store answers them in time, or their connection breaks first."""
     limits = quotas(OnStoreFailure.CLOSED, *dimensions)
     await missing(limiter, *limits)
-    redis.freeze()
-    asking = [limiter.admit(fresh_id(), [Charge(limit) for limit in limits]) for _ in range(10)]
-    await asyncio.sleep(0.01)
-    for one in asking:
-        one.cancel()
-    if then == "broken":
-        await asyncio.sleep(0.3)
-    redis.thaw()
+    with troubled(redis, link, "frozen"):
+        asking = [limiter.admit(fresh_id(), [Charge(limit) for limit in limits]) for _ in range(10)]
+        await asyncio.sleep(0.01)
+        for one in asking:
+            one.cancel()
+        if then == "broken":
+            await asyncio.sleep(0.3)
     await seconds_until_from_store(limiter, limits[0])
     await comes_to([0] * len(limits), lambda: missing(limiter, *limits), within_seconds=1.0)
     await stays([0] * len(limits), lambda: missing(limiter, *limits), for_seconds=0.3)
@@ -143,13 +144,11 @@ async def test_what_was_charged_without_anybody_hearing_of_it_is_charged_once(
 ) -> None:
     limits = quotas(OnStoreFailure.LOCAL, TOKENS)
     await missing(limiter, *limits)
-    link.drop_replies = True
-    for _ in range(3):
-        limiter.charge_soon([Charge(limits[0], 100)])
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.2)
-    link.drop_replies = False
-    link.cut()
+    with troubled(redis, link, "replies lost"):
+        for _ in range(3):
+            limiter.charge_soon([Charge(limits[0], 100)])
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
     await seconds_until_from_store(limiter, limits[0])
     await comes_to([300], lambda: missing(limiter, *limits))
     await stays([300], lambda: missing(limiter, *limits), for_seconds=1.2)

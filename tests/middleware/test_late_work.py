@@ -20,8 +20,8 @@ from tests.kit.client import FORM, JSON, RawAnswer, RawClient
 from tests.kit.faults.faulty_link import FaultyLink
 from tests.kit.gateway import EVERY_SCOPE, Gateway, running_gateway
 from tests.kit.redis import RedisServer
-from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn
-from tests.kit.usage_answers import counted
+from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn, says
+from tests.kit.usage_answers import counted, sse
 from tests.kit.waiting import comes_to, until
 from tests.middleware.limited import post, remaining, tenant
 
@@ -348,14 +348,7 @@ async def test_run_whose_stream_was_left_is_counted_when_somebody_polls_it(
 ) -> None:
     gateway = await start_gateway(**METERED)
     run = made("thread.run", id="run_1", status="in_progress", usage=None, model="gpt-4o")
-
-    async def script(turn: Turn) -> None:
-        await turn.read_body()
-        await turn.send(SSE_HEAD)
-        await turn.chunk(b"event: thread.run.created\ndata: %b\n\n" % orjson.dumps(run))
-        await turn.gone()
-
-    upstream.plays(script)
+    upstream.plays(says(sse(("thread.run.created", run))))
     async with await RawClient.connect(
         gateway.host, gateway.port, gateway.credential(subject="alice")
     ) as client:

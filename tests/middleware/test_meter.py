@@ -19,7 +19,7 @@ from tests.conftest import StartGateway
 from tests.kit.asking import running_simulator
 from tests.kit.client import JSON, RawAnswer, RawClient
 from tests.kit.gateway import EVERY_SCOPE, Gateway, running_gateway
-from tests.kit.upstream import ScriptedUpstream, Turn
+from tests.kit.upstream import ScriptedUpstream, Turn, says, silent
 from tests.kit.usage_answers import CHAT_COUNTS, EVENTS, KINDS, RESPONSE_USAGE, Kind, counted, sse
 from tests.kit.waiting import found
 
@@ -371,15 +371,7 @@ async def test_abandoned_stream_is_estimated_within_a_second(
 ) -> None:
     words = [sse((None, {"choices": [{"delta": {"content": word}}]})) for word in ("one", " two", " three")]
     prompt = "x" * 400
-
-    async def script(turn: Turn) -> None:
-        await turn.read_body()
-        await turn.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n" + CHUNKED + b"\r\n\r\n")
-        for word in words:
-            await turn.chunk(word)
-        await turn.gone()
-
-    upstream.plays(script)
+    upstream.plays(says(*words))
     body = orjson.dumps({"model": "m", "stream": True, "messages": [{"role": "u", "content": prompt}]})
     client = await metered.connect()
     await client.send(client.request_bytes("POST", "/v1/chat/completions", body, headers=JSON))
@@ -417,12 +409,7 @@ async def test_usage_that_came_before_the_break_is_no_estimate(
 async def test_client_that_leaves_before_the_head_is_charged_the_prompt(
     metered: Gateway, upstream: ScriptedUpstream
 ) -> None:
-    async def script(turn: Turn) -> None:
-        await turn.read_body()
-        upstream.gate("asked").set()
-        await turn.gone()
-
-    upstream.plays(script)
+    upstream.plays(silent)
     body = orjson.dumps({"model": "m", "input": "x" * 400})
     client = await metered.connect()
     await client.send(client.request_bytes("POST", "/v1/responses", body, headers=JSON))

@@ -13,18 +13,11 @@ from gateway.limits.terms import Dimension
 from gateway.middleware import session_permits, session_responses
 from tests.conftest import StartGateway
 from tests.kit.gateway import Gateway
-from tests.kit.realtime import HELD, talk
+from tests.kit.realtime import talk
 from tests.kit.upstream import ScriptedUpstream
 from tests.kit.websocket import BINARY, MORE, TEXT, frame, read_frame
 from tests.middleware.limited import remaining, tenant
-
-CAPACITY = 5000
-EXPECTED = 1000
-
-
-async def left(gateway: Gateway) -> int:
-    """What is left of the day's limit, the session's own one aside."""
-    return await remaining(gateway, Dimension.TOKENS_PER_DAY) + HELD
+from tests.middleware.sessions import CAPACITY, EXPECTED, left
 
 
 @pytest.fixture
@@ -62,8 +55,7 @@ async def test_server_that_names_no_conversation_begins_what_it_was_asked_for(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
     session = await talk(gateway, upstream)
-    await session.client_says("response.create", response={"max_output_tokens": 700})
-    await session.upstream_hears("response.create")
+    await session.client_tells("response.create", response={"max_output_tokens": 700})
     await session.begins(conversation_id=None)
     assert await left(gateway) == CAPACITY - 700
     await session.done(used=(30, 12))
@@ -74,8 +66,7 @@ async def test_server_that_says_of_no_response_that_it_begins_is_charged_once(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
     session = await talk(gateway, upstream)
-    await session.client_says("response.create", response={"max_output_tokens": 700})
-    await session.upstream_hears("response.create")
+    await session.client_tells("response.create", response={"max_output_tokens": 700})
     await session.done("resp_1", used=(30, 12))
     assert await left(gateway) == CAPACITY - 42
     await session.hang_up()
@@ -124,10 +115,8 @@ async def test_response_that_may_be_of_any_length_is_not_held_to_what_the_sessio
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
     session = await talk(gateway, upstream)
-    await session.upstream_says("session.updated", session={"type": "realtime", "max_output_tokens": 1})
-    await session.client_hears("session.updated")
-    await session.client_says("response.create", response={"max_output_tokens": "inf"})
-    await session.upstream_hears("response.create")
+    await session.upstream_tells("session.updated", session={"type": "realtime", "max_output_tokens": 1})
+    await session.client_tells("response.create", response={"max_output_tokens": "inf"})
     assert await left(gateway) == CAPACITY - EXPECTED
 
 
@@ -143,16 +132,14 @@ async def test_session_is_closed_for_one_debt_that_lasts_and_not_for_two_that_do
 
     async def is_in_debt_for(seconds: float) -> None:
         nothing_left = await remaining(gateway, Dimension.TOKENS_PER_MINUTE)
-        await session.upstream_says("response.done", response=done("r", nothing_left + int(seconds * 1000)))
-        await session.client_hears("response.done")
+        await session.upstream_tells("response.done", response=done("r", nothing_left + int(seconds * 1000)))
         await session.client_hears("error")
 
     await is_in_debt_for(0.3)
     await asyncio.sleep(1.2)
     await is_in_debt_for(0.9)
     await asyncio.sleep(0.7)
-    await session.client_says("input_audio_buffer.clear")
-    await session.upstream_hears("input_audio_buffer.clear")
+    await session.client_tells("input_audio_buffer.clear")
     await asyncio.sleep(0.6)
     await is_in_debt_for(30)
     assert (await session.close_frame()).code == 1008

@@ -21,15 +21,7 @@ from tests.kit.usage_answers import counted
 from tests.kit.waiting import comes_to, until
 from tests.kit.websocket import BINARY, MORE, TEXT, frame, read_frame
 from tests.middleware.limited import remaining, tenant
-
-CAPACITY = 5000
-EXPECTED = 1000
-"""LLM tokens that are taken for an answer of which nobody says how long it may be."""
-
-
-async def left(gateway: Gateway) -> int:
-    """What is left of the day's limit, the session's own one aside."""
-    return await remaining(gateway, Dimension.TOKENS_PER_DAY) + HELD
+from tests.middleware.sessions import CAPACITY, EXPECTED, left
 
 
 async def all_left(gateway: Gateway) -> int:
@@ -47,8 +39,7 @@ async def test_response_is_reserved_when_it_is_asked_for_and_settled_when_it_is_
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
     session = await talk(gateway, upstream)
-    await session.client_says("response.create", response={"max_output_tokens": 700})
-    await session.upstream_hears("response.create")
+    await session.client_tells("response.create", response={"max_output_tokens": 700})
     assert await left(gateway) == CAPACITY - 700
     await session.begins()
     assert await left(gateway) == CAPACITY - 700, "it is the one that was asked for"
@@ -60,10 +51,8 @@ async def test_most_that_the_session_allows_is_reserved_where_a_response_says_no
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
     session = await talk(gateway, upstream)
-    await session.upstream_says("session.updated", session={"type": "realtime", "max_output_tokens": 640})
-    await session.client_hears("session.updated")
-    await session.client_says("response.create")
-    await session.upstream_hears("response.create")
+    await session.upstream_tells("session.updated", session={"type": "realtime", "max_output_tokens": 640})
+    await session.client_tells("response.create")
     assert await left(gateway) == CAPACITY - 640
 
 
@@ -84,10 +73,8 @@ async def test_prompt_is_what_the_last_response_read_and_wrote_and_what_was_adde
     await session.asked(max_output_tokens=100)
     await session.done(used=(1000, 50))
     content = [{"type": "input_text", "text": "x" * 4000}]
-    await session.client_says("conversation.item.create", item={"role": "user", "content": content})
-    await session.upstream_hears("conversation.item.create")
-    await session.client_says("response.create", response={"max_output_tokens": 100})
-    await session.upstream_hears("response.create")
+    await session.client_tells("conversation.item.create", item={"role": "user", "content": content})
+    await session.client_tells("response.create", response={"max_output_tokens": 100})
     reserved = CAPACITY - 1050 - await left(gateway)
     assert 1050 + 1000 + 100 <= reserved <= 1050 + 1000 + 100 + 20
 
@@ -100,8 +87,7 @@ async def test_response_apart_from_the_conversation_reads_what_it_brings(
     await session.done(used=(1000, 50))
     own = [{"type": "message", "content": [{"type": "input_text", "text": "y" * 400}]}]
     asked = {"conversation": "none", "input": own, "max_output_tokens": 100}
-    await session.client_says("response.create", response=asked)
-    await session.upstream_hears("response.create")
+    await session.client_tells("response.create", response=asked)
     reserved = CAPACITY - 1050 - await left(gateway)
     assert 200 <= reserved <= 230
 
@@ -109,8 +95,7 @@ async def test_response_apart_from_the_conversation_reads_what_it_brings(
 async def test_sound_is_a_prompt_too(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     session = await talk(gateway, upstream)
     for _ in range(20):  # half a second each
-        await session.client_says("input_audio_buffer.append", audio=b64encode(bytes(24_000)).decode())
-        await session.upstream_hears("input_audio_buffer.append")
+        await session.client_tells("input_audio_buffer.append", audio=b64encode(bytes(24_000)).decode())
     await session.begins()
     assert await left(gateway) == pytest.approx(CAPACITY - EXPECTED - 100, abs=2)
 
@@ -120,43 +105,35 @@ async def test_silence_is_no_prompt_where_the_server_looks_for_speech(
 ) -> None:
     session = await talk(gateway, upstream)
     detects = {"input": {"turn_detection": {"type": "server_vad"}}}
-    await session.upstream_says("session.updated", session={"type": "realtime", "audio": detects})
-    await session.client_hears("session.updated")
+    await session.upstream_tells("session.updated", session={"type": "realtime", "audio": detects})
     await sends_seconds(session, 30)
-    await session.upstream_says("input_audio_buffer.speech_started", item_id="item_1")
-    await session.client_hears("input_audio_buffer.speech_started")
+    await session.upstream_tells("input_audio_buffer.speech_started", item_id="item_1")
     await sends_seconds(session, 4)
-    await session.upstream_says("input_audio_buffer.committed", item_id="item_1")
-    await session.client_hears("input_audio_buffer.committed")
+    await session.upstream_tells("input_audio_buffer.committed", item_id="item_1")
     await sends_seconds(session, 30)
     await session.begins()
     assert await left(gateway) == pytest.approx(CAPACITY - EXPECTED - 50, abs=2), (
         "a second before it is speech"
     )
     await session.done(used=(60, 10))
-    await session.client_says("response.create", response={"max_output_tokens": 100})
-    await session.upstream_hears("response.create")
+    await session.client_tells("response.create", response={"max_output_tokens": 100})
     assert await left(gateway) == CAPACITY - 70 - 70 - 100
 
 
 async def sends_seconds(session: Talk, seconds: int) -> None:
     for _ in range(seconds):
-        await session.client_says("input_audio_buffer.append", audio=b64encode(bytes(48_000)).decode())
-        await session.upstream_hears("input_audio_buffer.append")
+        await session.client_tells("input_audio_buffer.append", audio=b64encode(bytes(48_000)).decode())
 
 
 async def test_sound_that_was_read_is_not_read_again(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     session = await talk(gateway, upstream)
     await sends_seconds(session, 10)
-    await session.client_says("response.create", response={"max_output_tokens": 100})
-    await session.upstream_hears("response.create")
-    await session.upstream_says("input_audio_buffer.committed", item_id="item_1")
-    await session.client_hears("input_audio_buffer.committed")
+    await session.client_tells("response.create", response={"max_output_tokens": 100})
+    await session.upstream_tells("input_audio_buffer.committed", item_id="item_1")
     await session.begins()
     assert await left(gateway) == pytest.approx(CAPACITY - 200, abs=2)
     await session.done(used=(110, 10))
-    await session.client_says("response.create", response={"max_output_tokens": 100})
-    await session.upstream_hears("response.create")
+    await session.client_tells("response.create", response={"max_output_tokens": 100})
     assert await left(gateway) == CAPACITY - 120 - 120 - 100
 
 
@@ -176,8 +153,7 @@ async def test_response_that_does_not_fit_is_not_asked_for_and_the_client_hears_
     assert error["event_id"] == "mine"
     assert "max_tokens_per_1_day = 5000" in error["message"]
     assert "Try again in " in error["message"]
-    await session.client_says("input_audio_buffer.clear")
-    await session.upstream_hears("input_audio_buffer.clear")  # and nothing before
+    await session.client_tells("input_audio_buffer.clear")  # and nothing before
     assert await left(gateway) == CAPACITY - 4500
     labels = 'decision="refused",dimension="max_tokens_per_1_day",tenant="acme"'
     assert gateway.metric(f"gateway_limiter_decisions_total{{{labels}}}") == 1
@@ -288,13 +264,11 @@ async def test_what_the_upstream_does_not_begin_is_given_back(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
     session = await talk(gateway, upstream)
-    await session.client_says("response.create", event_id="mine")
-    await session.upstream_hears("response.create")
+    await session.client_tells("response.create", event_id="mine")
     assert await left(gateway) == CAPACITY - EXPECTED
-    await session.upstream_says(
+    await session.upstream_tells(
         "error", event_id="e", error={"type": "invalid_request_error", "event_id": "mine"}
     )
-    await session.client_hears("error")
     assert await left(gateway) == CAPACITY
 
 
@@ -303,8 +277,7 @@ async def test_what_the_upstream_never_begins_is_given_back_after_a_while(
 ) -> None:
     monkeypatch.setattr(session_responses, "ASKED_SECONDS", 0.1)
     session = await talk(gateway, upstream)
-    await session.client_says("response.create")
-    await session.upstream_hears("response.create")
+    await session.client_tells("response.create")
     await comes_to(CAPACITY, lambda: left(gateway))
     await session.begins()
     assert await left(gateway) == CAPACITY - EXPECTED, "it did begin after all"
@@ -320,11 +293,9 @@ async def test_completed_response_without_usage_is_charged_for_what_went_by(
     session = await talk(gateway, upstream)
     await session.asked(instructions="x" * 400)
     for _ in range(7):
-        await session.upstream_says("response.output_text.delta", **delta("word"))
-        await session.client_hears("response.output_text.delta")
+        await session.upstream_tells("response.output_text.delta", **delta("word"))
     second = b64encode(bytes(48_000)).decode()
-    await session.upstream_says("response.output_audio.delta", **delta(second))
-    await session.client_hears("response.output_audio.delta")
+    await session.upstream_tells("response.output_audio.delta", **delta(second))
     await session.done(used={"total_tokens": 0, "input_tokens": 0, "output_tokens": 0})
     assert await left(gateway) == CAPACITY - 100 - 7 - 20
     await session.hang_up()
@@ -358,8 +329,7 @@ async def test_hanging_up_before_the_end_costs_what_may_have_been_made_unseen(
     gateway: Gateway, upstream: ScriptedUpstream, begun: bool
 ) -> None:
     session = await talk(gateway, upstream)
-    await session.client_says("response.create", response={"instructions": "x" * 400})
-    await session.upstream_hears("response.create")
+    await session.client_tells("response.create", response={"instructions": "x" * 400})
     if begun:
         await session.begins()
     await asyncio.sleep(0.5)
@@ -385,8 +355,7 @@ async def test_hanging_up_costs_what_went_by_if_that_is_more(
     session = await talk(gateway, upstream)
     await session.asked()
     for _ in range(90):
-        await session.upstream_says("response.output_text.delta", **delta("word"))
-        await session.client_hears("response.output_text.delta")
+        await session.upstream_tells("response.output_text.delta", **delta("word"))
     await session.hang_up()
     assert 90 <= CAPACITY - await all_left(gateway) <= 130
 
@@ -429,8 +398,7 @@ async def test_session_goes_on_whose_limit_has_room_again(
     await session.done(used=(60_100, 0))
     await session.client_hears("error")
     await asyncio.sleep(0.8)
-    await session.client_says("response.create", response={"max_output_tokens": 10, "input": []})
-    await session.upstream_hears("response.create")
+    await session.client_tells("response.create", response={"max_output_tokens": 10, "input": []})
 
 
 # Transcription
@@ -458,8 +426,7 @@ async def test_transcription_counts_seconds_of_sound(
 
 async def hears_two_seconds(session: Talk, item: str) -> None:
     await sends_seconds(session, 2)
-    await session.upstream_says("input_audio_buffer.committed", item_id=item)
-    await session.client_hears("input_audio_buffer.committed")
+    await session.upstream_tells("input_audio_buffer.committed", item_id=item)
 
 
 # The store

@@ -13,7 +13,7 @@ from tests.conftest import StartGateway
 from tests.kit.asking import error_of, form, running_simulator
 from tests.kit.client import CHAT, FORM, JSON
 from tests.kit.gateway import running_gateway
-from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn
+from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn, says
 from tests.kit.usage_answers import counted, sse
 from tests.middleware.limited import (
     IMAGE,
@@ -119,15 +119,7 @@ async def test_client_leaving_amid_a_stream_is_settled_within_a_second(
 ) -> None:
     gateway = await start_gateway(**tenant(max_tokens_per_1_day=10_000, max_concurrent_requests=1))
     words = [sse((None, {"choices": [{"delta": {"content": f" {n}"}}]})) for n in range(5)]
-
-    async def script(turn: Turn) -> None:
-        await turn.read_body()
-        await turn.send(SSE_HEAD)
-        for word in words:
-            await turn.chunk(word)
-        await turn.gone()
-
-    upstream.plays(script)
+    upstream.plays(says(*words))
     client = await gateway.connect()
     await client.send(client.request_bytes("POST", CHAT, chat(stream=True), headers=JSON))
     answer = await client.read_head()

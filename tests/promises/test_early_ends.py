@@ -14,11 +14,12 @@ from gateway.proxy.lifecycle import Lifecycle
 from tests.conftest import StartGateway
 from tests.kit.client import CHAT, JSON, RawClient
 from tests.kit.gateway import EVERY_SCOPE, Gateway
-from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn
-from tests.kit.usage_answers import counted, sse
+from tests.kit.upstream import SSE_HEAD, Script, ScriptedUpstream, Turn, in_two, says, silent
+from tests.kit.usage_answers import counted, sse, typed
 from tests.kit.waiting import comes_to, found, until
 
 METERED = {"acme": {**EVERY_SCOPE, "limits": {"max_tokens_per_1_day": 1_000_000}}}
+METERED_ONLY = {"acme": {**EVERY_SCOPE, "metering": True}}
 LONG = 10.0
 """Seconds that nobody here waits."""
 
@@ -31,10 +32,6 @@ def word(text: str, **choice: Any) -> bytes:
 
 def finish(index: int = 0) -> bytes:
     return sse((None, {"choices": [{"index": index, "delta": {}, "finish_reason": "stop"}]}))
-
-
-def typed(name: str, **members: Any) -> bytes:
-    return sse((name, {"type": name, **members}))
 
 
 USAGE = {"prompt_tokens": 1000, "completion_tokens": 9000, "total_tokens": 10_000}
@@ -92,6 +89,25 @@ async def reads(client: RawClient, what: bytes) -> None:
         got += piece
 
 
+async def amid(
+    start_gateway: StartGateway,
+    upstream: ScriptedUpstream,
+    script: Script,
+    seen: bytes = b"",
+    target: str = CHAT,
+    version: str = "HTTP/1.1",
+    *,
+    asked: dict[str, Any] | None = None,
+    **settings: Any,
+) -> tuple[Gateway, RawClient]:
+    """A gateway, and a client that has read so much of an answer; of none: the upstream has been asked for it."""
+    upstream.plays(script)
+    gateway = await start_gateway(**{"tenants": METERED, **settings})
+    client = await asks(gateway, target, version, **(asked or {}))
+    await (reads(client, seen) if seen else upstream.passed("asked"))
+    return gateway, client
+
+
 async def charged(gateway: Gateway) -> tuple[int, bool]:
     """LLM tokens that have been counted in the end, and whether they were estimated."""
     ((_, counts),) = (await found(lambda: counted(gateway))).items()
@@ -125,24 +141,19 @@ async def test_what_an_answer_used_is_heard_although_its_client_has_left(
     start_gateway: StartGateway, upstream: ScriptedUpstream, kind: str, leaves: Callable[[RawClient], Any]
 ) -> None:
     target, head, said, report = ENDINGS[kind]
-
-    async def script(turn: Turn) -> None:
-        await turn.read_body()
-        await turn.send(head)
-        await turn.chunk(said)
-        await turn.wait_for("client has left")
-        await turn.chunk(report)
-        await turn.send(b"0\r\n\r\n")
-
-    upstream.plays(script)
-    gateway = await start_gateway(tenants=METERED)
-    client = await asks(gateway, target, stream=kind != "no stream")
-    await reads(client, said[-12:])
+    gateway, client = await amid(
+        start_gateway,
+        upstream,
+        in_two(said, report, head),
+        said[-12:],
+        target,
+        asked={"stream": kind != "no stream"},
+    )
     await leaves(client)
     await until(lambda: not gateway.app.open_connections or gateway.app.services.lifecycle.in_flight)
     await asyncio.sleep(0.05)
     assert gateway.app.services.lifecycle.in_flight == 1, "its slot is held as long as the upstream works"
-    upstream.gate("client has left").set()
+    upstream.gate("go on").set()
     assert await charged(gateway) == (10_000, False)
     line, *others = await gateway.lines.wait()
     assert not others
@@ -161,10 +172,7 @@ async def test_a_connection_on_which_the_rest_was_heard_serves_the_next(
         data = REPORT
         await turn.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
 
-    upstream.plays(script)
-    gateway = await start_gateway(tenants=METERED)
-    client = await asks(gateway, CHAT)
-    await reads(client, b"Hi")
+    gateway, client = await amid(start_gateway, upstream, script, b"Hi")
     client.reset()
     await until(lambda: gateway.app.open_connections <= 1)
     upstream.gate("client has left").set()
@@ -177,16 +185,8 @@ async def test_a_connection_on_which_the_rest_was_heard_serves_the_next(
 async def test_nobody_waits_longer_than_two_seconds_to_hear_it(
     start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:
-    async def script(turn: Turn) -> None:
-        await turn.read_body()
-        await turn.send(SSE_HEAD)
-        await turn.chunk(word("Hi") + finish())
-        await turn.gone()
-
-    upstream.plays(script)
-    gateway = await start_gateway(tenants=METERED, unseen_tokens_per_second=0)
-    client = await asks(gateway, CHAT)
-    await reads(client, b'"stop"')
+    script = says(word("Hi") + finish())
+    gateway, client = await amid(start_gateway, upstream, script, b'"stop"', unseen_tokens_per_second=0)
     client.reset()
     began = asyncio.get_running_loop().time()
     assert await upstream.all_closed(4)
@@ -210,17 +210,7 @@ async def test_what_goes_on_being_generated_is_ended_at_once(
     said: bytes,
     more: bytes,
 ) -> None:
-    async def script(turn: Turn) -> None:
-        await turn.read_body()
-        await turn.send(SSE_HEAD)
-        await turn.chunk(said)
-        await turn.chunk(more)
-        await turn.gone()
-
-    upstream.plays(script)
-    gateway = await start_gateway(tenants=METERED)
-    client = await asks(gateway, target, **members)
-    await reads(client, more[-20:])
+    _, client = await amid(start_gateway, upstream, says(said, more), more[-20:], target, asked=members)
     client.reset()
     assert await upstream.all_closed(1)
 
@@ -230,20 +220,15 @@ async def test_what_goes_on_being_generated_is_ended_at_once(
 async def test_time_that_nobody_saw_the_work_of_is_charged(
     start_gateway: StartGateway, upstream: ScriptedUpstream, head: bool, leaves: Callable[[RawClient], Any]
 ) -> None:
-    async def script(turn: Turn) -> None:
-        await turn.read_body()
-        if head:
-            await turn.send(SSE_HEAD)
-            await turn.chunk(word(""))
-        upstream.gate("asked").set()
-        await turn.gone()
-
-    upstream.plays(script)
-    gateway = await start_gateway(tenants=METERED, unseen_tokens_per_second=10_000)
-    client = await asks(gateway, CHAT, max_tokens=100_000)
-    await upstream.passed("asked")
-    if head:
-        await reads(client, b"content")
+    script, seen = (says(word("")), b'"content"') if head else (silent, b"")
+    gateway, client = await amid(
+        start_gateway,
+        upstream,
+        script,
+        seen,
+        asked={"max_tokens": 100_000},
+        unseen_tokens_per_second=10_000,
+    )
     await asyncio.sleep(0.3)
     await leaves(client)
     llm_tokens, estimated = await charged(gateway)
@@ -254,16 +239,15 @@ async def test_time_that_nobody_saw_the_work_of_is_charged(
 async def test_no_more_than_was_reserved_is_charged_for_time(
     start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:
-    async def script(turn: Turn) -> None:
-        await turn.read_body()
-        upstream.gate("asked").set()
-        await turn.gone()
-
-    upstream.plays(script)
-    for tenants in (METERED, {"acme": {**EVERY_SCOPE, "metering": True}}):
-        gateway = await start_gateway(tenants=tenants, unseen_tokens_per_second=100_000)
-        client = await asks(gateway, CHAT, max_tokens=321)
-        await upstream.passed("asked")
+    for tenants in (METERED, METERED_ONLY):
+        gateway, client = await amid(
+            start_gateway,
+            upstream,
+            silent,
+            asked={"max_tokens": 321},
+            tenants=tenants,
+            unseen_tokens_per_second=100_000,
+        )
         await asyncio.sleep(0.1)
         client.reset()
         assert await made(gateway) == (321, True)
@@ -292,6 +276,7 @@ async def test_an_upstream_that_fails_without_output_costs_none(
     assert llm_tokens == 0
 
 
+LAST = b": that was all\n\n"
 TEXT = "word " * 40
 SOUND = "A" * 32_000
 WRITTEN: dict[str, tuple[str, list[bytes], int]] = {
@@ -359,20 +344,15 @@ async def test_whatever_went_by_is_charged(
     start_gateway: StartGateway, upstream: ScriptedUpstream, kind: str, metered_by: str
 ) -> None:
     target, pieces, llm_tokens = WRITTEN[kind]
-
-    async def script(turn: Turn) -> None:
-        await turn.read_body()
-        await turn.send(SSE_HEAD)
-        for piece in pieces:
-            await turn.chunk(piece)
-        await turn.chunk(b": that was all\n\n")
-        await turn.gone()
-
-    upstream.plays(script)
-    tenants = METERED if metered_by == "limit" else {"acme": {**EVERY_SCOPE, "metering": True}}
-    gateway = await start_gateway(tenants=tenants, unseen_tokens_per_second=0)
-    client = await asks(gateway, target)
-    await reads(client, b": that was all\n\n")
+    gateway, client = await amid(
+        start_gateway,
+        upstream,
+        says(*pieces, LAST),
+        LAST,
+        target,
+        tenants=METERED if metered_by == "limit" else METERED_ONLY,
+        unseen_tokens_per_second=0,
+    )
     client.reset()
     assert await made(gateway) == (llm_tokens, True)
 
@@ -422,19 +402,8 @@ async def test_what_was_reported_of_the_beginning_is_not_all(
 ) -> None:
     usage = {"prompt_tokens": 8, "completion_tokens": 0, "total_tokens": 8}
     said = [sse((None, {"choices": [], "usage": usage})), *[word("a") for _ in range(60)]]
-
-    async def script(turn: Turn) -> None:
-        await turn.read_body()
-        await turn.send(SSE_HEAD)
-        for piece in said:
-            await turn.chunk(piece)
-        await turn.chunk(b": that was all\n\n")
-        await turn.gone()
-
-    upstream.plays(script)
-    gateway = await start_gateway(tenants=METERED)
-    client = await asks(gateway, CHAT, stream_options={"include_usage": True})
-    await reads(client, b": that was all\n\n")
+    asked = {"stream_options": {"include_usage": True}}
+    gateway, client = await amid(start_gateway, upstream, says(*said, LAST), LAST, asked=asked)
     client.reset()
     assert await charged(gateway) == (68, True)
 
@@ -442,15 +411,9 @@ async def test_what_was_reported_of_the_beginning_is_not_all(
 async def test_images_that_nobody_stayed_for_count_as_they_were_asked_for(
     start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:
-    async def script(turn: Turn) -> None:
-        await turn.read_body()
-        upstream.gate("asked").set()
-        await turn.gone()
-
-    upstream.plays(script)
-    gateway = await start_gateway(tenants=METERED)
-    client = await asks(gateway, "/v1/images/generations", n=3, prompt="A cat")
-    await upstream.passed("asked")
+    target = "/v1/images/generations"
+    asked = {"n": 3, "prompt": "A cat"}
+    gateway, client = await amid(start_gateway, upstream, silent, target=target, asked=asked)
     client.reset()
     ((_, counts),) = (await found(lambda: counted(gateway))).items()
     assert (counts["images"], counts["estimated"]) == (3, 1)
@@ -459,16 +422,11 @@ async def test_images_that_nobody_stayed_for_count_as_they_were_asked_for(
 async def test_a_run_goes_on_without_its_client_and_keeps_its_reservation(
     start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:
-    async def script(turn: Turn) -> None:
-        await turn.read_body()
-        await turn.send(SSE_HEAD)
-        await turn.chunk(sse(("thread.run.created", {"object": "thread.run", "id": "run_1", "usage": None})))
-        await turn.gone()
-
-    upstream.plays(script)
-    gateway = await start_gateway(tenants=METERED)
-    client = await asks(gateway, "/v1/threads/t/runs", max_completion_tokens=4321)
-    await reads(client, b"run_1")
+    created = sse(("thread.run.created", {"object": "thread.run", "id": "run_1", "usage": None}))
+    asked = {"max_completion_tokens": 4321}
+    gateway, client = await amid(
+        start_gateway, upstream, says(created), b"run_1", "/v1/threads/t/runs", asked=asked
+    )
     client.reset()
     assert await made(gateway) == (4321, True)
 
@@ -476,16 +434,8 @@ async def test_a_run_goes_on_without_its_client_and_keeps_its_reservation(
 async def test_a_document_that_has_not_begun_is_not_waited_for(
     start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:
-    async def script(turn: Turn) -> None:
-        await turn.read_body()
-        await turn.send(JSON_HEAD)
-        await turn.chunk(b"  \n")
-        await turn.gone()
-
-    upstream.plays(script)
-    gateway = await start_gateway(tenants=METERED)
-    client = await asks(gateway, CHAT, stream=False)
-    await reads(client, b"  \n")
+    script = says(b"  \n", head=JSON_HEAD)
+    _, client = await amid(start_gateway, upstream, script, b"  \n", asked={"stream": False})
     client.reset()
     assert await upstream.all_closed(1)
 
@@ -499,10 +449,7 @@ async def test_what_is_read_on_is_bounded(start_gateway: StartGateway, upstream:
         while not turn.writer.is_closing():
             await turn.chunk(b": " + b"x" * 60_000 + b"\n\n")
 
-    upstream.plays(script)
-    gateway = await start_gateway(tenants=METERED)
-    client = await asks(gateway, CHAT)
-    await reads(client, b"stop")
+    _, client = await amid(start_gateway, upstream, script, b"stop")
     client.reset()
     upstream.gate("client has left").set()
     assert await upstream.all_closed(1.9)
@@ -527,21 +474,11 @@ async def test_what_the_gateway_ends_is_heard_too_though_its_client_is_cut_at_on
     ending: str,
     version: str,
 ) -> None:
-    async def script(turn: Turn) -> None:
-        await turn.read_body()
-        await turn.send(SSE_HEAD)
-        await turn.chunk(word("Hi") + finish())
-        await turn.wait_for("client is cut")
-        await turn.chunk(REPORT)
-        await turn.send(b"0\r\n\r\n")
-
-    upstream.plays(script)
-    gateway = await start_gateway(tenants=METERED)
-    client = await asks(gateway, CHAT, version)
-    await reads(client, b"stop")
+    script = in_two(word("Hi") + finish(), REPORT)
+    gateway, client = await amid(start_gateway, upstream, script, b"stop", version=version)
     ends(gateway.app.services.lifecycle)
     assert await client.closed()
-    upstream.gate("client is cut").set()
+    upstream.gate("go on").set()
     assert await charged(gateway) == (10_000, False)
     await comes_to(0, _in_flight(gateway))
     (line,) = await gateway.lines.wait()

@@ -25,7 +25,7 @@ from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.realtime import talk
 from tests.kit.redis import RedisServer
 from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn
-from tests.kit.usage_answers import counted, sse
+from tests.kit.usage_answers import counted, sse, typed
 from tests.kit.waiting import comes_to, until
 from tests.middleware.limited import remaining
 
@@ -62,10 +62,6 @@ def word(at: int = 0, **choice: Any) -> bytes:
 
 def finish(index: int = 0) -> bytes:
     return sse((None, {"choices": [{"index": index, "delta": {}, "finish_reason": "stop"}]}))
-
-
-def typed(name: str, **members: Any) -> bytes:
-    return sse((name, {"type": name, **members}))
 
 
 def delta(_: int) -> bytes:
@@ -501,8 +497,7 @@ async def _(scene: Scene) -> None:
     session = await talk(scene.gateway, scene.upstream)
     await session.asked()
     for _ in range(100):
-        await session.upstream_says("response.output_text.delta", response_id="resp_1", delta="word" * 100)
-        await session.client_hears("response.output_text.delta")
+        await session.upstream_tells("response.output_text.delta", response_id="resp_1", delta="word" * 100)
     await session.hang_up()
 
 
@@ -513,10 +508,8 @@ async def _(scene: Scene) -> None:
         name = f"resp_{at}"
         await session.asked(name)
         for _ in range(10):
-            await session.upstream_says("response.output_text.delta", response_id=name, delta="word" * 100)
-            await session.client_hears("response.output_text.delta")
-        await session.client_says("response.cancel")
-        await session.upstream_hears("response.cancel")
+            await session.upstream_tells("response.output_text.delta", response_id=name, delta="word" * 100)
+        await session.client_tells("response.cancel")
         await session.done(name, status="cancelled")
     await session.hang_up()
 
@@ -526,12 +519,10 @@ async def _(scene: Scene) -> None:
     session = await talk(scene.gateway, scene.upstream)
     await session.asked()
     audio = {"output": {"format": {"type": "audio/pcmu"}}}
-    await session.upstream_says("session.updated", session={"type": "realtime", "audio": audio})
-    await session.client_hears("session.updated")
+    await session.upstream_tells("session.updated", session={"type": "realtime", "audio": audio})
     sound = "A" * (8000 * 4 // 3 * (WORTH // 20) // 10)
     for _ in range(10):
-        await session.upstream_says("response.output_audio.delta", response_id="resp_1", delta=sound)
-        await session.client_hears("response.output_audio.delta")
+        await session.upstream_tells("response.output_audio.delta", response_id="resp_1", delta=sound)
     await session.hang_up()
 
 

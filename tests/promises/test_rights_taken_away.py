@@ -25,7 +25,7 @@ from tests.kit.asking import assert_refused, form
 from tests.kit.client import CHAT, FORM, HANDSHAKE, JSON, STREAMED_QUESTION, RawAnswer, RawClient
 from tests.kit.gateway import Gateway, running_gateway
 from tests.kit.jwks import LOGIN, THEIRS
-from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn
+from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn, says
 from tests.kit.waiting import until
 from tests.kit.websocket import CLOSE, TEXT, accepted, frame, read_frame, read_to_the_end, shake_hands
 
@@ -245,13 +245,7 @@ async def test_what_is_still_allowed_goes_on_when_rules_change(
 
 async def streaming(site: Site, path: str, asked: object) -> RawClient:
     """A request whose answer has begun."""
-
-    async def stream(turn: Turn) -> None:
-        await turn.read_body()
-        await turn.send(SSE_HEAD)
-        await turn.gone()
-
-    site.upstream.plays(stream)
+    site.upstream.plays(says())
     client = await site.gateway.connect()
     await client.send(client.request_bytes("POST", path, orjson.dumps(asked), headers=JSON))
     assert (await client.read_head()).status == 200
@@ -481,16 +475,8 @@ async def test_a_realtime_secret_is_worth_no_more_than_the_credential_that_made_
 
 async def test_a_cut_stream_is_charged_for_what_it_said(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     async with running_site(tmp_path, upstream, metering=True) as site:
-
-        async def stream(turn: Turn) -> None:
-            await turn.read_body()
-            await turn.send(SSE_HEAD)
-            await turn.chunk(
-                b'data: {"choices":[{"index":0,"delta":{"content":"a few words of an answer"}}]}\n\n'
-            )
-            await turn.gone()
-
-        upstream.plays(stream)
+        words = b'{"choices":[{"index":0,"delta":{"content":"a few words of an answer"}}]}'
+        upstream.plays(says(b"data: %b\n\n" % words))
         client = await site.gateway.connect()
         client.credential = site.gateway.credential()
         await client.send(client.request_bytes("POST", CHAT, STREAMED_QUESTION, headers=JSON))

@@ -17,7 +17,7 @@ from gateway.wire.frame_format import accept_key
 from tests.kit.client import HANDSHAKE, JSON, MIB, STREAMED_QUESTION, WEBSOCKET_KEY, RawAnswer, RawClient
 from tests.kit.faults.buffering_proxy import BufferingProxy
 from tests.kit.gateway import Gateway
-from tests.kit.upstream import OK, SSE_HEAD, ScriptedUpstream, Turn
+from tests.kit.upstream import OK, SSE_HEAD, ScriptedUpstream, Turn, says, silent
 from tests.kit.waiting import until
 from tests.kit.websocket import BINARY, CLOSE, TEXT, accepted, frame, read_message, shake_hands
 
@@ -383,12 +383,7 @@ class TestClientThatLeaves:
     async def test_before_the_first_byte_closes_the_upstream_connection(
         self, leave: Callable[[RawClient], Awaitable[None]], gateway: Gateway, upstream: ScriptedUpstream
     ) -> None:
-        async def script(turn: Turn) -> None:
-            await turn.read_body()
-            upstream.gate("asked").set()
-            await turn.gone()
-
-        upstream.plays(script)
+        upstream.plays(silent)
         client = await gateway.connect()
         await client.send(
             client.request_bytes("POST", "/v1/chat/completions", STREAMED_QUESTION, headers=JSON)
@@ -403,13 +398,7 @@ class TestClientThatLeaves:
     async def test_after_the_first_byte_closes_the_upstream_connection(
         self, leave: Callable[[RawClient], Awaitable[None]], gateway: Gateway, upstream: ScriptedUpstream
     ) -> None:
-        async def script(turn: Turn) -> None:
-            await turn.read_body()
-            await turn.send(SSE_HEAD)
-            await turn.chunk(b"data: 1\n\n")
-            await turn.gone()
-
-        upstream.plays(script)
+        upstream.plays(says(b"data: 1\n\n"))
         client = await gateway.connect()
         await client.send(
             client.request_bytes("POST", "/v1/chat/completions", STREAMED_QUESTION, headers=JSON)
