@@ -122,6 +122,14 @@ async def silent(turn: Turn) -> None:
     await turn.gone()
 
 
+async def cut_off(turn: Turn) -> None:
+    """The script of an upstream that opens the gate `cut` when the gateway breaks its request off."""
+    try:
+        await turn.read_body()
+    except ConnectionError:
+        turn.open("cut")
+
+
 def says(*pieces: bytes, head: bytes = SSE_HEAD) -> Script:
     """The script of an answer of which no more than these pieces comes until the gateway has hung up."""
 

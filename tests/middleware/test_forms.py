@@ -12,7 +12,7 @@ from tests.kit.asking import error_of, form
 from tests.kit.client import FORM
 from tests.kit.gateway import Gateway
 from tests.kit.redis import RedisServer
-from tests.kit.upstream import ScriptedUpstream, Turn
+from tests.kit.upstream import ScriptedUpstream, cut_off
 from tests.middleware.limited import answers, left, post, remaining, reporting, tenant
 
 EDITS = "/v1/images/edits"
@@ -23,16 +23,6 @@ def edit(*counts: tuple[str, bytes], first: bool = False, model: bytes = b"gpt-i
     image = [("image", PNG)]
     parts = [("model", model), *counts, *image] if first else [("model", model), *image, *counts]
     return form(*parts, file_at=[name for name, _ in parts].index("image"))
-
-
-def cut(upstream: ScriptedUpstream) -> None:
-    async def script(turn: Turn) -> None:
-        try:
-            await turn.read_body()
-        except ConnectionError:
-            upstream.gate("cut").set()
-
-    upstream.plays(script)
 
 
 async def images_left(gateway: Gateway, **of: Any) -> int:
@@ -51,7 +41,7 @@ async def test_form_takes_the_images_that_it_asks_for(
     assert (answer.status, left(answer, "images")) == (200, 3)
     assert upstream.requests[-1].body == body
     assert await images_left(gateway) == 3
-    cut(upstream)
+    upstream.plays(cut_off)
     refused = await post(gateway, target, body, FORM)
     assert (refused.status, error_of(refused)["type"]) == (429, "images")
     await upstream.passed("cut")
@@ -75,7 +65,7 @@ async def test_form_that_asks_for_more_than_the_whole_limit_is_told_so(
     start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:
     gateway = await start_gateway(**tenant(max_images_per_1_minute=4))
-    cut(upstream)
+    upstream.plays(cut_off)
     for count in (b"5", b"100", b"999999999999999"):
         refused = await post(gateway, EDITS, edit(("n", count)), FORM)
         assert (refused.status, error_of(refused)["code"]) == (400, "request_too_large_for_limit")
@@ -111,7 +101,7 @@ async def test_count_that_could_be_read_in_two_ways_is_refused(
     start_gateway: StartGateway, upstream: ScriptedUpstream, counts: list[tuple[str, bytes]], code: str
 ) -> None:
     gateway = await start_gateway(**tenant(max_images_per_1_minute=10))
-    cut(upstream)
+    upstream.plays(cut_off)
     refused = await post(gateway, EDITS, edit(*counts), FORM)
     assert (refused.status, error_of(refused)["code"]) == (400, code), refused.body
     assert error_of(refused)["param"] == counts[-1][0]

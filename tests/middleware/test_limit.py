@@ -17,7 +17,7 @@ from tests.kit.asking import error_of, form
 from tests.kit.client import CHAT, FORM, JSON, RawClient
 from tests.kit.gateway import EVERY_SCOPE
 from tests.kit.redis import RedisServer
-from tests.kit.upstream import ScriptedUpstream, Turn
+from tests.kit.upstream import ScriptedUpstream, Turn, cut_off
 from tests.kit.usage_answers import counted
 from tests.middleware.limited import (
     IMAGE,
@@ -251,13 +251,7 @@ async def test_form_whose_model_has_no_room_never_reaches_its_end_and_costs_noth
     assert left(granted, "requests") == 0, "the model's level is the tightest"
     assert await remaining(gateway, Dimension.REQUESTS_PER_DAY) == 9
 
-    async def script(turn: Turn) -> None:
-        try:
-            await turn.read_body()
-        except ConnectionError:
-            upstream.gate("cut").set()
-
-    upstream.plays(script)
+    upstream.plays(cut_off)
     refused = await post(gateway, TRANSCRIBE, body, FORM)
     assert refused.status == 429
     assert "for model 'whisper*'" in error_of(refused)["message"]

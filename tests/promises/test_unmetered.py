@@ -15,7 +15,7 @@ from tests.conftest import StartGateway
 from tests.kit.asking import assert_refused, error_of, form
 from tests.kit.client import CHAT, FORM, HANDSHAKE, JSON
 from tests.kit.gateway import EVERY_SCOPE, Gateway
-from tests.kit.upstream import ScriptedUpstream, Turn
+from tests.kit.upstream import ScriptedUpstream, Turn, cut_off
 from tests.kit.websocket import CLOSE, accepted, read_to_the_end
 from tests.middleware.limited import answers, chat, post, reporting
 
@@ -229,13 +229,7 @@ async def test_limits_of_a_model_open_that_model_alone(
     assert (await post(gateway, "/v1/images/edits", EDIT, FORM)).status == 200
     seen = len(upstream.requests)
 
-    async def script(turn: Turn) -> None:
-        try:
-            await turn.read_body()
-        except ConnectionError:
-            upstream.gate("cut").set()
-
-    upstream.plays(script)
+    upstream.plays(cut_off)
     unlimited = form(("model", b"dall-e-2"), ("image", bytes(200_000)), file_at=1)
     assert_refused(await post(gateway, "/v1/images/edits", unlimited, FORM), 403, CODE)
     unnamed = form(("image", bytes(200_000)), file_at=0)
