@@ -1,6 +1,9 @@
-"""How an exchange can end."""
+"""How an exchange can end, and what every error that ends one has."""
 
 from enum import StrEnum
+from typing import ClassVar
+
+import orjson
 
 
 class Ending(StrEnum):
@@ -29,3 +32,38 @@ class Ending(StrEnum):
 
     FAILED = "failed"
     """By a defect of the gateway."""
+
+
+ROOM_BYTES = 16 * 1024
+"""What is asked for before orjson writes: where it gets no memory it takes the process with it, Python says so."""
+
+
+class GatewayError(Exception):
+    """An exchange that the gateway refuses or cannot finish.
+
+    `message` is for the caller and says what to do next; `detail` is for the log only.
+    """
+
+    status: ClassVar[int] = 500
+    type: str = "server_error"
+    code: str = "internal_error"
+    ending: Ending = Ending.REFUSED
+    fields: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """The header fields that every error of this kind carries."""
+
+    def __init__(self, message: str, *, param: str | None = None, detail: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.detail = detail
+
+    def body(self) -> bytes:
+        """The error in the API's own shape."""
+        bytes(ROOM_BYTES)  # raises MemoryError
+        return orjson.dumps(
+            {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        )
+
+    def headers(self) -> list[tuple[str, str]]:
+        """Headers that belong to this error, beside content type and length."""
+        return list(self.fields)

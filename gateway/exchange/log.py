@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from gateway.errors import ROOM_BYTES
+from gateway.endings import ROOM_BYTES
 from gateway.exchange import whole_lines
 from gateway.exchange.exchange import Exchange, Times
 
