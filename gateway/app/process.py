@@ -34,9 +34,10 @@ from gateway.proxy.incoming_body import BodyDeadlines
 from gateway.proxy.session import GOODBYE_SECONDS
 from gateway.proxy.upstream import Upstreams
 from gateway.proxy.wheel import Wheel
+from gateway.settings.edge import Edge
 from gateway.settings.reloading import Configuration
 from gateway.settings.seen import Seen
-from gateway.settings.settings import Edge, Settings
+from gateway.settings.settings import Settings
 
 _log = logging.getLogger("gateway.connections")
 _MOST_UNASKED = 10_000

@@ -13,7 +13,7 @@ from gateway.policy.accounts import account_said
 from gateway.policy.tenants import TenantPolicy, UpstreamAccess
 from gateway.settings.certificates import trusted_certificates
 from gateway.settings.section import revealed
-from gateway.settings.settings import Upstream
+from gateway.settings.upstream import Upstream
 
 _AT_ONCE = 8
 _SECONDS = 30.0

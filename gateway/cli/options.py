@@ -13,8 +13,9 @@ from typing import Any
 from gateway.settings.judging import judged
 from gateway.settings.section import Problem, SettingsInvalid
 from gateway.settings.seen import Seen
-from gateway.settings.settings import DEFAULT_BASE_URL, Settings
+from gateway.settings.settings import Settings
 from gateway.settings.sources import gathered
+from gateway.settings.upstream import DEFAULT_BASE_URL
 from gateway.usage.report import duration_seconds
 
 _MOST_CREDENTIAL_BYTES = 2**20

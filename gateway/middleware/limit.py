@@ -32,7 +32,7 @@ from gateway.proxy.form_gate import watch_form
 from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.reading import Reading, is_read_at_once
 from gateway.proxy.request import Request
-from gateway.settings.settings import Edge
+from gateway.settings.edge import Edge
 from gateway.usage.cost import Cost
 from gateway.usage.guesses import Guesses
 from gateway.usage.reported import BYTES_PER_LLM_TOKEN

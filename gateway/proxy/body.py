@@ -15,7 +15,7 @@ from gateway.policy.caller import Caller
 from gateway.proxy.body_memory import BodyRoom
 from gateway.proxy.received_body import too_large
 from gateway.proxy.request import Request
-from gateway.settings.settings import Edge
+from gateway.settings.edge import Edge
 from gateway.wire.headers import RequestHead, is_json, media_type
 
 _JSON, _FORM, _ANYTHING = "application/json", "multipart/form-data", "*/*"

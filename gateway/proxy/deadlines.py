@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from gateway.operations.table import Operation, Work
-from gateway.settings.settings import Upstream as UpstreamSettings
+from gateway.settings.upstream import Upstream as UpstreamSettings
 
 # No reasoning takes its time where records are read and written.
 STORED_FIRST_BYTE_SECONDS = 120.0

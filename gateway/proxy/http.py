@@ -20,7 +20,7 @@ from gateway.proxy.request import Request
 from gateway.proxy.upload_sink import UploadSink
 from gateway.proxy.upstream import Upstreams
 from gateway.proxy.wheel import Wheel
-from gateway.settings.settings import Edge
+from gateway.settings.edge import Edge
 from gateway.wire.answer_head import Head
 from gateway.wire.request_body import RequestBody
 

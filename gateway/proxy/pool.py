@@ -21,7 +21,7 @@ from gateway.proxy.dial import Dialler
 from gateway.proxy.places import Places
 from gateway.proxy.reply import Reply
 from gateway.proxy.wheel import Wheel
-from gateway.settings.settings import Upstream as UpstreamSettings
+from gateway.settings.upstream import Upstream as UpstreamSettings
 
 
 class PoolEvents(NamedTuple):

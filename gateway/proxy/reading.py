@@ -16,7 +16,7 @@ from gateway.policy.reading import Question, may_name_in_event, read_body, read_
 from gateway.policy.requests import bad_request
 from gateway.proxy.reading_lane import Lane
 from gateway.proxy.reading_process import Call, Found
-from gateway.settings.settings import Edge
+from gateway.settings.edge import Edge
 from gateway.wire.body_facts import BodyFacts, EventFacts
 from gateway.wire.json_structure import Bounds
 from gateway.wire.request_fields import BodyRefused

@@ -22,7 +22,7 @@ from gateway.proxy.direction import Direction
 from gateway.proxy.examiner import Examiner
 from gateway.proxy.reading import Reading
 from gateway.proxy.reply import Reply
-from gateway.settings.settings import Edge
+from gateway.settings.edge import Edge
 from gateway.usage.realtime import is_sound
 from gateway.wire.frame_format import FrameRefused, build_close
 from gateway.wire.frames import FrameRelay

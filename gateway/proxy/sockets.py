@@ -21,7 +21,7 @@ from gateway.proxy.relay import Relay
 from gateway.proxy.request import Request
 from gateway.proxy.session import Session
 from gateway.proxy.upstream import Upstreams
-from gateway.settings.settings import Edge
+from gateway.settings.edge import Edge
 from gateway.wire.answer_head import Head
 from gateway.wire.frame_format import accept_key
 from gateway.wire.headers import SUBPROTOCOL_CREDENTIAL

@@ -15,7 +15,7 @@ from gateway.proxy.bites import Turns
 from gateway.proxy.pool import PoolEvents, UpstreamPool
 from gateway.proxy.wheel import Wheel
 from gateway.settings.certificates import trusted_certificates
-from gateway.settings.settings import Upstream as UpstreamSettings
+from gateway.settings.upstream import Upstream as UpstreamSettings
 
 
 class Upstreams:

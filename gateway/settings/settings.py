@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, IPvAnyNetwork, field_validator
+from pydantic import BaseModel, Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.limits.terms import OnStoreFailure
 from gateway.operations.model_patterns import allows
 from gateway.redis.schema import DEFAULT_PREFIX
+from gateway.settings.edge import Edge
 from gateway.settings.issuer import IssuerSettings
-from gateway.settings.kept_file import KeptFile
 from gateway.settings.limits import Limits, Pattern, Permits
 from gateway.settings.section import (
     AT_START,
@@ -22,9 +22,6 @@ from gateway.settings.section import (
     OTHER_TENANT,
     TENANT_ID,
     Address,
-    BaseUrl,
-    ByteCount,
-    HeaderText,
     Problem,
     Seconds,
     Secret,
@@ -32,99 +29,12 @@ from gateway.settings.section import (
     split_address,
 )
 from gateway.settings.tenant import Tenant
+from gateway.settings.upstream import Upstream
 
 HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9.])?$")]
 
-DEFAULT_BASE_URL = "https://api.openai.com/v1"
-
 # Braces say which part of a key decides where a cluster keeps it, and the prefix is no such part.
 RedisPrefix = Annotated[str, Field(pattern=r"^[!-z|~]{1,64}$")]
-
-
-class Timeouts(Section):
-    """Deadlines for one kind of operation; what is unset is the general deadline."""
-
-    first_byte_seconds: Seconds | None = None
-    """From the end of the request to the head of the answer."""
-
-    idle_seconds: Seconds | None = None
-    """Between two pieces of the answer."""
-
-    total_seconds: Seconds | None = None
-    """The whole exchange."""
-
-
-class KindTimeouts(Section):
-    """Deadlines of their own for three kinds of operation."""
-
-    generation: Timeouts = Timeouts()
-    """A model answers: chat, responses, images, audio, …"""
-
-    transfer: Timeouts = Timeouts()
-    """Files go up or down."""
-
-    stored: Timeouts = Timeouts()
-    """Objects are created, read, listed, changed or deleted."""
-
-
-class Upstream(Section):
-    """The API that stands behind the gateway."""
-
-    # From a factory, as that of keys_dir: the default depends on the environment, so no file can state it.
-    base_url: BaseUrl = Field(default_factory=lambda: DEFAULT_BASE_URL)
-    """Where `/v1` is; unset: what OPENAI_BASE_URL says, else the public API."""
-
-    api_key: Annotated[Secret, FOLLOWED] = None
-    """The gateway's own key; unset: OPENAI_API_KEY."""
-
-    admin_api_key: Annotated[Secret, FOLLOWED] = None
-    """Opens organization administration, with this key only; unset, those operations are closed."""
-
-    organization: Annotated[HeaderText | None, FOLLOWED] = None
-    """Sent as OpenAI-Organization for tenants that have none of their own."""
-
-    project: Annotated[HeaderText | None, FOLLOWED] = None
-    """Sent as OpenAI-Project for tenants that have none of their own."""
-
-    metering: Annotated[bool | None, FOLLOWED] = None
-    """Ask streams what they used that would not say so, and estimate what nobody reports; unset: on at the public API,
-    off elsewhere, for other servers may reject `stream_options` with 400 or 422."""
-
-    ca_file: Annotated[KeptFile | None, FOLLOWED] = None
-    """Certificates to trust in place of the system's (PEM); what the file holds is followed for new connections."""
-
-    http_proxy: Secret = None
-    """URL of a proxy on the way to the upstream; may hold a login, so by reference."""
-
-    max_connections: int = Field(default=1000, ge=1)
-    """Connections to one base URL at once, of all workers together; what exceeds them waits."""
-
-    tenant_share: float = Field(default=0.5, gt=0, le=1)
-    """The part of them, in each worker, that one tenant may always take; more only while a tenth of all stays free."""
-
-    connection_wait_seconds: Seconds = 5.0
-    """For a connection to come free, while all of them or all of the tenant's are in use; then 503."""
-
-    keepalive_seconds: Seconds = 15.0
-    """How long an idle connection is kept; must stay below the upstream's own idle time."""
-
-    connect_timeout_seconds: Seconds = 10.0
-    """For a new connection to be made."""
-
-    first_byte_timeout_seconds: Seconds = 600.0
-    """From the end of the request to the head of the answer; at most 120 for stored objects, unless set for
-    their kind."""
-
-    idle_timeout_seconds: Seconds = 300.0
-    """Between two pieces of the answer."""
-
-    total_timeout_seconds: Seconds = 3600.0
-    """The whole exchange."""
-
-    websocket_timeout_seconds: Seconds = 7200.0
-    """A WebSocket session."""
-
-    timeouts: KindTimeouts = KindTimeouts()
 
 
 class Credentials(Section):
@@ -147,68 +57,6 @@ class Credentials(Section):
 
     cache_size: int = Field(default=10_000, ge=0)
     """Verified credentials that each worker remembers."""
-
-
-class Edge(Section):
-    """Caps and deadlines towards clients."""
-
-    max_header_bytes: ByteCount = 64 * 1024
-    """All header fields of a request together."""
-
-    header_timeout_seconds: Seconds = 10.0
-    """For a request's head to be complete."""
-
-    body_idle_timeout_seconds: Seconds = 30.0
-    """Between two pieces of a request's body."""
-
-    body_timeout_seconds: float = Field(default=0.0, ge=0, le=7 * 86400)
-    """For a request's whole body, as far as it is the client that is waited for; 0: a minute, and a second more for
-    every 64 KiB that have come."""
-
-    write_idle_timeout_seconds: Seconds = 60.0
-    """How long a client may leave its answer unread."""
-
-    keepalive_seconds: Seconds = 75.0
-    """How long an idle connection is kept; must stay above the idle time of a load balancer in front."""
-
-    max_json_body_bytes: ByteCount = 64 * 2**20
-    """A JSON body, which is read whole before it is forwarded."""
-
-    max_json_structures: int = Field(default=200_000, ge=2**16)
-    """Of `{`, `[` and `:` in a JSON document, outside of strings; what exceeds it is not parsed."""
-
-    max_json_commas: int = Field(default=2_000_000, ge=2**16)
-    """Of commas in a JSON document, outside of strings."""
-
-    json_reading_timeout_seconds: Seconds = 30.0
-    """For a JSON document of more than 64 KiB to be read, waiting for its turn included."""
-
-    max_body_bytes: ByteCount = 8 * 2**30
-    """Any other body, which streams."""
-
-    body_memory_bytes: int = Field(default=0, ge=0)
-    """All bodies that all workers together hold in memory at once; what finds no room waits a second, then is told to
-    come back; 0: a quarter of the memory that the gateway may use."""
-
-    body_memory_share: float = Field(default=0.5, gt=0, le=1)
-    """The part of it, in each worker, that the bodies of one tenant may occupy; what is larger by itself is refused."""
-
-    max_connections: int = Field(default=0, ge=0)
-    """From clients, to all workers together; 0: in each, what its file limit has room for, at most 10,000."""
-
-    peer_share: float = Field(default=0.5, gt=0, le=1)
-    """The part of them, in each worker, that one address (of IPv6: one network of 64 bits) may have once four fifths
-    are in use."""
-
-    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
-    """Networks of proxies and load balancers, which have no such share: many clients come by one of their
-    addresses."""
-
-    websocket_heartbeat_seconds: Seconds = 20.0
-    """A silent side is pinged after one of these, given up after two."""
-
-    max_websocket_message_bytes: ByteCount = 16 * 2**20
-    """One message of a WebSocket."""
 
 
 class Settings(BaseSettings):

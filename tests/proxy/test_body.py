@@ -9,7 +9,7 @@ import pytest
 from gateway.errors import BodyTooLarge, MediaTypeRefused
 from gateway.operations.table import UNLISTED_WRITE, Operation
 from gateway.proxy.body import check_length, must_be_read
-from gateway.settings.settings import Edge
+from gateway.settings.edge import Edge
 from gateway.wire import headers
 from tests.conftest import StartGateway
 from tests.kit.asking import TABLE, ask, form, verdict

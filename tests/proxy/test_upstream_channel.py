@@ -25,7 +25,7 @@ from gateway.proxy.reply import Reply
 from gateway.proxy.upstream_channel import KEPT_BYTES
 from gateway.proxy.wheel import Wheel
 from gateway.settings.certificates import trusted_certificates
-from gateway.settings.settings import Upstream
+from gateway.settings.upstream import Upstream
 from gateway.wire.headers import NOTHING_LISTED
 from gateway.wire.passing import for_client
 from gateway.wire.search import Piece
