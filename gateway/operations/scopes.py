@@ -1,13 +1,15 @@
-"""Scopes: their syntax, and how patterns and groups become scopes when a credential is issued.
+"""Scopes: their syntax, and what patterns and groups mean, now and at every version of the operation table.
 
-A scope is `resource:verb`, the resource in dotted parts: `chat.completions:write`. A credential carries
-scopes only; patterns exist at the moment of issuing, against the scopes known then, so that a scope added
-later is never granted behind anybody's back.
+A scope is `resource:verb`, the resource in dotted parts: `chat.completions:write`. Each exists since a version of
+the table, and so does what a group grants. A credential that holds patterns or groups names the version at which it
+was issued, and they mean what they meant then: what is added later is never granted behind anybody's back.
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 
 OTHERS_USAGE = "usage:read"
 """What it takes to be told of the usage of the tenant's other subjects. No operation needs it."""
@@ -16,22 +18,28 @@ OTHERS_USAGE = "usage:read"
 # include them, `org.*` and `unlisted:*` do what they say, and `realtime:*` does not mint.
 BY_NAME_ONLY = ("org.", "unlisted:", "realtime:mint", OTHERS_USAGE)
 
-GROUPS: dict[str, tuple[str, ...]] = {
-    "inference": (
-        "audio.speech:write",
-        "audio.transcriptions:write",
-        "chat.completions:write",
-        "completions:write",
-        "embeddings:write",
-        "images:write",
-        "models:read",
-        "moderations:write",
-        "realtime:write",
-        "responses:write",
-    ),
-    "assistants": ("assistants:*", "files:*", "runs:*", "threads:*", "vector_stores:*"),
-    "read-only": ("*:read",),
+# By the version of the table since which a group grants them. Nothing is ever taken away: what is to mean less has
+# another name.
+GROUPS: dict[str, dict[int, tuple[str, ...]]] = {
+    "inference": {
+        1: (
+            "audio.speech:write",
+            "audio.transcriptions:write",
+            "chat.completions:write",
+            "completions:write",
+            "embeddings:write",
+            "images:write",
+            "models:read",
+            "moderations:write",
+            "realtime:write",
+            "responses:write",
+        ),
+    },
+    "assistants": {1: ("assistants:*", "files:*", "runs:*", "threads:*", "vector_stores:*")},
+    "read-only": {1: ("*:read",)},
 }
+EVERYTHING = "*"
+"""The pattern of all that is not granted by name only."""
 
 _NAME = r"[a-z][a-z0-9_-]*"
 _SCOPE = re.compile(rf"{_NAME}(?:\.{_NAME})*:{_NAME}")
@@ -52,6 +60,11 @@ def is_scope(text: str) -> bool:
     return len(text) <= MAX_SCOPE_CHARACTERS and _SCOPE.fullmatch(text) is not None
 
 
+def is_word(text: str) -> bool:
+    """Whether this may stand in a credential beside a version: a scope, a pattern, or what could be a group's name."""
+    return is_scope(text) or (len(text) <= MAX_SCOPE_CHARACTERS and _PATTERN.fullmatch(text) is not None)
+
+
 def parse(claim: str) -> frozenset[str]:
     """Read a `scope` claim: one or more scopes with one space between them; raises ScopeProblem."""
     scopes = claim.split(" ")
@@ -60,21 +73,86 @@ def parse(claim: str) -> frozenset[str]:
     return frozenset(scopes)
 
 
-def expand(requested: Iterable[str], known: Collection[str]) -> frozenset[str]:
+def expand(requested: Iterable[str], known: Collection[str], *, version: int | None = None) -> frozenset[str]:
     """Turn scopes, patterns and groups into scopes; raises ScopeProblem listing all that grant nothing.
 
-    Patterns: `*`, `*:read`, `files:*`, `audio.*` (every verb below audio), `org.*:read`.
+    Patterns: `*`, `*:read`, `files:*`, `audio.*` (every verb below audio), `org.*:read`. Groups are those of that
+    version of the table; None: of the newest.
     """
     granted: set[str] = set()
     problems: list[str] = []
     for wanted in requested:
-        scopes = [scope for pattern in GROUPS.get(wanted, (wanted,)) for scope in _matching(pattern, known)]
+        scopes = _meant(wanted, known, version)
         if not scopes:
             problems.append(_unknown(wanted, known))
-        granted.update(scopes)
+        granted |= scopes
     if problems:
         raise ScopeProblem(*problems)
     return frozenset(granted)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """All scopes, and what scopes, patterns and groups mean at any version of the table. Pure."""
+
+    since: Mapping[str, int]
+    """By scope, the version since which it exists. The first is 1."""
+
+    @cached_property
+    def version(self) -> int:
+        """The newest version: the one at which something was added last."""
+        of_groups = (since for patterns in GROUPS.values() for since in patterns)
+        return max(1, *self.since.values(), *of_groups)
+
+    @cached_property
+    def scopes(self) -> tuple[str, ...]:
+        """All of them, sorted."""
+        return tuple(sorted(self.since))
+
+    def at(self, version: int) -> frozenset[str]:
+        """The scopes that existed at a version; of one that is yet to come, those of today."""
+        return frozenset(scope for scope, since in self.since.items() if since <= version)
+
+    def meaning(self, words: Iterable[str], version: int | None = None) -> frozenset[str]:
+        """Return what words grant by the table of that version; None: by the newest. What means nothing grants nothing.
+
+        A version that is yet to come means here what is known here: never more than it says there, for versions only
+        ever add.
+        """
+        version = self.version if version is None else version
+        known = self.at(version)
+        granted: set[str] = set()
+        for word in set(words):
+            granted |= _meant(word, known, version)
+        return frozenset(granted)
+
+    def folded(self, scopes: Collection[str]) -> tuple[list[str], list[str]]:
+        """Return the groups, `*` among them, that are wholly contained in scopes, and the scopes that are in none."""
+        whole = [
+            (name, meant)
+            for name in (EVERYTHING, *GROUPS)
+            if (meant := self.meaning([name])) and meant.issubset(scopes)
+        ]
+        if whole and whole[0][0] == EVERYTHING:  # it has all the others in it
+            del whole[1:]
+        rest = set(scopes).difference(*(meant for _, meant in whole))
+        return [name for name, _ in whole], sorted(rest)
+
+
+def groups_first(words: Iterable[str]) -> list[str]:
+    """Return words in the order in which people read them: groups and patterns, then scopes."""
+    return sorted(set(words), key=lambda word: (is_scope(word), word))
+
+
+def _meant(word: str, known: Collection[str], version: int | None) -> set[str]:
+    """Return the known scopes that a scope, pattern or group grants; none for what is none of these."""
+    of_group = GROUPS.get(word)
+    if of_group is None:
+        return set(_matching(word, known))
+    patterns = (
+        pattern for since, some in of_group.items() if version is None or since <= version for pattern in some
+    )
+    return {scope for pattern in patterns for scope in _matching(pattern, known)}
 
 
 def _matching(pattern: str, known: Collection[str]) -> list[str]:

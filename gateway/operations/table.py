@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 
 from gateway.operations.model_places import NO_MODEL, ModelPlaces
 from gateway.operations.model_runners import NO_RUNNERS, ModelRunners
-from gateway.operations.scopes import OTHERS_USAGE
+from gateway.operations.scopes import OTHERS_USAGE, Vocabulary
 from gateway.operations.targets import TargetRefused, read_path
 
 # Administration and billing: reached through a row of the table or not at all, whatever follows the prefix.
@@ -102,6 +102,7 @@ class Operation:
     is_shared_state: bool = False
     work: Work = Work.STORED
     deprecated: bool = False
+    since: int = 1
     is_free: bool = False
     """Whether it is known to use nothing that costs: no column, but found in the row."""
 
@@ -291,9 +292,8 @@ class OperationTable:
         self._by_id = {operation.id: operation for operation in self.operations}
         if len(self._by_id) < len(self.operations):
             raise ValueError("two operations share an id")
-        self.scopes: tuple[str, ...] = tuple(
-            sorted({OTHERS_USAGE, *(o.scope for o in (*self.operations, UNLISTED_READ, UNLISTED_WRITE))})
-        )
+        self.vocabulary = _vocabulary(self.operations)
+        self.scopes: tuple[str, ...] = self.vocabulary.scopes
         """Every scope that a credential can have: what requests need, those of unlisted paths included, and more."""
 
         self._root = _Node()
@@ -380,6 +380,14 @@ class OperationTable:
             if not places:
                 self._literal[method, operation.path] = Match(operation, NO_PARAMS)
         self._parameters[operation.id] = tuple(places)
+
+
+def _vocabulary(operations: Iterable[Operation]) -> Vocabulary:
+    """Every scope, since the first version that has an operation which needs it."""
+    since = {OTHERS_USAGE: 1, UNLISTED_READ.scope: 1, UNLISTED_WRITE.scope: 1}
+    for operation in operations:
+        since[operation.scope] = min(operation.since, since.get(operation.scope, operation.since))
+    return Vocabulary(since)
 
 
 @cache

@@ -2,8 +2,18 @@
 
 import pytest
 
-from gateway.operations.scopes import BY_NAME_ONLY, GROUPS, ScopeProblem, expand, is_scope, parse
+from gateway.operations.scopes import (
+    BY_NAME_ONLY,
+    EVERYTHING,
+    GROUPS,
+    ScopeProblem,
+    Vocabulary,
+    expand,
+    is_scope,
+    parse,
+)
 from gateway.operations.table import OperationTable
+from tests.operations.versions import meanings, recorded
 
 KNOWN = frozenset(
     {
@@ -164,8 +174,8 @@ def test_scope_of_every_operation_is_a_scope() -> None:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_group_names_only_what_exists_and_nothing_that_is_granted_by_name(group: str) -> None:
-    for pattern in GROUPS[group]:
-        assert expand([pattern], OPERATIONS)
+    for patterns in GROUPS[group].values():
+        assert all(expand([pattern], OPERATIONS) for pattern in patterns)
     assert not [scope for scope in expand([group], OPERATIONS) if scope.startswith(BY_NAME_ONLY)]
 
 
@@ -186,6 +196,85 @@ def test_star_leaves_out_what_is_granted_by_name_and_nothing_else() -> None:
         if scope.startswith(("org.", "unlisted:", "realtime:mint", "usage:read"))
     }
     assert {"realtime:mint", "org.users:write"} <= left_out
+
+
+VOCABULARY = OperationTable.load().vocabulary
+
+
+@pytest.mark.parametrize(("version", "then"), recorded().items())
+def test_what_a_released_version_means_is_never_more_than_it_meant(
+    version: int, then: dict[str, set[str]]
+) -> None:
+    for word, scopes in meanings(VOCABULARY, version).items():
+        more = scopes - then.get(word, set())
+        assert not more, f"give the rows of {more} since = {max(recorded()) + 1}"
+
+
+def test_what_is_added_belongs_to_the_version_behind_those_that_are_released() -> None:
+    assert VOCABULARY.version <= max(recorded()) + 1
+    assert min(VOCABULARY.since.values()) == 1
+
+
+@pytest.mark.parametrize("word", [EVERYTHING, *GROUPS, "audio.*"])
+def test_a_later_version_means_all_that_an_earlier_one_did(word: str) -> None:
+    for version in range(1, VOCABULARY.version):
+        assert VOCABULARY.meaning([word], version) <= VOCABULARY.meaning([word], version + 1)
+
+
+GROWN = Vocabulary({**dict.fromkeys(KNOWN, 1), "files.parts:read": 2, "rerank:write": 3})
+
+
+@pytest.mark.parametrize(
+    ("word", "version", "added"),
+    [
+        ("*", 1, set()),
+        ("*", 2, {"files.parts:read"}),
+        ("*", 3, {"files.parts:read", "rerank:write"}),
+        ("files.*", 1, set()),
+        ("files.*", 2, {"files.parts:read"}),
+        ("read-only", 1, set()),
+        ("read-only", 3, {"files.parts:read"}),
+        ("*", None, {"files.parts:read", "rerank:write"}),
+        ("*", 99, {"files.parts:read", "rerank:write"}),
+    ],
+)
+def test_a_pattern_means_what_there_was_at_its_version(
+    word: str, version: int | None, added: set[str]
+) -> None:
+    assert GROWN.meaning([word], version) - KNOWN == added
+
+
+def test_a_group_grants_what_was_added_to_it_from_that_version_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(GROUPS, "inference", {1: ("models:read",), 2: ("files:read",)})
+    grown = Vocabulary(dict.fromkeys(KNOWN, 1))
+    assert grown.version == 2
+    assert grown.meaning(["inference"], 1) == {"models:read"}
+    assert grown.meaning(["inference"], 2) == {"models:read", "files:read"}
+
+
+def test_words_that_mean_nothing_here_grant_nothing() -> None:
+    assert GROWN.meaning(["openid", "email", "inferense", "https://a.example/b", ""]) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("scopes", "groups", "rest"),
+    [
+        (ORDINARY, ["*"], []),
+        (ORDINARY | {"realtime:mint"}, ["*"], ["realtime:mint"]),
+        ({"files:read"}, [], ["files:read"]),
+        (
+            {scope for scope in ORDINARY if scope.endswith(":read")} | {"completions:write"},
+            ["read-only"],
+            ["completions:write"],
+        ),
+        (set(), [], []),
+    ],
+)
+def test_scopes_are_shown_as_the_groups_that_they_hold_whole(
+    scopes: set[str], groups: list[str], rest: list[str]
+) -> None:
+    shown = Vocabulary(dict.fromkeys(KNOWN, 1)).folded(scopes)
+    assert shown == (groups, rest)
 
 
 @pytest.mark.parametrize("pattern", ["*", "*:read", "usage:*", "usage", "usage.*", "usage.*:read", *GROUPS])
