@@ -158,8 +158,9 @@ def running_cluster(masters: int = 3) -> Iterator[list[RedisServer]]:
 
 
 @contextlib.contextmanager
-def running_replica(master: RedisServer) -> Iterator[RedisServer]:
-    """One more node of a cluster, which takes a master's place when that is lost."""
+def running_replica(nodes: list[RedisServer], of: int) -> Iterator[RedisServer]:
+    """One more node of a cluster, which takes the place of one of its masters when that is lost."""
+    master = nodes[of]
     with tempfile.TemporaryDirectory(prefix="gw-redis-") as directory, contextlib.ExitStack() as stack:
         replica = _started(RedisServer(Path(directory), *_NODE), stack)
         replica.command("CLUSTER", "MEET", "127.0.0.1", master.port)
@@ -167,6 +168,9 @@ def running_replica(master: RedisServer) -> Iterator[RedisServer]:
         wait_until(lambda: "OK" in replica.command("CLUSTER", "REPLICATE", name))
         wait_until(lambda: "master_link_status:up" in replica.command("INFO", "replication"))
         wait_until(lambda: name in replica.command("CLUSTER", "NODES") and _knows_all_slots(replica))
+        # Masters elect only whom they know as the lost one's replica.
+        following = f"slave {name}"
+        wait_until(lambda: all(following in node.command("CLUSTER", "NODES") for node in nodes))
         yield replica
 
 

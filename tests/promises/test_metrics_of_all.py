@@ -87,8 +87,12 @@ async def test_who_finds_no_room_on_the_private_listener_is_counted(
         assert f"{refused} 0.0\n" in page
 
         private = [await asyncio.open_connection("127.0.0.1", workers.command.admin_port) for _ in range(40)]
+        # One that finds no room is closed at once; the others are kept waiting for their request until then.
+        closing = [asyncio.create_task(reader.read()) for reader, _ in private]
+        await asyncio.wait(closing, return_when=asyncio.FIRST_COMPLETED)
         for _, writer in private:
             writer.close()
+        await asyncio.gather(*closing, return_exceptions=True)
 
         async def counted() -> bool:
             return await workers.metric(refused) > 0

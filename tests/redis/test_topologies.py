@@ -71,7 +71,7 @@ async def test_lost_master_takes_only_its_own_tenants_to_local_decisions() -> No
 
 
 async def test_replica_that_takes_over_is_found_and_the_dead_master_left_alone() -> None:
-    with running_cluster() as nodes, running_replica(nodes[1]):
+    with running_cluster() as nodes, running_replica(nodes, of=1):
         limiter = Limiter(RedisBuckets(cluster_url(nodes)), announce_seconds=0.2)
         await limiter.start()
         quota = quota_on(1)
