@@ -1,4 +1,4 @@
-"""`gateway demo`: the gateway in front of an embedded upstream; no key, no Redis, nothing on disk."""
+"""`gateway demo`: the gateway in front of an embedded upstream; no key, nothing on disk, and no Redis unless asked."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from aiohttp import web
 
 from gateway.app.build import build_app
 from gateway.app.serving import run_loop, serve
+from gateway.cli.options import add_set, put_assignments
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing
 from gateway.operations.scopes import expand
@@ -19,28 +20,35 @@ from gateway.settings.sources import load
 from gateway.simulator import build_simulator
 
 _TENANT = "demo"
+_SCARCE_MODEL = "gpt-4.1"
+"""With a limit of its own that is used up at once."""
 
 _GREETING = """\
 A gateway is running, in front of a simulator of the API: its answers are canned, no model is behind them.
 
   gateway   {base}
-  metrics   http://{private}/metrics
-  tenant    {tenant} (600 requests a minute)
+  metrics   {metrics}
+  tenant    {tenant} (600 requests a minute, 2 of them to {scarce}; counted {where})
 
 A credential for 24 hours. In another shell, which is to be the service's:
 
 export OPENAI_BASE_URL={base}
 export OPENAI_API_KEY={credential}
+ask() {{ path=$1; shift; curl -sS "$OPENAI_BASE_URL/$path" -H "Authorization: Bearer $OPENAI_API_KEY" "$@"; echo; }}
+chat() {{ ask chat/completions -N -H "Content-Type: application/json" "$@"; }}
 
-Then, in that other shell:
+Then, in that other shell: what models there are, an answer as it is made, a refusal, a limit that the third
+request meets, a stream that breaks off, who you are and what you have left, and what was counted of all that.
 
-curl {base}/models -H "Authorization: Bearer $OPENAI_API_KEY"
-curl -N {base}/chat/completions -H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json" \\
-  -d '{{"model": "gpt-4o-mini", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
-curl {base}/audio/speech -H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json" \\
-  -d '{{"model": "tts-1", "voice": "alloy", "input": "Hello", "response_format": "wav"}}' -o hello.wav
+ask models
+chat -d '{{"model": "gpt-4o-mini", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
+ask realtime/client_secrets -d '{{}}'
+for n in 1 2 3; do chat -d '{{"model": "{scarce}", "messages": [{{"role": "user", "content": "Hello"}}]}}'; done
+chat -H x-simulate:cut=900 -d '{{"model": "gpt-4o", "stream": true, "messages": [{{"role": "user", "content": "Go"}}]}}'
+curl -sS {me} -H "Authorization: Bearer $OPENAI_API_KEY"
+curl -sS {metrics} | grep exchanges_total
 
-or with the official SDK (pip install openai):
+or with the official SDK (pip install openai); tool calls and response_format are answered too:
 
 python3 -c 'from openai import OpenAI
 for chunk in OpenAI().chat.completions.create(model="gpt-4o-mini", stream=True,
@@ -68,6 +76,12 @@ def register(verbs: Any) -> None:
         metavar="HOST:PORT",
         help="private listener: metrics and health; by default %(default)s",
     )
+    command.add_argument(
+        "--redis",
+        metavar="URL",
+        help="count limits and usage there, as several gateways would; by default in memory",
+    )
+    add_set(command)
     command.set_defaults(run=run)
 
 
@@ -86,26 +100,32 @@ async def _demo(options: argparse.Namespace) -> None:
     try:
         await web.TCPSite(simulator, "127.0.0.1", 0).start()
         port = simulator.addresses[0][1]
-        settings = load(
-            flags={
-                "listen": options.listen,
-                "admin_listen": options.admin_listen,
-                "drain_notice_seconds": 0,
-                "drain_seconds": 5,
-                "upstream": {
-                    "base_url": f"http://127.0.0.1:{port}/v1",
-                    "api_key": upstream_key,
-                    "metering": True,
-                },
-                "tenants": {_TENANT: {"limits": {"max_requests_per_1_minute": 600}}},
-            },
-            environ={},
-        )
+        settings = load(flags=_flags(options, f"http://127.0.0.1:{port}/v1", upstream_key), environ={})
         ring = KeyRing.ephemeral()
         app = build_app(settings, ring=ring)
         await serve(app, listening=lambda public, private: _greet(settings, ring, public, private))
     finally:
         await simulator.cleanup()
+
+
+def _flags(options: argparse.Namespace, upstream: str, upstream_key: str) -> dict[str, Any]:
+    """The demo's settings; what the command line sets wins."""
+    limits = {
+        "max_requests_per_1_minute": 600,
+        "models": {_SCARCE_MODEL: {"max_requests_per_1_minute": 2}},
+    }
+    flags: dict[str, Any] = {
+        "listen": options.listen,
+        "admin_listen": options.admin_listen,
+        "drain_notice_seconds": 0,
+        "drain_seconds": 5,
+        "upstream": {"base_url": upstream, "api_key": upstream_key, "metering": True},
+        "tenants": {_TENANT: {"limits": limits}},
+    }
+    if options.redis is not None:
+        flags["redis_url"] = options.redis
+    put_assignments(flags, options.set)
+    return flags
 
 
 def _greet(settings: Settings, ring: KeyRing, public: str, private: str) -> None:
@@ -120,8 +140,11 @@ def _greet(settings: Settings, ring: KeyRing, public: str, private: str) -> None
     print(
         _GREETING.format(
             base=f"http://{public}/v1",
-            private=private,
+            me=f"http://{public}/gateway/me",
+            metrics=f"http://{private}/metrics",
             tenant=_TENANT,
+            scarce=_SCARCE_MODEL,
+            where="in memory" if settings.redis_url is None else "in Redis",
             credential=issued.credential,
         ),
         flush=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,11 @@ def add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument("--admin-listen", metavar="HOST:PORT", help="private listener: metrics and health")
     command.add_argument("--upstream", metavar="URL", help="base URL of the API behind the gateway")
     command.add_argument("--keys-dir", metavar="DIR", help="where the signing keys are")
+    add_set(command)
+
+
+def add_set(command: argparse.ArgumentParser) -> None:
+    """The option by which any setting can be given on the command line."""
     command.add_argument(
         "--set",
         action="append",
@@ -65,12 +70,17 @@ def values_from(options: argparse.Namespace, seen: Seen | None = None) -> dict[s
     ):
         if value is not None:
             _put(flags, key, value)
-    for assignment in options.set:
+    put_assignments(flags, options.set)
+    return gathered(options.config, flags=flags, seen=seen)
+
+
+def put_assignments(flags: dict[str, Any], assignments: Iterable[str]) -> None:
+    """Put what `--set KEY=VALUE` says among the flags. Raises SettingsInvalid."""
+    for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator or not key:
             raise SettingsInvalid([Problem(f"--set {assignment}", "expected KEY=VALUE")])
         _put(flags, key.strip(), _value(text))
-    return gathered(options.config, flags=flags, seen=seen)
 
 
 def keyless(settings: Settings) -> list[Problem]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import signal
 import stat
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,11 @@ import aiohttp
 import jwt
 import orjson
 import pytest
-from openai import AsyncOpenAI
 
 from gateway.operations.table import OperationTable
 from tests.kit.client import STREAMED_QUESTION, RawAnswer, RawClient
 from tests.kit.command import RunningCommand, run_command, running_command
 from tests.kit.upstream import ScriptedUpstream, answer_ok, two_events
-from tests.kit.waiting import until
 
 ANYWHERE = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
 AT_ONCE = ("--set", "drain_notice_seconds=0")
@@ -320,34 +317,6 @@ async def test_wrong_usage_exits_with_2_and_says_what_there_is() -> None:
 
     assert (done.code, done.stdout) == (2, "")
     assert "usage: gateway" in done.stderr
-
-
-async def test_what_the_demo_prints_works_as_printed() -> None:
-    async with running_command("demo", *ANYWHERE) as demo:
-        await until(lambda: any("Ctrl-C ends it" in line for line in demo.stdout))
-        printed = dict(
-            line.removeprefix("export ").split("=", 1) for line in demo.stdout if line.startswith("export ")
-        )
-        greeting = "\n".join(demo.stdout)
-        (metrics_url,) = re.findall(r"http://\S+/metrics", greeting)
-        assert f"{printed['OPENAI_BASE_URL']}/chat/completions" in greeting
-        async with AsyncOpenAI(
-            base_url=printed["OPENAI_BASE_URL"], api_key=printed["OPENAI_API_KEY"], max_retries=0
-        ) as sdk:
-            stream = await sdk.chat.completions.create(
-                model="gpt-4o-mini", messages=[{"role": "user", "content": "Hello"}], stream=True
-            )
-            said = [chunk.choices[0].delta.content or "" async for chunk in stream]
-        async with aiohttp.ClientSession() as session, session.get(metrics_url) as answer:
-            metrics = await answer.text()
-        demo.signal(signal.SIGINT)
-        assert await demo.exit_code() == 0
-
-    assert "".join(said).startswith("Simulated answer to: Hello")
-    assert 'tenant="demo"' in metrics
-    line = orjson.loads(demo.stdout[-1])
-    assert (line["tenant"], line["operation"]) == ("demo", "createChatCompletion")
-    assert (line["status"], line["ending"]) == (200, "complete")
 
 
 def serving(directory: Path, upstream: ScriptedUpstream, *more: str) -> Any:

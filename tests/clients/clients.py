@@ -1,0 +1,88 @@
+"""Which clients there are, what each needs, and how it is run: data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+Command = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A folder beside this module, copied to where the work is done, where all commands are run."""
+
+    folder: str
+    needs: tuple[str, ...]
+    """Programs that must be on PATH."""
+
+    prepare: tuple[Command, ...] = ()
+    """Fetches what the folder requires. One that fails is reported, and its clients with it."""
+
+    example: Command = ()
+    """Runs an example of docs/clients.md. `{file}` is its file in the folder, `{name}` that without its ending."""
+
+    language: str = ""
+    """What docs/clients.md calls the code that this runtime can run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """One program of a runtime's folder."""
+
+    name: str
+    """RUNTIME/NAME."""
+
+    run: Command
+    needs: tuple[str, ...] = ()
+    """Programs beside its runtime's."""
+
+    tls: bool = False
+    """Whether it can do nothing without the gateway that speaks TLS."""
+
+    unprepared: bool = False
+    """Whether it needs nothing of what its runtime's folder fetches."""
+
+    @property
+    def runtime(self) -> str:
+        return self.name.partition("/")[0]
+
+
+RUNTIMES: Final = (
+    Runtime(
+        "node",
+        needs=("node", "npm"),
+        prepare=(("npm", "install", "--no-audit", "--no-fund", "--loglevel=error"),),
+        example=("node", "{file}"),
+        language="js",
+    ),
+    Runtime(
+        "go",
+        needs=("go",),
+        prepare=(("go", "mod", "tidy"), ("go", "build", "-o", "clients", ".")),
+        example=("go", "run", "{file}"),
+        language="go",
+    ),
+    Runtime(
+        "java",
+        needs=("java", "mvn"),
+        prepare=(("mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"),),
+        example=("java", "-cp", "lib/*", "{file}"),
+        language="java",
+    ),
+    Runtime("chromium", needs=("chromium",)),
+    Runtime(
+        "python",
+        needs=("python3",),
+        prepare=(
+            ("python3", "-m", "venv", "venv"),
+            ("venv/bin/pip", "install", "-q", "-r", "requirements.txt"),
+        ),
+        example=("venv/bin/python", "{file}"),
+        language="python",
+    ),
+    Runtime("shell", needs=("bash",), example=("bash", "-euo", "pipefail", "{file}"), language="sh"),
+    Runtime("dotnet", needs=("dotnet",), language="csharp"),
+)
+
+CLIENTS: Final = (Client("shell/curl", ("bash", "curl.sh"), needs=("curl",)),)
