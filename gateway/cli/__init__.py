@@ -2,19 +2,24 @@
 
 Asked by nobody but the interpreter: it stands above all. A verb reads its options, asks a room and prints; what it
 asks about is decided there.
+
+Exit codes, of every verb: 0 done, and nothing is wrong; 1 it could not be done, or something is wrong; 2 the command
+line is not understood; 130 Ctrl-C; 141 whoever read what it printed has left.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from gateway import __version__
+from gateway.cli.command_line import CommandLine
+from gateway.cli.drawing import complain
 
 _VERBS = (
     "serve",
@@ -29,14 +34,15 @@ _VERBS = (
     "usage",
     "bench",
     "probe",
+    "completion",
 )
+_INTERRUPTED = 128 + signal.SIGINT
+_UNREAD = 128 + signal.SIGPIPE
 
 
-def parser(verb: str | None = None) -> argparse.ArgumentParser:
+def parser(verb: str | None = None) -> CommandLine:
     """The whole command line, or as much of it as one verb needs."""
-    top = argparse.ArgumentParser(
-        prog="gateway", description="An OpenAI-compatible streaming gateway.", allow_abbrev=False
-    )
+    top = CommandLine(prog="gateway", description="An OpenAI-compatible streaming gateway.")
     top.add_argument("--version", action="version", version=f"gateway {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     for name in (verb,) if verb in _VERBS else _VERBS:
@@ -69,13 +75,17 @@ def _registers(verb: str) -> Callable[[Any], None]:
             from gateway.cli.probe import register
         case "bench":
             from gateway.cli.bench.verb import register
+        case "completion":
+            from gateway.cli.completion import register as add_completion
+
+            return partial(add_completion, whole=parser)
         case _:
             from gateway.cli.usage import register
     return register
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 could not be done, 2 wrong usage."""
+    """Run one command; returns the exit code."""
     if os.getpid() == 1:  # of a container: what nobody has asked for never ends that, not even SIGTERM
         signal.signal(signal.SIGTERM, _end)
     _open_standard_files()
@@ -87,9 +97,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What is imported stays: looking through it for garbage, again and again, takes a sixth of the start.
     gc.set_threshold(0)
     try:
-        return _run(arguments)
+        return _printed(arguments)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     finally:
         gc.set_threshold(*thresholds)
+
+
+def _printed(arguments: Sequence[str]) -> int:
+    """Run it, and see to it that what it printed has arrived: the interpreter would only complain that it has not."""
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is left of it
+        if isinstance(error, BrokenPipeError):
+            return _UNREAD
+        complain(_said(error))
+        return 1
 
 
 def _open_standard_files() -> None:
@@ -137,24 +164,29 @@ def _run(arguments: Sequence[str]) -> int:
     from gateway.operations.scopes import ScopeProblem
     from gateway.settings.section import SettingsInvalid
 
-    options, rest = (top := parser(next(iter(arguments), None))).parse_known_args(arguments)
+    options, rest = parser(next(iter(arguments), None)).parse_known_args(arguments)
     if rest:
-        # argparse does not find a credential's @FILE behind an option; what it did not find is not repeated,
-        # for it may be a credential.
+        # argparse does not find a credential's @FILE behind an option.
         if hasattr(options, "credential") and not any(word.startswith("--") for word in rest):
             options.credential += rest
         else:
-            top.error("unrecognized arguments; see --help")
+            options.command_line.refuse(rest)
     try:
         return int(options.run(options))
     except SettingsInvalid as invalid:
-        for problem in invalid.problems:
-            print(f"gateway: {problem}", file=sys.stderr)
+        complain(*map(str, invalid.problems))
     except (KeyProblem, ScopeProblem) as problem:
-        for text in problem.problems:
-            print(f"gateway: {text}", file=sys.stderr)
+        complain(*problem.problems)
     except BrokenPipeError:
-        pass
-    except (OSError, ValueError) as error:
-        print(f"gateway: {error}", file=sys.stderr)
+        raise
+    except OSError as error:
+        complain(_said(error))
+    except ValueError as error:
+        complain(str(error))
     return 1
+
+
+def _said(error: OSError) -> str:
+    """Which file it is about, and what is wrong with it."""
+    said = error.strerror or str(error)
+    return said if error.filename is None else f"{error.filename}: {said}"

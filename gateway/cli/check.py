@@ -31,9 +31,7 @@ from gateway.settings.settings import Settings
 
 def register(verbs: Any) -> None:
     """Add the command."""
-    command = verbs.add_parser(
-        "check", help="validate a configuration and print every problem", allow_abbrev=False
-    )
+    command = verbs.add_parser("check", help="validate a configuration and print every problem")
     add_settings(command)
     add_workers(command)
     command.add_argument(

@@ -7,12 +7,12 @@ import asyncio
 import getpass
 import math
 import os
-import sys
 import time
 from collections.abc import Iterable
 from typing import Any
 
 from gateway.cli import inspection
+from gateway.cli.drawing import listing, remark
 from gateway.cli.options import (
     add_settings,
     date,
@@ -20,7 +20,6 @@ from gateway.cli.options import (
     settings_from,
 )
 from gateway.cli.stores import shared_credentials
-from gateway.cli.tables import table
 from gateway.credentials.issue import IssuedCredential, issue
 from gateway.credentials.issuers import MAX_NAME_CHARACTERS
 from gateway.credentials.key_ring import KeyRing, ensure_ring
@@ -42,23 +41,19 @@ from gateway.settings.settings import Settings
 
 def register(verbs: Any) -> None:
     """Add the commands."""
-    group = verbs.add_parser(
-        "credential", help="issue, explain, list and revoke credentials", allow_abbrev=False
-    )
+    group = verbs.add_parser("credential", help="issue, explain, list and revoke credentials")
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_issue(actions)
     inspection.register(actions)
     _add_revoke(actions)
-    command = actions.add_parser(
-        "list", help="print what was issued and has not expired (needs Redis)", allow_abbrev=False
-    )
+    command = actions.add_parser("list", help="print what was issued and has not expired (needs Redis)")
     add_settings(command)
     command.add_argument("--tenant", help="only those of this tenant")
     command.set_defaults(run=_list)
 
 
 def _add_issue(actions: Any) -> None:
-    command = actions.add_parser("issue", help="print a new credential, this once", allow_abbrev=False)
+    command = actions.add_parser("issue", help="print a new credential, this once")
     add_settings(command)
     command.add_argument("--tenant", required=True, help="who pays")
     command.add_argument("--subject", help="who calls (default: the user who issues it)")
@@ -88,9 +83,7 @@ def _add_issue(actions: Any) -> None:
 
 
 def _add_revoke(actions: Any) -> None:
-    command = actions.add_parser(
-        "revoke", help="withdraw one credential, or all issued until now", allow_abbrev=False
-    )
+    command = actions.add_parser("revoke", help="withdraw one credential, or all issued until now")
     add_settings(command)
     which = command.add_mutually_exclusive_group(required=True)
     which.add_argument("--jti", metavar="ID", help="the credential of this id")
@@ -275,8 +268,7 @@ def _list(options: argparse.Namespace) -> int:
             state = "revoked" if revocations.check(_principal(one)) else state
             times = date(one.issued_at), date(one.expires_at)
             rows.append((one.id, one.tenant, one.subject, *times, one.key, state, scopes))
-    for line in table(("ID", "TENANT", "SUBJECT", "ISSUED", "EXPIRES", "KEY", "STATE", "SCOPES"), rows):
-        print(line)
+    listing(("ID", "TENANT", "SUBJECT", "ISSUED", "EXPIRES", "KEY", "STATE", "SCOPES"), rows)
     return 0
 
 
@@ -325,4 +317,4 @@ def _limit(text: str) -> tuple[str, int]:
 
 
 def _say(text: str) -> None:
-    print(f"gateway: {text}", file=sys.stderr)
+    remark(text)

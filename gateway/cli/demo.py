@@ -61,9 +61,7 @@ Below, one line per exchange. Ctrl-C ends it.
 
 def register(verbs: Any) -> None:
     """Add the command."""
-    command = verbs.add_parser(
-        "demo", help="run the gateway in front of an embedded simulator of the API", allow_abbrev=False
-    )
+    command = verbs.add_parser("demo", help="run the gateway in front of an embedded simulator of the API")
     command.add_argument(
         "--listen",
         default="127.0.0.1:8080",

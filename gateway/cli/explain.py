@@ -34,9 +34,7 @@ from gateway.settings.settings import Settings
 
 def register(verbs: Any) -> None:
     """Add the command."""
-    command = verbs.add_parser(
-        "explain", help="say whether a request would be let through, and what decides", allow_abbrev=False
-    )
+    command = verbs.add_parser("explain", help="say whether a request would be let through, and what decides")
     command.add_argument("method", metavar="METHOD", help="such as POST")
     command.add_argument("target", metavar="PATH", help="such as /v1/chat/completions")
     command.add_argument("--model", help="the model that the request names")

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
-
+from gateway.cli import drawing
+from gateway.cli.drawing import shown
 from gateway.cli.options import add_settings, settings_from
 from gateway.cli.stores import PATIENCE_SECONDS, counting_redis
-from gateway.cli.tables import shown, table
 from gateway.limits.store import StoreUnavailable
 from gateway.operations.model_patterns import closest
 from gateway.settings.settings import Settings
@@ -27,9 +25,7 @@ _OTHERWISE = "each gateway knows for itself how long answers were, and forgets i
 
 def add(actions: Any) -> None:
     """Add the action to those of `gateway limits`."""
-    guesses = actions.add_parser(
-        "guesses", help="print how long answers are expected to be, by model", allow_abbrev=False
-    )
+    guesses = actions.add_parser("guesses", help="print how long answers are expected to be, by model")
     add_settings(guesses)
     guesses.add_argument("--tenant", required=True, help="whose answers")
     guesses.add_argument("--json", action="store_true", help="for programs")
@@ -44,11 +40,11 @@ def _show(options: argparse.Namespace) -> int:
         try:
             known = asyncio.run(_ask(url, settings.redis_prefix, options.tenant))
         except StoreUnavailable as unavailable:
-            print(f"gateway: Redis does not answer: {unavailable}", file=sys.stderr)
+            drawing.complain(f"Redis does not answer: {unavailable}")
             return 1
     found = list(_entries(settings, known))
     if options.json:
-        print(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+        drawing.document(found)
         return 0
     if not found:
         print(f"Nothing is known of answers of {options.tenant}: each is expected to have 1,000 LLM tokens.")
@@ -62,9 +58,8 @@ def _show(options: argparse.Namespace) -> int:
         ]
         for entry in found
     ]
-    head = ("model", "by", "guess (LLM tokens)", "mean", "longest", "answers", "last")
-    for line in table(head, rows, left=2):
-        print(line)
+    head = ("model", "by", "guess\nLLM tokens", "mean", "longest", "answers", "last")
+    drawing.listing(head, rows, left=2)
     return 0
 
 

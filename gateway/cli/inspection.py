@@ -35,9 +35,7 @@ _TIMES = ("iat", "nbf", "exp")
 
 def register(actions: Any) -> None:
     """Add the command."""
-    command = actions.add_parser(
-        "inspect", help="explain a credential: claims, key, what it may do", allow_abbrev=False
-    )
+    command = actions.add_parser("inspect", help="explain a credential: claims, key, what it may do")
     add_settings(command)
     add_credential(command)
     command.add_argument(

@@ -8,9 +8,9 @@ import sys
 import time
 from typing import Any
 
+from gateway.cli.drawing import listing
 from gateway.cli.options import add_settings, date, settings_from
 from gateway.cli.stores import shared_credentials
-from gateway.cli.tables import table
 from gateway.credentials.issue import IssuedCredential
 from gateway.credentials.key_ring import KeyRing, add, retire, rotate
 from gateway.credentials.keys import Algorithm, Key
@@ -20,22 +20,18 @@ from gateway.settings.settings import Settings
 
 def register(verbs: Any) -> None:
     """Add the commands."""
-    group = verbs.add_parser("keys", help="make, list, rotate and retire signing keys", allow_abbrev=False)
+    group = verbs.add_parser("keys", help="make, list, rotate and retire signing keys")
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
-    generate = actions.add_parser("generate", help="make a new key; the newest key signs", allow_abbrev=False)
+    generate = actions.add_parser("generate", help="make a new key; the newest key signs")
     _add_new_key(generate, default=Algorithm.EDDSA)
     generate.set_defaults(run=_generate)
-    listing = actions.add_parser("list", help="print the keys of the ring", allow_abbrev=False)
+    listing = actions.add_parser("list", help="print the keys of the ring")
     add_settings(listing)
     listing.set_defaults(run=_list)
-    rotation = actions.add_parser(
-        "rotate", help="let a new key sign; those before it go on verifying", allow_abbrev=False
-    )
+    rotation = actions.add_parser("rotate", help="let a new key sign; those before it go on verifying")
     _add_new_key(rotation, default=None)
     rotation.set_defaults(run=_rotate)
-    retirement = actions.add_parser(
-        "retire", help="delete a key: what it signed is refused from then on", allow_abbrev=False
-    )
+    retirement = actions.add_parser("retire", help="delete a key: what it signed is refused from then on")
     add_settings(retirement)
     retirement.add_argument("kid", metavar="KID")
     retirement.set_defaults(run=_retire)
@@ -66,8 +62,7 @@ def _list(options: argparse.Namespace) -> int:
     for key in ring:
         created = date(key.created_at) if key.created_at else "unknown"
         rows.append((key.kid, key.algorithm.value, created, _use(key, ring)))
-    for line in table(("KID", "ALGORITHM", "CREATED", "USE"), rows):
-        print(line)
+    listing(("KID", "ALGORITHM", "CREATED", "USE"), rows)
     return 0
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import orjson
-
-from gateway.cli import guesses
+from gateway.cli import drawing, guesses
+from gateway.cli.drawing import shown
 from gateway.cli.options import add_settings, settings_from
 from gateway.cli.stores import PATIENCE_SECONDS, counting_redis
-from gateway.cli.tables import shown, table
 from gateway.limits.arithmetic import debt, format_milliseconds, format_reset, level
 from gateway.limits.redis_buckets import Holding, RedisBuckets
 from gateway.limits.store import StoreUnavailable
@@ -31,15 +28,13 @@ _OTHERWISE = "GET /gateway/me of each says what is left, and a restart fills its
 
 def register(verbs: Any) -> None:
     """Add the commands."""
-    group = verbs.add_parser(
-        "limits", help="show or refill a tenant's limits, show guesses (needs Redis)", allow_abbrev=False
-    )
+    group = verbs.add_parser("limits", help="show or refill a tenant's limits, show guesses (needs Redis)")
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
     show = actions.add_parser(
-        "show", help="print every limit, what is left of it or owed, and who holds what", allow_abbrev=False
+        "show", help="print every limit, what is left of it or owed, and who holds what"
     )
     reset = actions.add_parser(
-        "reset", help="fill the limits, forgive what is owed and forget what is under way", allow_abbrev=False
+        "reset", help="fill the limits, forgive what is owed and forget what is under way"
     )
     for command, what in ((show, "also those of this subject"), (reset, "only those of this subject")):
         add_settings(command)
@@ -72,21 +67,19 @@ def _show(options: argparse.Namespace) -> int:
             "held": [_holding(*each) for each in held],
             "held_more": more,
         }
-        print(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
+        drawing.document(report)
         return 0
     if not found:
         print(f"The tenant {options.tenant} has no limits.")
         return 0
-    for line in table(_HEAD, [_row(*each) for each in found], left=2):
-        print(line)
+    drawing.listing(_HEAD, [_row(*each) for each in found], left=2)
     if held:
         print()
         rows = [
             [holding.exchange_id, _bound_to(key), _amounts(holding), f"{holding.lease_seconds:.1f} s"]
             for key, holding in held
         ]
-        for line in table(("held by", "for", "what", "lease ends in"), rows):
-            print(line)
+        drawing.listing(("held by", "for", "what", "lease ends in"), rows)
     if more:
         print(f"… and {more:,} more")
     return 0
@@ -149,7 +142,7 @@ async def _fill(url: str, prefix: str, keys: Iterable[str]) -> None:
 
 
 def _failed(unavailable: StoreUnavailable) -> int:
-    print(f"gateway: Redis does not answer: {unavailable}", file=sys.stderr)
+    drawing.complain(f"Redis does not answer: {unavailable}")
     return 1
 
 

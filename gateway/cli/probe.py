@@ -31,7 +31,6 @@ def register(verbs: Any) -> None:
         help="ask the running gateway whether it lives",
         description="Ask the gateway that runs on this machine, over its private listener, whether it lives. "
         f"Exit code 0: it does; 1: it does not, or has not said so within {DEADLINE_SECONDS:g} seconds.",
-        allow_abbrev=False,
     )
     command.add_argument("--ready", action="store_true", help="whether it should be sent new work, instead")
     add_address(command)

@@ -25,7 +25,6 @@ def register(verbs: Any) -> None:
         help="replace the workers of the running gateway one by one",
         description="Have the gateway that runs on this machine replace all its workers, one by one, with what is "
         "installed and configured now; what is being served is finished. Exit code 1: they are as they were, and why.",
-        allow_abbrev=False,
     )
     add_address(command)
     command.set_defaults(run=run)

@@ -30,7 +30,7 @@ FIRST_CREDENTIAL_SECONDS = 30 * 86400
 
 def register(verbs: Any) -> None:
     """Add the command."""
-    command = verbs.add_parser("serve", help="run the gateway", allow_abbrev=False)
+    command = verbs.add_parser("serve", help="run the gateway")
     add_settings(command)
     add_workers(command)
     command.set_defaults(run=run)

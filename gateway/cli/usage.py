@@ -7,15 +7,14 @@ import asyncio
 import csv
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-import orjson
-
+from gateway.cli import drawing
+from gateway.cli.drawing import shown
 from gateway.cli.options import add_settings, settings_from
 from gateway.cli.stores import PATIENCE_SECONDS, counting_redis
-from gateway.cli.tables import shown, table
 from gateway.limits.store import StoreUnavailable
 from gateway.policy.accounts import listed
 from gateway.settings.settings import Settings
@@ -42,7 +41,7 @@ _FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 
 def register(verbs: Any) -> None:
     """Add the command."""
-    command = verbs.add_parser("usage", help="print what a tenant has used (needs Redis)", allow_abbrev=False)
+    command = verbs.add_parser("usage", help="print what a tenant has used (needs Redis)")
     add_settings(command)
     command.add_argument("--tenant", required=True, help="whose usage")
     command.add_argument(
@@ -76,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
                 _read(url, settings.redis_prefix, tenant, question.periods(now), question.by)
             )
         except StoreUnavailable as unavailable:
-            print(f"gateway: the usage cannot be read: {unavailable}", file=sys.stderr)
+            drawing.complain(f"the usage cannot be read: {unavailable}")
             return 1
     notes = []
     if tenant not in settings.tenants:
@@ -85,14 +84,13 @@ def run(options: argparse.Namespace) -> int:
         notes.append(f"The configuration has no tenant {shown(tenant)} any more.")
     found = document(question, report, tenant=tenant, now=now, notes=notes)
     if options.json:
-        print(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+        drawing.document(found)
         return 0
     if options.csv:
         _write_csv(found)
     else:
         print(f"{shown(tenant)} from {found['since']} until {found['until']}")
-        for line in _lines(found):
-            print(line)
+        _list(found)
     for note in found["notes"]:
         print(f"note: {note}", file=sys.stderr if options.csv else sys.stdout)
     return 0
@@ -118,17 +116,18 @@ async def _read(url: str, prefix: str, tenant: str, periods: Sequence[Period], b
         await store.close()
 
 
-def _lines(found: Document) -> Iterator[str]:
+def _list(found: Document) -> None:
     """A table; figures that are nowhere more than nothing are left out."""
     by, total = found["by"], found["total"]
     figures = [name for name, amount in total.items() if amount or name in _ALWAYS]
-    rows = [["" for _ in by] + [_unit(name) for name in figures]]
+    rows = []
     for row in found["data"]:
         groups = [shown(str(row[group])) or "-" for group in by]
         rows.append([*groups, *(f"{row[name]:,}" for name in figures)])
     if by:
         rows.append(["total", *("" for _ in by[1:]), *(f"{total[name]:,}" for name in figures)])
-    return table([*by, *figures], rows, left=len(by))
+    heads = [f"{name}\n{_unit(name)}" for name in figures]
+    drawing.listing([*by, *heads], rows, left=len(by))
 
 
 def _write_csv(found: Document) -> None:

@@ -13,7 +13,6 @@ import jwt
 import orjson
 import pytest
 
-from gateway.operations.table import OperationTable
 from tests.kit.client import STREAMED_QUESTION, RawAnswer, RawClient
 from tests.kit.command import RunningCommand, run_command, running_command
 from tests.kit.upstream import ScriptedUpstream, answer_ok, two_events
@@ -300,23 +299,6 @@ class TestKeys:
         async with serving(tmp_path, upstream) as gateway:
             for credential in credentials:
                 assert (await ask(gateway, credential)).status == 200
-
-
-async def test_routes_prints_every_operation_with_its_method_path_and_scope() -> None:
-    done = await run_command("routes")
-
-    assert (done.code, done.stderr) == (0, "")
-    assert [line.split() for line in done.stdout.splitlines()] == [
-        [operation.id, operation.method, operation.path, operation.scope]
-        for operation in OperationTable.load()
-    ]
-
-
-async def test_wrong_usage_exits_with_2_and_says_what_there_is() -> None:
-    done = await run_command("serve", "--listn", "127.0.0.1:0")
-
-    assert (done.code, done.stdout) == (2, "")
-    assert "usage: gateway" in done.stderr
 
 
 def serving(directory: Path, upstream: ScriptedUpstream, *more: str) -> Any:

@@ -36,11 +36,11 @@ async def run_command(*arguments: str, module: str = "gateway", **environ: str) 
     # In a thread: uvloop does not hear of every end of a process that is short.
     done = await asyncio.to_thread(
         subprocess.run,
-        _words(arguments, module),
+        words(arguments, module),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
-        env=_environment(environ),
+        env=environment(environ),
         timeout=60,  # on a machine that others use, too
     )
     return Completed(done.returncode, done.stdout.decode(), done.stderr.decode())
@@ -125,20 +125,22 @@ async def _start(
     files: tuple[int, int] | None = None,
 ) -> Process:
     return await asyncio.create_subprocess_exec(
-        *_words(arguments, module),
+        *words(arguments, module),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=PIPE,
         stderr=PIPE,
-        env=_environment(environ),
+        env=environment(environ),
         preexec_fn=partial(resource.setrlimit, resource.RLIMIT_NOFILE, files) if files else None,
     )
 
 
-def _words(arguments: tuple[str, ...], module: str) -> tuple[str, ...]:
+def words(arguments: tuple[str, ...], module: str = "gateway") -> tuple[str, ...]:
+    """What the system is asked to run."""
     return (sys.executable, "-m", module, *arguments)
 
 
-def _environment(more: dict[str, str]) -> dict[str, str]:
+def environment(more: dict[str, str]) -> dict[str, str]:
+    """All that a command finds in its environment."""
     # What says that this is a container: one worker then, wherever tests run, unless a test says how many.
     return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "container": "tests"} | more
 

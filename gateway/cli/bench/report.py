@@ -8,7 +8,7 @@ from importlib.metadata import version
 from statistics import median
 from typing import Any
 
-from gateway.cli.tables import shown, table
+from gateway.cli.drawing import shown, table
 
 _COSTS = {
     "request": ("a small JSON request, saturated", "µs", "requests/s"),

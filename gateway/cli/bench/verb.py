@@ -24,7 +24,6 @@ def register(verbs: Any) -> None:
     command = verbs.add_parser(
         "bench",
         help="measure what the gateway costs with this configuration; no real upstream is asked",
-        allow_abbrev=False,
     )
     add_settings(command)
     command.add_argument(
