@@ -25,6 +25,7 @@
     │  ├─ MediaTypeRefused               415     invalid_request_error  unsupported_media_type
     │  ├─ ExpectationRefused             417     invalid_request_error  expectation_failed
     │  ├─ UpgradeRequired                426     invalid_request_error  websocket_version
+    │  │  └─ WebsocketUnsupported        426     invalid_request_error  websocket_unsupported
     │  ├─ HeadersTooLarge                431     invalid_request_error  headers_too_large
     │  ├─ LimitExceeded                  429     requests, tokens, …    rate_limit_exceeded
     │  └─ ClientLeft                     —       never sent: nobody is there to read it
@@ -49,6 +50,7 @@ Types and codes are API: changing one is a breaking change. An error is rendered
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from gateway.endings import Ending as Ending
 from gateway.endings import GatewayError as GatewayError
@@ -222,7 +224,14 @@ class UpgradeRequired(ClientFault):
 
     status = 426
     code = "websocket_version"
-    fields = (("Sec-WebSocket-Version", "13"),)
+    fields: ClassVar[tuple[tuple[str, str], ...]] = (("Sec-WebSocket-Version", "13"),)
+
+
+class WebsocketUnsupported(UpgradeRequired):
+    """There is no such WebSocket, but an operation over HTTP that does the same."""
+
+    code = "websocket_unsupported"
+    fields = ()
 
 
 class HeadersTooLarge(ClientFault):

@@ -44,6 +44,7 @@ TABLE = {
     "MediaTypeRefused": (415, INVALID, "unsupported_media_type"),
     "ExpectationRefused": (417, INVALID, "expectation_failed"),
     "UpgradeRequired": (426, INVALID, "websocket_version"),
+    "WebsocketUnsupported": (426, INVALID, "websocket_unsupported"),
     "HeadersTooLarge": (431, INVALID, "headers_too_large"),
     "LimitExceeded": (429, "requests", "rate_limit_exceeded"),
     "UpstreamUnreachable": (502, UPSTREAM, "upstream_unreachable"),

@@ -93,6 +93,9 @@ def record(
                     match = matched(table, known.method, known.target)
                     exchange.operation, exchange.params = match.operation, match.params
                     head = headers.read(request.fields, http10=request.http10, max_bytes=max_header_bytes)
+                    if head.is_socket:
+                        match = matched(table, known.method, known.target, socket=True)
+                        exchange.operation, exchange.params = match.operation, match.params
                     if keeps_heads and known.own is not None:
                         known.match, known.head = match, head
                         head.own = known.own
@@ -145,15 +148,18 @@ def unseen(*, metrics: Metrics, log: Log) -> Unseen:
     return refused
 
 
-def matched(table: OperationTable, method: str, target: str) -> Match:
-    """The operation that a request names. Raises the gateway's error when it names none."""
+def matched(table: OperationTable, method: str, target: str, *, socket: bool = False) -> Match:
+    """The operation that a request names. Raises the gateway's error when it names none.
+
+    `socket`: it asks for a WebSocket.
+    """
     if method in _REFUSED_METHODS:
         raise MethodRefused(f"{method} is not forwarded.")
     own = OWN.get((method, target.partition("?")[0]))
     if own is not None:
         return Match(own, {})
     try:
-        return table.match(method, target)
+        return table.match(method, target, socket=socket)
     except TargetRefused as refused:
         raise TargetAmbiguous(f"The request target is ambiguous: {refused.reason}.") from None
     except NotUnderV1:

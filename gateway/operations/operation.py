@@ -84,6 +84,7 @@ class Operation:
     default_output: int | None = None
     rewrite: Rewrite | None = None
     is_session: bool = False
+    over_http: str | None = None
     is_contained: bool = True
     joined_by: str | None = None
     is_shared_state: bool = False

@@ -77,6 +77,10 @@ _UNLISTED: Final = {
 }
 
 
+_SOCKET: Final = "GET, Upgrade: websocket"
+"""The method of a session, where another operation may have its own."""
+
+
 @dataclass(slots=True)
 class _Node:
     """One place in the prefix tree of path segments."""
@@ -147,13 +151,17 @@ class OperationTable:
         """Raise KeyError if the table has no such operation; the unlisted ones are not in it."""
         return self._by_id[id]
 
-    def match(self, method: str, target: str) -> Match:
+    def match(self, method: str, target: str, *, socket: bool = False) -> Match:
         """Return the operation that a request names, from its raw target (query included).
 
-        HEAD is its GET. A path or method that the table lacks is `UNLISTED_READ` (GET, HEAD) or
-        `UNLISTED_WRITE`, or below `AMONG_SESSIONS` one like it that is not contained. Raise
-        TargetRefused, NotUnderV1 or NeverUnlisted; nothing else.
+        HEAD is its GET. `socket`: it asks for a WebSocket, of which there may be one beside that. A path or method
+        that the table lacks is `UNLISTED_READ` (GET, HEAD) or `UNLISTED_WRITE`, or below `AMONG_SESSIONS` one like it
+        that is not contained. Raise TargetRefused, NotUnderV1 or NeverUnlisted; nothing else.
         """
+        if socket and method == "GET":
+            session = self.match(_SOCKET, target)
+            if not session.operation.is_unlisted:
+                return session
         known = self._literal.get((method, target))
         if known is not None:
             return known
@@ -194,7 +202,10 @@ class OperationTable:
             else:
                 node = node.literals.setdefault(segment, _Node())
         node.operations.setdefault(None, operation)
-        methods = ("GET", "HEAD") if operation.method == "GET" else (operation.method,)
+        methods: tuple[str, ...] = ("GET", "HEAD") if operation.method == "GET" else (operation.method,)
+        if operation.is_session:
+            # Among sessions it is meant however it is asked for: what is known of it says that it is closed then.
+            methods = (_SOCKET, *methods) if operation.is_among_sessions else (_SOCKET,)
         for method in methods:
             if node.operations.setdefault(method, operation) is not operation:
                 raise ValueError(f"{operation.id} and {node.operations[method].id} share a method and path")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import binascii
 from base64 import b64decode
 
-from gateway.errors import BadRequest, UpgradeRequired, UpstreamBroken
+from gateway.errors import BadRequest, UpgradeRequired, UpstreamBroken, WebsocketUnsupported
 from gateway.exchange.exchange import Exchange
 from gateway.proxy.answer import Answer
 from gateway.proxy.body_memory import BodyMemory
@@ -30,6 +30,9 @@ _NOT_OFFERED = (SUBPROTOCOL_CREDENTIAL, b"openai-organization.", b"openai-projec
 
 # Extensions are negotiated per connection, and we relay frames: none is offered, none accepted.
 _NOT_UPGRADED = frozenset({b"sec-websocket-extensions", b"sec-websocket-protocol", b"connection", b"upgrade"})
+
+_HAVE_NONE = frozenset({200, 404, 405, 501})
+"""What upstreams answer that have no such WebSocket: some leave the wish for one unheard."""
 
 
 def forward_socket(
@@ -55,6 +58,11 @@ def forward_socket(
         call = await call_upstream(upstreams, deadlines, exchange)
         try:
             head = await _ask(call, offered)
+            if head.status in _HAVE_NONE and exchange.operation.over_http is not None:
+                raise WebsocketUnsupported(
+                    "This upstream has no WebSocket here. Send the same to POST /v1/responses.",
+                    detail=f"the upstream answered {head.status}",
+                )
             if head.status != 101:
                 answer = await relay.answer(request, call, head)
                 call.reply.release()

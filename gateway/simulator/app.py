@@ -15,7 +15,17 @@ from aiohttp import web
 
 from gateway.operations.table import OperationTable
 from gateway.operations.targets import TargetRefused
-from gateway.simulator import audio, chat, files, images, realtime, responses, threads, vectors
+from gateway.simulator import (
+    audio,
+    chat,
+    files,
+    images,
+    realtime,
+    responses,
+    responses_socket,
+    threads,
+    vectors,
+)
 from gateway.simulator.call import Call, Handler, Reply, as_json, paced
 from gateway.simulator.errors import ApiError
 from gateway.simulator.faults import Faults
@@ -64,7 +74,7 @@ class _Simulator:
         self._pace_seconds = pace_seconds
         self._table = OperationTable.load()
         self._handlers: dict[str, Handler] = generic_handlers(self._table)
-        for module in (audio, chat, files, images, realtime, responses, threads, vectors):
+        for module in (audio, chat, files, images, realtime, responses, responses_socket, threads, vectors):
             self._handlers |= module.HANDLERS
         self._store = Store()
         for name in MODELS:
@@ -98,7 +108,8 @@ class _Simulator:
             message = "Incorrect API key provided. This simulator accepts exactly one."
             raise ApiError(401, message, code="invalid_api_key")
         try:
-            found = self._table.match(request.method, request.raw_path)
+            socket = request.headers.get("Upgrade", "").lower() == "websocket"
+            found = self._table.match(request.method, request.raw_path, socket=socket)
         except (TargetRefused, LookupError):
             found = None
         handler = self._handlers.get(found.operation.id) if found else None

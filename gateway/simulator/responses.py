@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from gateway.simulator.call import Call, Event, Handler, JsonObject, Reply, as_json
 from gateway.simulator.kinds import KINDS
-from gateway.simulator.store import new_id, now
+from gateway.simulator.store import Store, new_id, now
 from gateway.simulator.wording import pieces, plain_text, simulated_answer, size
 
 _COLLECTION: Final = "/v1/responses"
@@ -41,18 +41,28 @@ def response(body: JsonObject) -> JsonObject:
 
 async def create_response(call: Call) -> Reply:
     body = await call.body("model", "input")
-    begun = _begun(body)
-    if begun["store"]:
-        call.store.put(_COLLECTION, begun)
-        for item in _items(body["input"]):
-            call.store.put(f"{_COLLECTION}/{begun['id']}/input_items", item)
+    begun = begin(call.store, body)
     if body.get("stream"):
-        return call.events(_events(begun, body))
+        return call.events(events(begun, body))
     if begun["background"]:
         begun["status"] = "queued"
         call.later(10, partial(_complete, begun, body))
         return as_json(begun)
     return as_json(_complete(begun, body))
+
+
+def begin(store: Store, body: JsonObject) -> JsonObject:
+    """A response that begins, and is stored unless it asks not to be."""
+    begun = _begun(body)
+    if begun["store"]:
+        store.put(_COLLECTION, begun)
+        for item in _items(body["input"]):
+            store.put(f"{_COLLECTION}/{begun['id']}/input_items", item)
+    return begun
+
+
+def is_stored(store: Store, response_id: str) -> bool:
+    return store.has(f"{_COLLECTION}/{response_id}")
 
 
 async def count_input(call: Call) -> Reply:
@@ -148,7 +158,7 @@ def _said(body: JsonObject) -> list[str]:
     return pieces(simulated_answer(plain_text(given[-1:] if isinstance(given, list) else given)))
 
 
-def _events(begun: JsonObject, body: JsonObject) -> Iterator[Event]:
+def events(begun: JsonObject, body: JsonObject) -> Iterator[Event]:
     """The events of a streamed response, numbered in order."""
     for number, (name, data) in enumerate(_story(begun, body)):
         yield name, {"type": name, "sequence_number": number} | data

@@ -224,7 +224,7 @@ def test_what_the_gateway_changes_closes_and_leaves_alone_is_said_in_the_table()
         for operation in TABLE
         if operation.path.startswith(("/v1/chatkit", "/v1/realtime/calls"))
     }
-    assert having("is_session", value=True) == {"connectRealtime"}
+    assert having("is_session", value=True) == {"connectRealtime", "connectResponses"}
     assert having("is_batch", value=True) == {"createBatch"}
     assert having("goes_on", value=True) == {"createRun", "createThreadAndRun", "submitToolOuputsToRun"}
     assert having("reports", UsageReport.ON_REQUEST) == {"createChatCompletion", "createCompletion"}
@@ -277,8 +277,8 @@ def test_a_scope_reads_for_get_and_writes_otherwise() -> None:
         assert re.fullmatch(r"(org\.)?[a-z_]+(\.[a-z_]+)?", resource)
         if operation.id in minting:
             assert operation.scope == "realtime:mint"
-        elif operation.id == "connectRealtime":
-            assert operation.scope == "realtime:write"
+        elif operation.is_session:
+            assert action == "write", operation
         else:
             assert action == ("read" if operation.method == "GET" else "write"), operation
 
@@ -376,8 +376,23 @@ def test_a_parameter_is_never_empty() -> None:
 
 def test_head_is_its_get() -> None:
     for operation in TABLE:
-        if operation.method == "GET":
+        if operation.method == "GET" and operation.over_http is None:
             assert outcome("HEAD", example(operation.path)) == operation.id
+
+
+def test_a_socket_beside_an_operation_is_what_an_upgrade_names_and_nothing_else_is() -> None:
+    beside = TABLE.by_id("connectResponses")
+    assert beside.scope == TABLE.by_id(beside.over_http or "").scope
+    for target in ("/v1/responses", "/v1/responses?beta=true"):
+        assert TABLE.match("GET", target, socket=True).operation is beside
+        assert TABLE.match("GET", target).operation is UNLISTED_READ
+        assert TABLE.match("HEAD", target, socket=True).operation is UNLISTED_READ
+        assert TABLE.match("POST", target, socket=True).operation.id == "createResponse"
+    assert TABLE.match("GET", "/v1/realtime?model=m", socket=True).operation.id == "connectRealtime"
+    assert TABLE.match("GET", "/v1/realtime?model=m").operation.id == "connectRealtime"
+    assert TABLE.match("GET", "/v1/models", socket=True).operation.id == "listModels"
+    with pytest.raises(TargetRefused):
+        TABLE.match("GET", "/v1/Responses", socket=True)
 
 
 @pytest.mark.parametrize(
@@ -559,7 +574,7 @@ def compatible(path: str) -> str:
 NORMALISERS: list[Callable[[str], str]] = [
     once_and_normpath, decoded_to_the_end, yarl_path, like_a_browser, like_nginx, folded,
 ]  # fmt: skip
-TEMPLATES = [(operation, operation.path.split("/")) for operation in TABLE]
+TEMPLATES = [(operation, operation.path.split("/")) for operation in TABLE if operation.over_http is None]
 
 
 def upstream_reads(method: str, path: str) -> str:
@@ -685,7 +700,7 @@ def test_what_no_normaliser_takes_for_a_session_is_contained_and_nothing_else_is
 
 @pytest.mark.parametrize("normalise", NORMALISERS)
 def test_each_normaliser_and_the_upstream_model_know_the_plain_paths(normalise: Callable[[str], str]) -> None:
-    for operation in TABLE:
+    for operation, _ in TEMPLATES:
         assert upstream_reads(operation.method, normalise(example(operation.path))) == operation.id
 
 
