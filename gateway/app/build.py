@@ -221,12 +221,9 @@ def _stores(redis_url: str | None, prefix: str, place: Place) -> _Stores:
 
 def _dispatch(services: Services, upstreams: Upstreams, wheel: Wheel) -> Handler:
     """What stands at the end of the middlewares: the gateway itself, a WebSocket, or anything else over HTTP."""
-    settings, metrics = services.settings, services.metrics
+    settings = services.settings
     edge, deadlines = settings.edge, DeadlineTable(settings.upstream)
-    relay = Relay(
-        reading=services.reading,
-        unreadable_headers=metrics.unreadable_headers,
-    )
+    relay = Relay(reading=services.reading)
     http = forward(upstreams, deadlines=deadlines, edge=edge, relay=relay, wheel=wheel)
     socket = forward_socket(
         upstreams,

@@ -266,11 +266,6 @@ class Metrics:
             "Stream observers dropped because they raised.",
             registry=registry,
         ).labels()
-        self.unreadable_headers = Counts(
-            "gateway_unreadable_answer_headers",
-            "Answer headers dropped because they were not valid UTF-8.",
-            registry=registry,
-        ).labels()
         common = CommonMetrics(registry)
         self.refused_connections = common.refused_connections
         self.configuration_loaded = common.configuration_loaded

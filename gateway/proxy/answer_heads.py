@@ -6,12 +6,14 @@ and again with other values are not given to it: `wire/answer_head.py` reads the
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.http_parser import HttpResponseParserC, RawResponseMessage
 
 from gateway.wire.answer_head import AnswerShape, Head, what_decides
+from gateway.wire.leading import LEADING
 from gateway.wire.passing import names_for_client
 
 MOST_INTERIM_ANSWERS = 32
@@ -30,6 +32,8 @@ _COMES_OFTEN = 1024
 """The same where another shape has to make way for it."""
 
 _MOST_COUNTED = 64
+
+_LENGTH = re.compile(rb"\r?\n[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll][Ee][Nn][Gg][Tt][Hh]:([^\r\n]*)")
 
 HeadAndRest = tuple[Head, bytes]
 """A final head, and what came behind it."""
@@ -69,7 +73,14 @@ class AnswerHeads:
         if end < 3 or data.find(b"\n\n", 0, end) >= 0 or not data.startswith(b"HTTP/"):
             return None
         parser, self._parser = self._parser or _parser(), None
-        messages, _, _ = parser.feed_data(data[:end])
+        try:
+            messages, _, _ = parser.feed_data(data[:end])
+        except BadHttpMessage:
+            plain = with_length_once(data[:end])
+            if plain is None:
+                raise
+            parser = _parser()
+            messages, _, _ = parser.feed_data(plain)
         if not messages:
             return None
         message: RawResponseMessage = messages[0][0]
@@ -78,7 +89,7 @@ class AnswerHeads:
         if not message.should_close:  # it would take nothing more
             self._parser = parser
         head = _head_of(message)
-        if end <= _MOST_SHAPED_BYTES and head.names.is_kept:
+        if end <= _MOST_SHAPED_BYTES and head.names.is_kept and LEADING.isdisjoint(head.names.first):
             self._count(data[:end], head)
         return head, data[end:]
 
@@ -108,11 +119,17 @@ class AnswerHeads:
 class HeadInPieces:
     """Reads one final head, whatever pieces it comes in; interim ones (1xx) in front of it are skipped."""
 
-    __slots__ = ("_bytes", "_interim", "_last", "_parser", "_rest")
+    __slots__ = ("_bytes", "_interim", "_last", "_parser", "_refused", "_rest", "_seen")
 
     def __init__(self) -> None:
         self._parser: Any = None
         """Of a head that has begun to come."""
+
+        self._seen = bytearray()
+        """What has come of it."""
+
+        self._refused = False
+        """Whether the parser takes no more of it, because of a length that may be repeated."""
 
         self._last = b""
         """The last bytes that it has got: the blank line may begin there."""
@@ -136,6 +153,8 @@ class HeadInPieces:
                 return None
             if head.code >= 200 or head.code == 101:
                 return _head_of(head), self._rest
+            if head.code < 100:
+                raise BadHttpMessage("a status below 100")
             self._interim += 1
             if self._interim > MOST_INTERIM_ANSWERS:
                 raise InterimAnswersOnly(f"more than {MOST_INTERIM_ANSWERS} interim answers")
@@ -153,13 +172,34 @@ class HeadInPieces:
             self._parser, self._last = None, b""
             part, self._rest = data[:end], data[end:]
         self._count(part)
-        messages = parser.feed_data(part)[0]
+        self._seen += part
+        messages = self._parsed(parser, part, is_last=end > 0)
         if end <= 0:
             return None
+        self._seen.clear()
+        self._refused = False
         if not messages:
             raise BadHttpMessage("a head that ends elsewhere")
         message: RawResponseMessage = messages[0][0]
         return message
+
+    def _parsed(self, parser: Any, part: bytes, *, is_last: bool) -> Any:
+        """What the parser makes of a head with this part of it."""
+        refused: BadHttpMessage | None = None
+        if not self._refused:
+            try:
+                return parser.feed_data(part)[0]
+            except BadHttpMessage as error:
+                if not is_last and not may_repeat_length(self._seen):
+                    raise
+                refused = error
+                self._refused = True
+        if not is_last:
+            return ()
+        plain = with_length_once(bytes(self._seen))
+        if plain is None:
+            raise refused or BadHttpMessage("lengths that differ")
+        return _parser().feed_data(plain)[0]
 
     def _count(self, data: bytes) -> None:
         self._bytes += len(data)
@@ -174,6 +214,22 @@ def end_of_head(data: bytes) -> int:
     if bare >= 0:
         return bare + 2
     return end + 3 if end >= 0 else 0
+
+
+def may_repeat_length(begin: bytes | bytearray) -> bool:
+    """Whether a head that begins so may state one length several times."""
+    lengths = [length.strip() for line in _LENGTH.findall(begin) for length in line.split(b",")]
+    return len(lengths) > 1 and len({*lengths[:-1]}) == 1 and lengths[0].startswith(lengths[-1])
+
+
+def with_length_once(head: bytes) -> bytes | None:
+    """A head in which one length is stated several times, with it stated once; None: it is another."""
+    lengths = {length.strip() for line in _LENGTH.findall(head) for length in line.split(b",")}
+    if len(lengths) != 1:
+        return None
+    [length] = lengths
+    first, *others = _LENGTH.split(head)[::2]
+    return b"%b\r\nContent-Length: %b%b" % (first, length, b"".join(others)) if length.isdigit() else None
 
 
 def _head_of(message: RawResponseMessage) -> Head:

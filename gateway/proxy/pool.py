@@ -22,6 +22,7 @@ from gateway.proxy.places import Places
 from gateway.proxy.reply import Reply
 from gateway.proxy.wheel import Wheel
 from gateway.settings.upstream import Upstream as UpstreamSettings
+from gateway.wire.leading import Origin
 
 
 class PoolEvents(NamedTuple):
@@ -55,14 +56,19 @@ class UpstreamPool:
         url = URL(base_url, encoded=True)
         port = "" if url.port is None or url.is_default_port() else f":{url.port}"
         self.host = f"{url.host_subcomponent}{port}".encode("ascii")
-        self.base_path = url.raw_path.rstrip("/").encode("ascii")
+        self.base_path = path = url.raw_path.rstrip("/").encode("ascii")
         """What replaces `/v1` in the target."""
 
+        self.origin = Origin(
+            f"{url.host_subcomponent}".lower().encode("ascii"), b"%d" % (url.port or 0), path
+        )
+        """By what references are told that lead there."""
+
         self.proxy_fields: tuple[tuple[bytes, bytes], ...] = ()
+        """What a proxy that is asked without a tunnel wants to see."""
+
         self.logins: tuple[bytes, ...] = ()
         """What of these no client may see."""
-
-        """What a proxy that is asked without a tunnel wants to see."""
 
         proxy = URL(http_proxy) if http_proxy else None
         if proxy is not None and url.scheme == "http":

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from time import monotonic
 
+from aiohttp.helpers import rfc822_formatted_time
+
 from gateway.errors import Ending, UpstreamBroken
-from gateway.exchange.instruments import Count
 from gateway.exchange.observers import READABLE, AnswerChange, BodyChange, EventFilter
 from gateway.proxy.answer import Answer, own_lines, status_line
 from gateway.proxy.answer_sink import AnswerSink
@@ -26,8 +27,10 @@ _COMPLETE = (
     Ending.COMPLETE
 )  # named once: to name a member of an Enum takes as long as calling many a function
 _CHANGED_BYTES = 8 * 2**20
-_LENGTH = frozenset({b"content-length"})
-_OF_THE_BODY = _LENGTH | {
+LENGTH = frozenset({b"content-length"})
+"""What does not pass of a head whose answer has another length, or none."""
+
+_OF_THE_BODY = LENGTH | {
     b"accept-ranges",
     b"content-digest",
     b"content-md5",
@@ -43,9 +46,8 @@ _OF_THE_BODY = _LENGTH | {
 class Relay:
     """Sends the upstream's answers to clients."""
 
-    def __init__(self, *, reading: Reading, unreadable_headers: Count) -> None:
+    def __init__(self, *, reading: Reading) -> None:
         self._reading = reading
-        self._unreadable_headers = unreadable_headers
 
     def begin(
         self,
@@ -59,12 +61,15 @@ class Relay:
         """An answer with what passes of the upstream's head, and what the gateway adds to it.
 
         `without` names in lower case what does not pass of this one; `more` are lines in its place, which say how long
-        the body is. Fields that nobody could read are counted.
+        the body is.
         """
-        exchange, secrets = call.exchange, call.to.secrets
-        lines, unreadable = for_client(head, limits=call.to.alone, without=without)
-        if unreadable:
-            self._unreadable_headers.inc(unreadable)
+        exchange, to = call.exchange, call.to
+        secrets = to.secrets
+        lines = for_client(
+            head, limits=to.alone, origin=to.pool.origin, target=exchange.target, without=without
+        )
+        if b"date" not in head.names.first:
+            lines += b"Date: %b\r\n" % rfc822_formatted_time().encode()
         states_length = bool(more) or (head.length is not None and b"content-length" not in without)
         start = status_line(head.status, head.reason) + lines
         if quotes(start, secrets):
@@ -105,13 +110,13 @@ class Relay:
         if change is not None and change.body is not None and request.method != "HEAD":
             return await self._answer_changed(request, call, head, change.body)
         filtering: EventFilter | None = withheld
-        without = NOTHING_LISTED
+        without = LENGTH if head.status == 204 else NOTHING_LISTED
         if (
             change is not None
             and (filtering := _filter_for(change, head)) is not None
             and head.length is not None
         ):
-            without = _LENGTH
+            without = LENGTH
         answer = self.begin(request, call, head, without=without)
         exchange.opened(head)
         await self._follow(request, call, head, answer, filtering)
@@ -154,7 +159,7 @@ class Relay:
         tenant = call.exchange.caller.tenant.id
         changed = change.write(body, await self._reading.answer(tenant, body, change.read, change.arguments))
         length = b"Content-Length: %d\r\n" % len(changed)
-        answer = self.begin(request, call, head, without=_LENGTH, more=length)
+        answer = self.begin(request, call, head, without=LENGTH, more=length)
         call.exchange.opened(head)
         if changed:
             call.exchange.body_begins(monotonic())

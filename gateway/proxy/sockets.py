@@ -17,7 +17,7 @@ from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.handler import Handler
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.reading import Reading
-from gateway.proxy.relay import Relay
+from gateway.proxy.relay import LENGTH, Relay
 from gateway.proxy.request import Request
 from gateway.proxy.session import Session
 from gateway.proxy.upstream import Upstreams
@@ -85,7 +85,7 @@ def forward_socket(
     async def _converse(request: Request, call: Call, head: Head) -> Answer:
         exchange = call.exchange
         switched = Head(101, "Switching Protocols", head.fields)
-        answer = relay.begin(request, call, switched)
+        answer = relay.begin(request, call, switched, without=LENGTH)
         exchange.opened(switched)
         answer.flush_head()
         answer.finished = True

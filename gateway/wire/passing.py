@@ -18,9 +18,9 @@ from gateway.wire.headers import (
     FieldNames,
     RawFields,
     RequestHead,
-    is_utf8,
     listed_by,
 )
+from gateway.wire.leading import LEADING, Origin
 
 # RFC 9110, section 7.6.1: they speak about one connection, not about the message.
 HOP_BY_HOP = frozenset(
@@ -185,24 +185,33 @@ def _goes_up(lower: bytes, dropped: frozenset[bytes], *, identity: bool) -> bool
     return not (identity and lower == b"accept-encoding")
 
 
-def for_client(head: Head, *, limits: bool, without: frozenset[bytes] = NOTHING_LISTED) -> tuple[bytes, int]:
-    """The answer's header fields that go down, as lines, and how many had to be dropped for not being UTF-8.
+def for_client(
+    head: Head,
+    *,
+    limits: bool,
+    origin: Origin,
+    target: str,
+    without: frozenset[bytes] = NOTHING_LISTED,
+) -> bytes:
+    """The answer's header fields that go down, as lines.
 
     `limits`: the upstream's own limits go down too, `x-ratelimit-` told apart by the prefix `x-upstream-ratelimit-`. On
     an account that others use as well they would tell what these do. What `without` names in lower case stays behind.
+    What leads into the upstream, which is at `origin`, leads to the gateway, of which the client asked for `target`.
     """
     if head.shape is not None and not without:
         assert head.match is not None
-        return head.shape.lines(head.match, limits=limits), 0
+        return head.shape.lines(head.match, limits=limits)
     fields, way = head.fields, _way_down(head, without, limits)
     passed = [*compress(fields, way.going)]
     for at, name in way.spelled:
         passed[at] = (name, passed[at][1])
-    lines = lines_of(passed)
-    if lines.isascii():
-        return lines, 0
-    readable = [field for field in passed if is_utf8(field[1])]
-    return lines_of(readable), len(passed) - len(readable)
+    if way.leading:
+        asked_for = target.encode("utf-8", "surrogateescape")
+        for at, lower in reversed(way.leading):
+            value = origin.led_back(lower, passed[at][1], asked_for)
+            passed[at : at + 1] = [] if value is None else [(passed[at][0], value)]
+    return lines_of(passed)
 
 
 def names_for_client(head: Head, *, limits: bool) -> list[bytes | None]:
@@ -235,6 +244,9 @@ class _Downward(NamedTuple):
     connection: tuple[int, ...]
     """Where Connection stands."""
 
+    leading: tuple[tuple[int, bytes], ...]
+    """Where among those that go down the references stand, and their names in lower case."""
+
 
 @lru_cache(maxsize=_REMEMBERED)
 def _downward(names: FieldNames, dropped: frozenset[bytes], limits: bool) -> _Downward:
@@ -251,4 +263,5 @@ def _downward(names: FieldNames, dropped: frozenset[bytes], limits: bool) -> _Do
             if name.lower().startswith(UPSTREAM_LIMITS)
         ),
         names.all_of(b"connection"),
+        tuple((at, name.lower()) for at, name in enumerate(passed) if name.lower() in LEADING),
     )

@@ -270,7 +270,10 @@ async def test_generated_answers_arrive_as_they_were_sent(
             if field[0].lower() not in {"x-gateway-request-id", "content-length", "transfer-encoding", "date"}
         ] == expected_downstream(original.fields)
         assert arrived.all("content-length") == original.all("content-length")
-        assert arrived.all("date") == original.all("date")
+        if original.all("date"):
+            assert arrived.all("date") == original.all("date")
+        else:
+            assert len(arrived.all("date")) == 1  # ours
 
 
 # What a client notices first, one by one.
@@ -446,15 +449,6 @@ async def test_cookies_pass_in_neither_direction(gateway: Gateway, upstream: Scr
     assert first.all("set-cookie") == []
     assert second.status == 200
     assert all(seen.get("cookie") is None for seen in upstream.requests)
-
-
-async def test_an_answer_field_that_is_not_utf8_is_dropped_and_counted(
-    gateway: Gateway, upstream: ScriptedUpstream
-) -> None:
-    answer = await through(gateway, upstream, answer_of("200 OK\r\nX-Bad: caf\xe9\r\nX-Good: 1", b"{}"))
-
-    assert (answer.get("x-bad"), answer.get("x-good"), answer.body) == (None, "1", b"{}")
-    assert gateway.metric("gateway_unreadable_answer_headers_total") == 1
 
 
 async def test_a_folded_answer_field_does_not_reach_the_client_folded(
