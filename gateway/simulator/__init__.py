@@ -4,6 +4,9 @@ It is honest about what it is: answers read "Simulated answer to: …", chat ans
 `system_fingerprint` "simulator", and every answer has `x-simulator: streaming-gateway`. No model is asked,
 nothing is downloaded, and nothing outlives the process.
 
+Functions that a request offers are called, and `response_format` is satisfied, as `answering` says: by the smallest
+values that the schema allows, the same ones each time.
+
 What an operation creates, reads, lists, updates and deletes comes from the gateway's operation table and one
 object store per simulator, whoever asks; only what streams, is binary or has effects is written by hand.
 It checks little of what it is sent: the fields without which no answer can be made.

@@ -97,12 +97,17 @@ class _Connection:
         if previous is not None and previous not in self.made and not is_stored(self.call.store, previous):
             message = f"Previous response with id '{previous}' not found."
             return await self._refuse(lane, "previous_response_not_found", message, "previous_response_id")
-        begun = begin(self.call.store, body)
+        try:
+            begun, answer = begin(self.call.store, body)
+        except ApiError as refusal:
+            return await self._send(
+                _of(lane, {"type": "error", "status": refusal.status, "error": refusal.error})
+            )
         self.made.add(begun["id"])
         if body.get("generate") is False:
             await self._warm_up(lane, begun)
             return None
-        for _, event in events(begun, body):
+        for _, event in events(begun, body, answer):
             assert isinstance(event, dict)
             await self._send(_of(lane, event))
             await asyncio.sleep(self.call.pace_seconds)

@@ -26,13 +26,13 @@ def size(text: str) -> int:
 
 
 def plain_text(content: Any) -> str:
-    """The text in what the API takes as content: a string, parts, messages, or lists of them."""
+    """The text in what the API takes as content: a string, parts, messages, results of calls, or lists of them."""
     match content:
         case str():
             return content
         case {"text": str(text)} | {"text": {"value": str(text)}} | {"transcript": str(text)}:
             return text
-        case {"content": inner}:
+        case {"content": inner} | {"output": inner}:
             return plain_text(inner)
         case list():
             return " ".join(filter(None, map(plain_text, content)))
