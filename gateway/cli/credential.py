@@ -9,14 +9,17 @@ import math
 import os
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from gateway.cli import inspection
-from gateway.cli.drawing import listing, remark
+from gateway.cli.drawing import document, listing, remark, shown
 from gateway.cli.options import (
     add_settings,
+    check_tenant,
     date,
     duration,
+    in_words,
     settings_from,
 )
 from gateway.cli.stores import shared_credentials
@@ -49,6 +52,7 @@ def register(verbs: Any) -> None:
     command = actions.add_parser("list", help="print what was issued and has not expired (needs Redis)")
     add_settings(command)
     command.add_argument("--tenant", help="only those of this tenant")
+    command.add_argument("--json", action="store_true", help="for programs")
     command.set_defaults(run=_list)
 
 
@@ -85,7 +89,7 @@ def _add_issue(actions: Any) -> None:
 def _add_revoke(actions: Any) -> None:
     command = actions.add_parser("revoke", help="withdraw one credential, or all issued until now")
     add_settings(command)
-    which = command.add_mutually_exclusive_group(required=True)
+    which = command.add_mutually_exclusive_group()
     which.add_argument("--jti", metavar="ID", help="the credential of this id")
     which.add_argument("--tenant", help="everything of this tenant that was issued until now")
     command.add_argument("--subject", help="with --tenant: only what this subject has")
@@ -102,6 +106,12 @@ def _user() -> str:
 
 def _issue(options: argparse.Namespace) -> int:
     settings = settings_from(options)
+    check_tenant(settings, options.tenant)
+    most_seconds = settings.credentials.max_lifetime_seconds
+    if options.ttl > most_seconds:
+        raise ValueError(
+            f"--ttl {in_words(options.ttl)}: at most {in_words(most_seconds)} (credentials.max_lifetime_seconds)"
+        )
     if options.limit and settings.is_apart:
         raise SettingsInvalid(
             [
@@ -163,13 +173,7 @@ def _scopes(settings: Settings, tenant_id: str, wanted: Iterable[str]) -> frozen
     """The scopes asked for, expanded. Says what of them the gateway would refuse all the same."""
     known = OperationTable.load().scopes
     scopes = expand([scope for argument in wanted for scope in argument.replace(",", " ").split()], known)
-    tenant = settings.tenants.get(tenant_id)
-    if tenant is None:
-        _say(
-            f"the tenant {tenant_id} is not in this configuration; a gateway that does not know it answers 403"
-        )
-        return scopes
-    beyond = sorted(scopes - expand(tenant.scopes, known))
+    beyond = sorted(scopes - expand(settings.tenants[tenant_id].scopes, known))
     if beyond:
         _say(f"the tenant {tenant_id} may not use {', '.join(beyond)}: these will be refused")
     return scopes
@@ -199,14 +203,14 @@ async def _enter(settings: Settings, principal: Principal, ring: KeyRing) -> Non
 
 def _revoke(options: argparse.Namespace) -> int:
     if options.subject is not None and options.tenant is None:
-        raise ValueError("--subject needs --tenant: subjects belong to a tenant")
+        options.command_line.error("--subject needs --tenant ID as well: subjects belong to a tenant")
+    if options.jti is None and options.tenant is None:
+        options.command_line.error("one of --jti ID and --tenant ID is required")
     if options.jti is not None and not (
         options.jti.isprintable() and 0 < len(options.jti) <= MAX_NAME_CHARACTERS
     ):
         raise ValueError("--jti takes the id of a credential, as `gateway credential inspect` shows it")
     settings = settings_from(options)
-    if options.tenant is not None and options.tenant not in settings.tenants:
-        _say(f"the tenant {options.tenant} is not in this configuration; revoking what it has all the same")
     try:
         print(asyncio.run(_withdraw(settings, options)))
     except RevocationsUnavailable as unavailable:
@@ -239,6 +243,9 @@ async def _withdraw(settings: Settings, options: argparse.Namespace) -> str:
             await store.add(Revocation(credential=options.jti, until=until))
             whose = "".join(f" of {one.subject} (tenant {one.tenant})" for one in known)
             return f"revoked credential {options.jti}{whose}; {notice}"
+        if options.tenant not in settings.tenants:
+            issued = [] if shared is None else await shared.issued()
+            _check_known(settings, options.tenant, issued)
         before = moment_for(now, leeway_seconds)
         until = math.ceil(before + longest_seconds + leeway_seconds)
         await store.add(
@@ -259,17 +266,35 @@ def _list(options: argparse.Namespace) -> int:
         issued, revocations = asyncio.run(_issued(settings))
     except RevocationsUnavailable as unavailable:
         raise ValueError(str(unavailable)) from None
+    if options.tenant is not None:
+        _check_known(settings, options.tenant, issued)
     retired = _retired_keys(settings, issued)
     rows = []
     for one in issued:
         if options.tenant in (None, one.tenant):
-            scopes = " ".join(one.scopes)
             state = "key retired" if one.key in retired else "valid"
             state = "revoked" if revocations.check(_principal(one)) else state
-            times = date(one.issued_at), date(one.expires_at)
-            rows.append((one.id, one.tenant, one.subject, *times, one.key, state, scopes))
-    listing(("ID", "TENANT", "SUBJECT", "ISSUED", "EXPIRES", "KEY", "STATE", "SCOPES"), rows)
+            rows.append((one, state))
+    if options.json:
+        document([asdict(one) | {"state": state} for one, state in rows])
+        return 0
+    listing(
+        ("ID", "TENANT", "SUBJECT", "ISSUED", "EXPIRES", "KEY", "STATE", "SCOPES"),
+        [
+            (
+                *(one.id, shown(one.tenant), shown(one.subject), date(one.issued_at), date(one.expires_at)),
+                *(one.key, state, " ".join(one.scopes)),
+            )
+            for one, state in rows
+        ],
+    )
     return 0
+
+
+def _check_known(settings: Settings, tenant: str, issued: Iterable[IssuedCredential]) -> None:
+    """Raise ValueError for a tenant that is not configured, and of which the register knows nothing either."""
+    if not any(one.tenant == tenant for one in issued):
+        check_tenant(settings, tenant)
 
 
 def _retired_keys(settings: Settings, issued: Iterable[IssuedCredential]) -> set[str]:

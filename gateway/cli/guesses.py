@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.cli import drawing
 from gateway.cli.drawing import shown
-from gateway.cli.options import add_settings, settings_from
+from gateway.cli.options import add_settings, check_tenant, settings_from
 from gateway.cli.stores import PATIENCE_SECONDS, counting_redis
 from gateway.limits.store import StoreUnavailable
 from gateway.operations.model_patterns import closest
@@ -34,8 +34,7 @@ def add(actions: Any) -> None:
 
 def _show(options: argparse.Namespace) -> int:
     settings = settings_from(options)
-    if options.tenant not in settings.tenants:
-        raise ValueError(f"the configuration has no tenant {options.tenant!r}")
+    check_tenant(settings, options.tenant)
     with counting_redis(settings, otherwise=_OTHERWISE) as url:
         try:
             known = asyncio.run(_ask(url, settings.redis_prefix, options.tenant))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import time
 from typing import Any
 
-from gateway.cli.drawing import listing
+from gateway.cli.drawing import complain, document, listing
 from gateway.cli.options import add_settings, date, settings_from
 from gateway.cli.stores import shared_credentials
 from gateway.credentials.issue import IssuedCredential
@@ -27,6 +26,7 @@ def register(verbs: Any) -> None:
     generate.set_defaults(run=_generate)
     listing = actions.add_parser("list", help="print the keys of the ring")
     add_settings(listing)
+    listing.add_argument("--json", action="store_true", help="for programs")
     listing.set_defaults(run=_list)
     rotation = actions.add_parser("rotate", help="let a new key sign; those before it go on verifying")
     _add_new_key(rotation, default=None)
@@ -58,6 +58,20 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     ring = KeyRing.load(settings_from(options).keys_dir)
+    if options.json:
+        document(
+            [
+                {
+                    "kid": key.kid,
+                    "algorithm": key.algorithm.value,
+                    "created_at": key.created_at or None,
+                    "signs": key is ring.signing_key,
+                    "secret": key.is_secret,
+                }
+                for key in ring
+            ]
+        )
+        return 0
     rows = []
     for key in ring:
         created = date(key.created_at) if key.created_at else "unknown"
@@ -98,10 +112,10 @@ def _retire(options: argparse.Namespace) -> int:
     try:
         cut_off = asyncio.run(_signed_by(settings, options.kid))
     except RevocationsUnavailable as unavailable:
-        print(f"gateway: which credentials that cuts off is not known: {unavailable}", file=sys.stderr)
+        complain(f"which credentials that cuts off is not known: {unavailable}")
         return 0
     if cut_off is None:
-        print("gateway: which credentials that cuts off is not known without Redis", file=sys.stderr)
+        complain("which credentials that cuts off is not known without Redis")
         return 0
     print(f"{len(cut_off)} credentials that had not expired are cut off")
     for one in cut_off:

@@ -9,7 +9,7 @@ from typing import Any
 
 from gateway.cli import drawing, guesses
 from gateway.cli.drawing import shown
-from gateway.cli.options import add_settings, settings_from
+from gateway.cli.options import add_settings, check_tenant, settings_from
 from gateway.cli.stores import PATIENCE_SECONDS, counting_redis
 from gateway.limits.arithmetic import debt, format_milliseconds, format_reset, level
 from gateway.limits.redis_buckets import Holding, RedisBuckets
@@ -108,10 +108,8 @@ def _reset(options: argparse.Namespace) -> int:
 
 
 def _limits(settings: Settings, tenant: str) -> TenantLimits:
-    policy = tenant_policies(settings, OperationTable.load()).get(tenant)
-    if policy is None:
-        raise ValueError(f"the configuration has no tenant {tenant!r}")
-    return policy.limits
+    check_tenant(settings, tenant)
+    return tenant_policies(settings, OperationTable.load())[tenant].limits
 
 
 async def _look(

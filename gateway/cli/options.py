@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gateway.cli.command_line import nearest
+from gateway.policy.accounts import listed
 from gateway.settings.judging import judged
 from gateway.settings.section import Problem, SettingsInvalid
 from gateway.settings.seen import Seen
@@ -99,12 +101,28 @@ def keyless(settings: Settings) -> list[Problem]:
     ]
 
 
+def check_tenant(settings: Settings, tenant: str) -> None:
+    """Raise ValueError for a tenant that is not configured, with who is."""
+    if tenant not in settings.tenants:
+        near = nearest(tenant, settings.tenants)
+        there_are = f"; there are {listed(settings.tenants)}" if settings.tenants else ""
+        raise ValueError(f"the configuration has no tenant {tenant!r}{near}{there_are}")
+
+
 def duration(text: str) -> int:
     """An argument that is a duration, in seconds."""
     try:
         return duration_seconds(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def in_words(seconds: float) -> str:
+    """A duration as `duration` reads it, in the largest unit that has it whole."""
+    for unit, unit_seconds in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= unit_seconds and seconds % unit_seconds == 0:
+            return f"{seconds / unit_seconds:g}{unit}"
+    return f"{seconds:g}s"
 
 
 def date(unix_seconds: float) -> str:
@@ -133,16 +151,19 @@ def credential_from(options: argparse.Namespace, environ: Mapping[str, str]) -> 
             "a credential on the command line can be read in the process list and stays in the shell's history; "
             "give @FILE, standard input or GATEWAY_CREDENTIAL instead (and revoke it, if it was a real one)"
         )
-    match options.credential:
-        case []:
-            text = environ.get("GATEWAY_CREDENTIAL") or _standard_input()
-        case ["-"]:
-            text = _standard_input()
-        case [source]:
-            with Path(source[1:]).expanduser().open("rb") as file:
-                text = file.read(_MOST_CREDENTIAL_BYTES).decode()
-        case _:
-            raise ValueError("one credential at a time")
+    try:
+        match options.credential:
+            case []:
+                text = environ.get("GATEWAY_CREDENTIAL") or _standard_input()
+            case ["-"]:
+                text = _standard_input()
+            case [source]:
+                with Path(source[1:]).expanduser().open("rb") as file:
+                    text = file.read(_MOST_CREDENTIAL_BYTES).decode("ascii")
+            case _:
+                raise ValueError("one credential at a time")
+    except UnicodeError:
+        raise ValueError("what was given is no credential: it is not even text") from None
     credential = text.strip().removeprefix("Bearer ").strip()
     if not credential:
         raise ValueError("no credential was given: expected @FILE, standard input or GATEWAY_CREDENTIAL")

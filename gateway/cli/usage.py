@@ -8,16 +8,13 @@ import csv
 import sys
 import time
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from gateway.cli import drawing
 from gateway.cli.drawing import shown
-from gateway.cli.options import add_settings, settings_from
+from gateway.cli.options import add_settings, check_tenant, settings_from
 from gateway.cli.stores import PATIENCE_SECONDS, counting_redis
 from gateway.limits.store import StoreUnavailable
-from gateway.policy.accounts import listed
-from gateway.settings.settings import Settings
 from gateway.usage.counters import Period
 from gateway.usage.redis_usage import RedisUsage
 from gateway.usage.redis_wire import UsageWire
@@ -80,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     notes = []
     if tenant not in settings.tenants:
         if not report:
-            raise ValueError(_unknown(settings, tenant))
+            check_tenant(settings, tenant)
         notes.append(f"The configuration has no tenant {shown(tenant)} any more.")
     found = document(question, report, tenant=tenant, now=now, notes=notes)
     if options.json:
@@ -94,15 +91,6 @@ def run(options: argparse.Namespace) -> int:
     for note in found["notes"]:
         print(f"note: {note}", file=sys.stderr if options.csv else sys.stdout)
     return 0
-
-
-def _unknown(settings: Settings, tenant: str) -> str:
-    close = get_close_matches(tenant, settings.tenants, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return (
-        f"the configuration has no tenant {tenant!r}, and nothing is counted for one: {hint}"
-        f"there are {listed(settings.tenants)}"
-    )
 
 
 async def _read(url: str, prefix: str, tenant: str, periods: Sequence[Period], by: Sequence[str]) -> Report:

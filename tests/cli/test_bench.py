@@ -107,7 +107,7 @@ async def test_interrupted_it_ends_all_that_it_started(number: signal.Signals) -
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--tenant", "none"], "tenants.none: is not there; --tenant takes one of: acme, off, reader"),
+        (["--tenant", "none"], "the configuration has no tenant 'none'; there are acme, off, reader"),
         (["--tenant", "off"], "tenants.off: is disabled; name another one with --tenant"),
         (["--tenant", "reader"], "tenants.reader.scopes: do not have chat.completions:write"),
         (["--config", "none.toml"], "none.toml: cannot be read: No such file or directory"),

@@ -128,7 +128,7 @@ def test_issued_credential_says_what_was_asked_for_and_is_shown_once(operator: O
         (["--scope", "models:read", "--limit", "max_requests_per_1_hour=5"], "max_requests_per_1_minute", 2),
         (["--scope", "models:read", "--limit", "max_requests_per_1_minute=0"], "positive", 2),
         (["--scope", "models:read", "--limit", "max_requests_per_1_minute"], "positive", 2),
-        (["--scope", "models:read", "--ttl", "91d"], "not issued", 1),
+        (["--scope", "models:read", "--ttl", "400d"], "--ttl 400d: at most 90d", 1),
         (
             ["--scope", "models:read", "--limit", "max_requests_per_1_minute=5", "--set", "workers=2"],
             "redis_url",
@@ -147,8 +147,21 @@ def test_what_cannot_be_issued_is_explained(
 def test_issuing_warns_of_what_the_gateway_would_refuse_all_the_same(operator: Operator) -> None:
     _, err = operator.run("credential", "issue", "--tenant", "acme", "--scope", "threads:read")
     assert "acme may not use threads:read" in err
-    _, err = operator.run("credential", "issue", "--tenant", "stranger", "--scope", "models:read")
-    assert "stranger is not in this configuration" in err
+
+
+def test_unknown_tenant_is_an_error_everywhere(operator: Operator) -> None:
+    for words in (
+        ("credential", "issue", "--scope", "models:read"),
+        ("credential", "revoke"),
+        ("limits", "show"),
+        ("limits", "reset"),
+        ("limits", "guesses"),
+        ("bench",),
+    ):
+        out, err = operator.run(*words, "--tenant", "acne", code=1)
+        assert not out
+        assert "acne" in err and "did you mean acme?" in err
+        assert not operator.keys_dir.exists()
 
 
 # Explaining.
@@ -303,9 +316,9 @@ def test_revocation_of_all_until_now_spares_what_is_issued_next(
     ("words", "problem", "code"),
     [
         ([], "required", 2),
-        (["--subject", "alice"], "required", 2),
+        (["--subject", "alice"], "--subject needs --tenant ID as well", 2),
         (["--jti", "a", "--tenant", "acme"], "not allowed with", 2),
-        (["--jti", "a", "--subject", "alice"], "--subject needs --tenant", 1),
+        (["--jti", "a", "--subject", "alice"], "--subject needs --tenant", 2),
         (["--jti", ""], "id of a credential", 1),
     ],
     ids=str,
@@ -331,6 +344,16 @@ def test_keys_that_nobody_has_made_yet_are_told_how(operator: Operator) -> None:
         assert "gateway keys generate" in err
 
 
+def test_what_a_tenant_left_that_is_gone_can_still_be_withdrawn(tmp_path: Path, redis: RedisServer) -> None:
+    operator = Operator(tmp_path, redis.url)
+    credential = operator.issue()
+    operator.config.write_text(operator.config.read_text().replace("tenants.acme", "tenants.acne"))
+    out, _ = operator.run("credential", "list", "--tenant", "acme")
+    assert operator.principal(credential).credential_id in out
+    out, _ = operator.run("credential", "revoke", "--tenant", "acme")
+    assert "revoked everything of tenant acme" in out
+
+
 def test_revocation_that_redis_did_not_take_is_a_failure(tmp_path: Path) -> None:
     operator = Operator(tmp_path, f"redis://:canary@127.0.0.1:{free_port()}/0")
     _, err = operator.run("credential", "revoke", "--tenant", "acme", code=1)
@@ -354,8 +377,15 @@ def test_list_shows_what_was_issued_and_never_a_credential(tmp_path: Path, redis
     assert "revoked" in rows[0] and "valid" in rows[1]
     _, err = operator.run("credential", "revoke", "--jti", "mistyped")
     assert "no credential mistyped is in the register" in err
-    out, _ = operator.run("credential", "list", "--tenant", "other")
+    out, _ = operator.run("credential", "list", "--tenant", "off")
     assert len(out.splitlines()) == 1
+    _, err = operator.run("credential", "list", "--tenant", "acne", code=1)
+    assert "did you mean acme?" in err
+    out, _ = operator.run("credential", "list", "--tenant", "acme", "--json")
+    assert [(one["id"], one["state"]) for one in orjson.loads(out)] == [
+        (identities[0], "revoked"),
+        (identities[1], "valid"),
+    ]
     kept = redis.command("ZRANGE", "gateway:{credentials}:issued", 0, -1)
     assert identities[0] in kept
     for credential in (first, second):
@@ -388,6 +418,11 @@ def test_keys_are_listed_rotated_and_retired(tmp_path: Path, redis: RedisServer)
     out, err = operator.run("keys", "list")
     assert [line.split()[0] for line in out.splitlines()] == ["KID", old.kid, "second"]
     assert [line.split()[-1] for line in out.splitlines()[1:]] == ["verifies", "signs"]
+    for_programs, _ = operator.run("keys", "list", "--json")
+    assert [(key["kid"], key["signs"]) for key in orjson.loads(for_programs)] == [
+        (old.kid, False),
+        ("second", True),
+    ]
     assert not err
     assert operator.accepted(credential)
     _, err = operator.run("keys", "retire", "second", code=1)

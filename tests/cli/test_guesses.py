@@ -48,8 +48,9 @@ def test_guesses_are_shown_with_what_they_rest_on(
     assert gpt["guess"] in range(7800, 8001)
     assert new["guess"] < 1000
     assert main(["limits", "guesses", "--tenant", "acme", "--config", config]) == 0
-    head, *lines = capsys.readouterr().out.splitlines()
+    head, units, *lines = capsys.readouterr().out.splitlines()
     assert head.split()[:2] == ["model", "by"]
+    assert units.split() == ["LLM", "tokens"]
     assert len(lines) == 3
     assert "\x1b" not in lines[0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gateway.cli.options import check_tenant
 from gateway.limits.terms import MOST_PERMITS, Dimension
 from gateway.operations.model_patterns import allows
 from gateway.operations.scopes import expand
@@ -34,11 +35,9 @@ _MODELS = {"chat": "gpt-4o-mini", "speech": "tts-1", "transcriptions": "whisper-
 
 
 def chosen_tenant(settings: Settings, wanted: str | None) -> str:
-    """The tenant to measure: that which was asked for, else `default`, else the first. Raises SettingsInvalid."""
+    """The tenant to measure: `wanted`, else `default`, else the first. Raises ValueError and SettingsInvalid."""
     tenant = wanted or ("default" if "default" in settings.tenants else next(iter(settings.tenants)))
-    if tenant not in settings.tenants:
-        known = ", ".join(sorted(settings.tenants))
-        raise SettingsInvalid([Problem(f"tenants.{tenant}", f"is not there; --tenant takes one of: {known}")])
+    check_tenant(settings, tenant)
     if not settings.tenants[tenant].enabled:
         raise SettingsInvalid([Problem(f"tenants.{tenant}", "is disabled; name another one with --tenant")])
     if _SCOPES["chat"] not in scopes_of(settings, tenant):
