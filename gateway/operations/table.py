@@ -174,6 +174,8 @@ class OperationTable:
         if meaning != path:
             self._refuse_other_reading(method, path, found, meaning)
         if found is not None:
+            if meaning.startswith(AMONG_SESSIONS) and not found.is_among_sessions:
+                raise TargetRefused("the path could also be read as one among sessions")
             return Match(found, {name: segments[place] for name, place in self._parameters[found.id]})
         if not path.startswith("/v1/") or path == "/v1/":
             raise NotUnderV1("only paths under /v1 exist here")

@@ -157,9 +157,13 @@ def test_every_problem_is_named_at_once_with_what_was_probably_meant() -> None:
 OPERATIONS = frozenset(operation.scope for operation in OperationTable.load())
 IN_NO_GROUP = {
     *(
+        "agents.automations:write",
+        "agents.sessions:write",
+        "agents:write",
         "audio.voices:write",
         "evals:write",
         "fine_tuning:write",
+        "live:write",
         "models:write",
         "realtime:mint",
         "videos:write",

@@ -222,13 +222,18 @@ def test_what_the_gateway_changes_closes_and_leaves_alone_is_said_in_the_table()
     assert having("is_contained", value=False) == {
         operation.id
         for operation in TABLE
-        if operation.path.startswith(("/v1/chatkit", "/v1/realtime/calls"))
+        if operation.path.startswith((*AMONG_SESSIONS[1:], "/v1/realtime/calls"))
     }
-    assert having("is_session", value=True) == {"connectRealtime", "connectResponses"}
+    assert having("is_session", value=True) == {
+        *("connectRealtime", "connectRealtimeTranscription", "connectRealtimeTranslation", "connectResponses"),
+    }
     assert having("is_batch", value=True) == {"createBatch"}
     assert having("goes_on", value=True) == {"createRun", "createThreadAndRun", "submitToolOuputsToRun"}
     assert having("reports", UsageReport.ON_REQUEST) == {"createChatCompletion", "createCompletion"}
-    assert having("has_output", value=False) == {"createEmbedding", "createModeration"}
+    assert having("has_output", value=False) == {
+        *("createEmbedding", "createModeration", "createRerank", "createReranking", "createScore"),
+        *("createClassification", "createPooling"),
+    }
     assert {o.id for o in TABLE if "audio_characters" in o.uses} == {"createSpeech"}
     assert not any(o.is_own or o.is_unlisted for o in TABLE)
     assert all(operation.is_own for operation in OWN.values())
@@ -277,8 +282,9 @@ def test_a_scope_reads_for_get_and_writes_otherwise() -> None:
         assert re.fullmatch(r"(org\.)?[a-z_]+(\.[a-z_]+)?", resource)
         if operation.id in minting:
             assert operation.scope == "realtime:mint"
-        elif operation.is_session:
-            assert action == "write", operation
+        elif operation.is_session or operation.id in {"connectLive", "connectLiveFork", "attachLiveSession"}:
+            assert operation.method == "GET"
+            assert action == "write"
         else:
             assert action == ("read" if operation.method == "GET" else "write"), operation
 
