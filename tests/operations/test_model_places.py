@@ -42,7 +42,9 @@ def test_only_runs_and_their_like_may_lack_a_model_that_matters() -> None:
     """They use none, or one that was judged when the run was created; or who may not use all has to name it."""
     lacking = {operation.id: operation.runs_model for operation in TABLE if operation.model.may_lack}
     assert lacking == {
-        **dict.fromkeys(("submitToolOuputsToRun", "modifyAssistant", "runGrader", "validateGrader", "updateAgent")),
+        **dict.fromkeys(
+            ("submitToolOuputsToRun", "modifyAssistant", "runGrader", "validateGrader", "updateAgent")
+        ),
         **dict.fromkeys(
             (
                 *("createRun", "createThreadAndRun", "createEvalRun", "createVoice"),

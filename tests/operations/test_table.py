@@ -225,7 +225,12 @@ def test_what_the_gateway_changes_closes_and_leaves_alone_is_said_in_the_table()
         if operation.path.startswith((*AMONG_SESSIONS[1:], "/v1/realtime/calls"))
     }
     assert having("is_session", value=True) == {
-        *("connectRealtime", "connectRealtimeTranscription", "connectRealtimeTranslation", "connectResponses"),
+        *(
+            "connectRealtime",
+            "connectRealtimeTranscription",
+            "connectRealtimeTranslation",
+            "connectResponses",
+        ),
     }
     assert having("is_batch", value=True) == {"createBatch"}
     assert having("goes_on", value=True) == {"createRun", "createThreadAndRun", "submitToolOuputsToRun"}
