@@ -96,7 +96,7 @@ def build_app(
         settings.credentials,
         settings.issuers,
         ring=ring,
-        known_scopes=table.scopes,
+        vocabulary=table.vocabulary,
         keys_dir=keys_dir,
         redis_url=redis_url,
         redis_prefix=settings.redis_prefix,

@@ -19,6 +19,7 @@ from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import Charge, Dimension, Level, Quota, account_key, binds
 from gateway.operations.own import JWKS, ME, USAGE
+from gateway.operations.scopes import Vocabulary
 from gateway.proxy.answer import Answer, own_answer, own_lines, send_own
 from gateway.proxy.handler import Handler
 from gateway.proxy.request import Request
@@ -36,7 +37,7 @@ _Body = Callable[[Exchange, str], Awaitable[bytes]]
 def own_paths(*, trust: Trust, limiter: Limiter, ledger: UsageLedger) -> Handler:
     """The handler for the gateway's own operations."""
     bodies: Mapping[str, _Body] = {
-        ME.id: partial(_me, limiter),
+        ME.id: partial(_me, limiter, trust.vocabulary),
         USAGE.id: UsageAnswers(ledger).answer,
         JWKS.id: _KeySet(trust).answer,
     }
@@ -85,10 +86,11 @@ class _KeySet:
         return self._document
 
 
-async def _me(limiter: Limiter, exchange: Exchange, _: str) -> bytes:
+async def _me(limiter: Limiter, vocabulary: Vocabulary, exchange: Exchange, _: str) -> bytes:
     """What a tenant may know of itself. Takes nothing from its limits."""
     caller = exchange.caller
     principal, tenant = caller.principal, caller.tenant
+    scopes = principal.scopes & tenant.scopes
     quotas = caller.quotas
     for of_model in tenant.limits.models.values():
         quotas += of_model
@@ -107,7 +109,8 @@ async def _me(limiter: Limiter, exchange: Exchange, _: str) -> bytes:
         "credential_id": principal.credential_id,
         "expires_at": int(principal.expires_at),
         "expires": datetime.fromtimestamp(principal.expires_at, UTC).isoformat(),
-        "scopes": sorted(principal.scopes & tenant.scopes),
+        "groups": vocabulary.folded(scopes)[0],
+        "scopes": sorted(scopes),
         "models": {"tenant": tenant.models, "credential": principal.models},
         "default_model": tenant.settings.default_model,
         "limits": levels,

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     other_issuers(
         settings.issuers,
         own_name=settings.credentials.issuer,
-        known_scopes=OperationTable.load().scopes,
+        vocabulary=OperationTable.load().vocabulary,
         keys_from_url=lambda _name, _issuer: KeyRing([]),
     )
     refuse_itself(settings)

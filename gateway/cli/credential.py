@@ -8,7 +8,7 @@ import getpass
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -22,8 +22,9 @@ from gateway.cli.options import (
     in_words,
     settings_from,
 )
+from gateway.cli.register import enter
 from gateway.cli.stores import shared_credentials
-from gateway.credentials.issue import IssuedCredential, issue
+from gateway.credentials.issue import Issued, IssuedCredential, issue
 from gateway.credentials.issuers import MAX_NAME_CHARACTERS
 from gateway.credentials.key_ring import KeyRing, ensure_ring
 from gateway.credentials.keys import KeyProblem
@@ -36,7 +37,7 @@ from gateway.credentials.revocations import (
     moment_for,
 )
 from gateway.limits.terms import Dimension, Quota
-from gateway.operations.scopes import expand
+from gateway.operations.scopes import expand, groups_first, is_scope
 from gateway.operations.table import OperationTable
 from gateway.settings.section import Problem, SettingsInvalid
 from gateway.settings.settings import Settings
@@ -130,13 +131,13 @@ def _issue(options: argparse.Namespace) -> int:
         settings.credentials,
         tenant=options.tenant,
         subject=subject,
-        scopes=_scopes(settings, options.tenant, options.scope),
+        scopes=_words(settings, options.tenant, options.scope),
         ttl_seconds=options.ttl,
         models=options.model,
         limits=dict(options.limit),
     )
     principal = issued.principal
-    asyncio.run(_enter(settings, principal, ring))
+    asyncio.run(_enter(settings, issued))
     _say(
         f"credential {principal.credential_id} of {principal.subject} (tenant {principal.tenant}) "
         f"until {date(principal.expires_at)}; it is shown this once"
@@ -169,36 +170,14 @@ async def _revocations(settings: Settings) -> RevocationList:
     return revocations
 
 
-def _scopes(settings: Settings, tenant_id: str, wanted: Iterable[str]) -> frozenset[str]:
-    """The scopes asked for, expanded. Says what of them the gateway would refuse all the same."""
+def _words(settings: Settings, tenant_id: str, wanted: Iterable[str]) -> list[str]:
+    """The scopes, patterns and groups asked for. Says what of them the gateway would refuse all the same."""
     known = OperationTable.load().scopes
-    scopes = expand([scope for argument in wanted for scope in argument.replace(",", " ").split()], known)
-    beyond = sorted(scopes - expand(settings.tenants[tenant_id].scopes, known))
+    words = [word for argument in wanted for word in argument.replace(",", " ").split()]
+    beyond = sorted(expand(words, known) - expand(settings.tenants[tenant_id].scopes, known))
     if beyond:
         _say(f"the tenant {tenant_id} may not use {', '.join(beyond)}: these will be refused")
-    return scopes
-
-
-async def _enter(settings: Settings, principal: Principal, ring: KeyRing) -> None:
-    """Enter a new credential in the register, where there is one."""
-    assert ring.signing_key is not None
-    async with shared_credentials(settings) as shared:
-        if shared is None:
-            return
-        issued = IssuedCredential(
-            id=principal.credential_id,
-            tenant=principal.tenant,
-            subject=principal.subject,
-            scopes=tuple(sorted(principal.scopes)),
-            models=principal.models,
-            key=ring.signing_key.kid,
-            issued_at=int(principal.issued_at),
-            expires_at=int(principal.expires_at),
-        )
-        try:
-            await shared.register(issued)
-        except RevocationsUnavailable as unavailable:
-            _say(f"`gateway credential list` will not show this credential: {unavailable}")
+    return words
 
 
 def _revoke(options: argparse.Namespace) -> int:
@@ -221,6 +200,13 @@ def _revoke(options: argparse.Namespace) -> int:
         )
         raise ValueError(f"nothing was revoked: {unavailable}{instead}") from None
     return 0
+
+
+async def _enter(settings: Settings, issued: Issued) -> None:
+    try:
+        await enter(settings, issued)
+    except RevocationsUnavailable as unavailable:
+        _say(f"`gateway credential list` will not show this credential: {unavailable}")
 
 
 async def _withdraw(settings: Settings, options: argparse.Namespace) -> str:
@@ -283,7 +269,7 @@ def _list(options: argparse.Namespace) -> int:
         [
             (
                 *(one.id, shown(one.tenant), shown(one.subject), date(one.issued_at), date(one.expires_at)),
-                *(one.key, state, " ".join(one.scopes)),
+                *(one.key, state, " ".join(_shown(one.scopes))),
             )
             for one, state in rows
         ],
@@ -295,6 +281,14 @@ def _check_known(settings: Settings, tenant: str, issued: Iterable[IssuedCredent
     """Raise ValueError for a tenant that is not configured, and of which the register knows nothing either."""
     if not any(one.tenant == tenant for one in issued):
         check_tenant(settings, tenant)
+
+
+def _shown(words: Sequence[str]) -> list[str]:
+    """What a credential grants, groups first: in its own words, or what scopes add up to that it spells out."""
+    if not all(map(is_scope, words)):
+        return groups_first(words)
+    groups, rest = OperationTable.load().vocabulary.folded(words)
+    return [*groups, *rest]
 
 
 def _retired_keys(settings: Settings, issued: Iterable[IssuedCredential]) -> set[str]:

@@ -234,7 +234,7 @@ async def _verified(settings: Settings, credential: str) -> Principal:
         settings.credentials,
         settings.issuers,
         ring=KeyRing.load(settings.keys_dir),
-        known_scopes=OperationTable.load().scopes,
+        vocabulary=OperationTable.load().vocabulary,
         keys_dir=settings.keys_dir,
         redis_url=revealed(settings.redis_url),
         redis_prefix=settings.redis_prefix,

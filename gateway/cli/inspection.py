@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from gateway.cli.options import add_credential, add_settings, credential_from, date, settings_from
+from gateway.credentials.issuers import VERSION_CLAIM
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import KeyProblem
 from gateway.credentials.principal import (
@@ -20,7 +21,6 @@ from gateway.credentials.principal import (
     CredentialMalformed,
     CredentialMissing,
     CredentialRevoked,
-    Principal,
 )
 from gateway.credentials.trust import Trust
 from gateway.credentials.verifier import Inspection, inspect
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     ring = _ring(settings) if options.jwks is None else _public_ring(options.jwks)
     found = asyncio.run(_inspect(settings, ring, credential))
     table = OperationTable.load()
-    for name, text in (*_said(found, settings), *_allowed(found.principal, settings, table)):
+    for name, text in (*_said(found, settings), *_allowed(found, settings, table)):
         print(f"{name:<10}{text if text.isprintable() else ascii(text)}")
     print(f"{'verdict':<10}{_verdict(found)}")
     return 0 if found.refusal is None else 1
@@ -85,7 +85,7 @@ async def _inspect(settings: Settings, ring: KeyRing, credential: str) -> Inspec
         settings.credentials,
         settings.issuers,
         ring=ring,
-        known_scopes=OperationTable.load().scopes,
+        vocabulary=OperationTable.load().vocabulary,
         keys_dir=settings.keys_dir,
         redis_url=revealed(settings.redis_url),
         redis_prefix=settings.redis_prefix,
@@ -117,12 +117,12 @@ def _said(found: Inspection, settings: Settings) -> Iterator[tuple[str, str]]:
     yield "key", "none that is known" if signer is None else f"{signer.kid} ({signer.algorithm})"
 
 
-def _allowed(
-    principal: Principal | None, settings: Settings, table: OperationTable
-) -> Iterator[tuple[str, str]]:
+def _allowed(found: Inspection, settings: Settings, table: OperationTable) -> Iterator[tuple[str, str]]:
     """What a credential that is accepted may do."""
+    principal, claims = found.principal, found.claims
     if principal is None:
         return
+    yield from _version(claims or {}, table.vocabulary.version)
     tenant = settings.tenants.get(principal.tenant)
     if tenant is None:
         yield "tenant", f"{principal.tenant} is not in this configuration: everything is answered 403"
@@ -133,9 +133,9 @@ def _allowed(
     )
     of_tenant = expand(tenant.scopes, table.scopes)
     usable = principal.scopes & of_tenant
-    yield "scopes", " ".join(sorted(usable)) or "none"
+    yield "scopes", _folded(usable, table) or "none"
     if principal.scopes - of_tenant:
-        yield "  not", f"{' '.join(sorted(principal.scopes - of_tenant))} (beyond what the tenant may use)"
+        yield "  not", f"{_folded(principal.scopes - of_tenant, table)} (beyond what the tenant may use)"
     operations = [
         operation.id
         for operation in table
@@ -152,6 +152,23 @@ def _allowed(
         yield "unmetered", "refused: of all that, what costs something is open where a limit counts it"
     for name, capacity in (principal.limits or {}).items():
         yield "limit", f"{name} {capacity}, unless that of the tenant is lower"
+
+
+def _folded(scopes: frozenset[str], table: OperationTable) -> str:
+    """Scopes as people read them: whole groups first."""
+    groups, rest = table.vocabulary.folded(scopes)
+    return " ".join((*groups, *rest))
+
+
+def _version(claims: Mapping[str, object], newest: int) -> Iterator[tuple[str, str]]:
+    """By which version groups and patterns are meant, where there are any."""
+    version = claims.get(VERSION_CLAIM)
+    if type(version) is not int:
+        return
+    said = "groups and patterns mean what they meant then"
+    if version > newest:
+        said = f"newer than {newest}, all that is known here: what came later is left out"
+    yield "version", f"{version} of the operations: {said}"
 
 
 def _verdict(found: Inspection) -> str:

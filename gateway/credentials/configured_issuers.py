@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 
-from gateway.credentials.issuers import UNTYPED, Ceiling, ClaimNames, Issuer, Keys, claim_path
+from gateway.credentials.issuers import UNTYPED, Ceiling, ClaimNames, Issuer, Keys, claim_path, short_type
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import Algorithm, KeyProblem
-from gateway.operations.scopes import ScopeProblem, expand
+from gateway.operations.scopes import ScopeProblem, Vocabulary, expand
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.section import Problem, SettingsInvalid
 from gateway.settings.settings import Credentials
@@ -17,12 +17,13 @@ KeysFromUrl = Callable[[str, IssuerSettings], Keys]
 """Given the short name and the settings of an issuer with a jwks_url, the keys behind it."""
 
 
-def own_issuer(accepted: Credentials, keys: Keys) -> Issuer:
+def own_issuer(accepted: Credentials, keys: Keys, vocabulary: Vocabulary) -> Issuer:
     """Return this gateway itself as an issuer."""
     return Issuer(
         name=accepted.issuer,
         audience=accepted.audience,
         keys=keys,
+        vocabulary=vocabulary,
         max_lifetime_seconds=accepted.max_lifetime_seconds,
     )
 
@@ -31,7 +32,7 @@ def other_issuers(
     configured: Mapping[str, IssuerSettings],
     *,
     own_name: str,
-    known_scopes: Collection[str],
+    vocabulary: Vocabulary,
     keys_from_url: KeysFromUrl,
 ) -> list[Issuer]:
     """Return the other issuers; raises SettingsInvalid with every problem of all of them."""
@@ -45,7 +46,7 @@ def other_issuers(
         names[settings.issuer] = f"that of issuers.{short}"
         scopes = frozenset[str]()
         try:
-            scopes = expand(settings.scopes, known_scopes)
+            scopes = expand(settings.scopes, vocabulary.scopes)
         except ScopeProblem as problem:
             problems += [Problem(f"{where}.scopes", text) for text in problem.problems]
         try:
@@ -54,21 +55,23 @@ def other_issuers(
             source = "jwks" if settings.jwks_file is None else "jwks_file"
             problems += [Problem(f"{where}.{source}", text) for text in problem.problems]
             continue
-        issuers.append(_issuer(settings, keys, scopes))
+        issuers.append(_issuer(settings, keys, vocabulary, scopes))
     if problems:
         raise SettingsInvalid(problems)
     return issuers
 
 
-def _issuer(settings: IssuerSettings, keys: Keys, scopes: frozenset[str]) -> Issuer:
+def _issuer(settings: IssuerSettings, keys: Keys, vocabulary: Vocabulary, scopes: frozenset[str]) -> Issuer:
     claims = settings.claims
     return Issuer(
         name=settings.issuer,
         audience=settings.audience,
+        audience_lists=settings.audience_lists,
         keys=keys,
+        vocabulary=vocabulary,
         ceiling=Ceiling(tenants=frozenset(settings.tenants), scopes=scopes, models=settings.models),
         algorithms=frozenset(map(Algorithm, settings.algorithms)),
-        types=frozenset(UNTYPED if name == "absent" else name.lower() for name in settings.types),
+        types=frozenset(UNTYPED if name == "absent" else short_type(name) for name in settings.types),
         claims=ClaimNames(
             tenant=claim_path(claims.tenant),
             subject=claim_path(claims.subject),

@@ -1,11 +1,11 @@
 """Issuers: whose signature counts here, how their claims are read, and the most that each may grant.
 
 The gateway's own key ring is one issuer; others stand beside it, each with keys of its own. The rules are
-those of RFC 8725. `aud` must be our audience alone, as a string or a list of one: a credential that also
-opens another door could be replayed here by whoever stands behind it.
+those of RFC 8725. Our own issuer is held to the letter: `aud` is our audience alone, times are whole seconds.
 
-Our own issuer is held to the letter. Of another issuer, scopes that mean nothing here or go beyond what it
-may grant are left out (its credentials speak to other services too); everything else that is wrong is refused.
+Another issuer's credentials speak to other services too. Its `aud` may be a list in which ours is one, unless the
+operator says otherwise: whoever stands behind another door could replay here what opens that one. Scopes that mean
+nothing here or go beyond what it may grant are left out; everything else that is wrong is refused.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,15 @@ from gateway.credentials.keys import FOREIGN_KID, KID, Algorithm, Key
 from gateway.credentials.principal import CredentialExpired, CredentialNotAccepted, Principal
 from gateway.limits.terms import Dimension, Quota
 from gateway.operations.model_patterns import narrowed
-from gateway.operations.scopes import ScopeProblem
+from gateway.operations.scopes import ScopeProblem, Vocabulary, is_scope, parse_words
 from gateway.operations.scopes import parse as parse_scopes
 from gateway.settings.section import TENANT_ID
 
 MAX_NAME_CHARACTERS = 256
+
+VERSION_CLAIM = "scope_version"
+"""The version of the operation table by which groups and patterns in `scope` are meant. Credentials of ours that hold
+scopes alone have none, as those of gateways that knew of no version."""
 
 TYPES = frozenset({"jwt", "at+jwt"})
 UNTYPED = ""
@@ -44,11 +48,13 @@ class Keys(Protocol):
     """Where the keys of one issuer are looked up."""
 
     def get(self, kid: str) -> Key | None:
-        """Return the key of this kid, at once."""
+        """Return the key of this kid, at once. Raises CredentialUndecided while nobody knows which keys there are."""
 
 
-def claim_path(name: str) -> ClaimPath:
-    """Read the name of a claim: dots lead into nested claims, but a name that is a URI is one claim."""
+def claim_path(name: str | ClaimPath) -> ClaimPath:
+    """Read the name of a claim: a list is the way; of a text, dots lead into nested claims, but a URI is one claim."""
+    if not isinstance(name, str):
+        return name
     return (name,) if ":" in name or "/" in name else tuple(name.split("."))
 
 
@@ -85,7 +91,11 @@ class Issuer:
 
     audience: str
     keys: Keys = field(repr=False)
+    vocabulary: Vocabulary = field(repr=False)
     ceiling: Ceiling | None = None
+    audience_lists: bool = False
+    """Whether `aud` may name others beside our audience."""
+
     algorithms: frozenset[Algorithm] = frozenset(Algorithm)
     types: frozenset[str] = TYPES
     """Accepted `typ`, in lower case and without `application/`."""
@@ -108,15 +118,14 @@ class Issuer:
         Raises CredentialNotAccepted, or CredentialExpired for one that is right in every other way.
         """
         key = self.signer(message)
-        if claims.get("aud") not in (self.audience, [self.audience]):
-            raise CredentialNotAccepted("aud is not this audience alone")
+        self._check_audience(claims.get("aud"))
         principal = Principal(
             tenant=self._tenant(claims),
             subject=_name(_claim(claims, self.claims.subject), self.claims.subject),
             scopes=self._scopes(claims),
             credential_id=self._credential_id(message, claims),
-            issued_at=(issued_at := _seconds(claims, "iat")),
-            expires_at=(expires_at := _seconds(claims, "exp")),
+            issued_at=(issued_at := self._seconds(claims, "iat")),
+            expires_at=(expires_at := self._seconds(claims, "exp")),
             models=self._models(claims),
             limits=_limits(claims) if self.ceiling is None else None,
             issuer=self.name,
@@ -127,7 +136,7 @@ class Issuer:
             raise CredentialNotAccepted(f"exp is not within {self.max_lifetime_seconds} seconds after iat")
         if issued_at > now + leeway_seconds:
             raise CredentialNotAccepted("iat is in the future")
-        if "nbf" in claims and _seconds(claims, "nbf") > now + leeway_seconds:
+        if "nbf" in claims and self._seconds(claims, "nbf") > now + leeway_seconds:
             raise CredentialNotAccepted("nbf is in the future")
         if now >= expires_at + leeway_seconds:
             raise CredentialExpired("expired")
@@ -171,8 +180,8 @@ class Issuer:
         if not isinstance(kid, str) or not (KID if self.ceiling is None else FOREIGN_KID).fullmatch(kid):
             raise CredentialNotAccepted("kid is not the name of a key")
         media_type = header.get("typ", UNTYPED)
-        if not isinstance(media_type, str) or _short(media_type) not in self.types:
-            raise CredentialNotAccepted("typ is not JWT or at+jwt, as this issuer's has to be")
+        if not isinstance(media_type, str) or short_type(media_type) not in self.types:
+            raise CredentialNotAccepted("typ is none of those that this issuer's credentials may have")
         key = self.keys.get(kid)
         if key is None:
             raise CredentialNotAccepted(f"kid {kid} is no key of the issuer")
@@ -181,6 +190,24 @@ class Issuer:
         if header.get("alg") != key.algorithm:
             raise CredentialNotAccepted(f"alg is not {key.algorithm}, the algorithm of key {kid}")
         return key
+
+    def _check_audience(self, audience: object) -> None:
+        if audience in (self.audience, [self.audience]):
+            return
+        if not self.audience_lists:
+            raise CredentialNotAccepted("aud is not this audience alone")
+        if not isinstance(audience, list) or self.audience not in audience:
+            raise CredentialNotAccepted("aud is not this audience")
+
+    def _seconds(self, claims: Claims, claim: str) -> float:
+        """Read a moment: whole seconds of ours, of others whatever RFC 7519 calls a NumericDate."""
+        value = claims.get(claim)
+        if type(value) is int:  # True is an int to isinstance
+            return value
+        if self.ceiling is None or type(value) is not float:
+            whole = "whole " if self.ceiling is None else ""
+            raise CredentialNotAccepted(f"{claim} is not {whole}unix seconds")
+        return value
 
     def _tenant(self, claims: Claims) -> str:
         if self.tenant is not None:
@@ -206,11 +233,26 @@ class Issuer:
 
     def _scopes(self, claims: Claims) -> frozenset[str]:
         if self.ceiling is None:
-            return _own_scopes(claims)
+            return self._own_scopes(claims)
         path = self.claims.scopes
         if path is None:
             return self.ceiling.scopes
-        return self.ceiling.scopes.intersection(_words(_claim(claims, path), path))
+        return self.ceiling.scopes & self.vocabulary.meaning(_words(_claim(claims, path), path))
+
+    def _own_scopes(self, claims: Claims) -> frozenset[str]:
+        """Read what we granted: scopes, or beside the version of the table, by which they are meant, groups too."""
+        value, version = claims.get("scope"), claims.get(VERSION_CLAIM)
+        if not isinstance(value, str):
+            raise CredentialNotAccepted("scope is not a string")
+        try:
+            if VERSION_CLAIM not in claims:
+                return parse_scopes(value)
+            words = parse_words(value)
+        except ScopeProblem as problem:
+            raise CredentialNotAccepted(str(problem)) from None
+        if type(version) is not int or version < 1:
+            raise CredentialNotAccepted(f"{VERSION_CLAIM} is not a version")
+        return self.vocabulary.meaning(words, version).union(filter(is_scope, words))
 
     def _models(self, claims: Claims) -> tuple[str, ...] | None:
         path = self.claims.models
@@ -241,15 +283,9 @@ def _spelled(path: ClaimPath) -> str:
     return ".".join(path)
 
 
-def _short(media_type: str) -> str:
+def short_type(media_type: str) -> str:
+    """Return a `typ` as it is compared: RFC 7515 lets `application/` be left out."""
     return media_type.lower().removeprefix("application/")
-
-
-def _seconds(claims: Claims, claim: str) -> int:
-    value = claims.get(claim)
-    if type(value) is not int:  # True is an int to isinstance
-        raise CredentialNotAccepted(f"{claim} is not whole unix seconds")
-    return value
 
 
 def _name(value: object, path: ClaimPath) -> str:
@@ -267,16 +303,6 @@ def _words(value: object, path: ClaimPath) -> list[str]:
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise CredentialNotAccepted(f"{_spelled(path)} is neither a text nor a list of texts")
     return words
-
-
-def _own_scopes(claims: Claims) -> frozenset[str]:
-    value = claims.get("scope")
-    if not isinstance(value, str):
-        raise CredentialNotAccepted("scope is not a string")
-    try:
-        return parse_scopes(value)
-    except ScopeProblem as problem:
-        raise CredentialNotAccepted(str(problem)) from None
 
 
 def _limits(claims: Claims) -> Mapping[str, int] | None:

@@ -3,7 +3,9 @@
 CredentialError
 ├── CredentialMissing       none was sent
 ├── CredentialMalformed     it does not have the form of a credential
+│   └── CredentialTooLong   longer than is read
 ├── CredentialNotAccepted   it has, but we do not accept it
+├── CredentialUndecided     the keys of its issuer cannot be had now, so nobody can tell
 ├── CredentialExpired       accepted once; said only when signature and all other claims are right
 └── CredentialRevoked       withdrawn by the operator; said under the same condition
 """
@@ -56,8 +58,25 @@ class CredentialMalformed(CredentialError):
     pass
 
 
+class CredentialTooLong(CredentialMalformed):
+    """It has so many bytes, and so many are read at most."""
+
+    def __init__(self, has_bytes: int, most_bytes: int) -> None:
+        super().__init__(f"longer than {most_bytes} bytes")
+        self.has_bytes = has_bytes
+        self.most_bytes = most_bytes
+
+
 class CredentialNotAccepted(CredentialError):
     pass
+
+
+class CredentialUndecided(CredentialError):
+    """`retry_after_seconds`: until the keys are asked for again."""
+
+    def __init__(self, reason: str, *, retry_after_seconds: float) -> None:
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class CredentialExpired(CredentialError):

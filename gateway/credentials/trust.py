@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from gateway.credentials.revocation_file import RevocationFile
 from gateway.credentials.revocations import RevocationList, RevocationStore, RevocationsUnavailable
 from gateway.credentials.shared_keys import SharedKeys, gateway_name
 from gateway.credentials.verifier import Verifier
+from gateway.operations.scopes import Vocabulary
 from gateway.redis.schema import DEFAULT_PREFIX
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.section import Problem, SettingsInvalid
@@ -55,7 +56,7 @@ class Trust:
         issuers: Mapping[str, IssuerSettings],
         *,
         ring: KeyRing,
-        known_scopes: Collection[str],
+        vocabulary: Vocabulary,
         keys_dir: Path | None = None,
         redis_url: str | None = None,
         redis_prefix: str = DEFAULT_PREFIX,
@@ -72,8 +73,12 @@ class Trust:
         self.deployment = Deployment(ring)
 
         self.revocations = RevocationList()
-        self.verifier = Verifier(ring, accepted, revoked=self.revocations.check, clock=clock)
-        self._known_scopes = known_scopes
+        self.verifier = Verifier(
+            ring, accepted, vocabulary=vocabulary, revoked=self.revocations.check, clock=clock
+        )
+        self.vocabulary = vocabulary
+        """What scopes, patterns and groups mean."""
+
         self._keys_dir = keys_dir
         self._pace = pace or Pace()
         self._fetch = fetch or SharedFetch(pace=self._pace)
@@ -179,7 +184,7 @@ class Trust:
             return present
 
         others = other_issuers(
-            issuers, own_name=accepted.issuer, known_scopes=self._known_scopes, keys_from_url=keys_from_url
+            issuers, own_name=accepted.issuer, vocabulary=self.vocabulary, keys_from_url=keys_from_url
         )
         return others, jwks
 

@@ -21,8 +21,11 @@ from gateway.credentials.principal import (
     CredentialMissing,
     CredentialNotAccepted,
     CredentialRevoked,
+    CredentialTooLong,
     Principal,
 )
+from gateway.operations.scopes import Vocabulary
+from gateway.operations.table import OperationTable
 from gateway.settings.settings import Credentials
 from gateway.wire.strict_json import strict_object
 
@@ -30,7 +33,8 @@ from gateway.wire.strict_json import strict_object
 def bearer_from(authorization_values: Sequence[str]) -> str:
     """Return the credential of the one `Authorization: Bearer …` header, not yet verified.
 
-    An empty value and a bare "Bearer" count as missing: SDKs send them for an empty API key.
+    An empty value and a bare "Bearer" count as missing: SDKs send them for an empty API key. Blanks around the
+    credential are none of it (RFC 9110, section 11.4).
     """
     if len(authorization_values) > 1:
         raise CredentialMalformed(f"{len(authorization_values)} Authorization headers")
@@ -39,6 +43,7 @@ def bearer_from(authorization_values: Sequence[str]) -> str:
         raise CredentialMissing("no Authorization header")
     if scheme.lower() != "bearer":
         raise CredentialMalformed("the scheme of Authorization is not Bearer")
+    credential = credential.strip(" \t")
     if not credential:
         raise CredentialMissing("Authorization has a scheme and nothing else")
     if any(character in credential for character in " ,\t"):
@@ -56,7 +61,8 @@ class Verifier:
     What has been verified is remembered until it expires, at most `cache_size` of them, the least recently
     used going first; only their SHA-256 is kept. `revoked` is asked every time, remembered or not, so a
     revocation needs no clearing; a change of keys does: `use` and `trust` do it, and whoever changes the keys
-    of another issuer calls `forget`. Not for use by several threads.
+    of another issuer calls `forget`. `vocabulary` is what scopes mean; None: what they mean in the table of the
+    package. Not for use by several threads.
     """
 
     def __init__(
@@ -65,9 +71,11 @@ class Verifier:
         accepted: Credentials,
         *,
         others: Iterable[Issuer] = (),
+        vocabulary: Vocabulary | None = None,
         revoked: Callable[[Principal], bool] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._vocabulary = vocabulary or OperationTable.load().vocabulary
         self._revoked = revoked
         self._clock = clock
         self._verified: OrderedDict[bytes, Principal] = OrderedDict()
@@ -81,7 +89,7 @@ class Verifier:
 
     def trust(self, keys: Keys, accepted: Credentials, others: Iterable[Issuer]) -> None:
         """Believe our own keys and these issuers from now on, and no other; ValueError when two have one name."""
-        own = own_issuer(accepted, keys)
+        own = own_issuer(accepted, keys, self._vocabulary)
         issuers = (own, *others)
         by_name = {issuer.name: issuer for issuer in issuers}
         if len(by_name) != len(issuers):
@@ -113,7 +121,7 @@ class Verifier:
         """
         now = self._clock() if at is None else at
         if len(credential) > self._max_bytes:
-            raise CredentialMalformed(f"longer than {self._max_bytes} bytes")
+            raise CredentialTooLong(len(credential), self._max_bytes)
         try:
             compact = credential.encode("ascii")
         except UnicodeEncodeError:

@@ -7,7 +7,7 @@ was issued, and they mean what they meant then: what is added later is never gra
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 
@@ -20,7 +20,7 @@ BY_NAME_ONLY = ("org.", "unlisted:", "realtime:mint", OTHERS_USAGE)
 
 # By the version of the table since which a group grants them. Nothing is ever taken away: what is to mean less has
 # another name.
-GROUPS: dict[str, dict[int, tuple[str, ...]]] = {
+GROUPS: Mapping[str, Mapping[int, tuple[str, ...]]] = {
     "inference": {
         1: (
             "audio.speech:write",
@@ -83,16 +83,23 @@ def parse(claim: str) -> frozenset[str]:
     return frozenset(scopes)
 
 
-def expand(requested: Iterable[str], known: Collection[str], *, version: int | None = None) -> frozenset[str]:
+def parse_words(claim: str) -> frozenset[str]:
+    """Read a `scope` claim that has a version: scopes, patterns and groups, some of which may mean nothing here."""
+    words = claim.split(" ")
+    if not all(map(is_word, words)):
+        raise ScopeProblem("scope must be scopes, patterns and groups with one space between them")
+    return frozenset(words)
+
+
+def expand(requested: Iterable[str], known: Collection[str]) -> frozenset[str]:
     """Turn scopes, patterns and groups into scopes; raises ScopeProblem listing all that grant nothing.
 
-    Patterns: `*`, `*:read`, `files:*`, `audio.*` (every verb below audio), `org.*:read`. Groups are those of that
-    version of the table; None: of the newest.
+    Patterns: `*`, `*:read`, `files:*`, `audio.*` (every verb below audio), `org.*:read`.
     """
     granted: set[str] = set()
     problems: list[str] = []
     for wanted in requested:
-        scopes = _meant(wanted, known, version)
+        scopes = _meant(wanted, known, GROUPS)
         if not scopes:
             problems.append(_unknown(wanted, known))
         granted |= scopes
@@ -108,10 +115,12 @@ class Vocabulary:
     since: Mapping[str, int]
     """By scope, the version since which it exists. The first is 1."""
 
+    groups: Mapping[str, Mapping[int, tuple[str, ...]]] = field(default_factory=lambda: GROUPS)
+
     @cached_property
     def version(self) -> int:
         """The newest version: the one at which something was added last."""
-        of_groups = (since for patterns in GROUPS.values() for since in patterns)
+        of_groups = (since for patterns in self.groups.values() for since in patterns)
         return max(1, *self.since.values(), *of_groups)
 
     @cached_property
@@ -133,14 +142,14 @@ class Vocabulary:
         known = self.at(version)
         granted: set[str] = set()
         for word in set(words):
-            granted |= _meant(word, known, version)
+            granted |= _meant(word, known, self.groups, version)
         return frozenset(granted)
 
     def folded(self, scopes: Collection[str]) -> tuple[list[str], list[str]]:
         """Return the groups, `*` among them, that are wholly contained in scopes, and the scopes that are in none."""
         whole = [
             (name, meant)
-            for name in (EVERYTHING, *GROUPS)
+            for name in (EVERYTHING, *self.groups)
             if (meant := self.meaning([name])) and meant.issubset(scopes)
         ]
         if whole and whole[0][0] == EVERYTHING:  # it has all the others in it
@@ -150,13 +159,18 @@ class Vocabulary:
 
 
 def groups_first(words: Iterable[str]) -> list[str]:
-    """Return words in the order in which people read them: groups and patterns, then scopes."""
+    """Return words in the order in which people read them: groups and patterns first, then scopes."""
     return sorted(set(words), key=lambda word: (is_scope(word), word))
 
 
-def _meant(word: str, known: Collection[str], version: int | None) -> set[str]:
+def _meant(
+    word: str,
+    known: Collection[str],
+    groups: Mapping[str, Mapping[int, tuple[str, ...]]],
+    version: int | None = None,
+) -> set[str]:
     """Return the known scopes that a scope, pattern or group grants; none for what is none of these."""
-    of_group = GROUPS.get(word)
+    of_group = groups.get(word)
     if of_group is None:
         return set(_matching(word, known))
     patterns = (

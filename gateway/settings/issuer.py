@@ -10,13 +10,14 @@ from ipaddress import ip_address
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field, JsonValue, PlainValidator, model_validator
 
 from gateway.settings.kept_file import KeptFile
 from gateway.settings.section import TENANT_ID, Section
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 AlgorithmName = Literal["EdDSA", "ES256", "RS256", "HS256"]
+TypeName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
 
 
 def is_loopback(host: str) -> bool:
@@ -38,19 +39,37 @@ def _jwks_url(value: str) -> str:
     return value
 
 
-class IssuerClaims(Section):
-    """Which claim says what. Dots lead into nested claims; a name with ':' or '/' is one claim."""
+def _claim_name(value: object) -> str | tuple[str, ...]:
+    names = value if isinstance(value, list | tuple) else (value,)
+    if not 0 < len(names) <= _MOST_STEPS or not all(
+        isinstance(name, str) and 0 < len(name) <= 256 for name in names
+    ):
+        raise ValueError("expected the name of a claim, or a list of the names that lead to it")
+    return value if isinstance(value, str) else tuple(names)
 
-    tenant: Name = "tenant"
+
+_MOST_STEPS = 16
+ClaimName = Annotated[str | tuple[str, ...], PlainValidator(_claim_name)]
+ScopesClaim = Annotated[
+    str | tuple[str, ...], PlainValidator(lambda value: value if value == "" else _claim_name(value))
+]
+
+
+class IssuerClaims(Section):
+    """Which claim says what. Dots lead into nested claims; a name with ':' or '/' is one claim; a list of names leads
+    into nested claims whatever those are called, as `["kubernetes.io", "namespace"]`."""
+
+    tenant: ClaimName = "tenant"
     """Names the tenant."""
 
-    subject: Name = "sub"
+    subject: ClaimName = "sub"
     """Names the subject."""
 
-    scopes: Annotated[str, Field(max_length=256)] = "scope"
-    """A list, or text with spaces between; empty: credentials name none, each gets all of `scopes`."""
+    scopes: ScopesClaim = "scope"
+    """Scopes, patterns and groups, a list or text with spaces between. Empty: credentials name none, each gets all of
+    `scopes`."""
 
-    models: Name = "models"
+    models: ClaimName = "models"
     """A list, or text with spaces between; a credential without it gets all of `models`."""
 
 
@@ -61,7 +80,10 @@ class IssuerSettings(Section):
     """Its `iss`, exactly."""
 
     audience: Name
-    """The one `aud` its credentials must have; not one that other services accept too."""
+    """The `aud` its credentials must have; not one that other services accept too."""
+
+    audience_lists: bool = True
+    """Whether `aud` may be a list that names others beside `audience`, as that of many login servers is."""
 
     jwks_url: Annotated[str, AfterValidator(_jwks_url)] | None = None
     """Where its public keys are: https, fetched in the background, no redirects."""
@@ -78,8 +100,8 @@ class IssuerSettings(Section):
     algorithms: tuple[AlgorithmName, ...] = ("EdDSA", "ES256", "RS256")
     """Signatures that count."""
 
-    types: tuple[Literal["JWT", "at+jwt", "absent"], ...] = ("JWT", "at+jwt")
-    """Accepted `typ`; `absent`: it may be missing."""
+    types: tuple[TypeName, ...] = ("JWT", "at+jwt", "JOSE", "absent")
+    """Accepted `typ`, in any case and with or without `application/`; `absent`: it may be missing."""
 
     require_jti: bool = False
     """Without a `jti` a credential can only be revoked with all others of its subject, or by its digest."""

@@ -13,6 +13,7 @@ from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import Algorithm, Key
 from gateway.credentials.principal import Principal
 from gateway.credentials.verifier import Verifier
+from gateway.operations.scopes import Vocabulary
 from gateway.settings.settings import Credentials
 from tests.kit.clock import Clock
 
@@ -32,10 +33,11 @@ def new_verifier(
     ring: KeyRing = RING,
     clock: Callable[[], float] | None = None,
     revoked: Callable[[Principal], bool] | None = None,
+    vocabulary: Vocabulary | None = None,
     **accepted: Any,
 ) -> Verifier:
     rules = Credentials(issuer=ISSUER, audience=AUDIENCE, **accepted)
-    return Verifier(ring, rules, revoked=revoked, clock=clock or Clock(NOW))
+    return Verifier(ring, rules, vocabulary=vocabulary, revoked=revoked, clock=clock or Clock(NOW))
 
 
 def new_credential(ring: KeyRing = RING, ttl_seconds: int = DAY, **options: object) -> str:

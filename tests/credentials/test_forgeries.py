@@ -17,6 +17,7 @@ from gateway.credentials.principal import (
     CredentialExpired,
     CredentialMalformed,
     CredentialNotAccepted,
+    CredentialTooLong,
 )
 from gateway.credentials.verifier import inspect
 from tests.credentials.forging import (
@@ -129,8 +130,8 @@ TABLE: dict[str, tuple[str, type[CredentialError] | None]] = {
     "not ASCII": (f"{HEADER}.{PAYLOAD}é.{SIGNATURE}", CredentialMalformed),
     "full-width letters": (GOOD.translate({ord("e"): "\uff45"}), CredentialMalformed),
     "lone surrogate": (f"{GOOD}\udcff", CredentialMalformed),
-    "one byte too long": (with_claims(pad="p" * 8192), CredentialMalformed),
-    "a megabyte": ("A" * 2**20, CredentialMalformed),
+    "one byte too long": (with_claims(pad="p" * 8192), CredentialTooLong),
+    "a megabyte": ("A" * 2**20, CredentialTooLong),
     "header is an array": (forged(header=b'["EdDSA"]'), CredentialMalformed),
     "header is a string": (forged(header=b'"EdDSA"'), CredentialMalformed),
     "header is null": (forged(header=b"null"), CredentialMalformed),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -24,6 +24,7 @@ from gateway.credentials.principal import (
     Principal,
 )
 from gateway.credentials.verifier import Verifier
+from gateway.operations.scopes import Vocabulary
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.settings import Credentials
@@ -94,7 +95,10 @@ def issuer_of(keys: tuple[Key, ...] = (LOGIN_KEY,), **more: object) -> Issuer:
 
 def built(configured: IssuerSettings) -> Issuer:
     [issuer] = other_issuers(
-        {"login": configured}, own_name=OWN, known_scopes=KNOWN, keys_from_url=lambda _n, _s: KeyRing([])
+        {"login": configured},
+        own_name=OWN,
+        vocabulary=Vocabulary(dict.fromkeys(KNOWN, 1)),
+        keys_from_url=lambda _n, _s: KeyRing([]),
     )
     return issuer
 
@@ -228,15 +232,27 @@ REFUSED: dict[str, tuple[str, type[CredentialError]]] = {
     "kid unknown": (signed(header={"kid": "k2"}), CredentialNotAccepted),
     "kid missing": (signed(header={"kid": ABSENT}), CredentialNotAccepted),
     "kid too long": (signed(header={"kid": "k" * 129}), CredentialNotAccepted),
-    "typ missing": (signed(header={"typ": ABSENT}), CredentialNotAccepted),
+    "typ a number": (signed(header={"typ": 1}), CredentialNotAccepted),
+    "typ of a logout token": (signed(header={"typ": "logout+jwt"}), CredentialNotAccepted),
     "typ of an ID token": (signed(header={"typ": "id+jwt"}), CredentialNotAccepted),
     "header jwk": (signed(header={"jwk": public(LOGIN_KEY)[0]}), CredentialNotAccepted),
     "header crit": (signed(header={"crit": ["exp"]}), CredentialNotAccepted),
     "aud of another": (signed(claims={"aud": "account"}), CredentialNotAccepted),
-    "aud ours among others": (signed(claims={"aud": [AUDIENCE, "account"]}), CredentialNotAccepted),
+    "aud a list of others": (
+        signed(claims={"aud": ["account", AUDIENCE + "s", None]}),
+        CredentialNotAccepted,
+    ),
+    "aud an empty list": (signed(claims={"aud": []}), CredentialNotAccepted),
+    "aud a list in a list": (signed(claims={"aud": [[AUDIENCE]]}), CredentialNotAccepted),
+    "aud an object": (signed(claims={"aud": {AUDIENCE: AUDIENCE}}), CredentialNotAccepted),
+    "aud ours in a longer text": (signed(claims={"aud": f"{AUDIENCE} account"}), CredentialNotAccepted),
     "iat missing": (signed(claims={"iat": ABSENT}), CredentialNotAccepted),
     "iat future": (signed(claims={"iat": NOW + LEEWAY + 1}), CredentialNotAccepted),
     "exp missing": (signed(claims={"exp": ABSENT}), CredentialNotAccepted),
+    "exp true": (signed(claims={"exp": True}), CredentialNotAccepted),
+    "exp far beyond numbers": (signed(claims={"exp": 1e308}), CredentialNotAccepted),
+    "iat far before numbers": (signed(claims={"iat": -1e308}), CredentialNotAccepted),
+    "iat future by a fraction": (signed(claims={"iat": NOW + LEEWAY + 0.5}), CredentialNotAccepted),
     "exp a string": (signed(claims={"exp": str(NOW + 60)}), CredentialNotAccepted),
     "exp after the longest lifetime": (signed(claims={"exp": NOW + DAY + 1}), CredentialNotAccepted),
     "nbf future": (signed(claims={"nbf": NOW + LEEWAY + 1}), CredentialNotAccepted),
@@ -276,6 +292,41 @@ def test_untyped_credential_is_taken_where_the_operator_says_so() -> None:
         verified(signed(), types=["absent"])
     with pytest.raises(CredentialNotAccepted, match="typ"):
         verified(signed(header={"typ": "JWT"}), types=["at+jwt"])
+
+
+@pytest.mark.parametrize("typ", [ABSENT, "", "JWT", "jwt", "at+jwt", "application/at+jwt", "JOSE", "jose"])
+def test_types_of_login_servers_are_taken_without_a_word_of_the_operator(typ: object) -> None:
+    assert verified(signed(header={"typ": typ}))
+
+
+def test_any_type_is_taken_that_the_operator_lists_and_then_no_other() -> None:
+    assert verified(signed(header={"typ": "Robot+JWT"}), types=["application/robot+jwt"])
+    with pytest.raises(CredentialNotAccepted, match="typ"):
+        verified(signed(), types=["robot+jwt"])
+
+
+@pytest.mark.parametrize("audience", [[AUDIENCE, "account"], ["https://a.example", AUDIENCE, 7], [AUDIENCE]])
+def test_audience_may_be_one_of_a_list_unless_the_operator_wants_it_alone(audience: list[object]) -> None:
+    credential = signed(claims={"aud": audience})
+    assert verified(credential)
+    if audience == [AUDIENCE]:
+        assert verified(credential, audience_lists=False)
+        return
+    with pytest.raises(CredentialNotAccepted, match="aud is not this audience alone"):
+        verified(credential, audience_lists=False)
+
+
+def test_audience_of_our_own_credentials_is_never_one_of_several() -> None:
+    with pytest.raises(CredentialNotAccepted, match="aud is not this audience alone"):
+        verifier_of().verify(signed(OURS, {"iss": OWN, "scope": "models:read", "aud": [AUDIENCE, "other"]}))
+
+
+def test_times_may_have_fractions_but_not_in_our_own_credentials() -> None:
+    times = {"iat": NOW - 0.25, "nbf": NOW - 0.5, "exp": NOW + 59.75}
+    principal = verified(signed(claims=times))
+    assert (principal.issued_at, principal.expires_at) == (NOW - 0.25, NOW + 59.75)
+    with pytest.raises(CredentialNotAccepted, match="iat is not whole unix seconds"):
+        verifier_of().verify(signed(OURS, {"iss": OWN, "scope": "models:read", **times}))
 
 
 def test_longest_lifetime_is_each_issuers_own() -> None:
@@ -333,6 +384,31 @@ def test_dotted_name_never_means_a_claim_with_a_dot() -> None:
     assert claim_path("org.id") == ("org", "id")
     for name in ("https://a.example/b.c", "a.example/tenant", "urn:a.b"):
         assert claim_path(name) == (name,)
+
+
+def test_list_of_names_leads_to_a_claim_whatever_those_are_called() -> None:
+    claims = {
+        "kubernetes.io": {"namespace": "acme", "serviceaccount": {"name": "batch"}},
+        "resource_access": {"my.client/a:b": {"roles": ["models:read"]}},
+    }
+    principal = verified(
+        signed(claims=claims),
+        claims={
+            "tenant": ["kubernetes.io", "namespace"],
+            "subject": ["kubernetes.io", "serviceaccount", "name"],
+            "scopes": ["resource_access", "my.client/a:b", "roles"],
+        },
+    )
+    assert (principal.tenant, principal.subject) == ("acme", "batch")
+    assert principal.scopes == {"models:read"}
+    with pytest.raises(CredentialNotAccepted, match=r"kubernetes\.io\.namespace"):
+        verified(signed(), claims={"tenant": ["kubernetes.io", "namespace"]})
+
+
+@pytest.mark.parametrize("name", [[], [""], "", 7, ["a", 7], ["a"] * 17, {"a": "b"}, None, "a" * 257])
+def test_path_that_leads_nowhere_is_refused(name: object) -> None:
+    with pytest.raises(ValueError, match="expected the name of a claim"):
+        IssuerSettings.model_validate({**GOOD, "claims": {"tenant": name}})
 
 
 def test_fixed_tenant_is_the_tenant_whatever_the_claim_says() -> None:
@@ -397,9 +473,29 @@ def test_scopes_granted_by_name_only_are_beyond_a_star() -> None:
     assert verified(credential, scopes=["usage:read"]).scopes == {"usage:read"}
 
 
-def test_patterns_and_groups_in_a_credential_mean_nothing() -> None:
-    credential = signed(claims={"scope": "* inference files:* models:read"})
-    assert verified(credential).scopes == {"models:read"}
+@pytest.mark.parametrize("spelled", [str, str.split], ids=["text", "list"])
+@pytest.mark.parametrize(
+    ("claimed", "most", "expected"),
+    [
+        ("inference", ["*"], {"chat.completions:write", "embeddings:write", "models:read"}),
+        ("openid inference email", ["models:read"], {"models:read"}),
+        ("files:* models:read", ["*"], {"files:read", "models:read"}),
+        ("*", ["*"], {"chat.completions:write", "embeddings:write", "files:read", "models:read"}),
+        (
+            "*",
+            ["*", "org.*", "usage:read", "unlisted:read"],
+            KNOWN - {"org.users:read", "usage:read", "unlisted:read"},
+        ),
+        ("org.*", ["*", "org.*"], {"org.users:read"}),
+        ("org.*", ["*"], set()),
+        ("read-only", ["files:*"], {"files:read"}),
+        ("inferense no:* ** :read", ["*"], set()),
+    ],
+)
+def test_patterns_and_groups_are_what_they_mean_before_they_meet_the_ceiling(
+    claimed: str, most: list[str], expected: set[str], spelled: Callable[[str], object]
+) -> None:
+    assert verified(signed(claims={"scope": spelled(claimed)}), scopes=most).scopes == expected
 
 
 @pytest.mark.parametrize(
@@ -473,7 +569,7 @@ def test_any_signed_claims_are_refused_or_stay_below_the_ceiling_of_who_signed(
         assert error.reason.isprintable()
         return
     assert {OWN: OURS, LOGIN: LOGIN_KEY, ROBOTS: ROBOT_KEY}[str(claims["iss"])] is key
-    assert claims["aud"] in (AUDIENCE, [AUDIENCE])
+    assert claims["aud"] == AUDIENCE or AUDIENCE in list(claims["aud"])  # type: ignore[call-overload]
     assert NOW - LEEWAY < principal.expires_at <= principal.issued_at + 90 * DAY
     assert principal.subject.isprintable() and principal.credential_id.isprintable()
     if key is not OURS:
@@ -564,7 +660,7 @@ def test_every_problem_of_every_issuer_is_told() -> None:
         other_issuers(
             {name: IssuerSettings.model_validate(members) for name, members in configured.items()},
             own_name=OWN,
-            known_scopes=KNOWN,
+            vocabulary=Vocabulary(dict.fromkeys(KNOWN, 1)),
             keys_from_url=lambda _n, _s: KeyRing([]),
         )
     told = [str(problem) for problem in invalid.value.problems]

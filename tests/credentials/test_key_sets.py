@@ -16,6 +16,7 @@ from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.key_sets import AskedFetch, Pace, SharedFetch
 from gateway.credentials.principal import CredentialError
 from gateway.credentials.trust import Trust
+from gateway.operations.table import OperationTable
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.settings import Credentials
 from tests.kit.jwks import LOGIN, NEXT, THEIRS, JwksServer, running_jwks_server, their_credential
@@ -57,7 +58,7 @@ class Machine:
             Credentials(),
             self._issuers,
             ring=KeyRing.ephemeral(),
-            known_scopes={"models:read", "chat.completions:write"},
+            vocabulary=OperationTable.load().vocabulary,
             fetch=AskedFetch(self.ask, pace=self._pace),
             pace=self._pace,
         )

@@ -28,6 +28,7 @@ from gateway.credentials.redis_credentials import RedisCredentials
 from gateway.credentials.revocation_file import RevocationFile
 from gateway.credentials.revocations import Revocation
 from gateway.credentials.trust import Trust
+from gateway.operations.scopes import Vocabulary
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.settings import Credentials
@@ -35,7 +36,7 @@ from tests.kit.jwks import LOGIN, NEXT, THEIRS, JwksServer, running_jwks_server,
 from tests.kit.redis import running_redis
 from tests.kit.waiting import until
 
-KNOWN = frozenset({"models:read", "chat.completions:write"})
+KNOWN = ("models:read", "chat.completions:write")
 ACCEPTED = Credentials()
 SOON_SECONDS = 2.0
 """What is promised to operators."""
@@ -49,7 +50,14 @@ async def trusting(
     **more: Any,
 ) -> AsyncIterator[Trust]:
     ring = KeyRing.ephemeral() if keys_dir is None else ensure_ring(keys_dir)[0]
-    trust = Trust(accepted, issuers or {}, ring=ring, known_scopes=KNOWN, keys_dir=keys_dir, **more)
+    trust = Trust(
+        accepted,
+        issuers or {},
+        ring=ring,
+        vocabulary=Vocabulary(dict.fromkeys(KNOWN, 1)),
+        keys_dir=keys_dir,
+        **more,
+    )
     await trust.start()
     try:
         yield trust

@@ -210,8 +210,8 @@ def test_no_credential_is_missing(values: list[str]) -> None:
         ["Bearer a, Bearer b"],
         ["Bearer a,b"],
         ["Bearer a b"],
-        ["Bearer  a"],
-        ["Bearer a "],
+        ["Bearer  a b"],
+        ["Bearer \u00a0a b"],
         ["Bearer\ta"],
         ["Bearer a\tb"],
         ["BearerX a"],
@@ -223,6 +223,11 @@ def test_no_credential_is_missing(values: list[str]) -> None:
 def test_anything_but_one_bearer_credential_is_malformed(values: list[str]) -> None:
     with pytest.raises(CredentialMalformed):
         bearer_from(values)
+
+
+@pytest.mark.parametrize("value", ["Bearer a", "Bearer  a", "bearer   a ", "BEARER \ta"])
+def test_blanks_around_a_credential_are_none_of_it(value: str) -> None:
+    assert bearer_from([value]) == "a"
 
 
 def test_upstream_api_key_is_told_apart_and_not_quoted() -> None:
