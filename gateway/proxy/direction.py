@@ -101,13 +101,13 @@ class Direction:
             self._judge(session)
         return False, b""
 
-    def decide(self, refusal: FrameRefused | None, *, drop: bool = False) -> None:
-        """The verdict on an event that waits; `drop`: it goes no further, and the session goes on."""
+    def decide(self, refusal: FrameRefused | None, *, instead: bytes | None = None) -> None:
+        """The verdict on an event that waits; `instead`: this frame goes on in its place, or, empty, none."""
         session = self.session
         if session is None:
             return
         try:
-            self._pass(session, self.relay.decide(refusal, drop=drop))
+            self._pass(session, self.relay.decide(refusal, instead=instead))
         except FrameRefused as refused:
             self._refuse(session, refused)
         else:

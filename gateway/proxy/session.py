@@ -222,7 +222,7 @@ class Session:
                     if isinstance(verdict, bytes):
                         self.tell_client(verdict)
                         await self._taken_by(self._client)  # who does not read is not told more and more
-                        direction.decide(None, drop=True)
+                        direction.decide(None, instead=b"")
                     else:
                         direction.decide(verdict)
                 await self._taken_by(sink)

@@ -17,6 +17,7 @@ from gateway.usage.reported import BYTES_PER_LLM_TOKEN, Usage
 from gateway.wire.body_facts import AskedResponse
 from gateway.wire.frame_format import unmask
 from gateway.wire.strict_json import all_distinct
+from gateway.wire.text_frames import are_ascii
 
 HEARD_PER_SECOND = 10
 SPOKEN_PER_SECOND = 20
@@ -72,13 +73,13 @@ _MAXIMA = ("max_output_tokens", "max_response_output_tokens")
 def is_sound(payload: bytes, mask: bytes) -> bool:
     """Whether a client's event, masked so, is a piece of sound and nothing else, whoever reads it.
 
-    It begins as such events do, and from there to its end no text ends: each of the four ways in which a quotation
-    mark may be masked is searched for, which takes a third of what it takes to lift the mask.
+    It begins as such events do, all of it is ASCII, and from there to its end no text ends: each of the four ways in
+    which a quotation mark may be masked is searched for, which takes a third of what it takes to lift the mask.
     """
     front = unmask(payload[:_FRONT_BYTES], mask)
     if front.startswith(_SOUND_BEGINS):
         begin = len(_SOUND_BEGINS)
-    elif (found := _SOUND_MAY_BEGIN.match(front)) is not None:
+    elif (found := _SOUND_MAY_BEGIN.match(front)) is not None and found[0].isascii():
         begin = found.end()
     else:
         return False
@@ -86,9 +87,13 @@ def is_sound(payload: bytes, mask: bytes) -> bool:
     if last < begin or unmask(payload[last:], _turned(mask, last)) != _SOUND_ENDS:
         return False
     if not mask:
-        return payload.find(_QUOTE, begin, last) < 0
+        return payload.find(_QUOTE, begin, last) < 0 and payload.isascii()
     body = payload[begin:last]
-    return all(body[at::4].find(_QUOTE ^ byte) < 0 for at, byte in enumerate(_turned(mask, begin)))
+    for at, byte in enumerate(_turned(mask, begin)):
+        part = body[at::4]
+        if part.find(_QUOTE ^ byte) >= 0 or not are_ascii(part, byte):
+            return False
+    return True
 
 
 def _turned(mask: bytes, at: int) -> bytes:

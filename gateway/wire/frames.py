@@ -2,8 +2,8 @@
 
 One `FrameRelay` stands in each direction of a connection. Payload bytes pass as they come, in any pieces;
 only what must be judged first is kept back: a frame's head until it is whole (14 bytes at most) and a
-control frame until it is whole (139 bytes at most). Whether text is valid UTF-8 is left to the peer that
-reads it: the gateway has no use for the answer, and a frame that lies about its text endangers nobody else.
+control frame until it is whole (139 bytes at most). Text that is no UTF-8 passes no further than to the piece
+in which that shows.
 
 The gateway speaks on the connection too. Its pings carry a random prefix, by which the relay of the other
 direction knows the pongs that answer them and keeps them from the peer that never asked.
@@ -20,17 +20,17 @@ from gateway.wire.frame_format import (
     TEXT,
     FrameHead,
     FrameRefused,
-    build_ping,
-    is_close,
     read_close,
     read_head,
     unmask,
 )
+from gateway.wire.own_frames import OwnFrames
+from gateway.wire.text_frames import TextFollower, is_utf8
 
 _SCAN_OVERLAP_BYTES = 64
-_MOST_WAITING = 64
 
-_WHOLE_MESSAGES = frozenset({0x80 | TEXT, 0x80 | BINARY})
+_WHOLE_TEXT = 0x80 | TEXT
+_WHOLE_MESSAGES = frozenset({_WHOLE_TEXT, 0x80 | BINARY})
 _SHORTEST_BYTES, _LONGEST_BYTES = 8, 0xFFFF
 """Whatever is shorter is not worth a way of its own, or longer."""
 
@@ -48,13 +48,14 @@ Verdict = str | Later | None
 class FrameRelay:
     """Decides, for one direction of a connection, which bytes pass. Memory is bounded by its arguments.
 
-    `watch_bytes`: complete messages up to this size are kept for `take_texts`; larger ones are skipped.
+    `watch_bytes`: complete messages up to this size are kept for `take_texts`; larger ones are skipped, and so is one
+    that is to be overlooked.
     `examine`: called with every complete data message (binary too: an upstream may read JSON out of either)
-    before any of it passes, but for those that come whole and of which `plain`, given payload and mask, says that it
-    need not; says whether it does. After LATER the message is `examined`, nothing more passes, and
-    whoever feeds stops until he has called `decide`. It may be asked twice about one message. A message of more
-    than `examine_bytes` cannot wait: it is refused with 1009, or, when `suspicious` is given, passes as it
-    comes and is refused before its end if that finds something (of at most 64 bytes) in any part of it; only the
+    before any of it passes, but for those that come whole and of which `plain`, given payload and mask, says that
+    they are UTF-8 and need not be seen; says whether it does. After LATER the message is `examined`, nothing more
+    passes, and whoever feeds stops until he has called `decide`. It may be asked twice about one message. A message of
+    more than `examine_bytes` cannot wait: it is refused with 1009, or, when `suspicious` is given, passes as it comes
+    and is refused before its end if that finds something (of at most 64 bytes) in any part of it; only the
     first part, which is what has been kept, may be `examined` LATER.
     """
 
@@ -105,10 +106,9 @@ class FrameRelay:
         # The last bytes of a message that was too large to wait and is searched as it passes.
         self._scanned: bytes | None = None
         self._texts: list[bytes] = []
-        self._own_frames: list[bytes] = []
-        self._own_messages: list[bytes] = []
-        self._pings_sent = 0
-        self._silent = False
+        # Follows the text of a message under way; None where it is none.
+        self._follower: TextFollower | None = None
+        self._own = OwnFrames(own_prefix, masked=from_client)
         self._refused = False
         self.calm = True
         """Nothing is kept, nothing is under way, and nothing ends: the next byte begins a message."""
@@ -153,24 +153,31 @@ class FrameRelay:
                 return False
         if size != begin + length or length > self._max_message_bytes or length > _LONGEST_BYTES:
             return False
+        payload, mask = data[begin:], data[begin - 4 : begin] if self._from_client else b""
         if self._examine is not None:
-            payload, mask = data[begin:], data[begin - 4 : begin] if self._from_client else b""
             # What it has to say of one that may not pass is asked for again where that is acted upon.
-            if not self._plain(payload, mask) and (
-                size > self._examine_bytes or self._examine(unmask(payload, mask)) is not None
-            ):
-                return False
+            if not self._plain(payload, mask):
+                if size > self._examine_bytes:
+                    return False
+                payload, mask = unmask(payload, mask), b""
+                if (data[0] == _WHOLE_TEXT and not is_utf8(payload)) or self._examine(payload) is not None:
+                    return False
+        elif (
+            not (payload.isascii() and not mask)  # most are, and a call costs more than to see it
+            and data[0] == _WHOLE_TEXT
+            and not is_utf8(payload, mask)
+        ):
+            return False
         elif length <= self._watch_bytes:
-            payload = data[begin:]
-            self._texts.append(unmask(payload, data[begin - 4 : begin]) if self._from_client else payload)
+            self._texts.append(unmask(payload, mask))
         self.messages += 1
         self.passed_bytes += size
         return True
 
-    def decide(self, refusal: FrameRefused | None, *, drop: bool = False) -> bytes:
+    def decide(self, refusal: FrameRefused | None, *, instead: bytes | None = None) -> bytes:
         """Give the verdict on what was `examined`; return what may be passed on now. Raises as `feed` does.
 
-        `drop`: a whole message goes no further, and what stands behind it does.
+        `instead`: this goes in place of a whole message, such as nothing; what stands behind it does as it came.
         """
         held, self._held, self.examined = bytes(self._held or b""), None, None
         self.calm = False
@@ -178,9 +185,13 @@ class FrameRelay:
             self._refused = True
             raise refusal
         passed: list[bytes] = []
-        if not drop:
-            self._pass(held, passed)
+        self._pass(held if instead is None else instead, passed)
         return self._go_on(b"", passed)
+
+    def overlook(self) -> None:
+        """Keep nothing of the message under way for `take_texts`: there is no room."""
+        if self._held is None:
+            self._kept = None
 
     def give_up(self) -> None:
         """Pass nothing more, and let go of what was kept."""
@@ -200,7 +211,7 @@ class FrameRelay:
             refused.passed = b"".join(passed)
             raise
         self.calm = (
-            not (self._pending or self._remaining or self._in_message or self._own_frames or self._silent)
+            not (self._pending or self._remaining or self._in_message or self._own.wait or self._own.silent)
             and self.examined is None
             and self.close_code is None
         )
@@ -217,35 +228,26 @@ class FrameRelay:
         Nothing is returned while the peer is in the middle of a frame: the next `feed` that reaches a
         boundary returns it. Nothing ever follows a close frame, ours or the peer's.
         """
-        if self._silent or self.close_code is not None:
+        if self.close_code is not None:
             return b""
-        if self.at_boundary:
-            self._silent = is_close(frame)
-            self.calm = self.calm and not self._silent
-            return frame
-        self._own_frames.append(frame)
-        return b""
+        sent = self._own.frame(frame, now=self.at_boundary)
+        self.calm = self.calm and not self._own.silent
+        return sent
 
     def insert_message(self, frame: bytes) -> bytes:
         """Put a whole message of ours, in one frame, between the peer's messages; else as `insert` does it.
 
         While one of the peer's is under way only a few of ours wait.
         """
-        if self._silent or self.close_code is not None:
+        if self.close_code is not None:
             return b""
-        if self._held is not None or not (self._remaining or self._in_message):
-            return frame
-        if len(self._own_messages) < _MOST_WAITING:
-            self._own_messages.append(frame)
-        return b""
+        return self._own.message(
+            frame, now=self._held is not None or not (self._remaining or self._in_message)
+        )
 
     def ping(self) -> bytes:
         """Ask the receiving peer for a sign of life, like `insert`; at most one ping waits for a boundary."""
-        if self._own_frames:
-            return b""
-        self._pings_sent += 1
-        payload = self._own_prefix + self._pings_sent.to_bytes(4, "big")
-        return self.insert(build_ping(payload, masked=self._from_client))
+        return b"" if self._own.wait else self.insert(self._own.next_ping())
 
     def _advance(self, data: bytes, passed: list[bytes]) -> None:
         position = 0
@@ -272,7 +274,7 @@ class FrameRelay:
                 if self._held is not None and head.final and head.opcode != CONTINUATION:
                     whole = data[position : position + head.payload_bytes]
                     if len(whole) == head.payload_bytes and self._plain(whole, head.mask):
-                        self._kept = self._held = None
+                        self._kept = self._held = self._follower = None
             end = min(len(data), position + self._remaining)
             self._data(data[start:end], position - start, passed)
             position = end
@@ -301,6 +303,7 @@ class FrameRelay:
             self._kept = bytearray() if self._watch_bytes or self._examine else None
             self._held = bytearray() if self._examine else None
             self._scanned = None
+            self._follower = TextFollower() if head.opcode == TEXT else None
         self._in_message = True
         self._message_bytes = size
         self._remaining = head.payload_bytes
@@ -309,26 +312,29 @@ class FrameRelay:
 
     def _data(self, frame_bytes: bytes, head_bytes: int, passed: list[bytes]) -> None:
         """Take bytes of one data frame: its head, if it is in this piece, and payload up to its end."""
-        payload_bytes = len(frame_bytes) - head_bytes
-        if self._kept is not None or self._scanned is not None:
+        payload_bytes, remaining = len(frame_bytes) - head_bytes, self._remaining
+        if self._kept is not None or self._scanned is not None or self._follower is not None:
             payload = unmask(frame_bytes[head_bytes:], self._mask)
             if self._mask:
                 turn = payload_bytes % 4
                 self._mask = self._mask[turn:] + self._mask[:turn]
+            if self._follower is not None:
+                is_last = self._final and payload_bytes == remaining
+                if head_bytes:
+                    self._remaining = 0  # should it be refused now, nothing of the frame has passed
+                self._follower.feed(payload, is_last=is_last)
             self._look(payload, len(frame_bytes), passed)
         if self._held is not None:
             self._held += frame_bytes
         else:
             self._pass(frame_bytes, passed)
-        self._remaining -= payload_bytes
+        self._remaining = remaining - payload_bytes
         if self._remaining:
             return
         if self._final:
             self._end_message(passed)
-        if self._own_frames:
-            self._pass_own(self._own_frames, passed)
-        if self._own_messages and not self._in_message:
-            self._pass_own(self._own_messages, passed)
+        if self._own.wait or (self._own.messages_wait and not self._in_message):
+            passed.extend(self._own.due(between_messages=not self._in_message))
 
     def _look(self, payload: bytes, raw_bytes: int, passed: list[bytes]) -> None:
         """Keep payload for whoever wants the whole message, or search it when that has become too large."""
@@ -364,6 +370,7 @@ class FrameRelay:
 
     def _end_message(self, passed: list[bytes]) -> None:
         self._in_message = False
+        self._follower = None
         self.messages += 1
         kept, self._kept = self._kept, None
         self._scanned = None
@@ -385,14 +392,7 @@ class FrameRelay:
         self._pass(bytes(held), passed)
 
     def _pass(self, frame_bytes: bytes, passed: list[bytes]) -> None:
-        if self._silent or not frame_bytes:
+        if self._own.silent or not frame_bytes:
             return
         self.passed_bytes += len(frame_bytes)
         passed.append(frame_bytes)
-
-    def _pass_own(self, frames: list[bytes], passed: list[bytes]) -> None:
-        for frame in frames:
-            if not self._silent:
-                passed.append(frame)
-                self._silent = is_close(frame)
-        frames.clear()

@@ -167,6 +167,9 @@ CLIENT_OFFENCES: dict[str, tuple[bytes, int]] = {
     "close 2999": (close_frame(2999), 1002),
     "close 5000": (close_frame(5000), 1002),
     "close reason not utf-8": (frame(CLOSE, b"\x03\xe8\xff"), 1007),
+    "text not utf-8": (frame(TEXT, b"caf\xe9"), 1007),
+    "text whose last character is not whole": (frame(TEXT, "café".encode()[:-1]), 1007),
+    "fragments not utf-8": (frame(TEXT, b"\xc3", final=False) + frame(PING) + frame(MORE, b"e"), 1007),
     "continuation of nothing": (frame(MORE, b"x"), 1002),
     "message within a message": (frame(TEXT, b"x", final=False) + frame(TEXT, b"y"), 1002),
     "length not in its shortest form": (b"\x81\xfe\x00\x05" + bytes(9), 1002),
@@ -213,6 +216,7 @@ UPSTREAM_OFFENCES: dict[str, bytes] = {
     "close 1006": close_frame(1006, masked=False),
     "continuation of nothing": frame(MORE, b"x", masked=False),
     "message over the cap": frame(BINARY, bytes(2001), masked=False),
+    "text not utf-8": frame(TEXT, b"caf\xe9", masked=False),
 }
 
 
@@ -227,7 +231,7 @@ async def test_an_offending_upstream_ends_the_session_with_1011(
             read_to_the_end(session.client.reader), read_to_the_end(session.turn.reader)
         )
 
-        code = 1009 if "cap" in kind else 1002
+        code = 1009 if "cap" in kind else 1007 if "utf" in kind else 1002
         assert (told.opcode, told.code) == (CLOSE, 1011), kind
         assert [(answer.opcode, answer.code) for answer in blamed] == [(CLOSE, code)], kind
         session.turn.close()

@@ -43,6 +43,7 @@ PURE_LIBRARY = {
         "base64",
         "binascii",
         "bisect",
+        "codecs",
         "collections",
         "collections.abc",
         "dataclasses",

@@ -13,6 +13,7 @@ from websockets.protocol import OPEN, Protocol, Side
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
+from gateway.usage.realtime import is_sound
 from gateway.wire.frame_format import (
     BINARY,
     CLOSE,
@@ -336,7 +337,7 @@ def test_a_message_that_is_dropped_goes_no_further_and_what_stands_behind_it_doe
         passed += relay.feed(stream[at : at + piece_bytes])
         if relay.examined is not None:
             assert relay.examined == b"wait"
-            passed += relay.decide(None, drop=True)
+            passed += relay.decide(None, instead=b"")
     assert passed == before + behind
 
 
@@ -469,7 +470,10 @@ FRAMES = st.builds(
     reserved=st.sampled_from([0, 0, 0, 0, 0x40]),
     length_bytes=st.sampled_from([None, None, None, 2, 8]),
 )
-GOOD_FRAMES = st.builds(from_client, st.sampled_from([TEXT, BINARY, PING, PONG]), st.binary(max_size=125))
+GOOD_FRAMES = st.one_of(
+    st.builds(from_client, st.sampled_from([BINARY, PING, PONG]), st.binary(max_size=125)),
+    st.builds(from_client, st.just(TEXT), st.text(max_size=30).map(str.encode)),
+)
 STREAMS = st.one_of(
     st.lists(FRAMES, max_size=8).map(b"".join),
     st.lists(GOOD_FRAMES, max_size=8).map(b"".join),
@@ -491,6 +495,19 @@ def outcome(relay: FrameRelay, pieces: list[bytes]) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+NOT_UTF8 = (1007, "a text message is not UTF-8")
+
+
+def assert_same(one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
+    """The same passed; but of a text that is none as much more as there were pieces in which that did not show."""
+    if one[1] != NOT_UTF8 or other[1] != NOT_UTF8:
+        assert one == other
+        return
+    shorter, longer = sorted((one[0], other[0]), key=len)
+    assert longer.startswith(shorter)
+    assert (one[2:4], one[5:7]) == (other[2:4], other[5:7])
+
+
 @settings(max_examples=200, deadline=None)
 @given(STREAMS, st.lists(st.integers(0, 2**20), max_size=12), st.booleans())
 def test_any_split_gives_the_same_result_as_one_piece(stream, cuts, examined):
@@ -498,8 +515,8 @@ def test_any_split_gives_the_same_result_as_one_piece(stream, cuts, examined):
         how = {"examine": lambda m: "no" if b"\x00\x00" in m else None} if examined else {"watch_bytes": 4}
         return FrameRelay(from_client=True, max_message_bytes=400, own_prefix=b"", **how)
 
-    assert outcome(relay(), cut(stream, cuts)) == outcome(relay(), [stream])
-    assert outcome(relay(), [stream[i : i + 1] for i in range(len(stream))]) == outcome(relay(), [stream])
+    assert_same(outcome(relay(), cut(stream, cuts)), outcome(relay(), [stream]))
+    assert_same(outcome(relay(), [stream[i : i + 1] for i in range(len(stream))]), outcome(relay(), [stream]))
 
 
 @settings(max_examples=400, deadline=None)
@@ -511,7 +528,7 @@ def test_frames_that_come_one_by_one_give_the_same_result(frames, watch_bytes, f
         return FrameRelay(from_client=from_client, max_message_bytes=200, watch_bytes=watch_bytes)
 
     stream = b"".join(frames)
-    assert outcome(relay(), frames) == outcome(relay(), [stream[i : i + 1] for i in range(len(stream))])
+    assert_same(outcome(relay(), frames), outcome(relay(), [stream[i : i + 1] for i in range(len(stream))]))
 
 
 @settings(max_examples=200, deadline=None)
@@ -521,11 +538,10 @@ def test_whatever_passes_is_accepted_by_another_implementation(stream):
     peer = Protocol(Side.SERVER, state=OPEN, max_size=None)
     peer.receive_data(passed)
     peer.events_received()
-    # It checks text for UTF-8 where the relay does not, and wants no close frame amid a message, which the RFC allows;
-    # every other complaint would be a frame let through.
+    # It wants no close frame amid a message, which the RFC allows; every other complaint would be a frame let through.
     assert (
         peer.parser_exc is None
-        or isinstance(peer.parser_exc, (UnicodeDecodeError, EOFError))
+        or isinstance(peer.parser_exc, EOFError)
         or str(peer.parser_exc) == "incomplete fragmented message"
     )
 
@@ -541,3 +557,76 @@ def test_time_is_linear_in_the_number_of_pieces():
 
     small = min(seconds(20_000) for _ in range(3))
     assert min(seconds(80_000) for _ in range(2)) < 12 * small
+
+
+WRITTEN = "naïve – 😀 \ud7ff\U0010ffff".encode()
+NO_TEXT = (
+    *(b"\x80", b"\xff", b"\xc0\xaf", b"\xe0\x80\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"),
+    *(b"\xe2\x82", b"\xf0\x9f\x98", b"\xc3"),
+)
+"""No beginnings, overlong forms, surrogates, what is above the last character, and characters that end too early."""
+
+SIDES = pytest.mark.parametrize(
+    "how",
+    [
+        {"from_client": True},
+        {"from_client": True, "examine": lambda _: None},
+        {"from_client": False, "watch_bytes": 2**20},
+        {"from_client": False, "watch_bytes": 4},
+    ],
+    ids=["client", "client examined", "upstream watched", "upstream too long to watch"],
+)
+
+
+def pieces_of(payload: bytes, at: int, *, masked: bool) -> bytes:
+    """A text message in two fragments, a ping between them."""
+    mask = MASK if masked else b""
+    return (
+        frame(TEXT, payload[:at], final=False, mask=mask)
+        + frame(PING, mask=mask)
+        + frame(CONTINUATION, payload[at:], mask=mask)
+    )
+
+
+@SIDES
+@pytest.mark.parametrize("padding", [0, 200, 70_000])
+def test_text_passes_in_utf8_however_it_is_cut(how, padding):
+    text = b"x" * padding + WRITTEN
+    masked = how["from_client"]
+    whole = frame(TEXT, text, mask=MASK if masked else b"")
+    assert FrameRelay(**how).feed(whole) == whole
+    for at in range(padding, len(text)):
+        split = pieces_of(text, at, masked=masked)
+        assert len(FrameRelay(**how).feed(split)) == len(split), "a ping does not wait for what is examined"
+        relay = FrameRelay(**how)
+        cut_at = len(whole) - len(text) + at
+        assert relay.feed(whole[:cut_at]) + relay.feed(whole[cut_at:]) == whole
+    assert FrameRelay(**how).feed(frame(BINARY, NO_TEXT[0] * 9, mask=MASK if masked else b""))
+
+
+@SIDES
+@pytest.mark.parametrize("padding", [0, 9, 200, 70_000])
+@pytest.mark.parametrize("wrong", NO_TEXT)
+def test_text_that_is_no_utf8_is_refused_however_it_is_cut(how, padding, wrong):
+    for text in (
+        b"x" * padding + wrong,
+        b"x" * padding + wrong + b"y" * padding if padding else wrong + b"y",
+    ):
+        mask = MASK if how["from_client"] else b""
+        refused = refusal(FrameRelay(**how), frame(TEXT, text, mask=mask))
+        assert (refused.close_code, refused.reason, refused.passed) == (*NOT_UTF8, b"")
+        for at in range(padding, padding + len(wrong)):
+            assert outcome(FrameRelay(**how), [pieces_of(text, at, masked=bool(mask))])[1] == NOT_UTF8
+            whole = frame(TEXT, text, mask=mask)
+            cut_at = len(whole) - len(text) + at
+            assert outcome(FrameRelay(**how), [whole[:cut_at], whole[cut_at:]])[1] == NOT_UTF8
+
+
+def test_sound_that_is_no_utf8_is_refused_whatever_its_mask():
+    sound = b'{"type":"input_audio_buffer.append","audio":"' + b"A" * 500
+    for mask in (b"\x01\x02\x03\x04", b"\x81\x82\x83\x84", b"\x80\x00\xff\x7f"):
+        for at in range(4):
+            relay = FrameRelay(from_client=True, examine=lambda _: None, plain=is_sound)
+            good = frame(TEXT, sound + b"A" * at + b'AAAA"}', mask=mask)
+            assert relay.feed(good) == good
+            assert refusal(relay, frame(TEXT, sound + b"A" * at + b'\xffAAA"}', mask=mask)).close_code == 1007
