@@ -66,7 +66,7 @@ RUNTIMES: Final = (
     Runtime(
         "java",
         needs=("java", "mvn"),
-        prepare=(("mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"),),
+        prepare=(("mvn", "-q", "-B", "-ntp", "dependency:copy-dependencies", "-DoutputDirectory=lib"),),
         example=("java", "-cp", "lib/*", "{file}"),
         language="java",
     ),
@@ -85,4 +85,10 @@ RUNTIMES: Final = (
     Runtime("dotnet", needs=("dotnet",), language="csharp"),
 )
 
-CLIENTS: Final = (Client("shell/curl", ("bash", "curl.sh"), needs=("curl",)),)
+CLIENTS: Final = (
+    Client("node/openai", ("node", "openai.mjs")),
+    Client("go/openai-go", ("./clients",)),
+    Client("java/openai-java", ("java", "-cp", "lib/*", "OpenAiJava.java")),
+    Client("java/http-client", ("java", "JdkHttpClient.java"), unprepared=True),
+    Client("shell/curl", ("bash", "curl.sh"), needs=("curl",)),
+)

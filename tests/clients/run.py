@@ -52,12 +52,16 @@ class Place:
     prepared: dict[str, str]
     """By folder, why it could not be prepared; empty if it was."""
 
+    copied: set[Path]
+
     def folder(self, runtime: Runtime) -> Path:
-        """The runtime's folder, its own files as they are now."""
+        """The runtime's folder, with our own files copied into it, once."""
         folder = self.work / runtime.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        if (_HERE / runtime.folder).is_dir():
-            shutil.copytree(_HERE / runtime.folder, folder, dirs_exist_ok=True)
+        if folder not in self.copied:
+            folder.mkdir(parents=True, exist_ok=True)
+            if (_HERE / runtime.folder).is_dir():
+                shutil.copytree(_HERE / runtime.folder, folder, dirs_exist_ok=True)
+            self.copied.add(folder)
         return folder
 
     def prepare(self, runtime: Runtime) -> str:
@@ -162,7 +166,7 @@ def main() -> int:
     options.work.mkdir(parents=True, exist_ok=True)
     results: list[Result] = []
     with gateways(options.work) as theirs:
-        place = Place(options.work, {**_environ(options.work), **theirs}, {})
+        place = Place(options.work, {**_environ(options.work), **theirs}, {}, set())
         for client in chosen:
             results += _shown(run_client(client, place))
         results += _shown(run_examples(options.names, place))
