@@ -18,6 +18,7 @@
     │  ├─ TargetAmbiguous                400     invalid_request_error  ambiguous_target
     │  ├─ NeverFits                      400     invalid_request_error  request_too_large_for_limit
     │  ├─ NotFound                       404     invalid_request_error  not_found
+    │  │  └─ OperationUnknown            404     invalid_request_error  unknown_operation
     │  ├─ MethodRefused                  405     invalid_request_error  method_not_allowed
     │  ├─ RequestTimeout                 408     invalid_request_error  request_timeout
     │  ├─ BodyTooLarge                   413     invalid_request_error  request_too_large
@@ -50,6 +51,7 @@ Types and codes are API: changing one is a breaking change. An error is rendered
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 from gateway.endings import Ending as Ending
@@ -178,11 +180,24 @@ class NotFound(ClientFault):
     code = "not_found"
 
 
+class OperationUnknown(NotFound):
+    """No operation that is known here, for who may ask for nothing else."""
+
+    code = "unknown_operation"
+
+
 class MethodRefused(ClientFault):
-    """A method that the gateway never forwards."""
+    """A method that is not served under this path; `allow` are those that are."""
 
     status = 405
     code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allow: Sequence[str]) -> None:
+        super().__init__(message)
+        self.allow = tuple(allow)
+
+    def headers(self) -> list[tuple[str, str]]:
+        return [("Allow", ", ".join(self.allow))]
 
 
 class RequestTimeout(ClientFault):

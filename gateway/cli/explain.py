@@ -148,6 +148,7 @@ class _Asking:
         policy.check_operation(
             self._caller,
             self.operation,
+            self._method,
             self._target,
             socket=self.operation.is_session,
             administration=self._settings.upstream.admin_api_key is not None,

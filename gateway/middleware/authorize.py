@@ -86,7 +86,13 @@ def check_head(exchange: Exchange, caller: Caller, *, administration: bool, unco
     """The model that the head names; raises the refusal of what this caller may not do, as far as the head tells."""
     operation, target, socket = exchange.operation, exchange.target, exchange.is_socket
     policy.check_operation(
-        caller, operation, target, socket=socket, administration=administration, uncontained=uncontained
+        caller,
+        operation,
+        exchange.method,
+        target,
+        socket=socket,
+        administration=administration,
+        uncontained=uncontained,
     )
     check_covered(caller, operation, socket=socket)
     model = policy.model_in_head(caller, operation, exchange.params, target)

@@ -19,7 +19,7 @@ from gateway.errors import (
 )
 from gateway.exchange.exchange import Exchange, Times
 from gateway.exchange.metrics import Metrics
-from gateway.operations.own import OWN
+from gateway.operations.own import OWN, OWN_METHODS, OWN_PATHS
 from gateway.operations.table import (
     UNLISTED_READ,
     Match,
@@ -43,6 +43,9 @@ UNMATCHED = replace(UNLISTED_READ, id="none", scope="", path="")
 """Stands for the operation where a request names none."""
 
 _REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
+_FORWARDED = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+"""Methods of the API, and what comes with them; others are forwarded too, but nobody has use for them."""
+
 _ID_BYTES = 12
 _IDS_AT_ONCE = 256
 
@@ -154,10 +157,13 @@ def matched(table: OperationTable, method: str, target: str, *, socket: bool = F
     `socket`: it asks for a WebSocket.
     """
     if method in _REFUSED_METHODS:
-        raise MethodRefused(f"{method} is not forwarded.")
-    own = OWN.get((method, target.partition("?")[0]))
+        raise MethodRefused(f"{method} is not forwarded.", allow=_FORWARDED)
+    path = target.partition("?")[0]
+    own = OWN.get((method, path))
     if own is not None:
         return Match(own, {})
+    if path in OWN_PATHS:
+        raise MethodRefused(f"{path} is for {' and '.join(OWN_METHODS)} alone.", allow=OWN_METHODS)
     try:
         return table.match(method, target, socket=socket)
     except TargetRefused as refused:

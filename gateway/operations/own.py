@@ -13,10 +13,15 @@ ME = Operation(id="gatewayMe", method="GET", path="/gateway/me", group=OWN_GROUP
 USAGE = Operation(id="gatewayUsage", method="GET", path="/gateway/usage", group=OWN_GROUP, scope="")
 JWKS = Operation(id="gatewayJwks", method="GET", path="/.well-known/jwks.json", group=OWN_GROUP, scope="")
 
+OWN_METHODS = ("GET", "HEAD")
+"""By which all of them are asked for, health too."""
+
 OWN: Mapping[tuple[str, str], Operation] = {
-    (method, operation.path): operation for operation in (ME, USAGE, JWKS) for method in ("GET", "HEAD")
+    (method, operation.path): operation for operation in (ME, USAGE, JWKS) for method in OWN_METHODS
 }
 """By method and exact path."""
 
 LIVEZ, READYZ = "/gateway/livez", "/gateway/readyz"
 """By GET and HEAD, for load balancers that reach nothing else."""
+
+OWN_PATHS = frozenset({LIVEZ, READYZ, *(path for _, path in OWN)})

@@ -18,6 +18,7 @@ from typing import Final
 
 from gateway.operations.model_places import ModelPlaces
 from gateway.operations.model_runners import NO_RUNNERS, ModelRunners
+from gateway.operations.nearest import Nearest
 from gateway.operations.operation import AMONG_SESSIONS as AMONG_SESSIONS
 from gateway.operations.operation import OWN_GROUP as OWN_GROUP
 from gateway.operations.operation import UNLISTED_ID as UNLISTED_ID
@@ -77,6 +78,7 @@ _UNLISTED: Final = {
 }
 
 
+_METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 _SOCKET: Final = "GET, Upgrade: websocket"
 """The method of a session, where another operation may have its own."""
 
@@ -121,6 +123,7 @@ class OperationTable:
         self.scopes: tuple[str, ...] = self.vocabulary.scopes
         """Every scope that a credential can have: what requests need, those of unlisted paths included, and more."""
 
+        self._nearest = Nearest(self.operations)
         self._root = _Node()
         self._literal: dict[tuple[str, str], Match] = {}
         self._parameters: dict[str, tuple[tuple[str, int], ...]] = {}
@@ -150,6 +153,15 @@ class OperationTable:
     def by_id(self, id: str) -> Operation:  # noqa: A002 - it is the column's name
         """Raise KeyError if the table has no such operation; the unlisted ones are not in it."""
         return self._by_id[id]
+
+    def methods(self, path: str) -> tuple[str, ...]:
+        """The methods by which a path can be asked for, without a WebSocket; none: no row has it."""
+        segments = path.split("/")
+        return tuple(method for method in _METHODS if self._root.find(method, segments) is not None)
+
+    def nearest(self, method: str, path: str) -> Operation | None:
+        """The operation that somebody could have meant who asked for a path that no row has."""
+        return self._nearest.to(method, path)
 
     def match(self, method: str, target: str, *, socket: bool = False) -> Match:
         """Return the operation that a request names, from its raw target (query included).

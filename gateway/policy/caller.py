@@ -69,19 +69,16 @@ class Caller:
 
     def check_scopes(self, operation: Operation, scopes: Iterable[str]) -> None:
         """Raise ScopeMissing unless both the credential and the tenant have all scopes that are needed."""
-        what, first = operation.id, ""
-        if operation.is_unlisted:
-            what, first = "whatever the gateway does not know", "Check method and path. "
         for scope in scopes:
             if scope not in self.principal.scopes:
                 raise ScopeMissing(
-                    f"This credential lacks the scope {scope}, which {what} needs. "
-                    f"{first}Ask the gateway's operator for a credential that has it."
+                    f"This credential lacks the scope {scope}, which {operation.id} needs. "
+                    "Ask the gateway's operator for a credential that has it."
                 )
             if scope not in self.tenant.scopes:
                 raise ScopeMissing(
-                    f"The tenant {self.tenant.id} may not use the scope {scope}, which {what} needs. "
-                    f"{first}Ask the gateway's operator."
+                    f"The tenant {self.tenant.id} may not use the scope {scope}, which {operation.id} needs. "
+                    "Ask the gateway's operator."
                 )
 
     @property

@@ -27,6 +27,7 @@ from gateway.policy import named_models, stored_objects, unnamed_models
 from gateway.policy.caller import Caller
 from gateway.policy.coverage import check_batch_covered
 from gateway.policy.reading import Question
+from gateway.policy.unknown import check_known
 from gateway.wire.body_facts import BodyFacts
 from gateway.wire.request_fields import Fault
 
@@ -36,23 +37,28 @@ from gateway.wire.request_fields import Fault
 def check_operation(
     caller: Caller,
     operation: Operation,
+    method: str,
     target: str,
     *,
     socket: bool,
     administration: bool,
     uncontained: bool,
 ) -> None:
-    """Whether the operation is open, and the caller has its scope. Raises OperationClosed or ScopeMissing.
+    """Whether the operation is open, and the caller has its scope.
 
+    Raises OperationClosed or ScopeMissing; for what no row has, OperationUnknown or MethodRefused too.
     `socket`: the request asks for a WebSocket. `administration` and `uncontained`: the operator has opened those.
     """
     if operation.is_administration and not administration:
         raise OperationClosed(
             "Organization administration is not offered by this gateway. Ask its operator if you need it."
         )
+    scopes = _scopes_of(operation, socket=socket)
+    if operation.is_unlisted:
+        check_known(caller, method, target, scopes)
     if not uncontained:
         _check_contained(operation, target, socket=socket)
-    caller.check_scopes(operation, _scopes_of(operation, socket=socket))
+    caller.check_scopes(operation, scopes)
 
 
 def _check_contained(operation: Operation, target: str, *, socket: bool) -> None:

@@ -84,7 +84,7 @@ CASES = {
     "uncontained": Case("POST", "/v1/realtime/calls", "scope", "operation_closed"),
     "credential's scope": Case(*CHAT, "scope", "missing_scope", scopes=("models:read",)),
     "tenant's scope": Case(*CHAT, "scope", "missing_scope", tenant="narrow"),
-    "unlisted": Case("GET", "/v1/brand/new", "scope", "missing_scope"),
+    "unlisted": Case("GET", "/v1/brand/new", "scope", "unknown_operation"),
     "model": Case(*CHAT, "model", "model_not_allowed", model="bad"),
     "no model": Case(*CHAT, "model", "model_not_allowed"),
     "model in the path": Case("GET", "/v1/models/bad", "model", "model_not_allowed"),

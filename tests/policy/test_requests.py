@@ -24,6 +24,8 @@ class TestScope:
         everything = set(gateway.app.services.table.scopes)
         without, with_it = {}, {}
         for operation in TABLE:
+            if operation.is_session and not operation.is_among_sessions:
+                continue  # without an upgrade it is another operation, or none
             target = operation.path.replace("{", "").replace("}", "")
             method, body = operation.method, b"{}" if operation.method == "POST" else None
             others = everything - {operation.scope}
@@ -53,18 +55,82 @@ class TestScope:
         assert (refused.status, passed.status) == (403, 200)
         assert upstream.requests[0].target == "/v1/brand/new"
 
-    async def test_that_a_mistyped_path_would_need_is_not_all_that_is_said(
-        self, start_gateway: StartGateway
-    ) -> None:
+    async def test_that_a_mistyped_path_would_need_is_said_last(self, start_gateway: StartGateway) -> None:
         gateway = await start_gateway(tenants={"acme": EVERY_SCOPE, "beta": EVERY_SCOPE})
         lacking, shared = [
             error_of(await ask(gateway, "POST", "/v1/chat/completion", {}, scopes=scopes))["message"]
             for scopes in (["chat.completions:write"], None)
         ]
 
-        assert "the gateway does not know" in lacking and "Check method and path" in lacking
+        assert lacking.startswith(
+            "POST /v1/chat/completion is no operation that this gateway knows. Check the path"
+        )
+        assert "POST /v1/chat/completions" in lacking
+        assert lacking.index("closest") < lacking.index("unlisted:write")
         assert "the gateway does not know" in shared
-        assert "which unlisted" not in lacking and "operation unlisted" not in shared
+        assert "operation unlisted" not in shared
+
+    @pytest.mark.parametrize(
+        ("method", "target", "closest"),
+        [
+            ("GET", "/v1/v1/models", "GET /v1/models"),
+            ("POST", "/v1/v1/chat/completions?x=1", "POST /v1/chat/completions"),
+            ("POST", "/v1/chat/completion", "POST /v1/chat/completions"),
+            ("POST", "/v1/chat", "POST /v1/chat/completions"),
+            ("POST", "/v1/embedding", "POST /v1/embeddings"),
+            ("POST", "/v1/image/generation", "POST /v1/images/generations"),
+            ("POST", "/v1/engines/davinci/completions", "POST /v1/completions"),
+            ("POST", "/v1/transcriptions", "POST /v1/audio/transcriptions"),
+            ("GET", "/v1/threads/thread_abc123/message", "GET /v1/threads/{thread_id}/messages"),
+            ("GET", "/v1/realtime/session", "POST /v1/realtime/sessions"),
+            ("GET", "/v1/nope", None),
+            ("PUT", "/v1/zzz/%C3%BC", None),
+        ],
+    )
+    async def test_of_unlisted_paths_is_no_word_where_the_tenant_cannot_have_it(
+        self,
+        start_gateway: StartGateway,
+        upstream: ScriptedUpstream,
+        method: str,
+        target: str,
+        closest: str | None,
+    ) -> None:
+        """Whoever has mistyped a path is told that, and of what could have been meant."""
+        gateway = await start_gateway(tenants={"acme": {"scopes": ["*"]}})
+
+        answer = await ask(gateway, method, target)
+
+        error = error_of(answer)
+        assert (answer.status, error["code"]) == (404, "unknown_operation")
+        assert (f"The closest that it knows is {closest}." in error["message"]) == (closest is not None)
+        assert ("closest" in error["message"]) == (closest is not None)
+        assert "unlisted" not in error["message"]
+        assert not upstream.requests
+
+    @pytest.mark.parametrize(
+        ("method", "target", "allow"),
+        [
+            ("PUT", "/v1/models", "GET, HEAD"),
+            ("GET", "/v1/embeddings", "POST"),
+            ("OPTIONS", "/v1/chat/completions?x", "GET, HEAD, POST"),
+            ("PATCH", "/v1/threads/runs", "DELETE, GET, HEAD, POST"),
+            ("GET", "/v1/responses", "POST"),
+        ],
+    )
+    async def test_of_an_unlisted_method_is_said_which_there_are(
+        self, start_gateway: StartGateway, upstream: ScriptedUpstream, method: str, target: str, allow: str
+    ) -> None:
+        gateway = await start_gateway(tenants={"acme": {"scopes": ["*"]}, "beta": EVERY_SCOPE})
+
+        never = await ask(gateway, method, target)
+        might = await ask(gateway, method, target, tenant="beta", scopes=["models:read"])
+
+        assert verdict(never) == (405, "method_not_allowed")
+        assert never.get("allow") == allow
+        assert verdict(might) == (403, "missing_scope")
+        for answer in (never, might):
+            assert f"the path has {allow}." in error_of(answer)["message"]
+        assert not upstream.requests
 
     async def test_that_is_missing_is_named_with_whom_to_ask(self, gateway: Gateway) -> None:
         error = error_of(await ask(gateway, "POST", "/v1/chat/completions", {}, scopes=["models:read"]))

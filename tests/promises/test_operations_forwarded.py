@@ -32,7 +32,11 @@ BODY = b'{ "model":"gpt-4o-mini" , "input":"\\u00e9" }'
 SECRET = b"ek_of_the_upstream"
 ANSWER = b'{"object":"list","data":[],"value":"%b","expires_at":4102444800}' % SECRET
 
-OPERATIONS = OperationTable.load().operations
+OPERATIONS = [
+    operation
+    for operation in OperationTable.load()
+    if not operation.is_session or operation.is_among_sessions  # others are asked for with an upgrade alone
+]
 ADMINISTRATION = [operation for operation in OPERATIONS if operation.is_administration]
 UNCONTAINED = [
     operation

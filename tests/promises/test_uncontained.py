@@ -21,7 +21,7 @@ TARGETS = [
     "/v1/realtime/sip",
     "/v1/realtime/sessions/s1",
     "/v1/realtime/client_secrets/more",
-    "/v1/realtime/translations",
+    "/v1/realtime/translations/more",
     "/v1/realtime-next/anything",
     "/v1/Realtime/sip",
     "/v1/%72ealtime/sip",
