@@ -9,6 +9,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from gateway.app.account_memory import AccountMemory
+from gateway.app.certificate_in_force import CertificateInForce
 from gateway.app.own_paths import own_paths
 from gateway.app.place import ALONE, Place
 from gateway.app.prepared import administration, show_issuers
@@ -92,6 +93,8 @@ def build_app(
     )
     accounts = AccountWatch(tenants.book)
     turns, wheel = Turns(), Wheel()
+    certificate = CertificateInForce(settings)
+    metrics.certificate_expires.watch(certificate.expires_in_seconds)
     trust = Trust(
         settings.credentials,
         settings.issuers,
@@ -184,6 +187,7 @@ def build_app(
         withdrawal=withdrawal,
         read_settings=read_settings,
         place=place,
+        certificate=certificate,
         close_log=log.close,
     )
     _show_state(app, upstreams)

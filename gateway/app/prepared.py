@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from gateway.app.certificate_in_force import CertificateInForce
 from gateway.app.own_upstream import refuse_itself
 from gateway.app.tenants_in_force import TenantsInForce
 from gateway.credentials.trust import Trust
@@ -30,6 +31,7 @@ class Prepared:
     _trusted: ssl.SSLContext
     _put_trust: Callable[[], None]
     _put_tenants: Callable[[], None]
+    _put_certificate: Callable[[], None]
 
     @property
     def waiting(self) -> list[str]:
@@ -43,17 +45,24 @@ class Prepared:
         self._put_trust()
         show_issuers(self._services, self._settings)
         self._put_tenants()
+        self._put_certificate()
 
 
 async def prepare(
-    settings: Settings, *, services: Services, tenants: TenantsInForce, upstreams: Upstreams
+    settings: Settings,
+    *,
+    services: Services,
+    tenants: TenantsInForce,
+    upstreams: Upstreams,
+    certificate: CertificateInForce,
 ) -> Prepared:
     """Judge new settings by all that is known here. Raises SettingsInvalid."""
     await asyncio.to_thread(refuse_itself, settings)
     put_trust = services.trust.prepare(settings.credentials, settings.issuers)
     trusted = await asyncio.to_thread(trusted_certificates, settings.upstream.ca_file)
+    put_certificate = await certificate.prepare(settings)
     put_tenants = await tenants.prepare(settings)
-    return Prepared(settings, services, upstreams, trusted, put_trust, put_tenants)
+    return Prepared(settings, services, upstreams, trusted, put_trust, put_tenants, put_certificate)
 
 
 def administration(settings: Settings) -> UpstreamAccess:

@@ -12,6 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
+from gateway.app.certificate_in_force import CertificateInForce
 from gateway.app.health import OwnHealth
 from gateway.app.loop_lag import LoopLag
 from gateway.app.place import Place
@@ -68,6 +69,7 @@ class App:
         withdrawal: Withdrawal,
         read_settings: Callable[[Seen], Settings] | None,
         place: Place,
+        certificate: CertificateInForce,
         close_log: Callable[[], None],
     ) -> None:
         """`read_settings`: how what this process itself follows is read again."""
@@ -88,6 +90,7 @@ class App:
         self._tenants = tenants
         self._withdrawal = withdrawal
         self._place = place
+        self._certificate = certificate
         self._close_log = close_log
         self._started = AsyncExitStack()
         self.configuration: Configuration[Settings] | None = None
@@ -103,7 +106,11 @@ class App:
         """
         refuse_uncounted(settings, self._place, shared=self.services.settings.redis_url is not None)
         return await prepare(
-            settings, services=self.services, tenants=self._tenants, upstreams=self._upstreams
+            settings,
+            services=self.services,
+            tenants=self._tenants,
+            upstreams=self._upstreams,
+            certificate=self._certificate,
         )
 
     async def _take(self, settings: Settings) -> list[str]:
@@ -167,6 +174,7 @@ class App:
                 wheel=self._wheel,
             )
             self.server = EdgeServer(self.handler, state)
+            self._certificate.put_on(self.server)
             self._started = started.pop_all()
         services.lifecycle.started = True
         return self.server

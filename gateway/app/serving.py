@@ -171,7 +171,8 @@ def say_serving(settings: Settings, public: str, private: str, *, workers: int =
     first, *others = dict.fromkeys(own)
     upstream = first if not others else f"{first} and {len(others)} more"
     shared = f", {workers} workers" if workers > 1 else ""
-    tell(f"serving on http://{public}, metrics on http://{private}/metrics, upstream {upstream}{shared}")
+    scheme = "http" if settings.tls_certificate is None else "https"
+    tell(f"serving on {scheme}://{public}, metrics on http://{private}/metrics, upstream {upstream}{shared}")
 
 
 def shown(address: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from gateway.policy.tenants import TenantPolicy, account_uses, closed_to, tenant
 from gateway.settings.certificates import trusted_certificates
 from gateway.settings.section import SettingsInvalid, revealed
 from gateway.settings.seen import Seen
+from gateway.settings.served_certificate import served_certificate
 from gateway.settings.settings import Settings
 
 
@@ -57,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
     )
     refuse_itself(settings)
     trusted_certificates(settings.upstream.ca_file)
+    served_certificate(settings, now=time.time())
     if settings.keys_dir.exists():
         KeyRing.load(settings.keys_dir)
     if settings.redis_url is None:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import sys
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ from gateway.operations.table import OperationTable
 from gateway.settings.judging import judged
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.seen import Seen
+from gateway.settings.served_certificate import served_certificate
 from gateway.settings.settings import Settings
 
 FIRST_CREDENTIAL_SECONDS = 30 * 86400
@@ -47,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
     if problems:
         raise SettingsInvalid(problems)
     refuse_itself(settings)
+    served_certificate(settings, now=time.time())
     ring, made = ensure_ring(settings.keys_dir)
     for warning in seen.warnings:
         tell(warning)

@@ -33,8 +33,8 @@ class CommonMetrics:
         )
         self.refused_connections = Counts(
             "gateway_refused_connections",
-            "Clients' connections that were not let in, by reason (full, peer_share, private), "
-            "and half seconds in which nobody could be (no_files, not_accepted).",
+            "Clients' connections that were not let in, by reason (full, peer_share, private, and where TLS is "
+            "served handshake, plain_http), and half seconds in which nobody could be (no_files, not_accepted).",
             ["reason"],
             registry=registry,
         )

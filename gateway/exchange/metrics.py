@@ -279,6 +279,12 @@ class Metrics:
             rule=Rule.MAX,
             registry=registry,
         )
+        self.certificate_expires = Gauges(
+            "gateway_tls_certificate_expires_seconds",
+            "Until the certificate expires by which TLS is served; without TLS not shown.",
+            rule=Rule.MIN,
+            registry=registry,
+        )
         self.key_ring_loads = Counts(
             "gateway_key_ring_loads",
             "Loads of the key directory, by result (loaded, failed).",

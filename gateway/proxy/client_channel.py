@@ -7,6 +7,7 @@ import math
 from abc import abstractmethod
 from typing import Protocol
 
+from gateway.errors import GatewayError
 from gateway.proxy.bites import HEADS
 from gateway.proxy.channel import Channel, Held
 from gateway.proxy.client_connections import Peer
@@ -75,6 +76,10 @@ class ClientChannel(Channel):
         """Whether no request is being read or answered."""
 
     @abstractmethod
+    def refuse(self, error: GatewayError) -> None:
+        """Answer what never became a request, and close."""
+
+    @abstractmethod
     def overdue(self) -> None:
         """What is waited for has not come within its deadline."""
 
@@ -103,6 +108,16 @@ class ClientChannel(Channel):
         self.starved = isinstance(error, MemoryError)
         self._closes = True
         self._state.leave(self)
+
+    def welcome(self) -> None:
+        """The connection is there, and nothing has to be agreed on it any more: its client may ask."""
+        if self._closes:
+            return
+        state, now = self._state, self._loop.time()
+        state.clients.waits(self, now)
+        self.expect(state.deadlines.keepalive_seconds)
+        if state.draining:
+            self.hasten()
 
     # How it ends
 

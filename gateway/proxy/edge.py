@@ -8,9 +8,11 @@ no timer of its own.
 from __future__ import annotations
 
 import asyncio
+import ssl
 
 from aiohttp import web
 
+from gateway.proxy.client_tls import ClientTls, ServedTls
 from gateway.proxy.edge_protocol import EdgeProtocol
 from gateway.proxy.edge_state import EdgeConnection, EdgeState
 from gateway.proxy.handler import Handler
@@ -24,9 +26,17 @@ class EdgeServer(web.Server):
         self._loop = asyncio.get_running_loop()
         self._answers = answers
         self.state = state
+        self._tls = ServedTls(
+            state.turns, handshake_seconds=state.deadlines.header_seconds, failed=state.events.refused
+        )
 
-    def __call__(self) -> EdgeProtocol:  # type: ignore[override]  # a protocol all the same
-        return EdgeProtocol(self.state, self._answers, self._loop)
+    def serve_with(self, context: ssl.SSLContext | None) -> None:
+        """Serve whoever connects from now on by TLS with this, or without; all others go on as they are."""
+        self._tls.context = context
+
+    def __call__(self) -> EdgeProtocol | ClientTls:  # type: ignore[override]  # a protocol all the same
+        channel, context = EdgeProtocol(self.state, self._answers, self._loop), self._tls.context
+        return channel if context is None else ClientTls(self._tls, context, channel)
 
     @property
     def connections(self) -> list[EdgeConnection]:  # type: ignore[override]  # protocols of our own

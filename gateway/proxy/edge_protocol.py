@@ -96,16 +96,14 @@ class EdgeProtocol(ClientChannel):
             state.clients.enter(self, host, self._loop.time())
         except NoRoom as full:
             state.events.refused(full.reason)
-            self._refuse(
+            self.refuse(
                 Overloaded(
                     "This gateway serves as many connections as it can. Try again in a moment.",
                     detail=str(full),
                 )
             )
         else:
-            self.expect(state.deadlines.keepalive_seconds)
-            if state.draining:
-                self.hasten()
+            self.welcome()
 
     def lost(self, error: BaseException | None) -> None:
         super().lost(error)
@@ -147,7 +145,7 @@ class EdgeProtocol(ClientChannel):
             else:
                 self._take_ahead(bytes(data))
         except GatewayError as refused:
-            self._refuse(refused)
+            self.refuse(refused)
         except Exception as failure:  # noqa: BLE001 (memory lacked, and no request may vanish for that)
             self._cannot_take(failure)
 
@@ -248,7 +246,7 @@ class EdgeProtocol(ClientChannel):
         error = failure_of(failure)
         body, self._body = self._body, None
         if self._request is None:
-            self._refuse(error)
+            self.refuse(error)
         elif body is None:
             self.force_close()
         else:
@@ -320,7 +318,7 @@ class EdgeProtocol(ClientChannel):
         if request is None or request.answer_begun or isinstance(defect, ConnectionError):
             self.force_close()
         else:
-            self._refuse(error)
+            self.refuse(error)
 
     def _rest(self, keeps: bool) -> None:
         """Nothing is under way on this connection any more."""
@@ -337,8 +335,7 @@ class EdgeProtocol(ClientChannel):
             if state.draining:
                 self.hasten()
 
-    def _refuse(self, error: GatewayError) -> None:
-        """Answer what never became a request, and close."""
+    def refuse(self, error: GatewayError) -> None:
         self._head = None
         transport = self.transport
         if transport is not None:
@@ -367,7 +364,7 @@ class EdgeProtocol(ClientChannel):
         state, transport = self._state, self.transport
         if self._head is not None:
             state.events.closed("head")
-            self._refuse(
+            self.refuse(
                 Overloaded(
                     "This gateway serves as many connections as it can, and this request was slow to come. "
                     "Try again in a moment.",
@@ -386,7 +383,7 @@ class EdgeProtocol(ClientChannel):
             self._drop_ahead()
         elif self._head is not None:
             seconds = self._state.deadlines.header_seconds
-            self._refuse(
+            self.refuse(
                 RequestTimeout(
                     f"The request's headers were not complete within {seconds:g} seconds.",
                     detail="edge.header_timeout_seconds",

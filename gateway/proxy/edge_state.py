@@ -34,7 +34,8 @@ class EdgeEvents:
     unseen: Unseen
 
     refused: Callable[[str], None]
-    """A newcomer was not let in: `full` or `peer_share`."""
+    """A newcomer was not let in: `full`, `peer_share`, or because of its `handshake`, or `plain_http` where there is
+    TLS."""
 
     closed: Callable[[str], None]
     """One had to make way: it was `idle`, or had sent half a `head`."""

@@ -15,6 +15,7 @@ from gateway.operations.model_patterns import allows
 from gateway.redis.schema import DEFAULT_PREFIX
 from gateway.settings.edge import Edge
 from gateway.settings.issuer import IssuerSettings
+from gateway.settings.kept_file import KeptFile
 from gateway.settings.limits import Limits, Pattern, Permits
 from gateway.settings.section import (
     AT_START,
@@ -68,6 +69,13 @@ class Settings(BaseSettings):
 
     listen: Annotated[Address, AT_START] = "127.0.0.1:8080"
     """The public listener, HOST:PORT."""
+
+    tls_certificate: Annotated[KeptFile | None, FOLLOWED] = None
+    """Serve by TLS on `listen`, with this certificate and those that vouch for it, the server's own first (PEM). What
+    the file holds is followed for new connections; so are links that come to lead elsewhere."""
+
+    tls_key: Annotated[KeptFile | None, FOLLOWED] = None
+    """The private key of that certificate (PEM, not encrypted)."""
 
     admin_listen: Annotated[Address, AT_START] = "127.0.0.1:9090"
     """The private listener: metrics and health. Keep it off the public network."""
@@ -202,6 +210,9 @@ def contradictions(settings: Settings) -> list[Problem]:
         problems.append(
             Problem("admin_listen", f"is the same address as listen ({settings.listen}); choose another port")
         )
+    if (settings.tls_certificate is None) != (settings.tls_key is None):
+        unset, is_set = ("tls_key", "tls_certificate")[:: 1 if settings.tls_key is None else -1]
+        problems.append(Problem(unset, f"is not set, and {is_set} is; TLS needs both"))
     for tenant_id, tenant in settings.tenants.items():
         if tenant.default_model is None or tenant.models is None:
             continue

@@ -24,7 +24,7 @@ from gateway.settings.seen import SECRETS, Seen
 from gateway.settings.settings import Settings, default_keys_dir
 
 _URLS = frozenset({"http_proxy", "redis_url"})
-_PATHS = frozenset({"ca_file", "jwks_file", "keys_dir"})
+_PATHS = frozenset({"ca_file", "jwks_file", "keys_dir", "tls_certificate", "tls_key"})
 
 
 def load(
@@ -85,15 +85,19 @@ def gathered(
     return merged
 
 
-def _keep_files(values: Mapping[str, Any], problems: list[Problem], seen: Seen) -> None:
+def _keep_files(values: dict[str, Any], problems: list[Problem], seen: Seen) -> None:
     """Put what they hold in the place of files of certificates and of keys."""
     upstream, issuers = values.get("upstream"), values.get("issuers")
+    _keep(values, "tls_certificate", "", MOST_CERTIFICATES_BYTES, problems, seen)
+    key_path = _keep(values, "tls_key", "", MOST_CERTIFICATES_BYTES, problems, seen)
+    if key_path is not None:
+        seen.warn_of_open("tls_key", key_path)
     if isinstance(upstream, dict):
-        _keep(upstream, "ca_file", "upstream", MOST_CERTIFICATES_BYTES, problems, seen)
+        _keep(upstream, "ca_file", "upstream.", MOST_CERTIFICATES_BYTES, problems, seen)
     for name, issuer in issuers.items() if isinstance(issuers, dict) else ():
         if not isinstance(issuer, dict):
             continue
-        path = _keep(issuer, "jwks_file", f"issuers.{name}", MOST_KEYS_BYTES, problems, seen)
+        path = _keep(issuer, "jwks_file", f"issuers.{name}.", MOST_KEYS_BYTES, problems, seen)
         algorithms = issuer.get("algorithms")
         if path is not None and isinstance(algorithms, list | tuple) and "HS256" in algorithms:
             seen.warn_of_open(f"issuers.{name}.jwks_file", path)
@@ -107,7 +111,7 @@ def _keep(
     if named is None:
         return None
     if not isinstance(named, str):
-        problems.append(Problem(f"{parents}.{key}", "expected the path of a file"))
+        problems.append(Problem(f"{parents}{key}", "expected the path of a file"))
         table[key] = {"path": "", CONTENT: ""}
         return None
     path = Path(named)
@@ -115,7 +119,7 @@ def _keep(
     try:
         table[key] = kept(path, most_bytes=most_bytes, guarded=key == "jwks_file")
     except ValueError as wrong:
-        problems.append(Problem(f"{parents}.{key}", f"{path}: {wrong}"))
+        problems.append(Problem(f"{parents}{key}", f"{path}: {wrong}"))
         table[key] = {"path": named, CONTENT: ""}
     return path
 

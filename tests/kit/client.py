@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from dataclasses import dataclass, field
 
@@ -63,9 +64,11 @@ class RawClient:
         self.timeout_seconds = timeout_seconds
 
     @classmethod
-    async def connect(cls, host: str, port: int, credential: str = "") -> RawClient:
+    async def connect(
+        cls, host: str, port: int, credential: str = "", *, tls: ssl.SSLContext | None = None
+    ) -> RawClient:
         """Open a connection."""
-        reader, writer = await asyncio.open_connection(host, port, limit=2**22)
+        reader, writer = await asyncio.open_connection(host, port, limit=2**22, ssl=tls)
         return cls(reader, writer, credential)
 
     @property

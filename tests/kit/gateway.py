@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 import threading
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -50,7 +51,13 @@ class Gateway:
     @property
     def base_url(self) -> str:
         """What an SDK takes as its base URL."""
-        return f"http://{self.host}:{self.port}/v1"
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}/v1"
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """How a client speaks to it, where it serves TLS; the certificate is its own authority."""
+        certificate = self.settings.get("tls_certificate")
+        return None if certificate is None else ssl.create_default_context(cafile=certificate)
 
     def credential(
         self,
@@ -73,7 +80,7 @@ class Gateway:
 
     async def connect(self) -> RawClient:
         """A raw connection to the public listener; closed with the gateway, if the test has not done it."""
-        client = await RawClient.connect(self.host, self.port, self.credential())
+        client = await RawClient.connect(self.host, self.port, self.credential(), tls=self.tls)
         self.clients.append(client)
         return client
 

@@ -1,0 +1,331 @@
+"""TLS towards clients: it stands between a connection and its protocol, to which it is a transport like any other.
+
+The loop's own layer is not used here: it tells nobody of a connection before its handshake is over, so that nothing
+would bound who is slow in that, counts a part of what is unsent, gives a large answer no longer to be read than an end
+to be confirmed, and keeps a quarter of a megabyte for every connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import Any, Final, cast
+
+from gateway.errors import BadRequest
+from gateway.proxy.bites import Turns
+from gateway.proxy.client_channel import ClientChannel
+from gateway.proxy.large_reads import FULL_READ_BYTES
+
+_Data = bytes | bytearray | memoryview
+
+SLICE_BYTES = 64 * 1024
+"""What is sealed or opened at once: the library keeps buffers of that size for a connection that once had so much."""
+
+_RECORD_BYTES = 16 * 1024
+"""The most that a record has; no more is read at once."""
+
+_HANDSHAKE = 0x16
+"""How the first record of a handshake begins."""
+
+
+class Stage:
+    """What a connection by TLS is at."""
+
+    SILENT: Final = 0
+    """Nothing has come yet."""
+
+    SHAKING: Final = 1
+    """The handshake is under way."""
+
+    OPEN: Final = 2
+    ENDED: Final = 3
+    """We have said our end: what still comes is dropped."""
+
+    PLAIN: Final = 4
+    """The client does not speak TLS, and is told so."""
+
+
+class ServedTls:
+    """What the connections of a server share that come by TLS."""
+
+    def __init__(self, turns: Turns, *, handshake_seconds: float, failed: Callable[[str], None]) -> None:
+        """`handshake_seconds`: for a handshake to be over; `failed` is told of one that came to nothing: `handshake`,
+        or `plain_http` for a request without any.
+        """
+        self.context: ssl.SSLContext | None = None
+        """How newcomers are served; None: without TLS."""
+
+        self.turns = turns
+        self.handshake_seconds = handshake_seconds
+        self.failed = failed
+        self.buffer = memoryview(bytearray(FULL_READ_BYTES))
+        """What is read into: nothing of it is needed when the next read comes, whoever's that is."""
+
+
+class ClientTls(asyncio.BufferedProtocol, asyncio.Transport):
+    """One client's connection by TLS."""
+
+    def __init__(self, served: ServedTls, context: ssl.SSLContext, channel: ClientChannel) -> None:
+        """`channel` is told of the connection at once, and hears nothing before the handshake is over; what it writes
+        until then waits for that.
+        """
+        self._served = served
+        self._context = context
+        self._channel = channel
+        self._protocol: asyncio.BaseProtocol = channel
+        self._raw: asyncio.Transport
+        self._tls: ssl.SSLObject
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._stage: int = Stage.SILENT
+        self._paused = False
+        self._early = b""
+        """What was written before the handshake was over."""
+
+        self._ends_early = False
+
+    # Of the connection, to which it is a protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._raw = cast(asyncio.Transport, transport)
+        channel = self._channel
+        channel.connection_made(self)
+        if not channel.ends:
+            channel.expect(self._served.handshake_seconds)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        stage, self._stage = self._stage, Stage.ENDED
+        if stage == Stage.SHAKING:
+            self._served.failed("handshake")
+        cast(asyncio.Protocol, self._protocol).connection_lost(cast(Exception, exc))
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
+
+    def eof_received(self) -> bool | None:
+        return None  # whoever has left is not answered any more, as without TLS
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        return self._served.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        stage = self._stage
+        data = self._served.buffer[:nbytes]
+        if stage == Stage.OPEN:
+            if nbytes <= SLICE_BYTES:
+                self._incoming.write(data)
+                self._hand_on()
+            else:
+                self._hand_on_much(data)
+        elif stage == Stage.SHAKING:
+            self._shake_with(data)
+        elif stage == Stage.SILENT:
+            self._begin(data)
+
+    # The handshake
+
+    def _begin(self, data: memoryview) -> None:
+        if data[0] == _HANDSHAKE:
+            self._stage = Stage.SHAKING
+            self._tls = self._context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+            self._shake_with(data)
+        elif b"A"[0] <= data[0] <= b"Z"[0]:
+            self._stage = Stage.PLAIN
+            self._served.failed("plain_http")
+            self._channel.refuse(
+                BadRequest("A plain HTTP request came to a port that speaks TLS. Use https:// (or wss://).")
+            )
+        else:
+            self._served.failed("handshake")
+            self._raw.abort()
+
+    def _shake_with(self, data: memoryview) -> None:
+        """Go on with the handshake, which takes as long as a request or two, when it is its turn."""
+        self._incoming.write(data)
+        if self._served.turns.has_room:
+            self._shake()
+        else:
+            self._raw.pause_reading()
+            self._served.turns.wait(self._shake_in_turn, floods=True)
+
+    def _shake_in_turn(self) -> None:
+        if self._stage == Stage.SHAKING:
+            self._shake()
+            if not self._paused:
+                self._raw.resume_reading()
+
+    def _shake(self) -> None:
+        began = monotonic()
+        is_over = broken = False
+        try:
+            self._tls.do_handshake()
+            is_over = True
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError:
+            broken = True
+        self._served.turns.spend(0, monotonic() - began)
+        self._send_sealed()
+        if broken:
+            self._raw.close()  # the client has been told why
+        elif is_over:
+            self._opened()
+
+    def _opened(self) -> None:
+        self._stage = Stage.OPEN
+        early, self._early = self._early, b""
+        if early:
+            self.write(early)
+        if self._ends_early:
+            self.write_eof()
+            return
+        self._channel.welcome()
+        if self._incoming.pending:
+            self._hand_on()
+
+    # What comes
+
+    def _hand_on_much(self, data: memoryview) -> None:
+        for at in range(0, len(data), SLICE_BYTES):
+            self._incoming.write(data[at : at + SLICE_BYTES])
+            if self._stage == Stage.OPEN and not self._paused:
+                self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Hand on what has come, as long as it is wanted."""
+        incoming = self._incoming
+        while self._stage == Stage.OPEN and not self._paused and incoming.pending:
+            try:
+                if isinstance(self._protocol, asyncio.BufferedProtocol):
+                    came = self._open_into(self._protocol)
+                else:
+                    came = self._open(cast(asyncio.Protocol, self._protocol))
+            except ssl.SSLWantReadError:
+                return
+            except ssl.SSLError:
+                self._send_sealed()
+                self._raw.close()
+                return
+            if not came:
+                self.close()  # the client has said that it leaves
+            if self._outgoing.pending:
+                self._send_sealed()  # the library has something to answer by itself
+
+    def _open(self, protocol: asyncio.Protocol) -> bool:
+        """Hand on all that is whole; False: that was its end. Raises SSLError."""
+        read, incoming = self._tls.read, self._incoming
+        data = read(_RECORD_BYTES)
+        if data and incoming.pending:
+            pieces = [data]
+            try:
+                while incoming.pending and (more := read(_RECORD_BYTES)):
+                    pieces.append(more)
+            except ssl.SSLError:
+                pass  # it comes again when this has been handed on, unless what was missing does
+            data = b"".join(pieces)
+        if data:
+            protocol.data_received(data)
+        return bool(data)
+
+    def _open_into(self, protocol: asyncio.BufferedProtocol) -> bool:
+        """The same for who has a buffer for it, which holds at least a record."""
+        read, incoming, size_bytes = cast(Any, self._tls.read), self._incoming, 0
+        with memoryview(cast(Any, protocol.get_buffer(-1))) as buffer:
+            try:
+                while incoming.pending and len(buffer) - size_bytes >= _RECORD_BYTES:
+                    with buffer[size_bytes:] as room:
+                        came = read(_RECORD_BYTES, room)
+                    if not came:
+                        break
+                    size_bytes += came
+            except ssl.SSLError:
+                if not size_bytes:
+                    raise
+        if size_bytes:
+            protocol.buffer_updated(size_bytes)
+        return bool(size_bytes)
+
+    # Of its protocol, to which it is a transport
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._raw.get_extra_info(name, default)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
+
+    def is_closing(self) -> bool:
+        return self._raw.is_closing()
+
+    def pause_reading(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._raw.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._raw.resume_reading()
+            if self._incoming.pending:
+                asyncio.get_running_loop().call_soon(self._hand_on)
+
+    def get_write_buffer_size(self) -> int:
+        return self._raw.get_write_buffer_size() + len(self._early)
+
+    def write(self, data: _Data) -> None:
+        stage = self._stage
+        if stage == Stage.OPEN:
+            if len(data) <= SLICE_BYTES:
+                self._tls.write(data)
+                self._raw.write(self._outgoing.read())
+                return
+            whole = memoryview(data)
+            for at in range(0, len(whole), SLICE_BYTES):
+                self._tls.write(whole[at : at + SLICE_BYTES])
+                self._raw.write(self._outgoing.read())
+        elif stage == Stage.PLAIN:
+            self._raw.write(data)
+        elif stage != Stage.ENDED:
+            self._early += data
+
+    def writelines(self, list_of_data: Iterable[_Data]) -> None:
+        self.write(b"".join(list_of_data))
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        stage = self._stage
+        if stage == Stage.OPEN:
+            self._say_end()
+        elif stage != Stage.PLAIN:
+            self._ends_early = True
+            return
+        self._raw.write_eof()
+
+    def close(self) -> None:
+        if self._stage == Stage.OPEN:
+            self._say_end()
+        self._raw.close()
+
+    def abort(self) -> None:
+        self._raw.abort()
+
+    def _say_end(self) -> None:
+        self._stage = Stage.ENDED
+        try:
+            self._tls.unwrap()
+        except ssl.SSLError:
+            pass  # it has been written, and nobody waits for the client's
+        self._send_sealed()
+
+    def _send_sealed(self) -> None:
+        if self._outgoing.pending and not self._raw.is_closing():
+            self._raw.write(self._outgoing.read())
