@@ -18,7 +18,7 @@ from functools import partial
 from tests.kit.waiting import until
 
 _SERVING = re.compile(
-    r"serving on http://(?P<host>[^:/ ]+):(?P<port>\d+), metrics on http://(?:[^:/ ]+|\[[^\]]+\]):(?P<admin>\d+)/"
+    r"serving on https?://(?P<host>[^:/ ]+):(?P<port>\d+), metrics on http://(?:[^:/ ]+|\[[^\]]+\]):(?P<admin>\d+)/"
 )
 
 

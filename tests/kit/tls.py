@@ -57,6 +57,13 @@ def served_with(certificate: tuple[Path, Path]) -> ssl.SSLContext:
     return context
 
 
+def served_pair(folder: Path, name: str = "gateway", *, valid_days: int = 1) -> dict[str, Any]:
+    """A gateway's settings of a new certificate."""
+    certificate, key = make_certificate(folder, name, valid_days=valid_days)
+    key.chmod(0o600)
+    return {"tls_certificate": str(certificate), "tls_key": str(key)}
+
+
 class TlsUpstream(ScriptedUpstream):
     """A scripted upstream by TLS."""
 

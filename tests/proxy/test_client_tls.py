@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
@@ -18,7 +17,7 @@ import pytest
 from tests.conftest import StartGateway
 from tests.kit.client import CHAT, JSON, MIB, PLAIN, QUESTION, RawClient
 from tests.kit.gateway import Gateway
-from tests.kit.tls import make_certificate
+from tests.kit.tls import served_pair
 from tests.kit.upstream import OK, SSE_HEAD, ScriptedUpstream, Turn
 from tests.kit.waiting import until
 from tests.kit.websocket import BINARY, frame, open_session, read_frame
@@ -30,17 +29,10 @@ MANY = os.urandom(251) * 80_000
 """20 MB in which every offset is told from its neighbours."""
 
 
-def pair(folder: Path, name: str = "gateway", *, valid_days: int = 1) -> dict[str, Any]:
-    """A gateway's settings of a new certificate."""
-    certificate, key = make_certificate(folder, name, valid_days=valid_days)
-    key.chmod(0o600)
-    return {"tls_certificate": str(certificate), "tls_key": str(key)}
-
-
 @pytest.fixture
 async def secure(start_gateway: StartGateway, tmp_path: Path) -> AsyncIterator[Gateway]:
     """A gateway that serves TLS."""
-    yield await start_gateway(**pair(tmp_path))
+    yield await start_gateway(**served_pair(tmp_path))
 
 
 async def asked(gateway: Gateway) -> None:
@@ -228,7 +220,7 @@ async def test_what_is_no_handshake_ends_and_harms_nobody(secure: Gateway, begin
 async def test_a_slow_handshake_has_its_time_and_no_more(
     start_gateway: StartGateway, tmp_path: Path, sent: str
 ) -> None:
-    gateway = await start_gateway(**pair(tmp_path), edge={"header_timeout_seconds": 0.5})
+    gateway = await start_gateway(**served_pair(tmp_path), edge={"header_timeout_seconds": 0.5})
     tls = gateway.tls
     assert tls is not None
     begin = hello(tls)
@@ -245,7 +237,7 @@ async def test_a_slow_handshake_has_its_time_and_no_more(
 async def test_who_has_shaken_hands_waits_as_long_as_without_tls(
     start_gateway: StartGateway, tmp_path: Path
 ) -> None:
-    gateway = await start_gateway(**pair(tmp_path), edge={"header_timeout_seconds": 0.2})
+    gateway = await start_gateway(**served_pair(tmp_path), edge={"header_timeout_seconds": 0.2})
     client = await gateway.connect()
 
     await asyncio.sleep(0.6)
@@ -256,7 +248,7 @@ async def test_who_has_shaken_hands_waits_as_long_as_without_tls(
 async def test_handshakes_that_do_not_come_to_an_end_make_way_for_others(
     start_gateway: StartGateway, tmp_path: Path
 ) -> None:
-    gateway = await start_gateway(**pair(tmp_path), edge={"max_connections": 4, "peer_share": 1})
+    gateway = await start_gateway(**served_pair(tmp_path), edge={"max_connections": 4, "peer_share": 1})
     tls = gateway.tls
     assert tls is not None
     slow = [await plain(gateway) for _ in range(4)]
@@ -277,7 +269,7 @@ async def test_who_finds_no_room_is_told_so_by_tls(
         await turn.send(OK)
 
     upstream.plays(script)
-    gateway = await start_gateway(**pair(tmp_path), edge={"max_connections": 1})
+    gateway = await start_gateway(**served_pair(tmp_path), edge={"max_connections": 1})
     first = await gateway.connect()
     await first.send(first.request_bytes("POST", CHAT, QUESTION, headers=JSON))
     await until(lambda: gateway.metric("gateway_exchanges_in_flight") == 1)

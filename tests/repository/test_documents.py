@@ -29,7 +29,7 @@ from gateway.settings.settings import Settings
 from gateway.settings.sources import load
 from gateway.wire import passing
 from tests.repository.rooms import BESIDE, ROOMS
-from tests.repository.test_configuration import referred
+from tests.repository.test_configuration import referred, with_files
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "gateway").rglob("*.py"))
@@ -246,9 +246,10 @@ def test_configuration_in_readme_needs_nothing_but_the_key_that_readme_sets() ->
 def test_toml_in_documents_loads_and_its_scopes_exist(tmp_path: Path) -> None:
     blocks = fenced("toml")
     assert len(blocks) >= 3
-    for block in blocks:
-        file = tmp_path / "gateway.toml"
-        file.write_text(block, encoding="utf-8")
+    for number, block in enumerate(blocks):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        file = with_files(block, folder)
         for tenant in load(file, environ=referred(block)).tenants.values():
             expand(tenant.scopes, OperationTable.load().scopes)
 
