@@ -51,11 +51,16 @@ class GatewayError(Exception):
     fields: ClassVar[tuple[tuple[str, str], ...]] = ()
     """The header fields that every error of this kind carries."""
 
-    def __init__(self, message: str, *, param: str | None = None, detail: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, code: str | None = None, param: str | None = None, detail: str | None = None
+    ) -> None:
+        """`code`: a narrower one than its kind has."""
         super().__init__(message)
         self.message = message
         self.param = param
         self.detail = detail
+        if code is not None:
+            self.code = code
 
     def body(self) -> bytes:
         """The error in the API's own shape."""

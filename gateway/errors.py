@@ -20,9 +20,11 @@
     │  ├─ NotFound                       404     invalid_request_error  not_found
     │  │  └─ OperationUnknown            404     invalid_request_error  unknown_operation
     │  ├─ MethodRefused                  405     invalid_request_error  method_not_allowed
+    │  ├─ MethodUnknown                  501     invalid_request_error  method_unknown
     │  ├─ RequestTimeout                 408     invalid_request_error  request_timeout
     │  ├─ BodyTooLarge                   413     invalid_request_error  request_too_large
     │  │  └─ JsonTooComplex              413     invalid_request_error  json_too_complex
+    │  ├─ TargetTooLong                  414     invalid_request_error  target_too_long
     │  ├─ MediaTypeRefused               415     invalid_request_error  unsupported_media_type
     │  ├─ ExpectationRefused             417     invalid_request_error  expectation_failed
     │  ├─ UpgradeRequired                426     invalid_request_error  websocket_version
@@ -146,17 +148,10 @@ class OperationClosed(PermissionFault):
 
 
 class BadRequest(ClientFault):
-    """The request is not well-formed; `code` may be narrowed per instance."""
+    """The request is not well-formed; `code` is mostly narrowed."""
 
     status = 400
     code = "bad_request"
-
-    def __init__(
-        self, message: str, *, code: str | None = None, param: str | None = None, detail: str | None = None
-    ) -> None:
-        super().__init__(message, param=param, detail=detail)
-        if code is not None:
-            self.code = code
 
 
 class TargetAmbiguous(ClientFault):
@@ -200,6 +195,14 @@ class MethodRefused(ClientFault):
         return [("Allow", ", ".join(self.allow))]
 
 
+class MethodUnknown(ClientFault):
+    """A method that is none of HTTP's."""
+
+    status = 501
+    code = "method_unknown"
+    fields = _NEVER
+
+
 class RequestTimeout(ClientFault):
     """The client took too long to send its request."""
 
@@ -218,6 +221,13 @@ class JsonTooComplex(BodyTooLarge):
     """JSON with more structure than anybody is made to wait for."""
 
     code = "json_too_complex"
+
+
+class TargetTooLong(ClientFault):
+    """The request target exceeds the cap."""
+
+    status = 414
+    code = "target_too_long"
 
 
 class MediaTypeRefused(ClientFault):

@@ -39,9 +39,11 @@ TABLE = {
     "NotFound": (404, INVALID, "not_found"),
     "OperationUnknown": (404, INVALID, "unknown_operation"),
     "MethodRefused": (405, INVALID, "method_not_allowed"),
+    "MethodUnknown": (501, INVALID, "method_unknown"),
     "RequestTimeout": (408, INVALID, "request_timeout"),
     "BodyTooLarge": (413, INVALID, "request_too_large"),
     "JsonTooComplex": (413, INVALID, "json_too_complex"),
+    "TargetTooLong": (414, INVALID, "target_too_long"),
     "MediaTypeRefused": (415, INVALID, "unsupported_media_type"),
     "ExpectationRefused": (417, INVALID, "expectation_failed"),
     "UpgradeRequired": (426, INVALID, "websocket_version"),
@@ -226,3 +228,12 @@ def test_any_message_is_rendered_as_json(message: str) -> None:
 
     assert orjson.loads(body)["error"]["message"] == message
     assert not any(byte < 0x20 for byte in body)
+
+
+def test_a_refused_method_says_which_are_served() -> None:
+    assert MethodRefused("No.", allow=("GET", "HEAD")).headers() == [("Allow", "GET, HEAD")]
+
+
+def test_a_code_may_be_narrowed_for_one_error_and_for_that_alone() -> None:
+    assert errors.UpgradeRequired("No.", code="narrower").code == "narrower"
+    assert errors.UpgradeRequired("No.").code == "websocket_version"

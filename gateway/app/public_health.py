@@ -33,7 +33,6 @@ def health_first(
         return handler(request)
 
     async def tell(request: Request, path: str) -> Answer:
-        known = request.known
         if path == LIVEZ:  # the loop turns, or nobody would be told
             answer = own_answer(200, b'{"status":"live"}\n', lines=_NO_STORE)
         elif ready():
@@ -41,7 +40,7 @@ def health_first(
         else:
             answer = own_answer(503, b'{"status":"not ready"}\n', lines=_NO_STORE)
         answered(path.rpartition("/")[2], str(answer.status))
-        if request.stated_bytes or known.asks_upgrade or any(map(_announces_body, request.fields)):
+        if request.stated_bytes or any(map(_announces_more, request.fields)):
             answer.keep_alive = False  # nobody has judged what stands behind
         answer.begin(request, None)
         try:
@@ -53,6 +52,7 @@ def health_first(
     return asked
 
 
-def _announces_body(field: tuple[bytes, bytes]) -> bool:
-    """Whether a body follows in a coding, which may be one that is not known here."""
-    return field[0].lower() == b"transfer-encoding"
+def _announces_more(field: tuple[bytes, bytes]) -> bool:
+    """Whether a body follows in a coding, which may be one that is not known here, or frames of a WebSocket may."""
+    name = field[0].lower()
+    return name == b"transfer-encoding" or (name == b"upgrade" and b"websocket" in field[1].lower())

@@ -7,16 +7,18 @@ import asyncio
 from gateway.errors import ClientLeft, Ending, GatewayError, Internal
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.kept_errors import forget_origin, lacked_memory
-from gateway.proxy.answer import Answer, broken_off, error_lines, own_answer, own_lines, send_own
+from gateway.proxy.answer import Answer, broken_off, error_lines, own_answer, send_own
 from gateway.proxy.body import much_is_left
 from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.own_failures import out_of_memory
 from gateway.proxy.request import Request
 
-# After these the connection is not to be trusted: what follows on it may be part of the refused request. Behind a
-# refused WebSocket its frames may follow.
-_CLOSING = frozenset({400, 405, 408, 413, 417, 426, 431, 500, 505})
+# After these the connection is not to be trusted: what follows on it may be part of the refused request.
+_CLOSING = frozenset({400, 405, 408, 413, 414, 417, 426, 431, 500, 501, 505})
+
+# But not where a sound head's body has come whole, and was all that was wrong.
+_OF_BODIES = frozenset({400, 413})
 
 
 def answer(*, lifecycle: Lifecycle) -> Middleware:
@@ -65,10 +67,10 @@ async def _refused(request: Request, exchange: Exchange, refusal: GatewayError) 
     if request.answer_begun or isinstance(refusal, ClientLeft):
         # A second answer would corrupt the first.
         return broken_off(request)
-    own = own_answer(refusal.status, refusal.body(), lines=error_lines(refusal) + own_lines(exchange))
+    own = own_answer(refusal.status, refusal.body(), lines=error_lines(refusal, exchange))
     body_left = much_is_left(request, exchange.head)
-    if body_left or refusal.status in _CLOSING or exchange.is_socket:
-        own.keep_alive = False
+    if body_left or exchange.is_socket or _is_doubtful(request, exchange, refusal):
+        own.keep_alive = False  # behind a refused WebSocket its frames may follow
     try:
         sent = await send_own(request, own)
     except ClientLeft:
@@ -76,3 +78,10 @@ async def _refused(request: Request, exchange: Exchange, refusal: GatewayError) 
     if body_left:
         request.connection.linger()  # it would otherwise be read to its end, and thrown away
     return sent
+
+
+def _is_doubtful(request: Request, exchange: Exchange, refusal: GatewayError) -> bool:
+    """Whether it is not sure where the next request begins."""
+    if refusal.status not in _CLOSING:
+        return False
+    return refusal.status not in _OF_BODIES or exchange.unreadable is not None or not request.body.is_eof

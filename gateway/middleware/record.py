@@ -16,6 +16,7 @@ from gateway.errors import (
     NotFound,
     OperationClosed,
     TargetAmbiguous,
+    TargetTooLong,
 )
 from gateway.exchange.exchange import Exchange, Times
 from gateway.exchange.metrics import Metrics
@@ -27,8 +28,8 @@ from gateway.operations.table import (
     NotUnderV1,
     OperationTable,
 )
-from gateway.operations.targets import TargetRefused
-from gateway.proxy.answer import Answer, own_lines
+from gateway.operations.targets import TargetOverlong, TargetRefused
+from gateway.proxy.answer import Answer, error_lines
 from gateway.proxy.edge_state import Unseen
 from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.lifecycle import Interrupted, Lifecycle
@@ -106,11 +107,8 @@ def record(
                     exchange.operation, exchange.params = match.operation, match.params
                 exchange.is_socket = head.is_socket
                 exchange.head = head
-                if known.asks_upgrade and head.has_body:
-                    # aiohttp hands the body of such a request to whoever reads the connection next.
-                    raise BadRequest(
-                        "A request that asks for an upgrade cannot have a body.", code="bad_framing"
-                    )
+                if head.is_socket and head.has_body:
+                    raise BadRequest("A WebSocket handshake cannot have a body.", code="bad_handshake")
             except GatewayError as refusal:
                 exchange.unreadable = refusal
             lifecycle.in_flight += 1
@@ -146,7 +144,7 @@ def unseen(*, metrics: Metrics, log: Log) -> Unseen:
         times = exchange.times(now)
         metrics.ended(exchange, times)
         log(exchange, times)
-        return own_lines(exchange)
+        return error_lines(error, exchange)
 
     return refused
 
@@ -166,6 +164,8 @@ def matched(table: OperationTable, method: str, target: str, *, socket: bool = F
         raise MethodRefused(f"{path} is for {' and '.join(OWN_METHODS)} alone.", allow=OWN_METHODS)
     try:
         return table.match(method, target, socket=socket)
+    except TargetOverlong as refused:
+        raise TargetTooLong(f"The request target is too long: {refused.reason}. Shorten it.") from None
     except TargetRefused as refused:
         raise TargetAmbiguous(f"The request target is ambiguous: {refused.reason}.") from None
     except NotUnderV1:

@@ -43,6 +43,10 @@ class TargetRefused(ValueError):
         self.reason = reason
 
 
+class TargetOverlong(TargetRefused):
+    """The target is longer than any that the API has."""
+
+
 def read_path(target: str) -> tuple[str, str]:
     """Return the path of a target raw and percent-decoded. Raise TargetRefused if it is ambiguous."""
     # So short a target is within the limits of path and query both.
@@ -56,9 +60,9 @@ def _examined(target: str) -> tuple[str, str]:
     _refuse_faults(target, _TARGET_FAULTS)
     path, _, query = target.partition("?")
     if len(path) > MAX_PATH_BYTES:
-        raise TargetRefused(f"the path is longer than {MAX_PATH_BYTES} bytes")
+        raise TargetOverlong(f"the path is longer than {MAX_PATH_BYTES} bytes")
     if len(query) > MAX_QUERY_BYTES:
-        raise TargetRefused(f"the query is longer than {MAX_QUERY_BYTES} bytes")
+        raise TargetOverlong(f"the query is longer than {MAX_QUERY_BYTES} bytes")
     _refuse_faults(path, _PATH_FAULTS)
     try:
         decoded = unquote_to_bytes(path).decode()

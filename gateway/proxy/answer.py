@@ -220,14 +220,13 @@ def broken_off(request: Request) -> Answer:
     return answer
 
 
-def refusal(error: GatewayError, more: bytes) -> bytes:
-    """The whole answer to what never became a request; the connection ends with it. `more`: lines of its head."""
+def refusal(error: GatewayError, lines: bytes) -> bytes:
+    """The whole answer to what never became a request; the connection ends with it. `lines`: as `error_lines` has."""
     body = error.body()
     return b"".join(
         (
             status_line(error.status, reason_of(error.status)),
-            error_lines(error),
-            more,
+            lines,
             b"Date: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
             % (rfc822_formatted_time().encode(), len(body)),
             body,
@@ -235,9 +234,10 @@ def refusal(error: GatewayError, more: bytes) -> bytes:
     )
 
 
-def error_lines(error: GatewayError) -> bytes:
-    """The header fields that belong to an error, as lines."""
-    return lines_of([(name.encode(), value.encode("latin-1", "replace")) for name, value in error.headers()])
+def error_lines(error: GatewayError, exchange: Exchange) -> bytes:
+    """The header fields of an error, as lines: its own, its id as SDKs look for it, and what every answer has."""
+    fields = [(name.encode(), value.encode("latin-1", "replace")) for name, value in error.headers()]
+    return lines_of([*fields, (b"x-request-id", exchange.id.encode())]) + own_lines(exchange)
 
 
 def own_lines(exchange: Exchange) -> bytes:

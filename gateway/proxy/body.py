@@ -16,7 +16,7 @@ from gateway.proxy.body_memory import BodyRoom
 from gateway.proxy.received_body import too_large
 from gateway.proxy.request import Request
 from gateway.settings.edge import Edge
-from gateway.wire.headers import RequestHead, is_json, media_type
+from gateway.wire.headers import PLAIN_CHARSETS, RequestHead, is_json, media_type
 
 _JSON, _FORM, _ANYTHING = "application/json", "multipart/form-data", "*/*"
 AT_ONCE_BYTES = 64 * 1024
@@ -28,10 +28,8 @@ _LEFT_BYTES = 8 * 2**20
 """So much memory has to be left behind each piece: where none is for what comes next over the connection, the loop
 cuts it, and its client is told nothing."""
 
-_CHARSET = re.compile(rb';\s*charset(\*[*0-9]*)?\s*=\s*"?([^\s;"]*)', re.IGNORECASE)
+_CHARSET = re.compile(rb""";\s*charset(\*[*0-9]*)?\s*=\s*["']?([^\s;"']*)""", re.IGNORECASE)
 """Wherever it stands: of two, and of one within the quotes of another parameter, readers take either."""
-
-_UTF_8 = (b"utf-8", b"utf8")
 
 
 def must_be_read(head: RequestHead, operation: Operation, caller: Caller) -> bool:
@@ -53,7 +51,7 @@ def must_be_read(head: RequestHead, operation: Operation, caller: Caller) -> boo
             return False
     refuse_encoding(head)
     for encoded, name in _CHARSET.findall(head.content_type):
-        if encoded or name.lower() not in _UTF_8:
+        if encoded or name.lower() not in PLAIN_CHARSETS:
             raise MediaTypeRefused("JSON bodies must be UTF-8.")
     return True
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 
-from gateway.errors import GatewayError, HeadersTooLarge, Overloaded, RequestTimeout
+from gateway.errors import GatewayError, Overloaded, RequestTimeout
 from gateway.exchange.kept_errors import forget_cancellation, forget_origin
 from gateway.proxy.answer import Answer, refusal
 from gateway.proxy.bites import CHUNKED, HEADS, STATED
@@ -169,9 +169,7 @@ class EdgeProtocol(ClientChannel):
             self._head = None
             self._begin(asked, behind)
         elif parts.size_bytes > state.max_header_bytes:
-            raise HeadersTooLarge(
-                f"The request's headers exceed {state.max_header_bytes} bytes. Send fewer or shorter headers."
-            )
+            raise parts.too_large(state.max_header_bytes)
 
     def _begin(self, asked: AskedHead, behind: bytes) -> None:
         """A request is there; its body, or some of it, may be too."""

@@ -19,8 +19,16 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import HttpRequestParserC, RawRequestMessage  # absent without the C parser
 from aiohttp.http_writer import HttpVersion10, HttpVersion11
 
-from gateway.errors import BadRequest, GatewayError, HeadersTooLarge, VersionRefused
+from gateway.errors import (
+    BadRequest,
+    GatewayError,
+    HeadersTooLarge,
+    MethodUnknown,
+    TargetTooLong,
+    VersionRefused,
+)
 from gateway.operations.table import Match
+from gateway.wire.absolute_form import origin_form
 from gateway.wire.headers import RawFields, RequestHead, with_values
 
 assert HttpRequestParserC is not None
@@ -33,6 +41,12 @@ SPOKEN = "Only HTTP/1.1 and HTTP/1.0 are spoken here."
 END_OF_HEAD = b"\r\n\r\n"
 _MOST_LINE_BYTES = 16 * 1024
 _MOST_FIELDS = 256
+
+_ASKS = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [^\0- ]*(?: HTTP/[0-9]\.[0-9]\r\n| [HTP/0-9.\r]*\Z|\Z)")
+"""A request line, whatever its method, or what has come of one behind that."""
+
+_TOO_MANY = "Too many headers received"
+"""How the parser says that there are more."""
 
 _LENGTH = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
 _MOST_DIGITS = 15
@@ -71,7 +85,6 @@ class KnownHead:
     __slots__ = (
         *(
             "_fields",
-            "asks_upgrade",
             "chunked",
             "head",
             "keep_alive",
@@ -85,14 +98,14 @@ class KnownHead:
 
     def __init__(self, message: RawRequestMessage) -> None:
         self.method: str = message.method
-        self.target: str = message.path
-        """The raw request target; bytes that are not UTF-8 stand as surrogates."""
+        target: str = message.path
+        if target[:1] != "/":
+            target = origin_form(target, message.headers.get("Host", "")) or target
+        self.target = target
+        """The raw request target, without our own scheme and host; bytes that are not UTF-8 stand as surrogates."""
 
         self._fields: RawFields = message.raw_headers
         self.version = message.version
-        self.asks_upgrade: bool = message.upgrade
-        """Connection and Upgrade ask for another protocol, whichever."""
-
         self.keep_alive: bool = not message.should_close
         """Whether the client may ask again on its connection."""
 
@@ -189,7 +202,7 @@ def _places(fields: RawFields, names: Sequence[bytes]) -> tuple[int, ...] | None
 
 
 def _read(head: bytes) -> AskedHead:
-    return _asked(_only(_fed(_parser(), head)))
+    return _asked(_only(_fed(_parser(), head, head), head))
 
 
 def _asked(message: RawRequestMessage) -> AskedHead:
@@ -200,23 +213,37 @@ def _asked(message: RawRequestMessage) -> AskedHead:
 class HeadInParts:
     """A head that comes in parts: each is read as it comes, so that what is wrong with it shows at once."""
 
-    __slots__ = ("_parser", "_tail", "size_bytes")
+    __slots__ = ("_line", "_parser", "_tail", "size_bytes")
 
     def __init__(self) -> None:
         self._parser = _parser()
+        self._line = b""
+        """What has come, as long as that is no more than a part of the request line and its end."""
+
         self._tail = b""
         self.size_bytes = 0
+
+    def too_large(self, most_bytes: int) -> GatewayError:
+        """The refusal of a head that goes on behind so many bytes."""
+        if b"\n" not in self._line:
+            return _target_too_long()
+        return HeadersTooLarge(
+            f"The request's headers exceed {most_bytes} bytes. Send fewer or shorter headers."
+        )
 
     def feed(self, data: bytes) -> tuple[AskedHead | None, bytes]:
         """The head, once it is complete, and what stands behind it. Raises the refusal of a bad one."""
         tail = self._tail
+        if b"\n" not in self._line:
+            self._line += data[: data.find(b"\n") + 1] or data
         at = (tail + data).find(END_OF_HEAD)
         if at >= 0:
             end = at + len(END_OF_HEAD) - len(tail)
-            return _asked(_only(_fed(self._parser, data[:end]))), data[end:]
+            messages = _fed(self._parser, data[:end], self._line)
+            return _asked(_only(messages, self._line)), data[end:]
         self.size_bytes += len(data)
         self._tail = (tail + data[-3:])[-3:]
-        if _fed(self._parser, data):
+        if _fed(self._parser, data, self._line):
             raise _unreadable("the head ends without an empty line")
         return None, b""
 
@@ -235,28 +262,41 @@ def _parser() -> HttpRequestParserC:
     )
 
 
-def _fed(parser: HttpRequestParserC, data: bytes) -> Sequence[tuple[RawRequestMessage, object]]:
+def _fed(parser: HttpRequestParserC, data: bytes, line: bytes) -> Sequence[tuple[RawRequestMessage, object]]:
+    """What the parser makes of more of a head; `line`: what has come of its request line, and maybe more."""
     try:
         return parser.feed_data(data)[0]
     except HttpProcessingError as error:
-        refusal = _refusal_of(error)
+        refusal = _refusal_of(error, line)
     raise refusal
 
 
-def _only(messages: Sequence[tuple[RawRequestMessage, object]]) -> RawRequestMessage:
+def _only(messages: Sequence[tuple[RawRequestMessage, object]], line: bytes) -> RawRequestMessage:
     if len(messages) != 1:
+        if line.startswith(b"PRI * HTTP/2.0\r\n"):  # whoever takes it for granted that we speak that
+            raise VersionRefused(SPOKEN, detail="HTTP/2 with prior knowledge")
         raise _unreadable("no request line")
     return messages[0][0]
 
 
-def _refusal_of(error: HttpProcessingError) -> GatewayError:
+def _refusal_of(error: HttpProcessingError, line: bytes) -> GatewayError:
     # aiohttp's text goes on to quote the line, which may hold a credential: only what was wrong is kept.
     reason = " ".join((error.message or "").split("\n\n", 1)[0].split())[:100]
     if isinstance(error, LineTooLong):
-        return HeadersTooLarge("The request line or one header is too long.")
+        if line.find(b"\n", 0, _MOST_LINE_BYTES) < 0:
+            return _target_too_long()
+        return HeadersTooLarge(f"A header has more than {_MOST_LINE_BYTES} bytes. Send a shorter one.")
+    if reason == _TOO_MANY:
+        return HeadersTooLarge(f"The request has more than {_MOST_FIELDS} headers. Send fewer.")
+    if "method" in reason.lower() and _ASKS.match(line):
+        return MethodUnknown("No such method is known here. Methods are spelled in capitals.", detail=reason)
     if "invalid http version" in reason.lower():
         return VersionRefused(SPOKEN, detail=reason)
     return _unreadable(reason)
+
+
+def _target_too_long() -> TargetTooLong:
+    return TargetTooLong("The request target is too long. Shorten the path or the query.")
 
 
 def _unreadable(reason: str) -> BadRequest:

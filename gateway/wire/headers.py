@@ -35,6 +35,9 @@ RARE = frozenset(
         b"upgrade",
     }
 )
+PLAIN_CHARSETS = frozenset({b"", b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1", b"latin1"})
+"""In these ASCII is itself, and no other byte is any of it: whoever reads in which, names are the same."""
+
 NOTHING_LISTED: frozenset[bytes] = frozenset()
 _NAME: Callable[[tuple[bytes, bytes]], bytes] = itemgetter(0)
 _VALUE: Callable[[tuple[bytes, bytes]], bytes] = itemgetter(1)
@@ -170,7 +173,7 @@ def read(fields: RawFields, *, http10: bool, max_bytes: int) -> RequestHead:
     row = tuple(map(_NAME, fields))
     names = _request_names(row) if is_kept(row) else RequestNames(row)
     values = tuple(map(_VALUE, fields))
-    _check_whole(names, values, fields, max_bytes)
+    _check_whole(names, values, max_bytes)
     head = RequestHead(fields, names)
     if names.host is not None:
         if not _HOST.fullmatch(values[names.host]):
@@ -178,10 +181,7 @@ def read(fields: RawFields, *, http10: bool, max_bytes: int) -> RequestHead:
     elif not http10:
         raise BadRequest("Exactly one Host header is needed.", code="invalid_host")
     if names.authorization is not None:
-        credential = values[names.authorization]
-        if b"," in credential:
-            raise _more_than_one_credential()
-        head.authorization = (credential,)
+        head.authorization = (values[names.authorization],)
     if names.content_type is not None:
         head.content_type = values[names.content_type]
     if names.content_length is not None:
@@ -191,19 +191,11 @@ def read(fields: RawFields, *, http10: bool, max_bytes: int) -> RequestHead:
     return head
 
 
-def _check_whole(names: RequestNames, values: tuple[bytes, ...], fields: RawFields, max_bytes: int) -> None:
-    """Refuse what is wrong with the head as a whole: its size, its encoding, its names."""
-    text = b"".join(values)
-    if not text.isascii():
-        for name, value in fields:
-            if not is_utf8(value):
-                raise BadRequest(
-                    f"The header {_show(name)} is not valid UTF-8. Encode its value as UTF-8 or leave it out.",
-                    code="invalid_header",
-                )
+def _check_whole(names: RequestNames, values: tuple[bytes, ...], max_bytes: int) -> None:
+    """Refuse what is wrong with the head as a whole: its names, its size."""
     if not names.is_sound and (fault := names.fault()) is not None:
         raise fault
-    if names.size_bytes + len(text) > max_bytes:
+    if names.size_bytes + len(b"".join(values)) > max_bytes:
         raise HeadersTooLarge(
             f"The request's headers exceed {max_bytes} bytes. Send fewer or shorter headers."
         )
@@ -239,7 +231,9 @@ def _read_rare(head: RequestHead, values: tuple[bytes, ...], *, http10: bool) ->
             case b"cdn-loop":
                 head.loops = (*head.loops, value)
             case b"upgrade":
-                head.is_socket = value.strip().lower() == b"websocket"
+                # Whoever asks for any other protocol goes on in ours (RFC 9110, section 7.8).
+                offers = (part.strip().lower() for part in value.split(b","))
+                head.is_socket |= b"websocket" in offers
             case _:
                 offered = (part.strip() for part in value.split(b","))
                 head.subprotocols = (*head.subprotocols, *filter(None, offered))

@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from gateway.wire.headers import PLAIN_CHARSETS
+
 MAX_BOUNDARY_BYTES = 70
 _BARE = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + _BARE + rb')=(?:"([^"]*)"|(' + _BARE + rb"))")
@@ -19,7 +21,6 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 # A parser that splits at semicolons without looking at quotes would find a name of its own in there.
 _NAME_IN_VALUE = re.compile(rb";[ \t]*(?:file)?name\*?[ \t]*=", re.IGNORECASE)
 _PLAIN_ENCODINGS = frozenset((b"7bit", b"8bit", b"binary"))
-_PLAIN_CHARSETS = frozenset((b"utf-8", b"us-ascii", b"iso-8859-1"))
 
 
 class MultipartRefused(ValueError):
@@ -56,7 +57,7 @@ def boundary_of(content_type: str) -> bytes:
     parameters = _read_parameters(value[media_type.end() :])
     if any(b"*" in name for name in parameters):
         raise MultipartRefused("the Content-Type has an encoded parameter")
-    if parameters.get(b"charset", b"utf-8").lower() not in _PLAIN_CHARSETS:
+    if parameters.get(b"charset", b"utf-8").lower() not in PLAIN_CHARSETS:
         raise MultipartRefused("the Content-Type names a charset in which the body could read differently")
     boundary = parameters.get(b"boundary", b"")
     if len(boundary) > MAX_BOUNDARY_BYTES or not _BOUNDARY.fullmatch(boundary):
@@ -138,4 +139,4 @@ def _is_plain_text(content_type: bytes) -> bool:
     if media_type is None or media_type[1].lower() in (b"multipart", b"message"):
         return False
     charset = _read_parameters(content_type[media_type.end() :]).get(b"charset", b"utf-8")
-    return charset.lower() in _PLAIN_CHARSETS
+    return charset.lower() in PLAIN_CHARSETS

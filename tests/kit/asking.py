@@ -63,6 +63,7 @@ def assert_refused(answer: RawAnswer, status: int, code: str) -> None:
     assert (answer.status, error["code"]) == (status, code)
     assert error.keys() == {"message", "type", "param", "code"}
     assert answer.get("content-type") == "application/json"
+    assert answer.get("x-request-id") == answer.get("x-gateway-request-id") != None  # noqa: E711
 
 
 def assert_upstream_error(answer: RawAnswer, status: int, code: str) -> None:

@@ -89,6 +89,8 @@ def _wrong_answer(answer: bytes, case: Case) -> str:
         return "the answer does not announce that the connection is closed"
     if not fields.get(b"x-gateway-request-id"):
         return "the answer has no request id"
+    if fields.get(b"x-request-id") != fields[b"x-gateway-request-id"]:
+        return "SDKs do not find the request id"
     try:
         error = orjson.loads(body)["error"]
     except (ValueError, KeyError, TypeError):

@@ -60,7 +60,7 @@ def test_the_parser_says_of_a_head_what_the_gateway_goes_by(
     )
 
     assert (known.version is request_heads.HTTP10) is (version == "1.0")
-    assert (known.chunked, known.asks_upgrade, not known.keep_alive) == (chunked, upgrade, should_close)
+    assert (known.chunked, not known.keep_alive) == (chunked, should_close)
 
 
 @pytest.mark.parametrize("end", [b"\n\r\n", b"\r\n\n", b"\n\n", b"\r\r\n", b"\r\n\r\r\n"])
