@@ -1,5 +1,6 @@
 """How an exchange can end, and what every error that ends one has."""
 
+import math
 from enum import StrEnum
 from typing import ClassVar
 
@@ -48,14 +49,22 @@ class GatewayError(Exception):
     type: str = "server_error"
     code: str = "internal_error"
     ending: Ending = Ending.REFUSED
-    fields: ClassVar[tuple[tuple[str, str], ...]] = ()
+    fields: tuple[tuple[str, str], ...] = ()
     """The header fields that every error of this kind carries."""
 
     def __init__(
-        self, message: str, *, code: str | None = None, param: str | None = None, detail: str | None = None
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        detail: str | None = None,
+        retry_after_seconds: float | None = None,
     ) -> None:
-        """`code`: a narrower one than its kind has."""
+        """`code` and `retry_after_seconds`: narrower, or better known, than of its kind."""
         super().__init__(message)
+        if retry_after_seconds is not None:
+            self.fields = (("retry-after", str(max(1, math.ceil(retry_after_seconds)))),)
         self.message = message
         self.param = param
         self.detail = detail

@@ -39,6 +39,7 @@
     │  └─ UpstreamTimeout                504     upstream_error         upstream_timeout
     └─ GatewayFault
        ├─ VersionRefused                 505     invalid_request_error  http_version_not_supported
+       ├─ IssuerUnavailable              503     server_error           issuer_unavailable
        ├─ LimitsUnavailable              503     server_error           limits_unavailable
        ├─ Overloaded                     503     server_error           overloaded
        ├─ Draining                       503     server_error           draining
@@ -54,7 +55,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 from gateway.endings import Ending as Ending
 from gateway.endings import GatewayError as GatewayError
@@ -249,7 +249,7 @@ class UpgradeRequired(ClientFault):
 
     status = 426
     code = "websocket_version"
-    fields: ClassVar[tuple[tuple[str, str], ...]] = (("Sec-WebSocket-Version", "13"),)
+    fields: tuple[tuple[str, str], ...] = (("Sec-WebSocket-Version", "13"),)
 
 
 class WebsocketUnsupported(UpgradeRequired):
@@ -357,6 +357,14 @@ class VersionRefused(GatewayFault):
     status = 505
     type = "invalid_request_error"
     code = "http_version_not_supported"
+
+
+class IssuerUnavailable(GatewayFault):
+    """The keys of the issuer that a credential names are not known, so nobody can tell whether it counts."""
+
+    status = 503
+    code = "issuer_unavailable"
+    fields = _SOON
 
 
 class LimitsUnavailable(GatewayFault):

@@ -55,6 +55,7 @@ TABLE = {
     "UpstreamRefusedKey": (502, UPSTREAM, "upstream_refused_key"),
     "UpstreamTimeout": (504, UPSTREAM, "upstream_timeout"),
     "VersionRefused": (505, INVALID, "http_version_not_supported"),
+    "IssuerUnavailable": (503, SERVER, "issuer_unavailable"),
     "LimitsUnavailable": (503, SERVER, "limits_unavailable"),
     "Overloaded": (503, SERVER, "overloaded"),
     "Draining": (503, SERVER, "draining"),
@@ -141,7 +142,8 @@ def test_whose_fault_it_is_shows_in_the_ending() -> None:
     assert all(
         ending is Ending.REFUSED
         for name, ending in endings.items()
-        if TABLE[name][0] < 500 or name in ("VersionRefused", "LimitsUnavailable", "Overloaded")
+        if TABLE[name][0] < 500
+        or name in ("VersionRefused", "IssuerUnavailable", "LimitsUnavailable", "Overloaded")
     )
 
 
@@ -159,6 +161,7 @@ def test_log_says_which_bound_or_which_defect_it_was() -> None:
         "RequestTimeout",
         "BodyTooLarge",
         "JsonTooComplex",
+        "IssuerUnavailable",
         "LimitExceeded",
         "LimitsUnavailable",
         "Overloaded",
@@ -212,9 +215,15 @@ def test_limit_says_when_to_come_back_rounded_up_and_whether_to_sleep_for_it(
     assert error.type == "tokens"
 
 
-@pytest.mark.parametrize("name", ["LimitsUnavailable", "Overloaded"])
+@pytest.mark.parametrize("name", ["IssuerUnavailable", "LimitsUnavailable", "Overloaded"])
 def test_what_passes_says_when_to_try_again(name: str) -> None:
     assert dict(made(name).headers()) == {"retry-after": "1"}
+
+
+def test_issuer_whose_keys_cannot_be_had_says_when_they_are_asked_for_again() -> None:
+    error = errors.IssuerUnavailable("Later.", retry_after_seconds=28.2)
+
+    assert dict(error.headers()) == {"retry-after": "29"}
 
 
 @pytest.mark.parametrize("name", ["UpstreamRefusedKey", "LoopDetected"])

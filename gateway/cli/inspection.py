@@ -21,6 +21,7 @@ from gateway.credentials.principal import (
     CredentialMalformed,
     CredentialMissing,
     CredentialRevoked,
+    CredentialUndecided,
 )
 from gateway.credentials.trust import Trust
 from gateway.credentials.verifier import Inspection, inspect
@@ -177,6 +178,8 @@ def _verdict(found: Inspection) -> str:
             return "accepted"
         case CredentialMalformed() | CredentialMissing():
             answer = "malformed"
+        case CredentialUndecided():
+            return f"not decided, 503: {found.refusal.reason}"
         case CredentialExpired():
             answer = "expired"
         case CredentialRevoked():

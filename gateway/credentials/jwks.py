@@ -16,6 +16,7 @@ from collections.abc import Callable
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.key_sets import Fetch, KeySet, Pace
 from gateway.credentials.keys import Key
+from gateway.credentials.principal import CredentialUndecided
 from gateway.wire.strict_json import strict_object
 
 _log = logging.getLogger(__name__)
@@ -49,13 +50,22 @@ class JwksUrl:
         self._ring: KeyRing | None = None
         self._document: bytes | None = None
         self._confirmed_at = -math.inf
+        self._tries_at = -math.inf
         self._missed = asyncio.Event()
         self._tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def get(self, kid: str) -> Key | None:
-        """Return a key of the set in force. A kid that is not there is looked for soon, for the next one."""
-        key = None if self._ring is None else self._ring.get(kid)
+        """Return a key of the set in force. A kid that is not there is looked for soon, for the next one.
+
+        Raises CredentialUndecided while there is no set: none was ever fetched, or the last one is too old to count.
+        """
+        if self._ring is None:
+            raise CredentialUndecided(
+                f"there are no keys of issuer {self.issuer}, for {self.url} could not be fetched",
+                retry_after_seconds=max(0.0, self._tries_at - self._clock()),
+            )
+        key = self._ring.get(kid)
         if key is None:
             self._missed.set()
         return key
@@ -97,7 +107,9 @@ class JwksUrl:
             if was_missed and not is_new and known.tried_seconds_ago > self._clock() - asked_at:
                 self._missed.set()  # a fetch of before says nothing of what was missed since
             old_enough = pace.pause_seconds
-            await asyncio.sleep(pace.pause_seconds - known.tried_seconds_ago)
+            pause_seconds = pace.pause_seconds - known.tried_seconds_ago
+            self._tries_at = self._clock() + pause_seconds
+            await asyncio.sleep(pause_seconds)
             if not known.failed:
                 try:
                     async with asyncio.timeout(pace.refresh_seconds - self.age_seconds()):

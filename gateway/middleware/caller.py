@@ -15,6 +15,7 @@ from gateway.errors import (
     CredentialRefused,
     CredentialWithdrawn,
     GatewayError,
+    IssuerUnavailable,
     TenantDisabled,
     TenantUnknown,
 )
@@ -72,7 +73,7 @@ def check_tenant(tenant: TenantPolicy) -> None:
 
 
 def credential_refusal(error: CredentialError, request_id: str) -> GatewayError:
-    """One of four things is said; which check failed stands in the log only."""
+    """One of four things is said, or that nobody can tell now; which check failed stands in the log only."""
     match error:
         case credentials.CredentialMissing():
             return CredentialMissing(
@@ -80,11 +81,25 @@ def credential_refusal(error: CredentialError, request_id: str) -> GatewayError:
                 "with an official SDK, set it as the API key.",
                 detail=error.reason,
             )
+        case credentials.CredentialTooLong():
+            return CredentialRefused(
+                f"The credential has {error.has_bytes:,} bytes, and {error.most_bytes:,} are read at most "
+                "(credentials.max_bytes). Have its issuer put less into it, such as groups in the place of scopes or "
+                "fewer roles, or ask the gateway's operator for a higher limit.",
+                detail=error.reason,
+            )
         case credentials.CredentialMalformed():
             return CredentialRefused(
                 "The credential is malformed. Send exactly one Authorization header, 'Bearer' and a credential "
                 "issued for this gateway; keys of the API behind it are not accepted here.",
                 detail=error.reason,
+            )
+        case credentials.CredentialUndecided():
+            return IssuerUnavailable(
+                "The keys of the issuer that this credential names could not be had yet, so it can neither be accepted "
+                "nor refused. Try again; if that goes on, tell the gateway's operator.",
+                detail=error.reason,
+                retry_after_seconds=error.retry_after_seconds,
             )
         case credentials.CredentialExpired():
             return CredentialLapsed(
