@@ -20,6 +20,10 @@ KID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 FOREIGN_KID = re.compile(r"[A-Za-z0-9._+/=-]{1,128}")
 """Kids of other issuers, who like base64: they are looked up in a dictionary and never name a file."""
 
+_OWN_USES = ("sig",)
+_OTHERS_USES = ("sig", "jwt-svid")
+"""What keys are for that sign; the latter is SPIFFE's word for it."""
+
 MIN_SECRET_BYTES = 32
 MIN_DISTINCT_BYTES = 8
 RSA_BITS = range(2048, 8193)
@@ -119,7 +123,7 @@ class Key:
         """Take a key from a JWK that names its `kid` and `alg`; raises KeyProblem.
 
         With `strict=False`, for keys that others publish: `alg` may be left out where kty and crv leave one
-        choice (of the RSA algorithms there is RS256 only), and `kid` may be any FOREIGN_KID.
+        choice (of the RSA algorithms there is RS256 only), `kid` may be any FOREIGN_KID, and `use` SPIFFE's.
         """
         kid, alg = jwk.get("kid"), jwk.get("alg")
         if not isinstance(kid, str) or not (KID if strict else FOREIGN_KID).fullmatch(kid):
@@ -133,7 +137,7 @@ class Key:
         kty, curve = _KIND[algorithm]
         if jwk.get("kty") != kty or (curve is not None and jwk.get("crv") != curve):
             raise KeyProblem(f"key {kid}: {alg} needs kty {kty}{f' and crv {curve}' if curve else ''}")
-        if jwk.get("use", "sig") != "sig":
+        if jwk.get("use", "sig") not in (_OWN_USES if strict else _OTHERS_USES):
             raise KeyProblem(f"key {kid}: use must be sig")
         if not _may_verify(jwk):
             raise KeyProblem(f"key {kid}: key_ops must include verify")
