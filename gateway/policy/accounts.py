@@ -109,6 +109,11 @@ def account_of(base_url: str, api_key: str | None, project: str | None) -> Accou
     return Account(place, hashlib.sha256(secret.encode()).hexdigest()[:_DIGITS], project if public else None)
 
 
+def is_public(base_url: str) -> bool:
+    """Whether that is the public API, by whatever of its names."""
+    return account_of(base_url, None, None).place == PUBLIC_API
+
+
 @lru_cache(maxsize=256)
 def storage_of(base_url: str) -> str:
     """What stores the objects behind a way upstream: the same id in two of these means two objects."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from time import monotonic
 
+from gateway.errors import UpstreamBroken
 from gateway.exchange.exchange import Exchange
 from gateway.policy.tenants import UpstreamAccess
 from gateway.proxy.account_watch import ACCOUNT_FIELDS, AccountWatch
@@ -16,6 +17,7 @@ from gateway.wire.answer_head import Head
 from gateway.wire.headers import RequestHead
 from gateway.wire.passing import for_upstream, loop_field
 
+_CHANGES_NOTHING = frozenset({"GET", "HEAD"})
 _PROJECT, _ORGANIZATION = ACCOUNT_FIELDS
 
 
@@ -122,6 +124,38 @@ class Call:
             ),
             more,
         )
+
+    async def ask(self, block: bytes) -> Head:
+        """Ask what has no body; the head of the answer. Raises an UpstreamFault, or Overloaded.
+
+        Where the upstream hangs up instead, it is asked again, once, if it is to change nothing.
+        """
+        self.reply.write(block)
+        self.reply.start_clock()
+        try:
+            return await self.read_head()
+        except UpstreamBroken:
+            if not self.may_ask_again:
+                raise
+        return await self.ask_again(block)
+
+    @property
+    def may_ask_again(self) -> bool:
+        """Whether nothing was to be changed by what went up, and the connection was closed instead of an answer.
+
+        Many servers close connections that nobody uses, just as the next request is on its way.
+        """
+        exchange = self.exchange
+        return (
+            self.reply.went_unanswered and exchange.method in _CHANGES_NOTHING and not exchange.head.has_body
+        )
+
+    async def ask_again(self, block: bytes) -> Head:
+        """Ask the same over a new connection; the head of the answer. Raises an UpstreamFault, or Overloaded."""
+        self.reply = reply = await self.to.pool.made_for(self.reply)
+        reply.write(block)
+        self.exchange.asked_at = reply.start_clock()
+        return await self.read_head()
 
     async def read_head(self) -> Head:
         """The head of the answer. Raises an UpstreamFault."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway.errors import BadRequest, UpstreamFault, UpstreamTimeout
+from gateway.errors import BadRequest, UpstreamBroken, UpstreamFault, UpstreamTimeout
 from gateway.exchange.exchange import Exchange
 from gateway.proxy.answer import Answer, own_lines
 from gateway.proxy.call import Call, call_upstream
@@ -43,10 +43,16 @@ def forward(
                 if reply.all_written:
                     exchange.body_sent()
                 exchange.added = own_lines(exchange)
-                while (come := reply.head) is None:
-                    await reply.coming()
-                head = come
-                call.answered(head)
+                try:
+                    while (come := reply.head) is None:
+                        await reply.coming()
+                    head = come
+                    call.answered(head)
+                except UpstreamBroken:
+                    if not call.may_ask_again:
+                        raise
+                    head = await call.ask_again(call.request_head(length=None))
+                    reply = call.reply
                 if exchange.body is not None:
                     exchange.body_sent()
             else:
@@ -57,6 +63,7 @@ def forward(
         except BaseException:
             if upload is not None:
                 upload.cancel()
+            reply = call.reply
             if exchange.asked_at is not None and reply.finished:
                 reply.release()  # the answer has been heard to its end, though nobody is there for it
             else:

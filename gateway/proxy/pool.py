@@ -13,6 +13,7 @@ from yarl import URL
 
 from gateway.errors import Overloaded
 from gateway.exchange.exchange import Exchange
+from gateway.policy.accounts import is_public
 from gateway.policy.tenants import SECRET_BYTES
 from gateway.proxy.answer_heads import AnswerHeads
 from gateway.proxy.bites import Turns
@@ -23,6 +24,10 @@ from gateway.proxy.reply import Reply
 from gateway.proxy.wheel import Wheel
 from gateway.settings.upstream import Upstream as UpstreamSettings
 from gateway.wire.leading import Origin
+
+_OFFICIAL_SECONDS = 15.0
+_OTHERS_SECONDS = 4.0
+"""Many servers in Python close idle connections after 5 seconds."""
 
 
 class PoolEvents(NamedTuple):
@@ -83,7 +88,9 @@ class UpstreamPool:
         self._wheel = wheel
         self.due_step: int | None = None
         self._wait_seconds = settings.connection_wait_seconds
-        self._keepalive_seconds = settings.keepalive_seconds
+        self._keepalive_seconds = settings.keepalive_seconds or (
+            _OFFICIAL_SECONDS if is_public(base_url) else _OTHERS_SECONDS
+        )
         self._events = events
         self._turns = turns
         self._heads = AnswerHeads()
@@ -147,7 +154,7 @@ class UpstreamPool:
 
         `no_body`: what is asked for has none, whatever its head says (HEAD). Raises UpstreamUnreachable,
         UpstreamTimeout, or Overloaded when it is this machine that cannot connect; then the place has been given
-        back. Only connecting is ever tried again.
+        back. Connecting is tried again, nothing else is here.
         """
         now = monotonic()
         reply = self.kept(now) or await self.made(tenant)
@@ -165,6 +172,17 @@ class UpstreamPool:
         reply = Reply(self._loop, self._turns, self._wheel, self._heads, self, vouched_by=trusted)
         transport.set_protocol(reply)
         reply.connection_made(transport)
+        return reply
+
+    async def made_for(self, lost: Reply) -> Reply:
+        """A new connection for the exchange of one that was lost, in the same place. Raises as `open` does.
+
+        Whoever had the lost one ends this one, and has to ask anew.
+        """
+        tenant = lost.leave()
+        assert tenant is not None
+        reply = await self.made(tenant)
+        reply.begin_in_place_of(lost, tenant)
         return reply
 
     def kept(self, now: float) -> Reply | None:

@@ -85,6 +85,11 @@ class Reply(UpstreamChannel):
         if total_at < self._asked_at:
             self._be_asked(total_at)
 
+    def begin_in_place_of(self, lost: Reply, tenant: str) -> None:
+        """Have the exchange of a connection that was lost, and what is left of its time."""
+        began_at = lost._total_at - lost.deadlines.total_seconds
+        self.begin(tenant, lost.deadlines, began_at, no_body=lost._no_body)
+
     def write(self, *data: Piece) -> None:
         """Send bytes of the request. Raises UpstreamBroken when the connection is gone."""
         transport = self.transport
@@ -122,6 +127,11 @@ class Reply(UpstreamChannel):
             raise self._fault.error()
         waiter = self._waiter = self._loop.create_future()
         return waiter
+
+    @property
+    def went_unanswered(self) -> bool:
+        """Whether the connection was lost before a byte of the answer had come."""
+        return self._fault is not None and self._fault.unanswered
 
     @property
     def buffered(self) -> bool:
@@ -223,9 +233,15 @@ class Reply(UpstreamChannel):
 
     def close(self) -> None:
         """The exchange ended in any other way: nobody shares this connection any more."""
+        tenant = self.leave()
+        if tenant is not None:
+            self._pool.places.give_back(tenant)
+
+    def leave(self) -> str | None:
+        """As `close`, but the place stays taken; returns by which tenant, None where the exchange has ended before."""
         tenant, self._tenant = self._tenant, None
         if tenant is None:
-            return
+            return None
         self._at_now = AT_END
         self._decoder = self._sink = self._raw = self._fault = self._begun = self.head = None
         self._follows = False
@@ -235,7 +251,7 @@ class Reply(UpstreamChannel):
         self._wheel.forget(self)
         if self.transport is not None:
             self.transport.close()
-        self._pool.places.give_back(tenant)
+        return tenant
 
     def stirs(self) -> bool:
         """Whether something has come over a connection that nobody uses, or its end, before the loop hears of it."""

@@ -78,9 +78,7 @@ def forward_socket(
         block = call.request_head(
             length=None, without=_NOT_UPGRADED, more=more + b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
         )
-        call.reply.write(block)
-        call.reply.start_clock()
-        return await call.read_head()
+        return await call.ask(block)
 
     async def _converse(request: Request, call: Call, head: Head) -> Answer:
         exchange = call.exchange

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import orjson
 
+from gateway.errors import UpstreamBroken
 from gateway.exchange.exchange import Exchange
 from gateway.proxy.deadlines import ReplyDeadlines
 from gateway.proxy.upstream import Upstreams
@@ -37,9 +38,18 @@ async def file_bytes(upstreams: Upstreams, exchange: Exchange, file_id: str) -> 
         await pool.wait_for_place(exchange)
     reply = await pool.open(tenant, _DEADLINES)
     try:
-        reply.write(b"GET %b HTTP/1.1\r\n%b\r\n" % (target, block))
+        request = b"GET %b HTTP/1.1\r\n%b\r\n" % (target, block)
+        reply.write(request)
         reply.start_clock()
-        head = await reply.read_head()
+        try:
+            head = await reply.read_head()
+        except UpstreamBroken:
+            if not reply.went_unanswered:
+                raise
+            reply = await pool.made_for(reply)
+            reply.write(request)
+            reply.start_clock()
+            head = await reply.read_head()
         body = await reply.peek(_MOST_BYTES)
     except BaseException:
         reply.close()

@@ -360,7 +360,8 @@ class UpstreamChannel(Channel):
             self._at_now = AT_END
             self._raw.feed_eof()
         else:
-            self._fail(HUNG_UP if error is None else fault_of(error))
+            fault = HUNG_UP if error is None else fault_of(error)
+            self._fail(fault._replace(unanswered=self._at_now == AT_HEAD and self._begun is None))
 
     # Deadlines
 

@@ -20,6 +20,8 @@ class Fault(NamedTuple):
     kind: type[GatewayError]
     message: str
     detail: str
+    unanswered: bool = False
+    """Whether the connection was lost before a byte of the answer had come."""
 
     def error(self) -> GatewayError:
         """The error to raise, or to tell a sink."""

@@ -76,8 +76,9 @@ class Upstream(Section):
     connection_wait_seconds: Seconds = 5.0
     """For a connection to come free, while all of them or all of the tenant's are in use; then 503."""
 
-    keepalive_seconds: Seconds = 15.0
-    """How long an idle connection is kept; must stay below the upstream's own idle time."""
+    keepalive_seconds: Seconds | None = None
+    """How long an idle connection is kept; must stay below the upstream's own idle time. Unset: 15 at the public API, 4
+    elsewhere, for many servers close at 5."""
 
     connect_timeout_seconds: Seconds = 10.0
     """For a new connection to be made."""
