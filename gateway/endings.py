@@ -35,8 +35,25 @@ class Ending(StrEnum):
     """By a defect of the gateway."""
 
 
+NEVER = (("x-should-retry", "false"),)
+"""What keeps the official SDKs from asking again."""
+
+MOST_SLEEP_SECONDS = 120
+"""The SDKs would sleep through whatever they are told: past this the caller should decide, not the client library."""
+
 ROOM_BYTES = 16 * 1024
 """What is asked for before orjson writes: where it gets no memory it takes the process with it, Python says so."""
+
+
+def waiting(seconds: float | None) -> tuple[tuple[str, str], ...]:
+    """The header fields that say, rounded up, for how long to wait; None: waiting does not help."""
+    if seconds is None:
+        return NEVER
+    fields = (
+        ("retry-after", str(max(1, math.ceil(seconds)))),
+        ("retry-after-ms", str(max(1, math.ceil(seconds * 1000)))),
+    )
+    return fields if seconds <= MOST_SLEEP_SECONDS else (*fields, *NEVER)
 
 
 class GatewayError(Exception):

@@ -53,15 +53,13 @@ Types and codes are API: changing one is a breaking change. An error is rendered
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
+from gateway.endings import NEVER, waiting
 from gateway.endings import Ending as Ending
 from gateway.endings import GatewayError as GatewayError
 
 _SOON = (("retry-after", "1"),)
-_NEVER = (("x-should-retry", "false"),)
-"""What keeps the official SDKs from asking again."""
 
 
 class ClientFault(GatewayError):
@@ -190,9 +188,7 @@ class MethodRefused(ClientFault):
     def __init__(self, message: str, *, allow: Sequence[str]) -> None:
         super().__init__(message)
         self.allow = tuple(allow)
-
-    def headers(self) -> list[tuple[str, str]]:
-        return [("Allow", ", ".join(self.allow))]
+        self.fields = (("Allow", ", ".join(allow)),)
 
 
 class MethodUnknown(ClientFault):
@@ -200,7 +196,7 @@ class MethodUnknown(ClientFault):
 
     status = 501
     code = "method_unknown"
-    fields = _NEVER
+    fields = NEVER
 
 
 class RequestTimeout(ClientFault):
@@ -286,19 +282,7 @@ class LimitExceeded(ClientFault):
         super().__init__(message, detail=detail)
         self.type = type
         self.retry_after_seconds = retry_after_seconds
-
-    def headers(self) -> list[tuple[str, str]]:
-        seconds = self.retry_after_seconds
-        if seconds is None:
-            return list(_NEVER)
-        fields = [
-            ("retry-after", str(max(1, math.ceil(seconds)))),
-            ("retry-after-ms", str(max(1, math.ceil(seconds * 1000)))),
-        ]
-        # The SDKs would sleep through this: past two minutes the caller should decide, not the client library.
-        if seconds > 120:
-            fields += _NEVER
-        return fields
+        self.fields = waiting(retry_after_seconds)
 
 
 class ClientLeft(ClientFault):
@@ -336,7 +320,7 @@ class UpstreamRefusedKey(UpstreamFault):
 
     status = 502
     code = "upstream_refused_key"
-    fields = _NEVER
+    fields = NEVER
 
 
 class UpstreamTimeout(UpstreamFault):
@@ -397,7 +381,7 @@ class LoopDetected(GatewayFault):
 
     status = 508
     code = "loop_detected"
-    fields = _NEVER
+    fields = NEVER
 
 
 class Internal(GatewayFault):
