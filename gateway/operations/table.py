@@ -28,7 +28,7 @@ from gateway.operations.operation import RunsModel as RunsModel
 from gateway.operations.operation import UsageReport as UsageReport
 from gateway.operations.operation import Work as Work
 from gateway.operations.scopes import OTHERS_USAGE, Vocabulary
-from gateway.operations.targets import TargetRefused, read_path
+from gateway.operations.targets import TargetRefused, has_slash, read_path
 
 # Administration and billing: reached through a row of the table or not at all, whatever follows the prefix.
 NEVER_UNLISTED: Final = ("/v1/organization", "/v1/projects", "/v1/dashboard", "/v1/usage")
@@ -78,6 +78,7 @@ _UNLISTED: Final = {
 }
 
 
+_MODEL: Final = "{model}"
 _METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 _SOCKET: Final = "GET, Upgrade: websocket"
 """The method of a session, where another operation may have its own."""
@@ -123,6 +124,11 @@ class OperationTable:
         self.scopes: tuple[str, ...] = self.vocabulary.scopes
         """Every scope that a credential can have: what requests need, those of unlisted paths included, and more."""
 
+        self._before_models = {
+            operation.path.removesuffix(_MODEL)
+            for operation in self.operations
+            if operation.path.endswith(_MODEL)
+        }
         self._nearest = Nearest(self.operations)
         self._root = _Node()
         self._literal: dict[tuple[str, str], Match] = {}
@@ -177,7 +183,7 @@ class OperationTable:
         known = self._literal.get((method, target))
         if known is not None:
             return known
-        path, decoded = read_path(target)
+        path, decoded = read_path(target, self._before_models)
         segments = path.split("/")
         found = self._root.find(method, segments)
         meaning = decoded.casefold().rstrip("/")
@@ -189,6 +195,8 @@ class OperationTable:
             if meaning.startswith(AMONG_SESSIONS) and not found.is_among_sessions:
                 raise TargetRefused("the path could also be read as one among sessions")
             return Match(found, {name: segments[place] for name, place in self._parameters[found.id]})
+        if has_slash(path):
+            raise TargetRefused("a slash in percent-encoding may only be part of a model's name")
         if not path.startswith("/v1/") or path == "/v1/":
             raise NotUnderV1("only paths under /v1 exist here")
         if path.startswith(NEVER_UNLISTED):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -33,6 +33,7 @@ _PATH_FAULTS: Final = (
     ),
 )
 _DELIMITER: Final = re.compile(r"[/\\;?#%.]")
+_SLASH: Final = re.compile(r"%2[Ff]")
 
 
 class TargetRefused(ValueError):
@@ -47,23 +48,31 @@ class TargetOverlong(TargetRefused):
     """The target is longer than any that the API has."""
 
 
-def read_path(target: str) -> tuple[str, str]:
-    """Return the path of a target raw and percent-decoded. Raise TargetRefused if it is ambiguous."""
+def read_path(target: str, before_models: Collection[str] = ()) -> tuple[str, str]:
+    """Return the path of a target raw and percent-decoded. Raise TargetRefused if it is ambiguous.
+
+    `before_models`: behind these a last segment names a model, which may have slashes, percent-encoded.
+    """
     # So short a target is within the limits of path and query both.
     if len(target) <= MAX_PATH_BYTES and _PLAIN.fullmatch(target) is not None:
         path = target.partition("?")[0]
         return path, path
-    return _examined(target)
+    return _examined(target, before_models)
 
 
-def _examined(target: str) -> tuple[str, str]:
+def has_slash(path: str) -> bool:
+    """Whether a path that was read has a percent-encoded slash, which only the name of a model can have."""
+    return _SLASH.search(path) is not None
+
+
+def _examined(target: str, before_models: Collection[str]) -> tuple[str, str]:
     _refuse_faults(target, _TARGET_FAULTS)
     path, _, query = target.partition("?")
     if len(path) > MAX_PATH_BYTES:
         raise TargetOverlong(f"the path is longer than {MAX_PATH_BYTES} bytes")
     if len(query) > MAX_QUERY_BYTES:
         raise TargetOverlong(f"the query is longer than {MAX_QUERY_BYTES} bytes")
-    _refuse_faults(path, _PATH_FAULTS)
+    _refuse_faults(_without_slashes(path, before_models), _PATH_FAULTS)
     try:
         decoded = unquote_to_bytes(path).decode()
     except UnicodeDecodeError:
@@ -72,7 +81,18 @@ def _examined(target: str) -> tuple[str, str]:
         _refuse_disguises(decoded)
     if _DOT_SEGMENT.search(decoded):
         raise TargetRefused("the path must not contain the segments '.' and '..', in any encoding")
+    if "//" in decoded or (decoded.endswith("/") and not path.endswith("/")):
+        raise TargetRefused("the slashes in a model's name must stand between other characters")
     return path, decoded
+
+
+def _without_slashes(path: str, before_models: Collection[str]) -> str:
+    """The path with something harmless in place of each slash that a model's name has."""
+    for before in before_models:
+        model = path.removeprefix(before)
+        if model != path and "/" not in model:
+            return before + _SLASH.sub("-", model)
+    return path
 
 
 def _refuse_disguises(decoded: str) -> None:

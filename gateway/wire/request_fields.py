@@ -52,7 +52,8 @@ class RequestFields(NamedTuple):
     choices: int = 1
     """How many answers are computed: the larger of `n` and `best_of`."""
     max_output: int | None = None
-    """The largest of the API's three names for the most LLM tokens per answer; None when there is no cap."""
+    """The largest of the API's three names for the most LLM tokens per answer; None when there is no cap, or one of
+    them says that there is none."""
     maximum: str | None = None
     """The name that states it."""
 
@@ -97,7 +98,7 @@ def _read(body: bytes, document: Mapping[str, Any], path: Sequence[str]) -> Requ
     single = body.find(b"\\") < 0 or not hides_letters(body)
     if len(path) > 1:
         single = single and all(body.count(f'"{name}"'.encode()) < 2 for name in path)
-    stream, choices, max_output, maximum = False, 1, None, None
+    stream, choices, max_output, maximum, unbounded = False, 1, None, None, False
     for name in filter(_IS_READ, document):
         # These bytes cannot stand inside a string, where quotes are escaped.
         if single and body.count(_QUOTED[name]) > 1:
@@ -107,11 +108,19 @@ def _read(body: bytes, document: Mapping[str, Any], path: Sequence[str]) -> Requ
         if name == "stream":
             stream = _flag(value, name)
             continue
-        number = value if type(value) is int and 0 <= value <= _MAX_EXACT else _number(value, name)
+        if type(value) is int and 0 <= value <= _MAX_EXACT:
+            number = value
+        elif name in _MAXIMA and _is_unbounded(value):
+            unbounded = True
+            continue
+        else:
+            number = _number(value, name)
         if name in _COUNTS:
             choices = max(choices, number)
         elif number and (max_output is None or number > max_output):
             max_output, maximum = number, name
+    if unbounded:  # who knows which of them is read
+        max_output, maximum = None, None
     if not single:
         _walk(body, path)
     model = document.get(path[0])
@@ -165,10 +174,13 @@ def _flag(value: object, name: str) -> bool:
     return value
 
 
+def _is_unbounded(value: object) -> bool:
+    """Whether a maximum is none: `"inf"`, as the realtime operations write it, or below 0, as many servers do."""
+    return value == "inf" or (type(value) in (int, float) and value < 0)  # type: ignore[operator]
+
+
 def _number(value: object, name: str) -> int:
-    """A count that is not simply one; 0 stands for `"inf"`, which the realtime operations take for a maximum."""
-    if value == "inf":
-        return 0
+    """A count that is not simply one."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):

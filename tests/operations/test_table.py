@@ -480,7 +480,11 @@ def test_an_unlisted_method_on_an_administration_path_is_never_unlisted() -> Non
         ("/v1/models/%2e", "'.' and '..'"),
         ("/v1/models/.%2E?x", "'.' and '..'"),
         ("/v1/models/%252e%252e", "percent-encoding"),
-        ("/v1/models/a%2Fb", "percent-encoding"),
+        ("/v1/models/a%2Fb", "a model's name"),
+        ("/v1/models/a/b%2Fc", "percent-encoding"),
+        ("/v1/models%2Fa", "percent-encoding"),
+        ("/v1/files/a%2Fb", "percent-encoding"),
+        ("/v1/fine_tuning/checkpoints/a%2Fb/permissions", "percent-encoding"),
         ("/v1/models/a%5cb", "percent-encoding"),
         ("/v1/models/a%00", "percent-encoding"),
         ("/v1/models/a%0d%0aHost:x", "percent-encoding"),
@@ -535,7 +539,7 @@ def test_another_spelling_of_a_listed_path_is_refused_for_every_method(target: s
 def test_a_path_as_long_as_allowed_is_matched() -> None:
     path = "/v1/models/" + "a" * (MAX_PATH_BYTES - len("/v1/models/"))
     assert outcome("GET", path) == outcome("GET", path + "?x=1") == "retrieveModel"
-    assert outcome("GET", path + "a") == outcome("GET", path + "a?x=1") == "TargetRefused"
+    assert outcome("GET", path + "a") == outcome("GET", path + "a?x=1") == "TargetOverlong"
 
 
 # No two readers: whatever is accepted means the same to every normaliser that an upstream may have
@@ -743,3 +747,47 @@ def test_no_answer_is_changed_for_two_reasons() -> None:
     assert not [
         operation.id for operation in TABLE if operation.rewrite is not None and operation.counts_usage
     ]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+@pytest.mark.parametrize(
+    "model", ["org%2Fname", "org%2fname", "a%2Fb%2Fc", "hf.co%2Fo%2Fm%3A4b", "o%2F%C3%BC", "o%2Fname.gguf"]
+)
+def test_the_name_of_a_model_may_have_slashes(method: str, model: str) -> None:
+    for query in ("", "?x=%2F"):
+        match = TABLE.match(method, f"/v1/models/{model}{query}")
+        assert match.operation.id == ("deleteModel" if method == "DELETE" else "retrieveModel")
+        assert match.params == {"model": model}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(
+            "%2Fa",
+            "a%2F",
+            "a%2F%2Fb",
+            "a%2F..%2Fb",
+            "a%2F.",
+            "..%2Fa",
+            "a%2F%2e%2e%2Fb",
+            "%2F",
+            "%2e%2e%2Fchat",
+        ),
+        *(
+            "a%252Fb",
+            "a%2F%252e",
+            "a%5Cb",
+            "a%2Fb%00",
+            "a%2Fb%3Fc",
+            "a%2Fb%23",
+            "a%2Fb/",
+            "a%2Fb/c",
+            "a%EF%BC%8Fb",
+        ),
+        *("a%2Fb%0d%0a", "a%2F%E2%80%8Bb", "..%2F..%2F..%2Frealtime%2Fcalls"),
+    ],
+)
+def test_no_name_of_a_model_reads_differently_to_whoever_decodes_it_first(model: str) -> None:
+    for method in ("GET", "DELETE"):
+        assert outcome(method, f"/v1/models/{model}") == "TargetRefused"

@@ -83,6 +83,7 @@ class TestScope:
             ("POST", "/v1/transcriptions", "POST /v1/audio/transcriptions"),
             ("GET", "/v1/threads/thread_abc123/message", "GET /v1/threads/{thread_id}/messages"),
             ("GET", "/v1/realtime/session", "POST /v1/realtime/sessions"),
+            ("GET", "/v1/models/meta-llama/Llama-3.1-8B-Instruct", "GET /v1/models/{model}"),
             ("GET", "/v1/nope", None),
             ("PUT", "/v1/zzz/%C3%BC", None),
         ],

@@ -47,8 +47,18 @@ def test_an_empty_body_null_and_zero_read_as_absent(body):
     assert (fields.model, fields.stream, fields.choices, fields.max_output) == (None, False, 1, None)
 
 
-def test_a_maximum_may_be_infinite_and_a_whole_number_may_have_a_point():
-    assert read(b'{"max_output_tokens":"inf"}').max_output is None
+@pytest.mark.parametrize("none", [b'"inf"', b"-1", b"-1.0", b"-2"])
+@pytest.mark.parametrize("name", [b"max_tokens", b"max_completion_tokens", b"max_output_tokens"])
+def test_a_maximum_may_say_that_there_is_none(name, none):
+    """Whatever else states one: who knows which is read."""
+    assert read(b'{"%b":%b}' % (name, none)) == RequestFields()
+    for other in (b"max_tokens", b"max_completion_tokens", b"max_output_tokens"):
+        if other != name:
+            assert read(b'{"%b":5,"%b":%b}' % (other, name, none)) == RequestFields()
+            assert read(b'{"%b":%b,"%b":5}' % (name, none, other)) == RequestFields()
+
+
+def test_a_whole_number_may_have_a_point():
     assert read(b'{"max_output_tokens":1e3,"n":2.0}') == RequestFields(
         choices=2, max_output=1000, maximum="max_output_tokens"
     )

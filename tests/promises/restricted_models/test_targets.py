@@ -15,7 +15,17 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 class TestPath:
     @pytest.mark.parametrize(
-        "spelled", ["good", "%67ood", "goo%64", "good%2Dx", "gpt-4o-mini", "%67%6F%6F%64"]
+        "spelled",
+        [
+            "good",
+            "%67ood",
+            "goo%64",
+            "good%2Dx",
+            "gpt-4o-mini",
+            "%67%6F%6F%64",
+            "good-org%2Fname",
+            "good-a%2fb",
+        ],
     )
     async def test_allowed_model_goes_up_as_it_was_spelled(
         self, restricted: Gateway, upstream: ScriptedUpstream, spelled: str
@@ -24,7 +34,8 @@ class TestPath:
         assert upstream.requests[0].target == f"/v1/models/{spelled}"
 
     @pytest.mark.parametrize(
-        "spelled", ["bad", "%62ad", "Good", "good%20", "g%6F", "ft:gpt-4o:acme::1", "goo"]
+        "spelled",
+        ["bad", "%62ad", "Good", "good%20", "g%6F", "ft:gpt-4o:acme::1", "goo", "good%2Fbad", "bad%2Fgood-x"],
     )
     @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
     async def test_other_model_is_refused_however_it_is_spelled(
@@ -36,7 +47,18 @@ class TestPath:
         assert not upstream.requests
 
     @pytest.mark.parametrize(
-        "spelled", ["%2567ood", "good%2Fbad", "good/../bad", "good%00", "g%ffod", "good;bad"]
+        "spelled",
+        [
+            "%2567ood",
+            "good%252Fbad",
+            "good%2F..%2Fbad",
+            "good-%2F%2fx",
+            "good%5Cbad",
+            "good/../bad",
+            "good%00",
+            "g%ffod",
+            "good;bad",
+        ],
     )
     async def test_spelling_with_two_meanings_is_refused(
         self, restricted: Gateway, upstream: ScriptedUpstream, spelled: str
