@@ -174,7 +174,10 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         return int(options.run(options))
     except SettingsInvalid as invalid:
-        complain(*map(str, invalid.problems))
+        from gateway.cli.places import Places
+
+        places = Places(options, os.environ)
+        complain(*map(places.said, invalid.problems))
     except (KeyProblem, ScopeProblem) as problem:
         complain(*problem.problems)
     except BrokenPipeError:

@@ -48,6 +48,16 @@ def facts(pairs: Iterable[tuple[str, str]], *, within: int = 0) -> None:
         print(f"{name:<{widest}}{text}")
 
 
+def say(text: str) -> None:
+    """Print a sentence, broken between words where a terminal would break it anywhere."""
+    if not sys.stdout.isatty():
+        print(text)
+        return
+    from rich.text import Text
+
+    _show(_console(sys.stdout), Text(text, overflow="fold"))
+
+
 def document(content: object) -> None:
     """Print it as JSON, for programs."""
     import orjson  # what probe, which imports this module, has no time for

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import aiohttp
+import orjson
 
+from gateway.cli.drawing import shown
 from gateway.policy.accounts import account_said
-from gateway.policy.tenants import TenantPolicy, UpstreamAccess
+from gateway.policy.tenants import TenantPolicy
 from gateway.settings.certificates import trusted_certificates
 from gateway.settings.section import revealed
 from gateway.settings.upstream import Upstream
 
 _AT_ONCE = 8
-_SECONDS = 30.0
+_SECONDS = 10.0
+_MOST_BYTES = 2**22
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +33,18 @@ class LiveAnswer:
     refused: str | None
     """What is wrong with the way there, or with the key."""
 
+    odd: str | None
+    """What is strange about the answer, and need not be wrong."""
+
+    models: int | None
+    """How many it lists."""
+
     @property
     def words(self) -> str:
         """The answer in a line."""
-        return f"{self.tenant.id}: {self.refused or self.named or 'the upstream does not say whose account it is'}"
+        said = self.refused or self.named or "the upstream does not say whose account it is"
+        models = "" if self.models is None else f"; {self.models:,} models"
+        return f"{self.tenant.id}: {said}{models}"
 
 
 async def ask_all(upstream: Upstream, policies: Mapping[str, TenantPolicy]) -> list[LiveAnswer]:
@@ -47,15 +58,15 @@ async def ask_all(upstream: Upstream, policies: Mapping[str, TenantPolicy]) -> l
         proxy=revealed(upstream.http_proxy),
     ) as session:
 
-        async def ask(way: TenantPolicy) -> tuple[UpstreamAccess, str | None, str | None]:
+        async def ask(way: TenantPolicy) -> LiveAnswer:
             async with turn:
-                return way.access, *await _ask(session, way)
+                return await _ask(session, way)
 
-        said = {access: rest for access, *rest in await asyncio.gather(*map(ask, ways))}
-    return [LiveAnswer(policy, *said[policy.access]) for policy in enabled]
+        said = {answer.tenant.access: answer for answer in await asyncio.gather(*map(ask, ways))}
+    return [replace(said[policy.access], tenant=policy) for policy in enabled]
 
 
-async def _ask(session: aiohttp.ClientSession, way: TenantPolicy) -> tuple[str | None, str | None]:
+async def _ask(session: aiohttp.ClientSession, way: TenantPolicy) -> LiveAnswer:
     fields = [(name.decode(), value.decode()) for name, value in way.access.fields]
     if way.access.authorization is not None:
         fields.append(("Authorization", way.access.authorization.decode()))
@@ -66,13 +77,37 @@ async def _ask(session: aiohttp.ClientSession, way: TenantPolicy) -> tuple[str |
                 said.encode() if (said := answer.headers.get(name)) else None
                 for name in ("openai-project", "openai-organization")
             )
-            refused = answer.status in (401, 403)
-            return (
+            status = answer.status
+            body = await answer.content.read(_MOST_BYTES) if status == 200 else b""
+            return LiveAnswer(
+                way,
                 account_said(way.account, project, organization),
-                f"its key is refused ({answer.status})" if refused else None,
+                f"its key is refused ({status})" if status in (401, 403) else None,
+                None if status in (200, 401, 403) else _odd(url, status, answer.headers.get("location")),
+                _models(body),
             )
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        return None, f"the upstream cannot be reached: {error or type(error).__name__}"
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        why = f"the upstream cannot be reached: {error or type(error).__name__}"
+        return LiveAnswer(way, None, why, None, None)
+
+
+def _odd(url: str, status: int, location: str | None) -> str:
+    if location is not None:
+        return (
+            f"{url} is answered {status}, and leads to {shown(location)}: is upstream.base_url spelt right?"
+        )
+    if status == 404:
+        return f"{url} is answered 404: does upstream.base_url end as the API's does, in /v1 mostly?"
+    return f"{url} is answered {status}"
+
+
+def _models(body: bytes) -> int | None:
+    """How many a list has; None where it is none."""
+    try:
+        data = orjson.loads(body)["data"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return len(data) if isinstance(data, list) else None
 
 
 def mistaken(answers: Sequence[LiveAnswer]) -> Iterator[str]:

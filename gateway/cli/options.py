@@ -12,11 +12,11 @@ from typing import Any
 
 from gateway.cli.command_line import nearest
 from gateway.policy.accounts import listed
-from gateway.settings.judging import judged
+from gateway.settings.judging import judged, judgement
 from gateway.settings.section import Problem, SettingsInvalid
 from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
-from gateway.settings.sources import gathered
+from gateway.settings.sources import gathered, looked_up
 from gateway.settings.upstream import DEFAULT_BASE_URL
 from gateway.usage.report import duration_seconds
 
@@ -62,6 +62,26 @@ def settings_from(options: argparse.Namespace, seen: Seen | None = None) -> Sett
 
 def values_from(options: argparse.Namespace, seen: Seen | None = None) -> dict[str, Any]:
     """The same before they are judged, for another process to do it. Raises SettingsInvalid."""
+    return gathered(options.config, flags=_flags(options), seen=_seen(options, seen))
+
+
+def examined(options: argparse.Namespace, seen: Seen) -> tuple[Settings | None, list[Problem]]:
+    """The same as far as it is sound, and every problem of the rest."""
+    try:
+        values, problems = looked_up(options.config, flags=_flags(options), seen=_seen(options, seen))
+    except SettingsInvalid as invalid:
+        return None, invalid.problems
+    settings, wrong = judgement(values)
+    return settings, [*wrong, *problems]
+
+
+def _seen(options: argparse.Namespace, seen: Seen | None) -> Seen:
+    """Have the options remember it, for whoever says where a problem stands."""
+    options.seen = found = Seen() if seen is None else seen
+    return found
+
+
+def _flags(options: argparse.Namespace) -> dict[str, Any]:
     flags: dict[str, Any] = {}
     for key, value in (
         ("listen", options.listen),
@@ -73,7 +93,7 @@ def values_from(options: argparse.Namespace, seen: Seen | None = None) -> dict[s
         if value is not None:
             _put(flags, key, value)
     put_assignments(flags, options.set)
-    return gathered(options.config, flags=flags, seen=seen)
+    return flags
 
 
 def put_assignments(flags: dict[str, Any], assignments: Iterable[str]) -> None:
@@ -82,7 +102,12 @@ def put_assignments(flags: dict[str, Any], assignments: Iterable[str]) -> None:
         key, separator, text = assignment.partition("=")
         if not separator or not key:
             raise SettingsInvalid([Problem(f"--set {assignment}", "expected KEY=VALUE")])
-        _put(flags, key.strip(), _value(text))
+        try:
+            _put(flags, key.strip(), _value(text))
+        except (TypeError, AttributeError):  # of a number or a text
+            raise SettingsInvalid(
+                [Problem(f"--set {key}", "another --set says what it would be part of")]
+            ) from None
 
 
 def keyless(settings: Settings) -> list[Problem]:

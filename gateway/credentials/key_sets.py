@@ -147,7 +147,7 @@ class SharedFetch:
     async def _fetch(self, issuer: str, url: str, known: _Known) -> None:
         try:
             async with asyncio.timeout(self._pace.fetch_seconds):
-                document = await _fetched(url)
+                document = await fetched(url)
             result = "same" if document == known.document else _judged(issuer, document)
         except Exception as error:  # noqa: BLE001 (whatever a stranger's document provokes, fetching goes on)
             result = "failed"
@@ -205,7 +205,7 @@ def _judged(issuer: str, document: bytes) -> str:
     return "new"
 
 
-async def _fetched(url: str) -> bytes:
+async def fetched(url: str) -> bytes:
     """The document behind a URL; the caller sets the deadline.
 
     One connection, nothing kept, nothing followed. Proxies and logins of the environment are not used. A compressed

@@ -6,6 +6,7 @@ must be written down.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -129,20 +130,28 @@ class IssuerSettings(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        sources = [name for name in ("jwks_url", "jwks_file", "jwks") if getattr(self, name) is not None]
-        if len(sources) != 1:
-            raise ValueError("exactly one of jwks_url, jwks_file and jwks says where its keys are")
-        if (self.tenant is None) == (not self.tenants):
-            raise ValueError(
-                "either tenant (all credentials are this tenant's) or tenants (those they may name)"
-            )
-        if self.tenant is not None and not TENANT_ID.fullmatch(self.tenant):
-            raise ValueError("tenant is not a tenant id")
-        for name in ("scopes", "algorithms", "types"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} must not be empty")
-        if self.jwks_file is None and "HS256" in self.algorithms:
-            raise ValueError(
-                "HS256 needs jwks_file: a secret is neither fetched nor part of the configuration"
-            )
+        problems = [text for _, text in incomplete(dict(self))]
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
+
+
+def incomplete(issuer: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """What an issuer's table lacks or has twice, whatever else is wrong with it: the fields it is about, and why."""
+    sources = [name for name in ("jwks_url", "jwks_file", "jwks") if issuer.get(name) is not None]
+    if len(sources) != 1:
+        yield "jwks_url jwks_file jwks", "exactly one of jwks_url, jwks_file and jwks says where its keys are"
+    tenant = issuer.get("tenant")
+    if (tenant is None) == (not issuer.get("tenants")):
+        yield (
+            "tenant tenants",
+            "either tenant (all credentials are this tenant's) or tenants (those they may name)",
+        )
+    if isinstance(tenant, str) and not TENANT_ID.fullmatch(tenant):
+        yield "tenant", "tenant is not a tenant id"
+    for name in ("scopes", "algorithms", "types"):
+        if issuer.get(name) in ((), []):
+            yield name, f"{name} must not be empty"
+    algorithms = issuer.get("algorithms")
+    if isinstance(algorithms, list | tuple) and "HS256" in algorithms and issuer.get("jwks_file") is None:
+        yield "jwks_file", "HS256 needs jwks_file: a secret is neither fetched nor part of the configuration"

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from gateway.operations.scopes import ScopeProblem, expand
 from gateway.operations.table import OperationTable
+from gateway.settings.issuer import incomplete
 from gateway.settings.section import Problem, SettingsInvalid
 from gateway.settings.seen import SECRETS
 from gateway.settings.settings import Settings, contradictions
@@ -23,15 +24,69 @@ def judged(values: Mapping[str, Any]) -> Settings:
 
     Raises SettingsInvalid with every problem of what they say.
     """
+    settings, problems = judgement(values)
+    if problems or settings is None:
+        raise SettingsInvalid(problems)
+    return settings
+
+
+def judgement(values: Mapping[str, Any]) -> tuple[Settings | None, list[Problem]]:
+    """Every problem of what was gathered, and the settings as far as they are sound, for others to look further.
+
+    Of a tenant or an issuer that is not sound nothing is left. None where nothing can be told from what is left.
+    """
     unknown_scopes = list(_unknown_scopes(values))
     try:
         settings = Settings.model_validate(values)
     except ValidationError as invalid:
-        raise SettingsInvalid([*_problems(invalid), *unknown_scopes]) from None
-    problems = [*unknown_scopes, *contradictions(settings)]
-    if problems:
-        raise SettingsInvalid(problems)
-    return settings
+        problems = [*_problems(invalid), *_incomplete_issuers(values, invalid), *unknown_scopes]
+        rest = _sound(values, invalid)
+        return rest, problems if rest is None else [*problems, *contradictions(rest)]
+    return settings, [*unknown_scopes, *contradictions(settings)]
+
+
+def _sound(values: Mapping[str, Any], invalid: ValidationError) -> Settings | None:
+    """What is left without all that is wrong."""
+    rest = dict(values)
+    for error in invalid.errors(include_url=False):
+        _take_out(rest, error["loc"])
+    for key in ("tenants", "issuers"):
+        if not rest.get(key):
+            rest.pop(key, None)  # that there is none is no problem of its own then
+    try:
+        return Settings.model_validate(rest)
+    except ValidationError:
+        return None
+
+
+def _take_out(rest: dict[str, Any], location: tuple[int | str, ...]) -> None:
+    """Leave out what stands at a place, or the whole tenant or issuer that it belongs to."""
+    if location[:1] in (("tenants",), ("issuers",)):
+        location = location[:2]
+    for depth, part in enumerate(location, 1):
+        below = rest.get(str(part))
+        if depth == len(location) or not isinstance(below, dict):
+            rest.pop(str(part), None)
+            return
+        rest[str(part)] = rest = dict(below)
+
+
+def _incomplete_issuers(values: Mapping[str, Any], invalid: ValidationError) -> Iterator[Problem]:
+    """What is missing from issuers of which some field is wrong: it is not looked for where they are read."""
+    issuers = values.get("issuers")
+    wrong: dict[str, set[str]] = {}
+    for error in invalid.errors(include_url=False):
+        if error["loc"][:1] == ("issuers",) and len(error["loc"]) > 2:
+            wrong.setdefault(str(error["loc"][1]), set()).add(str(error["loc"][2]))
+    for name, fields in wrong.items():
+        table = issuers.get(name) if isinstance(issuers, dict) else None
+        if isinstance(table, dict):
+            missing = incomplete(table)
+            yield from (
+                Problem(f"issuers.{name}", text)
+                for field, text in missing
+                if fields.isdisjoint(field.split())
+            )
 
 
 def _problems(invalid: ValidationError) -> list[Problem]:
@@ -46,7 +101,8 @@ def _problems(invalid: ValidationError) -> list[Problem]:
         else:
             shown = isinstance(error["input"], int | float) or _is_harmless(error["loc"])
             got = f" (got {error['input']!r})" if shown and error["type"] != "missing" else ""
-            problems.append(Problem(key, error["msg"].removeprefix("Value error, ") + got))
+            lines = error["msg"].removeprefix("Value error, ").splitlines()
+            problems += [Problem(key, line + got) for line in lines]
     return problems
 
 

@@ -22,11 +22,15 @@ OTHER_TENANT = "other"
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 ByteCount = Annotated[int, Field(gt=0)]
 
+_MOST_PORT = 65535
+
 
 def _address(value: str) -> str:
     host, separator, port = value.rpartition(":")
-    if not separator or not port.isdigit() or not 0 <= int(port) <= 65535:
+    if not separator or not (port.isascii() and port.isdigit()):
         raise ValueError("expected HOST:PORT, such as 127.0.0.1:8080 or [::]:8080")
+    if int(port) > _MOST_PORT:
+        raise ValueError(f"expected HOST:PORT; {port} is no port, they end at {_MOST_PORT}")
     return f"{host or '127.0.0.1'}:{port}"
 
 

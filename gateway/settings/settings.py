@@ -205,10 +205,13 @@ def _waits(name: str, now: BaseModel, new: BaseModel) -> bool:
 def contradictions(settings: Settings) -> list[Problem]:
     """What is right by itself and wrong together."""
     problems = []
-    public, private = split_address(settings.listen), split_address(settings.admin_listen)
-    if public == private and public[1] != 0:
+    if _collide(split_address(settings.listen), split_address(settings.admin_listen)):
         problems.append(
-            Problem("admin_listen", f"is the same address as listen ({settings.listen}); choose another port")
+            Problem(
+                "admin_listen",
+                f"{settings.admin_listen} has the port of listen ({settings.listen}) on the same address; "
+                "choose another port",
+            )
         )
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         unset, is_set = ("tls_key", "tls_certificate")[:: 1 if settings.tls_key is None else -1]
@@ -228,6 +231,22 @@ def contradictions(settings: Settings) -> list[Problem]:
     if settings.is_apart:
         problems += uncounted(settings)
     return problems
+
+
+def _collide(one: tuple[str, int], other: tuple[str, int]) -> bool:
+    """Whether what comes to one of two listeners could be meant for the other."""
+    if one[1] != other[1] or one[1] == 0:
+        return False
+    first, second = sorted((one[0], other[0]))  # what stands for any address comes first
+    match first:
+        case "0.0.0.0":
+            return ":" not in second
+        case "127.0.0.1" | "::1":
+            return second in (first, "localhost")
+        case "::":
+            return ":" in second or second == "localhost"
+        case _:
+            return first == second
 
 
 def uncounted(settings: Settings) -> list[Problem]:

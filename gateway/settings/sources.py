@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
 
-from gateway.settings.judging import judged
+from gateway.settings.judging import judged, judgement
 from gateway.settings.kept_file import CONTENT, MOST_CERTIFICATES_BYTES, MOST_KEYS_BYTES, kept
 from gateway.settings.section import Problem, SettingsInvalid, normal_base_url
 from gateway.settings.seen import SECRETS, Seen
 from gateway.settings.settings import Settings, default_keys_dir
+from gateway.settings.variables import from_variables
 
 _URLS = frozenset({"http_proxy", "redis_url"})
 _PATHS = frozenset({"ca_file", "jwks_file", "keys_dir", "tls_certificate", "tls_key"})
@@ -52,6 +52,20 @@ def gathered(
 
     Raises SettingsInvalid where something cannot be had, then with every problem of what it says as well.
     """
+    merged, problems = looked_up(file, flags=flags, environ=environ, seen=seen)
+    if problems:
+        raise SettingsInvalid([*judgement(merged)[1], *problems])
+    return merged
+
+
+def looked_up(
+    file: Path | None = None,
+    *,
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    seen: Seen | None = None,
+) -> tuple[dict[str, Any], list[Problem]]:
+    """The same as far as it can be had, and what cannot. Raises SettingsInvalid where a file cannot be read at all."""
     environ = os.environ if environ is None else environ
     seen = Seen() if seen is None else seen
     problems: list[Problem] = []
@@ -59,11 +73,7 @@ def gathered(
     seen.warn_of_literals(flags or {}, None)
     if problems:
         raise SettingsInvalid(problems)
-    try:
-        from_environ = _Environ(Settings, environ)()
-    except SettingsError as error:
-        from_environ = {}
-        problems.append(Problem("GATEWAY_…", f"{error}; expected JSON for a list or a table"))
+    from_environ = from_variables(environ, problems, seen)
     merged = _merge(_merge(from_file, from_environ), dict(flags or {}))
     if merged.get("tenants_path"):
         _read_tenants(merged, file, problems, seen)
@@ -76,13 +86,7 @@ def gathered(
             problems.append(Problem("keys_dir", "is not set, and this user has no home for it"))
             merged["keys_dir"] = "keys"
     _keep_files(merged, problems, seen)
-    if problems:
-        try:
-            judged(merged)
-        except SettingsInvalid as invalid:
-            problems = [*invalid.problems, *problems]
-        raise SettingsInvalid(problems)
-    return merged
+    return merged, problems
 
 
 def _keep_files(values: dict[str, Any], problems: list[Problem], seen: Seen) -> None:
@@ -122,17 +126,6 @@ def _keep(
         problems.append(Problem(f"{parents}{key}", f"{path}: {wrong}"))
         table[key] = {"path": named, CONTENT: ""}
     return path
-
-
-class _Environ(EnvSettingsSource):
-    """The process environment, taken as an argument so that nothing else is read."""
-
-    def __init__(self, settings: type[BaseSettings], environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        super().__init__(settings)
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return {key.lower(): value.strip() for key, value in self._environ.items()}
 
 
 def _read(file: Path, problems: list[Problem], seen: Seen) -> dict[str, Any]:

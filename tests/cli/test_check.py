@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.app.account_store import FILE_NAME
 from gateway.credentials.key_ring import REVOCATIONS_FILE, ensure_ring
 from tests.kit.command import Completed, run_command, running_command
 from tests.kit.gateway import running_gateway
@@ -181,14 +182,15 @@ async def test_refuses_revocations_that_a_start_could_not_read(
 async def test_says_that_a_start_could_not_keep_what_it_has_to_remember(
     tmp_path: Path, upstream: ScriptedUpstream
 ) -> None:
-    """As with a folder of keys that is mounted read-only, and no Redis."""
-    (tmp_path / "a-file").touch()
-    nowhere = str(tmp_path / "a-file" / "keys")
-    done = await check(tmp_path, upstream, "[tenants.a]\n", "--keys-dir", nowhere)
+    """As where the folder of keys is mounted read-only, and there is no Redis."""
+    keys = tmp_path / "keys"
+    ensure_ring(keys)
+    (keys / FILE_NAME).mkdir()
+    done = await check(tmp_path, upstream, "[tenants.a]\n")
     assert done.code == 0
     assert "closed to a: which tenants have had" in done.stdout
-    assert f"nothing can be written in {nowhere}" in done.stdout
-    own_word = await check(tmp_path, upstream, own("a"), "--keys-dir", nowhere)
+    assert "upstream accounts cannot be read or kept" in done.stdout
+    own_word = await check(tmp_path, upstream, own("a"))
     assert "closed to" not in own_word.stdout
 
 

@@ -1,0 +1,181 @@
+"""What a start, or the first request, would find wrong with settings that are valid by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+
+from yarl import URL
+
+from gateway.app.own_upstream import refuse_itself
+from gateway.cli.command_line import nearest
+from gateway.cli.options import keyless
+from gateway.credentials.configured_issuers import other_issuers
+from gateway.credentials.key_ring import KeyRing
+from gateway.credentials.keys import KeyProblem
+from gateway.credentials.revocation_file import RevocationFile
+from gateway.credentials.revocations import RevocationsUnavailable
+from gateway.credentials.trust import unreadable
+from gateway.operations.table import OperationTable
+from gateway.policy.tenants import tenant_policies
+from gateway.settings.certificates import trusted_certificates
+from gateway.settings.section import Problem, SettingsInvalid, revealed, split_address
+from gateway.settings.served_certificate import served_certificate
+from gateway.settings.settings import Settings
+
+
+def foreseen(settings: Settings, known: Iterable[Problem]) -> list[Problem]:
+    """Every problem that is not known already; of a key that has one, no other is looked for."""
+    keys = {problem.key for problem in known}
+    found: list[Problem] = []
+    if "tenants" not in keys:
+        found += _tenants_of_issuers(
+            settings, {key.split(".")[1] for key in keys if key.startswith("tenants.")}
+        )
+    if not any(key.startswith(("tenants", "upstream")) for key in keys):
+        found += keyless(settings)
+    for look in _LOOKS:
+        try:
+            found += look(settings)
+        except SettingsInvalid as invalid:
+            found += invalid.problems
+    return [problem for problem in found if problem.key not in keys]
+
+
+def foreseen_here(settings: Settings) -> Iterator[str]:
+    """What would go wrong on this machine, which need not be the one that it is for."""
+    for key, address in (("listen", settings.listen), ("admin_listen", settings.admin_listen)):
+        host, _ = split_address(address)
+        try:
+            for family, kind, protocol, _, where in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM):
+                with socket.socket(family, kind, protocol) as listener:
+                    listener.bind(where)
+        except OSError as error:
+            yield f"{key}: {host} is no address of this machine: {error.strerror}"
+
+
+def _certificates(settings: Settings) -> Iterator[Problem]:
+    trusted_certificates(settings.upstream.ca_file)  # raises SettingsInvalid
+    return iter(())
+
+
+def _served(settings: Settings) -> Iterator[Problem]:
+    served_certificate(settings, now=time.time())  # raises SettingsInvalid
+    return iter(())
+
+
+def _proxy(settings: Settings) -> Iterator[Problem]:
+    text = revealed(settings.upstream.http_proxy)
+    if text is None:
+        return
+    expected = "expected the URL of an HTTP proxy, such as http://proxy.internal:3128"
+    try:
+        url = URL(text)
+        port = url.port
+    except ValueError:
+        yield Problem("upstream.http_proxy", expected)
+        return
+    if url.scheme not in ("http", "https"):
+        scheme = f"{url.scheme}:// cannot be used; " if url.scheme and "@" not in url.scheme else ""
+        yield Problem("upstream.http_proxy", f"{scheme}{expected}")
+    elif not url.host or port == 0:
+        yield Problem("upstream.http_proxy", f"it names no host; {expected}")
+
+
+def _redis(settings: Settings) -> Iterator[Problem]:
+    url = revealed(settings.redis_url)
+    if url is None:
+        return
+    from gateway.redis.servers import RedisServers  # and its client, which most who check do without
+
+    try:
+        RedisServers.parse(url)
+    except ValueError as error:
+        yield Problem("redis_url", str(error))
+
+
+def _keys(settings: Settings) -> Iterator[Problem]:
+    """What keeps the keys from being read, or the first one from being made."""
+    folder = settings.keys_dir
+    if folder.exists() and not folder.is_dir():
+        yield Problem("keys_dir", f"{folder} is a file; expected a folder, in which keys are files")
+        return
+    try:
+        if folder.exists() and len(KeyRing.load(folder)):
+            return
+    except KeyProblem as problem:
+        yield from (Problem("keys_dir", text) for text in problem.problems)
+        return
+    above = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not above.is_dir():
+        yield Problem("keys_dir", f"{folder} cannot be made: {above} is a file")
+    elif not os.access(above, os.W_OK | os.X_OK):
+        yield Problem(
+            "keys_dir", f"{folder} holds no key, and none can be made: {above} is not ours to write"
+        )
+
+
+def _revocations(settings: Settings) -> Iterator[Problem]:
+    if settings.redis_url is None and settings.keys_dir.is_dir():
+        unread = asyncio.run(_unread(settings.keys_dir))
+        if unread is not None:
+            yield unreadable(unread)
+
+
+async def _unread(keys_dir: Path) -> str | None:
+    try:
+        await RevocationFile(keys_dir).changed()
+    except RevocationsUnavailable as unavailable:
+        return str(unavailable)
+    return None
+
+
+def _tenants_of_issuers(settings: Settings, unsound: Collection[str]) -> Iterator[Problem]:
+    """Tenants that issuers may speak for, and that nobody has configured, not even in an unsound way."""
+    tenants = {*settings.tenants, *unsound}
+    for name, issuer in settings.issuers.items():
+        field = "tenants" if issuer.tenant is None else "tenant"
+        for tenant in issuer.tenants if issuer.tenant is None else (issuer.tenant,):
+            if tenant not in tenants and tenant != "*":
+                near = nearest(tenant, tenants)
+                yield Problem(
+                    f"issuers.{name}.{field}",
+                    f"the configuration has no tenant {tenant!r}{near}: all get 403",
+                )
+
+
+def _issuers(settings: Settings) -> Iterator[Problem]:
+    other_issuers(  # raises SettingsInvalid
+        settings.issuers,
+        own_name=settings.credentials.issuer,
+        vocabulary=OperationTable.load().vocabulary,
+        keys_from_url=lambda _name, _issuer: KeyRing([]),
+    )
+    return iter(())
+
+
+def _tenants(settings: Settings) -> Iterator[Problem]:
+    tenant_policies(settings, OperationTable.load())  # raises SettingsInvalid
+    return iter(())
+
+
+def _itself(settings: Settings) -> Iterator[Problem]:
+    refuse_itself(settings)  # raises SettingsInvalid
+    return iter(())
+
+
+_LOOKS: tuple[Callable[[Settings], Iterable[Problem]], ...] = (
+    _itself,
+    _certificates,
+    _served,
+    _proxy,
+    _redis,
+    _keys,
+    _revocations,
+    _issuers,
+    _tenants,
+)
