@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from io import TextIOWrapper
 from typing import Any
 
 from gateway import __version__
@@ -89,6 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.getpid() == 1:  # of a container: what nobody has asked for never ends that, not even SIGTERM
         signal.signal(signal.SIGTERM, _end)
     _open_standard_files()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a terminal of another alphabet is no reason to fail
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["serve"]:  # there is nothing to read again yet, nor anybody to replace
         for number in (signal.SIGHUP, signal.SIGUSR2):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from gateway.app.workers import how_many_workers
+from gateway.cli import drawing
 from gateway.cli.options import add_credential, add_settings, add_workers, credential_from, settings_from
 from gateway.cli.stores import account_history
 from gateway.credentials.key_ring import KeyRing
@@ -31,6 +32,8 @@ from gateway.policy.tenants import UNKNOWN_TENANT, TenantBook, account_uses, ten
 from gateway.settings.section import revealed
 from gateway.settings.settings import Settings
 
+_NAME_CHARACTERS = 13
+
 
 def register(verbs: Any) -> None:
     """Add the command."""
@@ -41,6 +44,7 @@ def register(verbs: Any) -> None:
     add_credential(command)
     add_settings(command)
     add_workers(command)
+    command.add_argument("--json", action="store_true", help="for programs")
     command.set_defaults(run=run)
 
 
@@ -57,18 +61,41 @@ def run(options: argparse.Namespace) -> int:
     """Print the chain; exit code 0 when the request would be let through, 1 when it would be refused."""
     settings = settings_from(options)
     credential = credential_from(options, os.environ)
-    refused = None
-    for step in explain(settings, options.method.upper(), options.target, options.model, credential):
-        refused = step.refusal
-        print(
-            f"{'✗' if refused else '✓'} {step.name:<11}{step.finding}{'   ← this decides' if refused else ''}"
-        )
+    steps = list(explain(settings, options.method.upper(), options.target, options.model, credential))
+    if options.json:
+        drawing.document(_document(steps))
+        return 0 if steps[-1].refusal is None else 1
+    drawing.facts(
+        [
+            (
+                f"{'✗' if step.refusal else '✓'} {step.name}",
+                f"{drawing.shown(step.finding)}{'   ← this decides' if step.refusal else ''}",
+            )
+            for step in steps
+        ],
+        within=_NAME_CHARACTERS,
+    )
+    refused = steps[-1].refusal
     if refused is None:
-        forwarded = step.name == "upstream"
+        forwarded = steps[-1].name == "upstream"
         print(f"  the request would be {'forwarded' if forwarded else 'answered by the gateway itself'}")
         return 0
-    print(f"  answered {refused.status} {refused.code}: {refused.message}")
+    drawing.say(f"  answered {refused.status} {refused.code}: {drawing.shown(refused.message)}")
     return 1
+
+
+def _document(steps: Sequence[Step]) -> dict[str, object]:
+    refused = steps[-1].refusal
+    return {
+        "passes": refused is None,
+        "steps": [
+            {"step": step.name, "finding": step.finding, "refuses": step.refusal is not None}
+            for step in steps
+        ],
+        "answer": None
+        if refused is None
+        else {"status": refused.status, "code": refused.code, "message": refused.message},
+    }
 
 
 def explain(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from gateway.cli.drawing import complain, document, facts, shown
 from gateway.cli.options import add_credential, add_settings, credential_from, date, settings_from
 from gateway.credentials.issuers import VERSION_CLAIM
 from gateway.credentials.key_ring import KeyRing
@@ -32,6 +32,7 @@ from gateway.settings.settings import Settings
 from gateway.wire.strict_json import strict_object
 
 _TIMES = ("iat", "nbf", "exp")
+_NAME_CHARACTERS = 10
 
 
 def register(actions: Any) -> None:
@@ -45,6 +46,7 @@ def register(actions: Any) -> None:
         metavar="FILE",
         help="verify by this key set, saved from /.well-known/jwks.json, instead of --keys-dir",
     )
+    command.add_argument("--json", action="store_true", help="for programs")
     command.set_defaults(run=run)
 
 
@@ -55,9 +57,15 @@ def run(options: argparse.Namespace) -> int:
     ring = _ring(settings) if options.jwks is None else _public_ring(options.jwks)
     found = asyncio.run(_inspect(settings, ring, credential))
     table = OperationTable.load()
-    for name, text in (*_said(found, settings), *_allowed(found, settings, table)):
-        print(f"{name:<10}{text if text.isprintable() else ascii(text)}")
-    print(f"{'verdict':<10}{_verdict(found)}")
+    said = [*_said(found, settings), *_allowed(found, settings, table), ("verdict", _verdict(found))]
+    if options.json:
+        summary = {
+            name: text for name, text in said if not name.startswith(" ")
+        }  # others are members of the claims
+        own_words = {"header": found.header, "claims": found.claims and dict(found.claims)}
+        document({"accepted": found.refusal is None, **summary, **own_words})
+    else:
+        facts([(name, shown(text)) for name, text in said], within=_NAME_CHARACTERS)
     return 0 if found.refusal is None else 1
 
 
@@ -66,8 +74,7 @@ def _ring(settings: Settings) -> KeyRing:
     try:
         return KeyRing.load(settings.keys_dir)
     except KeyProblem as problem:
-        for text in problem.problems:
-            print(f"gateway: {text}", file=sys.stderr)
+        complain(*problem.problems)
         return KeyRing([])
 
 

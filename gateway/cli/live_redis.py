@@ -34,7 +34,7 @@ async def look_at_redis(url: str, prefix: str) -> RedisFound:
     """Ask every server, and whether what is kept under the prefix can be shared."""
     servers, found = RedisServers.parse(url), RedisFound()
     try:
-        seen = await survey(servers)
+        seen = await survey(servers, prefix)
     except (RedisError, OSError, TimeoutError) as error:
         found.problems.append(f"Redis {servers.name} cannot be asked: {str(error) or type(error).__name__}")
         return found
@@ -70,6 +70,8 @@ def _problems(server: ServerSeen, servers: RedisServers) -> Iterator[str]:
     version = server.facts.get("redis_version", "")
     if version and _numbers(version) < LEAST_VERSION:
         yield f"is of version {version}; the scripts need 6.2 or later"
+    if server.refused is not None:
+        yield f"does not let this login do what scripts do below this redis_prefix: {server.refused}"
     policy = server.facts.get("maxmemory_policy")
     if policy not in (None, "noeviction"):
         yield (

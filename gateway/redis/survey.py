@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import MovedError, ReadOnlyError, RedisError, ResponseError
 
 from gateway.redis.servers import Address, RedisServers, Topology, ask
 
@@ -30,15 +30,19 @@ class ServerSeen:
     snapshots: bool | None = None
     """Whether it writes them by itself; None where CONFIG may not be asked."""
 
+    refused: str | None = None
+    """What this login may not do that every script does."""
+
     seconds_ahead: float = 0.0
     """Of the clock here."""
 
 
-async def survey(servers: RedisServers) -> list[ServerSeen]:
-    """Ask every server there is. Raises RedisError or OSError where nobody says which there are."""
+async def survey(servers: RedisServers, prefix: str) -> list[ServerSeen]:
+    """Ask every server there is, and change nothing below the prefix. Raises RedisError or OSError where nobody says
+    which servers there are."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         addresses = await _addresses(servers)
-    return await asyncio.gather(*(_seen(servers, address) for address in addresses))
+    return await asyncio.gather(*(_seen(servers, address, prefix) for address in addresses))
 
 
 async def silent_sentinels(servers: RedisServers) -> dict[str, str]:
@@ -86,20 +90,20 @@ async def _replicas(servers: RedisServers) -> list[Address]:
     return []
 
 
-async def _seen(servers: RedisServers, address: Address | None) -> ServerSeen:
+async def _seen(servers: RedisServers, address: Address | None, prefix: str) -> ServerSeen:
     name = servers.name if address is None else _name(address)
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             connection = await servers.connector(address)()
             try:
-                return await _asked(connection, name)
+                return await _asked(connection, name, prefix)
             finally:
                 await connection.disconnect(nowait=True)
     except (RedisError, OSError, TimeoutError) as error:
         return ServerSeen(name, trouble=_said(error))
 
 
-async def _asked(connection: AbstractConnection, name: str) -> ServerSeen:
+async def _asked(connection: AbstractConnection, name: str, prefix: str) -> ServerSeen:
     before = time.time()
     seconds, microseconds = await ask(connection, "TIME")
     here = (before + time.time()) / 2
@@ -107,6 +111,7 @@ async def _asked(connection: AbstractConnection, name: str) -> ServerSeen:
         name,
         facts=await _facts(connection),
         snapshots=await _snapshots(connection),
+        refused=await _refused(connection, prefix),
         seconds_ahead=int(seconds) + int(microseconds) / 1e6 - here,
     )
 
@@ -126,6 +131,17 @@ async def _snapshots(connection: AbstractConnection) -> bool | None:
     except ResponseError:
         return None
     return bool(told[1]) if len(told) == 2 else None
+
+
+async def _refused(connection: AbstractConnection, prefix: str) -> str | None:
+    """Why no script could change what is kept below the prefix; a replica and another's slot are no reason."""
+    try:
+        await ask(connection, "EVAL", "return redis.call('UNLINK', KEYS[1])", 1, f"{prefix}nothing")
+    except MovedError:
+        return None
+    except ResponseError as error:
+        return None if isinstance(error, ReadOnlyError) or "READONLY" in str(error) else str(error)
+    return None
 
 
 def _name(address: Address) -> str:

@@ -92,6 +92,19 @@ async def test_server_that_cannot_be_asked_is_a_problem(check: Checking, redis: 
         assert "wrong" not in done.stderr
 
 
+async def test_login_that_may_run_no_script_or_not_below_the_prefix_is_a_problem(
+    check: Checking, redis: RedisServer
+) -> None:
+    redis.command("ACL", "SETUSER", "mute", "on", ">pw", "~gateway:*", "+@all", "-@scripting")
+    redis.command("ACL", "SETUSER", "aside", "on", ">pw", "~elsewhere:*", "+@all")
+    redis.command("ACL", "SETUSER", "reader", "on", ">pw", "~gateway:*", "+@all", "-unlink")
+    for user in ("mute", "aside", "reader"):
+        done = await check(f"redis://{user}:pw@127.0.0.1:{redis.port}")
+        assert (done.code, "does not let this login do what scripts do" in done.stderr) == (1, True)
+    done = await check(f"redis://aside:pw@127.0.0.1:{redis.port}", "--set", "redis_prefix=elsewhere:")
+    assert done.code == 0
+
+
 async def test_server_elsewhere_that_asks_for_no_password_is_a_problem(check: Checking) -> None:
     with running_redis(*KEPT) as redis:
         done = await check(f"redis://127.1:{redis.port}")  # not spelled as this machine
