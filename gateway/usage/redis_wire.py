@@ -15,7 +15,7 @@ from gateway.redis.schema import DEFAULT_PREFIX
 from gateway.redis.script import Script
 from gateway.redis.servers import RedisServers
 
-DEADLINE_SECONDS = 0.5
+DEADLINE_SECONDS = 2.0
 
 
 class UsageWire:

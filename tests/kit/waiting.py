@@ -7,18 +7,20 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 _PAUSE_SECONDS = 0.005
+PATIENCE_SECONDS = 12.0
+"""For what happens at once on a machine that has nothing else to do."""
 
 T = TypeVar("T")
 
 
-async def until(condition: Callable[[], object], within_seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], object], within_seconds: float = PATIENCE_SECONDS) -> None:
     """Return as soon as the condition holds; fails when that takes longer."""
     async with asyncio.timeout(within_seconds):
         while not condition():
             await asyncio.sleep(_PAUSE_SECONDS)
 
 
-async def found(look: Callable[[], Awaitable[T]], within_seconds: float = 5.0) -> T:
+async def found(look: Callable[[], Awaitable[T]], within_seconds: float = PATIENCE_SECONDS) -> T:
     """What a look finds as soon as it finds something; fails when that takes longer."""
     async with asyncio.timeout(within_seconds):
         while not (seen := await look()):
@@ -26,7 +28,7 @@ async def found(look: Callable[[], Awaitable[T]], within_seconds: float = 5.0) -
         return seen
 
 
-async def comes_to(expected: T, look: Callable[[], Awaitable[T]], within_seconds: float = 5.0) -> None:
+async def comes_to(expected: T, look: Callable[[], Awaitable[T]], within_seconds: float = PATIENCE_SECONDS) -> None:
     """Return as soon as a look shows what is expected; fails with what it showed last."""
     seen = None
     try:
