@@ -20,9 +20,9 @@ from gateway.credentials.trust import Trust
 from gateway.errors import GatewayError
 from gateway.limits.no_buckets import no_store
 from gateway.limits.terms import Dimension
-from gateway.middleware.admission import limits_unavailable
 from gateway.middleware.caller import check_tenant, credential_refusal
 from gateway.middleware.record import matched
+from gateway.middleware.refusals import limits_unavailable
 from gateway.operations.own import LIVEZ, READYZ
 from gateway.operations.table import UNLISTED_READ, OperationTable, UsageReport
 from gateway.policy import requests as policy

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from gateway.errors import LimitExceeded, LimitsUnavailable, NeverFits
 from gateway.exchange.exchange import Exchange
-from gateway.limits.arithmetic import format_reset
 from gateway.limits.charges import Charges, QuotaSet
 from gateway.limits.limiter import Limiter
 from gateway.limits.store import StoreUnavailable
-from gateway.limits.terms import Charge, Decision, Dimension, Quota, binds
+from gateway.limits.terms import Charge, Decision, Dimension
+from gateway.middleware.refusals import limits_unavailable, never_fits, refusal_of, stated_above
 from gateway.policy.coverage import check_model_covered
 from gateway.usage.cost import Cost, StatedAboveLimit, charges_for, settlement
 from gateway.usage.guesses import Guesses
@@ -102,7 +101,7 @@ class Admission:
         for quota in quotas:
             if images > quota.permits:
                 self._count("refused", quota.dimension.value)
-                raise _never_fits(quota)
+                raise never_fits(quota, images)
         charges = Charges(QuotaSet.of(quotas), [more] * len(quotas))
         self._more_id = f"{self._exchange.id}+"
         await self._take(charges, hold=True, exchange_id=self._more_id)
@@ -161,7 +160,7 @@ class Admission:
             if not decision.allowed:
                 assert decision.refused_by is not None
                 self._count("refused", decision.refused_by.dimension.value)
-                raise refusal_of(decision, decision.refused_by)
+                raise refusal_of(decision, charges, exchange.cost, exchange.operation)
         if is_all:
             self._gives_back = False
             exchange.reserved = charges.reserved()
@@ -177,62 +176,3 @@ class Admission:
 def _behind(before: Decision, decision: Decision) -> Decision:
     """The later decision, with the levels of both."""
     return replace(decision, levels=(*before.levels, *decision.levels), units_differ=False)
-
-
-def limits_unavailable(outage: StoreUnavailable) -> LimitsUnavailable:
-    """What a caller is told whose limits nobody can check now, or ever."""
-    if outage.for_good:
-        return LimitsUnavailable(
-            "Your credential has limits of its own, and this gateway has nowhere to keep them. Ask its operator for a "
-            "credential without them.",
-            detail=str(outage),
-        )
-    return LimitsUnavailable(
-        "The limits cannot be checked at the moment. Try again shortly.", detail=str(outage)
-    )
-
-
-def _worded(quota: Quota) -> tuple[str, str]:
-    """The limit, and whose it is."""
-    whose = "".join(f" for {what} {name[:128]!r}" for what, name in binds(quota).items())
-    return f"{quota.dimension.value} = {quota.capacity}", whose
-
-
-def stated_above(above: StatedAboveLimit, cost: Cost) -> NeverFits:
-    """What a caller is told who states a maximum that the limit never holds."""
-    limit, whose = _worded(above.quota)
-    answers = f"{cost.answers} answers of up to" if cost.answers > 1 else "an answer of up to"
-    advice = (
-        f"The largest {cost.maximum} that fits is {above.fitting}"
-        if above.fitting > 0
-        else f"No {cost.maximum} fits: make the request smaller"
-    )
-    return NeverFits(
-        f"This request asks for {answers} {above.asked} LLM tokens, with a prompt of about {cost.texts}: more than "
-        f"the whole limit {limit}{whose}. {advice}; waiting cannot help.",
-        param=cost.maximum,
-        detail=limit,
-    )
-
-
-def _never_fits(quota: Quota) -> NeverFits:
-    limit, whose = _worded(quota)
-    return NeverFits(
-        f"This request alone costs more than the whole limit {limit}{whose}. "
-        "Make it smaller; waiting cannot help.",
-        detail=limit,
-    )
-
-
-def refusal_of(decision: Decision, quota: Quota) -> NeverFits | LimitExceeded:
-    """What a caller is told whose limit has no room."""
-    if decision.never:
-        return _never_fits(quota)
-    limit, whose = _worded(quota)
-    seconds = decision.retry_after_seconds
-    return LimitExceeded(
-        f"Rate limit reached: {limit}{whose}. Try again in {format_reset(seconds or 0)}.",
-        type=quota.dimension.unit,
-        retry_after_seconds=seconds,
-        detail=limit,  # whose it is stays out of the log, which may be a minimal one
-    )

@@ -20,7 +20,8 @@ from gateway.limits.charges import QuotaSet
 from gateway.limits.limiter import Limiter
 from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import Charge, Decision
-from gateway.middleware.admission import Decided, limits_unavailable, refusal_of, stated_above
+from gateway.middleware.admission import Decided
+from gateway.middleware.refusals import limits_unavailable, refusal_of, stated_above, used_up
 from gateway.usage.cost import Cost, StatedAboveLimit, charges_for, used_of
 from gateway.usage.reported import Usage
 
@@ -116,7 +117,7 @@ class SessionPermits:
         assert decision.refused_by is not None
         self._count("refused", decision.refused_by.dimension.value)
         self._watch(told=True)
-        return refusal_of(decision, decision.refused_by)
+        return refusal_of(decision, charges, cost, self._standing.operation)
 
     def settle(self, reservation: Reservation, used: Usage) -> None:
         """Put what was used in place of what was reserved, now or as soon as that is decided. Never waits."""
@@ -201,7 +202,7 @@ class SessionPermits:
             decision = await self._limiter.look([Charge(quota) for quota in self.quotas])
         except StoreUnavailable:
             return None
-        return None if decision.refused_by is None else refusal_of(decision, decision.refused_by)
+        return None if decision.refused_by is None else used_up(decision)
 
 
 def error_event(refusal: GatewayError, event_id: str | None = None) -> bytes:

@@ -82,6 +82,7 @@ class Operation:
     goes_on: bool = False
     has_output: bool = True
     default_output: int | None = None
+    maximum: str | None = None
     rewrite: Rewrite | None = None
     is_session: bool = False
     over_http: str | None = None
