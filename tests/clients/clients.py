@@ -82,7 +82,14 @@ RUNTIMES: Final = (
         language="python",
     ),
     Runtime("shell", needs=("bash",), example=("bash", "-euo", "pipefail", "{file}"), language="sh"),
-    Runtime("dotnet", needs=("dotnet",), language="csharp"),
+    Runtime(
+        "commands",
+        needs=("bash", "npm"),
+        prepare=(("npm", "install", "--no-audit", "--no-fund", "--loglevel=error"),),
+        example=("bash", "-euo", "pipefail", "{file}"),
+        language="bash",
+    ),
+    Runtime("dotnet", needs=("dotnet",), example=("dotnet", "run", "{file}"), language="csharp"),
 )
 
 CLIENTS: Final = (

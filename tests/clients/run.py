@@ -126,8 +126,8 @@ def run_examples(names: Iterable[str], place: Place) -> Iterator[Result]:
             continue
         runtime = runtimes[example.language]
         missing = _missing(runtime.needs)
-        if missing or not runtime.example:
-            yield Result(name, "", "not here", f"needs {missing or 'a way to run it'}")
+        if missing:
+            yield Result(name, "", "not here", f"needs {missing}")
             continue
         why = place.prepare(runtime)
         if not why:
@@ -184,7 +184,7 @@ def _environ(work: Path) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("OPENAI_", "GATEWAY_", "VIRTUAL_ENV", "PYTHON"))
     }
-    kept["PATH"] = os.pathsep.join([kept["PATH"], str(work / "node" / "node_modules" / ".bin")])
+    kept["PATH"] = os.pathsep.join([str(work / "commands" / "node_modules" / ".bin"), kept["PATH"]])
     return kept
 
 
