@@ -15,6 +15,7 @@ from gateway.usage.included import asking_for_usage
 from gateway.usage.prompt import NO_PROMPT, prompt_count, prompt_estimate
 from gateway.wire import request_fields
 from gateway.wire.body_facts import NOTHING_NAMED, NOTHING_SAID, BodyFacts, EventFacts, Named
+from gateway.wire.half_characters import Readings, readings
 from gateway.wire.json_members import place_of
 from gateway.wire.request_fields import BodyRefused, Fault, RequestFields
 from gateway.wire.strict_json import all_distinct
@@ -27,6 +28,11 @@ _MOST_ID_CHARACTERS = 512
 _SHOWN_CHARACTERS = 64
 """Of a member's name, in a refusal."""
 
+_HALF = Fault(
+    "invalid_json",
+    "Half of a character (an escape from \\ud800 to \\udfff alone) stands in a name or a value that decides something. "
+    "Write whole characters there.",
+)
 _NOT_STRICT = Fault(
     "invalid_json", "The body must be a JSON object in UTF-8 in which no member is named twice."
 )
@@ -81,6 +87,8 @@ def read_body(body: bytes, question: Question) -> BodyFacts:
         if path is not None:
             fields = request_fields.read(body, document, model_path=path)
     except BodyRefused:
+        if (halves := readings(body)) is not None:
+            return _read_halves(halves, question)
         if path is not None and not tolerant:
             raise
         document = None
@@ -121,6 +129,16 @@ def read_body(body: bytes, question: Question) -> BodyFacts:
             images,
         ),
     )
+
+
+def _read_halves(halves: Readings, question: Question) -> BodyFacts:
+    """What a body says that has halves of characters, wherever it says the same to all readers of these."""
+    facts, dropped = (read_body(body, question) for body in halves)
+    if (facts.fields, facts.named, facts.endpoint, facts.input_file) != (
+        *(dropped.fields, dropped.named, dropped.endpoint, dropped.input_file),
+    ):
+        raise BodyRefused(_HALF.code, _HALF.message)
+    return facts
 
 
 def read_event(event: bytes, question: Question) -> EventFacts:
@@ -188,7 +206,12 @@ def _names_in(
     try:
         document = request_fields.parse(raw) if document is None else document
     except BodyRefused:
-        return Named(fault=_NOT_STRICT)
+        if (halves := readings(raw)) is None:
+            return Named(fault=_NOT_STRICT)
+        named, dropped = (
+            _names_in(text, None, models=models, stored=stored, in_session=in_session) for text in halves
+        )
+        return named if named == dropped else Named(fault=_HALF)
     if not all_distinct(raw, document):
         return Named(fault=_NOT_STRICT)
     return _names_of(document, models=models, stored=stored, in_session=in_session)

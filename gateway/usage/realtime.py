@@ -16,6 +16,7 @@ from gateway.usage.prompt import prompt_estimate
 from gateway.usage.reported import BYTES_PER_LLM_TOKEN, Usage
 from gateway.wire.body_facts import AskedResponse
 from gateway.wire.frame_format import unmask
+from gateway.wire.half_characters import readings
 from gateway.wire.strict_json import all_distinct
 from gateway.wire.text_frames import are_ascii
 
@@ -113,7 +114,7 @@ def asked_in(event: bytes) -> tuple[AskedResponse | None, int]:
     try:
         document = orjson.loads(event)
     except orjson.JSONDecodeError:
-        return None, 0
+        return _asked_in_halves(event)
     if type(document) is not dict:
         return None, 0
     if not all_distinct(event, document):
@@ -135,6 +136,15 @@ def asked_in(event: bytes) -> tuple[AskedResponse | None, int]:
                 ),
                 0,
             )
+    return None, 0
+
+
+def _asked_in_halves(event: bytes) -> tuple[AskedResponse | None, int]:
+    """What is asked in an event with halves of characters, by whichever reader of these sees something."""
+    for text in readings(event) or ():
+        asked = asked_in(text)
+        if asked != (None, 0):
+            return asked
     return None, 0
 
 

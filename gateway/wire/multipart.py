@@ -12,10 +12,12 @@ it comes, but for three things that wait:
 The upstream's parser is unknown, and a body that two parsers read differently could show policy one model
 and the upstream another. Hence strictness wherever parsers are known to differ:
 
-- the body begins with its first delimiter and ends with the closing one, and line ends are CRLF;
+- what stands in front of the first delimiter and behind the closing one is short and could be no part, and line ends
+  are CRLF;
 - the boundary's spelling occurs in delimiters only: not behind a bare LF, not with anything behind it;
 - every part has one Content-Disposition `form-data` with exactly one `name`, quoted or bare, without
-  backslashes, never as `name*` or as an RFC 2047 word; no quoted parameter can be taken for its own end;
+  backslashes, never as `name*` or as an RFC 2047 word; a file's name whose end is in doubt stands behind it, and has
+  nothing in it that could be taken for another;
 - no Content-Transfer-Encoding that changes bytes, no `_charset_`;
 - a field that policy reads occurs once, has no filename (a file to some, a field to others), no charset in
   which the letters of a model's name are other bytes, and is not larger than `max_field_bytes`.
@@ -33,8 +35,13 @@ from gateway.wire.search import Piece, occurs
 
 MAX_FIELD_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 8 * 1024
-MAX_PARTS = 100
-_MAX_EPILOGUE_BYTES = 8
+MAX_PARTS = 1000
+MAX_NAMES_BYTES = 64 * 1024
+"""Of the names of all parts, which are kept."""
+
+_MAX_BESIDE_BYTES = 1024
+"""In front of the first delimiter, and behind the closing one."""
+
 # One would do: what counts is that a length which was stated is never reached. Fewer than the shortest delimiter has,
 # so that no model whose field has passed lacks the end of its name.
 _LAST_BYTES = 4
@@ -84,6 +91,7 @@ class MultipartScanner:
         self._passed = 0
         self._value: bytearray | None = None
         self._closing_bytes = 0
+        self._names_bytes = 0
         # What could have gone on and waits: the last bytes, or all of the field under way.
         self._held = bytearray()
         self._field_bytes = 0
@@ -173,9 +181,8 @@ class MultipartScanner:
         fresh = max(at, self._passed)
         found = seen.find(self._dash_boundary, at)
         if self._state is _State.START:
-            if found != 0 and not self._dash_boundary.startswith(seen):
-                raise MultipartRefused("the body does not begin with its boundary")
-            begin = 0
+            begin = 0 if found < 0 else found
+            self._check_preamble(seen, found)
         elif found < 0:
             begin = self._maybe_delimiter(seen, fresh)
         else:
@@ -197,10 +204,20 @@ class MultipartScanner:
                 self.closed = True
                 return behind + 2
             case b"" | b"\r" | b"-":
+                if self._state is _State.START:
+                    return _Wait(keep_from=0, hold_from=0)
                 # As much context as a boundary that began before `begin` and ends behind it would need.
                 return _Wait(keep_from=max(0, begin - len(self._dash_boundary) + 1), hold_from=begin)
             case _:
                 raise MultipartRefused("a boundary is followed by something else than its line end")
+
+    def _check_preamble(self, seen: bytes, found: int) -> None:
+        """Refuse what stands in front of the first delimiter, and could be more than that."""
+        if found == 0 or (found < 0 and len(seen) <= _MAX_BESIDE_BYTES):
+            return
+        preamble = seen[: max(0, found)]
+        if not preamble.endswith(b"\r\n") or b":" in preamble or len(preamble) > _MAX_BESIDE_BYTES:
+            raise MultipartRefused("the body does not begin with its boundary")
 
     def _maybe_delimiter(self, seen: bytes, fresh: int) -> int:
         """Where a delimiter begins that may be complete with the next bytes; the end if there is none."""
@@ -222,6 +239,9 @@ class MultipartScanner:
         if self._dash_boundary in head:
             raise MultipartRefused("the boundary occurs in a part's head")
         part = read_part_head(head, self._wanted)
+        self._names_bytes += len(part.name.encode())
+        if self._names_bytes > MAX_NAMES_BYTES:
+            raise MultipartRefused(f"the names of the parts have more than {MAX_NAMES_BYTES} bytes")
         self._field_bytes = 0
         if part.name in self._wanted:
             if any(part.name == earlier.name for earlier in self.parts):
@@ -234,7 +254,7 @@ class MultipartScanner:
     def _read_epilogue(self, seen: bytes, at: int) -> _Wait:
         begin = max(0, at - self._closing_bytes)
         epilogue = seen[begin + self._closing_bytes :]
-        if len(epilogue) > _MAX_EPILOGUE_BYTES or epilogue.strip(b"\r\n"):
+        if len(epilogue) > _MAX_BESIDE_BYTES or b":" in epilogue or self._dash_boundary in b"--" + epilogue:
             self.closed = False
             raise MultipartRefused("something follows the closing boundary")
         return _Wait(keep_from=begin, hold_from=begin)

@@ -1,6 +1,7 @@
 """What the heads in and around a form say: its boundary, and what each part is called.
 
-Strict wherever parsers are known to differ; `multipart.py` has the list.
+Strict wherever parsers are known to differ; `multipart.py` has the list. What a file is called decides nothing, and
+clients have many ways to write it: there it is enough that nobody can find another name of a part.
 """
 
 import re
@@ -9,9 +10,18 @@ from dataclasses import dataclass
 
 from gateway.wire.headers import PLAIN_CHARSETS
 
-MAX_BOUNDARY_BYTES = 70
+MAX_BOUNDARY_BYTES = 256
+"""RFC 2046 has 70, and not every client heeds it."""
+
 _BARE = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + _BARE + rb')=(?:"([^"]*)"|(' + _BARE + rb"))")
+# A boundary without the quotes that it should have: up to what every parser takes for its end.
+_PARAMETER_OF_TYPE = re.compile(_PARAMETER.pattern.replace(_BARE + rb"))", rb"[/:=?" + _BARE[1:] + rb"))"))
+_NOTHING_MORE = re.compile(rb"[ \t]*;?[ \t]*\Z")
+_NAME_FIRST = re.compile(
+    rb'form-data[ \t]*;[ \t]*name=(?:"([^"\\]*)"|(' + _BARE + rb"))[ \t]*;", re.IGNORECASE
+)
+_ANOTHER_NAME = re.compile(rb"(?<![0-9A-Za-z_.-])name[*0-9]*[ \t]*=", re.IGNORECASE)
 _HEADER_NAME = re.compile(_BARE)
 _MEDIA_TYPE = re.compile(rb"(" + _BARE + rb")/" + _BARE)
 _FORM_DATA = re.compile(rb"form-data", re.IGNORECASE)
@@ -54,7 +64,7 @@ def boundary_of(content_type: str) -> bytes:
     media_type = _MULTIPART_FORM_DATA.match(value)
     if media_type is None:
         raise MultipartRefused("the Content-Type is not multipart/form-data")
-    parameters = _read_parameters(value[media_type.end() :])
+    parameters = _read_parameters(value[media_type.end() :], _PARAMETER_OF_TYPE)
     if any(b"*" in name for name in parameters):
         raise MultipartRefused("the Content-Type has an encoded parameter")
     if parameters.get(b"charset", b"utf-8").lower() not in PLAIN_CHARSETS:
@@ -71,22 +81,34 @@ def read_part_head(head: bytes, wanted: Collection[str]) -> Part:
     Raises MultipartRefused.
     """
     headers = _read_headers(head)
-    form_data = _FORM_DATA.match(headers.get(b"content-disposition", b""))
-    if form_data is None:
-        raise MultipartRefused("a part has no Content-Disposition of form-data")
     if headers.get(b"content-transfer-encoding", b"binary").lower() not in _PLAIN_ENCODINGS:
         raise MultipartRefused("a part has a Content-Transfer-Encoding")
-    parameters = _read_parameters(headers[b"content-disposition"][form_data.end() :])
-    if any(b"*" in name and name != b"filename*" for name in parameters):
-        raise MultipartRefused("a part's name is encoded")
-    name = _read_name(parameters.get(b"name", b""))
-    is_file = b"filename" in parameters or b"filename*" in parameters
+    raw, is_file = _read_disposition(headers.get(b"content-disposition", b""))
+    name = _read_name(raw)
     if name in wanted:
         if is_file:
             raise MultipartRefused("the field has a filename", param=name)
         if not _is_plain_text(headers.get(b"content-type", b"text/plain")):
             raise MultipartRefused("the field is not plain text", param=name)
     return Part(name, is_file)
+
+
+def _read_disposition(value: bytes) -> tuple[bytes, bool]:
+    """The name of a part, and whether it is a file."""
+    form_data = _FORM_DATA.match(value)
+    if form_data is None:
+        raise MultipartRefused("a part has no Content-Disposition of form-data")
+    try:
+        parameters = _read_parameters(value[form_data.end() :])
+    except MultipartRefused:
+        # Quotes in a file's name, and whatever else: the part's own name stands in front of it, and nowhere else.
+        first = _NAME_FIRST.match(value)
+        if first is None or _ANOTHER_NAME.search(value, first.end()):
+            raise
+        return first[2] if first[1] is None else first[1], True
+    if any(b"*" in name and name != b"filename*" for name in parameters):
+        raise MultipartRefused("a part's name is encoded")
+    return parameters.get(b"name", b""), b"filename" in parameters or b"filename*" in parameters
 
 
 def _read_headers(head: bytes) -> dict[bytes, bytes]:
@@ -102,12 +124,12 @@ def _read_headers(head: bytes) -> dict[bytes, bytes]:
     return headers
 
 
-def _read_parameters(text: bytes) -> dict[bytes, bytes]:
-    """Read `; name=value; name="value"` to its end, names in lower case."""
+def _read_parameters(text: bytes, parameter: re.Pattern[bytes] = _PARAMETER) -> dict[bytes, bytes]:
+    """Read `; name=value; name="value"` to its end, where another `;` may stand, names in lower case."""
     parameters: dict[bytes, bytes] = {}
     at = 0
-    while at < len(text):
-        found = _PARAMETER.match(text, at)
+    while _NOTHING_MORE.match(text, at) is None:
+        found = parameter.match(text, at)
         if found is None:
             raise MultipartRefused("a header's parameters are malformed")
         name, quoted, bare = found[1].lower(), found[2], found[3]

@@ -200,6 +200,99 @@ async def test_json_with_too_much_structure_keeps_its_connection(start_gateway: 
     assert (await client.request("POST", CHAT, QUESTION, headers=JSON)).status == 200
 
 
+# Halves of characters.
+
+HALF = rb"\ud83d"
+"""What is left of an emoji that JavaScript has cut."""
+
+
+@pytest.mark.parametrize("models", [None, ["gpt-4o-mini"]], ids=["any model", "some models"])
+@pytest.mark.parametrize(
+    "text",
+    [HALF, rb"\ude00 and \uD83D\uDE00", rb"\\\udfff\\ud800", rb"\ud83d\ud83d\ude00", b"x" * 70_000 + HALF],
+)
+async def test_half_of_a_character_passes_in_what_decides_nothing(
+    models: list[str] | None, text: bytes, start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    limits = {"max_tokens_per_1_minute": 1_000_000}
+    gateway = await start_gateway(tenants={"acme": {"models": models, "limits": limits} if models else {}})
+    client = await gateway.connect()
+    body = (
+        b'{"model":"gpt-4o-mini","stream":true,"metadata":{"a":"@"},"tools":[{"type":"function","function":'
+        b'{"name":"f","description":"@"}}],"messages":[{"role":"user","content":[{"type":"text","text":"@"}]}]}'
+    ).replace(b"@", text)
+
+    answer = await client.request("POST", CHAT, body, headers=JSON)
+
+    assert answer.status == 200, answer.body
+    assert text in upstream.requests[0].body
+    assert upstream.requests[0].body.replace(b'"stream_options":{"include_usage":true},', b"") == body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"model":"gpt-4o-mini\ud800","messages":[]}',
+        rb'{"model":"\udc00gpt-4o-mini","messages":[]}',
+        rb'{"mo\ud800del":"gpt-4o-mini","messages":[]}',
+        rb'{"model":"gpt-4o-mini","mod\ud800el":"o3-pro","messages":[]}',
+        rb'{"model":"gpt-4o-mini","n":1,"n\ud800":9,"messages":[]}',
+        rb'{"model":"gpt-4o-mini","tools":[{"type":"x","mod\ud800el":"o3-pro"}],"messages":[]}',
+        rb'{"model":"gpt-4o-mini","tools":[{"type":"function\ud800"}],"messages":[]}',
+    ],
+)
+async def test_half_of_a_character_is_refused_in_what_decides(
+    body: bytes, start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    """Some readers drop it, and would read another name than we do."""
+    gateway = await start_gateway(tenants={"acme": {"models": ["gpt-*"]}})
+    client = await gateway.connect()
+
+    answer = await client.request("POST", CHAT, body, headers=JSON)
+
+    assert answer.status in (400, 403)
+    assert upstream.connections == 0
+
+
+# Forms of callers who may use some models only, as clients write them.
+
+
+@pytest.mark.parametrize(
+    ("boundary", "before", "name", "end"),
+    [
+        ("edge", "", 'a;b "c".wav', ""),
+        ("edge;", "", "my %22best%22.wav", ""),
+        ('"edge" ; charset=utf8', "\r\n", 'my \\"best\\".wav', "\r\n"),
+        ("----=_Part_1_23.45", "", "a.wav", "\r\n"),
+        ("x" * 100, "This is a form.\r\n", "C:\\a\\", "\r\nThat was it.\r\n"),
+    ],
+)
+async def test_a_form_of_a_restricted_caller_is_read_as_clients_write_it(
+    boundary: str, before: str, name: str, end: str, start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(tenants={"acme": {"models": ["whisper-1"]}})
+    client = await gateway.connect()
+    line = "\r\n--" + boundary.partition(";")[0].strip(' "')
+    parts = (
+        f'{line}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\nsound',
+        *(f'{line}\r\nContent-Disposition: form-data; name="more[]";\r\n\r\n{n}' for n in range(990)),
+        f'{line}\r\nContent-Disposition: form-data; name="model"\r\n\r\n@',
+    )
+    form = f"{before}{''.join(parts)[2:]}{line}--{end}"
+    headers = f"Content-Type: multipart/form-data; boundary={boundary}\r\n"
+
+    answers = [
+        await client.request(
+            "POST", "/v1/audio/transcriptions", form.replace("@", model).encode(), headers=headers
+        )
+        for model in ("whisper-1", "o3-pro")
+    ]
+
+    assert [answer.status for answer in answers] == [200, 403]
+    assert upstream.requests[0].body == form.replace("@", "whisper-1").encode()
+    assert not upstream.requests[1].complete
+
+
 # What a body is called.
 
 

@@ -147,19 +147,59 @@ def test_odd_but_unambiguous_bodies_are_accepted():
     assert scan(body(field(b"model", b"")))[0].fields == {"model": ""}
     content = b"\r\n--\r\n\r\r\n-" + BOUNDARY + b"--\r"
     assert scan(body(part(FILE, content)))[0].file_bytes == len(content)
+    assert scan(b"\r\n" + body(field(b"model", b"m")))[0].fields == {"model": "m"}
+    assert scan(b"Several parts follow.\r\n" + body(field(b"model", b"m")))[0].fields == {"model": "m"}
+    assert scan(body(field(b"model", b"m"), end=b"\r\nThat was all.\r\n"))[0].closed
     tricky = part(b'form-data; name="file"; filename="C:\\temp\\a;b=c%22.wav"', b"x")
     assert scan(body(tricky))[0].parts == [Part("file", is_file=True, size_bytes=1)]
 
 
+@pytest.mark.parametrize(
+    "disposition",
+    [
+        b'form-data; name="file"; filename="a;b.wav"',
+        b'form-data; name="file"; filename="a; b=c.wav"',
+        b'form-data; name="file"; filename="my %22best%22.wav"',  # browsers, urllib3, httpx, OkHttp
+        b'form-data; name="file"; filename="my \\"best\\".wav"',  # Go, curl before 7.81, .NET
+        b'form-data; name="file"; filename="my "best".wav"',
+        b'form-data; name="file"; filename="ends in a quote\\""',
+        b'form-data; name="file"; filename="C:\\some\\folder\\"',
+        b'form-data; name="file"; filename="a\\\\"',
+        b'form-data; name="file"; filename=my file.wav',
+        b'form-data; name="file"; filename="x; filename=y.wav"',
+        b"form-data; name=file; filename=\"na\xefve.wav\"; filename*=utf-8''na%C3%AFve.wav",
+        b"form-data; name=\"file\"; filename*=UTF-8''a%20%22b%22%3B.wav",
+        b'form-data; name="file"; filename="a.wav";',
+        b'form-data; name="file"; filename="a.wav" ; ',
+        b'form-data; name="file"; filename=""',
+        'form-data; name="file"; filename="\u65e5\u672c\U0001f600.wav"'.encode(),
+    ],
+)
+def test_a_file_may_be_called_whatever_clients_write(disposition):
+    data = body(field(b"model", b"m"), part(disposition, b"xyz", b"Content-Type: audio/wav"))
+    scanner, passed = scan(data)
+    assert scanner.parts[1] == Part("file", is_file=True, size_bytes=3)
+    assert passed + scanner.finish() == data
+
+
+def test_a_parameter_may_end_without_another_behind_it():
+    data = body(part(b'form-data; name="model";', b"m", b"Content-Type: text/plain; charset=utf-8;"))
+    assert scan(data)[0].fields == {"model": "m"}
+
+
 M = field(b"model", b"m")
 CASES = {
-    "preamble": b"hello\r\n" + body(M),
-    "leading line end": b"\r\n" + body(M),
+    "preamble that could be a head": b"Content-Disposition: form-data; name=model\r\n\r\no3\r\n" + body(M),
+    "preamble without a line end": b"hello" + body(M),
+    "preamble that ends in a bare LF": b"hello\n" + body(M),
+    "endless preamble": b"x" * 1030 + b"\r\n" + body(M),
     "no closing boundary": M + b"--" + BOUNDARY + b"\r\n",
     "nothing": b"",
     "cut in a head": body(M)[:30],
     "cut in content": body(part(FILE, b"x" * 100))[:-40],
-    "epilogue": body(M, end=b"\r\nmore"),
+    "epilogue that could be a head": body(M, end=b"\r\nContent-Disposition: form-data; name=model\r\n\r\no3"),
+    "endless epilogue": body(M, end=b"\r\n" + b"x" * 1030),
+    "boundary in the epilogue": body(M, end=b"\r\nmore\r\n--" + BOUNDARY + b"\r\n"),
     "second body": body(M) + body(field(b"model", b"other")),
     "boundary behind a bare LF": body(part(FILE, b"x\n--" + BOUNDARY + b"\r\n")),
     "boundary behind a bare CR": body(part(FILE, b"x\r--" + BOUNDARY + b"\r\n")),
@@ -191,6 +231,11 @@ CASES = {
     "name that is not UTF-8": body(part(b'form-data; name="mod\xffel"', b"x")),
     "unclosed quote": body(part(b'form-data; name="model', b"x")),
     "escaped quote in a filename": body(part(b'form-data; name="a"; filename="x\\"; name="model"', b"x")),
+    "encoded name in a filename": body(part(b'form-data; name="a"; filename="x" y"; name*=utf-8\'\'model', b"x")),
+    "name in front of a quote in doubt": body(part(b'form-data; filename="x\\"; name="model"', b"x")),
+    "name in pieces in a filename": body(part(b'form-data; name="a"; filename="x\\"; name*0="model"', b"x")),
+    "name behind a line of blanks": body(part(b'form-data; name="a"; filename="x"y\tname = model', b"x")),
+    "filename in doubt in front": body(part(b'form-data; filename="x"y"; name="a"', b"x")),
     "name in a filename": body(part(b'form-data; name="a"; filename="x; name=model; y"', b"x")),
     "charset field": body(field(b"_charset_", b"utf-7"), M),
     "transfer encoding": body(part(FILE, b"x", b"Content-Transfer-Encoding: base64")),
@@ -205,6 +250,8 @@ def test_a_body_that_could_be_read_in_two_ways_is_refused(data):
 FIELD_CASES = {
     "twice": body(M, M),
     "with a filename": body(part(b'form-data; name="model"; filename="x"', b"m")),
+    "with a filename in doubt": body(part(b'form-data; name="model"; filename="x\\"y"', b"m")),
+    "with a quote in doubt": body(part(b'form-data; name="model"; other="x\\"y"', b"m")),
     "with an encoded filename": body(part(b"form-data; name=\"model\"; filename*=utf-8''x", b"m")),
     "in UTF-16": body(
         part(b'form-data; name="model"', b"m\0", b"Content-Type: text/plain; charset=utf-16le")
@@ -233,7 +280,7 @@ def test_a_body_with_something_behind_its_end_cannot_be_finished():
     scanner = MultipartScanner(BOUNDARY)
     fed(scanner, body(M))
     assert scanner.closed
-    for attempt in (lambda: fed(scanner, b"more"), scanner.finish):
+    for attempt in (lambda: fed(scanner, b"more: x"), scanner.finish):
         with pytest.raises(MultipartRefused):
             attempt()
 
@@ -246,8 +293,10 @@ def test_heads_and_parts_are_capped():
     with pytest.raises(MultipartRefused, match="head"):
         for _ in range(9000):
             fed(endless, b"z")
-    assert scan(body(*[field(b"a", b"")] * 100))[0].closed
-    assert "100" in refusal(body(*[field(b"a", b"")] * 101)).reason
+    assert scan(body(*[field(b"a", b"")] * 1000))[0].closed
+    assert "1000" in refusal(body(*[field(b"a", b"")] * 1001)).reason
+    assert scan(body(*[field(b"a" * 5000, b"")] * 13))[0].closed
+    assert "names" in refusal(body(*[field(b"a" * 5000, b"")] * 14)).reason
 
 
 # Lines that together make bodies good, nearly good and hostile.
@@ -256,7 +305,10 @@ LINES = st.sampled_from(
         b"--" + BOUNDARY, b"--" + BOUNDARY, b"--" + BOUNDARY + b"--", b"--", BOUNDARY, b"", b"",
         b'Content-Disposition: form-data; name="model"', b"Content-Disposition: form-data; name=model",
         b'Content-Disposition: form-data; name="file"; filename="a"', b"Content-Type: text/plain",
-        b'content-disposition: form-data; name="x"', b"gpt-4o", b"o3-pro", b"\x00\xff",
+        b'content-disposition: form-data; name="x"',
+        b'Content-Disposition: form-data; name="x"; filename="y\\"; name="model"',
+        b'Content-Disposition: form-data; name="x"; filename="y "z; w";',
+        b'Content-Disposition: form-data; name="model";', b"text", b"gpt-4o", b"o3-pro", b"\x00\xff",
     ]
 )  # fmt: skip
 ENDS = st.sampled_from([b"\r\n"] * 12 + [b"\n", b"\r", b""])

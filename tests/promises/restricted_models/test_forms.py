@@ -54,7 +54,7 @@ class TestForm:
             (form(("model", b"good")).replace(b'name="model"', b"name*=utf-8''model"), "bad_form"),
             (form(("model", b"good"), ("x", b"y")).replace(b"edge--\r\n", b""), "bad_form"),
             (form(("model", b"good")) + b"--edge\r\n", "bad_form"),
-            (b"preamble\r\n" + form(("model", b"good")), "bad_form"),
+            (b"X: preamble\r\n" + form(("model", b"good")), "bad_form"),
         ],
     )
     async def test_form_that_two_readers_could_read_differently_is_refused(
