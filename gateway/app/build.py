@@ -35,7 +35,7 @@ from gateway.middleware.services import Services
 from gateway.middleware.withdrawal import Withdrawal
 from gateway.operations.table import OperationTable
 from gateway.proxy.account_watch import AccountWatch
-from gateway.proxy.answer import Answer
+from gateway.proxy.answer import EXPOSED, Answer
 from gateway.proxy.bites import Turns
 from gateway.proxy.body_memory import BodyMemory
 from gateway.proxy.deadlines import DeadlineTable
@@ -61,6 +61,7 @@ from gateway.usage.ledger import UsageLedger
 from gateway.usage.memory_late_work import MemoryLateWork
 from gateway.usage.memory_usage import MemoryUsage
 from gateway.usage.no_usage import NoUsage
+from gateway.wire.cors import Cors
 
 
 def build_app(
@@ -156,6 +157,7 @@ def build_app(
         lifecycle=Lifecycle(),
         reading=Reading(settings.edge, lost=metrics.json_readers_lost.inc),
         memory=memory,
+        cors=Cors(settings.cors_origins, exposed=EXPOSED) if settings.cors_origins else None,
         administers=lambda: upstreams.administers,
         file_bytes=partial(file_bytes, upstreams),
     )

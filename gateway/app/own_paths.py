@@ -48,7 +48,8 @@ def own_paths(*, trust: Trust, limiter: Limiter, ledger: UsageLedger) -> Handler
         if exchange.operation is not JWKS:
             await _take_permit(permits, exchange)
         document = await bodies[exchange.operation.id](exchange, exchange.target.partition("?")[2])
-        answer = own_answer(200, document, lines=b"Cache-Control: no-store\r\n" + own_lines(exchange))
+        lines = b"Cache-Control: no-store\r\n" + own_lines(exchange) + (exchange.head.cors or b"")
+        answer = own_answer(200, document, lines=lines)
         return await send_own(request, answer)
 
     return handle

@@ -153,7 +153,7 @@ class App:
                 started.push_async_callback(self.configuration.close)
             state = EdgeState(
                 events=EdgeEvents(
-                    unseen=unseen(metrics=metrics, log=services.log),
+                    unseen=unseen(metrics=metrics, log=services.log, cors=services.cors),
                     refused=lambda reason: metrics.refused_connections.labels(reason).inc(),
                     closed=lambda reason: metrics.closed_connections.labels(reason).inc(),
                 ),

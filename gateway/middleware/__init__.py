@@ -15,6 +15,7 @@ from gateway.middleware.authorize import authorize
 from gateway.middleware.costs import Costs
 from gateway.middleware.limit import limit
 from gateway.middleware.meter import meter
+from gateway.middleware.preflight import preflight
 from gateway.middleware.record import record
 from gateway.middleware.services import Services
 from gateway.middleware.standings import Standings
@@ -34,7 +35,10 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
             log=with_.log,
             lifecycle=with_.lifecycle,
             max_header_bytes=edge.max_header_bytes,
+            cors=with_.cors,
         ),
+        # before answer, for a browser asks about what is refused too; before all that costs
+        *(() if with_.cors is None else (preflight(cors=with_.cors),)),
         # below record, so that an error is recorded with the status it was answered with
         answer(lifecycle=with_.lifecycle),
         # before anything that needs to know who calls

@@ -36,6 +36,8 @@ from gateway.proxy.lifecycle import Interrupted, Lifecycle
 from gateway.proxy.request import Request
 from gateway.proxy.request_heads import KEPT_BYTES
 from gateway.wire import headers
+from gateway.wire.cors import Cors, unread
+from gateway.wire.headers import NO_HEAD
 
 Log = Callable[[Exchange, Times], None]
 """Writes the line of an exchange that has ended."""
@@ -76,6 +78,7 @@ def record(
     log: Log,
     lifecycle: Lifecycle,
     max_header_bytes: int,
+    cors: Cors | None,
 ) -> Middleware:
     """The outermost middleware: from here on everything has a record."""
     next_id = request_ids()
@@ -100,6 +103,8 @@ def record(
                     if head.is_socket:
                         match = matched(table, known.method, known.target, socket=True)
                         exchange.operation, exchange.params = match.operation, match.params
+                    if cors is not None:
+                        cors.judge(head)
                     if keeps_heads and known.own is not None:
                         known.match, known.head = match, head
                         head.own = known.own
@@ -111,6 +116,8 @@ def record(
                     raise BadRequest("A WebSocket handshake cannot have a body.", code="bad_handshake")
             except GatewayError as refusal:
                 exchange.unreadable = refusal
+                if cors is not None and exchange.head is NO_HEAD:
+                    exchange.head = unread(cors.lines(request.fields))
             lifecycle.in_flight += 1
             try:
                 return await handler(request)
@@ -132,7 +139,7 @@ def record(
     return around
 
 
-def unseen(*, metrics: Metrics, log: Log) -> Unseen:
+def unseen(*, metrics: Metrics, log: Log, cors: Cors | None) -> Unseen:
     """Record what was answered before it became a request: the same line, the same metrics."""
     next_id = request_ids()
 
@@ -144,6 +151,8 @@ def unseen(*, metrics: Metrics, log: Log) -> Unseen:
         times = exchange.times(now)
         metrics.ended(exchange, times)
         log(exchange, times)
+        if cors is not None:
+            exchange.head = unread(cors.unknown)
         return error_lines(error, exchange)
 
     return refused

@@ -18,6 +18,7 @@ from gateway.settings.settings import Settings
 from gateway.usage.guesses import Guesses
 from gateway.usage.late_register import LateRegister
 from gateway.usage.ledger import UsageLedger
+from gateway.wire.cors import Cors
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,9 @@ class Services:
     lifecycle: Lifecycle
     reading: Reading
     memory: BodyMemory
+    cors: Cors | None
+    """Which pages of browsers may read answers; None: that is the upstream's affair."""
+
     administers: Callable[[], bool]
     """Whether the operator has opened administration."""
 

@@ -235,9 +235,14 @@ def refusal(error: GatewayError, lines: bytes) -> bytes:
 
 
 def error_lines(error: GatewayError, exchange: Exchange) -> bytes:
-    """The header fields of an error, as lines: its own, its id as SDKs look for it, and what every answer has."""
+    """The header fields of an error, as lines: its own, its id as SDKs look for it, and what every answer has and says
+    of who may read it."""
     fields = [(name.encode(), value.encode("latin-1", "replace")) for name, value in error.headers()]
-    return lines_of([*fields, (b"x-request-id", exchange.id.encode())]) + own_lines(exchange)
+    return (
+        lines_of([*fields, (b"x-request-id", exchange.id.encode())])
+        + own_lines(exchange)
+        + (exchange.head.cors or b"")
+    )
 
 
 def own_lines(exchange: Exchange) -> bytes:
@@ -261,6 +266,21 @@ _LIMIT_LINES = {
     for dimension in Dimension
 }
 """How the level of a limit is told, under the name of its unit."""
+
+
+EXPOSED = ", ".join(
+    (
+        *("x-request-id", "x-gateway-request-id", "x-gateway-credential-expires"),
+        *("retry-after", "retry-after-ms", "x-should-retry", "location", "openai-processing-ms"),
+        *(
+            f"x-ratelimit-{what}-{unit}"
+            for unit in dict.fromkeys(dimension.unit for dimension in Dimension)
+            for what in ("limit", "remaining", "reset")
+        ),
+    )
+).encode()
+"""What pages in browsers may read of an answer's head beside the few fields that they always may: ids, limits, when to
+come back."""
 
 
 def reason_of(status: int) -> str:

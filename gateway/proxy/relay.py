@@ -19,6 +19,7 @@ from gateway.proxy.report_sink import hear_report
 from gateway.proxy.request import Request
 from gateway.proxy.upstream_errors import Unread, read_error
 from gateway.wire.answer_head import Head, is_event_stream
+from gateway.wire.cors import said_by_upstream
 from gateway.wire.headers import NOTHING_LISTED
 from gateway.wire.passing import for_client
 from gateway.wire.quoting import quotes
@@ -65,6 +66,10 @@ class Relay:
         """
         exchange, to = call.exchange, call.to
         secrets = to.secrets
+        added, cors = exchange.added or own_lines(exchange), exchange.head.cors
+        if cors is not None:
+            without |= said_by_upstream(head.names)
+            added += cors
         lines = for_client(
             head, limits=to.alone, origin=to.pool.origin, target=exchange.target, without=without
         )
@@ -77,7 +82,6 @@ class Relay:
             kept = [line for line in passing if not quotes(line.partition(b": ")[2], secrets)]
             start = status_line(head.status, "") + b"\r\n".join(kept)
             states_length &= b"\r\ncontent-length: " in (start + more).lower()
-        added = exchange.added or own_lines(exchange)
         answer = Answer(head.status, start + more + added, states_length=states_length)
         answer.begin(request, exchange)
         return answer

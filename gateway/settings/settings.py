@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.limits.terms import OnStoreFailure
@@ -33,6 +34,23 @@ from gateway.settings.tenant import Tenant
 from gateway.settings.upstream import Upstream
 
 HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9.])?$")]
+
+# Scheme, host and port, no more; with a port that a browser leaves out it would never match.
+_ORIGIN = re.compile(
+    r"(?!https://[^/]*:443$)(?!http://[^/]*:80$)[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?"
+)
+
+
+def _origin(value: str) -> str:
+    if value not in ("*", "null") and not _ORIGIN.fullmatch(value):
+        raise ValueError(
+            "expected an origin as browsers send it, such as https://app.example.com or http://localhost:3000: "
+            "in lower case, without a path and without a port that goes without saying; or *"
+        )
+    return value
+
+
+Origin = Annotated[str, AfterValidator(_origin)]
 
 # Braces say which part of a key decides where a cluster keeps it, and the prefix is no such part.
 RedisPrefix = Annotated[str, Field(pattern=r"^[!-z|~]{1,64}$")]
@@ -76,6 +94,10 @@ class Settings(BaseSettings):
 
     tls_key: Annotated[KeptFile | None, FOLLOWED] = None
     """The private key of that certificate (PEM, not encrypted)."""
+
+    cors_origins: tuple[Origin, ...] = ()
+    """Origins whose pages may ask from a browser and read the answers, as `https://app.example.com`, or `*`: all.
+    Empty: what upstreams say of that passes."""
 
     admin_listen: Annotated[Address, AT_START] = "127.0.0.1:9090"
     """The private listener: metrics and health. Keep it off the public network."""

@@ -113,7 +113,15 @@ class RequestHead:
     """What the gateway needs to know of a request's header fields, read in one pass."""
 
     __slots__ = (
-        *("authorization", "chunked", "content_encoding", "content_type", "expect_continue", "fields"),
+        *(
+            "authorization",
+            "chunked",
+            "content_encoding",
+            "content_type",
+            "cors",
+            "expect_continue",
+            "fields",
+        ),
         *("has_body", "is_socket", "listed", "loops", "names", "own", "subprotocols", "way_up"),
     )
 
@@ -137,6 +145,9 @@ class RequestHead:
         self.subprotocols: Sequence[bytes] = ()
         self.listed: frozenset[bytes] = NOTHING_LISTED
         """Lower-case names that Connection lists: they speak about the client's connection alone."""
+
+        self.cors: bytes | None = None
+        """What every answer says of who may read it, as lines; None: nothing, and what the upstream says passes."""
 
         self.own: tuple[int, ...] | None = None
         """Where among the fields those stand of which each request has a value of its own, which is not what stands
