@@ -13,8 +13,6 @@ from gateway.app.serving import run_loop, serve
 from gateway.cli.options import add_set, put_assignments
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing
-from gateway.operations.scopes import expand
-from gateway.operations.table import OperationTable
 from gateway.settings.settings import Settings
 from gateway.settings.sources import load
 from gateway.simulator import build_simulator
@@ -34,7 +32,7 @@ A credential for 24 hours. In another shell, which is to be the service's:
 
 export OPENAI_BASE_URL={base}
 export OPENAI_API_KEY={credential}
-ask() {{ path=$1; shift; curl -sS "$OPENAI_BASE_URL/$path" -H "Authorization: Bearer $OPENAI_API_KEY" "$@"; echo; }}
+ask() {{ curl -sS -H "Authorization: Bearer $OPENAI_API_KEY" "$OPENAI_BASE_URL/$@"; echo; }}
 chat() {{ ask chat/completions -N -H "Content-Type: application/json" "$@"; }}
 
 Then, in that other shell: what models there are, an answer as it is made, a refusal, a limit that the third
@@ -132,13 +130,14 @@ def _greet(settings: Settings, ring: KeyRing, public: str, private: str) -> None
         settings.credentials,
         tenant=_TENANT,
         subject="you",
-        scopes=expand(["*"], OperationTable.load().scopes),
+        scopes=("*",),
         ttl_seconds=86400,
     )
+    scheme = "http" if settings.tls_certificate is None else "https"
     print(
         _GREETING.format(
-            base=f"http://{public}/v1",
-            me=f"http://{public}/gateway/me",
+            base=f"{scheme}://{public}/v1",
+            me=f"{scheme}://{public}/gateway/me",
             metrics=f"http://{private}/metrics",
             tenant=_TENANT,
             scarce=_SCARCE_MODEL,

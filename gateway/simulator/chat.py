@@ -185,7 +185,9 @@ def _chunks(head: JsonObject, choices: list[JsonObject], body: JsonObject) -> It
 
 
 def _most_pieces(body: JsonObject) -> int | None:
-    return body.get("max_completion_tokens") or body.get("max_tokens")
+    """The most that the answer may have; what is not positive is no limit, as other servers have it."""
+    most = body.get("max_completion_tokens") or body.get("max_tokens") or 0
+    return most if most > 0 else None
 
 
 def _reason(answer: Answer) -> str:

@@ -43,7 +43,7 @@ async def pasted(demo: RunningCommand, *lines: str) -> str:
     script = "\n".join([*paragraph(demo, "export "), *lines])
     done = await asyncio.to_thread(
         subprocess.run,
-        ["bash", "-c", script],
+        ["sh", "-c", script],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={

@@ -28,7 +28,9 @@ async def found(look: Callable[[], Awaitable[T]], within_seconds: float = PATIEN
         return seen
 
 
-async def comes_to(expected: T, look: Callable[[], Awaitable[T]], within_seconds: float = PATIENCE_SECONDS) -> None:
+async def comes_to(
+    expected: T, look: Callable[[], Awaitable[T]], within_seconds: float = PATIENCE_SECONDS
+) -> None:
     """Return as soon as a look shows what is expected; fails with what it showed last."""
     seen = None
     try:

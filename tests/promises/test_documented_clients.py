@@ -74,6 +74,7 @@ async def test_an_example_prints_an_answer_as_it_stands(
 
     assert done.returncode == 0, done.stderr
     assert "Simulated answer" in done.stdout
+    assert "request None" not in done.stdout
 
 
 def test_the_official_python_sdk_and_curl_are_among_what_ci_runs() -> None:
