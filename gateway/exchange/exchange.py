@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from gateway.errors import Ending, GatewayError
-from gateway.exchange.observers import AnswerChange, FormGate, SessionGate, StreamObserver, Watch
+from gateway.exchange.observers import AnswerChange, FormGate, RequestGate, SessionGate, StreamObserver, Watch
 from gateway.exchange.standing import Standing
 from gateway.limits.terms import Decision
 from gateway.operations.table import NO_PARAMS, Operation
@@ -55,12 +55,12 @@ class Exchange:
         "error",
         # authenticate
         *("caller", "standing"),
-        # authorize finds it in the head, limit in the body, the reader of a form in the form
+        # authorize finds it in the head, limit in the body, the reader of a form in the form, meter in a session
         "model",
         # limit
         *("body", "body_gone", "facts", "held_seconds", "form", "cost", "reserved", "decision"),
         # meter
-        *("usage", "known", "spent", "session_gate"),
+        *("usage", "known", "spent", "session_gate", "request_gate"),
         # late_watch
         *("made", "shown"),
         # proxy
@@ -147,6 +147,9 @@ class Exchange:
 
         self.session_gate: SessionGate | None = None
         """Admits what is asked for in a WebSocket, and holds it back until it has."""
+
+        self.request_gate: RequestGate | None = None
+        """Judges and admits each request in a WebSocket whose events are requests."""
 
         self.made: str | None = None
         """The id of what it made, or worked on, whose usage is said later."""
@@ -285,7 +288,8 @@ class Exchange:
         self.observers.clear()
         self.watches = ()
         self.head = NO_HEAD
-        self.body = self.form = self.session_gate = self.change = self.cost = None
+        self.body = self.form = self.change = self.cost = None
+        self.session_gate = self.request_gate = None
         self.error = self.unreadable = self.observer_failed = self.body_gone = None
 
     def _drop(self, observer: StreamObserver) -> None:

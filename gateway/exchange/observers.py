@@ -6,9 +6,10 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gateway.endings import Ending
+from gateway.endings import Ending, GatewayError
+from gateway.policy.reading import Question
 from gateway.wire.answer_head import Head
-from gateway.wire.body_facts import AskedResponse
+from gateway.wire.body_facts import AskedResponse, SocketRequest
 from gateway.wire.search import Piece
 
 Watch = Callable[[bytes], object]
@@ -88,6 +89,25 @@ class SessionGate(Protocol):
 
     async def admit(self, asked: AskedResponse) -> bytes | None:
         """Wait until a response may be asked for; or what the client is told in place of it. Raises nothing."""
+
+    def end(self) -> None:
+        """The session is no longer open: nothing more can be said in it."""
+
+
+class RequestGate(Protocol):
+    """Stands between the requests that a client sends over a WebSocket, each a body as over HTTP, and the upstream."""
+
+    question: Question
+    """What has to be known of each."""
+
+    def begin(self, voice: SessionVoice) -> None:
+        """The session is open."""
+
+    async def admit(self, event: bytes, request: SocketRequest) -> bytes:
+        """Wait until a request may go up; returns it as it does. Raises a GatewayError for one that may not."""
+
+    def refusal(self, error: GatewayError, request: SocketRequest | None) -> bytes:
+        """What the client is told in place of an answer; None: the request could not be read."""
 
     def end(self) -> None:
         """The session is no longer open: nothing more can be said in it."""

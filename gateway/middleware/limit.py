@@ -128,7 +128,9 @@ def limit(
         quotas = standing.quotas_of(exchange.model)
         form_may_cost_more = exchange.form is not None and bool(limits.models)
         if (
-            standing.caller.tenant.refuses_unmetered and not form_may_cost_more
+            standing.caller.tenant.refuses_unmetered
+            and not form_may_cost_more
+            and exchange.operation.over_http is None
         ):  # else its model is still to come
             _check_covered(exchange, quotas)
         if quotas.measured or form_may_cost_more:

@@ -19,7 +19,7 @@ from gateway.middleware.answer_meter import AnswerReading
 from gateway.middleware.costs import Costs
 from gateway.middleware.late_watch import watch_late_work
 from gateway.middleware.session_meter import SessionMeter
-from gateway.operations.table import UsageReport
+from gateway.operations.table import OperationTable, UsageReport
 from gateway.proxy.answer import Answer
 from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.request import Request
@@ -33,6 +33,7 @@ def meter(
     *,
     ledger: UsageLedger,
     limiter: Limiter,
+    table: OperationTable,
     late: LateRegister | None,
     guesses: Guesses,
     costs: Costs,
@@ -58,6 +59,7 @@ def meter(
                     exchange,
                     ledger=ledger,
                     limiter=limiter,
+                    table=table,
                     guesses=guesses,
                     decided=decided,
                     unseen_per_second=unseen_tokens_per_second,

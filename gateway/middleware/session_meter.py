@@ -1,17 +1,21 @@
 """What a session uses: read from its events, counted and charged response by response, for it may last for hours.
 
 Where usage has to be known each response is followed from its beginning, by `session_responses`; else what the
-upstream reports is all that counts, and nothing else is looked at.
+upstream reports is all that counts, and nothing else is looked at. Where each event is a request of its own, each is
+judged, admitted and followed in any case, by `session_requests`.
 """
 
 from __future__ import annotations
 
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import StreamObserver
+from gateway.limits.charges import QuotaSet
 from gateway.limits.limiter import Limiter
 from gateway.middleware.admission import Decided
 from gateway.middleware.session_permits import SessionPermits
+from gateway.middleware.session_requests import SessionRequests
 from gateway.middleware.session_responses import SessionResponses
+from gateway.operations.table import OperationTable
 from gateway.usage.guesses import Guesses
 from gateway.usage.ledger import UsageLedger
 from gateway.usage.reader import realtime_usage
@@ -27,6 +31,7 @@ class SessionMeter:
         *,
         ledger: UsageLedger,
         limiter: Limiter,
+        table: OperationTable,
         guesses: Guesses,
         decided: Decided,
         unseen_per_second: float,
@@ -36,32 +41,56 @@ class SessionMeter:
         self._exchange = exchange
         self._standing = standing
         self._ledger = ledger
-        self._responses: SessionResponses | None = None
-        if not standing.metered:
+        self._followed: SessionResponses | SessionRequests | None = None
+        if exchange.operation.over_http is not None:
+            operation = table.by_id(exchange.operation.over_http)
+            self._followed = exchange.request_gate = requests = SessionRequests(
+                exchange,
+                SessionPermits(exchange, limiter, decided, QuotaSet.of(()), operation),
+                operation,
+                table,
+                guesses=guesses,
+                unseen_per_second=unseen_per_second,
+                count=self.count,
+                named=self._named,
+            )
+            exchange.observers.append(requests)
+        elif standing.metered:
+            quotas = QuotaSet.of(
+                quota for quota in standing.quotas_of(exchange.model) if quota.dimension.is_reported
+            )
+            self._followed = exchange.session_gate = responses = SessionResponses(
+                exchange,
+                SessionPermits(exchange, limiter, decided, quotas),
+                quotas,
+                guesses=guesses,
+                unseen_per_second=unseen_per_second,
+                count=self._count,
+            )
+            exchange.observers.append(responses)
+        else:
             exchange.observers.append(_Reports(self))
-            return
-        self._responses = responses = SessionResponses(
-            exchange,
-            SessionPermits(exchange, limiter, decided),
-            guesses=guesses,
-            unseen_per_second=unseen_per_second,
-            count=self.count,
-        )
-        exchange.observers.append(responses)
-        exchange.session_gate = responses
 
-    def count(self, used: Usage) -> None:
-        """Count what was used, reported or estimated."""
+    def count(self, used: Usage, model: str | None) -> None:
+        """Count what was used of a model, reported or estimated."""
         exchange = self._exchange
         exchange.usage = used if exchange.usage is None else exchange.usage + used
         # What is known of it is counted with the request, when the session has ended.
-        self._ledger.count(self._standing.counted(exchange.model, used.tier), used, None, requests=0)
+        self._ledger.count(self._standing.counted(model, used.tier), used, None, requests=0)
+
+    def _count(self, used: Usage) -> None:
+        self.count(used, self._exchange.model)
+
+    def _named(self, model: str) -> None:
+        """A request names this model: the session is recorded under the first."""
+        if self._exchange.model is None:
+            self._exchange.model = model
 
     def result(self, *, left: bool) -> tuple[None, Known | None]:  # noqa: ARG002 (every response has said it)
         """The session has ended: settle what is open. What it used has been counted as it went on."""
-        if self._responses is not None:
-            self._responses.finish()
-            self._responses = None
+        if self._followed is not None:
+            self._followed.finish()
+            self._followed = None
         usage = self._exchange.usage
         if usage is None:
             return None, None
@@ -78,4 +107,4 @@ class _Reports(StreamObserver):
         """Most events report nothing."""
         used = realtime_usage(text)
         if used is not None:
-            self._meter.count(used)
+            self._meter._count(used)

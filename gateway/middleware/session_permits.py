@@ -19,14 +19,17 @@ from gateway.exchange.observers import SessionVoice
 from gateway.limits.charges import QuotaSet
 from gateway.limits.limiter import Limiter
 from gateway.limits.store import StoreUnavailable
-from gateway.limits.terms import Charge, Decision
+from gateway.limits.terms import Charge, Decision, Dimension
 from gateway.middleware.admission import Decided
 from gateway.middleware.refusals import limits_unavailable, refusal_of, stated_above, used_up
-from gateway.usage.cost import Cost, StatedAboveLimit, charges_for, used_of
+from gateway.operations.table import Operation
+from gateway.usage.cost import Cost, StatedAboveLimit, charges_for, settlement, used_of
 from gateway.usage.reported import Usage
 
 DEBT_SECONDS = 30.0
 """How long a session may stay open whose limit is used up, if it stays so."""
+
+_NOTHING = Usage()
 
 _SEEN_AGAIN_SECONDS = 1.0
 """How soon a limit that is used up is looked at again, at the earliest."""
@@ -35,11 +38,14 @@ _SEEN_AGAIN_SECONDS = 1.0
 class Reservation:
     """What one response is expected to use, and what has become of the wish to have that reserved."""
 
-    __slots__ = ("cost", "decision", "is_settled", "key", "reserved", "used")
+    __slots__ = ("cost", "decision", "is_settled", "key", "quotas", "reserved", "used")
 
-    def __init__(self, key: str, cost: Cost) -> None:
+    def __init__(self, key: str, cost: Cost, quotas: QuotaSet) -> None:
         self.key = key
         """By which the limiter knows it."""
+
+        self.quotas = quotas
+        """What it is charged to."""
 
         self.cost = cost
         self.reserved = 0
@@ -66,11 +72,22 @@ class Reservation:
 class SessionPermits:
     """Asks the limiter for the responses of one session, and watches whether a limit is used up."""
 
-    def __init__(self, exchange: Exchange, limiter: Limiter, decided: Decided) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        limiter: Limiter,
+        decided: Decided,
+        watched: QuotaSet,
+        operation: Operation | None = None,
+    ) -> None:
+        """`watched`: a session whose limit of these stays used up is told so, and ends.
+
+        `operation`: what its requests are, where they are another's.
+        """
         standing = exchange.standing
         assert standing is not None, "who calls is known"
-        quotas = standing.quotas_of(exchange.model)
-        self.quotas = QuotaSet.of(quota for quota in quotas if quota.dimension.is_reported)
+        self._watched = watched
+        self._operation = operation or exchange.operation
         self._standing = standing
         self._limiter = limiter
         self._decided = decided
@@ -94,11 +111,11 @@ class SessionPermits:
 
     async def refusal_of(self, reservation: Reservation) -> GatewayError | None:
         """Why a response does not fit, or cannot be known to; None once it is reserved. Cancelling undoes nothing."""
-        if not self.quotas or reservation.is_settled:
+        if not reservation.quotas or reservation.is_settled:
             return None
         cost = reservation.cost
         try:
-            charges = charges_for(self.quotas, cost, reports=True)
+            charges = charges_for(reservation.quotas, cost, reports=True)
         except StatedAboveLimit as above:
             self._count("refused", above.quota.dimension.value)
             return stated_above(above, cost)
@@ -117,7 +134,7 @@ class SessionPermits:
         assert decision.refused_by is not None
         self._count("refused", decision.refused_by.dimension.value)
         self._watch(told=True)
-        return refusal_of(decision, charges, cost, self._standing.operation)
+        return refusal_of(decision, charges, cost, self._operation)
 
     def settle(self, reservation: Reservation, used: Usage) -> None:
         """Put what was used in place of what was reserved, now or as soon as that is decided. Never waits."""
@@ -125,11 +142,12 @@ class SessionPermits:
         if not reservation.is_undecided:
             self._settle(reservation)
 
-    def charge(self, used: Usage) -> None:
+    def charge(self, used: Usage, quotas: QuotaSet) -> None:
         """Charge what nothing was reserved for."""
-        amounts = used_of(used)
-        if any(amounts.values()) and self.quotas:
-            self._limiter.charge_soon([Charge(quota, amounts[quota.dimension]) for quota in self.quotas])
+        amounts = used_of(used) | {Dimension.IMAGES_PER_MINUTE: used.images}
+        charges = [Charge(quota, most) for quota in quotas if (most := amounts.get(quota.dimension))]
+        if charges:
+            self._limiter.charge_soon(charges)
             self._watch(told=False)
 
     def _was_decided(self, reservation: Reservation, asked: asyncio.Future[Decision]) -> None:
@@ -144,9 +162,14 @@ class SessionPermits:
         reservation.is_settled = True
         used = reservation.used or Usage()
         if not reservation.is_granted:
-            self.charge(used)
+            self.charge(used, reservation.quotas)
             return
-        self._limiter.settle_soon(reservation.key, used_of(used))
+        cost = reservation.cost
+        self._limiter.settle_soon(
+            reservation.key, settlement(cost, usage=used, spent=used != _NOTHING, sent_bytes=0)
+        )
+        if used.images and cost.images is None:  # such as by a tool of a stored prompt
+            self.charge(Usage(images=used.images), reservation.quotas)
         tallies = self._standing.tallies
         limited = tallies.limited or tallies.limited_began()
         limited[0] += reservation.reserved
@@ -159,7 +182,7 @@ class SessionPermits:
 
     def _watch(self, *, told: bool) -> None:
         """See whether the limit is used up; `told`: the client has been told that it has no room."""
-        if self._voice is not None and self._closes_at is None:
+        if self._watched and self._voice is not None and self._closes_at is None:
             self._voice.spawn(self._see(told=told))
 
     async def _see(self, *, told: bool) -> None:
@@ -199,7 +222,7 @@ class SessionPermits:
     async def _used_up(self) -> GatewayError | None:
         """What is said of a limit of which nothing is left; None where something is, or nobody can tell."""
         try:
-            decision = await self._limiter.look([Charge(quota) for quota in self.quotas])
+            decision = await self._limiter.look([Charge(quota) for quota in self._watched])
         except StoreUnavailable:
             return None
         return None if decision.refused_by is None else used_up(decision)

@@ -16,6 +16,7 @@ from typing import Any
 from gateway.errors import Ending, GatewayError, LimitExceeded
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import SessionGate, SessionVoice, StreamObserver
+from gateway.limits.charges import QuotaSet
 from gateway.middleware.session_permits import Reservation, SessionPermits, cancel_event, error_event
 from gateway.operations.table import Operation
 from gateway.usage import realtime
@@ -47,8 +48,10 @@ class _Response(Reservation):
 
     __slots__ = ("added", "apart", "asked_at", "event_id", "expires", "went_by")
 
-    def __init__(self, key: str, cost: Cost, *, apart: bool, event_id: str | None = None) -> None:
-        super().__init__(key, cost)
+    def __init__(
+        self, key: str, cost: Cost, quotas: QuotaSet, *, apart: bool, event_id: str | None = None
+    ) -> None:
+        super().__init__(key, cost, quotas)
         self.apart = apart
         self.event_id = event_id
         self.asked_at: float | None = None
@@ -67,13 +70,18 @@ class SessionResponses(StreamObserver, SessionGate):
         self,
         exchange: Exchange,
         permits: SessionPermits,
+        quotas: QuotaSet,
         *,
         guesses: Guesses,
         unseen_per_second: float,
         count: Callable[[Usage], None],
     ) -> None:
-        """`unseen_per_second`: LLM tokens that an upstream may make unseen; `count` is told what was used."""
-        self.admits = bool(permits.quotas)
+        """`quotas`: what each is charged to; `unseen_per_second`: LLM tokens that an upstream may make unseen.
+
+        `count` is told what was used.
+        """
+        self.admits = bool(quotas)
+        self._quotas = quotas
         self._exchange = exchange
         self._permits = permits
         self._guesses = guesses
@@ -226,7 +234,7 @@ class SessionResponses(StreamObserver, SessionGate):
         if response is None:
             if used is not None:
                 self._count(used)
-                self._permits.charge(used)
+                self._permits.charge(used, self._quotas)
             return
         went_by = self._output(response)
         if used is None or (not used.total and went_by):
@@ -277,7 +285,11 @@ class SessionResponses(StreamObserver, SessionGate):
             else Cost(input=prompt, output=output, maximum=maximum)
         )
         response = _Response(
-            f"{self._exchange.id}.{self._made}", cost, apart=asked.apart, event_id=asked.event_id
+            f"{self._exchange.id}.{self._made}",
+            cost,
+            self._quotas,
+            apart=asked.apart,
+            event_id=asked.event_id,
         )
         response.added = conversation.added
         return response
@@ -313,7 +325,7 @@ class SessionResponses(StreamObserver, SessionGate):
             self._estimate_transcribed(seconds)
         else:
             self._count(used)
-            self._permits.charge(used)
+            self._permits.charge(used, self._quotas)
 
     def _estimate_transcribed(self, seconds: float) -> None:
         """Count what was written down of which nobody says how long it was."""

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
 from gateway.errors import JsonTooComplex, Overloaded
 from gateway.exchange.exchange import Exchange
 from gateway.policy.events import question_of, refuse_event
 from gateway.policy.reading import may_name_in_event, read_event, says_nothing
 from gateway.proxy.reading import Reading, is_read_at_once
+from gateway.usage.realtime import is_sound
 from gateway.wire.body_facts import EventFacts
 from gateway.wire.frame_format import FrameRefused
 from gateway.wire.frames import Later, Verdict
 
 SEARCHED_AT_ONCE_BYTES = 2**17
+
+
+class Told(NamedTuple):
+    """An event goes no further: the client is told this, and the session goes on."""
+
+    event: bytes
+
+
+class Instead(NamedTuple):
+    """This text goes up in place of an event."""
+
+    event: bytes
+
+
+Judged = FrameRefused | Told | Instead | None
+"""What becomes of an event that had to wait: None: it passes as it came."""
 
 
 class Examiner:
@@ -55,11 +73,12 @@ class Examiner:
             return Later.LATER  # all that was kept of the event; what follows comes in bites
         return may_name_in_event(part, self._question)
 
-    async def verdict_on(self, event: bytes, *, whole: bool) -> FrameRefused | bytes | None:
-        """Why an event that had to wait, or one that begins so, may not pass; None when it may.
+    def plain(self, payload: bytes, mask: bytes) -> bool:
+        """Whether an event, masked so, names nothing and asks for nothing, whoever reads it."""
+        return is_sound(payload, mask)
 
-        Bytes are what the client is told in its place, and the session goes on.
-        """
+    async def verdict_on(self, event: bytes, *, whole: bool) -> Judged:
+        """Why an event that had to wait, or one that begins so, may not pass; None when it may."""
         tenant = self._caller.tenant.id
         try:
             if not whole:
@@ -71,7 +90,8 @@ class Examiner:
             if reason is not None:
                 return FrameRefused(1008, reason)
             if facts.response is not None and self._gate is not None:
-                return await self._gate.admit(facts.response)
+                refusal = await self._gate.admit(facts.response)
+                return None if refusal is None else Told(refusal)
         except Overloaded as overloaded:
             return FrameRefused(1013, overloaded.message)
         except JsonTooComplex:

@@ -37,6 +37,7 @@ _KINDS = {
     ("gateway.wire.body_facts", "BodyFacts"),
     ("gateway.wire.body_facts", "EventFacts"),
     ("gateway.wire.body_facts", "Named"),
+    ("gateway.wire.body_facts", "SocketRequest"),
     ("gateway.wire.json_members", "Change"),
     ("gateway.wire.json_members", "Place"),
     ("gateway.wire.request_fields", "Fault"),

@@ -19,12 +19,12 @@ from gateway.proxy.body_memory import BodyRoom
 from gateway.proxy.channel import Channel, Held
 from gateway.proxy.client_channel import ClientChannel
 from gateway.proxy.direction import Direction
-from gateway.proxy.examiner import Examiner
+from gateway.proxy.examiner import Examiner, Instead, Told
 from gateway.proxy.reading import Reading
 from gateway.proxy.reply import Reply
+from gateway.proxy.request_examiner import RequestExaminer
 from gateway.settings.edge import Edge
-from gateway.usage.realtime import is_sound
-from gateway.wire.frame_format import FrameRefused, build_close
+from gateway.wire.frame_format import FrameRefused, build_close, build_text
 from gateway.wire.frames import FrameRelay
 
 # How long the other side may take to answer a close frame, and the upstream to hang up after it.
@@ -37,6 +37,8 @@ KEPT_FREELY_BYTES = 64 * 1024
 MOST_UNHEARD = 64
 # What is looked for stands in short events; longer ones are not kept.
 WATCHED_BYTES = 2**20
+# What the client says is kept until it has been examined, up to so much; more is searched as it passes.
+EXAMINED_BYTES = 2**20
 
 
 class Session:
@@ -51,10 +53,12 @@ class Session:
         edge: Edge,
         reading: Reading,
         room: BodyRoom,
+        answers_room: BodyRoom,
         most_seconds: float,
         hidden: Sequence[bytes],
     ) -> None:
-        """`most_seconds`: how long it may last; `room` is for events that are kept until they have been examined.
+        """`most_seconds`: how long it may last; `room` is for events that are kept until they have been examined,
+        `answers_room` for those of the upstream that are kept until somebody has seen them whole.
 
         `hidden` is what the client must not be told.
         """
@@ -63,7 +67,16 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._exchange = exchange
         self._room = room
-        self._examiner = Examiner(exchange, reading)
+        self._answers_room = answers_room
+        requests = exchange.request_gate
+        self._gate = exchange.session_gate or requests
+        self._examiner = (
+            Examiner(exchange, reading) if requests is None else RequestExaminer(exchange, reading, requests)
+        )
+        # A request may be as large as over HTTP, and how much an answer used stands at the end of its last event.
+        examined_bytes, watched_bytes = EXAMINED_BYTES, WATCHED_BYTES
+        if requests is not None:
+            examined_bytes, watched_bytes = edge.max_json_body_bytes, edge.max_websocket_message_bytes
         self._heartbeat_seconds = edge.websocket_heartbeat_seconds
         self._write_idle_seconds = edge.write_idle_timeout_seconds
         self._client = client
@@ -82,7 +95,8 @@ class Session:
                 max_message_bytes=edge.max_websocket_message_bytes,
                 own_prefix=prefix,
                 examine=self._examiner.examine if self._examiner.asks else None,
-                plain=is_sound,
+                examine_bytes=examined_bytes,
+                plain=self._examiner.plain,
                 suspicious=self._examiner.suspicious,
             ),
             self._client,
@@ -95,7 +109,7 @@ class Session:
                 from_client=False,
                 max_message_bytes=edge.max_websocket_message_bytes,
                 own_prefix=prefix,
-                watch_bytes=WATCHED_BYTES,
+                watch_bytes=watched_bytes,
             ),
             self._upstream,
             self._client,
@@ -119,14 +133,15 @@ class Session:
         self._upstream.take_as(FRAMES)
         self._upstream.take_over(self._down)
         self._client.set_parser(self._up)
-        if (gate := self._exchange.session_gate) is not None:
-            gate.begin(self)
+        if self._gate is not None:
+            self._gate.begin(self)
         await self._over.wait()
 
     def stop(self) -> None:
         """Let go of timers and tasks."""
-        if (gate := self._exchange.session_gate) is not None:
-            gate.end()
+        if self._gate is not None:
+            self._gate.end()
+            self._gate = None
         for timer in self._timers.values():
             timer.cancel()
         for task in self._tasks:
@@ -135,6 +150,7 @@ class Session:
         self._up.end()
         self._down.end()
         self._room.release()
+        self._answers_room.release()
 
     def end_politely(self, code: int, reason: str, ending: Ending) -> None:
         """Say goodbye to both sides for a reason of our own, and end when they have heard it."""
@@ -194,17 +210,21 @@ class Session:
     @property
     def has_room(self) -> bool:
         """Whether something is kept that had to be given room."""
-        return self._room.held_bytes > 0
+        return self._room.held_bytes > 0 or self._answers_room.held_bytes > 0
 
     def count(self, direction: Direction) -> None:
-        """Have room for what is kept of the client's event. Raises FrameRefused."""
+        """Have room for what is kept of an event. Raises FrameRefused; the upstream's is looked at no more instead."""
         kept_bytes = direction.relay.kept_bytes
+        room = self._room if direction is self._up else self._answers_room
         if kept_bytes <= KEPT_FREELY_BYTES:
-            if self._room.held_bytes:
-                self._room.release()
-        elif direction is self._up and not self._room.take_now(kept_bytes):
+            if room.held_bytes:
+                room.release()
+        elif not room.take_now(kept_bytes):
+            if direction is self._down:
+                direction.relay.overlook()
+                return
             direction.relay.give_up()
-            raise FrameRefused(1013, self._room.refuse(kept_bytes).message)
+            raise FrameRefused(1013, room.refuse(kept_bytes).message)
 
     def hold(self, direction: Direction) -> None:
         """Stop reading what comes until what came has been examined, and its receiver has taken it."""
@@ -219,12 +239,15 @@ class Session:
             while relay.examined is not None or sink.writing_paused:
                 if (event := relay.examined) is not None:
                     verdict = await self._examiner.verdict_on(event, whole=relay.examined_whole)
-                    if isinstance(verdict, bytes):
-                        self.tell_client(verdict)
-                        await self._taken_by(self._client)  # who does not read is not told more and more
-                        direction.decide(None, instead=b"")
-                    else:
-                        direction.decide(verdict)
+                    match verdict:
+                        case Told():
+                            self.tell_client(verdict.event)
+                            await self._taken_by(self._client)  # who does not read is not told more and more
+                            direction.decide(None, instead=b"")
+                        case Instead():
+                            direction.decide(None, instead=build_text(verdict.event, masked=True))
+                        case refusal:
+                            direction.decide(refusal)
                 await self._taken_by(sink)
         except TimeoutError:
             return  # it has been ended

@@ -94,6 +94,7 @@ def forward_socket(
             edge=edge,
             reading=reading,
             room=memory.room_for(exchange.caller.tenant.id),
+            answers_room=memory.room_for(exchange.caller.tenant.id),
             most_seconds=most_seconds,
             hidden=call.to.secrets,
         )

@@ -105,3 +105,20 @@ class EventFacts(NamedTuple):
 
 
 NOTHING_SAID = EventFacts()
+
+
+class SocketRequest(NamedTuple):
+    """What was read in an event that is a request's body, over a WebSocket that stands beside an operation."""
+
+    body: BodyFacts
+    """What it names leaves out whom it continues."""
+
+    kind: str
+    lane: str | None
+    """What is asked for in one lane is answered in its order, and in several side by side."""
+
+    continues: tuple[tuple[str, str], ...]
+    """Responses that it names as those of its own connection, each behind the name of the member."""
+
+    generates: bool
+    """Whether it wants an answer, and is not there to be continued alone."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.exchange.metrics import Metrics
 from gateway.exchange.standing import Standing
+from gateway.limits.charges import QuotaSet
 from gateway.limits.limiter import Limiter
 from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.middleware.session_permits import SessionPermits
@@ -59,7 +60,8 @@ def reading(counted: list[Usage]) -> SessionResponses:
     limiter = Limiter(MemoryBuckets())
     return SessionResponses(
         record,
-        SessionPermits(record, limiter, lambda *_: None),
+        SessionPermits(record, limiter, lambda *_: None, QuotaSet.of(())),
+        QuotaSet.of(()),
         guesses=Guesses({}),
         unseen_per_second=50,
         count=counted.append,

@@ -214,6 +214,24 @@ async def realtime(sdk: AsyncOpenAI) -> Seen:
         yield await connection.recv()
 
 
+async def responses_over_a_socket(sdk: AsyncOpenAI) -> Seen:
+    async with sdk.responses.connect() as connection:
+        previous: str | None = None
+        for asked in ("Who is there?", "And who else?"):
+            await connection.response.create(
+                model="gpt-4o", input=asked, store=False, previous_response_id=previous, stream_id="main"
+            )
+            async for event in connection:
+                yield event
+                if event.type == "response.completed":
+                    previous = event.response.id
+                    break
+        await connection.response.create(model="gpt-4o", input="x", previous_response_id="resp_of_nobody")
+        yield await connection.recv()
+        await connection.response.steer(previous_response_id=previous or "", input="Be brief.")
+        yield await connection.recv()
+
+
 # With the operations that the gateway must have logged, in this order; runs of the same one count once.
 SCENARIOS: dict[Callable[[AsyncOpenAI], Seen], list[str]] = {
     chat: ["createChatCompletion"],
@@ -243,6 +261,7 @@ SCENARIOS: dict[Callable[[AsyncOpenAI], Seen], list[str]] = {
     moderation: ["createModeration"],
     models: ["listModels", "retrieveModel"],
     realtime: ["connectRealtime"],
+    responses_over_a_socket: ["connectResponses"],
 }
 
 
@@ -286,6 +305,12 @@ class TestScenario:
             yield sdk.files.content(made.id).content
             with sdk.realtime.connect(model="gpt-realtime") as connection:
                 yield connection.recv()
+            with sdk.responses.connect() as socket:
+                socket.response.create(model="gpt-4o", input="Who is there?", max_output_tokens=3)
+                for event in socket:
+                    yield event
+                    if event.type == "response.incomplete":
+                        break
 
         def run(base_url: str, api_key: str) -> list[object]:
             with OpenAI(base_url=base_url, api_key=api_key, max_retries=0, timeout=10) as sdk:
@@ -530,6 +555,25 @@ class TestErrorOfTheGateway:
 
         assert caught.value.response.status_code == 403
         assert orjson.loads(caught.value.response.body or b"")["error"]["code"] == "missing_scope"
+
+    async def test_of_a_request_over_a_socket_is_an_error_event_and_the_socket_goes_on(self) -> None:
+        table = {"limits": {"max_tokens_per_1_day": 5000}, "models": ["gpt-4o"]}
+        async with (
+            both_ways(tenants={"acme": table}) as ways,
+            ways.behind() as sdk,
+            sdk.responses.connect() as connection,
+        ):
+            await connection.response.create(model="gpt-4o", input="x", max_output_tokens=6000)
+            never = await connection.recv()
+            await connection.response.create(model="gpt-4.1", input="x", stream_id="b")
+            forbidden = await connection.recv()
+            await connection.response.create(model="gpt-4o", input="x", max_output_tokens=1000)
+            assert (await connection.recv()).type == "response.created"
+
+        assert never.type == "error"
+        assert (never.status, never.error.code) == (400, "request_too_large_for_limit")
+        assert forbidden.type == "error"
+        assert (forbidden.status, forbidden.error.type, forbidden.stream_id) == (403, "permission_error", "b")
 
     async def test_in_a_session_is_an_error_event_and_the_session_goes_on(self) -> None:
         limits = {"max_tokens_per_1_day": 5000}

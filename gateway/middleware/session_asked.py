@@ -1,0 +1,79 @@
+"""One request of a session whose events are requests, and what is told in its place where it may not go up."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+
+from gateway.errors import GatewayError
+from gateway.limits.charges import QuotaSet
+from gateway.middleware.session_permits import Reservation
+from gateway.usage.cost import Cost
+from gateway.usage.realtime import WentBy
+
+
+class Asked(Reservation):
+    """One request, and what of its answer went by."""
+
+    __slots__ = ("asked_at", "continues", "expires", "lane", "model", "went_by")
+
+    def __init__(
+        self,
+        key: str,
+        cost: Cost,
+        quotas: QuotaSet,
+        *,
+        model: str | None,
+        lane: str | None,
+        continues: str | None,
+    ) -> None:
+        super().__init__(key, cost, quotas)
+        self.model = model
+        self.lane = lane
+        self.continues = continues
+        self.asked_at: float | None = None
+        """When it went up, or began by itself; None while it waits to be admitted."""
+
+        self.expires: asyncio.TimerHandle | None = None
+        self.went_by = WentBy()
+
+
+class Made:
+    """What is remembered of a response that this connection made."""
+
+    __slots__ = ("context", "lane", "model", "output")
+
+    def __init__(self, request: Asked) -> None:
+        self.context = 0
+        """LLM tokens that whoever continues it has to read."""
+
+        self.lane = request.lane
+        self.model = request.model
+        self.output = request.cost.output
+
+
+def let_rest(request: Asked) -> None:
+    """Wait no longer for its answer to begin."""
+    if request.expires is not None:
+        request.expires.cancel()
+        request.expires = None
+
+
+def refused_event(error: GatewayError, lane: str | None) -> bytes:
+    """An `error` event as the API sends it here: with the status and the header fields that HTTP would have."""
+    headers = {name.lower(): value for name, value in error.headers()}
+    told: dict[str, Any] = {
+        "type": "error",
+        "status": error.status,
+        "error": {
+            "type": error.type,
+            "code": error.code,
+            "message": error.message,
+            "param": error.param,
+            "headers": headers,
+        },
+        "headers": headers,
+    }
+    return orjson.dumps(told if lane is None else told | {"stream_id": lane})

@@ -1,0 +1,104 @@
+"""Requests over a WebSocket that stands beside an operation: each event is a body of that operation's. Pure.
+
+They are judged as those are. What they have beside it: the lane in which they are answered, and responses of their own
+connection that they continue, which nobody else can reach whatever account the upstream is asked with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Any
+
+from gateway.errors import BadRequest
+from gateway.operations.table import Operation, OperationTable
+from gateway.policy import requests as policy
+from gateway.policy import stored_objects
+from gateway.policy.caller import Caller
+from gateway.policy.reading import Question, read_body
+from gateway.wire import request_fields
+from gateway.wire.body_facts import SocketRequest
+from gateway.wire.json_members import members
+from gateway.wire.request_fields import BodyRefused
+
+CREATES = "response.create"
+STEERS = "response.steer"
+
+_CONTINUED = ("previous_response_id", "response_id")
+_GOES_ON = frozenset({STEERS, "response.inject", "response.cancel"})
+"""Events about a response that runs, by its model."""
+
+_READ_ONCE = frozenset({"type", "generate", "stream_id", *_CONTINUED})
+_LONGEST_ID = 256
+_SHOWN_CHARACTERS = 64
+
+
+def read_socket_request(event: bytes, question: Question) -> SocketRequest:
+    """What an event says, by the question about a body. Linear in its size. Raises BodyRefused."""
+    document = request_fields.parse(event)
+    if not event:
+        raise BodyRefused("invalid_json", "A message must be a JSON object.")
+    _check_once(event)
+    kind = _text(document, "type")
+    if kind is None:
+        raise BodyRefused("invalid_type", "type must say which event this is.", param="type")
+    lane = _text(document, "stream_id")
+    continues = tuple((name, told) for name in _CONTINUED if (told := _text(document, name)) is not None)
+    body = read_body(event, question)
+    if body.named.stored is not None and body.named.fault is None:
+        beside = {name: value for name, value in document.items() if name not in ("stream_id", *_CONTINUED)}
+        stored = stored_objects.named_in(beside)
+        body = body._replace(
+            named=body.named._replace(stored=None if stored is None else stored[:_SHOWN_CHARACTERS])
+        )
+    return SocketRequest(body, kind, lane, continues, document.get("generate") is not False)
+
+
+def check_request(
+    caller: Caller,
+    operation: Operation,
+    request: SocketRequest,
+    table: OperationTable,
+    *,
+    own: Container[str],
+) -> None:
+    """Judge what was read, but for the one model that there is a place for; `own`: responses of this connection.
+
+    Raises what `check_body` does for a body of the operation.
+    """
+    policy.check_body(caller, operation, request.body, table)
+    if caller.shares(operation):
+        for name, response_id in request.continues:
+            if response_id not in own:
+                raise caller.closed_to(f"{name!r} names a response that this connection has not made", name)
+    if request.body.background:
+        raise BadRequest(
+            "Nothing goes on in the background over a WebSocket. Leave 'background' out, or ask by POST /v1/responses.",
+            code="invalid_value",
+            param="background",
+        )
+
+
+def names_model(request: SocketRequest) -> bool:
+    """Whether it has a place for a model; else it is about a response that has one."""
+    return request.kind not in _GOES_ON
+
+
+def _text(document: dict[str, Any], name: str) -> str | None:
+    value = document.get(name)
+    if value is None:
+        return None
+    if type(value) is not str or len(value) > _LONGEST_ID:
+        raise BodyRefused("invalid_type", f"{name} must be a short string.", param=name)
+    return value
+
+
+def _check_once(event: bytes) -> None:
+    """Refuse an event that says twice what has been read of it: who takes the other one would read another event."""
+    seen = set()
+    for member in members(event):
+        if member.name in _READ_ONCE:
+            if member.name in seen:
+                raise BodyRefused(
+                    "duplicate_parameter", f"{member.name} is given more than once.", param=member.name
+                )
+            seen.add(member.name)

@@ -1,0 +1,113 @@
+"""What the events of the Responses API say over a WebSocket: which responses begin and end, and what they used. Pure.
+
+An event may be large, for a response has the tools and the instructions that it was asked with: of such a one only what
+counts is looked for.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import orjson
+
+from gateway.usage.answers import usage_of
+from gateway.usage.json_reader import MAX_WHOLE_BYTES
+from gateway.usage.outline import Outliner
+from gateway.usage.realtime import kind_in_front
+from gateway.usage.reported import Usage
+
+BEGINS = "response.created"
+ENDS = {
+    "response.completed": "completed",
+    "response.done": "completed",
+    "response.incomplete": "incomplete",
+    "response.failed": "failed",
+    "response.cancelled": "cancelled",
+}
+"""The events behind which nothing more of a response comes, and how it ended."""
+
+_TELLING = frozenset(kind.encode() for kind in (BEGINS, *ENDS, "error", "response.steer.failed"))
+_DELTA = b".delta"
+_LANE = re.compile(rb'"stream_id"\s*+:\s*+"([^"\\]{1,256})"')
+_RESPONSE = re.compile(rb'"response"\s*+:\s*+\{\s*+"id"\s*+:\s*+"([^"\\]{1,256})"')
+_EDGE_BYTES = 1024
+
+
+class Told(NamedTuple):
+    """What an event tells of a response."""
+
+    kind: str
+    lane: str | None
+    response: str | None
+    """The response that it is about."""
+
+    continues: str | None = None
+    """The response behind which that one stands."""
+
+    used: Usage | None = None
+    is_of_stream: bool = False
+    """Whether an error belongs to a response that had begun."""
+
+
+def told(text: bytes) -> Told | None:
+    """What a server's event tells; None where it is but a piece of a response, or something else."""
+    kind = kind_in_front(text)
+    if kind is not None and kind not in _TELLING:
+        return None
+    if len(text) > MAX_WHOLE_BYTES:
+        return _of_large(text, kind)
+    try:
+        event = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    if type(event) is not dict or type(name := event.get("type")) is not str or name.encode() not in _TELLING:
+        return None
+    response = event.get("response")
+    response = response if type(response) is dict else {}
+    steer = event.get("steer")
+    continued = steer if type(steer) is dict else response
+    return Told(
+        name,
+        _id(event.get("stream_id")),
+        _id(response.get("id")),
+        _id(continued.get("previous_response_id")),
+        usage_of(event) if name in ENDS else None,
+        event.get("sequence_number") is not None,
+    )
+
+
+def is_delta(text: bytes) -> bytes | None:
+    """The kind of an event that has a piece of what a model makes, if this is one."""
+    kind = kind_in_front(text)
+    return kind if kind is not None and kind.endswith(_DELTA) else None
+
+
+def lane_of(text: bytes) -> str | None:
+    """The lane that a short event belongs to."""
+    found = _LANE.search(text)
+    return None if found is None else found[1].decode("utf-8", "replace")
+
+
+def _of_large(text: bytes, kind: bytes | None) -> Told | None:
+    if kind is None:
+        return None
+    name = kind.decode()
+    lane = _LANE.search(text, 0, _EDGE_BYTES) or _LANE.search(text, len(text) - _EDGE_BYTES)
+    response = _RESPONSE.search(text, 0, _EDGE_BYTES)
+    used = None
+    if name in ENDS and text.find(b'"usage"') >= 0:
+        outliner = Outliner()
+        outliner.feed(text)
+        used = usage_of(outliner.finish())
+    return Told(
+        name,
+        None if lane is None else lane[1].decode("utf-8", "replace"),
+        None if response is None else response[1].decode("utf-8", "replace"),
+        None,
+        used,
+    )
+
+
+def _id(value: object) -> str | None:
+    return value if type(value) is str and 0 < len(value) <= 256 else None
