@@ -70,7 +70,11 @@ RUNTIMES: Final = (
         example=("java", "-cp", "lib/*", "{file}"),
         language="java",
     ),
-    Runtime("chromium", needs=("chromium",)),
+    Runtime(
+        "chromium",
+        needs=("node", "npm", "chromium"),
+        prepare=(("npm", "install", "--no-audit", "--no-fund", "--loglevel=error"),),
+    ),
     Runtime(
         "python",
         needs=("python3",),
@@ -94,6 +98,19 @@ RUNTIMES: Final = (
 
 CLIENTS: Final = (
     Client("node/openai", ("node", "openai.mjs")),
+    # Node reads of whom to believe when it starts.
+    Client(
+        "node/realtime",
+        ("sh", "-c", 'NODE_EXTRA_CA_CERTS="$TLS_CA_FILE" exec node realtime.mjs'),
+        needs=("sh",),
+        tls=True,
+    ),
+    Client(
+        "chromium/pages",
+        ("sh", "-c", 'cp ../node/tried.mjs . && CHROMIUM="$(command -v chromium)" exec node pages.mjs'),
+        needs=("sh",),
+        tls=True,
+    ),
     Client("go/openai-go", ("./clients",)),
     Client("java/openai-java", ("java", "-cp", "lib/*", "OpenAiJava.java")),
     Client("java/http-client", ("java", "JdkHttpClient.java"), unprepared=True),

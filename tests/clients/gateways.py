@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -10,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from gateway.settings.settings import Settings
 from tests.kit.tls import make_certificate
 
 _DEADLINE_SECONDS = 30
@@ -20,22 +20,27 @@ _DEADLINE_SECONDS = 30
 def gateways(folder: Path) -> Iterator[dict[str, str]]:
     """Start them, with logs in a folder; what a client's environment says of them."""
     with ExitStack() as running:
-        plain = running.enter_context(_demo(folder / "demo.log"))
-        environ = {name: plain[name] for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY")}
-        if "tls_certificate" in Settings.model_fields:
-            certificate, key = make_certificate(folder, "gateway")
-            by_tls = running.enter_context(
-                _demo(
-                    folder / "demo-tls.log",
-                    *("--set", f"tls_certificate={certificate}", "--set", f"tls_key={key}"),
-                )
-            )
-            environ |= {
-                "TLS_BASE_URL": by_tls["OPENAI_BASE_URL"],
-                "TLS_API_KEY": by_tls["OPENAI_API_KEY"],
-                "TLS_CA_FILE": str(certificate),
-            }
-        yield environ
+        page_origin = f"http://localhost:{_free_port()}"
+        pages = ("--set", f'cors_origins=["{page_origin}"]')
+        plain = running.enter_context(_demo(folder / "demo.log", *pages))
+        certificate, key = make_certificate(folder, "gateway")
+        key.chmod(0o600)
+        pair = ("--set", f"tls_certificate={certificate}", "--set", f"tls_key={key}")
+        by_tls = running.enter_context(_demo(folder / "demo-tls.log", *pages, *pair))
+        yield {
+            **{name: plain[name] for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY")},
+            "TLS_BASE_URL": by_tls["OPENAI_BASE_URL"],
+            "TLS_API_KEY": by_tls["OPENAI_API_KEY"],
+            "TLS_CA_FILE": str(certificate),
+            "PAGE_ORIGIN": page_origin,
+        }
+
+
+def _free_port() -> int:
+    """One that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port: int = found.getsockname()[1]
+    return port
 
 
 @contextmanager
