@@ -59,7 +59,7 @@ _OF_OTHERS = frozenset(
 _USES_MORE = frozenset(("type", "data", "text", "output"))
 """Members that may say that something was used which does not stand in the member `usage`."""
 
-_SAYS_MORE = _USES_MORE | {"response", "x_groq"}
+_SAYS_MORE = _USES_MORE | {"message", "response", "tokens_predicted", "x_groq"}
 """These, and members in which the usage may stand."""
 
 _NUMBERS = ("prompt_tokens", "input_tokens", "completion_tokens", "output_tokens", "total_tokens", "seconds")
@@ -77,9 +77,10 @@ ANSWER: Final[Outline] = {
 OUTLINE: Final[Outline] = {
     **ANSWER,
     "response": ANSWER,
+    "message": {"usage": _USAGE},
     "item": _ITEM,
     "data": ({"b64_json": None, "url": None},),
-    **dict.fromkeys(("object", "type", "model", "text", "duration")),
+    **dict.fromkeys(("object", "type", "model", "text", "duration", "tokens_evaluated", "tokens_predicted")),
 }
 """All that is looked at in an answer: objects by their members, lists by their items, None for other values."""
 
@@ -141,9 +142,7 @@ def usage_of(answer: Any) -> Usage | None:
         response = of_event if type(of_event := get("response")) is dict else answer
         tier = response.get("service_tier")
         if type(reported) is not dict:
-            reported = response.get("usage")
-            if type(reported) is not dict and type(groq := get("x_groq")) is dict:
-                reported = groq.get("usage")
+            reported = _elsewhere(answer, response)
         if not _USES_MORE.isdisjoint(answer):
             usage = from_usage_object(reported, tier) if type(reported) is dict else None
             return _with_others(usage, answer, response)
@@ -151,6 +150,21 @@ def usage_of(answer: Any) -> Usage | None:
     if usage is not None and type(model := get("model")) is str and SEARCH_MODEL in model:
         return usage._replace(web_searches=1)
     return usage
+
+
+def _elsewhere(answer: Mapping[str, Any], response: Mapping[str, Any]) -> object:
+    """The usage of an answer, or event, that has it not in its own member of that name."""
+    for place in (response, answer.get("x_groq")):
+        if type(place) is dict and type(reported := place.get("usage")) is dict:
+            return reported
+    if type(begun := answer.get("message")) is dict and type(reported := begun.get("usage")) is dict:
+        return reported | {"output_tokens": 0}  # when a message starts, nothing of it has been written
+    if "tokens_predicted" in answer:  # llama.cpp's own, which has no object for it
+        return {
+            "prompt_tokens": answer.get("tokens_evaluated"),
+            "completion_tokens": answer["tokens_predicted"],
+        }
+    return None
 
 
 def from_usage_object(reported: dict[str, Any], tier: object = "") -> Usage | None:
@@ -183,6 +197,9 @@ def from_usage_object(reported: dict[str, Any], tier: object = "") -> Usage | No
     if not _OF_OTHERS.isdisjoint(reported):
         cached = cached or _count(get("cache_read_input_tokens")) or _count(get("prompt_cache_hit_tokens"))
         stored = stored or _count(get("cache_creation_input_tokens"))
+        if "prompt_tokens" not in reported and not total:
+            # As Anthropic has it: what went through a cache is not in the sum of the rest.
+            sent += _count(get("cache_read_input_tokens")) + _count(get("cache_creation_input_tokens"))
         if get("type") == "duration":
             seconds = seconds_of(get("seconds"))
     if not (sent and said and total):

@@ -25,7 +25,7 @@ _SAID_ALL = re.compile(
     rb"response\.(?:(?:output_text|refusal|audio|output_audio|function_call_arguments|custom_tool_call_input"
     rb"|content_part)\.done|completed|incomplete|failed|cancelled)\b"
     rb"|thread\.(?:message\.completed|run\.(?:completed|incomplete|failed|cancelled|expired))\b"
-    rb"|transcript\.text\.done|speech\.audio\.done"
+    rb"|transcript\.text\.done|speech\.audio\.done|\"message_(?:delta|stop)\""
 )
 _TYPE = rb'(?:"type"[ \t]*:[ \t]*"|(?:\A|[\r\n])event: ?)[\w.]+'
 _IS_AN_END = re.compile(_TYPE + rb"\.(?:done|completed)\b")
@@ -215,7 +215,8 @@ def _joined(earlier: Usage | None, later: Usage | None) -> Usage | None:
     """What the later report says, and the earlier one where that says nothing, or 0."""
     if earlier is None or later is None:
         return later or earlier
-    return Usage._make(new or old for old, new in zip(earlier, later, strict=True))
+    joined = Usage._make(new or old for old, new in zip(earlier, later, strict=True))
+    return joined._replace(total=max(joined.total, joined.input + joined.output))
 
 
 def _is_an_end(event: bytes) -> bool:
