@@ -17,6 +17,7 @@ from redis import Redis
 
 from tests.kit.command import RunningCommand, running_command
 from tests.kit.redis import RedisServer
+from tests.kit.tls import make_certificate
 from tests.kit.waiting import until
 
 ANYWHERE = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
@@ -38,7 +39,7 @@ def paragraph(demo: RunningCommand, beginning: str) -> list[str]:
     return found
 
 
-async def pasted(demo: RunningCommand, *lines: str) -> str:
+async def pasted(demo: RunningCommand, *lines: str, **environ: str) -> str:
     """What a shell that was told what the demo says to export prints, of both its outputs, upon these lines."""
     script = "\n".join([*paragraph(demo, "export "), *lines])
     done = await asyncio.to_thread(
@@ -49,6 +50,7 @@ async def pasted(demo: RunningCommand, *lines: str) -> str:
         env={
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "HOME": "/nonexistent",
+            **environ,
         },
         timeout=30,
         check=False,
@@ -130,3 +132,16 @@ async def test_any_setting_of_the_demo_can_be_set() -> None:
         refused = answers(await pasted(narrow, limit))
 
     assert {answer["error"]["code"] for answer in refused} == {"model_not_allowed"}
+
+
+async def test_a_demo_that_speaks_tls_prints_lines_that_do(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path, "gateway")
+    tls = ("--set", f"tls_certificate={certificate}", "--set", f"tls_key={key}")
+    async with running_command("demo", *ANYWHERE, *tls) as demo:
+        await until(lambda: END in demo.stdout)
+        models, *_, me, _ = paragraph(demo, "ask models")
+
+        printed = await pasted(demo, models, me, CURL_CA_BUNDLE=str(certificate))
+
+    assert any(line.startswith("export OPENAI_BASE_URL=https://") for line in demo.stdout)
+    assert [answer["object"] for answer in answers(printed)] == ["list", "gateway.principal"]
