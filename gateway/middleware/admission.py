@@ -1,4 +1,4 @@
-"""What one exchange takes from its quotas, and what it is told when it gets nothing."""
+"""What one exchange takes from its quotas; what it is told when it gets nothing is worded in `refusals`."""
 
 from __future__ import annotations
 
