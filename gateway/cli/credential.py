@@ -14,6 +14,7 @@ from typing import Any
 
 from gateway.cli import inspection
 from gateway.cli.drawing import document, listing, remark, shown
+from gateway.cli.first_run import ring_of
 from gateway.cli.options import (
     add_settings,
     check_tenant,
@@ -26,7 +27,7 @@ from gateway.cli.register import enter
 from gateway.cli.stores import shared_credentials
 from gateway.credentials.issue import Issued, IssuedCredential, issue
 from gateway.credentials.issuers import MAX_NAME_CHARACTERS
-from gateway.credentials.key_ring import KeyRing, ensure_ring
+from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import KeyProblem
 from gateway.credentials.principal import Principal
 from gateway.credentials.revocation_file import RevocationFile
@@ -121,7 +122,7 @@ def _issue(options: argparse.Namespace) -> int:
                 )
             ]
         )
-    ring, made = ensure_ring(settings.keys_dir)
+    ring, made = ring_of(settings)
     if made:
         _say(f"made a signing key in {settings.keys_dir}")
     subject = options.subject or _user()

@@ -7,6 +7,12 @@ from gateway.credentials.issue import Issued, IssuedCredential
 from gateway.settings.settings import Settings
 
 
+async def registered(settings: Settings) -> list[IssuedCredential]:
+    """What is on the register and has not expired; nothing where there is none. Raises RevocationsUnavailable."""
+    async with shared_credentials(settings) as shared:
+        return [] if shared is None else await shared.issued()
+
+
 async def enter(settings: Settings, issued: Issued) -> None:
     """Enter a new credential, where there is a register. Raises RevocationsUnavailable."""
     principal = issued.principal

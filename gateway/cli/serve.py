@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import sys
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -16,18 +15,14 @@ from gateway.app.machine import open_all_files
 from gateway.app.own_upstream import refuse_itself
 from gateway.app.telling import tell, tell_what_is_logged
 from gateway.app.workers import how_many_workers, narrow
+from gateway.cli.first_run import give_first_credential, ring_of
 from gateway.cli.options import add_settings, add_workers, keyless, settings_from, values_from
-from gateway.credentials.issue import issue
-from gateway.credentials.key_ring import KeyRing, ensure_ring
-from gateway.operations.scopes import expand
-from gateway.operations.table import OperationTable
+from gateway.credentials.key_ring import KeyRing
 from gateway.settings.judging import judged
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.seen import Seen
 from gateway.settings.served_certificate import served_certificate
 from gateway.settings.settings import Settings
-
-FIRST_CREDENTIAL_SECONDS = 30 * 86400
 
 
 def register(verbs: Any) -> None:
@@ -35,6 +30,12 @@ def register(verbs: Any) -> None:
     command = verbs.add_parser("serve", help="run the gateway")
     add_settings(command)
     add_workers(command)
+    command.add_argument(
+        "--no-first-credential",
+        dest="first_credential",
+        action="store_false",
+        help="make no credential at the first start, when there is no key yet",
+    )
     command.set_defaults(run=run)
 
 
@@ -50,11 +51,13 @@ def run(options: argparse.Namespace) -> int:
         raise SettingsInvalid(problems)
     refuse_itself(settings)
     served_certificate(settings, now=time.time())
-    ring, made = ensure_ring(settings.keys_dir)
+    ring, made = ring_of(settings)
     for warning in seen.warnings:
         tell(warning)
     if made:
-        _print_first_credential(settings, ring)
+        tell(f"made a signing key in {settings.keys_dir}")
+        if options.first_credential:
+            give_first_credential(settings, ring)
     tell_what_is_logged("gateway")
     open_all_files()
     workers = how_many_workers(settings)
@@ -88,21 +91,3 @@ def _work() -> int:
     inherited = inherit(os.environ)
     tell_what_is_logged(f"gateway: worker {inherited.place.index}")
     return run_loop(work(inherited))
-
-
-def _print_first_credential(settings: Settings, ring: KeyRing) -> None:
-    tenant = "default" if "default" in settings.tenants else next(iter(settings.tenants))
-    issued = issue(
-        ring,
-        settings.credentials,
-        tenant=tenant,
-        subject="first-run",
-        scopes=expand(settings.tenants[tenant].scopes, OperationTable.load().scopes),
-        ttl_seconds=min(FIRST_CREDENTIAL_SECONDS, int(settings.credentials.max_lifetime_seconds)),
-    )
-    print(
-        f"gateway: made a signing key in {settings.keys_dir}\n"
-        f"gateway: a first credential, for the tenant {tenant}, shown this once:\n\n{issued.credential}\n",
-        file=sys.stderr,
-        flush=True,
-    )

@@ -196,15 +196,19 @@ def retire(directory: Path, kid: str) -> None:
         raise KeyProblem(f"{error.filename or kid}: {error.strerror}") from None
 
 
-def ensure_ring(directory: Path, algorithm: str = Algorithm.EDDSA) -> tuple[KeyRing, bool]:
+def ensure_ring(
+    directory: Path, algorithm: str = Algorithm.EDDSA, *, before_making: Callable[[], None] = lambda: None
+) -> tuple[KeyRing, bool]:
     """Load the ring; when the directory is missing or holds no key, make one first.
 
-    Returns (ring, whether a key was made). A directory of public keys only is left as it is.
+    Returns (ring, whether a key was made). A directory of public keys only is left as it is. Whatever `before_making`
+    raises keeps a key from being made.
     """
     if directory.exists():
         ring = KeyRing.load(directory)
         if len(ring):
             return ring, False
+    before_making()
     try:
         add(directory, Key.generate(algorithm))
     except KeyProblem as problem:

@@ -131,7 +131,8 @@ class TestServe:
         }
 
         async with running_command("serve", *ANYWHERE, *AT_ONCE, **environ) as first:
-            (credential,) = CREDENTIAL.findall("\n".join(first.stderr))
+            credential = first.first_credential
+            assert credential is not None
             answer = await ask(first, credential)
             first.signal()
             assert await first.exit_code() == 0
@@ -147,7 +148,8 @@ class TestServe:
         (key,) = keys.glob("*.json")
         assert stat.S_IMODE(keys.stat().st_mode) == 0o700
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
-        assert CREDENTIAL.findall("\n".join(second.stderr)) == []
+        assert second.first_credential is None
+        assert CREDENTIAL.findall("\n".join([*first.stderr, *second.stderr])) == []
         for gateway in (first, second):
             (line,) = map(orjson.loads, gateway.stdout)
             assert (line["tenant"], line["operation"], line["status"]) == ("default", "listModels", 200)
@@ -252,13 +254,13 @@ class TestCredential:
         claims = jwt.decode(narrow.stdout.strip(), options={"verify_signature": False})
         assert (claims["tenant"], claims["sub"]) == ("default", "app")
         assert claims["exp"] - claims["iat"] == 7200
-        assert claims["scope"].split(" ") == ["chat.completions:write", "files:read", "files:write"]
+        assert claims["scope"].split(" ") == ["files:*", "chat.completions:write"]
         assert foreign.code == 0
         assert (misspelt.code, misspelt.stdout) == (1, "")
         assert "'models:read'" in misspelt.stderr
 
         async with serving(tmp_path, upstream) as gateway:
-            assert CREDENTIAL.findall("\n".join(gateway.stderr)) == [], "there is a key, so none is made"
+            assert gateway.first_credential is None, "there is a key, so none is made"
             granted = await ask(gateway, narrow.stdout.strip(), "/v1/files")
             refused = await ask(gateway, narrow.stdout.strip(), "/v1/models")
             unknown = await ask(gateway, foreign.stdout.strip(), "/v1/models")
@@ -309,7 +311,8 @@ def serving(directory: Path, upstream: ScriptedUpstream, *more: str) -> Any:
 
 async def streaming(gateway: RunningCommand) -> RawClient:
     """A client that has read the first event of a stream."""
-    (credential,) = CREDENTIAL.findall("\n".join(gateway.stderr))
+    credential = gateway.first_credential
+    assert credential is not None
     client = await RawClient.connect(gateway.host, gateway.port, credential)
     headers = "Content-Type: application/json\r\n"
     await client.send(

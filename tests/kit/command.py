@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from tests.kit.waiting import until
 
@@ -46,6 +47,9 @@ async def run_command(*arguments: str, module: str = "gateway", **environ: str) 
     return Completed(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
+_FIRST_CREDENTIAL = re.compile(r"a first credential, .*, which only you can read: (?P<file>.+)")
+
+
 @dataclass
 class RunningCommand:
     """A command that serves."""
@@ -71,6 +75,12 @@ class RunningCommand:
     async def says(self, text: str, within_seconds: float = 5.0) -> None:
         """Wait until a line of its standard error has this in it; fails when that takes longer."""
         await until(lambda: any(text in line for line in self.stderr), within_seconds)
+
+    @property
+    def first_credential(self) -> str | None:
+        """The credential that it made with its first key; None: there was a key."""
+        named = _FIRST_CREDENTIAL.search("\n".join(self.stderr))
+        return Path(named["file"]).read_text().strip() if named else None
 
     async def exit_code(self, within_seconds: float = 10.0) -> int:
         """Wait for its end."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,8 +17,6 @@ from tests.kit.client import RawClient
 from tests.kit.command import RunningCommand, running_command
 from tests.kit.redis import RedisServer
 from tests.kit.waiting import found
-
-_CREDENTIAL = re.compile(r"^eyJ\S+$", re.MULTILINE)
 
 AT_ONCE = ("--set", "drain_notice_seconds=0")
 
@@ -109,7 +106,8 @@ async def running_workers(
         *("--upstream", base_url, "--keys-dir", str(directory / "keys"), *where, *more),
         module=module,
     ) as command:
-        (credential,) = _CREDENTIAL.findall("\n".join(command.stderr))
+        credential = command.first_credential
+        assert credential is not None
         running = Workers(command, credential)
         try:
             yield running

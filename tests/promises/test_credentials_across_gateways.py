@@ -109,7 +109,7 @@ async def test_revocation_reaches_both_gateways_and_outlives_redis(site: Site) -
     assert await site.answers(await site.issue("alice")) == [(200, "alice")] * 2
     listed = (await site.command("credential", "list")).stdout.splitlines()
     assert sorted((line.split()[2], "revoked" in line) for line in listed[1:]) == [
-        *(("alice", False), ("alice", True), ("bob", False))
+        *(("alice", False), ("alice", True), ("bob", False), ("first-run", False))
     ]
     site.redis.stop()
     await asyncio.sleep(1.5)

@@ -162,7 +162,7 @@ async def test_two_deployments_do_not_see_each_other(
         await asyncio.gather(comes_to(DAILY, one.used, 10.0), comes_to(1, other.used, 10.0))
         assert tuple(await asyncio.gather(one.left(), other.left())) == (0, DAILY - 1)
         for done in await asyncio.gather(*(each.command("credential", "list") for each in (one, other))):
-            assert [line.split()[2] for line in done.stdout.splitlines()[1:]] == ["alice"]
+            assert [line.split()[2] for line in done.stdout.splitlines()[1:]] == ["first-run", "alice"]
         await one.command("credential", "revoke", "--tenant", "acme")
 
         async def statuses() -> list[int]:
