@@ -112,7 +112,9 @@ class AnswerSink(Awaited):
     def end(self, body: Piece = b"", chunks: Piece | None = None) -> None:
         if self._over:
             return
-        if self._tail and not self._tail.endswith((b"\n\n", b"\r\r", b"\r\n\r\n", b"\n\r\n")):
+        if body and self._tail is not None:
+            self._tail += body[-4:]
+        if self._tail and not self._tail.endswith((b"\n", b"\r")):
             self.fail(UpstreamBroken("The upstream broke off in the middle of an event."))
             return
         exchange, filtering, going = self._exchange, self._filtering, body

@@ -12,13 +12,23 @@ from gateway.exchange.observers import READABLE, AnswerChange, BodyChange, Event
 from gateway.proxy.answer import Answer, own_lines, status_line
 from gateway.proxy.answer_sink import AnswerSink
 from gateway.proxy.bites import EVENTS, PACKED
+from gateway.proxy.by_sight import (
+    Unpacked,
+    codings_of,
+    in_question,
+    seen_as_it_begins,
+    seen_whole,
+    unreadable,
+)
 from gateway.proxy.call import Call
 from gateway.proxy.reading import Reading
 from gateway.proxy.reply import Reply
 from gateway.proxy.report_sink import hear_report
 from gateway.proxy.request import Request
 from gateway.proxy.upstream_errors import Unread, read_error
+from gateway.usage.inflating import knows
 from gateway.wire.answer_head import Head, is_event_stream
+from gateway.wire.codings import decoded
 from gateway.wire.cors import said_by_upstream
 from gateway.wire.headers import NOTHING_LISTED
 from gateway.wire.passing import for_client
@@ -30,6 +40,12 @@ _COMPLETE = (
 _CHANGED_BYTES = 8 * 2**20
 LENGTH = frozenset({b"content-length"})
 """What does not pass of a head whose answer has another length, or none."""
+
+_OF_ITS_CODING = LENGTH | {b"content-encoding"}
+"""The same, where what is changed goes down plainly."""
+
+_EVENTS_BEGIN = frozenset(b":deir\xef")
+"""What the first byte of a stream of events is."""
 
 _OF_THE_BODY = LENGTH | {
     b"accept-ranges",
@@ -96,7 +112,9 @@ class Relay:
         answer = self.begin(request, call, head)
         exchange.body_begins(call.ended())
         answer.finish(body)
-        exchange.opened(head)
+        exchange.opened(
+            seen_whole(head, body) if body[0] in _EVENTS_BEGIN and in_question(exchange, head) else head
+        )
         exchange.answer_piece(body, len(body))
         if answer.waits():
             await answer.taken()
@@ -113,33 +131,41 @@ class Relay:
         change = exchange.change if 200 <= head.status < 300 else None
         if change is not None and change.body is not None and request.method != "HEAD":
             return await self._answer_changed(request, call, head, change.body)
+        answer: Answer | None = None
+        seen = head
+        if in_question(exchange, head):
+            if change is None or change.events is None or head.length is None:
+                answer = self._begin_in_pieces(request, call, head, NOTHING_LISTED)
+            seen = await seen_as_it_begins(call.reply, head)
         filtering: EventFilter | None = withheld
         without = LENGTH if head.status == 204 else NOTHING_LISTED
-        if (
-            change is not None
-            and (filtering := _filter_for(change, head)) is not None
-            and head.length is not None
-        ):
-            without = LENGTH
-        answer = self.begin(request, call, head, without=without)
-        exchange.opened(head)
-        await self._follow(request, call, head, answer, filtering)
+        if change is not None and (filtering := _filter_for(change, seen)) is not None:
+            without = _OF_ITS_CODING
+        if answer is None:
+            answer = self._begin_in_pieces(request, call, head, without)
+        exchange.opened(seen)
+        await self._follow(request, call, seen, answer, filtering)
         if answer.waits():
             await answer.taken()
         return _complete(call, answer)
+
+    def _begin_in_pieces(self, request: Request, call: Call, head: Head, without: frozenset[bytes]) -> Answer:
+        answer = self.begin(request, call, head, without=without)
+        if not call.reply.buffered and head.status < 400:
+            answer.flush_head()  # an error's head waits for its first bytes: they may yet be withheld
+        return answer
 
     async def _follow(
         self, request: Request, call: Call, head: Head, answer: Answer, filtering: EventFilter | None
     ) -> None:
         """Send what has come of the body, the rest as it comes, and its end."""
         exchange, reply, events = call.exchange, call.reply, is_event_stream(head)
-        if not reply.buffered and head.status < 400:
-            answer.flush_head()  # an error's head waits for its first bytes: they may yet be withheld
-        if _encoding(head) != b"identity":
+        applied = codings_of(head)
+        if applied:
             reply.take_as(PACKED)
         elif events:
             reply.take_as(EVENTS)
-        unframed_events = events and _ends_with_connection(head, reply)
+        unframed_events = events and not applied and _ends_with_connection(head, reply)
         client = request.connection
         going = AnswerSink(answer, client, exchange, filtering, unframed_events=unframed_events)
         client.fed_by(reply)
@@ -158,12 +184,15 @@ class Relay:
     async def _answer_changed(self, request: Request, call: Call, head: Head, change: BodyChange) -> Answer:
         """Send a changed body in place of the upstream's. Raises UpstreamBroken for one that cannot be read."""
         body = await call.reply.peek(_CHANGED_BYTES)
-        if _encoding(head) != b"identity" or body is None:
-            raise UpstreamBroken("The upstream's answer cannot be read, and may not pass unread.")
+        text, applied = body, codings_of(head)
+        if body is not None and applied:
+            text = await asyncio.to_thread(decoded, body, applied, most_bytes=_CHANGED_BYTES)
+        if body is None or text is None:
+            raise unreadable()
         tenant = call.exchange.caller.tenant.id
-        changed = change.write(body, await self._reading.answer(tenant, body, change.read, change.arguments))
+        changed = change.write(text, await self._reading.answer(tenant, text, change.read, change.arguments))
         length = b"Content-Length: %d\r\n" % len(changed)
-        answer = self.begin(request, call, head, without=LENGTH, more=length)
+        answer = self.begin(request, call, head, without=_OF_ITS_CODING, more=length)
         call.exchange.opened(head)
         if changed:
             call.exchange.body_begins(monotonic())
@@ -192,14 +221,13 @@ def _complete(call: Call, answer: Answer) -> Answer:
 
 
 def _filter_for(change: AnswerChange | None, head: Head) -> EventFilter | None:
-    """What stands between this answer and the client: only for a readable stream of events."""
+    """What stands between this answer and the client: only for a stream of events that can be read."""
     if change is None or change.events is None or head.status != 200:
         return None
-    return change.events() if _encoding(head) == b"identity" and is_event_stream(head) else None
-
-
-def _encoding(head: Head) -> bytes:
-    return (head.get(b"content-encoding") or b"identity").strip().lower()
+    applied = codings_of(head)
+    if not is_event_stream(head) or not knows(applied):
+        return None
+    return Unpacked(applied, change.events()) if applied else change.events()
 
 
 def _ends_with_connection(head: Head, reply: Reply) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import select
+from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
 
@@ -171,6 +172,17 @@ class Reply(UpstreamChannel):
             raise self._fault.error()
         self._room_bytes = KEPT_BYTES
         return b"".join([piece for piece, _ in self._pieces]) if self._pieces_bytes <= most_bytes else None
+
+    async def begins(self, tells: Callable[[bytes], bool | None]) -> bool:
+        """Whether the body begins so, which `read` will still return; waits as long as that cannot be told (None).
+
+        That must be told by less than `KEPT_BYTES`.
+        """
+        while (verdict := tells(b"".join([piece for piece, _ in self._pieces]))) is None:
+            if self._at_now == AT_END:
+                return False
+            await self._more()
+        return verdict
 
     def put_back(self, body: bytes) -> None:
         """Let this be read instead of what was peeked."""

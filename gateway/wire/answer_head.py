@@ -35,6 +35,9 @@ _DECIDES = frozenset(
 )
 """Fields of which heads of one shape have the same values: these say what becomes of the answer."""
 
+_OFTEN_WRONG = frozenset({b"", b"application/json", b"application/octet-stream", b"text/plain"})
+"""What streams of events are called by servers that do not know what they send."""
+
 _ASKED = frozenset({b"content-length", b"openai-organization", b"openai-project", b"x-request-id"})
 """Fields that are asked for in most answers, and differ from one to the next."""
 
@@ -209,3 +212,15 @@ def is_event_stream(head: Head) -> bool:
         and content_type != b"application/json"
         and media_type(content_type) == b"text/event-stream"
     )
+
+
+def may_be_event_stream(head: Head) -> bool:
+    """Whether server-sent events may follow although the head announces something else, or nothing."""
+    return media_type(head.get(b"content-type") or b"") in _OFTEN_WRONG
+
+
+def as_event_stream(head: Head) -> Head:
+    """The same head, announcing server-sent events."""
+    fields = [(name, value) for name, value in head.fields if name.lower() != b"content-type"]
+    fields.append((b"Content-Type", b"text/event-stream"))
+    return Head(head.status, head.reason, fields, length=head.length, keeps=head.keeps)

@@ -19,6 +19,18 @@ _FIRST_LINE = re.compile(rb"[^\r\n]")
 # A CR before an LF ends one line with it; a CR by itself ends one alone, so that CR CR need not wait.
 _BLANK_LINE = re.compile(rb"\r\n(?>\r\n|\r|\n)|\n[\r\n]|\r\r")
 
+_BEGINNINGS = (b":", b"data:", b"event:", b"id:", b"retry:")
+
+
+def begins_like_events(begin: bytes) -> bool | None:
+    """Whether what begins so is a stream of events; None: too little of it has come to tell."""
+    line = begin.removeprefix(_BYTE_ORDER_MARK)
+    if line.startswith(_BEGINNINGS):
+        return True
+    if _BYTE_ORDER_MARK.startswith(begin) or any(beginning.startswith(line) for beginning in _BEGINNINGS):
+        return None
+    return False
+
 
 def _behind(seen: bytes, blank_line: bytes) -> int:
     at = seen.rfind(blank_line)
@@ -31,7 +43,7 @@ class SseEvent:
 
     raw: bytes
     whole: bool = True
-    """False for a fragment of an event that was too large to hold, and for an event that the stream broke off."""
+    """False for a fragment of an event that was too large to hold, and for one that the stream broke off in a line."""
     prefix_bytes: int = 0
     """The size of a byte order mark."""
     ends: bool = True
@@ -141,12 +153,15 @@ class SseSplitter:
         return events
 
     def finish(self) -> SseEvent | None:
-        """The stream has ended: return what follows its last blank line, if anything does."""
+        """The stream has ended: return what follows its last blank line, if anything does.
+
+        It is whole if it ends behind a line: some servers do not send the last blank one.
+        """
         if not self._buffer:
             return None
         rest = bytes(self._buffer)
         self._buffer.clear()
-        return self._event(rest, whole=rest.endswith(b"\r\n\r") and not self._in_fragments)
+        return self._event(rest, whole=rest.endswith((b"\n", b"\r")) and not self._in_fragments)
 
     def _find_end(self, begin: int) -> int:
         """Where the event that begins there ends; 0 while that is not known."""

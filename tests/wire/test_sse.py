@@ -24,7 +24,7 @@ def read(stream: bytes, cuts: Sequence[int] = ()) -> list[tuple[str, bytes]]:
 
 
 def by_the_book(stream: bytes) -> list[tuple[str, bytes]]:
-    """The HTML standard's algorithm on the whole stream, line by line."""
+    """The HTML standard's algorithm on the whole stream, line by line, but for its end."""
     lines = stream.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     events: list[tuple[str, bytes]] = []
     name, data = "", list[bytes]()
@@ -40,6 +40,8 @@ def by_the_book(stream: bytes) -> list[tuple[str, bytes]]:
             name = value.decode("utf-8", "replace")
         elif field == b"data":
             data.append(value)
+    if not lines[-1] and b"\n".join(data):
+        events.append((name, b"\n".join(data)))  # ours: whole behind its last line, blank or not
     return events
 
 
@@ -78,7 +80,8 @@ def test_a_cr_stream_does_not_wait_for_what_may_never_come():
 
 
 def test_what_follows_the_last_blank_line_is_given_at_the_end():
-    assert split(b"data: x\n\ndata: y\n") == [SseEvent(b"data: x\n\n"), SseEvent(b"data: y\n", whole=False)]
+    assert split(b"data: x\n\ndata: y") == [SseEvent(b"data: x\n\n"), SseEvent(b"data: y", whole=False)]
+    assert split(b"data: x\n\ndata: y\n") == [SseEvent(b"data: x\n\n"), SseEvent(b"data: y\n")]
     assert split(b"data: x\r\n\r") == [SseEvent(b"data: x\r\n\r")]
 
 
