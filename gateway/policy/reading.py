@@ -28,6 +28,7 @@ _MOST_ID_CHARACTERS = 512
 _SHOWN_CHARACTERS = 64
 """Of a member's name, in a refusal."""
 
+_BOM = b"\xef\xbb\xbf"
 _HALF = Fault(
     "invalid_json",
     "Half of a character (an escape from \\ud800 to \\udfff alone) stands in a name or a value that decides something. "
@@ -87,6 +88,8 @@ def read_body(body: bytes, question: Question) -> BodyFacts:
         if path is not None:
             fields = request_fields.read(body, document, model_path=path)
     except BodyRefused:
+        if body.startswith(_BOM):  # a reader may pass over it (RFC 8259, section 8.1), and many do
+            return read_body(body.replace(_BOM, b"   ", 1), question)
         if (halves := readings(body)) is not None:
             return _read_halves(halves, question)
         if path is not None and not tolerant:

@@ -204,6 +204,8 @@ class Relay:
         """Send an error's head with a body of our own."""
         body = withheld.body
         own = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
+        if b"x-request-id" not in head.names.first:
+            own += b"x-request-id: %b\r\n" % call.exchange.id.encode()
         answer = self.begin(request, call, head, without=_OF_THE_BODY, more=own)
         call.exchange.opened(head)
         call.exchange.body_begins(monotonic())

@@ -45,6 +45,14 @@ _MOST_FIELDS = 256
 _ASKS = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [^\0- ]*(?: HTTP/[0-9]\.[0-9]\r\n| [HTP/0-9.\r]*\Z|\Z)")
 """A request line, whatever its method, or what has come of one behind that."""
 
+_ONLY_PASS = re.compile(
+    rb"(?<=\r\n)(?:content-location|content-range|etag|max-forwards|server|user-agent)(?=:)", re.IGNORECASE
+)
+_REPEATED = re.compile(
+    r"Duplicate '(?:content-location|content-range|etag|max-forwards|server|user-agent)'", re.IGNORECASE
+)
+"""How the parser says that such a field is there twice."""
+
 _TOO_MANY = "Too many headers received"
 """How the parser says that there are more."""
 
@@ -96,7 +104,7 @@ class KnownHead:
         *("target", "version"),
     )
 
-    def __init__(self, message: RawRequestMessage) -> None:
+    def __init__(self, message: RawRequestMessage, fields: RawFields) -> None:
         self.method: str = message.method
         target: str = message.path
         if target[:1] != "/":
@@ -104,7 +112,7 @@ class KnownHead:
         self.target = target
         """The raw request target, without our own scheme and host; bytes that are not UTF-8 stand as surrogates."""
 
-        self._fields: RawFields = message.raw_headers
+        self._fields = fields
         self.version = message.version
         self.keep_alive: bool = not message.should_close
         """Whether the client may ask again on its connection."""
@@ -125,6 +133,8 @@ class KnownHead:
         """The header fields as they came, with a request's own values."""
         return with_values(self._fields, self.own or (), values)
 
+
+Messages = Sequence[tuple[RawRequestMessage, object]]
 
 AskedHead = tuple[KnownHead, tuple[bytes, ...], int | None]
 """The head of one request: what it says as all like it do, its own values, and the length of its body, where it states
@@ -202,30 +212,42 @@ def _places(fields: RawFields, names: Sequence[bytes]) -> tuple[int, ...] | None
 
 
 def _read(head: bytes) -> AskedHead:
-    return _asked(_only(_fed(_parser(), head, head), head))
+    try:
+        return _asked(_only(_fed(_parser(), head, head), head))
+    except _Repeated:
+        pass
+    message = _only(_fed(_parser(), _ONLY_PASS.sub(_masked, head), head), head)
+    names = (line.partition(b":")[0] for line in head.split(b"\r\n")[1:-2])
+    return _asked(message, tuple(zip(names, (value for _, value in message.raw_headers), strict=True)))
 
 
-def _asked(message: RawRequestMessage) -> AskedHead:
-    known = KnownHead(message)
+def _masked(name: re.Match[bytes]) -> bytes:
+    return b"~" * len(name[0])
+
+
+def _asked(message: RawRequestMessage, fields: RawFields | None = None) -> AskedHead:
+    known = KnownHead(message, message.raw_headers if fields is None else fields)
     return known, (), known.stated_bytes
 
 
 class HeadInParts:
     """A head that comes in parts: each is read as it comes, so that what is wrong with it shows at once."""
 
-    __slots__ = ("_line", "_parser", "_tail", "size_bytes")
+    __slots__ = ("_come", "_parser")
 
     def __init__(self) -> None:
-        self._parser = _parser()
-        self._line = b""
-        """What has come, as long as that is no more than a part of the request line and its end."""
+        self._come = bytearray()
+        self._parser: HttpRequestParserC | None = _parser()
+        """None: it has to be read as a whole."""
 
-        self._tail = b""
-        self.size_bytes = 0
+    @property
+    def size_bytes(self) -> int:
+        """How much has come."""
+        return len(self._come)
 
     def too_large(self, most_bytes: int) -> GatewayError:
         """The refusal of a head that goes on behind so many bytes."""
-        if b"\n" not in self._line:
+        if b"\n" not in self._come:
             return _target_too_long()
         return HeadersTooLarge(
             f"The request's headers exceed {most_bytes} bytes. Send fewer or shorter headers."
@@ -233,19 +255,23 @@ class HeadInParts:
 
     def feed(self, data: bytes) -> tuple[AskedHead | None, bytes]:
         """The head, once it is complete, and what stands behind it. Raises the refusal of a bad one."""
-        tail = self._tail
-        if b"\n" not in self._line:
-            self._line += data[: data.find(b"\n") + 1] or data
-        at = (tail + data).find(END_OF_HEAD)
-        if at >= 0:
-            end = at + len(END_OF_HEAD) - len(tail)
-            messages = _fed(self._parser, data[:end], self._line)
-            return _asked(_only(messages, self._line)), data[end:]
-        self.size_bytes += len(data)
-        self._tail = (tail + data[-3:])[-3:]
-        if _fed(self._parser, data, self._line):
-            raise _unreadable("the head ends without an empty line")
-        return None, b""
+        come = self._come
+        had_bytes = len(come)
+        come += data
+        at = come.find(END_OF_HEAD, max(0, had_bytes - len(END_OF_HEAD) + 1))
+        end = len(come) if at < 0 else at + len(END_OF_HEAD)
+        messages: Messages = ()
+        if self._parser is not None:
+            try:
+                messages = _fed(self._parser, data[: end - had_bytes], come)
+            except _Repeated:
+                self._parser = None
+        if at < 0:
+            if messages:
+                raise _unreadable("the head ends without an empty line")
+            return None, b""
+        behind = data[end - had_bytes :]
+        return (_read(bytes(come[:end])) if self._parser is None else _asked(_only(messages, come))), behind
 
 
 def _parser() -> HttpRequestParserC:
@@ -262,16 +288,23 @@ def _parser() -> HttpRequestParserC:
     )
 
 
-def _fed(parser: HttpRequestParserC, data: bytes, line: bytes) -> Sequence[tuple[RawRequestMessage, object]]:
+class _Repeated(Exception):
+    """The parser takes no field of some names twice, though nothing is decided by them."""
+
+
+def _fed(parser: HttpRequestParserC, data: bytes, line: bytes | bytearray) -> Messages:
     """What the parser makes of more of a head; `line`: what has come of its request line, and maybe more."""
     try:
         return parser.feed_data(data)[0]
     except HttpProcessingError as error:
         refusal = _refusal_of(error, line)
+        repeated = _REPEATED.match(refusal.detail or "") is not None
+    if repeated:
+        raise _Repeated
     raise refusal
 
 
-def _only(messages: Sequence[tuple[RawRequestMessage, object]], line: bytes) -> RawRequestMessage:
+def _only(messages: Messages, line: bytes | bytearray) -> RawRequestMessage:
     if len(messages) != 1:
         if line.startswith(b"PRI * HTTP/2.0\r\n"):  # whoever takes it for granted that we speak that
             raise VersionRefused(SPOKEN, detail="HTTP/2 with prior knowledge")
@@ -279,7 +312,7 @@ def _only(messages: Sequence[tuple[RawRequestMessage, object]], line: bytes) -> 
     return messages[0][0]
 
 
-def _refusal_of(error: HttpProcessingError, line: bytes) -> GatewayError:
+def _refusal_of(error: HttpProcessingError, line: bytes | bytearray) -> GatewayError:
     # aiohttp's text goes on to quote the line, which may hold a credential: only what was wrong is kept.
     reason = " ".join((error.message or "").split("\n\n", 1)[0].split())[:100]
     if isinstance(error, LineTooLong):
@@ -288,6 +321,12 @@ def _refusal_of(error: HttpProcessingError, line: bytes) -> GatewayError:
         return HeadersTooLarge(f"A header has more than {_MOST_LINE_BYTES} bytes. Send a shorter one.")
     if reason == _TOO_MANY:
         return HeadersTooLarge(f"The request has more than {_MOST_FIELDS} headers. Send fewer.")
+    if "url" in reason.lower():
+        return BadRequest(
+            "The request target has a character that it cannot have. Percent-encode what is not printable ASCII.",
+            code="bad_request_syntax",
+            detail=reason,
+        )
     if "method" in reason.lower() and _ASKS.match(line):
         return MethodUnknown("No such method is known here. Methods are spelled in capitals.", detail=reason)
     if "invalid http version" in reason.lower():

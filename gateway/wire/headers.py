@@ -43,7 +43,7 @@ _NAME: Callable[[tuple[bytes, bytes]], bytes] = itemgetter(0)
 _VALUE: Callable[[tuple[bytes, bytes]], bytes] = itemgetter(1)
 
 # reg-name or IPv4 with optional port, or a bracketed IPv6 literal; no userinfo, path, list or emptiness.
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _MOST_LENGTH_DIGITS = 19
 _REMEMBERED = 1024
 """Rows of names that are kept read. A client writes the same row again and again."""
@@ -270,15 +270,6 @@ def _more_than_one_credential() -> BadRequest:
     return BadRequest(
         "Send exactly one Authorization header with one credential.", code="duplicate_authorization"
     )
-
-
-def is_utf8(value: bytes) -> bool:
-    """Whether a value can be read as text."""
-    try:
-        value.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def listed_by(connection: bytes) -> frozenset[bytes]:

@@ -159,6 +159,46 @@ async def test_a_header_value_passes_as_the_bytes_that_it_is(
         assert b"\r\nX-Title: " + value + b"\r\n" in upstream.requests[-1].raw_head
 
 
+@pytest.mark.parametrize("step", [1, 10_000])
+async def test_fields_that_only_pass_may_be_repeated(
+    step: int, gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    lines = "User-Agent: one\r\nX-A: 1\r\nuser-agent: two\r\nETag: a\r\n~~~~: b\r\nETag: c\r\n"
+    client = await gateway.connect()
+    for _ in range(3):  # a head that comes again is not read again
+        asked = client.request_bytes("POST", CHAT, QUESTION, headers=JSON + lines)
+        for at in range(0, len(asked), step):
+            await client.send(asked[at : at + step])
+        assert (await client.read_answer()).status == 200
+
+    for seen in upstream.requests:
+        assert seen.body == QUESTION
+        assert lines.replace("user-agent", "User-Agent").encode() in seen.raw_head
+
+
+@pytest.mark.parametrize(
+    "lines", ["Content-Type: a\r\n" * 2, "Content-Length: 0\r\n" * 2, "ETag: a\r\nETag : b\r\n"]
+)
+@pytest.mark.parametrize("more", ["", "User-Agent: one\r\nUser-Agent: two\r\n"])
+async def test_what_decides_something_may_not(
+    lines: str, more: str, gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    client = await gateway.connect()
+
+    assert_refused(await client.request("GET", "/v1/models", headers=more + lines), 400, "bad_request_syntax")
+    assert upstream.connections == 0
+
+
+async def test_a_target_with_raw_letters_is_told_to_encode_them(gateway: Gateway) -> None:
+    client = await gateway.connect()
+    await client.send(client.request_bytes("GET", "/v1/models?a=@").replace(b"@", "é".encode()))
+
+    answer = await client.read_answer()
+
+    assert_refused(answer, 400, "bad_request_syntax")
+    assert b"Percent-encode" in answer.body
+
+
 # Connections.
 
 
@@ -198,6 +238,27 @@ async def test_json_with_too_much_structure_keeps_its_connection(start_gateway: 
     assert_refused(await client.request("POST", CHAT, deep, headers=JSON), 413, "json_too_complex")
 
     assert (await client.request("POST", CHAT, QUESTION, headers=JSON)).status == 200
+
+
+async def test_json_may_begin_with_a_byte_order_mark(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    """PowerShell and .NET write one; what goes up has it still, and what was put in stands in its place."""
+    limits = {"max_tokens_per_1_minute": 1_000_000}
+    gateway = await start_gateway(tenants={"acme": {"default_model": "gpt-4o-mini", "limits": limits}})
+    client = await gateway.connect()
+    body = "\ufeff".encode() + b'{"stream":true,"messages":[]}'
+
+    assert (await client.request("POST", CHAT, body, headers=JSON)).status == 200
+
+    went_up = upstream.requests[0].body
+    assert went_up.startswith("\ufeff{".encode())
+    assert orjson.loads(went_up[3:]) == {
+        "model": "gpt-4o-mini",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "messages": [],
+    }
 
 
 # Halves of characters.
