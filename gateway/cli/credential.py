@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from gateway.cli import inspection
-from gateway.cli.drawing import document, listing, remark, shown
+from gateway.cli.drawing import document, listing, remark, say, shown
 from gateway.cli.first_run import ring_of
 from gateway.cli.options import (
     add_settings,
@@ -192,7 +192,7 @@ def _revoke(options: argparse.Namespace) -> int:
         raise ValueError("--jti takes the id of a credential, as `gateway credential inspect` shows it")
     settings = settings_from(options)
     try:
-        print(asyncio.run(_withdraw(settings, options)))
+        say(asyncio.run(_withdraw(settings, options)))
     except RevocationsUnavailable as unavailable:
         instead = (
             ""

@@ -78,7 +78,9 @@ def run(options: argparse.Namespace) -> int:
     refused = steps[-1].refusal
     if refused is None:
         forwarded = steps[-1].name == "upstream"
-        print(f"  the request would be {'forwarded' if forwarded else 'answered by the gateway itself'}")
+        drawing.say(
+            f"  the request would be {'forwarded' if forwarded else 'answered by the gateway itself'}"
+        )
         return 0
     drawing.say(f"  answered {refused.status} {refused.code}: {drawing.shown(refused.message)}")
     return 1

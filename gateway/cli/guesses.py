@@ -46,7 +46,9 @@ def _show(options: argparse.Namespace) -> int:
         drawing.document(found)
         return 0
     if not found:
-        print(f"Nothing is known of answers of {options.tenant}: each is expected to have 1,000 LLM tokens.")
+        drawing.say(
+            f"Nothing is known of answers of {options.tenant}: each is expected to have 1,000 LLM tokens."
+        )
         return 0
     rows = [
         [

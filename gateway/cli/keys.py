@@ -7,7 +7,7 @@ import asyncio
 import time
 from typing import Any
 
-from gateway.cli.drawing import complain, document, listing
+from gateway.cli.drawing import complain, document, listing, say
 from gateway.cli.options import add_settings, date, settings_from
 from gateway.cli.stores import shared_credentials
 from gateway.credentials.issue import IssuedCredential
@@ -52,7 +52,7 @@ def _generate(options: argparse.Namespace) -> int:
     settings = settings_from(options)
     key = Key.generate(options.algorithm, options.kid)
     path = add(settings.keys_dir, key)
-    print(f"{key.kid} ({key.algorithm}) in {path}")
+    say(f"{key.kid} ({key.algorithm}) in {path}")
     return 0
 
 
@@ -89,11 +89,11 @@ def _use(key: Key, ring: KeyRing) -> str:
 def _rotate(options: argparse.Namespace) -> int:
     settings = settings_from(options)
     key = rotate(settings.keys_dir, options.algorithm, kid=options.kid)
-    print(f"{key.kid} ({key.algorithm}) signs from now on; running gateways accept it within two seconds")
+    say(f"{key.kid} ({key.algorithm}) signs from now on; running gateways accept it within two seconds")
     older = [other.kid for other in KeyRing.load(settings.keys_dir) if other.kid != key.kid]
     if older:
         last = date(time.time() + settings.credentials.max_lifetime_seconds)
-        print(f"still verifying: {', '.join(older)}; what they signed has expired by {last} at the latest")
+        say(f"still verifying: {', '.join(older)}; what they signed has expired by {last} at the latest")
     return 0
 
 
@@ -102,10 +102,10 @@ def _retire(options: argparse.Namespace) -> int:
     if KeyRing.load(settings.keys_dir).get(options.kid) is None and asyncio.run(
         _retired_elsewhere(settings, options.kid)
     ):
-        print(f"{options.kid} is not in {settings.keys_dir}; no gateway misses it any more")
+        say(f"{options.kid} is not in {settings.keys_dir}; no gateway misses it any more")
         return 0
     retire(settings.keys_dir, options.kid)
-    print(
+    say(
         f"{options.kid} is deleted; running gateways refuse what it signed within two seconds, "
         "and nothing can bring it back"
     )
@@ -117,9 +117,9 @@ def _retire(options: argparse.Namespace) -> int:
     if cut_off is None:
         complain("which credentials that cuts off is not known without Redis")
         return 0
-    print(f"{len(cut_off)} credentials that had not expired are cut off")
+    say(f"{len(cut_off)} credentials that had not expired are cut off")
     for one in cut_off:
-        print(f"  {one.id}  {one.subject} (tenant {one.tenant}), was valid until {date(one.expires_at)}")
+        say(f"  {one.id}  {one.subject} (tenant {one.tenant}), was valid until {date(one.expires_at)}")
     return 0
 
 

@@ -70,7 +70,7 @@ def _show(options: argparse.Namespace) -> int:
         drawing.document(report)
         return 0
     if not found:
-        print(f"The tenant {options.tenant} has no limits.")
+        drawing.say(f"The tenant {options.tenant} has no limits.")
         return 0
     drawing.listing(_HEAD, [_row(*each) for each in found], left=2)
     if held:
@@ -81,7 +81,7 @@ def _show(options: argparse.Namespace) -> int:
         ]
         drawing.listing(("held by", "for", "what", "lease ends in"), rows)
     if more:
-        print(f"… and {more:,} more")
+        drawing.say(f"… and {more:,} more")
     return 0
 
 
@@ -101,9 +101,9 @@ def _reset(options: argparse.Namespace) -> int:
         except StoreUnavailable as unavailable:
             return _failed(unavailable)
     whose = " and ".join(f"the {what} {shown(name)}" for what, name in single.items())
-    print(f"The limits of {whose or tenant} are full again, and nothing is owed.")
+    drawing.say(f"The limits of {whose or tenant} are full again, and nothing is owed.")
     if not single and settings.tenants[tenant].limits.subjects:
-        print("Those of its subjects are as they were: --subject fills them, one by one.")
+        drawing.say("Those of its subjects are as they were: --subject fills them, one by one.")
     return 0
 
 

@@ -11,10 +11,11 @@ import json  # noqa: TID251 - orjson takes five times as long to import, and thi
 import os
 import re
 import socket
-import sys
 from pathlib import Path
 from time import monotonic
 from typing import Any
+
+from gateway.cli.drawing import complain, say
 
 DEADLINE_SECONDS = 2.0
 _DEFAULT_ADDRESS = "127.0.0.1:9090"
@@ -62,7 +63,7 @@ def address_from(options: argparse.Namespace, *, guess: bool = True) -> str:
             unread = f"{options.config} cannot be read: {error.strerror}"
             if not guess:
                 raise OSError(unread) from None
-            print(f"gateway: {unread}", file=sys.stderr)
+            complain(unread)
     return address or _DEFAULT_ADDRESS
 
 
@@ -73,16 +74,16 @@ def run(options: argparse.Namespace) -> int:
     try:
         status, body = ask(address, path)
     except (OSError, ValueError) as error:
-        print(f"gateway: {error}", file=sys.stderr)
+        complain(str(error))
         return 1
     line = (
         _line(body)
         or f"{address}: {path} answered {status}, and not as the private listener of a gateway does"
     )
     if status == 200:
-        print(line)
+        say(line)
         return 0
-    print(f"gateway: {line}", file=sys.stderr)
+    complain(line)
     return 1
 
 

@@ -6,11 +6,11 @@ import argparse
 import json  # noqa: TID251 (what probe reads it with)
 import os
 import signal
-import sys
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+from gateway.cli.drawing import complain, say
 from gateway.cli.probe import add_address, address_from, ask
 
 _LOOK_SECONDS = 0.2
@@ -35,10 +35,9 @@ def run(options: argparse.Namespace) -> int:
     address = address_from(options, guess=False)  # which might be another gateway's
     before = _document(address)
     if "restart" not in before:
-        print(
-            "gateway: one process serves, and there is none that could replace it: run it with --workers 2 or more, "
-            "or restart its service",
-            file=sys.stderr,
+        complain(
+            "one process serves, and there is none that could replace it: run it with --workers 2 or more, "
+            "or restart its service"
         )
         return 1
     number = before["restart"]["number"]
@@ -52,13 +51,13 @@ def run(options: argparse.Namespace) -> int:
         restart = now["restart"]
         if restart["number"] == number:
             if restart["outcome"] != "running" and monotonic() - began > _FIRST_SECONDS:
-                print("gateway: it does not begin; see what it says", file=sys.stderr)
+                complain("it does not begin; see what it says")
                 return 1
         elif restart["outcome"] == "done":
-            print("all workers have been replaced")
+            say("all workers have been replaced")
             return 0
         elif restart["outcome"] == "failed":
-            print(f"gateway: {restart['reason']}", file=sys.stderr)
+            complain(restart["reason"])
             return 1
 
 

@@ -86,10 +86,13 @@ def run(options: argparse.Namespace) -> int:
     if options.csv:
         _write_csv(found)
     else:
-        print(f"{shown(tenant)} from {found['since']} until {found['until']}")
+        drawing.say(f"{shown(tenant)} from {found['since']} until {found['until']}")
         _list(found)
     for note in found["notes"]:
-        print(f"note: {note}", file=sys.stderr if options.csv else sys.stdout)
+        if options.csv:
+            print(f"note: {note}", file=sys.stderr)
+        else:
+            drawing.say(f"note: {note}")
     return 0
 
 
