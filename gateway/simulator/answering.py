@@ -20,7 +20,7 @@ from gateway.simulator.wording import pieces, simulated_answer
 
 _JSON_PIECE: Final = re.compile(r"[^,:]+[,:]*|[,:]+")
 _NAME_WORD: Final = re.compile(r"[A-Z]?[a-z]{4,}|[A-Z]{4,}")
-_WORD: Final = re.compile(r"[a-z]+")
+_WORD: Final = re.compile(r"[a-z_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +120,10 @@ def _called(question: Question) -> list[Tool]:
 
 
 def _is_spoken_of(tool: Tool, text: str) -> bool:
-    words = {word.lower() for word in _NAME_WORD.findall(tool.name)}
-    return not words.isdisjoint(_WORD.findall(text.lower()))
+    """Whether the text has the tool's name, or a word of it that is long enough to mean something."""
+    words = {tool.name.lower(), *(word.lower() for word in _NAME_WORD.findall(tool.name))}
+    said = set(_WORD.findall(text.lower()))
+    return not {word.rstrip("s") for word in words}.isdisjoint(word.rstrip("s") for word in said)
 
 
 def _arguments(tool: Tool, text: str) -> list[str]:

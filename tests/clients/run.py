@@ -174,6 +174,8 @@ def main() -> int:
         state: sum(result.state == state for result in results) for state in ("ok", "failed", "not here")
     }
     print(f"\n{counts['ok']} worked, {counts['failed']} failed, {counts['not here']} cannot run here")
+    if not results:
+        print(f"no client is called {' or '.join(options.names)}: see --list", file=sys.stderr)
     return 1 if counts["failed"] or not results else 0
 
 

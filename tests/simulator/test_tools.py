@@ -91,6 +91,8 @@ class TestChat:
             ("auto", "Hello", []),
             (None, "Hello", []),
             ("auto", "Where are my orders?", [ORDERS]),
+            ("auto", "Where is my order?", [ORDERS]),
+            ("auto", "Call get_weather", [WEATHER]),
             ("auto", "Orders when the weather is fine?", [WEATHER, ORDERS]),
             ("none", "Where are my orders?", []),
             ("required", "Hello", [WEATHER]),
