@@ -26,11 +26,15 @@ class Readings(NamedTuple):
 
 
 def readings(document: bytes) -> Readings | None:
-    """What a document with halves of characters may be read as; None: it has none. Linear."""
+    """What a document with halves of characters may be read as; None: it has none, or is no JSON. Linear."""
     if _HALF_OR_WHOLE.search(document) is None:
         return None
     replaced = _HALF_OR_WHOLE.sub(_replaced, document)
-    return None if replaced == document else Readings(replaced, _HALF_OR_WHOLE.sub(_dropped, document))
+    if replaced == document:
+        return None
+    dropped = _HALF_OR_WHOLE.sub(_dropped, document)
+    # Where others come together once these are gone an escape was broken; reading on would take them one by one.
+    return Readings(replaced, dropped) if _HALF_OR_WHOLE.sub(_replaced, dropped) == dropped else None
 
 
 def _replaced(found: re.Match[bytes]) -> bytes:

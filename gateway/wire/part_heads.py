@@ -17,7 +17,7 @@ _BARE = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + _BARE + rb')=(?:"([^"]*)"|(' + _BARE + rb"))")
 # A boundary without the quotes that it should have: up to what every parser takes for its end.
 _PARAMETER_OF_TYPE = re.compile(_PARAMETER.pattern.replace(_BARE + rb"))", rb"[/:=?" + _BARE[1:] + rb"))"))
-_NOTHING_MORE = re.compile(rb"[ \t]*;?[ \t]*\Z")
+_NOTHING_MORE = re.compile(rb"[ \t]*+(?:;[ \t]*+)?\Z")
 _NAME_FIRST = re.compile(
     rb'form-data[ \t]*;[ \t]*name=(?:"([^"\\]*)"|(' + _BARE + rb"))[ \t]*;", re.IGNORECASE
 )

@@ -30,7 +30,9 @@ def test_halves_are_told_from_whole_characters_and_from_backslashes(
     assert readings(text) == (replaced, dropped)
 
 
-@pytest.mark.parametrize("text", [rb"", rb"\ud83d\ude00", rb"\\ud83d", rb"\u00e9", rb"ud83d", rb"\ud83"])
+@pytest.mark.parametrize(
+    "text", [rb"", rb"\ud83d\ude00", rb"\\ud83d", rb"\u00e9", rb"ud83d", rb"\ud83", rb"\u\ud800d800"]
+)
 def test_where_there_is_none_nothing_is_read_anew(text: bytes) -> None:
     assert readings(text) is None
 
