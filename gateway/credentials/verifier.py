@@ -4,6 +4,7 @@ What is wrong with the form (see jws.py) makes a credential malformed. Its unpro
 and with it the keys and the rules that it is held to (see issuers.py); no issuer's key counts for another.
 """
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,6 +29,9 @@ from gateway.operations.scopes import Vocabulary
 from gateway.operations.table import OperationTable
 from gateway.settings.settings import Credentials
 from gateway.wire.strict_json import strict_object
+
+TOLD_BEFORE_SECONDS = 7 * 86400.0
+"""How long before a credential expires its answers begin to say so."""
 
 
 def bearer_from(authorization_values: Sequence[str]) -> str:
@@ -113,6 +117,16 @@ class Verifier:
     def until(self, principal: Principal) -> float:
         """The moment, in unix seconds, from which on its credential does not count any more."""
         return principal.expires_at + self._leeway_seconds
+
+    def told_from(self, principal: Principal) -> float:
+        """From when on, in unix seconds, its answers say that its credential expires; infinite: never.
+
+        Another issuer's that lives for no longer than that is not told of: whatever makes it renews it all the time.
+        """
+        lives_seconds = principal.expires_at - principal.issued_at
+        if principal.issuer != self._own.name and lives_seconds <= TOLD_BEFORE_SECONDS:
+            return math.inf
+        return principal.expires_at - TOLD_BEFORE_SECONDS
 
     def verify(self, credential: str, *, at: float | None = None) -> Principal:
         """Return who this is; raises one of the credential errors and nothing else.

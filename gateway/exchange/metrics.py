@@ -272,6 +272,14 @@ class Metrics:
         """Count one attempt to reload the configuration, and whether it went well."""
 
         self.jwks_fetched = common.jwks_fetched
+        self.credential_expires = Gauges(
+            "gateway_credential_expires_seconds",
+            "Until the first credential of a tenant expires of those shown in the last ten minutes that expire within "
+            "seven days.",
+            ["tenant"],
+            rule=Rule.MIN,
+            registry=registry,
+        )
         self.jwks_age = Gauges(
             "gateway_jwks_age_seconds",
             "Since the key set of an issuer was last confirmed; +Inf: never.",

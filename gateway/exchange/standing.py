@@ -42,7 +42,7 @@ class Standing:
         self.caller = caller
         self.operation = operation
         self.until = until
-        """Until when the credential counts, in unix seconds."""
+        """Until when it is true, in unix seconds: no longer than the credential counts."""
 
         self.tallies = tallies
         """What these exchanges are counted in."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from gateway.credentials.trust import Trust
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.metrics import Metrics
 from gateway.exchange.standing import Standing
 from gateway.middleware.caller import caller_of, check_tenant
+from gateway.middleware.expiring import LOOKED_AT_SECONDS, ExpiringCredentials, notice_of
 from gateway.policy.tenants import TenantBook
 
 _MOST = 2048
@@ -20,8 +22,9 @@ _Key = tuple[bytes, int]
 class Standings:
     """Keeps a standing for as long as nothing has changed on which one may rest.
 
-    That is looked at every time: keys, issuers and settings of credentials, revocations, tenants, administration, and
-    whether the credential has expired. Nobody has to be told, so nobody can forget it. What is refused is not kept.
+    That is looked at every time: keys, issuers and settings of credentials, revocations, tenants, administration,
+    whether the credential has expired, and whether it is time to say that it will. Nobody has to be told, so nobody can
+    forget it. What is refused is not kept.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class Standings:
         self._tenants = tenants
         self._administration = administration
         self._metrics = metrics
+        self._expiring = ExpiringCredentials(metrics.credential_expires)
         self._ground: tuple[object, ...] = ()
         self._kept: dict[_Key, Standing] = {}
         self._older: dict[_Key, Standing] = {}
@@ -79,9 +83,17 @@ class Standings:
     def _made(self, exchange: Exchange) -> Standing:
         caller = caller_of(exchange, self._trust, self._tenants)
         check_tenant(caller.tenant)
+        verifier, expires_at, now = self._trust.verifier, caller.principal.expires_at, exchange.started_time
+        until, told_from = verifier.until(caller.principal), verifier.told_from(caller.principal)
+        if now < told_from:
+            until = min(until, told_from)
+        else:
+            until = min(until, now + LOOKED_AT_SECONDS)
+            self._expiring.shown(caller.tenant.id, expires_at)
+            caller = replace(caller, notice=notice_of(expires_at))
         return Standing(
             caller,
             exchange.operation,
-            until=self._trust.verifier.until(caller.principal),
+            until=until,
             tallies=self._metrics.of(caller.tenant.id, exchange.operation.id),
         )

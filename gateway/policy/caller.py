@@ -23,6 +23,9 @@ class Caller:
     upstream_secret: str | None = field(default=None, repr=False)
     """What opens the upstream for this caller instead of the tenant's key: a realtime secret was shown."""
 
+    notice: str = ""
+    """A line of all answers to this caller: its credential expires soon."""
+
     @property
     def restricted(self) -> bool:
         """Whether the tenant or the credential may use some models only."""

@@ -246,8 +246,10 @@ def error_lines(error: GatewayError, exchange: Exchange) -> bytes:
 
 
 def own_lines(exchange: Exchange) -> bytes:
-    """What the gateway adds to every answer, as lines: its request id, and the tenant's own limits."""
-    lines, decision = f"x-gateway-request-id: {exchange.id}\r\n", exchange.decision
+    """What the gateway adds to every answer, as lines: its request id, when the credential expires where that is soon,
+    and the tenant's own limits.
+    """
+    lines, decision = f"x-gateway-request-id: {exchange.id}\r\n{exchange.caller.notice}", exchange.decision
     if decision is not None:
         levels = decision.levels if decision.units_differ else tightest(decision.levels)
         for dimension, limit, remaining, reset in levels:
