@@ -229,7 +229,7 @@ def _dispatch(services: Services, upstreams: Upstreams, wheel: Wheel) -> Handler
     """What stands at the end of the middlewares: the gateway itself, a WebSocket, or anything else over HTTP."""
     settings = services.settings
     edge, deadlines = settings.edge, DeadlineTable(settings.upstream)
-    relay = Relay(reading=services.reading)
+    relay = Relay(reading=services.reading, wheel=wheel, sse_comment_seconds=edge.sse_comment_seconds)
     http = forward(upstreams, deadlines=deadlines, edge=edge, relay=relay, wheel=wheel)
     socket = forward_socket(
         upstreams,

@@ -90,6 +90,11 @@ class Answer:
             return lines + b"Connection: close\r\n"
         return lines + b"Connection: keep-alive\r\n" if http10 else lines
 
+    @property
+    def is_open_ended(self) -> bool:
+        """Whether the body may become longer than the upstream's."""
+        return not self._states_length and not self._has_no_body
+
     def flush_head(self) -> None:
         """Send the head now, without waiting for a piece of the body."""
         if self._head:

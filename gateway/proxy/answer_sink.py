@@ -14,11 +14,23 @@ from gateway.proxy.sink import Awaited, Passes
 from gateway.wire.search import Piece
 from gateway.wire.whole_chunks import chunk_at, whole_chunk
 
+_BLANK_LINES = (b"\n\n", b"\r\r", b"\r\n\r\n", b"\n\r\n")
+_LINE_ENDS = b"\r\n"
+
 
 class AnswerSink(Awaited):
     """Gets the body of an upstream's answer, sends it to the client, and shows it to whoever watches."""
 
-    __slots__ = ("_answer", "_client", "_exchange", "_filtering", "_tail", "_takes", "takes_raw")
+    __slots__ = (
+        "_answer",
+        "_client",
+        "_exchange",
+        "_filtering",
+        "_tail",
+        "_takes",
+        "_unframed_events",
+        "takes_raw",
+    )
 
     def __init__(
         self,
@@ -28,20 +40,32 @@ class AnswerSink(Awaited):
         filtering: EventFilter | None,
         *,
         unframed_events: bool,
+        tells_events: bool = False,
     ) -> None:
-        """`filtering` stands between; `unframed_events`: nothing but the connection's end tells that of the events."""
+        """`filtering` stands between; `unframed_events`: nothing but the connection's end tells that of the events;
+        `tells_events`: whether it is `between_events` will be asked.
+        """
         super().__init__()
         self._answer = answer
         self._exchange = exchange
         self._filtering = filtering
-        self._tail = b"" if unframed_events else None
+        self._unframed_events = unframed_events
+        self._tail = b"" if unframed_events or tells_events else None
+        """The last bytes that have come, where they say something."""
+
         self._client = client
         self._takes: Takes | None = None
         """What takes the usual piece, where there is one."""
 
         self.takes_raw = (
-            answer.is_chunked and filtering is None and not unframed_events and not exchange.watches
+            answer.is_chunked and filtering is None and self._tail is None and not exchange.watches
         )
+
+    @property
+    def between_events(self) -> bool:
+        """Whether an event ended with what came last, which has gone down, or nothing has come yet."""
+        tail = self._tail
+        return not self._over and tail is not None and (not tail or tail.endswith(_BLANK_LINES))
 
     def piece(self, body: Piece, chunks: Piece | None) -> None:
         if self._over:
@@ -57,7 +81,9 @@ class AnswerSink(Awaited):
             if going is not body:
                 chunks = None
         if self._tail is not None:
-            self._tail = (self._tail + body)[-4:]
+            self._tail = (self._tail + body[-4:])[
+                -4:
+            ]  # the usual piece ends an event, as what came before it
         exchange = self._exchange
         if going:
             if exchange.first_byte_at is None:
@@ -112,9 +138,7 @@ class AnswerSink(Awaited):
     def end(self, body: Piece = b"", chunks: Piece | None = None) -> None:
         if self._over:
             return
-        if body and self._tail is not None:
-            self._tail += body[-4:]
-        if self._tail and not self._tail.endswith((b"\n", b"\r")):
+        if self._unframed_events and (tail := (self._tail or b"") + body[-4:]) and tail[-1] not in _LINE_ENDS:
             self.fail(UpstreamBroken("The upstream broke off in the middle of an event."))
             return
         exchange, filtering, going = self._exchange, self._filtering, body

@@ -25,7 +25,9 @@ from gateway.proxy.reading import Reading
 from gateway.proxy.reply import Reply
 from gateway.proxy.report_sink import hear_report
 from gateway.proxy.request import Request
+from gateway.proxy.silence import Comments
 from gateway.proxy.upstream_errors import Unread, read_error
+from gateway.proxy.wheel import Wheel
 from gateway.usage.inflating import knows
 from gateway.wire.answer_head import Head, is_event_stream
 from gateway.wire.codings import decoded
@@ -63,8 +65,11 @@ _OF_THE_BODY = LENGTH | {
 class Relay:
     """Sends the upstream's answers to clients."""
 
-    def __init__(self, *, reading: Reading) -> None:
+    def __init__(self, *, reading: Reading, wheel: Wheel, sse_comment_seconds: float) -> None:
+        """`sse_comment_seconds`: after so much silence a stream of events gets a comment; 0: never."""
         self._reading = reading
+        self._wheel = wheel
+        self._comment_seconds = sse_comment_seconds
 
     def begin(
         self,
@@ -167,7 +172,19 @@ class Relay:
             reply.take_as(EVENTS)
         unframed_events = events and not applied and _ends_with_connection(head, reply)
         client = request.connection
-        going = AnswerSink(answer, client, exchange, filtering, unframed_events=unframed_events)
+        takes_comments = events and not applied and head.status < 300 and answer.is_open_ended
+        seconds = self._comment_seconds if takes_comments else 0.0
+        going = AnswerSink(
+            *(answer, client, exchange, filtering),
+            unframed_events=unframed_events,
+            tells_events=seconds > 0.0,
+        )
+        comments: Comments | None = None
+        if seconds:
+            comments = Comments(
+                *(answer, going), exchange=exchange, reply=reply, client=client, seconds=seconds
+            )
+            self._wheel.ask(comments, comments.due_at)
         client.fed_by(reply)
         try:
             reply.relay_to(going)
@@ -180,6 +197,8 @@ class Relay:
             raise
         finally:
             client.fed_by(None)
+            if comments is not None:
+                self._wheel.forget(comments)
 
     async def _answer_changed(self, request: Request, call: Call, head: Head, change: BodyChange) -> Answer:
         """Send a changed body in place of the upstream's. Raises UpstreamBroken for one that cannot be read."""

@@ -26,6 +26,10 @@ class Edge(Section):
     write_idle_timeout_seconds: Seconds = 60.0
     """How long a client may leave its answer unread."""
 
+    sse_comment_seconds: float = Field(default=0.0, ge=0, le=3600)
+    """After so much silence a stream of events gets a comment line, between two events: no load balancer cuts it then;
+    0: never."""
+
     keepalive_seconds: Seconds = 75.0
     """How long an idle connection is kept; must stay above the idle time of a load balancer in front."""
 
