@@ -20,7 +20,7 @@ from gateway.wire.strict_json import hides_names, objects
 _HARMLESS_IDS = frozenset(
     {
         *("approval_request_id", "call_id", "caller_id", "connector_id", "continuation_id", "event_id"),
-        *("group_id", "tool_call_id"),
+        *("group_id", "request_id", "tool_call_id", "tool_use_id"),
     }
 )
 _IDS_OF_THE_SESSION = frozenset({"item_id", "previous_item_id", "response_id"})

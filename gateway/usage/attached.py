@@ -129,7 +129,10 @@ def _image_file(part: dict[str, Any]) -> _Worth:
 
 
 def _image_drawn(part: dict[str, Any]) -> _Worth:
-    """Of what a code interpreter has drawn."""
+    """Of what a code interpreter has drawn, or as Anthropic's messages have one."""
+    source = part.get("source")
+    if type(source) is dict:
+        return _image(source, None, "data" if "data" in source else "url")
     return _image(part, None, "url")
 
 
@@ -173,6 +176,25 @@ def _input_file(part: dict[str, Any]) -> _Worth:
     return size, min(_over(size, FILE_BYTES_PER_LLM_TOKEN), MOST_OF_A_FILE)
 
 
+def _document(part: dict[str, Any]) -> _Worth:
+    """A file as Anthropic's messages have one; a text stays a text."""
+    source = part.get("source")
+    if type(source) is not dict or source.get("type") == "text":
+        return _NOTHING
+    return _input_file({"file_data": source.get("data"), "file_url": source.get("url")})
+
+
+def _tool_result(part: dict[str, Any]) -> _Worth:
+    """What a tool has answered, in the middle of a message."""
+    content = part.get("content")
+    found = [
+        worth(inner)
+        for inner in (content if type(content) is list else ())
+        if type(inner) is dict and type(kind := inner.get("type")) is str and (worth := _WORTH.get(kind))
+    ]
+    return sum(size for size, _ in found), sum(tokens for _, tokens in found)
+
+
 def _over(base64_bytes: int, each: int) -> int:
     """How often `each` goes into what so many bytes of base64 stand for, rounded up."""
     return -(-base64_bytes * 3 // (4 * each))
@@ -194,5 +216,7 @@ _WORTH: Mapping[str, Callable[[dict[str, Any]], _Worth]] = {
     "video_url": _media_url("video_url"),
     "file": _file,
     "input_file": _input_file,
+    "document": _document,
+    "tool_result": _tool_result,
 }
 """What a part is worth, by its type."""

@@ -245,3 +245,50 @@ async def test_counting_costs_nothing(start_gateway: StartGateway, upstream: Scr
     for target in COUNTING:
         assert (await post(gateway, target, orjson.dumps(ASKED), headers=JSON)).status == 200
     assert await remaining(gateway, Dimension.TOKENS_PER_DAY) == 1000
+
+
+TOOL_RESULT = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [{"type": "text", "text": "42"}]}
+TOOL_USE = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"x": 1}}
+
+
+async def test_what_a_tool_answered_in_a_message_names_no_stored_object(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(tenants={"acme": EVERY_SCOPE, "beta": EVERY_SCOPE})
+    talk = [{"role": "assistant", "content": [TOOL_USE]}, {"role": "user", "content": [TOOL_RESULT]}]
+    with_file = {"type": "document", "source": {"type": "file", "file_id": "file-1"}}
+
+    passed = await ask(gateway, "POST", "/v1/messages", ASKED | {"messages": talk})
+    named = await ask(
+        gateway, "POST", "/v1/messages", ASKED | {"messages": [{"role": "user", "content": [with_file]}]}
+    )
+
+    assert passed.status == 200
+    assert verdict(named) == (403, "shared_upstream")
+    assert len(upstream.requests) == 1
+
+
+async def test_the_tools_of_messages_run_no_model_of_their_own(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(tenants={"acme": EVERY_SCOPE | {"models": ["org/*"]}})
+    tools = [
+        {"name": "f", "input_schema": {"type": "object"}},
+        {"type": "bash_20250124", "name": "bash"},
+        {"type": "web_search_20250305", "name": "web_search", "max_uses": 5},
+    ]
+    assert (await ask(gateway, "POST", "/v1/messages", ASKED | {"tools": tools})).status == 200
+
+
+@pytest.mark.parametrize("inside", [False, True])
+async def test_what_is_attached_to_a_message_is_no_text(
+    start_gateway: StartGateway, upstream: ScriptedUpstream, inside: bool
+) -> None:
+    gateway = await start_gateway(**tenant(max_tokens_per_1_day=5000))
+    plays(upstream, b'{"type":"message","usage":{"input_tokens":1500,"output_tokens":3}}')
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 400_000}}
+    content = [{**TOOL_RESULT, "content": [image]}] if inside else [image]
+
+    answered = await post(
+        gateway, "/v1/messages", orjson.dumps(ASKED | {"messages": [{"role": "user", "content": content}]})
+    )
+
+    assert answered.status == 200
