@@ -60,7 +60,7 @@ class Exchange:
         # limit
         *("body", "body_gone", "facts", "held_seconds", "form", "cost", "reserved", "decision"),
         # meter
-        *("usage", "known", "spent", "session_gate", "request_gate"),
+        *("usage", "known", "spent", "session_gate"),
         # late_watch
         *("made", "shown"),
         # proxy
@@ -145,11 +145,8 @@ class Exchange:
         self.spent = False
         """The upstream took the work on: something was used, known or not."""
 
-        self.session_gate: SessionGate | None = None
+        self.session_gate: SessionGate | RequestGate | None = None
         """Admits what is asked for in a WebSocket, and holds it back until it has."""
-
-        self.request_gate: RequestGate | None = None
-        """Judges and admits each request in a WebSocket whose events are requests."""
 
         self.made: str | None = None
         """The id of what it made, or worked on, whose usage is said later."""
@@ -288,8 +285,7 @@ class Exchange:
         self.observers.clear()
         self.watches = ()
         self.head = NO_HEAD
-        self.body = self.form = self.change = self.cost = None
-        self.session_gate = self.request_gate = None
+        self.body = self.form = self.session_gate = self.change = self.cost = None
         self.error = self.unreadable = self.observer_failed = self.body_gone = None
 
     def _drop(self, observer: StreamObserver) -> None:

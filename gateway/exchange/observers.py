@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -94,21 +95,25 @@ class SessionGate(Protocol):
         """The session is no longer open: nothing more can be said in it."""
 
 
-class RequestGate(Protocol):
+class RequestGate(ABC):
     """Stands between the requests that a client sends over a WebSocket, each a body as over HTTP, and the upstream."""
 
     question: Question
     """What has to be known of each."""
 
+    @abstractmethod
     def begin(self, voice: SessionVoice) -> None:
         """The session is open."""
 
+    @abstractmethod
     async def admit(self, event: bytes, request: SocketRequest) -> bytes:
         """Wait until a request may go up; returns it as it does. Raises a GatewayError for one that may not."""
 
+    @abstractmethod
     def refusal(self, error: GatewayError, request: SocketRequest | None) -> bytes:
         """What the client is told in place of an answer; None: the request could not be read."""
 
+    @abstractmethod
     def end(self) -> None:
         """The session is no longer open: nothing more can be said in it."""
 

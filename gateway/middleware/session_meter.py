@@ -44,7 +44,7 @@ class SessionMeter:
         self._followed: SessionResponses | SessionRequests | None = None
         if exchange.operation.over_http is not None:
             operation = table.by_id(exchange.operation.over_http)
-            self._followed = exchange.request_gate = requests = SessionRequests(
+            self._followed = exchange.session_gate = requests = SessionRequests(
                 exchange,
                 SessionPermits(exchange, limiter, decided, QuotaSet.of(()), operation),
                 operation,

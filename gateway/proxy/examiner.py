@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from gateway.errors import JsonTooComplex, Overloaded
 from gateway.exchange.exchange import Exchange
+from gateway.exchange.observers import SessionGate
 from gateway.policy.events import question_of, refuse_event
 from gateway.policy.reading import may_name_in_event, read_event, says_nothing
 from gateway.proxy.reading import Reading, is_read_at_once
@@ -37,10 +38,10 @@ Judged = FrameRefused | Told | Instead | None
 class Examiner:
     """Judges the events of one session's client: at once, or, large ones and those that ask for a response, later."""
 
-    def __init__(self, exchange: Exchange, reading: Reading) -> None:
+    def __init__(self, exchange: Exchange, reading: Reading, gate: SessionGate | None) -> None:
         self._caller = exchange.caller
         self._reading = reading
-        self._gate = gate = exchange.session_gate
+        self._gate = gate
         self._question = question_of(
             exchange.caller, exchange.operation, responses=gate is not None and gate.admits
         )

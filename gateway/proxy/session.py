@@ -14,6 +14,7 @@ from typing import Any
 
 from gateway.errors import Ending
 from gateway.exchange.exchange import Exchange
+from gateway.exchange.observers import RequestGate
 from gateway.proxy.bites import FRAMES
 from gateway.proxy.body_memory import BodyRoom
 from gateway.proxy.channel import Channel, Held
@@ -68,15 +69,15 @@ class Session:
         self._exchange = exchange
         self._room = room
         self._answers_room = answers_room
-        requests = exchange.request_gate
-        self._gate = exchange.session_gate or requests
-        self._examiner = (
-            Examiner(exchange, reading) if requests is None else RequestExaminer(exchange, reading, requests)
-        )
-        # A request may be as large as over HTTP, and how much an answer used stands at the end of its last event.
-        examined_bytes, watched_bytes = EXAMINED_BYTES, WATCHED_BYTES
-        if requests is not None:
+        self._gate = gate = exchange.session_gate
+        self._examiner: Examiner | RequestExaminer
+        if isinstance(gate, RequestGate):
+            # A request may be as large as over HTTP, and what an answer used stands at the end of its last event.
+            self._examiner = RequestExaminer(exchange, reading, gate)
             examined_bytes, watched_bytes = edge.max_json_body_bytes, edge.max_websocket_message_bytes
+        else:
+            self._examiner = Examiner(exchange, reading, gate)
+            examined_bytes, watched_bytes = EXAMINED_BYTES, WATCHED_BYTES
         self._heartbeat_seconds = edge.websocket_heartbeat_seconds
         self._write_idle_seconds = edge.write_idle_timeout_seconds
         self._client = client

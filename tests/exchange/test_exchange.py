@@ -262,7 +262,7 @@ WRITERS = {
     "admission": {"cost", "decision", "reserved"},
     "meter": {"usage", "known", "spent"},
     "answer_meter": {"body", "usage"},
-    "session_meter": {"model", "request_gate", "session_gate", "usage"},
+    "session_meter": {"model", "session_gate", "usage"},
     "late_watch": {"made", "shown"},
     "form_gate": {"model"},
     "call": {"forwarded_at", "head_at", "upstream_request_id", "upstream_ended_at"},

@@ -276,10 +276,18 @@ class Crowd:
         await client.close()
         return answer
 
-    async def socket(self, play: str, *, frames: bytes = b"", leave: str = "", tenant: str = "acme") -> None:
+    async def socket(
+        self,
+        play: str,
+        *,
+        frames: bytes = b"",
+        leave: str = "",
+        tenant: str = "acme",
+        target: str = "/v1/realtime?model=gpt-realtime",
+    ) -> None:
         """Open a session, send frames, and end it or wait for its end."""
         client = await self.client(tenant)
-        head = await shake_hands(client, more=PLAY.format(play))
+        head = await shake_hands(client, target=target, more=PLAY.format(play))
         assert head.status == 101, head
         if frames:
             await client.send(frames)
@@ -532,6 +540,22 @@ SCENES: dict[str, Scene] = {
         frames=frame(TEXT, b'{"type":"session.update","session":{"model":"gpt-5"}}'),
         tenant="restricted",
     ),
+    "socket of requests": session(
+        "socket, closed by the client",
+        frames=frame(TEXT, b'{"type":"response.create","model":"gpt-4o-mini","input":"x"}')
+        + frame(TEXT, b'{"type":"response.create","model":"gpt-4o-mini","input":"%b"}' % (b"x" * MIB))
+        + close_frame(1000),
+        target="/v1/responses",
+        tenant="counted",
+    ),
+    "socket of requests, refused": session(
+        "socket",
+        frames=frame(TEXT, b'{"type":"response.create","model":"gpt-5","input":"x"}') + frame(TEXT, b"?"),
+        leave="close",
+        target="/v1/responses",
+        tenant="restricted",
+    ),
+    "socket of requests, none there": asked(426, "GET", "/v1/responses", headers=HANDSHAKE),
     "socket, closed by the upstream": session("socket, closed by the upstream"),
     "socket, cut by the upstream": session("socket, cut by the upstream"),
     "socket, cut by the client": session("socket", leave="reset"),
