@@ -16,10 +16,9 @@ from tests.kit.client import STREAMED_QUESTION, RawClient
 from tests.kit.clock import Clock
 from tests.kit.gateway import Gateway
 from tests.kit.jwks import LOGIN, THEIRS, running_jwks_server, their_credential
-from tests.kit.upstream import ScriptedUpstream, answer_ok, says
+from tests.kit.upstream import ScriptedUpstream, answer_ok, two_events
 
 DAY = 86400
-EVENTS = says(b"data: 1\n\n", b"data: [DONE]\n\n")
 FIELD = "x-gateway-credential-expires"
 GAUGE = 'gateway_credential_expires_seconds{tenant="acme"}'
 
@@ -45,7 +44,8 @@ async def told(
 async def test_every_answer_says_in_the_last_seven_days_when_its_credential_expires(
     gateway: Gateway, upstream: ScriptedUpstream, method: str, target: str, body: bytes | None
 ) -> None:
-    upstream.plays(EVENTS if body == STREAMED_QUESTION else answer_ok)
+    upstream.plays(two_events if body == STREAMED_QUESTION else answer_ok)
+    upstream.gate("go on").set()
     seconds = 7 * DAY - 60
     soon, later = gateway.credential(ttl_seconds=seconds), gateway.credential(ttl_seconds=7 * DAY + 3600)
     for _ in range(2):
