@@ -38,7 +38,7 @@ def stated_above(above: StatedAboveLimit, cost: Cost) -> NeverFits:
     """What a caller is told who states a maximum that the limit never holds."""
     limit, whose = _worded(above.quota)
     answers = f"{cost.answers} answers of up to" if cost.answers > 1 else "an answer of up to"
-    fewer = (above.quota.permits - cost.texts) // above.asked
+    fewer = (above.quota.permits - cost.texts) // max(1, above.asked)
     param = cost.maximum
     if above.fitting > 0:
         advice = f"The largest {cost.maximum} that fits is {above.fitting}"

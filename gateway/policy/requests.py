@@ -27,7 +27,7 @@ from gateway.policy import named_models, stored_objects, unnamed_models
 from gateway.policy.caller import Caller
 from gateway.policy.coverage import check_batch_covered
 from gateway.policy.reading import Question
-from gateway.policy.unknown import check_known
+from gateway.policy.unknown import check_known, unknown_batch
 from gateway.wire.body_facts import BodyFacts
 from gateway.wire.request_fields import Fault
 
@@ -255,6 +255,8 @@ def _check_batch(caller: Caller, endpoint: str, table: OperationTable) -> None:
         raise OperationClosed(f"{operation.id} is not run by batches.", param="endpoint")
     check_batch_covered(caller, operation)
     if not caller.may_do(operation):
+        if operation.is_unlisted:
+            raise unknown_batch(endpoint, operation.scope)
         raise ScopeMissing(
             f"The batch calls {operation.id}, which needs the scope {operation.scope}. "
             "Ask the gateway's operator for a credential that has it.",

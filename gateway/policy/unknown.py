@@ -25,9 +25,7 @@ def check_known(caller: Caller, method: str, target: str, scopes: Sequence[str])
     ]
     if not missing:
         return
-    path = target.partition("?")[0]
-    methods = OperationTable.load().methods(path)
-    said = _of_method(method, path, methods) if methods else _of_path(method, path)
+    said, methods = _what_is_unknown(method, target)
     if caller.tenant.scopes.issuperset(missing):
         raise ScopeMissing(
             f"{said} What it does not know it forwards under the scope {missing[0]}, which this credential lacks. "
@@ -36,6 +34,23 @@ def check_known(caller: Caller, method: str, target: str, scopes: Sequence[str])
     if methods:
         raise MethodRefused(said, allow=methods)
     raise OperationUnknown(said)
+
+
+def unknown_batch(endpoint: str, scope: str) -> ScopeMissing:
+    """The refusal of a batch that runs what no row has, for a caller who lacks the scope that this takes."""
+    said, _ = _what_is_unknown("POST", endpoint)
+    return ScopeMissing(
+        f"The batch calls what is unknown: {said} What it does not know it forwards under the scope {scope}. "
+        "Ask the gateway's operator for a credential that has it.",
+        param="endpoint",
+    )
+
+
+def _what_is_unknown(method: str, target: str) -> tuple[str, Sequence[str]]:
+    """In words, and the methods that the path has."""
+    path = target.partition("?")[0]
+    methods = OperationTable.load().methods(path)
+    return (_of_method(method, path, methods) if methods else _of_path(method, path)), methods
 
 
 def _of_method(method: str, path: str, methods: Sequence[str]) -> str:

@@ -292,3 +292,17 @@ async def test_what_is_attached_to_a_message_is_no_text(
     )
 
     assert answered.status == 200
+
+
+@pytest.mark.parametrize("answer", [b'[{"index":0,"score":0.9}]', b"[]", b'{"results":[]}'])
+async def test_what_reports_nothing_is_estimated(
+    start_gateway: StartGateway, upstream: ScriptedUpstream, answer: bytes
+) -> None:
+    """As text-embeddings-inference does, whose answers are bare lists."""
+    gateway = await start_gateway(**tenant(max_tokens_per_1_day=1000))
+    plays(upstream, answer)
+
+    answered = await post(gateway, "/v1/rerank", orjson.dumps({"query": "q" * 80, "texts": ["t" * 200] * 2}))
+
+    assert answered.body == answer
+    assert await remaining(gateway, Dimension.TOKENS_PER_DAY) == 1000 - 120

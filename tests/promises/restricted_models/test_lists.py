@@ -43,6 +43,24 @@ class TestBatch:
         assert with_it.status == 200
         assert len(upstream.requests) == 1
 
+    @pytest.mark.parametrize(
+        ("endpoint", "said"),
+        [
+            ("/v1/chat/completion", "The closest that it knows is POST /v1/chat/completions."),
+            ("/v1/models", "the path has GET, HEAD."),
+        ],
+    )
+    async def test_of_what_is_unknown_is_told_what_comes_closest(
+        self, gateway: Gateway, endpoint: str, said: str
+    ) -> None:
+        refused = await ask(
+            gateway, "POST", "/v1/batches", self.BATCH | {"endpoint": endpoint}, scopes=["batches:write"]
+        )
+
+        assert verdict(refused) == (403, "missing_scope")
+        assert said in error_of(refused)["message"]
+        assert "unlisted:write" in error_of(refused)["message"]
+
     async def test_needs_it_of_the_tenant_too(
         self, start_gateway: StartGateway, upstream: ScriptedUpstream
     ) -> None:
