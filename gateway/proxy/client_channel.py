@@ -109,6 +109,12 @@ class ClientChannel(Channel):
         self._closes = True
         self._state.leave(self)
 
+    def agrees(self, within_seconds: float) -> None:
+        """Something has to be agreed on before its client may ask, and no later than that."""
+        if not self._closes:
+            self._deadline = min(self._deadline, self._loop.time() + within_seconds)
+            self._state.wheel.ask(self, self._deadline)
+
     def welcome(self) -> None:
         """The connection is there, and nothing has to be agreed on it any more: its client may ask."""
         if self._closes:

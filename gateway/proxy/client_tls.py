@@ -90,10 +90,8 @@ class ClientTls(asyncio.BufferedProtocol, asyncio.Transport):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._raw = cast(asyncio.Transport, transport)
-        channel = self._channel
-        channel.connection_made(self)
-        if not channel.ends:
-            channel.expect(self._served.handshake_seconds)
+        self._channel.connection_made(self)
+        self._channel.agrees(self._served.handshake_seconds)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         stage, self._stage = self._stage, Stage.ENDED
@@ -154,10 +152,15 @@ class ClientTls(asyncio.BufferedProtocol, asyncio.Transport):
             self._served.turns.wait(self._shake_in_turn, floods=True)
 
     def _shake_in_turn(self) -> None:
-        if self._stage == Stage.SHAKING:
+        if self._stage != Stage.SHAKING:
+            return
+        try:
             self._shake()
             if not self._paused:
                 self._raw.resume_reading()
+        except BaseException:
+            self._raw.abort()  # as a transport does itself when its protocol fails
+            raise
 
     def _shake(self) -> None:
         began = monotonic()
@@ -274,7 +277,14 @@ class ClientTls(asyncio.BufferedProtocol, asyncio.Transport):
             self._paused = False
             self._raw.resume_reading()
             if self._incoming.pending:
-                asyncio.get_running_loop().call_soon(self._hand_on)
+                asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        try:
+            self._hand_on()
+        except BaseException:
+            self._raw.abort()
+            raise
 
     def get_write_buffer_size(self) -> int:
         return self._raw.get_write_buffer_size() + len(self._early)

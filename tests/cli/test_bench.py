@@ -25,6 +25,7 @@ from gateway.settings.settings import Settings
 from gateway.settings.sources import load
 from tests.kit.command import run_command
 from tests.kit.redis import RedisServer
+from tests.kit.tls import served_pair
 from tests.kit.upstream import ScriptedUpstream
 
 PACKAGE = Path(__file__).parents[2] / "gateway"
@@ -143,6 +144,7 @@ def test_what_is_measured_is_the_configuration_with_limits_that_nobody_reaches(t
     jwks.write_text("{}")
     settings = configured(
         redis_url="redis://:secret@localhost/0",
+        **served_pair(tmp_path),
         limits={"max_requests_per_1_day": 5, "subjects": {"*": {"max_requests_per_1_minute": 1}}},
         edge={"keepalive_seconds": 7.0},
         issuers={
@@ -174,6 +176,7 @@ def test_what_is_measured_is_the_configuration_with_limits_that_nobody_reaches(t
     assert b"example" not in orjson.dumps(plain)
     assert b"***" not in orjson.dumps(plain)
     read = Settings.model_validate(plain)
+    assert read.tls_certificate is read.tls_key is None
     assert (read.edge.keepalive_seconds, read.issuers, list(read.tenants)) == (7.0, {}, ["acme"])
     assert read.redis_url is not None
     assert read.redis_url.get_secret_value() == "redis://:secret@localhost/0"

@@ -23,6 +23,8 @@ _OF_THE_RUN = {
     "tenants",
     "upstream",
     "limits",
+    "tls_certificate",
+    "tls_key",
 }
 _ELSEWHERE = {"base_url", "api_key", "admin_api_key", "ca_file", "http_proxy"}
 _SCOPES = {
