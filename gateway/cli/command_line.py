@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -31,18 +32,21 @@ class CommandLine(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say it and exit with 2. What is missing may be there, misspelt."""
         misspelt = []
+        if message.endswith(("required: COMMAND", "required: ACTION")) and not self._given:
+            self.print_help(sys.stderr)
+            self.exit(2)
         if "are required" in message:
             misspelt = [
                 _unknown(word, self._options())
                 for word in self._given
-                if word.startswith("--") and word.partition("=")[0] not in self._option_string_actions
+                if word.startswith("-") and word.partition("=")[0] not in self._option_string_actions
             ]
         complain(*misspelt, _nearer(message), f"`{self.prog} --help` says what there is")
         self.exit(2)
 
     def refuse(self, unknown: Sequence[str]) -> NoReturn:
         """Exit with 2 for arguments that this command does not know; what may be a secret is not repeated."""
-        misspelt = [word for word in unknown if word.startswith("--")]  # what follows belongs to these
+        misspelt = [word for word in unknown if word.startswith("-")]  # what follows belongs to these
         *others, last = [_unknown(word, self._options()) for word in misspelt or unknown]
         complain(*others)
         self.error(last)

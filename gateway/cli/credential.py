@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from gateway.cli import inspection
+from gateway.cli.command_line import nearest
 from gateway.cli.drawing import document, listing, remark, say, shown
 from gateway.cli.first_run import ring_of
 from gateway.cli.options import (
@@ -122,6 +123,7 @@ def _issue(options: argparse.Namespace) -> int:
                 )
             ]
         )
+    scopes = _words(settings, options.tenant, options.scope)
     ring, made = ring_of(settings)
     if made:
         _say(f"made a signing key in {settings.keys_dir}")
@@ -132,7 +134,7 @@ def _issue(options: argparse.Namespace) -> int:
         settings.credentials,
         tenant=options.tenant,
         subject=subject,
-        scopes=_words(settings, options.tenant, options.scope),
+        scopes=scopes,
         ttl_seconds=options.ttl,
         models=options.model,
         limits=dict(options.limit),
@@ -175,6 +177,10 @@ def _words(settings: Settings, tenant_id: str, wanted: Iterable[str]) -> list[st
     """The scopes, patterns and groups asked for. Says what of them the gateway would refuse all the same."""
     known = OperationTable.load().scopes
     words = [word for argument in wanted for word in argument.replace(",", " ").split()]
+    if not words:
+        raise ValueError(
+            "--scope is empty: a credential without scopes may do nothing; `gateway routes` lists them"
+        )
     beyond = sorted(expand(words, known) - expand(settings.tenants[tenant_id].scopes, known))
     if beyond:
         _say(f"the tenant {tenant_id} may not use {', '.join(beyond)}: these will be refused")
@@ -328,11 +334,13 @@ def _limit(text: str) -> tuple[str, int]:
     name, _, value = text.partition("=")
     names = ", ".join(Dimension)
     if name not in list(Dimension):
-        raise argparse.ArgumentTypeError(f"{name!r} is no limit; there are {names}")
+        raise argparse.ArgumentTypeError(f"{name!r} is no limit{nearest(name, Dimension)}; there are {names}")
+    if not (value.isascii() and value.isdigit() and int(value) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} needs a positive whole number after '='")
     try:
         Quota(Dimension(name), int(value), key="")
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} needs a positive whole number after '='") from None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
     return name, int(value)
 
 

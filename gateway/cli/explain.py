@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +34,7 @@ from gateway.settings.section import revealed
 from gateway.settings.settings import Settings
 
 _NAME_CHARACTERS = 13
+_METHOD = re.compile(r"[A-Za-z][A-Za-z-]*")
 
 
 def register(verbs: Any) -> None:
@@ -59,6 +61,14 @@ class Step:
 
 def run(options: argparse.Namespace) -> int:
     """Print the chain; exit code 0 when the request would be let through, 1 when it would be refused."""
+    if not _METHOD.fullmatch(options.method):
+        options.command_line.error(
+            f"METHOD {drawing.shown(options.method)!r} is none; expected one such as POST"
+        )
+    if not options.target.startswith("/"):
+        options.command_line.error(
+            f"PATH {drawing.shown(options.target)!r} begins with no /; expected one such as /v1/models"
+        )
     settings = settings_from(options)
     credential = credential_from(options, os.environ)
     steps = list(explain(settings, options.method.upper(), options.target, options.model, credential))

@@ -24,10 +24,11 @@ def ring_of(settings: Settings) -> tuple[KeyRing, bool]:
 
     Raises SettingsInvalid where there is none and credentials are on the register: a new key would refuse them.
     """
-    return ensure_ring(settings.keys_dir, before_making=lambda: _check_nobody_has_any(settings))
+    return ensure_ring(settings.keys_dir, before_making=lambda: check_nobody_has_any(settings))
 
 
-def _check_nobody_has_any(settings: Settings) -> None:
+def check_nobody_has_any(settings: Settings) -> None:
+    """Raise SettingsInvalid where credentials are on the register, which a new key would refuse."""
     try:
         issued = asyncio.run(registered(settings))
     except RevocationsUnavailable:

@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
-from yarl import URL
-
 from gateway.app.own_upstream import refuse_itself
 from gateway.cli.command_line import nearest
+from gateway.cli.first_run import check_nobody_has_any
 from gateway.cli.options import keyless
 from gateway.credentials.configured_issuers import other_issuers
 from gateway.credentials.key_ring import KeyRing
@@ -68,24 +67,6 @@ def _served(settings: Settings) -> Iterator[Problem]:
     return iter(())
 
 
-def _proxy(settings: Settings) -> Iterator[Problem]:
-    text = revealed(settings.upstream.http_proxy)
-    if text is None:
-        return
-    expected = "expected the URL of an HTTP proxy, such as http://proxy.internal:3128"
-    try:
-        url = URL(text)
-        port = url.port
-    except ValueError:
-        yield Problem("upstream.http_proxy", expected)
-        return
-    if url.scheme not in ("http", "https"):
-        scheme = f"{url.scheme}:// cannot be used; " if url.scheme and "@" not in url.scheme else ""
-        yield Problem("upstream.http_proxy", f"{scheme}{expected}")
-    elif not url.host or port == 0:
-        yield Problem("upstream.http_proxy", f"it names no host; {expected}")
-
-
 def _redis(settings: Settings) -> Iterator[Problem]:
     url = revealed(settings.redis_url)
     if url is None:
@@ -110,6 +91,8 @@ def _keys(settings: Settings) -> Iterator[Problem]:
     except KeyProblem as problem:
         yield from (Problem("keys_dir", text) for text in problem.problems)
         return
+    if not any(_redis(settings)):
+        check_nobody_has_any(settings)  # raises SettingsInvalid
     above = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not above.is_dir():
         yield Problem("keys_dir", f"{folder} cannot be made: {above} is a file")
@@ -172,7 +155,6 @@ _LOOKS: tuple[Callable[[Settings], Iterable[Problem]], ...] = (
     _itself,
     _certificates,
     _served,
-    _proxy,
     _redis,
     _keys,
     _revocations,

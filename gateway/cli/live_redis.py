@@ -10,7 +10,8 @@ from redis.exceptions import RedisError
 
 from gateway.cli.stores import quiet_redis
 from gateway.redis.entering import enter
-from gateway.redis.servers import RedisServers, Topology
+from gateway.redis.schemes import Topology
+from gateway.redis.servers import RedisServers
 from gateway.redis.survey import ServerSeen, silent_sentinels, survey
 
 LEAST_VERSION = (6, 2)

@@ -16,7 +16,7 @@ from gateway.settings.judging import judged, judgement
 from gateway.settings.section import Problem, SettingsInvalid
 from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
-from gateway.settings.sources import gathered, looked_up
+from gateway.settings.sources import gathered, looked_up, with_judgement
 from gateway.settings.upstream import DEFAULT_BASE_URL
 from gateway.usage.report import duration_seconds
 
@@ -72,7 +72,7 @@ def examined(options: argparse.Namespace, seen: Seen) -> tuple[Settings | None, 
     except SettingsInvalid as invalid:
         return None, invalid.problems
     settings, wrong = judgement(values)
-    return settings, [*wrong, *problems]
+    return settings, with_judgement(wrong, problems)
 
 
 def _seen(options: argparse.Namespace, seen: Seen | None) -> Seen:
@@ -146,7 +146,7 @@ def in_words(seconds: float) -> str:
     """A duration as `duration` reads it, in the largest unit that has it whole."""
     for unit, unit_seconds in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= unit_seconds and seconds % unit_seconds == 0:
-            return f"{seconds / unit_seconds:g}{unit}"
+            return f"{seconds / unit_seconds:.0f}{unit}"
     return f"{seconds:g}s"
 
 

@@ -23,6 +23,7 @@ _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 _ASSIGNED = re.compile(r"""^[ \t]*admin_listen[ \t]*=[ \t]*["']([^"'\n]*)["']""", re.MULTILINE)
 _TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)
 _MOST_BYTES = 2**20
+_MOST_PORT = 65535
 
 
 def register(verbs: Any) -> None:
@@ -117,7 +118,7 @@ def _asked(address: str, path: str) -> tuple[int, bytes]:
     deadline = monotonic() + DEADLINE_SECONDS
     host, separator, port = address.rpartition(":")
     host = host.strip("[]")
-    if not separator or not port.isdigit():
+    if not separator or not port.isdigit() or int(port) > _MOST_PORT:
         raise ValueError("expected HOST:PORT, such as 127.0.0.1:9090 or [::1]:9090")
     try:
         with socket.create_connection((_ANYWHERE.get(host, host), int(port)), DEADLINE_SECONDS) as connection:

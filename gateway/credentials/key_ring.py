@@ -186,7 +186,7 @@ def retire(directory: Path, kid: str) -> None:
     """Delete a key: what it signed is no longer accepted. Raises KeyProblem for the key that signs."""
     ring = KeyRing.load(directory)
     if ring.get(kid) is None:
-        raise KeyProblem("no such key")
+        raise KeyProblem(f"no such key: {kid[:64]!r}; there are {', '.join(key.kid for key in ring)}")
     if ring.signing_key is not None and ring.signing_key.kid == kid:
         raise KeyProblem(f"key {kid} signs; rotate first, then retire it")
     try:

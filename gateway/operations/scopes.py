@@ -202,7 +202,19 @@ def _grants(pattern: str, resource: str, verb: str, scope: str) -> bool:
 
 
 def _unknown(wanted: str, known: Collection[str]) -> str:
-    if "*" in wanted:
-        return f"{wanted!r} matches no scope"
-    near = get_close_matches(wanted, [*known, *GROUPS], n=1)
-    return f"{wanted!r} is no scope" + (f"; did you mean {near[0]!r}?" if near else "")
+    said = f"{wanted!r} matches no scope" if "*" in wanted else f"{wanted!r} is no scope"
+    near = _nearest(wanted, known)
+    return f"{said}; did you mean {near!r}?" if near else said
+
+
+def _nearest(wanted: str, known: Collection[str]) -> str | None:
+    """What was probably meant: a longer name that begins with the same part, or what is spelt alike."""
+    resource, _, verb = wanted.partition(":")
+    longer = sorted(
+        scope for scope in known if scope.startswith(f"{resource}.") and scope.endswith(f":{verb}")
+    )
+    if longer and "*" not in wanted:
+        return longer[0]
+    resources = {scope.partition(":")[0] for scope in known}
+    candidates = [*known, *GROUPS, *(f"{name}:*" for name in resources), "*:read", "*:write"]
+    return next(iter(get_close_matches(wanted, candidates, n=1)), None)

@@ -18,7 +18,8 @@ from redis.exceptions import MovedError
 
 from gateway.redis.breaker import Breaker
 from gateway.redis.line import Argument, Call, RedisUnavailable, Reply
-from gateway.redis.servers import Address, Connect, RedisServers, Topology
+from gateway.redis.schemes import Topology
+from gateway.redis.servers import Address, Connect, RedisServers
 from gateway.redis.sharing import sharing
 from gateway.redis.wire import Scripts, Wire
 

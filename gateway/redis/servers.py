@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,29 +23,14 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from gateway.redis.schemes import Topology, scheme_of
+
 SENTINEL_SECONDS = 0.3
 """How long one Sentinel may take before the next is asked."""
 
 Address = tuple[str, int]
 Connect = Callable[[], Awaitable[AbstractConnection]]
 """Returns a connection that is ready for commands; raises RedisError or OSError."""
-
-
-class Topology(Enum):
-    SINGLE = "single"
-    SENTINEL = "sentinel"
-    CLUSTER = "cluster"
-
-
-_SCHEMES = {
-    "redis": ("redis", Topology.SINGLE),
-    "rediss": ("rediss", Topology.SINGLE),
-    "unix": ("unix", Topology.SINGLE),
-    "redis+sentinel": ("redis", Topology.SENTINEL),
-    "rediss+sentinel": ("rediss", Topology.SENTINEL),
-    "redis+cluster": ("redis", Topology.CLUSTER),
-    "rediss+cluster": ("rediss", Topology.CLUSTER),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +50,8 @@ class RedisServers:
     @classmethod
     def parse(cls, url: str) -> RedisServers:
         """Read a URL as this module describes it; ValueError says what is wrong without quoting the URL."""
-        scheme, separator, rest = url.partition("://")
-        known = _SCHEMES.get(scheme.replace("valkey", "redis"))
-        if known is None or not separator:
-            raise ValueError(f"a Redis URL begins with one of {', '.join(f'{s}://' for s in _SCHEMES)}")
-        plain_scheme, topology = known
+        plain_scheme, topology = scheme_of(url)
+        rest = url.partition("://")[2]
         if topology is Topology.SINGLE:
             return cls._single(f"{plain_scheme}://{rest}")
         return cls._several(plain_scheme, topology, rest)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import MovedError, ReadOnlyError, RedisError, ResponseError
 
-from gateway.redis.servers import Address, RedisServers, Topology, ask
+from gateway.redis.schemes import Topology
+from gateway.redis.servers import Address, RedisServers, ask
 
 PATIENCE_SECONDS = 3.0
 """A person waits; Redis may be far away from their machine."""

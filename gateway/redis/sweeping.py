@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.redis.servers import Address, RedisServers, Topology, ask
+from gateway.redis.schemes import Topology
+from gateway.redis.servers import Address, RedisServers, ask
 from gateway.redis.survey import nodes_of
 
 _KEYS_LOOKED_AT = 1000

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, field_validator
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.limits.terms import OnStoreFailure
 from gateway.operations.model_patterns import allows
 from gateway.redis.schema import DEFAULT_PREFIX
+from gateway.redis.schemes import scheme_of
 from gateway.settings.edge import Edge
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.kept_file import KeptFile
@@ -78,6 +79,12 @@ class Credentials(Section):
     """Verified credentials that each worker remembers."""
 
 
+def _redis_url(secret: SecretStr | None) -> SecretStr | None:
+    if secret is not None:
+        scheme_of(secret.get_secret_value())
+    return secret
+
+
 class Settings(BaseSettings):
     """The whole configuration of a gateway."""
 
@@ -112,7 +119,7 @@ class Settings(BaseSettings):
     """Processes that serve, one for each core, behind one address; unset: with `redis_url`, and outside of containers,
     as many as there are cores for them, else 1. Caps are the machine's, and each worker has its part of them."""
 
-    redis_url: Secret = None
+    redis_url: Annotated[Secret, AfterValidator(_redis_url)] = None
     """Counts limits and usage, and keeps revocations, for several workers and gateways together; unset: each process
     counts for itself."""
 

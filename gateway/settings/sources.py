@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,14 @@ def gathered(
     """
     merged, problems = looked_up(file, flags=flags, environ=environ, seen=seen)
     if problems:
-        raise SettingsInvalid([*judgement(merged)[1], *problems])
+        raise SettingsInvalid(with_judgement(judgement(merged)[1], problems))
     return merged
+
+
+def with_judgement(wrong: Iterable[Problem], missing: Sequence[Problem]) -> list[Problem]:
+    """Both, but nothing of what stands in the place of something that cannot be had."""
+    keys = {problem.key for problem in missing}
+    return [*(problem for problem in wrong if problem.key not in keys), *missing]
 
 
 def looked_up(

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, SecretStr
 
 from gateway.settings.kept_file import KeptFile
 from gateway.settings.section import FOLLOWED, BaseUrl, HeaderText, Seconds, Secret, Section
 
+_PROXY = "expected the URL of an HTTP proxy, such as http://proxy.internal:3128"
+
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
+
+
+def _http_proxy(secret: SecretStr | None) -> SecretStr | None:
+    if secret is None:
+        return None
+    scheme, separator, _ = secret.get_secret_value().partition("://")
+    if not separator:
+        raise ValueError(_PROXY)
+    if scheme.lower() not in ("http", "https"):
+        raise ValueError(f"{scheme}:// cannot be used; {_PROXY}")
+    try:
+        parts = urlsplit(secret.get_secret_value())
+        named = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        named = False
+    if not named:
+        raise ValueError(f"its host or port is none; {_PROXY}")
+    return secret
 
 
 class Timeouts(Section):
@@ -64,7 +85,7 @@ class Upstream(Section):
     ca_file: Annotated[KeptFile | None, FOLLOWED] = None
     """Certificates to trust in place of the system's (PEM); what the file holds is followed for new connections."""
 
-    http_proxy: Secret = None
+    http_proxy: Annotated[Secret, AfterValidator(_http_proxy)] = None
     """URL of a proxy on the way to the upstream; may hold a login, so by reference."""
 
     max_connections: int = Field(default=1000, ge=1)

@@ -35,7 +35,7 @@ async def check(directory: Path, text: str, *more: str, **environ: str) -> Compl
         (
             "",
             'http_proxy = "http://proxy:31280000"',
-            "upstream.http_proxy: expected the URL of an HTTP proxy",
+            "upstream.http_proxy: its host or port is none; expected",
         ),
         ('listen = "0.0.0.0:80800"', "", "listen: expected HOST:PORT; 80800 is no port"),
         (

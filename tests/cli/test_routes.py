@@ -33,10 +33,10 @@ async def test_word_is_looked_for_in_id_path_and_scope_whatever_its_case() -> No
 async def test_scope_may_be_a_pattern_or_a_group_and_an_unknown_one_is_told_from_the_nearest() -> None:
     files = orjson.loads((await run_command("routes", "--scope", "files:*", "--json")).stdout)
     assert {route["scope"] for route in files} == {"files:read", "files:write"}
-    inference = await run_command("routes", "--scope", "inference", "createchat")
+    inference = await run_command("routes", "--scope", "inference", "createembedd")
     assert [line.split()[0] for line in inference.stdout.splitlines()] == [
         "OPERATION",
-        "createChatCompletion",
+        "createEmbedding",
     ]
     unknown = await run_command("routes", "--scope", "inferense")
     assert (unknown.code, unknown.stdout) == (1, "")

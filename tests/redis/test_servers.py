@@ -13,7 +13,8 @@ import pytest
 from gateway.limits.redis_buckets import RedisBuckets
 from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import Charge, Dimension, Quota
-from gateway.redis.servers import RedisServers, Topology
+from gateway.redis.schemes import Topology
+from gateway.redis.servers import RedisServers
 from tests.kit.redis import RedisServer
 from tests.kit.tls import make_certificate, served_with
 from tests.limits.contract import fresh_id, fresh_key

@@ -45,7 +45,7 @@ def test_every_key_has_a_default_that_is_valid() -> None:
     [
         ({"tenants": {"acme": {}}, "on_store_failure": "open", "limits": {"max_requests_per_1_day": 1}}, []),
         ({"upstream": {"api_key": "env:NEW"}}, []),
-        ({"upstream": {"http_proxy": "env:NEW"}, "redis_url": "env:NEW"}, ["redis_url", "upstream"]),
+        ({"upstream": {"http_proxy": "http://proxy"}, "redis_url": "redis://new"}, ["redis_url", "upstream"]),
         (
             {"upstream": {"timeouts": {"stored": {"idle_seconds": 1}}}, "drain_seconds": 1},
             ["drain_seconds", "upstream"],

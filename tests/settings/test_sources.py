@@ -420,7 +420,7 @@ class TestSecrets:
         assert [f"chmod o-r {keys}" in line for line in seen.warnings] == [True] * warned
 
     def test_behind_references_are_masked_and_in_no_problem(self, tmp_path: Path) -> None:
-        (tmp_path / "key").write_text("sk-CANARY-1\n")
+        (tmp_path / "key").write_text("redis://:CANARY-1@redis\n")
         flags: dict[str, Any] = {
             "redis_url": f"file:{tmp_path / 'key'}",
             "upstream": {"api_key": "env:KEY"},
