@@ -43,7 +43,7 @@ def caller_of(exchange: Exchange, trust: Trust, tenants: TenantBook, *, at: floa
 
 
 def _unsealed(exchange: Exchange, presented: str, trust: Trust, at: float | None) -> tuple[Principal, str]:
-    if not exchange.operation.is_session:
+    if not exchange.operation.is_session or exchange.operation.over_http is not None:
         raise CredentialNotAccepted("a realtime secret, and this is no realtime WebSocket")
     minted = realtime_secrets.unseal(presented, trust.ring, now=time.time() if at is None else at)
     return trust.verifier.remaining(minted.principal), minted.upstream_secret

@@ -82,7 +82,7 @@ class SessionMeter:
         self.count(used, self._exchange.model)
 
     def _named(self, model: str) -> None:
-        """A request names this model: the session is recorded under the first."""
+        """A response of this model begins: the session is recorded under the first."""
         if self._exchange.model is None:
             self._exchange.model = model
 

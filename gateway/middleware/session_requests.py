@@ -57,7 +57,7 @@ class SessionRequests(StreamObserver, RequestGate):
     ) -> None:
         """`operation`: whose requests these are; `unseen_per_second`: LLM tokens that an upstream may make unseen.
 
-        `count` is told what was used of which model, `named` which models are asked for.
+        `count` is told what was used of which model, `named` which models have answered.
         """
         standing = exchange.standing
         assert standing is not None, "who calls is known"
@@ -129,9 +129,7 @@ class SessionRequests(StreamObserver, RequestGate):
         check_model_covered(caller, operation, model, quotas.dimensions, socket=False)
         if body.makes_images:
             check_image_tool_covered(caller, quotas.dimensions)
-        if model is not None:
-            self._named(model)
-        if request.kind in (socket_requests.CREATES, socket_requests.STEERS):
+        if socket_requests.begins_response(request):
             await self._reserve(self._request(request, model, quotas))
         return goes_up
 
@@ -249,6 +247,8 @@ class SessionRequests(StreamObserver, RequestGate):
         if len(self._open) >= 2 * MOST_OPEN:
             eldest = self._open.pop(next(iter(self._open)))
             self._over(eldest, self._left(eldest))
+        if request.model is not None:
+            self._named(request.model)
         self._open[response_id] = request
         self._made[response_id] = Made(request)
         if len(self._made) > MOST_REMEMBERED:

@@ -20,12 +20,11 @@ from gateway.wire.body_facts import SocketRequest
 from gateway.wire.json_members import members
 from gateway.wire.request_fields import BodyRefused
 
-CREATES = "response.create"
 STEERS = "response.steer"
 
 _CONTINUED = ("previous_response_id", "response_id")
-_GOES_ON = frozenset({STEERS, "response.inject", "response.cancel"})
-"""Events about a response that runs, by its model."""
+_GOES_ON = frozenset({"response.inject", "response.cancel"})
+"""Events about a response that runs, and that begin none."""
 
 _READ_ONCE = frozenset({"type", "generate", "stream_id", *_CONTINUED})
 _LONGEST_ID = 256
@@ -80,6 +79,11 @@ def check_request(
 
 def names_model(request: SocketRequest) -> bool:
     """Whether it has a place for a model; else it is about a response that has one."""
+    return request.kind != STEERS and request.kind not in _GOES_ON
+
+
+def begins_response(request: SocketRequest) -> bool:
+    """Whether a response may begin because of it; of what nobody knows one may."""
     return request.kind not in _GOES_ON
 
 

@@ -28,7 +28,7 @@ ENDS = {
 """The events behind which nothing more of a response comes, and how it ended."""
 
 _TELLING = frozenset(kind.encode() for kind in (BEGINS, *ENDS, "error", "response.steer.failed"))
-_DELTA = b".delta"
+_DELTA, _ANY_DELTA = b".delta", b"response.output_text.delta"
 _LANE = re.compile(rb'"stream_id"\s*+:\s*+"([^"\\]{1,256})"')
 _RESPONSE = re.compile(rb'"response"\s*+:\s*+\{\s*+"id"\s*+:\s*+"([^"\\]{1,256})"')
 _EDGE_BYTES = 1024
@@ -80,7 +80,9 @@ def told(text: bytes) -> Told | None:
 def is_delta(text: bytes) -> bytes | None:
     """The kind of an event that has a piece of what a model makes, if this is one."""
     kind = kind_in_front(text)
-    return kind if kind is not None and kind.endswith(_DELTA) else None
+    if kind is None:
+        return _ANY_DELTA if text.find(b'.delta"') >= 0 else None
+    return kind if kind.endswith(_DELTA) else None
 
 
 def lane_of(text: bytes) -> str | None:

@@ -27,7 +27,13 @@ def is_ascii(payload: bytes, mask: bytes = b"") -> bool:
     """Whether a text, masked so, is ASCII; the mask is not lifted for it."""
     if not mask:
         return payload.isascii()
-    return all(are_ascii(payload[at::4], byte) for at, byte in enumerate(mask))
+    for at in (0, 1, 2, 3):
+        part, byte = payload[at::4], mask[at]
+        if not (
+            part if byte < 0x80 else part.translate(_FLIPPED)
+        ).isascii():  # as are_ascii, without its frame
+            return False
+    return True
 
 
 def are_ascii(payload: bytes, mask: int) -> bool:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 
+from gateway.credentials.realtime_secrets import MintedSecret, seal
 from gateway.limits.terms import Dimension
 from gateway.middleware import session_requests, session_responses
 from tests.conftest import StartGateway
 from tests.kit.client import RawClient
 from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.realtime import Event, Talk, talk
+from tests.kit.records import principal
 from tests.kit.upstream import ScriptedUpstream, says
 from tests.kit.usage_answers import counted
 from tests.kit.websocket import BINARY, MORE, TEXT, frame, handshake, read_frame
 from tests.middleware.limited import remaining, tenant
-from tests.middleware.sessions import CAPACITY, EXPECTED, left
+from tests.middleware.sessions import CAPACITY, left
 
 TARGET = "/v1/responses"
 REQUEST: dict[str, Any] = {"model": "gpt-4o", "input": "Hi", "max_output_tokens": 700}
@@ -397,6 +400,40 @@ async def test_the_scope_is_that_of_posting(gateway: Gateway, upstream: Scripted
     assert (answer.status, orjson.loads(answer.body)["error"]["code"]) == (403, "missing_scope")
 
 
+async def test_a_realtime_secret_opens_no_socket_but_the_realtime_ones(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    opens = MintedSecret("ek_upstream", replace(principal(), expires_at=2e9), 2e9)
+    async with await RawClient.connect(gateway.host, gateway.port, seal(opens, gateway.ring)) as client:
+        await client.send(handshake(client, target=TARGET, protocols=""))
+        assert (await client.read_answer()).status == 401
+    assert not upstream.requests
+
+
+async def test_what_no_limit_counts_is_refused_by_the_model_where_nothing_else_may_be_done(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    limits = {"models": {"gpt-4o": {"max_tokens_per_1_day": 1000}}}
+    table = {**EVERY_SCOPE, "limits": limits, "unmetered": "refuse"}
+    gateway = await start_gateway(tenants={"acme": table})
+    session = await open_socket(gateway, upstream)
+    told = await is_told(session, **REQUEST | {"model": "gpt-4.1"})
+    assert told["error"]["code"] == "unmetered_operation"
+    told = await is_told(session, **REQUEST, tools=[{"type": "image_generation"}])
+    assert told["error"]["code"] == "unmetered_operation"
+    await asks(session)
+
+
+async def test_what_is_not_known_is_reserved_as_a_request(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await open_socket(gateway, upstream)
+    await session.client_tells("response.imagine", **REQUEST)
+    assert 700 < CAPACITY - await left(gateway) < 720
+    await session.client_tells("response.inject", response_id="resp_1", input=[])
+    assert 700 < CAPACITY - await left(gateway) < 720
+
+
 # Frames
 
 
@@ -459,7 +496,3 @@ async def test_any_other_answer_of_an_upstream_passes(
     client = await gateway.connect()
     await client.send(handshake(client, target=TARGET, protocols=""))
     assert (await client.read_answer()).status == status
-
-
-def test_what_is_expected_of_an_answer_is_known() -> None:
-    assert EXPECTED < CAPACITY
