@@ -116,3 +116,6 @@ CLIENTS: Final = (
     Client("java/http-client", ("java", "JdkHttpClient.java"), unprepared=True),
     Client("shell/curl", ("bash", "curl.sh"), needs=("curl",)),
 )
+
+FETCHES: Final = frozenset({"opencode.sh", "openai_chat.cs"})
+"""The examples of docs/clients.md that fetch packages of their own when they are run; no other asks anybody else."""

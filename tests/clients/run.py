@@ -17,7 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.clients.clients import CLIENTS, RUNTIMES, Client, Command, Runtime
+from tests.clients.clients import CLIENTS, FETCHES, RUNTIMES, Client, Command, Runtime
+from tests.clients.elsewhere import Elsewhere
 from tests.clients.examples import examples
 from tests.clients.gateways import gateways
 
@@ -77,13 +78,15 @@ class Place:
                     break
         return self.prepared[runtime.folder]
 
-    def start(self, command: Command, folder: Path, seconds: float) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, or to the end of its time."""
+    def start(
+        self, command: Command, folder: Path, seconds: float, more: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, or to the end of its time, with more in its environment."""
         try:
             return subprocess.run(
                 command,
                 cwd=folder,
-                env=self.environ,
+                env={**self.environ, **(more or {})},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -119,6 +122,7 @@ def run_client(client: Client, place: Place) -> Iterator[Result]:
 
 def run_examples(names: Iterable[str], place: Place) -> Iterator[Result]:
     """Run the examples of docs/clients.md that can be run here, each as it stands there."""
+    elsewhere = Elsewhere()
     runtimes = {runtime.language: runtime for runtime in RUNTIMES if runtime.language}
     for example in examples():
         name = f"docs/{example.file}"
@@ -138,9 +142,12 @@ def run_examples(names: Iterable[str], place: Place) -> Iterator[Result]:
             command = tuple(
                 word.format(file=f"examples/{example.file}", name=file.stem) for word in runtime.example
             )
-            done = place.start(command, folder, _RUN_SECONDS)
+            done = place.start(command, folder, _RUN_SECONDS, elsewhere.environ)
+            asked = elsewhere.taken()
             if done.returncode:
                 why = f"ended with {done.returncode}: {_last_line(done.stderr or done.stdout)}"
+            elif asked and example.file not in FETCHES:
+                why = f"asked beside the gateway: {', '.join(asked)}"
             elif _ANSWERED not in done.stdout:
                 why = f"printed no answer: {_last_line(done.stdout)}"
         yield Result(name, "", "failed" if why else "ok", why)
