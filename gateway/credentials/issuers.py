@@ -25,6 +25,9 @@ from gateway.settings.section import TENANT_ID
 
 MAX_NAME_CHARACTERS = 256
 
+_MOST_PATTERNS = 64
+"""In the scopes of another issuer: each is held against all scopes, while nobody else is served."""
+
 VERSION_CLAIM = "scope_version"
 """The version of the operation table by which groups and patterns in `scope` are meant. Credentials of ours that hold
 scopes alone have none, as those of gateways that knew of no version."""
@@ -237,7 +240,10 @@ class Issuer:
         path = self.claims.scopes
         if path is None:
             return self.ceiling.scopes
-        return self.ceiling.scopes & self.vocabulary.meaning(_words(_claim(claims, path), path))
+        words = frozenset(_words(_claim(claims, path), path))
+        if sum("*" in word for word in words) > _MOST_PATTERNS:
+            raise CredentialNotAccepted(f"{_spelled(path)} has more than {_MOST_PATTERNS} patterns")
+        return self.ceiling.scopes & self.vocabulary.meaning(words)
 
     def _own_scopes(self, claims: Claims) -> frozenset[str]:
         """Read what we granted: scopes, or beside the version of the table, by which they are meant, groups too."""

@@ -312,13 +312,21 @@ def _only(messages: Messages, line: bytes | bytearray) -> RawRequestMessage:
     return messages[0][0]
 
 
+def _longest(head: bytes | bytearray) -> str:
+    """What its longest line is, by a name that is safe to be shown."""
+    name = max(bytes(head).split(b"\n"), key=len).partition(b":")[0].strip().lower()
+    return "The credential in Authorization" if name == b"authorization" else "A header"
+
+
 def _refusal_of(error: HttpProcessingError, line: bytes | bytearray) -> GatewayError:
     # aiohttp's text goes on to quote the line, which may hold a credential: only what was wrong is kept.
     reason = " ".join((error.message or "").split("\n\n", 1)[0].split())[:100]
     if isinstance(error, LineTooLong):
         if line.find(b"\n", 0, _MOST_LINE_BYTES) < 0:
             return _target_too_long()
-        return HeadersTooLarge(f"A header has more than {_MOST_LINE_BYTES} bytes. Send a shorter one.")
+        return HeadersTooLarge(
+            f"{_longest(line)} has more than {_MOST_LINE_BYTES} bytes. Send a shorter one."
+        )
     if reason == _TOO_MANY:
         return HeadersTooLarge(f"The request has more than {_MOST_FIELDS} headers. Send fewer.")
     if "url" in reason.lower():

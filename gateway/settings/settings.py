@@ -72,8 +72,8 @@ class Credentials(Section):
     max_lifetime_seconds: float = Field(default=90 * 86400.0, gt=0, le=366 * 86400)
     """From issue to expiry, at most."""
 
-    max_bytes: int = Field(default=8192, ge=512, le=65536)
-    """Of one credential."""
+    max_bytes: int = Field(default=8192, ge=512, le=16_000)
+    """Of one credential; no header may have more than 16,384 bytes."""
 
     cache_size: int = Field(default=10_000, ge=0)
     """Verified credentials that each worker remembers."""

@@ -267,6 +267,10 @@ REFUSED: dict[str, tuple[str, type[CredentialError]]] = {
     "tenant a path": (signed(claims={"tenant": "../acme"}), CredentialNotAccepted),
     "scope missing": (signed(claims={"scope": ABSENT}), CredentialNotAccepted),
     "scope a number": (signed(claims={"scope": 1}), CredentialNotAccepted),
+    "scope of very many patterns": (
+        signed(claims={"scope": [f"a{n}.*" for n in range(65)]}),
+        CredentialNotAccepted,
+    ),
     "scope a list of numbers": (signed(claims={"scope": [1]}), CredentialNotAccepted),
     "models a number": (signed(claims={"models": 1}), CredentialNotAccepted),
     "models with newline": (signed(claims={"models": ["a\n"]}), CredentialNotAccepted),

@@ -19,6 +19,8 @@ from aiohttp import web
 
 from gateway.credentials.keys import Algorithm, Key
 from tests.conftest import StartGateway
+from tests.kit.client import RawClient
+from tests.kit.gateway import Gateway
 from tests.kit.jwks import JwksServer, running_jwks_server
 from tests.kit.upstream import ScriptedUpstream
 
@@ -310,3 +312,11 @@ async def test_credential_that_is_too_long_says_so_and_what_to_do(
     assert f"{len(long):,} bytes" in message and f"{most_bytes:,}" in message
     assert "credentials.max_bytes" in message and "issuer" in message
     assert headers["WWW-Authenticate"].startswith("Bearer")
+
+
+async def test_credential_longer_than_any_header_may_be_is_called_by_its_name(gateway: Gateway) -> None:
+    async with await RawClient.connect(gateway.host, gateway.port, "x" * 17_000) as client:
+        answer = await client.request("GET", "/v1/models")
+
+    assert answer.status == 431
+    assert b"credential in Authorization has more than 16384 bytes" in answer.body
