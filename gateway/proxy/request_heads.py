@@ -233,21 +233,22 @@ def _asked(message: RawRequestMessage, fields: RawFields | None = None) -> Asked
 class HeadInParts:
     """A head that comes in parts: each is read as it comes, so that what is wrong with it shows at once."""
 
-    __slots__ = ("_come", "_parser")
+    __slots__ = ("_begin", "_parser", "_repeated", "_tail", "size_bytes")
 
     def __init__(self) -> None:
-        self._come = bytearray()
-        self._parser: HttpRequestParserC | None = _parser()
-        """None: it has to be read as a whole."""
+        self._parser = _parser()
+        self._begin = bytearray()
+        """The request line, and what else has come of the first bytes."""
 
-    @property
-    def size_bytes(self) -> int:
-        """How much has come."""
-        return len(self._come)
+        self._repeated: GatewayError | None = None
+        """What the parser says of a field that only passes; then the head has to be read once more, as a whole."""
+
+        self._tail = b""
+        self.size_bytes = 0
 
     def too_large(self, most_bytes: int) -> GatewayError:
         """The refusal of a head that goes on behind so many bytes."""
-        if b"\n" not in self._come:
+        if b"\n" not in self._begin:
             return _target_too_long()
         return HeadersTooLarge(
             f"The request's headers exceed {most_bytes} bytes. Send fewer or shorter headers."
@@ -255,23 +256,27 @@ class HeadInParts:
 
     def feed(self, data: bytes) -> tuple[AskedHead | None, bytes]:
         """The head, once it is complete, and what stands behind it. Raises the refusal of a bad one."""
-        come = self._come
-        had_bytes = len(come)
-        come += data
-        at = come.find(END_OF_HEAD, max(0, had_bytes - len(END_OF_HEAD) + 1))
-        end = len(come) if at < 0 else at + len(END_OF_HEAD)
+        begin, tail = self._begin, self._tail
+        at = (tail + data).find(END_OF_HEAD)
+        end = len(data) if at < 0 else at + len(END_OF_HEAD) - len(tail)
+        self.size_bytes += end
+        self._tail = (tail + data[-3:])[-3:]
+        if len(begin) < _MOST_LINE_BYTES:
+            begin += data[: min(end, _MOST_LINE_BYTES - len(begin))]
         messages: Messages = ()
-        if self._parser is not None:
+        if self._repeated is None:
             try:
-                messages = _fed(self._parser, data[: end - had_bytes], come)
-            except _Repeated:
-                self._parser = None
+                messages = _fed(self._parser, data[:end], begin)
+            except _Repeated as repeated:
+                self._repeated = repeated.refusal
+        if self._repeated is not None and self.size_bytes > len(begin):
+            raise self._repeated
         if at < 0:
             if messages:
                 raise _unreadable("the head ends without an empty line")
             return None, b""
-        behind = data[end - had_bytes :]
-        return (_read(bytes(come[:end])) if self._parser is None else _asked(_only(messages, come))), behind
+        asked = _asked(_only(messages, begin)) if self._repeated is None else _read(bytes(begin))
+        return asked, data[end:]
 
 
 def _parser() -> HttpRequestParserC:
@@ -291,6 +296,10 @@ def _parser() -> HttpRequestParserC:
 class _Repeated(Exception):
     """The parser takes no field of some names twice, though nothing is decided by them."""
 
+    def __init__(self, refusal: GatewayError) -> None:
+        super().__init__()
+        self.refusal = refusal
+
 
 def _fed(parser: HttpRequestParserC, data: bytes, line: bytes | bytearray) -> Messages:
     """What the parser makes of more of a head; `line`: what has come of its request line, and maybe more."""
@@ -300,7 +309,7 @@ def _fed(parser: HttpRequestParserC, data: bytes, line: bytes | bytearray) -> Me
         refusal = _refusal_of(error, line)
         repeated = _REPEATED.match(refusal.detail or "") is not None
     if repeated:
-        raise _Repeated
+        raise _Repeated(refusal)
     raise refusal
 
 

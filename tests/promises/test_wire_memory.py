@@ -86,9 +86,10 @@ async def served(upstream_url: str, keys: Path) -> AsyncIterator[ServedProcess]:
                 line = await process.stderr.readline()
                 assert line, said
                 said += line.decode()
-        credential = re.search(r"^(\S{100,})$", said, re.MULTILINE)
-        assert credential, said
-        yield ServedProcess(process.pid, int(serving[1]), credential[1])
+        first = re.search(r"a first credential, .*, which only you can read: (.+)", said)
+        assert first, said
+        credential = await asyncio.to_thread(Path(first[1]).read_text)
+        yield ServedProcess(process.pid, int(serving[1]), credential.strip())
     finally:
         process.terminate()
         try:
