@@ -209,6 +209,7 @@ class ClientTls(asyncio.BufferedProtocol, asyncio.Transport):
                 else:
                     came = self._open(cast(asyncio.Protocol, self._protocol))
             except ssl.SSLWantReadError:
+                self._send_sealed()  # the library may have something to answer by itself
                 return
             except ssl.SSLError:
                 self._send_sealed()
@@ -216,8 +217,7 @@ class ClientTls(asyncio.BufferedProtocol, asyncio.Transport):
                 return
             if not came:
                 self.close()  # the client has said that it leaves
-            if self._outgoing.pending:
-                self._send_sealed()  # the library has something to answer by itself
+            self._send_sealed()
 
     def _open(self, protocol: asyncio.Protocol) -> bool:
         """Hand on all that is whole; False: that was its end. Raises SSLError."""
