@@ -38,6 +38,7 @@ class TestImports:
 
         assert "gateway.app.build" in imported
         assert not imported & {"gateway.redis.servers", "redis", "gateway.simulator"}
+        assert not imported & {"rich", "shtab"}, "who draws no table needs nobody who does"
 
 
 class TestCheck:

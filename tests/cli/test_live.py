@@ -10,6 +10,7 @@ from aiohttp import web
 
 from tests.cli.test_foreseen import check
 from tests.kit.jwks import NEXT, THEIRS, running_jwks_server
+from tests.kit.tls import TlsUpstream
 from tests.kit.upstream import Script, ScriptedUpstream, Turn
 
 
@@ -46,6 +47,21 @@ async def test_says_how_the_upstream_answers(tmp_path: Path, upstream: ScriptedU
         assert done.code == code
         assert words in done.stdout + done.stderr
         assert f"{upstream.base_url} is at 127.0.0.1" in done.stdout
+
+
+async def test_says_until_when_a_certificate_is_good_and_that_it_is_not_believed(tmp_path: Path) -> None:
+    secure = TlsUpstream(tmp_path)
+    async with secure as upstream:
+        upstream.plays(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"))
+        base_url, ca_file = secure.settings["base_url"], secure.settings["ca_file"]
+        done = await check(tmp_path, f'{configuration(base_url)}ca_file = "{ca_file}"\n', "--live")
+        assert done.code == 0, done.stderr
+        assert f"{base_url} is at 127.0.0.1, with a certificate until " in done.stdout
+        assert f"the certificate of {base_url} expires in 0 days" in done.stderr
+        done = await check(tmp_path, configuration(base_url), "--live")
+        assert done.code == 1
+        assert "default: the upstream cannot be reached" in done.stdout
+        assert "certificate" in done.stdout
 
 
 async def test_asks_for_the_keys_of_other_issuers(tmp_path: Path, upstream: ScriptedUpstream) -> None:
