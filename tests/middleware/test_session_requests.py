@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -16,7 +15,6 @@ from tests.conftest import StartGateway
 from tests.kit.client import RawClient
 from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.realtime import Event, Talk, talk
-from tests.kit.records import principal
 from tests.kit.upstream import ScriptedUpstream, says
 from tests.kit.usage_answers import counted
 from tests.kit.websocket import BINARY, MORE, TEXT, frame, handshake, read_frame
@@ -403,11 +401,13 @@ async def test_the_scope_is_that_of_posting(gateway: Gateway, upstream: Scripted
 async def test_a_realtime_secret_opens_no_socket_but_the_realtime_ones(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
-    opens = MintedSecret("ek_upstream", replace(principal(), expires_at=2e9), 2e9)
-    async with await RawClient.connect(gateway.host, gateway.port, seal(opens, gateway.ring)) as client:
-        await client.send(handshake(client, target=TARGET, protocols=""))
-        assert (await client.read_answer()).status == 401
-    assert not upstream.requests
+    principal = gateway.app.services.trust.verifier.verify(gateway.credential())
+    secret = seal(MintedSecret("ek_upstream", principal, principal.expires_at), gateway.ring)
+    for target, status in ((TARGET, 401), ("/v1/realtime?model=gpt-realtime", 200)):
+        async with await RawClient.connect(gateway.host, gateway.port, secret) as client:
+            await client.send(handshake(client, target=target, protocols=""))
+            assert (await client.read_answer()).status == status
+    assert len(upstream.requests) == 1
 
 
 async def test_what_no_limit_counts_is_refused_by_the_model_where_nothing_else_may_be_done(
