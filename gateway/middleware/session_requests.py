@@ -293,7 +293,8 @@ class SessionRequests(StreamObserver, RequestGate):
             used = estimated(prompt, went_by) if ENDS[told.kind] != "cancelled" else self._left(request)
         made = self._made.get(told.response or "")
         if made is not None:
-            made.context = used.input + used.output
+            # One that only prepares others may report nothing of what it has taken in.
+            made.context = (used.input or request.cost.input or 0) + used.output
         self._over(request, used)
 
     def _refused(self, told: Told) -> None:

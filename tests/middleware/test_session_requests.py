@@ -161,8 +161,13 @@ async def test_nothing_is_reserved_for_the_answer_of_a_warm_up(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
     session = await open_socket(gateway, upstream)
-    await asks(session, generate=False)
-    assert CAPACITY - await left(gateway) < 20
+    await asks(session, input="x" * 4000, generate=False)
+    assert 1000 <= CAPACITY - await left(gateway) < 1020
+    await begins(session)
+    await ends(session, (0, 0))
+    assert await left(gateway) == CAPACITY
+    await asks(session, previous_response_id="resp_1", max_output_tokens=100)
+    assert 1100 <= CAPACITY - await left(gateway) < 1140, "what it has taken in is read by who continues it"
 
 
 async def test_lanes_are_told_apart_and_each_is_answered_in_its_order(
