@@ -1,13 +1,14 @@
 """Text that matches a regular expression: always the same one, and short. Pure.
 
-Python's own reading of the expression is walked. Of an expression that looks ahead or behind, or that Python reads
-otherwise than JavaScript, what comes out may not match; who asks is told then.
+Python's own reading of the expression is walked, and nothing is matched: that can take for ever. What looks ahead or
+behind is not understood.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 # There is no other reading of regular expressions in the standard library that does not warn of its end.
 from re import _constants as words  # type: ignore[attr-defined]
@@ -23,59 +24,64 @@ _CATEGORIES: Final[dict[Any, Callable[[str], bool]]] = {
     words.CATEGORY_WORD: lambda char: char.isalnum() or char == "_",
     words.CATEGORY_NOT_WORD: lambda char: not (char.isalnum() or char == "_"),
 }
-_MOST_REPEATS: Final = 1000
+_MOST_STEPS: Final = 10_000
 
 
 def matching(pattern: str, fewest: int = 0) -> str:
     """Text in which the expression is found, of so many characters if it can be stretched. Raises ValueError."""
     try:
         read = reading.parse(pattern)
-        text = _text(read, 0, {})
-        if len(text) < fewest:
-            text = _text(read, fewest - len(text), {})
-        if re.search(pattern, text):
-            return text
-    except (re.error, RecursionError, OverflowError):
-        pass
-    raise ValueError(f"the simulator knows no text that matches {pattern!r}")
+        text = _Walk().text(read, 0)
+        return text if len(text) >= fewest else _Walk().text(read, fewest - len(text))
+    except (re.error, RecursionError, OverflowError) as problem:
+        raise ValueError(f"the simulator knows no text that matches {pattern[:100]!r}") from problem
 
 
-def _text(read: Any, more: int, groups: dict[int, str]) -> str:
-    """What a parsed expression matches; repetitions that may go on are repeated so often more."""
-    return "".join(_one(kind, value, more, groups) for kind, value in read)
+@dataclass(slots=True)
+class _Walk:
+    """One text's making."""
 
+    groups: dict[int, str] = field(default_factory=dict)
+    steps: int = 0
 
-def _one(kind: Any, value: Any, more: int, groups: dict[int, str]) -> str:
-    match kind:
-        case words.LITERAL:
-            return chr(value)
-        case words.NOT_LITERAL:
-            return next(char for char in _LETTERS if ord(char) != value)
-        case words.ANY:
-            return "a"
-        case words.IN:
-            return _member(value)
-        case words.BRANCH:
-            return _text(value[1][0], more, groups)
-        case words.SUBPATTERN:
-            number, _, _, inner = value
-            text = _text(inner, more, groups)
-            if number is not None:
-                groups[number] = text
-            return text
-        case words.GROUPREF:
-            return groups.get(value, "")
-        case words.MAX_REPEAT | words.MIN_REPEAT | words.POSSESSIVE_REPEAT:
-            least, most, inner = value
-            if least > _MOST_REPEATS:
-                raise ValueError("the simulator repeats nothing so often")
-            return "".join(
-                _text(inner, 0, groups) for _ in range(min(least + more, most, least + _MOST_REPEATS))
-            )
-        case words.ATOMIC_GROUP:
-            return _text(value, more, groups)
-        case _:
-            return ""  # where it stands, not what it is
+    def text(self, read: Any, more: int) -> str:
+        """What a parsed expression matches; repetitions that may go on are repeated so often more."""
+        return "".join([self._one(kind, value, more) for kind, value in read])
+
+    def _one(self, kind: Any, value: Any, more: int) -> str:
+        self.steps += 1
+        match kind:
+            case words.LITERAL:
+                return chr(value)
+            case words.NOT_LITERAL:
+                return next(char for char in _LETTERS if ord(char) != value)
+            case words.ANY:
+                return "a"
+            case words.IN:
+                return _member(value)
+            case words.BRANCH:
+                return self.text(value[1][0], more)
+            case words.SUBPATTERN:
+                number, _, _, inner = value
+                text = self.text(inner, more)
+                if number is not None:
+                    self.groups[number] = text
+                return text
+            case words.GROUPREF:
+                return self.groups.get(value, "")
+            case words.MAX_REPEAT | words.MIN_REPEAT | words.POSSESSIVE_REPEAT:
+                least, most, inner = value
+                times = min(least + more, most)
+                self.steps += times
+                if self.steps > _MOST_STEPS:
+                    raise ValueError("the simulator repeats nothing so often")
+                return "".join([self.text(inner, 0) for _ in range(times)])
+            case words.ATOMIC_GROUP:
+                return self.text(value, more)
+            case words.AT:
+                return ""  # where it stands, not what it is
+            case _:
+                raise ValueError(f"the simulator does not understand {kind} in a pattern")
 
 
 def _member(allowed: Any) -> str:

@@ -47,7 +47,7 @@ def satisfying(schema: Any, name: str = "answer") -> Any:
         return _Search(schema).value(schema, name)
     except RecursionError:
         raise NoValue("the schema never ends, or not soon enough") from None
-    except (LookupError, TypeError) as problem:
+    except (LookupError, TypeError, AttributeError) as problem:
         raise NoValue(f"the schema cannot be read: {problem!r}") from problem
 
 

@@ -108,6 +108,8 @@ def test_what_schemas_say(schema: Any, value: Any) -> None:
         {"type": "string", "minLength": 10**15},
         {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
         {"$ref": "#/nowhere"},
+        {"type": "object", "properties": 5},
+        {"enum": 5},
         {"$defs": {f"d{n}": {"items": {"$ref": f"#/$defs/d{n + 1}"}, "minItems": 10} for n in range(20)}}
         | {"$ref": "#/$defs/d0"},
     ],
@@ -138,7 +140,18 @@ def test_text_of_a_pattern_is_as_long_as_wanted_where_it_can_be() -> None:
     assert re.fullmatch(r"[a-z]{30,}", matching("^[a-z]+$", 30))
 
 
-@pytest.mark.parametrize("pattern", ["(", r"^(?!a)a$", "a{100000}"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(",
+        r"^(?!a)a$",
+        "a{100000}",
+        "((((a{900}){900}){900}){900})",
+        "(" * 5000 + ")" * 5000,
+        "(?:(?:){9999}){9999}",
+        r"[^\s\S]",
+    ],
+)
 def test_a_pattern_that_is_beyond_the_simulator_says_so(pattern: str) -> None:
     with pytest.raises(ValueError, match="simulator"):
         matching(pattern)
