@@ -160,7 +160,7 @@ async def snapshot(situation: Situation) -> dict[str, tuple[int, bytes]]:
     seen: dict[str, tuple[int, bytes]] = {}
     async with directly(situation.simulator) as upstream:
         for operation in STATEFUL:
-            if operation.method == "GET":
+            if operation.object_action in ("read", "list") and operation.method == "GET":
                 async with upstream.get(situation.ids.target(operation.path)) as answer:
                     seen[operation.id] = answer.status, await answer.read()
     return seen
