@@ -29,7 +29,16 @@ from gateway.wire.headers import SUBPROTOCOL_CREDENTIAL
 _NOT_OFFERED = (SUBPROTOCOL_CREDENTIAL, b"openai-organization.", b"openai-project.")
 
 # Extensions are negotiated per connection, and we relay frames: none is offered, none accepted.
-_NOT_UPGRADED = frozenset({b"sec-websocket-extensions", b"sec-websocket-protocol", b"connection", b"upgrade"})
+# There is no body; a length, which could be nothing but 0, would say again that there is none.
+_NOT_UPGRADED = frozenset(
+    {
+        b"sec-websocket-extensions",
+        b"sec-websocket-protocol",
+        b"connection",
+        b"content-length",
+        b"upgrade",
+    }
+)
 
 _HAVE_NONE = frozenset({200, 404, 405, 501})
 """What upstreams answer that have no such WebSocket: some leave the wish for one unheard."""
@@ -119,9 +128,7 @@ def _checked_key(exchange: Exchange, request: Request) -> str:
         raise UpgradeRequired("Only version 13 of the WebSocket protocol is spoken here.")
     keys = [value for name, value in fields if name.lower() == b"sec-websocket-key"]
     connection = b",".join(value for name, value in fields if name.lower() == b"connection").lower()
-    lengths = {name.lower() for name, _ in fields} & {b"content-length", b"transfer-encoding"}
-    # A length would make the upstream take the first frames for a body.
-    valid = exchange.method == "GET" and not request.http10 and len(keys) == 1 and not lengths
+    valid = exchange.method == "GET" and not request.http10 and len(keys) == 1
     if valid and b"upgrade" in (part.strip() for part in connection.split(b",")):
         try:
             if len(b64decode(keys[0], validate=True)) == 16:

@@ -233,9 +233,10 @@ def _read_rare(head: RequestHead, values: tuple[bytes, ...], *, http10: bool) ->
                     )
                 head.chunked = head.has_body = True
             case b"expect":
-                if value.strip().lower() != b"100-continue":
+                expected = value.strip().lower()
+                if expected not in (b"100-continue", b""):
                     raise ExpectationRefused("The only Expect that is understood is '100-continue'.")
-                head.expect_continue = True
+                head.expect_continue |= expected != b""
             case b"content-encoding":
                 # All of them count, in their order: who takes the last alone would read another body than the upstream.
                 codings.append(value.strip().lower())

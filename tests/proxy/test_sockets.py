@@ -34,7 +34,8 @@ async def test_the_handshake_is_the_clients_own_but_for_credential_and_extension
         gateway,
         upstream,
         protocols="realtime, openai-beta.realtime-v1",
-        more="Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\nX-Mark: 1\r\n",
+        more="Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\nX-Mark: 1\r\n"
+        "Content-Length: 0\r\n",
     )
 
     seen = session.turn.seen
@@ -47,6 +48,7 @@ async def test_the_handshake_is_the_clients_own_but_for_credential_and_extension
     assert seen.get("sec-websocket-protocol") == "realtime, openai-beta.realtime-v1"
     assert seen.get("sec-websocket-extensions") is None
     assert seen.get("x-mark") == "1"
+    assert seen.get("content-length") is None
     assert session.head.all("sec-websocket-accept") == [accept_key(WEBSOCKET_KEY)]
     assert session.head.all("sec-websocket-protocol") == ["realtime"]
     assert session.head.all("connection") == ["Upgrade"]
