@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import ssl
@@ -14,11 +15,12 @@ from pathlib import Path
 import orjson
 import pytest
 
+from gateway.proxy.client_tls import ClientTls
 from tests.conftest import StartGateway
 from tests.kit.client import CHAT, JSON, MIB, PLAIN, QUESTION, RawClient
 from tests.kit.gateway import Gateway
 from tests.kit.tls import served_pair
-from tests.kit.upstream import OK, SSE_HEAD, ScriptedUpstream, Turn
+from tests.kit.upstream import OK, SSE_HEAD, ScriptedUpstream, Turn, silent
 from tests.kit.waiting import until
 from tests.kit.websocket import BINARY, frame, open_session, read_frame
 
@@ -33,6 +35,14 @@ MANY = os.urandom(251) * 80_000
 async def secure(start_gateway: StartGateway, tmp_path: Path) -> AsyncIterator[Gateway]:
     """A gateway that serves TLS."""
     yield await start_gateway(**served_pair(tmp_path))
+
+
+async def breaks_off(turn: Turn) -> None:
+    """The upstream leaves amid a stream."""
+    await turn.read_body()
+    await turn.send(SSE_HEAD)
+    await turn.chunk(b"data: one\n\n")
+    turn.close()
 
 
 async def asked(gateway: Gateway) -> None:
@@ -132,13 +142,7 @@ async def test_events_come_as_they_are_sent(secure: Gateway, upstream: ScriptedU
 
 
 async def test_a_broken_answer_has_no_clean_end(secure: Gateway, upstream: ScriptedUpstream) -> None:
-    async def script(turn: Turn) -> None:
-        await turn.read_body()
-        await turn.send(SSE_HEAD)
-        await turn.chunk(b"data: one\n\n")
-        turn.close()
-
-    upstream.plays(script)
+    upstream.plays(breaks_off)
     client = await secure.connect()
     await client.send(client.request_bytes("POST", CHAT, QUESTION, headers=JSON))
 
@@ -370,3 +374,32 @@ async def test_many_shake_hands_at_once(secure: Gateway) -> None:
 
     assert {answer.status for answer in answers} == {200}
     assert clients[0].socket.family == socket.AF_INET
+
+
+async def test_nothing_of_a_connection_is_left_to_the_cycle_collector(
+    secure: Gateway, upstream: ScriptedUpstream
+) -> None:
+    tls = secure.tls
+    assert tls is not None
+    gc.collect()
+    gc.disable()
+    try:
+        for begin in (b"", b"\x16garbage" * 10, hello(tls), b"GET / HTTP/1.1\r\n\r\n", b"\x00"):
+            client = await RawClient.connect(secure.host, secure.port)
+            client.writer.write(begin)
+            await asyncio.sleep(0.02)
+            client.reset()
+        await asked(secure)
+        upstream.plays(breaks_off)
+        async with await secure.connect() as client:
+            await client.request("POST", CHAT, QUESTION, headers=JSON)
+        upstream.plays(silent)
+        client = await secure.connect()
+        await client.send(client.request_bytes("POST", CHAT, QUESTION, headers=JSON))
+        await asyncio.sleep(0.05)
+        client.reset()
+        await until(lambda: secure.app.open_connections == 0)
+
+        await until(lambda: not [one for one in gc.get_objects() if isinstance(one, ClientTls)])
+    finally:
+        gc.enable()
