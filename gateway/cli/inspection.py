@@ -13,7 +13,6 @@ import orjson
 
 from gateway.cli.drawing import complain, document, facts, shown
 from gateway.cli.options import add_credential, add_settings, credential_from, date, settings_from
-from gateway.credentials.issuers import VERSION_CLAIM
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import KeyProblem
 from gateway.credentials.principal import (
@@ -127,10 +126,10 @@ def _said(found: Inspection, settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _allowed(found: Inspection, settings: Settings, table: OperationTable) -> Iterator[tuple[str, str]]:
     """What a credential that is accepted may do."""
-    principal, claims = found.principal, found.claims
+    principal = found.principal
     if principal is None:
         return
-    yield from _version(claims or {}, table.vocabulary.version)
+    yield from _version(principal.scope_version, table.vocabulary.version)
     tenant = settings.tenants.get(principal.tenant)
     if tenant is None:
         yield "tenant", f"{principal.tenant} is not in this configuration: everything is answered 403"
@@ -141,9 +140,12 @@ def _allowed(found: Inspection, settings: Settings, table: OperationTable) -> It
     )
     of_tenant = expand(tenant.scopes, table.scopes)
     usable = principal.scopes & of_tenant
-    yield "scopes", _folded(usable, table) or "none"
+    yield "scopes", _folded(usable, principal.scope_version, table) or "none"
     if principal.scopes - of_tenant:
-        yield "  not", f"{_folded(principal.scopes - of_tenant, table)} (beyond what the tenant may use)"
+        yield (
+            "  not",
+            f"{_folded(principal.scopes - of_tenant, principal.scope_version, table)} (beyond what the tenant may use)",
+        )
     operations = [
         operation.id
         for operation in table
@@ -162,16 +164,15 @@ def _allowed(found: Inspection, settings: Settings, table: OperationTable) -> It
         yield "limit", f"{name} {capacity}, unless that of the tenant is lower"
 
 
-def _folded(scopes: frozenset[str], table: OperationTable) -> str:
+def _folded(scopes: frozenset[str], version: int | None, table: OperationTable) -> str:
     """Scopes as people read them: whole groups first."""
-    groups, rest = table.vocabulary.folded(scopes)
+    groups, rest = table.vocabulary.folded(scopes, version)
     return " ".join((*groups, *rest))
 
 
-def _version(claims: Mapping[str, object], newest: int) -> Iterator[tuple[str, str]]:
+def _version(version: int | None, newest: int) -> Iterator[tuple[str, str]]:
     """By which version groups and patterns are meant, where there are any."""
-    version = claims.get(VERSION_CLAIM)
-    if type(version) is not int:
+    if version is None:
         return
     said = "groups and patterns mean what they meant then"
     if version > newest:

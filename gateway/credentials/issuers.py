@@ -131,6 +131,7 @@ class Issuer:
             expires_at=(expires_at := self._seconds(claims, "exp")),
             models=self._models(claims),
             limits=_limits(claims) if self.ceiling is None else None,
+            scope_version=_version(claims) if self.ceiling is None else None,
             issuer=self.name,
             key_id=key.kid,
             session_seconds=self.session_seconds,
@@ -247,17 +248,15 @@ class Issuer:
 
     def _own_scopes(self, claims: Claims) -> frozenset[str]:
         """Read what we granted: scopes, or beside the version of the table, by which they are meant, groups too."""
-        value, version = claims.get("scope"), claims.get(VERSION_CLAIM)
+        value, version = claims.get("scope"), _version(claims)
         if not isinstance(value, str):
             raise CredentialNotAccepted("scope is not a string")
         try:
-            if VERSION_CLAIM not in claims:
+            if version is None:
                 return parse_scopes(value)
             words = parse_words(value)
         except ScopeProblem as problem:
             raise CredentialNotAccepted(str(problem)) from None
-        if type(version) is not int or version < 1:
-            raise CredentialNotAccepted(f"{VERSION_CLAIM} is not a version")
         return self.vocabulary.meaning(words, version).union(filter(is_scope, words))
 
     def _models(self, claims: Claims) -> tuple[str, ...] | None:
@@ -309,6 +308,15 @@ def _words(value: object, path: ClaimPath) -> list[str]:
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise CredentialNotAccepted(f"{_spelled(path)} is neither a text nor a list of texts")
     return words
+
+
+def _version(claims: Claims) -> int | None:
+    if VERSION_CLAIM not in claims:
+        return None
+    version = claims[VERSION_CLAIM]
+    if type(version) is not int or version < 1:
+        raise CredentialNotAccepted(f"{VERSION_CLAIM} is not a version")
+    return version
 
 
 def _limits(claims: Claims) -> Mapping[str, int] | None:

@@ -124,7 +124,9 @@ class JwksUrl:
         if self.age_seconds() > self.stale_seconds:
             if self._ring is not None:
                 self._ring, self._document = None, None
-                _log.error("keys of issuer %s are too old to count; its credentials are refused", self.issuer)
+                _log.error(
+                    "keys of issuer %s are too old to count; its credentials are answered 503", self.issuer
+                )
                 self._changed()
             return False
         if known.document is None or known.document == self._document:

@@ -38,6 +38,9 @@ class Principal:
     key_id: str = ""
     """The key of that issuer that signed."""
 
+    scope_version: int | None = None
+    """The version of the operation table by which its groups and patterns are meant; None: it has none of ours."""
+
     session_seconds: float = 0.0
     """How long a WebSocket may last that was opened in time, even past the expiry."""
 

@@ -145,12 +145,12 @@ class Vocabulary:
             granted |= _meant(word, known, self.groups, version)
         return frozenset(granted)
 
-    def folded(self, scopes: Collection[str]) -> tuple[list[str], list[str]]:
-        """Return the groups, `*` among them, that are wholly contained in scopes, and the scopes that are in none."""
+    def folded(self, scopes: Collection[str], version: int | None = None) -> tuple[list[str], list[str]]:
+        """Return the groups, `*` among them, that scopes hold whole, as they were at a version; and what is in none."""
         whole = [
             (name, meant)
             for name in (EVERYTHING, *self.groups)
-            if (meant := self.meaning([name])) and meant.issubset(scopes)
+            if (meant := self.meaning([name], version)) and meant.issubset(scopes)
         ]
         if whole and whole[0][0] == EVERYTHING:  # it has all the others in it
             del whole[1:]

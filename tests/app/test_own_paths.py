@@ -11,6 +11,8 @@ import pytest
 
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.verifier import Verifier
+from gateway.operations.scopes import Vocabulary
+from gateway.operations.table import OperationTable
 from gateway.settings.settings import Credentials
 from tests.conftest import StartGateway
 from tests.kit.asking import ask, error_of, verdict
@@ -62,6 +64,23 @@ class TestMe:
         (limit,) = said["limits"]
         assert (limit["limit"], limit["capacity"]) == ("max_requests_per_1_minute", 60)
         assert not upstream.requests
+
+    async def test_says_groups_before_scopes_as_its_credential_means_them(self, gateway: Gateway) -> None:
+        def principal_of(version: int) -> str:
+            vocabulary = OperationTable.load().vocabulary
+            known = {scope: since for scope, since in vocabulary.since.items() if since <= version}
+            groups = {
+                name: {since: patterns for since, patterns in meant.items() if since <= version}
+                for name, meant in vocabulary.groups.items()
+            }
+            return gateway.credential(["inference", "files:read"], vocabulary=Vocabulary(known, groups))
+
+        for version in (1, OperationTable.load().vocabulary.version):
+            async with await RawClient.connect(gateway.host, gateway.port, principal_of(version)) as client:
+                said = orjson.loads((await client.request("GET", "/gateway/me")).body)
+            assert list(said).index("groups") < list(said).index("scopes")
+            assert (said["groups"], said["scope_version"]) == (["inference"], version)
+            assert {"chat.completions:write", "files:read"} <= set(said["scopes"])
 
     async def test_takes_nothing_from_the_limits(
         self, start_gateway: StartGateway, upstream: ScriptedUpstream

@@ -27,7 +27,6 @@ from gateway.cli.bench.configuration import (
     document,
     models_of,
     redis_prefix,
-    scopes_of,
 )
 from gateway.cli.bench.process import MeasuredGateway, running
 from gateway.credentials.issue import issue
@@ -185,7 +184,7 @@ def _credential(ring: KeyRing, settings: Settings, tenant: str) -> str:
         settings.credentials,
         tenant=tenant,
         subject="bench",
-        scopes=scopes_of(settings, tenant),
+        scopes=settings.tenants[tenant].scopes,
         ttl_seconds=min(_CREDENTIAL_SECONDS, int(settings.credentials.max_lifetime_seconds)),
     ).credential
 
