@@ -27,7 +27,7 @@ def listing(head: Sequence[str], rows: Iterable[Sequence[str]], *, left: int | N
     rows = list(rows)
     left = len(head) if left is None else left
     if not sys.stdout.isatty():
-        for line in table(head, rows, left=left):
+        for line in _plain(head, rows, left=left):
             print(line)
         return
     console = _console(sys.stdout)
@@ -80,7 +80,7 @@ def shown(name: str) -> str:
     return name if name.isprintable() else ascii(name)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> Iterator[str]:
+def _plain(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> Iterator[str]:
     """The plain lines of a listing."""
     heads = [cell.split("\n") for cell in head]
     depth = max(map(len, heads))

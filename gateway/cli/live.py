@@ -40,15 +40,12 @@ class Answer:
     hints: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    refused: bool = False
-    """Whether one of the lines is a refusal, or that nobody answers."""
-
     seconds: float = 0.0
 
     @property
     def is_well(self) -> bool:
         """Whether nothing of it is wrong."""
-        return not self.problems and not self.refused
+        return not self.problems
 
     def document(self) -> dict[str, object]:
         """For programs."""
@@ -98,11 +95,10 @@ async def _ask_redis(answer: Answer, url: str, prefix: str) -> None:
 
 async def _ask_upstream(answer: Answer, settings: Settings, policies: Mapping[str, TenantPolicy]) -> None:
     answers = await ask_all(settings.upstream, policies)
-    answer.lines += [one.words for one in answers]
+    answer.lines += [one.words for one in answers if not one.refused]
     answer.hints += separable(answers)
     answer.warnings += [f"{one.tenant.id}: {one.odd}" for one in answers if one.odd]
-    answer.problems += mistaken(answers)
-    answer.refused = any(one.refused for one in answers)
+    answer.problems += [*(one.words for one in answers if one.refused), *mistaken(answers)]
 
 
 def _way_to(settings: Settings, base_url: str) -> Callable[[Answer], Awaitable[None]]:

@@ -87,7 +87,8 @@ async def _ask(session: aiohttp.ClientSession, way: TenantPolicy) -> LiveAnswer:
                 _models(body),
             )
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        why = f"the upstream cannot be reached: {error or type(error).__name__}"
+        cause = str(error).replace(" ssl:default", "") or type(error).__name__
+        why = f"the upstream cannot be reached: {cause}"
         return LiveAnswer(way, None, why, None, None)
 
 

@@ -101,7 +101,8 @@ def _problems(invalid: ValidationError) -> list[Problem]:
         else:
             shown = isinstance(error["input"], int | float) or _is_harmless(error["loc"])
             got = f" (got {error['input']!r})" if shown and error["type"] != "missing" else ""
-            lines = error["msg"].removeprefix("Value error, ").splitlines()
+            message = "is missing" if error["type"] == "missing" else error["msg"]
+            lines = message.removeprefix("Value error, ").splitlines()
             problems += [Problem(key, line + got) for line in lines]
     return problems
 

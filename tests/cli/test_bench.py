@@ -18,7 +18,7 @@ from gateway.bench.processes import family
 from gateway.cli import main
 from gateway.cli.bench.configuration import chosen_tenant, described, document
 from gateway.cli.bench.measured import AREAS
-from gateway.cli.bench.report import lines
+from gateway.cli.bench.report import show
 from gateway.limits.terms import MOST_PERMITS
 from gateway.settings.limits import Limits
 from gateway.settings.settings import Settings
@@ -256,8 +256,11 @@ FOUND: dict[str, Any] = {
 }
 
 
-def test_the_report_says_what_it_costs_what_it_adds_and_what_costs_what() -> None:
-    text = re.sub(" +", " ", "\n".join(lines(FOUND)))
+def test_the_report_says_what_it_costs_what_it_adds_and_what_costs_what(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show(FOUND)
+    text = re.sub(" +", " ", capsys.readouterr().out)
     for line in (
         "a small JSON request, saturated 100 µs 90.0–110 10,000 requests/s",
         "an event of a stream 21.0 µs 20.0–22.0 47,619 events/s",
@@ -275,13 +278,11 @@ def test_the_report_says_what_it_costs_what_it_adds_and_what_costs_what() -> Non
     assert "one core only" not in text
 
 
-def test_the_report_says_what_disturbed_it_and_what_went_wrong() -> None:
-    text = "\n".join(
-        lines(
-            FOUND
-            | {"slip_us": spread(0, 30_000), "own_core": False, "problems": ["uploads: 1 × cut, of 2 sent"]}
-        )
+def test_the_report_says_what_disturbed_it_and_what_went_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    show(
+        FOUND | {"slip_us": spread(0, 30_000), "own_core": False, "problems": ["uploads: 1 × cut, of 2 sent"]}
     )
+    text = capsys.readouterr().out
     assert "There is one core only" in text
     assert "Disturbed: this machine was late by up to 30.00 ms." in text
     assert "Went wrong: uploads: 1 × cut, of 2 sent" in text

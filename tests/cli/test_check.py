@@ -258,8 +258,8 @@ class TestLive:
         away = own("b") + 'upstream.base_url = "http://127.0.0.1:9/v1"\n'
         done = await check(tmp_path, upstream, own("a") + away, "--live")
         assert done.code == 1
-        assert "a: its key is refused (401)" in done.stdout
-        assert "b: the upstream cannot be reached" in done.stdout
+        assert "a: its key is refused (401)" in done.stderr
+        assert "b: the upstream cannot be reached" in done.stderr
 
 
 async def test_warns_of_secrets_that_others_can_read_as_a_start_does(

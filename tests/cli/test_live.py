@@ -60,8 +60,8 @@ async def test_says_until_when_a_certificate_is_good_and_that_it_is_not_believed
         assert f"the certificate of {base_url} expires in 0 days" in done.stderr
         done = await check(tmp_path, configuration(base_url), "--live")
         assert done.code == 1
-        assert "default: the upstream cannot be reached" in done.stdout
-        assert "certificate" in done.stdout
+        assert "default: the upstream cannot be reached" in done.stderr
+        assert "certificate" in done.stderr
 
 
 async def test_asks_for_the_keys_of_other_issuers(tmp_path: Path, upstream: ScriptedUpstream) -> None:

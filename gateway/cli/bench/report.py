@@ -1,14 +1,14 @@
-"""What was measured, for people."""
+"""What was measured, as people read it."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from statistics import median
 from typing import Any
 
-from gateway.cli.drawing import shown, table
+from gateway.cli.drawing import listing, say, shown
 
 _COSTS = {
     "request": ("a small JSON request, saturated", "µs", "requests/s"),
@@ -19,36 +19,38 @@ _COSTS = {
 _DISTURBED_US = 20_000.0
 
 
-def lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """The report of one measurement."""
+def show(found: Mapping[str, Any]) -> None:
+    """Print the report of one measurement."""
     extent = found["extent"]
-    yield f"Tenant {shown(found['tenant'])}: {found['configuration']}."
-    yield (
+    say(f"Tenant {shown(found['tenant'])}: {found['configuration']}.")
+    say(
         f"Upstream: embedded{', with TLS' if found['tls'] else ''}. Python {platform.python_version()}, "
         f"aiohttp {version('aiohttp')}, uvloop {version('uvloop')}."
     )
     if not found["own_core"]:
-        yield "There is one core only: the gateway shares it with what asks and what answers. Latencies are theirs too."
-    yield ""
-    yield from _costs(found["cpu_us"])
-    yield ""
-    yield from _latencies(found, streams=extent["streams"])
-    yield ""
+        say(
+            "There is one core only: the gateway shares it with what asks and what answers. Latencies are theirs too."
+        )
+    print()
+    _costs(found["cpu_us"])
+    print()
+    _latencies(found, streams=extent["streams"])
+    print()
     memory = found["memory_bytes"]
-    yield (
+    say(
         f"Memory: {memory['rest'] / 1e6:.0f} MB at rest, {memory['silent_stream'] / 1024:.0f} KiB for a silent stream, "
         f"{memory['idle_connection'] / 1024:.0f} KiB for an idle connection "
         f"(of {extent['silent']:,} and {extent['idle']:,}). "
         f"Start: {found['start_seconds']:.2f} s."
     )
-    yield ""
-    yield from _areas(found["request_areas"], median(found["cpu_us"]["request"]))
-    yield ""
-    yield from _without_limits(found["cpu_us"]["request"], found["request_cpu_us_without_limits"])
-    yield from _warnings(found)
+    print()
+    _areas(found["request_areas"], median(found["cpu_us"]["request"]))
+    print()
+    _without_limits(found["cpu_us"]["request"], found["request_cpu_us_without_limits"])
+    _warnings(found)
 
 
-def _costs(costs: Mapping[str, Sequence[float]]) -> Iterator[str]:
+def _costs(costs: Mapping[str, Sequence[float]]) -> None:
     rows = []
     for name, rounds in costs.items():
         what, unit, rate = _COSTS[name]
@@ -61,10 +63,10 @@ def _costs(costs: Mapping[str, Sequence[float]]) -> Iterator[str]:
                 f"{_number(1e6 / middle if middle else 0.0)} {rate}",
             ]
         )
-    yield from table(["What it costs", "CPU", "rounds", "one core has"], rows, left=1)
+    listing(["What it costs", "CPU", "rounds", "one core has"], rows, left=1)
 
 
-def _latencies(found: Mapping[str, Any], *, streams: int) -> Iterator[str]:
+def _latencies(found: Mapping[str, Any], *, streams: int) -> None:
     requests = found["latency_us"]
     rate = requests["gateway"]["per_second"]
     pairs = {
@@ -89,10 +91,10 @@ def _latencies(found: Mapping[str, Any], *, streams: int) -> Iterator[str]:
         ]
         for what, (direct, through) in pairs.items()
     ]
-    yield from table(["What it adds", "p50", "p99", "direct p50 / p99"], rows, left=1)
+    listing(["What it adds", "p50", "p99", "direct p50 / p99"], rows, left=1)
 
 
-def _areas(rounds: Sequence[Mapping[str, float]], request_us: float) -> Iterator[str]:
+def _areas(rounds: Sequence[Mapping[str, float]], request_us: float) -> None:
     names = sorted(
         {name for each in rounds for name in each},
         key=lambda name: -median(each.get(name, 0.0) for each in rounds),
@@ -109,24 +111,26 @@ def _areas(rounds: Sequence[Mapping[str, float]], request_us: float) -> Iterator
                 f"{_number(middle * request_us)} µs",
             ]
         )
-    yield from table(["What costs what, of a small JSON request", "part", "rounds", "CPU"], rows, left=1)
-    yield "(found by looking; system calls count where they are made, or as the event loop's)"
+    listing(["What costs what, of a small JSON request", "part", "rounds", "CPU"], rows, left=1)
+    say("(found by looking; system calls count where they are made, or as the event loop's)")
 
 
-def _without_limits(whole: Sequence[float], without: Sequence[float]) -> Iterator[str]:
+def _without_limits(whole: Sequence[float], without: Sequence[float]) -> None:
     saved = [with_limits - bare for with_limits, bare in zip(whole, without, strict=True)]
-    yield (
+    say(
         f"Without limits a small JSON request costs {_number(median(without))} µs: limits, and the metering that only "
         f"they need, cost {_number(median(saved))} µs ({_between(saved)})."
     )
 
 
-def _warnings(found: Mapping[str, Any]) -> Iterator[str]:
+def _warnings(found: Mapping[str, Any]) -> None:
     late = max(found["slip_us"]["p99"], found["latency_us"]["gateway"]["late"]["p99"])
     if late > _DISTURBED_US:
-        yield f"Disturbed: this machine was late by up to {_milliseconds(late)}. Measure when nothing else runs."
+        say(
+            f"Disturbed: this machine was late by up to {_milliseconds(late)}. Measure when nothing else runs."
+        )
     for problem in found["problems"]:
-        yield f"Went wrong: {problem}"
+        say(f"Went wrong: {problem}")
 
 
 def _between(rounds: Sequence[float]) -> str:

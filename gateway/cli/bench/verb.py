@@ -8,12 +8,11 @@ import signal
 import sys
 from typing import Any
 
-import orjson
-
 from gateway.bench.processes import can_measure
 from gateway.cli.bench.configuration import chosen_tenant
 from gateway.cli.bench.phases import measure
-from gateway.cli.bench.report import lines
+from gateway.cli.bench.report import show
+from gateway.cli.drawing import complain, document, remark
 from gateway.cli.options import add_settings, settings_from
 
 _LEAST_SECONDS, _MOST_SECONDS = 5, 3600
@@ -43,19 +42,19 @@ def run(options: argparse.Namespace) -> int:
     settings = settings_from(options)
     tenant = chosen_tenant(settings, options.tenant)
     if sys.stderr.isatty():
-        print(f"gateway: this takes about {options.seconds:.0f} seconds; Ctrl-C ends it", file=sys.stderr)
+        remark(f"this takes about {options.seconds:.0f} seconds; Ctrl-C ends it")
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         found = asyncio.run(measure(settings, tenant, options.seconds))
     except KeyboardInterrupt:
-        print("gateway: ended before it was measured", file=sys.stderr)
+        complain("ended before it was measured")
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
     if options.json:
-        print(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+        document(found)
     else:
-        print("\n".join(lines(found)))
+        show(found)
     return 1 if found["problems"] else 0
 
 
