@@ -178,7 +178,7 @@ class _Asking:
 
     def operation_is_matched(self) -> str:
         """What is asked for."""
-        match = matched(OperationTable.load(), self._method, self._target)
+        match = matched(OperationTable.load(), self._method, self._target, socket=True)  # where there is one
         self.operation, self._params = match.operation, match.params
         return f"{self.operation.id}: {self.operation.method} {self.operation.path}"
 

@@ -176,15 +176,13 @@ class OperationTable:
         that the table lacks is `UNLISTED_READ` (GET, HEAD) or `UNLISTED_WRITE`, or below `AMONG_SESSIONS` one like it
         that is not contained. Raise TargetRefused, NotUnderV1 or NeverUnlisted; nothing else.
         """
-        if socket and method == "GET":
-            session = self.match(_SOCKET, target)
-            if not session.operation.is_unlisted:
-                return session
-        known = self._literal.get((method, target))
+        known = None if socket else self._literal.get((method, target))
         if known is not None:
             return known
         path, decoded = read_path(target, self._before_models)
         segments = path.split("/")
+        if socket and method == "GET" and self._root.find(_SOCKET, segments) is not None:
+            method = _SOCKET
         found = self._root.find(method, segments)
         meaning = decoded.casefold().rstrip("/")
         if not meaning.isascii():

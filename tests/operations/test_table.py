@@ -402,6 +402,9 @@ def test_a_socket_beside_an_operation_is_what_an_upgrade_names_and_nothing_else_
     assert TABLE.match("GET", "/v1/realtime?model=m", socket=True).operation.id == "connectRealtime"
     assert TABLE.match("GET", "/v1/realtime?model=m").operation.id == "connectRealtime"
     assert TABLE.match("GET", "/v1/models", socket=True).operation.id == "listModels"
+    for operation in TABLE:
+        if operation.method == "GET" and operation.over_http is None:
+            assert TABLE.match("GET", example(operation.path), socket=True).operation is operation
     with pytest.raises(TargetRefused):
         TABLE.match("GET", "/v1/Responses", socket=True)
 

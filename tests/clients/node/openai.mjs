@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import OpenAI, { toFile } from 'openai';
 import { zodResponseFormat, zodTextFormat } from 'openai/helpers/zod';
+import { ResponsesWS } from 'openai/resources/responses/ws';
 import { z } from 'zod';
 import { done, tried } from './tried.mjs';
 
@@ -91,6 +92,21 @@ await tried('responses, streamed', async () => {
   for await (const event of stream) kinds.add(event.type);
   assert.equal((await stream.finalResponse()).output_parsed.unit, 'celsius');
   assert(kinds.has('response.output_text.delta'));
+});
+
+await tried('responses over a WebSocket', async () => {
+  const socket = new ResponsesWS(client);
+  socket.send({ type: 'response.create', model, input: 'Hello', store: false });
+  let used = 0;
+  for await (const event of socket) {
+    if (event.type === 'error') throw event.error;
+    if (event.type === 'message' && event.message.type === 'response.completed') {
+      used = event.message.response.usage.total_tokens;
+      break;
+    }
+  }
+  socket.close();
+  assert(used > 0);
 });
 
 await tried('embeddings', async () => {
