@@ -101,12 +101,12 @@ def _document(steps: Sequence[Step]) -> dict[str, object]:
     return {
         "passes": refused is None,
         "steps": [
-            {"step": step.name, "finding": step.finding, "refuses": step.refusal is not None}
+            {"step": step.name, "finding": drawing.shown(step.finding), "refuses": step.refusal is not None}
             for step in steps
         ],
         "answer": None
         if refused is None
-        else {"status": refused.status, "code": refused.code, "message": refused.message},
+        else {"status": refused.status, "code": refused.code, "message": drawing.shown(refused.message)},
     }
 
 

@@ -60,6 +60,8 @@ class Places:
     def _lines(self) -> Iterator[tuple[str, str]]:
         for file in self._files:
             try:
+                if not file.is_file():  # a pipe has nothing to say a second time, and a terminal would wait
+                    continue
                 text = file.read_text(encoding="utf-8")
             except (OSError, ValueError):
                 continue

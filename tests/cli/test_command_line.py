@@ -46,6 +46,16 @@ async def test_what_may_be_a_credential_is_not_repeated() -> None:
         assert secret not in done.stderr
 
 
+async def test_argument_that_is_no_text_is_shown_as_what_it_is(tmp_path: Path) -> None:
+    keys = ("--keys-dir", str(tmp_path / "keys"))
+    issued = await run_command("credential", "issue", "--tenant", "default", "--scope", "inference", *keys)
+    (tmp_path / "jwt").write_text(issued.stdout)
+    asked = ("explain", "POST", "/v1/chat/completions", f"@{tmp_path / 'jwt'}", *keys, "--model", "\udcff")
+    for done in (await run_command(*asked), await run_command(*asked, "--json")):
+        assert (done.code, done.stderr) == (0, "")
+        assert "\\udcff" in done.stdout
+
+
 async def test_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing")
     for arguments in (
