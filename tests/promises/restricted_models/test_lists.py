@@ -149,7 +149,7 @@ class TestListOfModels:
             (200, b"", b'{"data":{"bad":1}}'),
             (200, b"", b"bad"),
             (206, b"Content-Range: bytes 0-36/99\r\n", b'{"object":"list","data":[{"id":"bad"}'),
-            (200, b"Content-Encoding: gzip\r\n", gzip.compress(LIST)),
+            (200, b"Content-Encoding: compress\r\n", gzip.compress(LIST)),
         ],
     )
     async def test_answer_in_which_the_models_are_not_found_does_not_pass(
