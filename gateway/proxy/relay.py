@@ -136,14 +136,14 @@ class Relay:
         change = exchange.change if 200 <= head.status < 300 else None
         if change is not None and change.body is not None and request.method != "HEAD":
             return await self._answer_changed(request, call, head, change.body)
+        without = LENGTH if head.status == 204 else NOTHING_LISTED
         answer: Answer | None = None
         seen = head
         if in_question(exchange, head):
-            if change is None or change.events is None or head.length is None:
-                answer = self._begin_in_pieces(request, call, head, NOTHING_LISTED)
+            if change is None or change.events is None or _OF_ITS_CODING.isdisjoint(head.names.first):
+                answer = self._begin_in_pieces(request, call, head, without)
             seen = await seen_as_it_begins(call.reply, head)
         filtering: EventFilter | None = withheld
-        without = LENGTH if head.status == 204 else NOTHING_LISTED
         if change is not None and (filtering := _filter_for(change, seen)) is not None:
             without = _OF_ITS_CODING
         if answer is None:

@@ -200,6 +200,22 @@ async def test_a_stream_is_known_by_its_first_bytes_whatever_it_is_called(
     }
 
 
+@pytest.mark.parametrize("framing", ["chunked", "length", "close"])
+@pytest.mark.parametrize("kind", TYPES)
+async def test_it_is_so_known_where_it_is_encoded_too(
+    kind: str, framing: str, metered: Gateway, upstream: ScriptedUpstream
+) -> None:
+    for size in (1, 20):
+        fields = f"{TYPES[kind]}Content-Encoding: gzip\r\n"
+        answers(upstream, fields, cut(gzip.compress(STREAM), size), framing=framing)
+
+        answer = await streamed(metered)
+
+        assert (answer.body, answer.clean_end) == (WITHOUT_ADDED, True)
+        assert answer.get("content-encoding") is None
+    assert await used(metered) == (11, 7, "reported", "complete")
+
+
 @pytest.mark.parametrize("kind", TYPES)
 async def test_it_is_metered_too_where_nothing_is_changed(
     kind: str, start_gateway: StartGateway, upstream: ScriptedUpstream

@@ -15,6 +15,7 @@ from tests.kit.client import JSON, QUESTION, RawClient
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import OK, ScriptedUpstream, Turn
 from tests.kit.waiting import until
+from tests.kit.websocket import TEXT, accepted, frame, read_message, shake_hands
 
 PARTS = {
     "half a status line": b"HTTP/1.1 20",
@@ -165,6 +166,23 @@ async def test_a_client_that_leaves_meanwhile_leaves_nothing_behind(
 
     assert await upstream.all_closed()
     await until(lambda: gateway.upstream_connections("busy") == 0)
+    assert len(upstream.requests) == 2
+
+
+async def test_a_handshake_is_made_again_once(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    async def hang_up_on_the_first(turn: Turn) -> None:
+        if len(upstream.requests) == 1:
+            turn.close()
+            return
+        await turn.send(accepted(turn) + frame(TEXT, b"hello", masked=False))
+        await turn.gone()
+
+    upstream.plays(hang_up_on_the_first)
+    client = await gateway.connect()
+    answer = await shake_hands(client)
+
+    assert answer.status == 101
+    assert await read_message(client.reader) == (TEXT, b"hello")
     assert len(upstream.requests) == 2
 
 
