@@ -81,8 +81,8 @@ async def test_counters_equal_what_the_upstream_reported(
     got = await ask(metered, kind, "alice", f"Accept-Encoding: {encoding}\r\n" if encoding else "")
     assert got.status == 200
     assert got.clean_end
-    if encoding:
-        assert got.body == answer  # what cannot be read in passing is not changed either
+    if encoding and not kind.added:
+        assert got.body == answer  # what is not changed passes as it came
     else:
         assert got.body == kind.answer.replace(kind.added, b"")
     counts = (await counted(metered))["alice", kind.model, kind.operation]
