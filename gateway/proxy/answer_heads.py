@@ -185,20 +185,20 @@ class HeadInPieces:
 
     def _parsed(self, parser: Any, part: bytes, *, is_last: bool) -> Any:
         """What the parser makes of a head with this part of it."""
-        refused: BadHttpMessage | None = None
         if not self._refused:
             try:
                 return parser.feed_data(part)[0]
-            except BadHttpMessage as error:
-                if not is_last and not may_repeat_length(self._seen):
+            except BadHttpMessage:
+                plain = with_length_once(bytes(self._seen)) if is_last else None
+                if plain is None and (is_last or not may_repeat_length(self._seen)):
                     raise
-                refused = error
                 self._refused = True
+        else:
+            plain = with_length_once(bytes(self._seen)) if is_last else None
         if not is_last:
             return ()
-        plain = with_length_once(bytes(self._seen))
         if plain is None:
-            raise refused or BadHttpMessage("lengths that differ")
+            raise BadHttpMessage("lengths that differ")
         return _parser().feed_data(plain)[0]
 
     def _count(self, data: bytes) -> None:
