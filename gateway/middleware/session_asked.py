@@ -17,7 +17,7 @@ from gateway.usage.realtime import WentBy
 class Asked(Reservation):
     """One request, and what of its answer went by."""
 
-    __slots__ = ("asked_at", "continues", "expires", "lane", "model", "went_by")
+    __slots__ = ("asked_at", "continues", "expires", "is_sure", "lane", "model", "remarks", "went_by")
 
     def __init__(
         self,
@@ -28,8 +28,15 @@ class Asked(Reservation):
         model: str | None,
         lane: str | None,
         continues: str | None,
+        is_sure: bool = True,
     ) -> None:
         super().__init__(key, cost, quotas)
+        self.is_sure = is_sure
+        """Whether a response is known to begin because of it."""
+
+        self.remarks = 0
+        """What its client has said to it while it ran, and may yet be told an error about."""
+
         self.model = model
         self.lane = lane
         self.continues = continues

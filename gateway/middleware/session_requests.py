@@ -84,6 +84,9 @@ class SessionRequests(StreamObserver, RequestGate):
         self._made: dict[str, Made] = {}
         """By the ids of the responses, those that began last behind."""
 
+        self._remarks = 0
+        """What was said to none of those that run, and may yet be told an error about."""
+
     def begin(self, voice: SessionVoice) -> None:
         """The session is open."""
         self._is_open = True
@@ -131,6 +134,8 @@ class SessionRequests(StreamObserver, RequestGate):
             check_image_tool_covered(caller, quotas.dimensions)
         if socket_requests.begins_response(request):
             await self._reserve(self._request(request, model, quotas))
+        else:
+            self._remarked(request)
         return goes_up
 
     def refusal(self, error: GatewayError, request: SocketRequest | None) -> bytes:
@@ -149,6 +154,16 @@ class SessionRequests(StreamObserver, RequestGate):
     def _continued(self, request: SocketRequest) -> Made | None:
         """The response of this connection that a request is about."""
         return next((made for _, told in request.continues if (made := self._made.get(told))), None)
+
+    def _remarked(self, request: SocketRequest) -> None:
+        """Something is said to a response that runs, which has to read it; an error about this ends no response."""
+        running = next((one for _, told in request.continues if (one := self._open.get(told))), None)
+        if running is None:
+            self._remarks += 1
+            return
+        running.remarks += 1
+        cost = running.cost
+        running.cost = cost._replace(input=(cost.input or 0) + request.body.prompt)
 
     def _quotas_of(self, model: str | None) -> QuotaSet:
         """What a request is charged to: all but slots, of which the session has one."""
@@ -174,14 +189,22 @@ class SessionRequests(StreamObserver, RequestGate):
         elif not request.generates:
             cost = cost._replace(output=0, maximum=None)
         continues = next((told for _, told in request.continues), None)
-        return self._new(cost, quotas, model=model, lane=lane, continues=continues)
+        is_sure = socket_requests.asks_surely(request)
+        return self._new(cost, quotas, model=model, lane=lane, continues=continues, is_sure=is_sure)
 
     def _new(
-        self, cost: Cost, quotas: QuotaSet, *, model: str | None, lane: str | None, continues: str | None
+        self,
+        cost: Cost,
+        quotas: QuotaSet,
+        *,
+        model: str | None,
+        lane: str | None,
+        continues: str | None,
+        is_sure: bool = True,
     ) -> Asked:
         self._numbered += 1
         key = f"{self._exchange.id}.{self._numbered}"
-        return Asked(key, cost, quotas, model=model, lane=lane, continues=continues)
+        return Asked(key, cost, quotas, model=model, lane=lane, continues=continues, is_sure=is_sure)
 
     async def _reserve(self, request: Asked) -> None:
         if len(self._asked) + len(self._open) >= MOST_OPEN:
@@ -256,13 +279,21 @@ class SessionRequests(StreamObserver, RequestGate):
 
     def _awaited(self, told: Told) -> Asked | None:
         """The request that this answers; it is waited for no more."""
-        waiting = [one for one in self._asked if one.asked_at is not None and one.lane == told.lane]
+        waiting = self._waiting(told.lane)
+        waiting = [one for one in waiting if one.is_sure] or waiting
         if not waiting:
             return None
         found = next((one for one in waiting if one.continues == told.continues), waiting[0])
         self._asked.remove(found)
         let_rest(found)
+        found.lane = told.lane
         return found
+
+    def _waiting(self, lane: str | None) -> list[Asked]:
+        """What has gone up in a lane and has no answer yet; an upstream that knows no lanes answers in none."""
+        waiting = [one for one in self._asked if one.asked_at is not None]
+        of_lane = [one for one in waiting if one.lane == lane]
+        return waiting if lane is None and not of_lane else of_lane
 
     def _unasked(self, told: Told) -> Asked:
         """A response that nobody has asked for here is charged when it has ended: it cannot be taken back."""
@@ -299,9 +330,9 @@ class SessionRequests(StreamObserver, RequestGate):
 
     def _refused(self, told: Told) -> None:
         """The upstream does not do what it was asked, or no longer."""
-        waiting = next(
-            (one for one in self._asked if one.asked_at is not None and one.lane == told.lane), None
-        )
+        if not told.is_of_stream and self._is_of_remark(told.lane):
+            return
+        waiting = next(iter(self._waiting(told.lane)), None)
         running = next((key for key, one in self._open.items() if one.lane == told.lane), None)
         if running is not None and (told.is_of_stream or waiting is None):
             request = self._open.pop(running)
@@ -312,6 +343,17 @@ class SessionRequests(StreamObserver, RequestGate):
                 self._permits.settle(request, Usage())
         elif waiting is not None:
             self._came_to_nothing(waiting)
+
+    def _is_of_remark(self, lane: str | None) -> bool:
+        """Whether an error may be about something that was said to a response. Each explains one."""
+        remarked = next((one for one in self._open.values() if one.remarks and one.lane == lane), None)
+        if remarked is not None:
+            remarked.remarks -= 1
+        elif self._remarks:
+            self._remarks -= 1
+        else:
+            return False
+        return True
 
     def _not_steered(self, told: Told) -> None:
         for request in self._asked:

@@ -9,20 +9,21 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Any
 
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, ModelNotAllowed
 from gateway.operations.table import Operation, OperationTable
 from gateway.policy import requests as policy
 from gateway.policy import stored_objects
 from gateway.policy.caller import Caller
 from gateway.policy.reading import Question, read_body
 from gateway.wire import request_fields
-from gateway.wire.body_facts import SocketRequest
+from gateway.wire.body_facts import BodyFacts, SocketRequest
 from gateway.wire.json_members import members
 from gateway.wire.request_fields import BodyRefused
 
 STEERS = "response.steer"
 
 _CONTINUED = ("previous_response_id", "response_id")
+_BEGINS = frozenset({"response.create", STEERS})
 _GOES_ON = frozenset({"response.inject", "response.cancel"})
 """Events about a response that runs, and that begin none."""
 
@@ -43,6 +44,8 @@ def read_socket_request(event: bytes, question: Question) -> SocketRequest:
     lane = _text(document, "stream_id")
     continues = tuple((name, told) for name in _CONTINUED if (told := _text(document, name)) is not None)
     body = read_body(event, question)
+    if type(document.get("response")) is dict and body.fields is not None:
+        body = body._replace(fields=body.fields._replace(model=_model_in_response(event, document, body)))
     if body.named.stored is not None and body.named.fault is None:
         beside = {name: value for name, value in document.items() if name not in ("stream_id", *_CONTINUED)}
         stored = stored_objects.named_in(beside)
@@ -69,6 +72,8 @@ def check_request(
         for name, response_id in request.continues:
             if response_id not in own:
                 raise caller.closed_to(f"{name!r} names a response that this connection has not made", name)
+    if not names_model(request):
+        _check_model(caller, request, own)
     if request.body.background:
         raise BadRequest(
             "Nothing goes on in the background over a WebSocket. Leave 'background' out, or ask by POST /v1/responses.",
@@ -85,6 +90,37 @@ def names_model(request: SocketRequest) -> bool:
 def begins_response(request: SocketRequest) -> bool:
     """Whether a response may begin because of it; of what nobody knows one may."""
     return request.kind not in _GOES_ON
+
+
+def asks_surely(request: SocketRequest) -> bool:
+    """Whether it is known that a response begins because of it, and not only that one may."""
+    return request.kind in _BEGINS
+
+
+def _check_model(caller: Caller, request: SocketRequest, own: Container[str]) -> None:
+    """Judge the model of what is about a response, and has no place for one. Raises ModelNotAllowed."""
+    fields = request.body.fields
+    if fields is not None and fields.model is not None:
+        caller.check_model(fields.model)
+    if request.kind != STEERS or not caller.restricted:
+        return
+    if not any(response_id in own for _, response_id in request.continues):
+        raise ModelNotAllowed(
+            "You may use some models only, and a response that this connection has not made may be of any. "
+            "Steer responses over the connection that made them.",
+            param=_CONTINUED[0],
+        )
+
+
+def _model_in_response(event: bytes, document: dict[str, Any], body: BodyFacts) -> str | None:
+    """The model, where what is asked for stands in a `response` as in realtime events: some servers read it there."""
+    beside = None if body.fields is None else body.fields.model
+    model = request_fields.read(event, document, model_path=("response", "model")).model
+    if None not in (beside, model) and beside != model:
+        raise BodyRefused(
+            "duplicate_parameter", "response.model is not the model named beside it.", param="response.model"
+        )
+    return beside if model is None else model
 
 
 def _text(document: dict[str, Any], name: str) -> str | None:
