@@ -26,6 +26,10 @@ SLICE_BYTES = 64 * 1024
 _RECORD_BYTES = 16 * 1024
 """The most that a record has; no more is read at once."""
 
+_MOST_UNASKED_BYTES = 8 * 1024
+"""What the library may answer by itself on one connection, as to a change of keys: each costs as much as a request's
+head, and who never reads would have them lie here. So many changes are the work of years."""
+
 _HANDSHAKE = 0x16
 """How the first record of a handshake begins."""
 
@@ -45,6 +49,9 @@ class Stage:
 
     PLAIN: Final = 4
     """The client does not speak TLS, and is told so."""
+
+    LEFT: Final = 5
+    """The client has said its end, or cannot be understood any more: it gets what it was sent before, and no more."""
 
 
 class ServedTls:
@@ -85,6 +92,8 @@ class ClientTls(asyncio.BufferedProtocol, asyncio.Transport):
         """What was written before the handshake was over."""
 
         self._ends_early = False
+        self._unasked_bytes = 0
+        """How much the library has answered by itself."""
 
     # Of the connection, to which it is a protocol
 
@@ -209,15 +218,31 @@ class ClientTls(asyncio.BufferedProtocol, asyncio.Transport):
                 else:
                     came = self._open(cast(asyncio.Protocol, self._protocol))
             except ssl.SSLWantReadError:
-                self._send_sealed()  # the library may have something to answer by itself
+                self._send_unasked()
                 return
             except ssl.SSLError:
-                self._send_sealed()
-                self._raw.close()
+                self._leave()
                 return
             if not came:
-                self.close()  # the client has said that it leaves
-            self._send_sealed()
+                self._say_end()
+                self._leave()
+            self._send_unasked()
+
+    def _leave(self) -> None:
+        """End what the client has ended, behind what is on its way to it, and a word of why."""
+        self._stage = Stage.LEFT
+        self._send_sealed()
+        self._raw.close()
+
+    def _send_unasked(self) -> None:
+        """Send what the library has to answer by itself, if there is any."""
+        pending = self._outgoing.pending
+        if pending:
+            self._unasked_bytes += pending
+            if self._unasked_bytes > _MOST_UNASKED_BYTES:
+                self._raw.abort()
+            else:
+                self._send_sealed()
 
     def _open(self, protocol: asyncio.Protocol) -> bool:
         """Hand on all that is whole; False: that was its end. Raises SSLError."""
@@ -292,18 +317,27 @@ class ClientTls(asyncio.BufferedProtocol, asyncio.Transport):
     def write(self, data: _Data) -> None:
         stage = self._stage
         if stage == Stage.OPEN:
-            if len(data) <= SLICE_BYTES:
-                self._tls.write(data)
-                self._raw.write(self._outgoing.read())
-                return
-            whole = memoryview(data)
-            for at in range(0, len(whole), SLICE_BYTES):
-                self._tls.write(whole[at : at + SLICE_BYTES])
-                self._raw.write(self._outgoing.read())
+            try:
+                self._seal(data)
+            except ssl.SSLError:  # nobody has been told so far that what came last cannot be understood
+                self._stage = Stage.LEFT
+                self._raw.abort()
         elif stage == Stage.PLAIN:
             self._raw.write(data)
+        elif stage == Stage.LEFT:
+            self._raw.abort()  # it may never read what was sent before, and there is more that nobody will have
         elif stage != Stage.ENDED:
             self._early += data
+
+    def _seal(self, data: _Data) -> None:
+        if len(data) <= SLICE_BYTES:
+            self._tls.write(data)
+            self._raw.write(self._outgoing.read())
+            return
+        whole = memoryview(data)
+        for at in range(0, len(whole), SLICE_BYTES):
+            self._tls.write(whole[at : at + SLICE_BYTES])
+            self._raw.write(self._outgoing.read())
 
     def writelines(self, list_of_data: Iterable[_Data]) -> None:
         self.write(b"".join(list_of_data))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _ssl
 import asyncio
+import ctypes
 import gc
 import os
 import socket
@@ -17,7 +19,7 @@ import pytest
 
 from gateway.proxy.client_tls import ClientTls
 from tests.conftest import StartGateway
-from tests.kit.client import CHAT, JSON, MIB, PLAIN, QUESTION, RawClient
+from tests.kit.client import CHAT, JSON, MIB, PLAIN, QUESTION, STREAMED_QUESTION, RawClient
 from tests.kit.gateway import Gateway
 from tests.kit.tls import served_pair
 from tests.kit.upstream import OK, SSE_HEAD, ScriptedUpstream, Turn, silent
@@ -363,6 +365,101 @@ async def test_a_reset_in_a_handshake_is_no_failure_of_ours(secure: Gateway) -> 
     await until(lambda: secure.metric(REFUSED % "handshake") == 5)
     await until(lambda: secure.app.open_connections == 0)
     await asked(secure)
+
+
+class OwnTls:
+    """A connection whose records a test makes itself."""
+
+    def __init__(self, client: RawClient, tls: ssl.SSLContext) -> None:
+        self.client = client
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = tls.wrap_bio(self.incoming, self.outgoing, server_hostname="127.0.0.1")
+
+    async def shake(self) -> None:
+        """Have the handshake."""
+        while True:
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self.client.send(self.outgoing.read())
+                self.incoming.write(await self.client.reader.read(65536))
+            else:
+                await self.client.send(self.outgoing.read())
+                return
+
+    def change_of_keys(self) -> bytes:
+        """What asks for new keys, which is answered by the library itself."""
+        library = ctypes.CDLL(getattr(_ssl, "__file__", None))  # None: it is part of the interpreter
+        connection = ctypes.c_void_p.from_address(id(self.tls._sslobj) + 3 * ctypes.sizeof(ctypes.c_void_p))  # type: ignore[attr-defined]
+        assert library.SSL_key_update(connection, 1) == 1
+        self.tls.do_handshake()
+        return self.outgoing.read()
+
+
+@pytest.fixture
+async def own(secure: Gateway) -> OwnTls:
+    """A connection by TLS that has been agreed on, and whose answers nobody reads."""
+    tls = secure.tls
+    assert tls is not None
+    client = await plain(secure)
+    client.credential = secure.credential()
+    one = OwnTls(client, tls)
+    await one.shake()
+    return one
+
+
+async def test_who_has_new_keys_now_and_then_is_served(secure: Gateway, own: OwnTls) -> None:
+    for _ in range(5):
+        own.outgoing.write(own.change_of_keys())
+        own.tls.write(own.client.request_bytes("POST", CHAT, QUESTION, headers=JSON))
+        await own.client.send(own.outgoing.read())
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n{}"):
+            own.incoming.write(await own.client.reader.read(65536))
+            try:
+                answer += own.tls.read(65536)
+            except ssl.SSLWantReadError:
+                pass
+    await secure.lines.wait(5)
+
+
+async def test_who_asks_for_new_keys_all_the_time_is_cut(secure: Gateway, own: OwnTls) -> None:
+    await own.client.send(b"".join(own.change_of_keys() for _ in range(2000)))
+
+    await until(lambda: secure.app.open_connections == 0)
+
+
+async def test_what_is_no_tls_amid_an_answer_is_a_client_that_has_left(
+    secure: Gateway, upstream: ScriptedUpstream, own: OwnTls
+) -> None:
+    server = secure.app.server
+    assert server is not None
+
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(SSE_HEAD)
+        (connection,) = server.state.connections
+        while connection.transport is not None and not connection.transport.get_write_buffer_size():
+            await turn.chunk(b"data: %b\n\n" % bytes(4000))
+            await asyncio.sleep(0.001)
+        turn.open("unread")
+        await turn.wait_for("go on")
+        await turn.chunk(b"data: more\n\n")
+        await turn.gone()
+
+    upstream.plays(script)
+    own.client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    own.client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    own.tls.write(own.client.request_bytes("POST", CHAT, STREAMED_QUESTION, headers=JSON))
+    await own.client.send(own.outgoing.read())
+    await upstream.passed("unread")
+    await own.client.send(b"\x17\x03\x03\x00\x20" + b"?" * 32)
+    await asyncio.sleep(0.1)
+    upstream.gate("go on").set()
+
+    (line,) = await secure.lines.wait()
+    assert line["ending"] == "client_left"
+    assert "error" not in line
 
 
 async def test_many_shake_hands_at_once(secure: Gateway) -> None:
