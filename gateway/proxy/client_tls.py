@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any, Final, cast
 
 from gateway.errors import BadRequest
-from gateway.proxy.bites import Turns
+from gateway.proxy.bites import LARGE_BITE_SECONDS, Turns
 from gateway.proxy.client_channel import ClientChannel
 from gateway.proxy.large_reads import FULL_READ_BYTES
 
@@ -203,10 +203,21 @@ class ClientTls(asyncio.BufferedProtocol, asyncio.Transport):
     # What comes
 
     def _hand_on_much(self, data: memoryview) -> None:
+        began = monotonic()
         for at in range(0, len(data), SLICE_BYTES):
             self._incoming.write(data[at : at + SLICE_BYTES])
             if self._stage == Stage.OPEN and not self._paused:
                 self._hand_on()
+        seconds = monotonic() - began
+        if seconds > LARGE_BITE_SECONDS and self._stage == Stage.OPEN and not self._paused:
+            # Records of a few bytes cost much, and the loop would read on at once: others first.
+            self._raw.pause_reading()
+            self._served.turns.spend(0, seconds)
+            self._served.turns.wait(self._read_on, floods=True)
+
+    def _read_on(self) -> None:
+        if self._stage == Stage.OPEN and not self._paused and not self._raw.is_closing():
+            self._raw.resume_reading()
 
     def _hand_on(self) -> None:
         """Hand on what has come, as long as it is wanted."""
