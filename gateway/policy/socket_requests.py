@@ -17,6 +17,7 @@ from gateway.policy.caller import Caller
 from gateway.policy.reading import Question, read_body
 from gateway.wire import request_fields
 from gateway.wire.body_facts import BodyFacts, SocketRequest
+from gateway.wire.half_characters import readings
 from gateway.wire.json_members import members
 from gateway.wire.request_fields import BodyRefused
 
@@ -33,8 +34,29 @@ _SHOWN_CHARACTERS = 64
 
 
 def read_socket_request(event: bytes, question: Question) -> SocketRequest:
-    """What an event says, by the question about a body. Linear in its size. Raises BodyRefused."""
-    document = request_fields.parse(event)
+    """What an event says, by the question about a body. Linear in its size. Raises BodyRefused.
+
+    What has halves of characters in it is read wherever it says the same to all readers of these, as over HTTP.
+    """
+    try:
+        document = request_fields.parse(event)
+    except BodyRefused:
+        if (halves := readings(event)) is None:
+            raise
+        request, dropped = (_read(text, request_fields.parse(text), question) for text in halves)
+        if _judged(request) != _judged(dropped):
+            raise
+        return request
+    return _read(event, document, question)
+
+
+def _judged(request: SocketRequest) -> tuple[object, ...]:
+    """What is decided by."""
+    body = request.body
+    return request[1:], body.fields, body.named, body.background
+
+
+def _read(event: bytes, document: dict[str, Any], question: Question) -> SocketRequest:
     if not event:
         raise BodyRefused("invalid_json", "A message must be a JSON object.")
     _check_once(event)
@@ -133,9 +155,16 @@ def _text(document: dict[str, Any], name: str) -> str | None:
 
 
 def _check_once(event: bytes) -> None:
-    """Refuse an event that says twice what has been read of it: who takes the other one would read another event."""
+    """Refuse an event that says twice, in whatever case, what has been read of it: some would read another event."""
     seen = set()
     for member in members(event):
+        name = member.name.casefold()
+        if name != member.name and name in _READ_ONCE:
+            raise BodyRefused(
+                "bad_request",
+                f"{member.name!r} could be read as {name!r}. Write it in lower case.",
+                param=name,
+            )
         if member.name in _READ_ONCE:
             if member.name in seen:
                 raise BodyRefused(

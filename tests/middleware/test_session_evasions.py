@@ -11,6 +11,7 @@ from tests.conftest import StartGateway
 from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.realtime import Talk
 from tests.kit.upstream import ScriptedUpstream
+from tests.kit.websocket import TEXT, frame, read_frame
 from tests.middleware.limited import remaining, tenant
 from tests.middleware.sessions import CAPACITY, left
 from tests.middleware.test_session_requests import asks, begins, ends, is_told, open_socket
@@ -150,3 +151,24 @@ async def test_only_responses_of_the_connection_are_steered_where_some_models_ma
     await asks(session)
     await begins(session)
     await session.client_tells("response.steer", previous_response_id="resp_1", input="x")
+
+
+@pytest.mark.parametrize("name", ["Type", "GENERATE", "Stream_Id", "Previous_Response_Id"])
+async def test_what_is_read_of_an_event_is_written_in_lower_case(
+    gateway: Gateway, upstream: ScriptedUpstream, name: str
+) -> None:
+    session = await open_socket(gateway, upstream)
+    told = await is_told(session, "response.cancel", **{name: "response.create"})
+    assert (told["status"], told["error"]["param"]) == (400, name.lower())
+
+
+async def test_half_a_character_in_a_text_goes_up_and_one_in_what_decides_does_not(
+    restricted: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await open_socket(restricted, upstream)
+    text = b'{"type":"response.create","model":"gpt-4o","input":"\\ud83d","stream_id":"a"}'
+    for wrong in (b"gpt-4o", b"response.create", b'"a'):
+        await session.session.from_client(frame(TEXT, text.replace(wrong, wrong + b"\\ud83d")))
+        assert (await session.client_hears("error"))["status"] == 400
+    await session.session.from_client(frame(TEXT, text))
+    assert (await read_frame(session.session.turn.reader)).payload == text
