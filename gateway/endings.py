@@ -88,12 +88,14 @@ class GatewayError(Exception):
         if code is not None:
             self.code = code
 
+    def document(self) -> dict[str, str | None]:
+        """The error as the API has it, in a body or in an event."""
+        return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+
     def body(self) -> bytes:
-        """The error in the API's own shape."""
+        """The body of the answer."""
         bytes(ROOM_BYTES)  # raises MemoryError
-        return orjson.dumps(
-            {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
-        )
+        return orjson.dumps({"error": self.document()})
 
     def headers(self) -> list[tuple[str, str]]:
         """Headers that belong to this error, beside content type and length."""

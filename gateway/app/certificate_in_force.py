@@ -7,7 +7,6 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from gateway.proxy.edge import EdgeServer
 from gateway.settings.served_certificate import ServedCertificate, served_certificate
@@ -51,11 +50,10 @@ class CertificateInForce:
             if new is None:
                 _log.warning("TLS is off: who connects from now on is served without")
             else:
-                until = datetime.fromtimestamp(new.expires_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
                 _log.warning(
                     "who connects from now on gets the certificate of %s, good until %s",
                     new.certificate.path,
-                    until,
+                    new.until,
                 )
 
         return put

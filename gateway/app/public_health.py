@@ -14,6 +14,7 @@ from gateway.proxy.answer import Answer, broken_off, own_answer
 from gateway.proxy.handler import Handler
 from gateway.proxy.request import Request
 from gateway.proxy.request_heads import HTTP10, HTTP11
+from gateway.wire.headers import offers_websocket
 
 _NO_STORE = b"Cache-Control: no-store\r\n"
 
@@ -55,4 +56,4 @@ def health_first(
 def _announces_more(field: tuple[bytes, bytes]) -> bool:
     """Whether a body follows in a coding, which may be one that is not known here, or frames of a WebSocket may."""
     name = field[0].lower()
-    return name == b"transfer-encoding" or (name == b"upgrade" and b"websocket" in field[1].lower())
+    return name == b"transfer-encoding" or (name == b"upgrade" and offers_websocket(field[1]))

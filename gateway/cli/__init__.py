@@ -92,9 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _open_standard_files()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # a terminal of another alphabet is no reason to fail
+            # A terminal of another alphabet is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["serve"]:  # there is nothing to read again yet, nor anybody to replace
         for number in (signal.SIGHUP, signal.SIGUSR2):

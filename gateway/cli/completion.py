@@ -44,6 +44,6 @@ def _mark(command: argparse.ArgumentParser, *, files: object, folders: object) -
             for verb in action.choices.values():
                 _mark(verb, files=files, folders=folders)
         elif action.dest in _FILES:
-            action.complete = files  # type: ignore[attr-defined]
+            action.complete = files  # type: ignore[attr-defined]  # what shtab looks for
         elif action.dest in _FOLDERS:
-            action.complete = folders  # type: ignore[attr-defined]
+            action.complete = folders  # type: ignore[attr-defined]  # what shtab looks for

@@ -126,7 +126,7 @@ def _issue(options: argparse.Namespace) -> int:
     scopes = _words(settings, options.tenant, options.scope)
     ring, made = ring_of(settings)
     if made:
-        _say(f"made a signing key in {settings.keys_dir}")
+        remark(f"made a signing key in {settings.keys_dir}")
     subject = options.subject or _user()
     asyncio.run(_wait_for_revocations(settings, options.tenant, subject))
     issued = issue(
@@ -141,7 +141,7 @@ def _issue(options: argparse.Namespace) -> int:
     )
     principal = issued.principal
     asyncio.run(_enter(settings, issued))
-    _say(
+    remark(
         f"credential {principal.credential_id} of {principal.subject} (tenant {principal.tenant}) "
         f"until {date(principal.expires_at)}; it is shown this once"
     )
@@ -158,7 +158,7 @@ async def _wait_for_revocations(settings: Settings, tenant: str, subject: str) -
     before = revocations.before(tenant, subject)
     wait_seconds = before - time.time()
     if wait_seconds > 0:
-        _say(
+        remark(
             f"what is dated before {date(before)} is revoked already: issuing in {math.ceil(wait_seconds)} s"
         )
         await asyncio.sleep(wait_seconds)
@@ -183,7 +183,7 @@ def _words(settings: Settings, tenant_id: str, wanted: Iterable[str]) -> list[st
         )
     beyond = sorted(expand(words, known) - expand(settings.tenants[tenant_id].scopes, known))
     if beyond:
-        _say(f"the tenant {tenant_id} may not use {', '.join(beyond)}: these will be refused")
+        remark(f"the tenant {tenant_id} may not use {', '.join(beyond)}: these will be refused")
     return words
 
 
@@ -213,7 +213,7 @@ async def _enter(settings: Settings, issued: Issued) -> None:
     try:
         await enter(settings, issued)
     except RevocationsUnavailable as unavailable:
-        _say(f"`gateway credential list` will not show this credential: {unavailable}")
+        remark(f"`gateway credential list` will not show this credential: {unavailable}")
 
 
 async def _withdraw(settings: Settings, options: argparse.Namespace) -> str:
@@ -232,7 +232,7 @@ async def _withdraw(settings: Settings, options: argparse.Namespace) -> str:
             if known:
                 until = math.ceil(known[0].expires_at + leeway_seconds)
             elif shared is not None:
-                _say(f"no credential {options.jti} is in the register; revoking it all the same")
+                remark(f"no credential {options.jti} is in the register; revoking it all the same")
             await store.add(Revocation(credential=options.jti, until=until))
             whose = "".join(f" of {one.subject} (tenant {one.tenant})" for one in known)
             return f"revoked credential {options.jti}{whose}; {notice}"
@@ -342,7 +342,3 @@ def _limit(text: str) -> tuple[str, int]:
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
     return name, int(value)
-
-
-def _say(text: str) -> None:
-    remark(text)

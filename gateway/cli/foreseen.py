@@ -37,11 +37,13 @@ def foreseen(settings: Settings, known: Iterable[Problem]) -> list[Problem]:
         )
     if not any(key.startswith(("tenants", "upstream")) for key in keys):
         found += keyless(settings)
-    for look in _LOOKS:
+    for use in _USES:
         try:
-            found += look(settings)
+            use(settings)
         except SettingsInvalid as invalid:
             found += invalid.problems
+    for look in (_redis, _keys, _revocations):
+        found += look(settings)
     return [problem for problem in found if problem.key not in keys]
 
 
@@ -55,16 +57,6 @@ def foreseen_here(settings: Settings) -> Iterator[str]:
                     listener.bind(where)
         except OSError as error:
             yield f"{key}: {host} is no address of this machine: {error.strerror}"
-
-
-def _certificates(settings: Settings) -> Iterator[Problem]:
-    trusted_certificates(settings.upstream.ca_file)  # raises SettingsInvalid
-    return iter(())
-
-
-def _served(settings: Settings) -> Iterator[Problem]:
-    served_certificate(settings, now=time.time())  # raises SettingsInvalid
-    return iter(())
 
 
 def _redis(settings: Settings) -> Iterator[Problem]:
@@ -92,7 +84,11 @@ def _keys(settings: Settings) -> Iterator[Problem]:
         yield from (Problem("keys_dir", text) for text in problem.problems)
         return
     if not any(_redis(settings)):
-        check_nobody_has_any(settings)  # raises SettingsInvalid
+        try:
+            check_nobody_has_any(settings)
+        except SettingsInvalid as invalid:
+            yield from invalid.problems
+            return
     above = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not above.is_dir():
         yield Problem("keys_dir", f"{folder} cannot be made: {above} is a file")
@@ -131,33 +127,16 @@ def _tenants_of_issuers(settings: Settings, unsound: Collection[str]) -> Iterato
                 )
 
 
-def _issuers(settings: Settings) -> Iterator[Problem]:
-    other_issuers(  # raises SettingsInvalid
+_USES: tuple[Callable[[Settings], object], ...] = (
+    refuse_itself,
+    lambda settings: trusted_certificates(settings.upstream.ca_file),
+    lambda settings: served_certificate(settings, now=time.time()),
+    lambda settings: other_issuers(
         settings.issuers,
         own_name=settings.credentials.issuer,
         vocabulary=OperationTable.load().vocabulary,
         keys_from_url=lambda _name, _issuer: KeyRing([]),
-    )
-    return iter(())
-
-
-def _tenants(settings: Settings) -> Iterator[Problem]:
-    tenant_policies(settings, OperationTable.load())  # raises SettingsInvalid
-    return iter(())
-
-
-def _itself(settings: Settings) -> Iterator[Problem]:
-    refuse_itself(settings)  # raises SettingsInvalid
-    return iter(())
-
-
-_LOOKS: tuple[Callable[[Settings], Iterable[Problem]], ...] = (
-    _itself,
-    _certificates,
-    _served,
-    _redis,
-    _keys,
-    _revocations,
-    _issuers,
-    _tenants,
+    ),
+    lambda settings: tenant_policies(settings, OperationTable.load()),
 )
+"""What a start makes of settings; each raises SettingsInvalid with what it cannot use."""

@@ -150,9 +150,8 @@ class AnswerChange:
 
     What is changed, or only read, has to be readable: such an answer is asked for without content encoding. The
     rewrites are a closed list (docs/fidelity.md), and nothing else changes a byte of a body. Of these (b) changes a
-    request, (e) replaces an answer by an error, (f) changes its head, (h) and (i) add to a stream and
-    to a session; the others are changes
-    of this kind:
+    request, (e) replaces an answer by an error, (f) changes its head, (h) and (i) add to a stream and to a session; the
+    others are changes of this kind:
 
         (a) usage asked for in a stream that would not report it, and taken out again: usage/included.py
         (b) a tenant's default model, in a request body that names none: policy/requests.py

@@ -43,12 +43,10 @@ def stated_above(above: StatedAboveLimit, cost: Cost) -> NeverFits:
     if above.fitting > 0:
         advice = f"The largest {cost.maximum} that fits is {above.fitting}"
         if fewer > 0 and cost.answers > 1:
-            advice += f", or {_answers(fewer)} of that length"
+            advice += f", or {_plural(fewer, 'answer')} of that length"
     elif fewer > 0:
-        param, advice = (
-            _COUNT,
-            f"No {cost.maximum} fits so many answers, but {_answers(fewer)} of that length",
-        )
+        param = _COUNT
+        advice = f"No {cost.maximum} fits so many answers, but {_plural(fewer, 'answer')} of that length"
     else:
         advice = f"No {cost.maximum} fits: make the request smaller"
     return NeverFits(
@@ -166,10 +164,6 @@ def _worded(quota: Quota) -> tuple[str, str]:
     """The limit, and whose it is."""
     whose = "".join(f" for {what} {name[:128]!r}" for what, name in binds(quota).items())
     return f"{quota.dimension.value} = {quota.capacity}", whose
-
-
-def _answers(count: int) -> str:
-    return f"{count} answer{'s' if count > 1 else ''}"
 
 
 def _plural(count: int, noun: str) -> str:

@@ -74,13 +74,7 @@ def refused_event(error: GatewayError, lane: str | None) -> bytes:
     told: dict[str, Any] = {
         "type": "error",
         "status": error.status,
-        "error": {
-            "type": error.type,
-            "code": error.code,
-            "message": error.message,
-            "param": error.param,
-            "headers": headers,
-        },
+        "error": {**error.document(), "headers": headers},
         "headers": headers,
     }
     return orjson.dumps(told if lane is None else told | {"stream_id": lane})

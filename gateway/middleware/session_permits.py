@@ -234,13 +234,7 @@ def error_event(refusal: GatewayError, event_id: str | None = None) -> bytes:
         {
             "type": "error",
             "event_id": f"event_{secrets.token_hex(12)}",
-            "error": {
-                "type": refusal.type,
-                "code": refusal.code,
-                "message": refusal.message,
-                "param": refusal.param,
-                "event_id": event_id,
-            },
+            "error": {**refusal.document(), "event_id": event_id},
         }
     )
 

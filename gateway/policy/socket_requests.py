@@ -98,7 +98,8 @@ def check_request(
         _check_model(caller, request, own)
     if request.body.background:
         raise BadRequest(
-            "Nothing goes on in the background over a WebSocket. Leave 'background' out, or ask by POST /v1/responses.",
+            "Nothing goes on in the background over a WebSocket. Leave 'background' out, or ask by "
+            f"{operation.method} {operation.path}.",
             code="invalid_value",
             param="background",
         )

@@ -81,9 +81,8 @@ class AnswerSink(Awaited):
             if going is not body:
                 chunks = None
         if self._tail is not None:
-            self._tail = (self._tail + body[-4:])[
-                -4:
-            ]  # the usual piece ends an event, as what came before it
+            # The usual piece ends an event, as what came before it did, and is not looked at.
+            self._tail = (self._tail + body[-4:])[-4:]
         exchange = self._exchange
         if going:
             if exchange.first_byte_at is None:

@@ -10,6 +10,7 @@ from base64 import b64decode
 
 from gateway.errors import BadRequest, UpgradeRequired, UpstreamBroken, WebsocketUnsupported
 from gateway.exchange.exchange import Exchange
+from gateway.operations.table import OperationTable
 from gateway.proxy.answer import Answer
 from gateway.proxy.body_memory import BodyMemory
 from gateway.proxy.call import Call, call_upstream
@@ -67,9 +68,10 @@ def forward_socket(
         call = await call_upstream(upstreams, deadlines, exchange)
         try:
             head = await _ask(call, offered)
-            if head.status in _HAVE_NONE and exchange.operation.over_http is not None:
+            if head.status in _HAVE_NONE and (over_http := exchange.operation.over_http) is not None:
+                instead = OperationTable.load().by_id(over_http)
                 raise WebsocketUnsupported(
-                    "This upstream has no WebSocket here. Send the same to POST /v1/responses.",
+                    f"This upstream has no WebSocket here. Send the same by {instead.method} {instead.path}.",
                     detail=f"the upstream answered {head.status}",
                 )
             if head.status != 101:

@@ -26,6 +26,11 @@ class ServedCertificate:
     expires_at: float
     """Unix time; of the server's own, not of those that vouch for it."""
 
+    @property
+    def until(self) -> str:
+        """When it expires, as people read it."""
+        return _shown(self.expires_at)
+
     def is_of(self, settings: Settings) -> bool:
         """Whether these settings name the same."""
         return (self.certificate, self.key) == (settings.tls_certificate, settings.tls_key)

@@ -243,9 +243,7 @@ def _read_rare(head: RequestHead, values: tuple[bytes, ...], *, http10: bool) ->
             case b"cdn-loop":
                 head.loops = (*head.loops, value)
             case b"upgrade":
-                # Whoever asks for any other protocol goes on in ours (RFC 9110, section 7.8).
-                offers = (part.strip().lower() for part in value.split(b","))
-                head.is_socket |= b"websocket" in offers
+                head.is_socket |= offers_websocket(value)
             case _:
                 offered = (part.strip() for part in value.split(b","))
                 head.subprotocols = (*head.subprotocols, *filter(None, offered))
@@ -271,6 +269,13 @@ def _more_than_one_credential() -> BadRequest:
     return BadRequest(
         "Send exactly one Authorization header with one credential.", code="duplicate_authorization"
     )
+
+
+def offers_websocket(upgrade: bytes) -> bool:
+    """Whether the value of an Upgrade field asks for a WebSocket; who asks for anything else alone goes on in HTTP/1.1
+    (RFC 9110, section 7.8).
+    """
+    return b"websocket" in (part.strip().lower() for part in upgrade.split(b","))
 
 
 def listed_by(connection: bytes) -> frozenset[bytes]:

@@ -29,9 +29,8 @@ def is_ascii(payload: bytes, mask: bytes = b"") -> bool:
         return payload.isascii()
     for at in (0, 1, 2, 3):
         part, byte = payload[at::4], mask[at]
-        if not (
-            part if byte < 0x80 else part.translate(_FLIPPED)
-        ).isascii():  # as are_ascii, without its frame
+        # As `are_ascii` does it: a call would cost more than that.
+        if not (part if byte < 0x80 else part.translate(_FLIPPED)).isascii():
             return False
     return True
 
@@ -58,10 +57,5 @@ class TextFollower:
         try:
             _, read_bytes = utf_8_decode(text, "strict", is_last)
         except UnicodeDecodeError:
-            raise not_utf8() from None
+            raise FrameRefused(1007, "a text message is not UTF-8") from None
         self._begun = text[read_bytes:]
-
-
-def not_utf8() -> FrameRefused:
-    """What a peer is told whose text is none."""
-    return FrameRefused(1007, "a text message is not UTF-8")
