@@ -17,7 +17,8 @@ and the upstream another. Hence strictness wherever parsers are known to differ:
 - the boundary's spelling occurs in delimiters only: not behind a bare LF, not with anything behind it;
 - every part has one Content-Disposition `form-data` with exactly one `name`, quoted or bare, without
   backslashes, never as `name*` or as an RFC 2047 word; a file's name whose end is in doubt stands behind it, and has
-  nothing in it that could be taken for another;
+  nothing in it that could be taken for another, and nothing in front of a name could be taken for it;
+- no part has parts of its own;
 - no Content-Transfer-Encoding that changes bytes, no `_charset_`;
 - a field that policy reads occurs once, has no filename (a file to some, a field to others), no charset in
   which the letters of a model's name are other bytes, and is not larger than `max_field_bytes`.

@@ -21,7 +21,9 @@ _NOTHING_MORE = re.compile(rb"[ \t]*+(?:;[ \t]*+)?\Z")
 _NAME_FIRST = re.compile(
     rb'form-data[ \t]*;[ \t]*name=(?:"([^"\\]*)"|(' + _BARE + rb"))[ \t]*;", re.IGNORECASE
 )
-_ANOTHER_NAME = re.compile(rb"(?<![0-9A-Za-z_.-])name[*0-9]*[ \t]*=", re.IGNORECASE)
+# What a parser takes for a name, or a boundary, that looks for the first that is written, wherever it stands.
+_ANY_NAME = re.compile(rb"(?<![0-9A-Za-z_])name[*0-9]*[ \t]*=", re.IGNORECASE)
+_ANY_BOUNDARY = re.compile(rb"boundary[*0-9]*[ \t]*=", re.IGNORECASE)
 _HEADER_NAME = re.compile(_BARE)
 _MEDIA_TYPE = re.compile(rb"(" + _BARE + rb")/" + _BARE)
 _FORM_DATA = re.compile(rb"form-data", re.IGNORECASE)
@@ -69,6 +71,8 @@ def boundary_of(content_type: str) -> bytes:
         raise MultipartRefused("the Content-Type has an encoded parameter")
     if parameters.get(b"charset", b"utf-8").lower() not in PLAIN_CHARSETS:
         raise MultipartRefused("the Content-Type names a charset in which the body could read differently")
+    if len(_ANY_BOUNDARY.findall(value)) > 1:
+        raise MultipartRefused("the Content-Type has what could be taken for another boundary")
     boundary = parameters.get(b"boundary", b"")
     if len(boundary) > MAX_BOUNDARY_BYTES or not _BOUNDARY.fullmatch(boundary):
         raise MultipartRefused("the boundary is missing, too long or has characters that are not allowed")
@@ -90,6 +94,8 @@ def read_part_head(head: bytes, wanted: Collection[str]) -> Part:
             raise MultipartRefused("the field has a filename", param=name)
         if not _is_plain_text(headers.get(b"content-type", b"text/plain")):
             raise MultipartRefused("the field is not plain text", param=name)
+    elif headers.get(b"content-type", b"").lower().startswith(b"multipart/"):
+        raise MultipartRefused("a part has parts of its own")
     return Part(name, is_file)
 
 
@@ -103,9 +109,11 @@ def _read_disposition(value: bytes) -> tuple[bytes, bool]:
     except MultipartRefused:
         # Quotes in a file's name, and whatever else: the part's own name stands in front of it, and nowhere else.
         first = _NAME_FIRST.match(value)
-        if first is None or _ANOTHER_NAME.search(value, first.end()):
+        if first is None or _ANY_NAME.search(value, first.end()):
             raise
         return first[2] if first[1] is None else first[1], True
+    if len(_ANY_NAME.findall(value)) > 1 and _NAME_FIRST.match(value) is None:
+        raise MultipartRefused("a part has what could be taken for another name")
     if any(b"*" in name and name != b"filename*" for name in parameters):
         raise MultipartRefused("a part's name is encoded")
     return parameters.get(b"name", b""), b"filename" in parameters or b"filename*" in parameters

@@ -237,6 +237,10 @@ CASES = {
     "name behind a line of blanks": body(part(b'form-data; name="a"; filename="x"y\tname = model', b"x")),
     "filename in doubt in front": body(part(b'form-data; filename="x"y"; name="a"', b"x")),
     "name in a filename": body(part(b'form-data; name="a"; filename="x; name=model; y"', b"x")),
+    "name in another value in front": body(part(b'form-data; x="name=model"; name="a"', b"x")),
+    "name in a filename in front": body(part(b'form-data; filename="x name=model "; name="a"', b"x")),
+    "name at the end of another": body(part(b'form-data; x-name="model"; name="a"', b"x")),
+    "parts in a part": body(part(FILE, b"--e\r\n", b"Content-Type: Multipart/mixed; boundary=e")),
     "charset field": body(field(b"_charset_", b"utf-7"), M),
     "transfer encoding": body(part(FILE, b"x", b"Content-Transfer-Encoding: base64")),
 }  # fmt: skip
@@ -407,7 +411,7 @@ def test_other_parsers_see_no_other_model_in_an_accepted_body(data):
     # Line ends around a name are no other name: these parsers may drop them.
     ours = [value.encode().strip(b"\r\n") for value in scanner.fields.values()]
     assert models_to_python(data) == ours
-    assert models_to_a_sloppy_parser(data) == ours
+    assert models_to_a_sloppy_parser(data) == [re.sub(rb"\r\n|\r", b"\n", value) for value in ours]
 
 
 @settings(max_examples=300, deadline=None)
