@@ -83,6 +83,7 @@ class Operation:
     has_output: bool = True
     default_output: int | None = None
     maximum: str | None = None
+    answers: str = "prompt"
     rewrite: Rewrite | None = None
     is_session: bool = False
     over_http: str | None = None

@@ -69,10 +69,13 @@ class Question(NamedTuple):
     responses: bool = False
     """Of an event: what a session's client asks for, and what it adds for that to read."""
 
+    answers: str = "prompt"
+    """The member that has as many answers as it has texts, or lists of messages."""
+
     @property
     def asks(self) -> bool:
         """Whether anything is asked at all."""
-        return self.model_path is not None or any(self[2:])
+        return self.model_path is not None or any(self[2:-1])
 
 
 def read_body(body: bytes, question: Question) -> BodyFacts:
@@ -81,7 +84,7 @@ def read_body(body: bytes, question: Question) -> BodyFacts:
     What is wrong with other names than those that policy reads first is a fault among the facts, so that these are
     known all the same.
     """
-    path, tolerant, models, stored, batch, prompt, default_model, usage, _ = question
+    path, tolerant, models, stored, batch, prompt, default_model, usage, _, answers = question
     document, fields = None, None
     try:
         document = request_fields.parse(body)
@@ -110,7 +113,7 @@ def read_body(body: bytes, question: Question) -> BodyFacts:
         return BodyFacts(fields, named)
     spoken = document.get("input")
     characters = len(spoken) if type(spoken) is str else 0
-    prompts = prompt_count(document["prompt"]) if "prompt" in document else 1
+    prompts = prompt_count(document[answers]) if answers in document else 1
     background = document.get("background") is True
     nameless = default_model and fields is not None and fields.model is None
     place = place_of(body, "model") if nameless else None

@@ -185,6 +185,7 @@ def question_of(caller: Caller, operation: Operation) -> Question | None:
         metered and operation.counts_usage and "tokens" in operation.uses,
         default_model(caller, operation) is not None,
         metered and operation.reports is UsageReport.ON_REQUEST,
+        answers=operation.answers,
     )
     return question if question.asks else None
 

@@ -97,7 +97,7 @@ def _utf8_bytes(text: str) -> int:
 
 
 def prompt_count(prompt: object) -> int:
-    """How many prompts old completions are asked to complete: a list of texts, or of lists of numbers."""
+    """How many prompts are answered: in a list of texts, of lists of numbers, or of conversations."""
     if isinstance(prompt, list) and prompt and type(prompt[0]) is not int:
         return len(prompt)
     return 1

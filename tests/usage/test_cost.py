@@ -27,9 +27,10 @@ GUESS = 77
 
 
 def cost(operation_id: str, document: Any = None, *, length: int | None = None, read: bool = True) -> Cost:
-    question = Question(model_path=("model",) if read else None, prompt=True)
+    operation = TABLE.by_id(operation_id)
+    question = Question(model_path=("model",) if read else None, prompt=True, answers=operation.answers)
     return cost_of(
-        TABLE.by_id(operation_id),
+        operation,
         tenant="acme",
         model="m",
         facts=NOTHING_READ if document is None else read_body(orjson.dumps(document), question),
@@ -55,6 +56,11 @@ def cost(operation_id: str, document: Any = None, *, length: int | None = None, 
             Cost(input=0, output=15, answers=3, maximum="max_tokens"),
         ),
         ("createChatCompletion", {"n": 3}, Cost(input=0, output=3 * GUESS, answers=3)),
+        (
+            "createChatCompletionBatch",
+            {"messages": [[{"content": "x" * 40}]] * 3, "max_tokens": 5},
+            Cost(input=30, output=15, answers=3, maximum="max_tokens"),
+        ),
         ("createCompletion", {"prompt": "x" * 8}, Cost(input=2, output=16)),
         (
             "createCompletion",
