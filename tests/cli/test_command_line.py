@@ -102,15 +102,18 @@ async def test_full_disk_is_said(tmp_path: Path) -> None:
 
 
 async def test_interrupt_ends_a_command_without_a_traceback(tmp_path: Path) -> None:
-    """One that waits for standard input."""
+    """One that waits for what somebody else has to write."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
     process = await asyncio.create_subprocess_exec(
-        *words(("credential", "inspect")),
-        stdin=asyncio.subprocess.PIPE,
+        *words(("credential", "inspect", f"@{pipe}")),
+        stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=environment({}),
     )
-    await asyncio.sleep(1.5)
+    writing = await asyncio.to_thread(os.open, pipe, os.O_WRONLY)  # waits for who reads
     process.send_signal(signal.SIGINT)
     stdout, stderr = await process.communicate()
+    os.close(writing)
     assert (process.returncode, stdout, stderr) == (130, b"", b"")

@@ -69,7 +69,7 @@ def test_every_issued_credential_has_its_own_id() -> None:
         {"scopes": ["inferense"]},
         {"scopes": ["models:read", "nothing:*"]},
         {"scopes": ["models:read files:read,"]},
-        {"scopes": [f"files:v{n}" for n in range(2000)]},
+        pytest.param({"scopes": [f"files:v{n}" for n in range(2000)]}, id="too long"),
         {"models": ["a", ""]},
         {"ttl_seconds": 0},
         {"ttl_seconds": -1},

@@ -8,7 +8,7 @@ import pytest
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.sources import load
 from tests.conftest import StartGateway
-from tests.kit.client import CHAT, HANDSHAKE, JSON, QUESTION, RawAnswer, RawClient
+from tests.kit.client import CHAT, HANDSHAKE, JSON, QUESTION, RawAnswer
 from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn
 
 PAGE = "https://app.example.com"
@@ -53,8 +53,7 @@ async def test_a_preflight_of_an_allowed_origin_is_granted_without_credential_or
     gateway = await start_gateway(
         cors_origins=[PAGE], tenants={"acme": {"limits": {"max_requests_per_1_minute": 1}}}
     )
-    client = await RawClient.connect(gateway.host, gateway.port)
-    gateway.clients.append(client)
+    client = await gateway.connect()
     for path in (CHAT, "/v1/unlisted", "/gateway/me", "/v1/organization/costs"):
         await client.send(f"OPTIONS {path} HTTP/1.1\r\nHost: a\r\n{origin(PAGE)}{ASKS}\r\n".encode())
         answer = await client.read_answer("OPTIONS")
@@ -70,8 +69,7 @@ async def test_a_preflight_of_an_allowed_origin_is_granted_without_credential_or
         assert answer.all("vary") == ["Origin"]
         assert answer.get("x-gateway-request-id")
         if answer.get("connection") == "close":
-            client = await RawClient.connect(gateway.host, gateway.port)
-            gateway.clients.append(client)
+            client = await gateway.connect()
     assert upstream.connections == 0
     lines = await gateway.lines.wait(4)
     assert {(line["method"], line["status"], line["ending"]) for line in lines} == {
@@ -96,8 +94,8 @@ async def test_whatever_else_asks_by_options_needs_a_credential(
     start_gateway: StartGateway, lines: str, upstream: ScriptedUpstream
 ) -> None:
     gateway = await start_gateway(cors_origins=[PAGE])
-    client = await RawClient.connect(gateway.host, gateway.port, "nobody")
-    gateway.clients.append(client)
+    client = await gateway.connect()
+    client.credential = "nobody"
 
     answer = await client.request("OPTIONS", CHAT, headers=lines)
 

@@ -129,18 +129,16 @@ async def test_several_blanks_behind_bearer_are_one(blanks: str, gateway: Gatewa
     assert (await client.read_answer()).status == 200
 
 
-@pytest.mark.parametrize("more", ["", ", Bearer other", ",", "\u00e9"])
+@pytest.mark.parametrize("more", [", Bearer other", ",", "\u00e9"])
 async def test_what_is_no_credential_is_refused_as_one_and_the_connection_goes_on(
     more: str, gateway: Gateway
 ) -> None:
     client = await gateway.connect()
+    good = client.credential.encode()
+    bad = client.request_bytes("GET", "/v1/models").replace(good, good + more.encode("latin-1"))
     for _ in range(2):
-        bad = client.request_bytes("GET", "/v1/models").replace(
-            client.credential.encode(), client.credential.encode() + more.encode("latin-1") or b"x"
-        )
-        if more:
-            await client.send(bad)
-            assert_refused(await client.read_answer(), 401, "invalid_api_key")
+        await client.send(bad)
+        assert_refused(await client.read_answer(), 401, "invalid_api_key")
 
     assert (await client.request("GET", "/v1/models")).status == 200
 

@@ -226,17 +226,21 @@ async def test_a_model_is_judged_wherever_they_name_it(
     assert len(upstream.requests) == 1
 
 
-async def test_each_has_a_scope_of_its_own_that_earlier_credentials_lack(start_gateway: StartGateway) -> None:
+@pytest.mark.parametrize(
+    "target", sorted({*NAMING, *COUNTING, "/v1/infill"} - {"/v1/chat/completions/batch"})
+)
+async def test_each_has_a_scope_of_its_own_that_earlier_credentials_lack(
+    start_gateway: StartGateway, target: str
+) -> None:
     gateway = await start_gateway()
-    for target in (*NAMING, *COUNTING, "/v1/infill"):
-        operation = TABLE.match("POST", target).operation
-        if operation.since == 1 or operation.scope == "chat.completions:write":
-            continue
-        assert operation.scope in GROUPS["inference"][2]
-        assert operation.scope not in TABLE.vocabulary.meaning(["inference", "*"], 1)
-        answer = await ask(gateway, "POST", target, {}, scopes={"embeddings:write", "completions:write"})
-        assert verdict(answer) == (403, "missing_scope")
-        assert operation.scope in error_of(answer)["message"]
+    scope = TABLE.match("POST", target).operation.scope
+
+    answer = await ask(gateway, "POST", target, {}, scopes={"embeddings:write", "completions:write"})
+
+    assert scope in GROUPS["inference"][2]
+    assert scope not in TABLE.vocabulary.meaning(["inference", "*"], 1)
+    assert verdict(answer) == (403, "missing_scope")
+    assert scope in error_of(answer)["message"]
 
 
 async def test_counting_costs_nothing(start_gateway: StartGateway, upstream: ScriptedUpstream) -> None:

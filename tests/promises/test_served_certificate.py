@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import openai
 import pytest
-from aiohttp import web
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -20,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from openai import AsyncOpenAI
 
-from gateway.simulator import build_simulator
+from tests.kit.asking import running_simulator
 from tests.kit.client import RawClient
 from tests.kit.command import RunningCommand, run_command, running_command
 from tests.kit.gateway import running_gateway
@@ -100,41 +99,28 @@ async def test_a_new_pair_is_for_newcomers_and_a_wrong_one_for_nobody(
 
 
 async def test_the_sdk_is_served_by_tls_sessions_included(tmp_path: Path) -> None:
-    runner = await simulated()
-    port = runner.addresses[0][1]
-    try:
-        async with running_gateway(
-            upstream={"base_url": f"http://127.0.0.1:{port}/v1", "api_key": "sk-simulator"},
-            **served_pair(tmp_path),
-        ) as gateway:
-            assert gateway.tls is not None
-            sdk = AsyncOpenAI(
-                api_key=gateway.credential(),
-                base_url=gateway.base_url,
-                http_client=openai.DefaultAsyncHttpxClient(verify=gateway.tls),
-            )
-            async with sdk:
-                stream = await sdk.chat.completions.create(
-                    model="gpt-4o-mini", messages=QUESTION, stream=True
-                )
-                said = [chunk.choices[0].delta.content or "" async for chunk in stream]
-                async with sdk.realtime.connect(
-                    model="gpt-realtime", websocket_connection_options=cast(Any, {"ssl": gateway.tls})
-                ) as session:
-                    first = await session.recv()
+    async with (
+        running_simulator() as simulator,
+        running_gateway(
+            upstream={"base_url": simulator.base_url, "api_key": "sk-simulator"}, **served_pair(tmp_path)
+        ) as gateway,
+    ):
+        assert gateway.tls is not None
+        sdk = AsyncOpenAI(
+            api_key=gateway.credential(),
+            base_url=gateway.base_url,
+            http_client=openai.DefaultAsyncHttpxClient(verify=gateway.tls),
+        )
+        async with sdk:
+            stream = await sdk.chat.completions.create(model="gpt-4o-mini", messages=QUESTION, stream=True)
+            said = [chunk.choices[0].delta.content or "" async for chunk in stream]
+            async with sdk.realtime.connect(
+                model="gpt-realtime", websocket_connection_options=cast(Any, {"ssl": gateway.tls})
+            ) as session:
+                first = await session.recv()
 
-            assert "".join(said)
-            assert first.type == "session.created"
-    finally:
-        await runner.cleanup()
-
-
-async def simulated() -> web.AppRunner:
-    """An upstream on a free port."""
-    runner = web.AppRunner(build_simulator())
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    return runner
+    assert "".join(said)
+    assert first.type == "session.created"
 
 
 def encrypted(pair: dict[str, Any]) -> None:
