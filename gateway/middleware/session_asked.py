@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
 
 from gateway.errors import GatewayError
+from gateway.exchange.standing import Standing
 from gateway.limits.charges import QuotaSet
+from gateway.limits.terms import Quota
 from gateway.middleware.session_permits import Reservation
 from gateway.usage.cost import Cost
 from gateway.usage.realtime import WentBy
@@ -17,7 +20,10 @@ from gateway.usage.realtime import WentBy
 class Asked(Reservation):
     """One request, and what of its answer went by."""
 
-    __slots__ = ("asked_at", "continues", "expires", "is_sure", "lane", "model", "remarks", "went_by")
+    __slots__ = (
+        *("asked_at", "continues", "expires", "in_own_slot", "is_sure", "lane", "model", "remarks"),
+        "went_by",
+    )
 
     def __init__(
         self,
@@ -34,6 +40,9 @@ class Asked(Reservation):
         self.is_sure = is_sure
         """Whether a response is known to begin because of it."""
 
+        self.in_own_slot = False
+        """Whether it goes on in the slot that its session holds, and takes no other."""
+
         self.remarks = 0
         """What its client has said to it while it ran, and may yet be told an error about."""
 
@@ -45,6 +54,29 @@ class Asked(Reservation):
 
         self.expires: asyncio.TimerHandle | None = None
         self.went_by = WentBy()
+
+
+class SessionSlots:
+    """The slots that a session holds from its beginning, in which one response at a time goes on."""
+
+    def __init__(self, standing: Standing, model: str | None) -> None:
+        """`model`: that of the session, if it names one."""
+        self._standing = standing
+        self._held = _slots(standing.quotas_of(model))
+
+    def take(self, request: Asked, others: Iterable[Asked]) -> None:
+        """Have a request take what it needs beside, while `others` are under way."""
+        slots = _slots(self._standing.quotas_of(request.model))
+        if not slots:
+            return
+        request.in_own_slot = not any(other.in_own_slot for other in others)
+        if request.in_own_slot:
+            slots = [slot for slot in slots if slot not in self._held]
+        request.quotas = QuotaSet.of((*request.quotas, *slots))
+
+
+def _slots(quotas: QuotaSet) -> list[Quota]:
+    return [quota for quota in quotas if not quota.dimension.period_seconds]
 
 
 class Made:

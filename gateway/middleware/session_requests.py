@@ -1,7 +1,8 @@
 """The requests of one session of which each is a body as over HTTP: judged, admitted, followed, settled.
 
-Each is judged as the operation's own bodies are, and takes from the limits what it would take over HTTP; the slot
-alone is the session's. What may not go up is answered by an `error` event in the API's shape, and the session goes on.
+Each is judged as the operation's own bodies are, and takes from the limits what it would take over HTTP; one at a time
+goes on in the slot that the session holds. What may not go up is answered by an `error` event in the API's shape, and
+the session goes on.
 An upstream answers what is asked in one lane in its order, so that its events say whose answer they are.
 """
 
@@ -17,7 +18,7 @@ from gateway.errors import Ending, GatewayError, LimitExceeded
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import RequestGate, SessionVoice, StreamObserver
 from gateway.limits.charges import QuotaSet
-from gateway.middleware.session_asked import Asked, Made, let_rest, refused_event
+from gateway.middleware.session_asked import Asked, Made, SessionSlots, let_rest, refused_event
 from gateway.middleware.session_permits import SessionPermits
 from gateway.middleware.session_responses import ASKED_SECONDS, MOST_OPEN
 from gateway.operations.table import Operation, OperationTable
@@ -68,6 +69,7 @@ class SessionRequests(StreamObserver, RequestGate):
         question = policy.question_of(exchange.caller, self._operation)
         assert question is not None, "bodies of this operation name a model"
         self.question: Question = question
+        self._slots = SessionSlots(standing, exchange.model)
         self._permits = permits
         self._guesses = guesses
         self._unseen_per_second = unseen_per_second
@@ -133,7 +135,10 @@ class SessionRequests(StreamObserver, RequestGate):
         if body.makes_images:
             check_image_tool_covered(caller, quotas.dimensions)
         if socket_requests.begins_response(request):
-            await self._reserve(self._request(request, model, quotas))
+            asked = self._request(request, model, quotas)
+            if request.kind != socket_requests.STEERS:  # it takes the place of the one that it steers
+                self._slots.take(asked, (*self._asked, *self._open.values()))
+            await self._reserve(asked)
         else:
             self._remarked(request)
         return goes_up
@@ -166,7 +171,7 @@ class SessionRequests(StreamObserver, RequestGate):
         running.cost = cost._replace(input=(cost.input or 0) + request.body.prompt)
 
     def _quotas_of(self, model: str | None) -> QuotaSet:
-        """What a request is charged to: all but slots, of which the session has one."""
+        """What a request is charged to whatever runs beside it: all but slots."""
         quotas = self._standing.quotas_of(model)
         return QuotaSet.of(quota for quota in quotas if quota.dimension.period_seconds)
 

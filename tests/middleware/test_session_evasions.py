@@ -14,7 +14,7 @@ from tests.kit.upstream import ScriptedUpstream
 from tests.kit.websocket import TEXT, frame, read_frame
 from tests.middleware.limited import remaining, tenant
 from tests.middleware.sessions import CAPACITY, left
-from tests.middleware.test_session_requests import asks, begins, ends, is_told, open_socket
+from tests.middleware.test_session_requests import REQUEST, asks, begins, ends, is_told, open_socket
 
 NOT_FOUND: dict[str, Any] = {
     "status": 400,
@@ -126,6 +126,40 @@ async def test_a_model_named_in_the_response_is_the_one_whose_limits_count(
     assert await remaining(gateway, Dimension.TOKENS_PER_DAY, model="gpt-4o") < 500
     told = await is_told(session, model="gpt-4o-mini", response={"model": "gpt-4o", "input": "x"})
     assert (told["status"], told["error"]["param"]) == (400, "response.model")
+
+
+async def test_responses_side_by_side_take_slots_as_requests_do(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(**tenant(max_concurrent_requests=2))
+    session = await open_socket(gateway, upstream)
+    for lane in ("a", "b"):
+        await asks(session, stream_id=lane)
+        await begins(session, f"resp_{lane}", lane)
+    told = await is_told(session, **REQUEST, stream_id="c")
+    assert (told["status"], told["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert "max_concurrent_requests" in told["error"]["message"]
+    await session.client_tells("response.steer", previous_response_id="resp_b", input="x")
+    await ends(session, (1, 1), "resp_a", stream_id="a")
+    await asks(session, stream_id="c")
+    await session.hang_up()
+    await gateway.lines.wait(1)
+    assert await remaining(gateway, Dimension.CONCURRENT_REQUESTS) == 2
+
+
+async def test_slots_of_a_model_are_taken_by_the_requests_that_name_it(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    limits = {"models": {"gpt-4o": {"max_concurrent_requests": 1}}}
+    gateway = await start_gateway(tenants={"acme": {**EVERY_SCOPE, "limits": limits}})
+    session = await open_socket(gateway, upstream)
+    await asks(session)
+    another = await open_socket(gateway, upstream)
+    assert (await is_told(another, **REQUEST))["status"] == 429
+    await asks(another, model="gpt-4o-mini")
+    await begins(session)
+    await ends(session, (1, 1))
+    await asks(another)
 
 
 # What may be used
