@@ -16,14 +16,17 @@ EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"hello"},"finish_reaso
 ADDED = b'data: {"choices":[],"usage":{"prompt_tokens":11,"completion_tokens":7,"total_tokens":18}}\n\n'
 DONE = b"data: [DONE]\n\n"
 COMMENT = b":\n"
+COMMENT_SECONDS = 0.2
 SILENT_SECONDS = 0.9
-"""Of which a comment comes after 0.2, and after as much again."""
+"""Long enough for some, where none may come."""
+
+HEARD = "two comments were heard"
 
 pytestmark = pytest.mark.both_loops
 
 
 async def started(
-    start_gateway: StartGateway, *, metering: bool = False, sse_comment_seconds: float = 0.2
+    start_gateway: StartGateway, *, metering: bool = False, sse_comment_seconds: float = COMMENT_SECONDS
 ) -> Gateway:
     return await start_gateway(
         tenants={"acme": {**EVERY_SCOPE, "metering": metering}},
@@ -31,8 +34,11 @@ async def started(
     )
 
 
-def comes(upstream: ScriptedUpstream, *pieces: bytes, head: bytes = SSE_HEAD) -> None:
-    """An answer of these pieces, a silence between any two, in chunks unless the head says otherwise."""
+def comes(upstream: ScriptedUpstream, *pieces: bytes, head: bytes = SSE_HEAD, heard: bool = False) -> None:
+    """An answer of these pieces, a silence between any two, in chunks unless the head says otherwise.
+
+    `heard`: it lasts until the client has heard two comments.
+    """
     chunked = b"chunked" in head
 
     async def script(turn: Turn) -> None:
@@ -40,7 +46,7 @@ def comes(upstream: ScriptedUpstream, *pieces: bytes, head: bytes = SSE_HEAD) ->
         await turn.send(head)
         for at, piece in enumerate(pieces):
             if at:
-                await asyncio.sleep(SILENT_SECONDS)
+                await (turn.wait_for(HEARD) if heard else asyncio.sleep(SILENT_SECONDS))
             if piece:
                 await (turn.chunk(piece) if chunked else turn.send(piece))
         if chunked:
@@ -58,10 +64,26 @@ async def streamed(gateway: Gateway, **more: str) -> RawAnswer:
     return answer
 
 
-def split_at_silence(body: bytes, before: bytes, after: bytes) -> bytes:
-    """What came between two parts of an answer."""
+async def listened(gateway: Gateway, upstream: ScriptedUpstream, version: str = "HTTP/1.1") -> bytes:
+    """The same answer's body, of whose upstream two comments have been heard before it goes on."""
+    body = b""
+    async with await gateway.connect() as client:
+        await client.send(
+            client.request_bytes("POST", CHAT, STREAMED_QUESTION, headers=JSON, version=version)
+        )
+        await client.read_head()
+        while piece := await (client.read_chunk() if version == "HTTP/1.1" else client.reader.read(65536)):
+            body += piece
+            if body.endswith(COMMENT * 2):
+                upstream.gate(HEARD).set()
+    return body
+
+
+def only_comments(body: bytes, before: bytes, after: bytes) -> bool:
+    """Whether these are two parts of an answer, with nothing but comments between them."""
     assert body.startswith(before) and body.endswith(after), body
-    return body[len(before) : len(body) - len(after)]
+    between = body[len(before) : len(body) - len(after)]
+    return between == COMMENT * (len(between) // len(COMMENT))
 
 
 @pytest.mark.parametrize("metering", [False, True])
@@ -70,13 +92,11 @@ async def test_a_comment_comes_between_two_events_after_so_much_silence(
     version: str, metering: bool, start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:
     gateway = await started(start_gateway, metering=metering)
-    comes(upstream, EVENT * 3, EVENT + ADDED + DONE)
+    comes(upstream, EVENT * 3, EVENT + ADDED + DONE, heard=True)
 
-    answer = await streamed(gateway, version=version)
+    body = await listened(gateway, upstream, version)
 
-    comments = split_at_silence(answer.body, EVENT * 3, EVENT + (b"" if metering else ADDED) + DONE)
-    assert comments in (COMMENT * 2, COMMENT * 3, COMMENT * 4)
-    assert answer.clean_end
+    assert only_comments(body, EVENT * 3, EVENT + (b"" if metering else ADDED) + DONE)
     [line] = await gateway.lines.wait(1)
     assert (line["usage"]["input"], line["usage"]["output"], line["usage_known"]) == (11, 7, "reported")
 
@@ -93,17 +113,17 @@ async def test_a_comment_may_come_before_the_first_event_but_not_before_the_head
             await turn.send(b"HTTP/1.1 429 Too Many\r\nContent-Length: 2\r\n\r\n{}")
             return
         await turn.send(SSE_HEAD)
-        await asyncio.sleep(SILENT_SECONDS)
+        await turn.wait_for(HEARD)
         await turn.chunk(EVENT + DONE)
         await turn.send(b"0\r\n\r\n")
 
     upstream.plays(script)
     client = await gateway.connect()
     refused = await client.request("POST", CHAT, STREAMED_QUESTION, headers=JSON + "X-Fails: 1\r\n")
-    answer = await streamed(gateway)
+    body = await listened(gateway, upstream)
 
     assert (refused.status, refused.body) == (429, b"{}")
-    assert split_at_silence(answer.body, b"", EVENT + DONE) in (COMMENT * 2, COMMENT * 3, COMMENT * 4)
+    assert only_comments(body, b"", EVENT + DONE)
 
 
 @pytest.mark.parametrize("metering", [False, True])
@@ -132,14 +152,16 @@ async def test_so_it_is_behind_events_that_are_like_those_before_them(
             await asyncio.sleep(0.005)
         if cut:
             await turn.chunk(EVENT[:cut])
-        await asyncio.sleep(SILENT_SECONDS)
+            await asyncio.sleep(SILENT_SECONDS)
+        else:
+            await turn.wait_for(HEARD)
         await turn.chunk(EVENT[cut:] + DONE)
         await turn.send(b"0\r\n\r\n")
 
     upstream.plays(script)
-    comments = split_at_silence((await streamed(gateway)).body, EVENT * 12, EVENT + DONE)
+    body = await listened(gateway, upstream)
 
-    assert comments == b"" if cut else comments in (COMMENT * 2, COMMENT * 3, COMMENT * 4)
+    assert body == EVENT * 13 + DONE if cut else only_comments(body, EVENT * 12, EVENT + DONE)
 
 
 @pytest.mark.parametrize("line_end", [b"\r\n", b"\r"])
@@ -148,9 +170,9 @@ async def test_lines_may_end_otherwise(
 ) -> None:
     gateway = await started(start_gateway)
     event = EVENT.replace(b"\n", line_end)
-    comes(upstream, event, event)
+    comes(upstream, event, event, heard=True)
 
-    assert COMMENT in split_at_silence((await streamed(gateway)).body, event, event)
+    assert only_comments(await listened(gateway, upstream), event, event)
 
 
 OTHERS = {
@@ -183,19 +205,19 @@ async def test_nothing_comes_into_what_could_not_take_it(
 async def test_a_stream_that_speaks_hears_none(
     start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:
-    gateway = await started(start_gateway, sse_comment_seconds=0.5)
+    gateway = await started(start_gateway, sse_comment_seconds=1.5)
 
     async def script(turn: Turn) -> None:
         await turn.read_body()
         await turn.send(SSE_HEAD)
-        for _ in range(20):
+        for _ in range(30):
             await turn.chunk(EVENT)
             await asyncio.sleep(0.06)
         await turn.send(b"0\r\n\r\n")
 
     upstream.plays(script)
 
-    assert (await streamed(gateway)).body == EVENT * 20
+    assert (await streamed(gateway)).body == EVENT * 30
 
 
 async def test_by_default_nothing_is_added(gateway: Gateway, upstream: ScriptedUpstream) -> None:
