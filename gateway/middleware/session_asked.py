@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, LimitExceeded
 from gateway.exchange.standing import Standing
 from gateway.limits.charges import QuotaSet
 from gateway.limits.terms import Quota
@@ -98,6 +98,17 @@ def let_rest(request: Asked) -> None:
     if request.expires is not None:
         request.expires.cancel()
         request.expires = None
+
+
+def too_many(most: int) -> LimitExceeded:
+    """The error for one more request than may be under way."""
+    return LimitExceeded(
+        f"This connection has {most} responses under way, which is as many as there may be. "
+        "Go on when one of them has ended.",
+        type="requests",
+        retry_after_seconds=None,
+        detail=f"{most} responses under way in one session",
+    )
 
 
 def refused_event(error: GatewayError, lane: str | None) -> bytes:

@@ -9,16 +9,17 @@ An upstream answers what is asked in one lane in its order, so that its events s
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from time import monotonic
 
 import orjson
 
-from gateway.errors import Ending, GatewayError, LimitExceeded
+from gateway.errors import Ending, GatewayError
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import RequestGate, SessionVoice, StreamObserver
 from gateway.limits.charges import QuotaSet
-from gateway.middleware.session_asked import Asked, Made, SessionSlots, let_rest, refused_event
+from gateway.middleware.session_asked import Asked, Made, SessionSlots, let_rest, refused_event, too_many
 from gateway.middleware.session_permits import SessionPermits
 from gateway.middleware.session_responses import ASKED_SECONDS, MOST_OPEN
 from gateway.operations.table import Operation, OperationTable
@@ -80,6 +81,9 @@ class SessionRequests(StreamObserver, RequestGate):
         self._asked: list[Asked] = []
         """Those that the upstream was or will be asked, and that it has not begun to answer, in their order."""
 
+        self._late: deque[Asked] = deque(maxlen=MOST_OPEN)
+        """Those that have been given back, and may begin all the same."""
+
         self._open: dict[str, Asked] = {}
         """Those that it has, by the ids of the responses."""
 
@@ -114,6 +118,7 @@ class SessionRequests(StreamObserver, RequestGate):
         for request in self._open.values():
             self._over(request, self._left(request))
         self._asked.clear()
+        self._late.clear()
         self._open.clear()
         self._made.clear()
 
@@ -213,13 +218,7 @@ class SessionRequests(StreamObserver, RequestGate):
 
     async def _reserve(self, request: Asked) -> None:
         if len(self._asked) + len(self._open) >= MOST_OPEN:
-            raise LimitExceeded(
-                f"This connection has {MOST_OPEN} responses under way, which is as many as there may be. "
-                "Go on when one of them has ended.",
-                type="requests",
-                retry_after_seconds=None,
-                detail=f"{MOST_OPEN} responses under way in one session",
-            )
+            raise too_many(MOST_OPEN)
         self._asked.append(request)
         refusal = await self._permits.refusal_of(request)
         if refusal is not None:
@@ -237,6 +236,7 @@ class SessionRequests(StreamObserver, RequestGate):
             self._wait_for(request)
         else:
             self._came_to_nothing(request)
+            self._late.append(request)
 
     # What the upstream says
 
@@ -301,12 +301,16 @@ class SessionRequests(StreamObserver, RequestGate):
         return waiting if lane is None and not of_lane else of_lane
 
     def _unasked(self, told: Told) -> Asked:
-        """A response that nobody has asked for here is charged when it has ended: it cannot be taken back."""
+        """A response that nobody waits for here is charged when it has ended: it cannot be taken back."""
         before = self._made.get(told.continues or "")
-        model = self._exchange.model if before is None else before.model
-        cost = Cost(
-            input=0 if before is None else before.context, output=0 if before is None else before.output
-        )
+        late = next((one for one in self._late if one.lane == told.lane), None)
+        if late is not None:
+            self._late.remove(late)
+            cost, model = late.cost, late.model
+        elif before is not None:
+            cost, model = Cost(input=before.context, output=before.output), before.model
+        else:
+            cost, model = Cost(input=0), self._exchange.model
         request = self._new(
             cost, self._quotas_of(model), model=model, lane=told.lane, continues=told.continues
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from gateway.limits.terms import Dimension
+from gateway.middleware import session_requests
 from tests.conftest import StartGateway
 from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.realtime import Talk
@@ -114,6 +116,21 @@ async def test_an_upstream_that_knows_no_lanes_answers_what_was_asked_in_one(
     assert CAPACITY - await left(gateway) == held
     await ends(session, (900, 12))
     assert await charged_when_it_leaves(gateway, session) == 912
+
+
+async def test_a_response_that_begins_late_is_that_of_the_request_that_was_given_back(
+    gateway: Gateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_requests, "ASKED_SECONDS", 0.05)
+    session = await open_socket(gateway, upstream)
+    await asks(session, input="x" * 4000)
+    async with asyncio.timeout(5):
+        while await left(gateway) != CAPACITY:
+            await asyncio.sleep(0.02)
+    await begins(session)
+    assert await charged_when_it_leaves(gateway, session) >= 1000
+    [line] = await gateway.lines.wait(1)
+    assert line["model"] == "gpt-4o"
 
 
 async def test_a_model_named_in_the_response_is_the_one_whose_limits_count(
