@@ -35,6 +35,10 @@ _MOST_COUNTED = 64
 
 _LENGTH = re.compile(rb"\r?\n[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll][Ee][Nn][Gg][Tt][Hh]:([^\r\n]*)")
 
+_WITH_A_BLANK = frozenset({b"connection ", b"content-length ", b"proxy-connection ", b"transfer-encoding "})
+"""The parser lets these names have a blank in front of their colon, and no other. Some readers take them for what they
+look like, others for nothing (RFC 9112, section 5.1)."""
+
 HeadAndRest = tuple[Head, bytes]
 """A final head, and what came behind it."""
 
@@ -234,11 +238,14 @@ def with_length_once(head: bytes) -> bytes | None:
 
 def _head_of(message: RawResponseMessage) -> Head:
     length = message.headers.get("Content-Length")
-    return Head(
+    head = Head(
         *(message.code, message.reason or "", message.raw_headers),
         length=None if length is None else int(length),
         keeps=not message.should_close,
     )
+    if not _WITH_A_BLANK.isdisjoint(head.names.first):
+        raise BadHttpMessage("a blank behind the name of a field")
+    return head
 
 
 def _parser() -> HttpResponseParserC:

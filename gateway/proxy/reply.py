@@ -176,11 +176,12 @@ class Reply(UpstreamChannel):
     async def begins(self, tells: Callable[[bytes], bool | None]) -> bool:
         """Whether the body begins so, which `read` will still return; waits as long as that cannot be told (None).
 
-        That must be told by less than `KEPT_BYTES`.
+        That must be told by few bytes, in whatever pieces they come.
         """
         while (verdict := tells(b"".join([piece for piece, _ in self._pieces]))) is None:
             if self._at_now == AT_END:
                 return False
+            self.go_on(Held.BY_READER)
             await self._more()
         return verdict
 

@@ -19,7 +19,12 @@ LEADING = frozenset(
 
 _HERE = b"/v1"
 _PARTS = re.compile(rb"(?:([A-Za-z][A-Za-z0-9+.-]*):)?(?://([^/?#]*))?([^?#]*)(.*)", re.DOTALL)
-_AUTHORITY = re.compile(rb"(?:[^@]*@)?(\[[^\]]*\]|[^:]*)(?::([0-9]*))?")
+_READ_DIFFERENTLY = re.compile(rb"[\x00-\x1f\x7f]|^ |^[^?#]*\\")
+"""Browsers pass over such characters, and read a backslash as a slash: a host may lie behind it."""
+
+_AUTHORITY = re.compile(rb"(?:[^@]*@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::([0-9]*))?")
+"""Only what names one host to everybody."""
+
 _WEB = frozenset({b"http", b"https", b"ws", b"wss"})
 _USUAL_PORTS = frozenset({b"", b"80", b"443"})
 """With or without TLS, as whoever stands in front of the upstream has it: it may know no better."""
@@ -57,13 +62,18 @@ class Origin(NamedTuple):
         return b", ".join(links) or None
 
     def _reference(self, reference: bytes, target: bytes) -> bytes | None:
+        if _READ_DIFFERENTLY.search(reference):
+            return None
         parts = _PARTS.fullmatch(reference)
         assert parts is not None  # it matches anything
         scheme, authority, path, rest = parts.groups()
         if scheme is not None and scheme.lower() not in _WEB:
             return reference
         if authority is not None:
-            if not self._is(authority):
+            named = _AUTHORITY.fullmatch(authority)
+            if named is None:
+                return None
+            if not self._is(named[1], named[2] or b""):
                 return reference
         elif scheme is not None:
             return None  # every reader makes something else of it
@@ -80,12 +90,10 @@ class Origin(NamedTuple):
             return None
         return _HERE + path[len(base) :] + rest
 
-    def _is(self, authority: bytes) -> bool:
-        match = _AUTHORITY.fullmatch(authority)
-        if match is None:
-            return False
-        port = match[2] or b""
-        return match[1].lower() == self.host and (port == self.port or port in _USUAL_PORTS)
+    def _is(self, host: bytes, port: bytes) -> bool:
+        port = port.lstrip(b"0")
+        same = host.lower().removesuffix(b".") == self.host.removesuffix(b".")
+        return same and (port == self.port or port in _USUAL_PORTS)
 
     def _at(self, target: bytes) -> bytes:
         """The path there of what was asked for here."""

@@ -58,7 +58,8 @@ NOT_UPSTREAM = HOP_BY_HOP | frozenset(
 )
 NOT_UPSTREAM_PREFIXES = (b"cf-", b"proxy-", b"x-envoy-", b"x-forwarded-")
 
-# Never from the upstream to a tenant: whose account it is, its cookies, and promises about the gateway's own host.
+# Never from the upstream to a tenant: whose account it is, its cookies, promises about the gateway's own host, and what
+# another gateway says of our credential there.
 NOT_CLIENT = HOP_BY_HOP | frozenset(
     {
         b"alt-svc",
@@ -66,6 +67,7 @@ NOT_CLIENT = HOP_BY_HOP | frozenset(
         b"openai-project",
         b"set-cookie",
         b"strict-transport-security",
+        b"x-gateway-credential-expires",
         b"x-gateway-request-id",
     }
 )

@@ -59,11 +59,24 @@ def error_of(answer: RawAnswer) -> dict[str, Any]:
 
 def assert_refused(answer: RawAnswer, status: int, code: str) -> None:
     """The answer is the gateway's own refusal in the API's shape."""
-    error = orjson.loads(answer.body)["error"]
+    _assert_refused(answer, status, code)
+    assert answer.get("x-request-id") == answer.get("x-gateway-request-id") != None  # noqa: E711
+
+
+def assert_refused_beyond(answer: RawAnswer, status: int, code: str) -> str:
+    """The answer is the refusal of another gateway behind this one, whose id for it stays; returns that."""
+    _assert_refused(answer, status, code)
+    there = answer.get("x-request-id")
+    assert there is not None
+    assert there != answer.get("x-gateway-request-id") != None  # noqa: E711
+    return there
+
+
+def _assert_refused(answer: RawAnswer, status: int, code: str) -> None:
+    error = error_of(answer)
     assert (answer.status, error["code"]) == (status, code)
     assert error.keys() == {"message", "type", "param", "code"}
     assert answer.get("content-type") == "application/json"
-    assert answer.get("x-request-id") == answer.get("x-gateway-request-id") != None  # noqa: E711
 
 
 def assert_upstream_error(answer: RawAnswer, status: int, code: str) -> None:

@@ -146,6 +146,33 @@ async def test_a_value_in_latin_1_passes_as_it_came(gateway: Gateway, upstream: 
     )
 
 
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "in pieces"])
+@pytest.mark.parametrize(
+    "name", ["Content-Length", "Transfer-Encoding", "Connection", "Proxy-Connection", "X"]
+)
+async def test_a_blank_behind_the_name_of_a_field_is_broken(
+    name: str, cut: bool, gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    """To some clients that is the field, and contradicts the framing; to others it is none."""
+    value = {"Content-Length": "3", "Transfer-Encoding": "chunked"}.get(name, "close")
+    whole = f"HTTP/1.1 200 OK\r\n{name} : {value}\r\n\r\n5\r\nhello\r\n0\r\n\r\n".encode()
+
+    answer = await asked(gateway, upstream, *([whole[:30], whole[30:]] if cut else [whole]))
+
+    assert (answer.status, orjson.loads(answer.body)["error"]["code"]) == (502, "upstream_broken")
+
+
+async def test_only_we_say_when_a_credential_of_ours_expires(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    """Behind us may be another gateway, whose word is about our key there."""
+    head = b"HTTP/1.1 200 OK\r\nX-Gateway-Credential-Expires: tomorrow\r\nContent-Length: 2\r\n\r\n{}"
+
+    answer = await asked(gateway, upstream, head)
+
+    assert "tomorrow" not in answer.all("x-gateway-credential-expires")
+
+
 # Where an answer leads.
 
 LEADS = [
@@ -170,6 +197,20 @@ LEADS = [
     ("https://files.example/blob?sig=1", "https://files.example/blob?sig=1"),
     ("http://127.0.0.1:1/else", "http://127.0.0.1:1/else"),
     ("http:/api/v1/files/f", None),
+    ("http:///127.0.0.1:{port}/api/v1/f", None),
+    ("///127.0.0.1:{port}/api/v1/f", None),
+    ("\\\\127.0.0.1:{port}/api/v1/f", None),
+    ("\\/127.0.0.1:{port}/api/v1/f", None),
+    ("/\\127.0.0.1:{port}/api/v1/f", None),
+    ("http:\\\\127.0.0.1:{port}\\x", None),
+    ("http://127.0.0.1:{port}\\@files.example/x", None),
+    ("http://else@127.0.0.1:{port}@files.example/x", None),
+    ("ht\ttp://127.0.0.1:{port}/api/v1/f", None),
+    ("\x01//127.0.0.1:{port}/api/v1/f", None),
+    ("http://%3127.0.0.1:{port}/api/v1/f", None),
+    ("http://127.0.0.1.:{port}/api/v1/f", "/v1/f"),
+    ("http://127.0.0.1:0{port}/api/v1/f", "/v1/f"),
+    ("https://files.example/a?b=\\", "https://files.example/a?b=\\"),
     ("mailto:ops@example.org", "mailto:ops@example.org"),
 ]
 

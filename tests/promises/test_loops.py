@@ -12,7 +12,7 @@ import pytest
 from gateway.credentials.key_ring import KeyRing, ensure_ring
 from gateway.credentials.keys import Key
 from tests.conftest import StartGateway
-from tests.kit.asking import ask, assert_refused, credential_of
+from tests.kit.asking import ask, assert_refused, assert_refused_beyond, credential_of
 from tests.kit.client import CHAT, HANDSHAKE, JSON, QUESTION
 from tests.kit.command import run_command, running_command
 from tests.kit.faults.faulty_link import FaultyLink
@@ -43,17 +43,22 @@ async def ring_of_three() -> AsyncIterator[list[Gateway]]:
 async def test_three_gateways_in_a_ring_see_it_at_the_first_return(ring_of_three: list[Gateway]) -> None:
     answer = await ask(ring_of_three[0], "POST", CHAT, QUESTION)
 
-    assert_refused(answer, 508, "loop_detected")
+    refusal = assert_refused_beyond(answer, 508, "loop_detected")
     assert answer.get("x-should-retry") == "false"
     lines = [[line["status"] for line in await gateway.lines.wait(1)] for gateway in ring_of_three]
     assert lines == [[508, 508], [508], [508]]
-    assert (await ring_of_three[0].lines.wait(2))[0]["error"] == "loop_detected"
+    refused, passed = await ring_of_three[0].lines.wait(2)
+    assert (refused["request_id"], refused["error"]) == (refusal, "loop_detected")
+    assert (passed["request_id"], passed["upstream_request_id"]) == (
+        answer.get("x-gateway-request-id"),
+        refusal,
+    )
 
 
 async def test_a_websocket_in_a_ring_is_refused_as_plain_http(ring_of_three: list[Gateway]) -> None:
     answer = await ask(ring_of_three[0], "GET", SOCKET, headers=HANDSHAKE)
 
-    assert_refused(answer, 508, "loop_detected")
+    assert_refused_beyond(answer, 508, "loop_detected")
     assert len(await ring_of_three[0].lines.wait(2)) == 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import io
 import zlib
 from collections.abc import Callable
 
@@ -213,6 +214,33 @@ async def test_it_is_so_known_where_it_is_encoded_too(
 
         assert (answer.body, answer.clean_end) == (WITHOUT_ADDED, True)
         assert answer.get("content-encoding") is None
+    assert await used(metered) == (11, 7, "reported", "complete")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+async def test_so_it_is_in_however_many_pieces_it_comes(
+    coding: str, metered: Gateway, upstream: ScriptedUpstream
+) -> None:
+    """Until something can be told, hundreds of bytes of an encoding may have to come."""
+    packed = zstandard.compress(STREAM)
+    if coding == "gzip":
+        file = io.BytesIO()
+        with gzip.GzipFile(filename="n" * 300, mode="wb", fileobj=file) as stream:
+            stream.write(STREAM)
+        packed = file.getvalue()
+
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await turn.send(head.encode())
+        for byte in packed:
+            await turn.chunk(bytes((byte,)))
+            await asyncio.sleep(0.001)
+        await turn.send(b"0\r\n\r\n")
+
+    upstream.plays(script)
+
+    assert (await streamed(metered)).body == WITHOUT_ADDED
     assert await used(metered) == (11, 7, "reported", "complete")
 
 
