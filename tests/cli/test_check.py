@@ -8,7 +8,8 @@ import pytest
 
 from gateway.app.account_store import FILE_NAME
 from gateway.credentials.key_ring import REVOCATIONS_FILE, ensure_ring
-from tests.kit.command import Completed, run_command, running_command
+from tests.cli import checking
+from tests.kit.command import Completed, running_command
 from tests.kit.gateway import running_gateway
 from tests.kit.redis import RedisServer
 from tests.kit.upstream import ScriptedUpstream
@@ -20,11 +21,9 @@ BOTH = "[tenants.a]\n[tenants.b]\n"
 async def check(
     directory: Path, upstream: ScriptedUpstream, tables: str, *more: str, top: str = ""
 ) -> Completed:
-    """Check a configuration whose keys lie beside it."""
-    file = directory / "gateway.toml"
+    """Check a configuration with this upstream; `top` is above all tables."""
     way = f'[upstream]\nbase_url = "{upstream.base_url}"\napi_key = "sk-common"\n'
-    file.write_text(f'keys_dir = "{directory / "keys"}"\n{top}\n{way}{tables}')
-    return await run_command("check", "--config", str(file), *more)
+    return await checking.check(directory, f"{top}\n{way}{tables}", *more)
 
 
 def own(*names: str) -> str:

@@ -15,19 +15,15 @@ import orjson
 import pytest
 from redis import Redis
 
-from tests.kit.command import RunningCommand, running_command
+from tests.kit.command import END_OF_GREETING, RunningCommand, running_demo
 from tests.kit.redis import RedisServer
 from tests.kit.tls import make_certificate
 from tests.kit.waiting import until
 
-ANYWHERE = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
-END = "Below, one line per exchange. Ctrl-C ends it."
-
 
 @pytest.fixture
 async def demo() -> AsyncIterator[RunningCommand]:
-    async with running_command("demo", *ANYWHERE) as demo:
-        await until(lambda: END in demo.stdout)
+    async with running_demo() as demo:
         yield demo
 
 
@@ -60,7 +56,7 @@ async def pasted(demo: RunningCommand, *lines: str, **environ: str) -> str:
 
 def logged(demo: RunningCommand) -> list[Any]:
     """The lines of its log so far."""
-    return [orjson.loads(line) for line in demo.stdout[demo.stdout.index(END) + 1 :] if line]
+    return [orjson.loads(line) for line in demo.stdout[demo.stdout.index(END_OF_GREETING) + 1 :] if line]
 
 
 def answers(printed: str) -> list[Any]:
@@ -111,8 +107,7 @@ async def test_ctrl_c_ends_the_demo(demo: RunningCommand) -> None:
 
 
 async def test_a_demo_counts_in_the_redis_that_it_is_told(redis: RedisServer) -> None:
-    async with running_command("demo", *ANYWHERE, "--redis", redis.url) as demo:
-        await until(lambda: END in demo.stdout)
+    async with running_demo("--redis", redis.url) as demo:
         assert any("counted in Redis" in line for line in demo.stdout)
         _, _, _, limit, *_ = paragraph(demo, "ask models")
 
@@ -125,8 +120,7 @@ async def test_a_demo_counts_in_the_redis_that_it_is_told(redis: RedisServer) ->
 
 
 async def test_any_setting_of_the_demo_can_be_set() -> None:
-    async with running_command("demo", *ANYWHERE, "--set", 'tenants.demo.models=["gpt-4o*"]') as narrow:
-        await until(lambda: END in narrow.stdout)
+    async with running_demo("--set", 'tenants.demo.models=["gpt-4o*"]') as narrow:
         _, _, _, limit, *_ = paragraph(narrow, "ask models")
 
         refused = answers(await pasted(narrow, limit))
@@ -137,8 +131,7 @@ async def test_any_setting_of_the_demo_can_be_set() -> None:
 async def test_a_demo_that_speaks_tls_prints_lines_that_do(tmp_path: Path) -> None:
     certificate, key = make_certificate(tmp_path, "gateway")
     tls = ("--set", f"tls_certificate={certificate}", "--set", f"tls_key={key}")
-    async with running_command("demo", *ANYWHERE, *tls) as demo:
-        await until(lambda: END in demo.stdout)
+    async with running_demo(*tls) as demo:
         models, *_, me, _ = paragraph(demo, "ask models")
 
         printed = await pasted(demo, models, me, CURL_CA_BUNDLE=str(certificate))

@@ -7,17 +7,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.kit.command import Completed, run_command
+from tests.cli.checking import check
 from tests.kit.terminal import on_terminal
 
 SOUND = '[upstream]\nbase_url = "http://upstream.test/v1"\n'
-
-
-async def check(directory: Path, text: str, *more: str, **environ: str) -> Completed:
-    file = directory / "gateway.toml"
-    file.write_text(text)
-    keys = () if "keys_dir" in text or "--keys-dir" in more else ("--keys-dir", str(directory / "keys"))
-    return await run_command("check", "--config", str(file), *keys, *more, **environ)
 
 
 @pytest.mark.parametrize(

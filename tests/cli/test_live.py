@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 from aiohttp import web
 
-from tests.cli.test_foreseen import check
+from tests.cli.checking import check
 from tests.kit.jwks import NEXT, THEIRS, running_jwks_server
 from tests.kit.tls import TlsUpstream
 from tests.kit.upstream import Script, ScriptedUpstream, Turn

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from tests.kit.command import END_OF_GREETING, exported
 from tests.kit.tls import make_certificate
 
 _DEADLINE_SECONDS = 30
@@ -60,11 +60,11 @@ def _demo(log: Path, *options: str) -> Iterator[dict[str, str]]:
         process = subprocess.Popen([*words, *options], stdin=subprocess.DEVNULL, stdout=file, stderr=file)
     try:
         waited_until = time.monotonic() + _DEADLINE_SECONDS
-        while "Ctrl-C ends it" not in (said := log.read_text("utf-8")):
+        while END_OF_GREETING not in (said := log.read_text("utf-8")):
             if process.poll() is not None or time.monotonic() > waited_until:
                 raise RuntimeError(f"gateway demo did not start:\n{said}")
             time.sleep(0.05)
-        yield dict(re.findall(r"^export (\w+)=(\S+)$", said, re.MULTILINE))
+        yield exported(said)
     finally:
         process.terminate()
         process.wait()

@@ -22,6 +22,9 @@ _SERVING = re.compile(
     r"serving on https?://(?P<host>[^:/ ]+):(?P<port>\d+), metrics on http://(?:[^:/ ]+|\[[^\]]+\]):(?P<admin>\d+)/"
 )
 
+END_OF_GREETING = "Below, one line per exchange. Ctrl-C ends it."
+"""What a demo says last, before its log."""
+
 
 @dataclass(frozen=True)
 class Completed:
@@ -95,6 +98,21 @@ def running_command(
     `module` is what runs it, where that is not `python -m gateway` itself.
     """
     return _running(_start(arguments, environ, module))
+
+
+@asynccontextmanager
+async def running_demo(*options: str) -> AsyncIterator[RunningCommand]:
+    """`gateway demo` on free ports, once it has printed all that it has to say."""
+    async with running_command(
+        "demo", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", *options
+    ) as demo:
+        await until(lambda: END_OF_GREETING in demo.stdout)
+        yield demo
+
+
+def exported(text: str) -> dict[str, str]:
+    """The variables that a demo says to export."""
+    return dict(re.findall(r"^export (\w+)=(\S+)$", text, re.MULTILINE))
 
 
 def running_with_files(

@@ -18,8 +18,7 @@ import pytest
 
 from tests.clients.clients import CLIENTS, RUNTIMES
 from tests.clients.examples import DOCUMENT, Example, examples
-from tests.kit.command import RunningCommand, running_command
-from tests.kit.waiting import until
+from tests.kit.command import RunningCommand, exported, running_demo
 
 EXAMPLES = list(examples())
 
@@ -48,8 +47,7 @@ RUN_HERE = [example for example in EXAMPLES if can_run(example)]
 
 @pytest.fixture
 async def demo() -> AsyncIterator[RunningCommand]:
-    async with running_command("demo", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0") as demo:
-        await until(lambda: any("Ctrl-C ends it" in line for line in demo.stdout))
+    async with running_demo() as demo:
         yield demo
 
 
@@ -59,7 +57,6 @@ async def test_an_example_prints_an_answer_as_it_stands(
 ) -> None:
     file = tmp_path / example.file
     file.write_text(example.code, "utf-8")
-    exports = dict(re.findall(r"^export (\w+)=(\S+)$", "\n".join(demo.stdout), re.MULTILINE))
     words = [sys.executable] if example.language == "python" else ["bash", "-euo", "pipefail"]
 
     done = await asyncio.to_thread(
@@ -67,7 +64,8 @@ async def test_an_example_prints_an_answer_as_it_stands(
         [*words, str(file)],
         capture_output=True,
         text=True,
-        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(tmp_path)} | exports,
+        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(tmp_path)}
+        | exported("\n".join(demo.stdout)),
         timeout=60,
         check=False,
     )

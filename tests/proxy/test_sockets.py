@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from gateway.wire.frame_format import accept_key
+from tests.kit.asking import TABLE
 from tests.kit.client import WEBSOCKET_KEY
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import ScriptedUpstream, Turn
@@ -55,6 +56,35 @@ async def test_the_handshake_is_the_clients_own_but_for_credential_and_extension
     assert session.head.all("upgrade") == ["websocket"]
     assert session.head.get("sec-websocket-extensions") is None
     assert session.head.get("x-gateway-request-id")
+
+
+SOCKETS = {
+    "connectRealtime": "/v1/realtime?model=gpt-realtime",
+    "connectRealtimeTranscription": "/v1/realtime/transcription_sessions?model=gpt-4o-transcribe",
+    "connectRealtimeTranslation": "/v1/realtime/translations?model=gpt-realtime-translate",
+    "connectResponses": "/v1/responses",
+}
+
+
+def test_every_socket_of_the_table_has_a_target_here() -> None:
+    assert SOCKETS.keys() == {operation.id for operation in TABLE if operation.is_session}
+
+
+@pytest.mark.parametrize("operation", SOCKETS)
+async def test_every_socket_is_open_under_its_own_operation(
+    operation: str, gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    target = SOCKETS[operation]
+    session = await open_session(gateway, upstream, target=target)
+
+    await session.from_client(frame(TEXT, b'{"type":"session.update"}'))
+    await session.from_upstream(frame(TEXT, b'{"type":"session.updated"}', masked=False))
+
+    assert session.turn.seen.target == target
+    assert (await read_frame(session.client.reader)).payload == b'{"type":"session.updated"}'
+    await session.client.close()
+    [line] = await gateway.lines.wait(1)
+    assert (line["operation"], line["status"]) == (operation, 101)
 
 
 @pytest.mark.parametrize(
