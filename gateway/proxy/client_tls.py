@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from time import monotonic
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from gateway.errors import BadRequest
-from gateway.proxy.bites import LARGE_BITE_SECONDS, Turns
+from gateway.proxy.bites import LARGE_BITE_SECONDS
 from gateway.proxy.client_channel import ClientChannel
-from gateway.proxy.large_reads import FULL_READ_BYTES
+from gateway.proxy.served_tls import ServedTls, Stage
 
 _Data = bytes | bytearray | memoryview
 
@@ -32,43 +32,6 @@ head, and who never reads would have them lie here. So many changes are the work
 
 _HANDSHAKE = 0x16
 """How the first record of a handshake begins."""
-
-
-class Stage:
-    """What a connection by TLS is at."""
-
-    SILENT: Final = 0
-    """Nothing has come yet."""
-
-    SHAKING: Final = 1
-    """The handshake is under way."""
-
-    OPEN: Final = 2
-    ENDED: Final = 3
-    """We have said our end: what still comes is dropped."""
-
-    PLAIN: Final = 4
-    """The client does not speak TLS, and is told so."""
-
-    LEFT: Final = 5
-    """The client has said its end, or cannot be understood any more: it gets what it was sent before, and no more."""
-
-
-class ServedTls:
-    """What the connections of a server share that come by TLS."""
-
-    def __init__(self, turns: Turns, *, handshake_seconds: float, failed: Callable[[str], None]) -> None:
-        """`handshake_seconds`: for a handshake to be over; `failed` is told of one that came to nothing: `handshake`,
-        or `plain_http` for a request without any.
-        """
-        self.context: ssl.SSLContext | None = None
-        """How newcomers are served; None: without TLS."""
-
-        self.turns = turns
-        self.handshake_seconds = handshake_seconds
-        self.failed = failed
-        self.buffer = memoryview(bytearray(FULL_READ_BYTES))
-        """What is read into: nothing of it is needed when the next read comes, whoever's that is."""
 
 
 class ClientTls(asyncio.BufferedProtocol, asyncio.Transport):
@@ -92,6 +55,9 @@ class ClientTls(asyncio.BufferedProtocol, asyncio.Transport):
         """What was written before the handshake was over."""
 
         self._ends_early = False
+        self._waiting = b""
+        """What has come and is not wanted yet, beyond what the library has: that keeps as much for ever."""
+
         self._unasked_bytes = 0
         """How much the library has answered by itself."""
 
@@ -124,7 +90,9 @@ class ClientTls(asyncio.BufferedProtocol, asyncio.Transport):
         stage = self._stage
         data = self._served.buffer[:nbytes]
         if stage == Stage.OPEN:
-            if nbytes <= SLICE_BYTES:
+            if self._waiting:
+                self._waiting += data
+            elif nbytes <= SLICE_BYTES:
                 self._incoming.write(data)
                 self._hand_on()
             else:
@@ -204,16 +172,24 @@ class ClientTls(asyncio.BufferedProtocol, asyncio.Transport):
 
     def _hand_on_much(self, data: memoryview) -> None:
         began = monotonic()
-        for at in range(0, len(data), SLICE_BYTES):
-            self._incoming.write(data[at : at + SLICE_BYTES])
-            if self._stage == Stage.OPEN and not self._paused:
-                self._hand_on()
+        self._hand_on_slices(data)
         seconds = monotonic() - began
         if seconds > LARGE_BITE_SECONDS and self._stage == Stage.OPEN and not self._paused:
             # Records of a few bytes cost much, and the loop would read on at once: others first.
             self._raw.pause_reading()
             self._served.turns.spend(0, seconds)
             self._served.turns.wait(self._read_on, floods=True)
+
+    def _hand_on_slices(self, data: memoryview) -> None:
+        """Hand on what has come, one slice after the other; from where it is not wanted any more it waits here."""
+        for at in range(0, len(data), SLICE_BYTES):
+            if self._stage != Stage.OPEN:
+                return
+            if self._paused:
+                self._waiting = bytes(data[at:])
+                return
+            self._incoming.write(data[at : at + SLICE_BYTES])
+            self._hand_on()
 
     def _read_on(self) -> None:
         if self._stage == Stage.OPEN and not self._paused and not self._raw.is_closing():
@@ -311,16 +287,22 @@ class ClientTls(asyncio.BufferedProtocol, asyncio.Transport):
     def resume_reading(self) -> None:
         if self._paused:
             self._paused = False
-            self._raw.resume_reading()
-            if self._incoming.pending:
+            if self._incoming.pending or self._waiting:
                 asyncio.get_running_loop().call_soon(self._go_on)
+            else:
+                self._raw.resume_reading()
 
     def _go_on(self) -> None:
         try:
             self._hand_on()
+            if self._waiting and not self._paused:
+                waiting, self._waiting = self._waiting, b""
+                self._hand_on_slices(memoryview(waiting))
         except BaseException:
             self._raw.abort()
             raise
+        if not self._paused and not self._raw.is_closing():
+            self._raw.resume_reading()
 
     def get_write_buffer_size(self) -> int:
         return self._raw.get_write_buffer_size() + len(self._early)

@@ -12,10 +12,11 @@ import ssl
 
 from aiohttp import web
 
-from gateway.proxy.client_tls import ClientTls, ServedTls
+from gateway.proxy.client_tls import ClientTls
 from gateway.proxy.edge_protocol import EdgeProtocol
 from gateway.proxy.edge_state import EdgeConnection, EdgeState
 from gateway.proxy.handler import Handler
+from gateway.proxy.served_tls import ServedTls
 
 
 class EdgeServer(web.Server):

@@ -407,6 +407,31 @@ async def own(secure: Gateway) -> OwnTls:
     return one
 
 
+async def test_what_is_sent_ahead_is_answered_and_leaves_the_library_little(
+    secure: Gateway, upstream: ScriptedUpstream, own: OwnTls
+) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.wait_for("go on")
+        await turn.send(OK)
+
+    upstream.plays(script)
+    server, many = secure.app.server, 60
+    assert server is not None
+    headers = JSON + f"X-Ahead: {'x' * 8000}\r\n"
+    own.tls.write(own.client.request_bytes("POST", CHAT, QUESTION, headers=headers) * many)
+    own.client.writer.write(own.outgoing.read())
+    await until(lambda: any(connection.held for connection in server.state.connections))  # type: ignore[attr-defined]
+    (connection,) = server.state.connections
+    assert isinstance(connection.transport, ClientTls)
+    kept_bytes = connection.transport._incoming.pending
+    upstream.gate("go on").set()
+
+    await secure.lines.wait(many)
+    assert {seen.body for seen in upstream.requests} == {QUESTION}
+    assert kept_bytes <= 64 * 1024
+
+
 async def test_who_has_new_keys_now_and_then_is_served(secure: Gateway, own: OwnTls) -> None:
     for _ in range(5):
         own.outgoing.write(own.change_of_keys())
