@@ -33,7 +33,7 @@ _SAYS_NOTHING = re.compile(
     _TYPE + rb"\.(?:done|completed|created|queued|in_progress|incomplete|failed|cancelled)\b"
 )
 _IS_SOUND = re.compile(_TYPE + rb"audio\.delta\b")
-_GOES_ON = re.compile(rb"\.(?:delta|added)\b")
+_GOES_ON = re.compile(rb"\.(?:delta|added)\b|\"content_block_(?:start|delta)\"")
 _ALL = 2**31
 _LAST = b"[DONE]"
 _IS_LAST = re.compile(rb"(?:\A|\n)data: ?\[DONE\]")

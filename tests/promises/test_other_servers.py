@@ -206,6 +206,30 @@ async def test_a_stream_of_messages_that_breaks_off_is_estimated(
     assert 20 <= 1000 - 30 - await remaining(gateway, Dimension.TOKENS_PER_DAY) <= 60
 
 
+async def test_a_stream_of_messages_that_goes_on_behind_a_report_is_estimated_when_its_client_leaves(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(**tenant(max_tokens_per_1_day=1000))
+    stream = message_events({"input_tokens": 30, "output_tokens": 1}, {"output_tokens": 2})
+    begun, goes_on = stream, stream[stream.index(b"event: content_block_start") :]
+    goes_on = goes_on[: goes_on.index(b"event: content_block_stop")]
+
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + begun + goes_on)
+        await turn.gone()
+
+    upstream.plays(script)
+    async with await gateway.connect() as client:
+        await client.send(
+            client.request_bytes("POST", "/v1/messages", orjson.dumps({**ASKED, "stream": True}))
+        )
+        await client.read_head()
+        await client.reader.readuntil(goes_on[-80:])
+    await gateway.lines.wait(1)
+    assert 80 <= 1000 - 30 - await remaining(gateway, Dimension.TOKENS_PER_DAY) <= 200
+
+
 NAMING = [target for target, *_ in ANSWERS.values() if target != "/v1/infill"]
 COUNTING = ["/v1/tokenize", "/v1/detokenize", "/v1/messages/count_tokens"]
 
