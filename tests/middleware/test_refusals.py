@@ -141,7 +141,11 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize(("limit", "capacity", "target", "body", "headers", "said", "less"), OTHERS)
+@pytest.mark.parametrize(
+    ("limit", "capacity", "target", "body", "headers", "said", "less"),
+    OTHERS,
+    ids=[limit for limit, *_ in OTHERS],
+)
 async def test_every_limit_says_what_was_asked_and_what_is_left(
     start_gateway: StartGateway,
     upstream: ScriptedUpstream,
