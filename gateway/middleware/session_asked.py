@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from time import monotonic
 from typing import Any
 
 import orjson
@@ -14,7 +15,10 @@ from gateway.limits.charges import QuotaSet
 from gateway.limits.terms import Quota
 from gateway.middleware.session_permits import Reservation
 from gateway.usage.cost import Cost
-from gateway.usage.realtime import WentBy
+from gateway.usage.realtime import WentBy, estimated
+from gateway.usage.reported import Usage
+
+_SPOKEN_BYTES_PER_SECOND = 48_000
 
 
 class Asked(Reservation):
@@ -54,6 +58,27 @@ class Asked(Reservation):
 
         self.expires: asyncio.TimerHandle | None = None
         self.went_by = WentBy()
+
+    @property
+    def prompt(self) -> int:
+        """LLM tokens that it has to read."""
+        return self.cost.input or 0
+
+    @property
+    def written(self) -> int:
+        """LLM tokens of its answer that went by."""
+        return self.went_by.output(_SPOKEN_BYTES_PER_SECOND)
+
+    def estimate(self) -> Usage:
+        """What it used, by what went by."""
+        return estimated(self.prompt, self.written)
+
+    def left(self, unseen_per_second: float) -> Usage:
+        """What it is taken to have used whose end nobody waited for, of an upstream that may make so much unseen."""
+        unseen = 0
+        if self.asked_at is not None:
+            unseen = min(self.cost.output, int((monotonic() - self.asked_at) * unseen_per_second))
+        return estimated(self.prompt, max(self.written, unseen))
 
 
 class SessionSlots:

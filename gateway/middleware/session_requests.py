@@ -30,7 +30,6 @@ from gateway.policy.reading import Question
 from gateway.usage import response_events
 from gateway.usage.cost import Cost, cost_of
 from gateway.usage.guesses import Guesses
-from gateway.usage.realtime import estimated
 from gateway.usage.reported import Usage
 from gateway.usage.response_events import ENDS, Told
 from gateway.wire.body_facts import SocketRequest
@@ -38,8 +37,6 @@ from gateway.wire.request_body import RequestBody
 
 MOST_REMEMBERED = 1000
 """Responses of one session that it may continue; older ones are forgotten."""
-
-_SPOKEN_BYTES_PER_SECOND = 48_000
 
 
 class SessionRequests(StreamObserver, RequestGate):
@@ -324,17 +321,16 @@ class SessionRequests(StreamObserver, RequestGate):
                 self._count(told.used, self._exchange.model)
                 self._permits.charge(told.used, self._quotas_of(self._exchange.model))
             return
-        used, went_by = told.used, request.went_by.output(_SPOKEN_BYTES_PER_SECOND)
-        if used is None or (not used.total and went_by):
-            if not self._standing.metered or (ENDS[told.kind] == "failed" and not went_by):
+        used, written = told.used, request.written
+        if used is None or (not used.total and written):
+            if not self._standing.metered or (ENDS[told.kind] == "failed" and not written):
                 self._permits.settle(request, used or Usage())
                 return
-            prompt = request.cost.input or 0
-            used = estimated(prompt, went_by) if ENDS[told.kind] != "cancelled" else self._left(request)
+            used = request.estimate() if ENDS[told.kind] != "cancelled" else self._left(request)
         made = self._made.get(told.response or "")
         if made is not None:
             # One that only prepares others may report nothing of what it has taken in.
-            made.context = (used.input or request.cost.input or 0) + used.output
+            made.context = (used.input or request.prompt) + used.output
         self._over(request, used)
 
     def _refused(self, told: Told) -> None:
@@ -345,9 +341,8 @@ class SessionRequests(StreamObserver, RequestGate):
         running = next((key for key, one in self._open.items() if one.lane == told.lane), None)
         if running is not None and (told.is_of_stream or waiting is None):
             request = self._open.pop(running)
-            went_by = request.went_by.output(_SPOKEN_BYTES_PER_SECOND)
-            if went_by:
-                self._over(request, estimated(request.cost.input or 0, went_by))
+            if request.written:
+                self._over(request, request.estimate())
             else:
                 self._permits.settle(request, Usage())
         elif waiting is not None:
@@ -379,12 +374,8 @@ class SessionRequests(StreamObserver, RequestGate):
 
     def _left(self, request: Asked) -> Usage:
         """What a response is taken to have used whose end nobody waited for."""
-        unseen = 0
-        if self._exchange.ending is not Ending.UPSTREAM_LOST and request.asked_at is not None:
-            seconds = monotonic() - request.asked_at
-            unseen = min(request.cost.output, int(seconds * self._unseen_per_second))
-        went_by = request.went_by.output(_SPOKEN_BYTES_PER_SECOND)
-        return estimated(request.cost.input or 0, max(went_by, unseen))
+        is_lost = self._exchange.ending is Ending.UPSTREAM_LOST
+        return request.left(0.0 if is_lost else self._unseen_per_second)
 
     def _over(self, request: Asked, used: Usage) -> None:
         if used.estimated and not self._standing.metered:
