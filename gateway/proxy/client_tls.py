@@ -232,38 +232,37 @@ class ClientTls(asyncio.BufferedProtocol, asyncio.Transport):
                 self._send_sealed()
 
     def _open(self, protocol: asyncio.Protocol) -> bool:
-        """Hand on all that is whole; False: that was its end. Raises SSLError."""
+        """Hand on all that is whole; False: behind it the client has said its end. Raises SSLError."""
         read, incoming = self._tls.read, self._incoming
-        data = read(_RECORD_BYTES)
+        last = data = read(_RECORD_BYTES)
         if data and incoming.pending:
             pieces = [data]
             try:
-                while incoming.pending and (more := read(_RECORD_BYTES)):
-                    pieces.append(more)
+                while incoming.pending and last:
+                    last = read(_RECORD_BYTES)
+                    pieces.append(last)
             except ssl.SSLError:
                 pass  # it comes again when this has been handed on, unless what was missing does
             data = b"".join(pieces)
         if data:
             protocol.data_received(data)
-        return bool(data)
+        return bool(last)
 
     def _open_into(self, protocol: asyncio.BufferedProtocol) -> bool:
         """The same for who has a buffer for it, which holds at least a record."""
-        read, incoming, size_bytes = cast(Any, self._tls.read), self._incoming, 0
+        read, incoming, size_bytes, last_bytes = cast(Any, self._tls.read), self._incoming, 0, 1
         with memoryview(cast(Any, protocol.get_buffer(-1))) as buffer:
             try:
-                while incoming.pending and len(buffer) - size_bytes >= _RECORD_BYTES:
+                while incoming.pending and last_bytes and len(buffer) - size_bytes >= _RECORD_BYTES:
                     with buffer[size_bytes:] as room:
-                        came = read(_RECORD_BYTES, room)
-                    if not came:
-                        break
-                    size_bytes += came
+                        last_bytes = read(_RECORD_BYTES, room)
+                    size_bytes += last_bytes
             except ssl.SSLError:
                 if not size_bytes:
                     raise
         if size_bytes:
             protocol.buffer_updated(size_bytes)
-        return bool(size_bytes)
+        return bool(last_bytes)
 
     # Of its protocol, to which it is a transport
 

@@ -432,6 +432,24 @@ async def test_what_is_sent_ahead_is_answered_and_leaves_the_library_little(
     assert kept_bytes <= 64 * 1024
 
 
+@pytest.mark.parametrize("apart", [True, False])
+async def test_who_says_its_end_is_gone_whether_that_comes_with_its_request_or_behind(
+    secure: Gateway, upstream: ScriptedUpstream, own: OwnTls, apart: bool
+) -> None:
+    upstream.plays(silent)
+    own.tls.write(own.client.request_bytes("POST", CHAT, QUESTION, headers=JSON))
+    if apart:
+        await own.client.send(own.outgoing.read())
+        await upstream.passed("asked")
+    with pytest.raises(ssl.SSLWantReadError):
+        own.tls.unwrap()
+    await own.client.send(own.outgoing.read())
+
+    (line,) = await secure.lines.wait()
+    assert line["ending"] == "client_left"
+    await until(lambda: secure.app.open_connections == 0)
+
+
 async def test_who_has_new_keys_now_and_then_is_served(secure: Gateway, own: OwnTls) -> None:
     for _ in range(5):
         own.outgoing.write(own.change_of_keys())
