@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shutil
 import socket
@@ -16,6 +15,7 @@ from tests.kit.command import Completed, run_command, running_command
 from tests.kit.redis import RedisServer
 from tests.kit.terminal import on_terminal
 from tests.kit.upstream import ScriptedUpstream
+from tests.kit.waiting import comes_to
 
 CREDENTIAL = re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]+")
 ANYWHERE = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--set", "drain_notice_seconds=0")
@@ -71,9 +71,7 @@ async def test_first_credential_is_on_the_register_and_can_be_revoked(place: Pla
         jti, tenant, subject = listed[1].split()[:3]
         assert (tenant, subject) == ("default", "first-run") and jti in "\n".join(gateway.stderr)
         assert (await place.run("credential", "revoke", "--jti", jti)).code == 0
-        async with asyncio.timeout(5):
-            while await place.status(gateway.host, gateway.port, credential) != 401:
-                await asyncio.sleep(0.1)
+        await comes_to(401, lambda: place.status(gateway.host, gateway.port, credential))
         assert "revoked" in (await place.run("credential", "list")).stdout
 
 

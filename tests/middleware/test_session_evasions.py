@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from tests.conftest import StartGateway
 from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.realtime import Talk
 from tests.kit.upstream import ScriptedUpstream
+from tests.kit.waiting import comes_to
 from tests.kit.websocket import TEXT, frame, read_frame
 from tests.middleware.limited import remaining, tenant
 from tests.middleware.sessions import CAPACITY, left
@@ -124,9 +124,7 @@ async def test_a_response_that_begins_late_is_that_of_the_request_that_was_given
     monkeypatch.setattr(session_requests, "ASKED_SECONDS", 0.05)
     session = await open_socket(gateway, upstream)
     await asks(session, input="x" * 4000)
-    async with asyncio.timeout(5):
-        while await left(gateway) != CAPACITY:
-            await asyncio.sleep(0.02)
+    await comes_to(CAPACITY, lambda: left(gateway))
     await begins(session)
     assert await charged_when_it_leaves(gateway, session) >= 1000
     [line] = await gateway.lines.wait(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import orjson
@@ -17,6 +16,7 @@ from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.realtime import Event, Talk, talk
 from tests.kit.upstream import ScriptedUpstream, says
 from tests.kit.usage_answers import counted
+from tests.kit.waiting import comes_to
 from tests.kit.websocket import BINARY, MORE, TEXT, frame, handshake, read_frame
 from tests.middleware.limited import remaining, tenant
 from tests.middleware.sessions import CAPACITY, left
@@ -206,9 +206,7 @@ async def test_what_the_upstream_does_not_begin_is_given_back(
     monkeypatch.setattr(session_requests, "ASKED_SECONDS", 0.1)
     session = await open_socket(gateway, upstream)
     await asks(session)
-    async with asyncio.timeout(5):
-        while await left(gateway) != CAPACITY:
-            await asyncio.sleep(0.02)
+    await comes_to(CAPACITY, lambda: left(gateway))
 
 
 async def test_a_steer_is_reserved_as_the_response_that_it_may_begin(
