@@ -289,6 +289,8 @@ class SessionRequests(StreamObserver, RequestGate):
         self._asked.remove(found)
         let_rest(found)
         found.lane = told.lane
+        # It may be any of them that the upstream has begun: who leaves before its end pays for the longest prompt.
+        found.cost = found.cost._replace(input=max(one.cost.input or 0 for one in waiting))
         return found
 
     def _waiting(self, lane: str | None) -> list[Asked]:

@@ -106,6 +106,18 @@ async def test_an_event_that_comes_to_nothing_is_not_taken_for_the_request_behin
     assert await charged_when_it_leaves(gateway, session) >= 1000
 
 
+async def test_a_request_that_was_refused_unseen_is_not_the_one_that_begins_behind_it(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await open_socket(gateway, upstream)
+    await session.client_tells("response.cancel")
+    await asks(session, max_output_tokens=16)
+    await session.upstream_tells("error", **NOT_FOUND)
+    await asks(session, input="x" * 4000)
+    await begins(session)
+    assert await charged_when_it_leaves(gateway, session) >= 1000
+
+
 async def test_an_upstream_that_knows_no_lanes_answers_what_was_asked_in_one(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
