@@ -128,7 +128,7 @@ class EventFilter(Protocol):
         """What takes pieces from now on that pass whole; asked behind a piece. None: each has to be fed."""
 
     def end(self) -> bytes:
-        """The stream has ended: return what was held back."""
+        """The stream has ended: return what was held back. Raises a GatewayError where it has not ended well."""
 
 
 @dataclass(frozen=True, slots=True)

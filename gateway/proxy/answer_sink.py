@@ -16,6 +16,7 @@ from gateway.wire.whole_chunks import chunk_at, whole_chunk
 
 _BLANK_LINES = (b"\n\n", b"\r\r", b"\r\n\r\n", b"\n\r\n")
 _LINE_ENDS = b"\r\n"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class AnswerSink(Awaited):
@@ -24,6 +25,7 @@ class AnswerSink(Awaited):
     __slots__ = (
         "_answer",
         "_client",
+        "_comments",
         "_exchange",
         "_filtering",
         "_tail",
@@ -53,6 +55,9 @@ class AnswerSink(Awaited):
         self._tail = b"" if unframed_events or tells_events else None
         """The last bytes that have come, where they say something."""
 
+        self._comments = False
+        """Whether comments went down in front of the stream."""
+
         self._client = client
         self._takes: Takes | None = None
         """What takes the usual piece, where there is one."""
@@ -66,6 +71,18 @@ class AnswerSink(Awaited):
         """Whether an event ended with what came last, which has gone down, or nothing has come yet."""
         tail = self._tail
         return not self._over and tail is not None and (not tail or tail.endswith(_BLANK_LINES))
+
+    def comment(self, line: bytes) -> None:
+        """Send a line that is none of the upstream's."""
+        exchange = self._exchange
+        self._comments = exchange.first_byte_at is None
+        self._answer.push(line)
+        exchange.sent(len(line))
+
+    def _begin(self, going: Piece) -> Piece:
+        """What the first piece becomes: behind a comment a byte order mark would be taken for the name of a field."""
+        self._exchange.body_begins(monotonic())
+        return going[3:] if self._comments and going[:3] == _BYTE_ORDER_MARK else going
 
     def piece(self, body: Piece, chunks: Piece | None) -> None:
         if self._over:
@@ -85,9 +102,12 @@ class AnswerSink(Awaited):
             self._tail = (self._tail + body[-4:])[-4:]
         exchange = self._exchange
         if going:
-            if exchange.first_byte_at is None:
-                exchange.body_begins(monotonic())
-            self._answer.push(going, chunks)
+            if exchange.first_byte_at is None and (begun := self._begin(going)) is not going:
+                going = begun
+                if going:
+                    self._answer.push(going)
+            else:
+                self._answer.push(going, chunks)
         exchange.answer_piece(body, len(going))
 
     def usual(self) -> Passes | None:
@@ -145,14 +165,14 @@ class AnswerSink(Awaited):
             body = bytes(body)
             try:
                 going = filtering.feed(body) if body else body
+                rest = filtering.end()
             except GatewayError as refused:
                 self.fail(refused)
                 return
-            rest = filtering.end()
             if rest or going is not body:
                 going, chunks = bytes(going) + rest, None
-        if going and exchange.first_byte_at is None:
-            exchange.body_begins(monotonic())
+        if going and exchange.first_byte_at is None and (begun := self._begin(going)) is not going:
+            going, chunks = begun, None
         self._answer.finish(going, chunks)
         exchange.answer_piece(body, len(going)) if body else exchange.sent(len(going))
         self._settle()

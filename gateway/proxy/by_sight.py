@@ -20,6 +20,9 @@ from gateway.wire.sse import begins_like_events
 _BEGINNING_BYTES = 1024
 """Of an encoded body: so much tells what it begins with, or nothing does."""
 
+_WHOLE = (None, b"\n", b"\r")
+"""What the last byte is of events that were not cut off."""
+
 
 def codings_of(head: Head) -> tuple[bytes, ...]:
     """The content codings of an answer, in the order in which they were applied."""
@@ -73,6 +76,8 @@ class Unpacked:
         self._text: list[bytes] = []
         self._inflater = Inflater(applied, self._text.append)
         self._changing = changing
+        self._last: bytes | None = None
+        """The last byte that was unpacked; empty where nothing could be of what has come, None where nothing has."""
 
     def feed(self, piece: bytes) -> bytes:
         """Take a piece; return what may pass. Raises UpstreamBroken."""
@@ -81,6 +86,10 @@ class Unpacked:
             self._inflater.feed(piece)
         except Unreadable:
             raise unreadable() from None
+        if text:
+            self._last = text[-1][-1:]
+        elif self._last is None:
+            self._last = b""
         passing = b"".join([self._changing.feed(part) for part in text])
         text.clear()
         return passing
@@ -89,7 +98,9 @@ class Unpacked:
         """Each piece is unpacked."""
 
     def end(self) -> bytes:
-        """The end of it."""
+        """The end of it. Raises UpstreamBroken where it was cut off amid an event, which the client could not see."""
+        if self._last not in _WHOLE and not self._inflater.has_ended:
+            raise UpstreamBroken("The upstream broke off its encoding in the middle of an event.")
         return self._changing.end()
 
 

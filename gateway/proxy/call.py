@@ -151,10 +151,13 @@ class Call:
         )
 
     async def ask_again(self, block: bytes) -> Head:
-        """Ask the same over a new connection; the head of the answer. Raises an UpstreamFault, or Overloaded."""
+        """Ask the same over a new connection, in what is left of the time; the head of the answer.
+
+        Raises an UpstreamFault, or Overloaded.
+        """
         self.reply = reply = await self.to.pool.made_for(self.reply)
         reply.write(block)
-        self.exchange.asked_at = reply.start_clock()
+        self.exchange.asked_at = monotonic()
         return await self.read_head()
 
     async def read_head(self) -> Head:

@@ -181,9 +181,7 @@ class Relay:
         )
         comments: Comments | None = None
         if seconds:
-            comments = Comments(
-                *(answer, going), exchange=exchange, reply=reply, client=client, seconds=seconds
-            )
+            comments = Comments(going, reply=reply, client=client, seconds=seconds)
             self._wheel.ask(comments, comments.due_at)
         client.fed_by(reply)
         try:

@@ -90,6 +90,9 @@ class Reply(UpstreamChannel):
         """Have the exchange of a connection that was lost, and what is left of its time."""
         began_at = lost._total_at - lost.deadlines.total_seconds
         self.begin(tenant, lost.deadlines, began_at, no_body=lost._no_body)
+        self._head_due_at = due_at = lost._head_due_at
+        if due_at < self._asked_at:
+            self._be_asked(due_at)
 
     def write(self, *data: Piece) -> None:
         """Send bytes of the request. Raises UpstreamBroken when the connection is gone."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from gateway.exchange.exchange import Exchange
-from gateway.proxy.answer import Answer
 from gateway.proxy.answer_sink import AnswerSink
 from gateway.proxy.channel import Channel
 from gateway.proxy.reply import Reply
@@ -15,23 +13,12 @@ _COMMENT = b":\n"
 class Comments:
     """Sends a comment into one answer after so much silence, again and again, between two events alone."""
 
-    __slots__ = ("_answer", "_client", "_exchange", "_reply", "_said_at", "_seconds", "_sink", "due_step")
+    __slots__ = ("_client", "_reply", "_said_at", "_seconds", "_sink", "due_step")
 
-    def __init__(
-        self,
-        answer: Answer,
-        sink: AnswerSink,
-        *,
-        exchange: Exchange,
-        reply: Reply,
-        client: Channel,
-        seconds: float,
-    ) -> None:
-        """`sink` sends `answer` what comes from `reply`, to `client`."""
+    def __init__(self, sink: AnswerSink, *, reply: Reply, client: Channel, seconds: float) -> None:
+        """`sink` gets what comes from `reply`, and sends it to `client`."""
         self.due_step: int | None = None
-        self._answer = answer
         self._sink = sink
-        self._exchange = exchange
         self._reply = reply
         self._client = client
         self._seconds = seconds
@@ -48,7 +35,6 @@ class Comments:
             return self.due_at
         reply = self._reply
         if self._sink.between_events and not (reply.held or reply.surplus or self._client.writing_paused):
-            self._answer.push(_COMMENT)
-            self._exchange.sent(len(_COMMENT))
+            self._sink.comment(_COMMENT)
         self._said_at = now
         return self.due_at

@@ -34,9 +34,17 @@ class Inflater:
     def __init__(self, encodings: tuple[bytes, ...], sink: Sink) -> None:
         """`encodings` as they were applied."""
         self._room = _Room()
+        self._streams: list[_Stream] = []
         for encoding in encodings:
-            sink = _STREAMS[encoding](self._room.before(sink)).feed
+            stream = _STREAMS[encoding](self._room.before(sink))
+            self._streams.append(stream)
+            sink = stream.feed
         self._feed = sink
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all encodings are known to have come to their ends."""
+        return all(stream.has_ended for stream in self._streams)
 
     def feed(self, piece: bytes) -> None:
         """Take the next bytes of the answer. Raises Unreadable."""
@@ -72,6 +80,10 @@ class _Room:
 
 
 class _Stream(Protocol):
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is known that nothing more has to come."""
+
     def feed(self, piece: bytes) -> None: ...
 
 
@@ -81,6 +93,10 @@ class _Gzip:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._member = zlib.decompressobj(31)
+
+    @property
+    def has_ended(self) -> bool:
+        return self._member.eof
 
     def feed(self, piece: bytes) -> None:
         while True:
@@ -100,6 +116,10 @@ class _Deflate:
         self._head = b""
         self._stream: Any = None
 
+    @property
+    def has_ended(self) -> bool:
+        return self._stream is not None and bool(self._stream.eof)
+
     def feed(self, piece: bytes) -> None:
         if self._stream is None:
             self._head += piece
@@ -117,6 +137,10 @@ class _Brotli:
         self._sink = sink
         self._stream = brotli.Decompressor()
 
+    @property
+    def has_ended(self) -> bool:
+        return bool(self._stream.is_finished())
+
     def feed(self, piece: bytes) -> None:
         stream = self._stream
         while not stream.is_finished():
@@ -128,7 +152,10 @@ class _Brotli:
 
 
 class _Zstd:
-    """One frame or several. What its library unpacks goes on at once, so that it can be stopped."""
+    """One frame or several. What its library unpacks goes on at once, so that it can be stopped; it does not say where
+    a frame ends."""
+
+    has_ended = False
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink

@@ -155,6 +155,45 @@ async def test_an_encoded_stream_that_cannot_be_unpacked_is_broken_or_passes_as_
         assert (await metered.lines.wait(1))[0]["ending"] == "upstream_lost"
 
 
+@pytest.mark.parametrize("framing", ["chunked", "length", "close"])
+@pytest.mark.parametrize("coding", CODINGS)
+async def test_an_encoding_that_is_cut_off_amid_an_event_is_no_clean_end(
+    coding: str, framing: str, metered: Gateway, upstream: ScriptedUpstream
+) -> None:
+    """Who gets the text plainly cannot see that its encoding has no end."""
+    packed = CODINGS[coding](STREAM * 3)[:-12]
+    answers(
+        upstream,
+        f"Content-Type: text/event-stream\r\nContent-Encoding: {coding}\r\n",
+        [packed],
+        framing=framing,
+    )
+
+    answer = await streamed(metered)
+
+    assert answer.status == 502 or not answer.clean_end
+    assert (await metered.lines.wait(1))[0]["ending"] == "upstream_lost"
+
+
+@pytest.mark.parametrize("kind", ["no end", "no last line end", "nothing"])
+async def test_an_encoding_that_says_all_of_its_events_is_whole(
+    kind: str, metered: Gateway, upstream: ScriptedUpstream
+) -> None:
+    """Some servers flush each event and never end what they packed them in."""
+    packing = zlib.compressobj(wbits=31)
+    body, text = b"", b""
+    if kind == "no end":
+        body, text = packing.compress(STREAM) + packing.flush(zlib.Z_SYNC_FLUSH), WITHOUT_ADDED
+    elif kind == "no last line end":
+        body, text = gzip.compress(STREAM[:-2]), WITHOUT_ADDED[:-2]
+    answers(upstream, "Content-Type: text/event-stream\r\nContent-Encoding: gzip\r\n", cut(body, 50))
+
+    answer = await streamed(metered)
+
+    assert (answer.status, answer.body, answer.clean_end) == (200, text, True)
+    assert (await metered.lines.wait(1))[0]["ending"] == "complete"
+
+
 @pytest.mark.parametrize("coding", CODINGS)
 async def test_a_list_of_models_that_is_encoded_is_cut_to_what_may_be_used(
     coding: str, start_gateway: StartGateway, upstream: ScriptedUpstream

@@ -127,6 +127,22 @@ async def test_a_comment_may_come_before_the_first_event_but_not_before_the_head
 
 
 @pytest.mark.parametrize("metering", [False, True])
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_no_mark_stands_behind_a_comment(
+    at_once: bool, metering: bool, start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    """A byte order mark is one at the beginning alone; behind that it would take the first event with it."""
+    gateway = await started(start_gateway, metering=metering)
+    first = b"\xef\xbb\xbf" + EVENT
+    comes(upstream, *([b"", first + DONE] if at_once else [b"", first, DONE]))
+
+    body = (await streamed(gateway)).body
+
+    assert body.startswith(COMMENT) and body.replace(COMMENT, b"") == EVENT + DONE
+    assert (await gateway.lines.wait(1))[0]["bytes_out"] == len(body)
+
+
+@pytest.mark.parametrize("metering", [False, True])
 @pytest.mark.parametrize("cut", [1, 5, len(EVENT) - 2, len(EVENT) - 1])
 async def test_no_comment_comes_amid_an_event(
     cut: int, metering: bool, start_gateway: StartGateway, upstream: ScriptedUpstream

@@ -151,6 +151,28 @@ async def test_a_deadline_is_no_close(start_gateway: StartGateway, upstream: Scr
     assert len(upstream.requests) == 1
 
 
+async def test_it_is_asked_again_in_what_is_left_of_the_time(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(
+        upstream={"base_url": upstream.base_url, "api_key": "sk-up", "first_byte_timeout_seconds": 0.8}
+    )
+
+    async def hang_up_late_then_answer_late(turn: Turn) -> None:
+        await asyncio.sleep(0.6)
+        if len(upstream.requests) == 1:
+            turn.close()
+        else:
+            await turn.send(OK)
+
+    upstream.plays(hang_up_late_then_answer_late)
+    client = await gateway.connect()
+    answer = await client.request("GET", "/v1/models")
+
+    assert_upstream_error(answer, 504, "upstream_timeout")
+    await until(lambda: gateway.upstream_connections("busy") == 0)
+
+
 async def test_a_client_that_leaves_meanwhile_leaves_nothing_behind(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
