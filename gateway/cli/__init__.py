@@ -129,6 +129,8 @@ def _open_standard_files() -> None:
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 (as below)
     if sys.stdout is None:
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 (it is open for as long as the process is)
     if sys.stderr is None:
@@ -162,7 +164,9 @@ def _import_aiohttp() -> None:
 
 def _run(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["probe"]:  # asked every few seconds: it goes without what takes long to import
-        options = parser("probe").parse_args(arguments)
+        options, rest = parser("probe").parse_known_args(arguments)
+        if rest:
+            options.command_line.refuse(rest)
         return int(options.run(options))
     _import_aiohttp()
     from gateway.credentials.keys import KeyProblem

@@ -41,6 +41,12 @@ class CommandLine(argparse.ArgumentParser):
                 for word in self._given
                 if word.startswith("-") and word.partition("=")[0] not in self._option_string_actions
             ]
+        if message.startswith(("argument COMMAND: invalid", "argument ACTION: invalid")):
+            misspelt = [
+                f"{shown(word)} has to stand behind what is to be done"
+                for word in self._given[:1]
+                if word.startswith("-")
+            ]
         complain(*misspelt, _nearer(message), f"`{self.prog} --help` says what there is")
         self.exit(2)
 

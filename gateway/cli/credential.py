@@ -127,7 +127,7 @@ def _issue(options: argparse.Namespace) -> int:
     ring, made = ring_of(settings)
     if made:
         remark(f"made a signing key in {settings.keys_dir}")
-    subject = options.subject or _user()
+    subject = _user() if options.subject is None else options.subject
     asyncio.run(_wait_for_revocations(settings, options.tenant, subject))
     issued = issue(
         ring,
@@ -192,10 +192,13 @@ def _revoke(options: argparse.Namespace) -> int:
         options.command_line.error("--subject needs --tenant ID as well: subjects belong to a tenant")
     if options.jti is None and options.tenant is None:
         options.command_line.error("one of --jti ID and --tenant ID is required")
-    if options.jti is not None and not (
-        options.jti.isprintable() and 0 < len(options.jti) <= MAX_NAME_CHARACTERS
-    ):
+    if options.jti is not None and not _is_name(options.jti):
         raise ValueError("--jti takes the id of a credential, as `gateway credential inspect` shows it")
+    if options.subject is not None and not _is_name(options.subject):
+        raise ValueError(
+            f"--subject takes who calls, 1 to {MAX_NAME_CHARACTERS} printable characters; without it, all of the "
+            "tenant's are revoked"
+        )
     settings = settings_from(options)
     try:
         say(asyncio.run(_withdraw(settings, options)))
@@ -207,6 +210,11 @@ def _revoke(options: argparse.Namespace) -> int:
         )
         raise ValueError(f"nothing was revoked: {unavailable}{instead}") from None
     return 0
+
+
+def _is_name(text: str) -> bool:
+    """Whether a credential can have it as its id or its subject: what none has would revoke none."""
+    return text.isprintable() and 0 < len(text) <= MAX_NAME_CHARACTERS
 
 
 async def _enter(settings: Settings, issued: Issued) -> None:

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from gateway.app.build import build_app
 from gateway.app.serving import run_loop, serve
+from gateway.app.telling import tell_what_is_logged
 from gateway.cli.options import add_set, put_assignments
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing
@@ -83,6 +84,7 @@ def register(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run until Ctrl-C."""
+    tell_what_is_logged("gateway")
     run_loop(_demo(options))
     return 0
 

@@ -65,18 +65,22 @@ def give_first_credential(settings: Settings, ring: KeyRing) -> None:
     what = f"a first credential, {issued.principal.credential_id}, for the tenant {tenant}"
     if sys.stderr.isatty():
         print(f"gateway: {what}, shown this once:\n\n{issued.credential}\n", file=sys.stderr, flush=True)
-    else:
-        _keep(settings.keys_dir / FIRST_CREDENTIAL_FILE, issued.credential, what)
+    elif not _keep(settings.keys_dir / FIRST_CREDENTIAL_FILE, issued.credential, what):
+        return  # nobody has it
     try:
         asyncio.run(enter(settings, issued))
     except RevocationsUnavailable as unavailable:
         tell(f"`gateway credential list` will not show it: {unavailable}")
 
 
-def _keep(file: Path, credential: str, what: str) -> None:
+def _keep(file: Path, credential: str, what: str) -> bool:
     try:
         write_private(file, f"{credential}\n".encode())
     except OSError as error:
-        tell(f"{what}, could not be written to {file}: {error.strerror}")
-    else:
-        tell(f"{what}, which only you can read: {file}")
+        tell(
+            f"{what}, could not be written to {file}: {error.strerror}; it is lost, and "
+            "`gateway credential issue` makes another"
+        )
+        return False
+    tell(f"{what}, which only you can read: {file}")
+    return True

@@ -42,7 +42,7 @@ def foreseen(settings: Settings, known: Iterable[Problem]) -> list[Problem]:
             use(settings)
         except SettingsInvalid as invalid:
             found += invalid.problems
-    for look in (_redis, _keys, _revocations):
+    for look in (unusable_redis, _keys, _revocations):
         found += look(settings)
     return [problem for problem in found if problem.key not in keys]
 
@@ -59,7 +59,8 @@ def foreseen_here(settings: Settings) -> Iterator[str]:
             yield f"{key}: {host} is no address of this machine: {error.strerror}"
 
 
-def _redis(settings: Settings) -> Iterator[Problem]:
+def unusable_redis(settings: Settings) -> Iterator[Problem]:
+    """What is wrong with the URL of Redis, asking nobody."""
     url = revealed(settings.redis_url)
     if url is None:
         return
@@ -83,15 +84,16 @@ def _keys(settings: Settings) -> Iterator[Problem]:
     except KeyProblem as problem:
         yield from (Problem("keys_dir", text) for text in problem.problems)
         return
-    if not any(_redis(settings)):
+    if not any(unusable_redis(settings)):
         try:
             check_nobody_has_any(settings)
         except SettingsInvalid as invalid:
             yield from invalid.problems
             return
-    above = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    above = next(parent for parent in (folder, *folder.absolute().parents) if os.path.lexists(parent))
     if not above.is_dir():
-        yield Problem("keys_dir", f"{folder} cannot be made: {above} is a file")
+        what = "a link that leads nowhere" if above.is_symlink() else "a file"
+        yield Problem("keys_dir", f"{folder} cannot be made: {above} is {what}")
     elif not os.access(above, os.W_OK | os.X_OK):
         yield Problem(
             "keys_dir", f"{folder} holds no key, and none can be made: {above} is not ours to write"

@@ -163,6 +163,7 @@ def add_credential(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "credential",
         nargs="*",
+        default=[],  # or argparse would call it required
         metavar="@FILE",
         help="file that holds the credential; without it, the environment variable GATEWAY_CREDENTIAL, "
         "else standard input",

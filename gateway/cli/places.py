@@ -15,6 +15,7 @@ _OPTIONS = {
     "upstream.base_url": "--upstream",
     "keys_dir": "--keys-dir",
     "workers": "--workers",
+    "redis_url": "--redis",
 }
 _NAME = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
 _DOTTED = rf"({_NAME}(?:\s*\.\s*{_NAME})*)"

@@ -77,11 +77,9 @@ def run(options: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         complain(str(error))
         return 1
-    line = (
-        _line(body)
-        or f"{address}: {path} answered {status}, and not as the private listener of a gateway does"
-    )
-    if status == 200:
+    said = _line(body)
+    line = said or f"{address}: {path} answered {status}, and not as the private listener of a gateway does"
+    if status == 200 and said:
         say(line)
         return 0
     complain(line)

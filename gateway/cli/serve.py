@@ -16,6 +16,7 @@ from gateway.app.own_upstream import refuse_itself
 from gateway.app.telling import tell, tell_what_is_logged
 from gateway.app.workers import how_many_workers, narrow
 from gateway.cli.first_run import give_first_credential, ring_of
+from gateway.cli.foreseen import unusable_redis
 from gateway.cli.options import add_settings, add_workers, keyless, settings_from, values_from
 from gateway.credentials.key_ring import KeyRing
 from gateway.settings.judging import judged
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     seen = Seen()
     values = values_from(options, seen)
     settings = judged(values)
-    problems = keyless(settings)
+    problems = [*keyless(settings), *unusable_redis(settings)]
     if problems:
         raise SettingsInvalid(problems)
     refuse_itself(settings)

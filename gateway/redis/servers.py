@@ -13,6 +13,7 @@ and `sentinel_password=` log in to Sentinels, which otherwise get no login.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,8 @@ SENTINEL_SECONDS = 0.3
 """How long one Sentinel may take before the next is asked."""
 
 Address = tuple[str, int]
+_UNKNOWN_OPTION = re.compile(r"unexpected keyword argument '(\w+)'")
+
 Connect = Callable[[], Awaitable[AbstractConnection]]
 """Returns a connection that is ready for commands; raises RedisError or OSError."""
 
@@ -53,8 +56,18 @@ class RedisServers:
         plain_scheme, topology = scheme_of(url)
         rest = url.partition("://")[2]
         if topology is Topology.SINGLE:
-            return cls._single(f"{plain_scheme}://{rest}")
-        return cls._several(plain_scheme, topology, rest)
+            servers = cls._single(f"{plain_scheme}://{rest}")
+        else:
+            servers = cls._several(plain_scheme, topology, rest)
+        try:
+            servers._kind(
+                **_arguments(servers._options.values)
+            )  # connects nowhere, and says what it cannot take
+        except (TypeError, RedisError) as error:
+            unknown = _UNKNOWN_OPTION.search(str(error))
+            what = f"there is no option {unknown[1]}" if unknown else str(error)
+            raise ValueError(f"the Redis URL cannot be used: {what}") from None
+        return servers
 
     @classmethod
     def _single(cls, url: str) -> RedisServers:
@@ -146,19 +159,21 @@ class _Options:
         return "…"
 
 
-async def _connected(kind: type[AbstractConnection], options: dict[str, Any]) -> AbstractConnection:
+def _arguments(options: dict[str, Any]) -> dict[str, Any]:
     # No retries: a repeated script could charge twice. No timeouts: who connects or calls sets the deadline.
     # RESP2, and no introduction: the handshake needs no round trip of its own.
-    connection = kind(
-        **{
-            **options,
-            "protocol": 2,
-            "retry": Retry(NoBackoff(), 0),
-            "socket_timeout": None,
-            "socket_connect_timeout": None,
-            "driver_info": None,
-        }
-    )
+    return {
+        **options,
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": None,
+        "socket_connect_timeout": None,
+        "driver_info": None,
+    }
+
+
+async def _connected(kind: type[AbstractConnection], options: dict[str, Any]) -> AbstractConnection:
+    connection = kind(**_arguments(options))
     try:
         await connection.connect()  # type: ignore[no-untyped-call]
     except BaseException:

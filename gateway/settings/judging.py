@@ -18,6 +18,16 @@ from gateway.settings.section import Problem, SettingsInvalid
 from gateway.settings.seen import SECRETS
 from gateway.settings.settings import Settings, contradictions
 
+_IN_WORDS = {
+    "missing": "is missing",
+    "tuple_type": 'expected a list, such as ["one", "two"]',
+    "list_type": 'expected a list, such as ["one", "two"]',
+    "dict_type": "expected a table",
+    "model_type": "expected a table",
+    "string_type": "expected a text",
+}
+"""What TOML has, where pydantic would name what Python has."""
+
 
 def judged(values: Mapping[str, Any]) -> Settings:
     """The settings that were gathered. Reads no file and no environment.
@@ -101,7 +111,7 @@ def _problems(invalid: ValidationError) -> list[Problem]:
         else:
             shown = isinstance(error["input"], int | float) or _is_harmless(error["loc"])
             got = f" (got {error['input']!r})" if shown and error["type"] != "missing" else ""
-            message = "is missing" if error["type"] == "missing" else error["msg"]
+            message = _IN_WORDS.get(error["type"], error["msg"])
             lines = message.removeprefix("Value error, ").splitlines()
             problems += [Problem(key, line + got) for line in lines]
     return problems

@@ -204,7 +204,9 @@ def _resolved(
     resolved: dict[str, Any] = {}
     for key, value in values.items():
         resolved[key] = value
-        if key in _PATHS and isinstance(value, str | Path):
+        if key in _PATHS and value == "":  # which to Path is the folder where somebody happens to stand
+            problems.append(Problem(parents + key, "is empty; expected a path"))
+        elif key in _PATHS and isinstance(value, str | Path):
             try:
                 resolved[key] = str(_at_home(value))
             except ValueError as wrong:

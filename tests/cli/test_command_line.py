@@ -26,6 +26,9 @@ from tests.kit.command import environment, run_command, words
         (("usage", "--tenant", "a", "b"), "'b' is one argument too many"),
         (("keys", "list", "--key-dir=x"), "there is no option --key-dir here; did you mean --keys-dir?"),
         (("usage", "--tenant"), "argument --tenant: expected one argument"),
+        (("--config", "gateway.toml", "serve"), "--config has to stand behind what is to be done"),
+        (("probe", "--redy"), "there is no option --redy here; did you mean --ready?"),
+        (("explain",), "the following arguments are required: METHOD, PATH\n"),
         (("completion", "tcsh"), "'tcsh' is none of bash, zsh, fish"),
     ],
 )
@@ -117,3 +120,16 @@ async def test_interrupt_ends_a_command_without_a_traceback(tmp_path: Path) -> N
     stdout, stderr = await process.communicate()
     os.close(writing)
     assert (process.returncode, stdout, stderr) == (130, b"", b"")
+
+
+async def test_closed_standard_input_is_an_empty_one() -> None:
+    done = await asyncio.to_thread(
+        subprocess.run,
+        ["/bin/sh", "-c", 'exec "$@" <&-', "sh", *words(("credential", "inspect"), "gateway")],
+        capture_output=True,
+        check=False,
+        env=environment({}),
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"gateway: no credential was given: expected @FILE")

@@ -128,6 +128,7 @@ def test_issued_credential_says_what_was_asked_for_and_is_shown_once(operator: O
         (["--scope", "models:read", "--limit", "max_requests_per_1_hour=5"], "max_requests_per_1_minute", 2),
         (["--scope", "models:read", "--limit", "max_requests_per_1_minute=0"], "positive", 2),
         (["--scope", "models:read", "--limit", "max_requests_per_1_minute"], "positive", 2),
+        (["--scope", "models:read", "--subject", ""], "sub is not 1 to 256 printable characters", 1),
         (["--scope", "models:read", "--ttl", "400d"], "--ttl 400d: at most 90d", 1),
         (
             ["--scope", "models:read", "--limit", "max_requests_per_1_minute=5", "--set", "workers=2"],
@@ -321,6 +322,8 @@ def test_revocation_of_all_until_now_spares_what_is_issued_next(
         (["--jti", "a", "--tenant", "acme"], "not allowed with", 2),
         (["--jti", "a", "--subject", "alice"], "--subject needs --tenant", 2),
         (["--jti", ""], "id of a credential", 1),
+        (["--tenant", "acme", "--subject", ""], "--subject takes who calls", 1),
+        (["--tenant", "acme", "--subject", "a\nb"], "--subject takes who calls", 1),
     ],
     ids=str,
 )

@@ -62,6 +62,15 @@ async def test_first_credential_goes_to_a_file_of_its_owners_where_standard_erro
     assert again.first_credential is None and place.file.read_bytes() == before
 
 
+async def test_first_credential_that_cannot_be_kept_is_on_no_register(place: Place) -> None:
+    place.file.mkdir(parents=True, mode=0o700)
+    place.keys.chmod(0o700)
+    async with running_command(*place.serving) as gateway:
+        listed = (await place.run("credential", "list")).stdout.splitlines()
+    assert len(listed) == 1
+    assert any("it is lost, and `gateway credential issue` makes another" in line for line in gateway.stderr)
+
+
 async def test_first_credential_is_on_the_register_and_can_be_revoked(place: Place) -> None:
     async with running_command(*place.serving) as gateway:
         credential = gateway.first_credential

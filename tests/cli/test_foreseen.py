@@ -44,6 +44,13 @@ SOUND = '[upstream]\nbase_url = "http://upstream.test/v1"\n'
             "cannot be made: {directory}/gateway.toml is a file",
         ),
         ('keys_dir = "/proc/keys"', "", "keys_dir: "),
+        ('keys_dir = ""', "", "keys_dir: is empty; expected a path"),
+        (
+            'redis_url = "redis://127.0.0.1?nope=1"',
+            "",
+            "redis_url: the Redis URL cannot be used: there is no",
+        ),
+        ('cors_origins = "https://a.test"', "", "cors_origins: expected a list, such as"),
     ],
 )
 async def test_what_a_start_or_the_first_request_would_refuse_is_found(
@@ -55,6 +62,13 @@ async def test_what_a_start_or_the_first_request_would_refuse_is_found(
     (line,) = done.stderr.splitlines()
     assert problem in line
     assert f"gateway.toml:{2 if 'admin_listen' in problem else 1 if top else 4}" in line
+
+
+async def test_folder_of_keys_behind_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
+    (tmp_path / "keys").symlink_to(tmp_path / "unmounted")
+    done = await check(tmp_path, SOUND)
+    assert done.code == 1
+    assert f"{tmp_path}/keys is a link that leads nowhere" in done.stderr
 
 
 async def test_listeners_that_only_look_alike_are_none(tmp_path: Path) -> None:

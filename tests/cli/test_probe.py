@@ -218,6 +218,7 @@ def answering(*pieces: bytes, pause_seconds: float = 0.0) -> Iterator[str]:
     [
         ([b"SSH-2.0-OpenSSH_9.2\r\n"], "what listens there does not speak HTTP"),
         ([b""], "what listens there does not speak HTTP"),
+        ([b"HTTP/1.1 200 OK\r\n\r\nok"], "/livez answered 200, and not as the private listener of a gateway"),
         ([b"HTTP/1.1 404 Not Found\r\n\r\nno"], "/livez answered 404"),
         ([b'HTTP/1.1 503 No\r\n\r\n{"status": 1, "reasons": 2}'], "/livez answered 503"),
         ([b"HTTP/1.1 503 No\r\n\r\n[]"], "/livez answered 503"),
@@ -272,7 +273,7 @@ async def test_a_gateway_that_lacks_its_peers_key_says_which_and_what_to_do(
         async with await RawClient.connect(peer.host, peer.port, credential_of(KeyRing.load(old))) as client:
             assert (await client.request("GET", "/gateway/me")).status == 200
         await comes_to(True, lambda: asyncio.to_thread(in_use, redis, "k-2026"), PATIENCE_SECONDS)
-        async with serving(new, upstream, *shared) as replica:
+        async with serving(new, upstream, *shared, "--no-first-credential") as replica:
             done, lives = await probe(replica, "--ready"), await probe(replica)
             assert await exit_code(peer, "--ready") == 0
             async with await RawClient.connect(replica.host, replica.port) as client:

@@ -57,6 +57,9 @@ def test_url_says_where_the_servers_are(
         ("redis+cluster://:secret@h/3", "no databases"),
         ("redis+cluster://:secret@", "names no host"),
         ("redis://:secret@h?db=x", "db"),
+        ("redis://:secret@h?max_connections=20", "there is no option max_connections"),
+        ("redis+sentinel://:secret@h/s?nope=1", "there is no option nope"),
+        ("rediss+cluster://:secret@h?ssl_cert_reqs=nope", "Certificate Requirements"),
     ],
 )
 def test_bad_url_is_explained_without_its_password(url: str, problem: str) -> None:
