@@ -75,6 +75,13 @@ def unusable_redis(settings: Settings) -> Iterator[Problem]:
 def _keys(settings: Settings) -> Iterator[Problem]:
     """What keeps the keys from being read, or the first one from being made."""
     folder = settings.keys_dir
+    try:
+        folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        yield Problem("keys_dir", f"{folder} cannot be looked into: {error.strerror}")
+        return
     if folder.exists() and not folder.is_dir():
         yield Problem("keys_dir", f"{folder} is a file; expected a folder, in which keys are files")
         return
@@ -101,7 +108,11 @@ def _keys(settings: Settings) -> Iterator[Problem]:
 
 
 def _revocations(settings: Settings) -> Iterator[Problem]:
-    if settings.redis_url is None and settings.keys_dir.is_dir():
+    try:
+        there = settings.keys_dir.is_dir()
+    except OSError:
+        return  # said of the keys
+    if settings.redis_url is None and there:
         unread = asyncio.run(_unread(settings.keys_dir))
         if unread is not None:
             yield unreadable(unread)

@@ -44,6 +44,7 @@ SOUND = '[upstream]\nbase_url = "http://upstream.test/v1"\n'
             "cannot be made: {directory}/gateway.toml is a file",
         ),
         ('keys_dir = "/proc/keys"', "", "keys_dir: "),
+        (f'keys_dir = "/{"x" * 300}"', "", "cannot be looked into: File name too long"),
         ('keys_dir = ""', "", "keys_dir: is empty; expected a path"),
         (
             'redis_url = "redis://127.0.0.1?nope=1"',
