@@ -240,8 +240,8 @@ def _complete(call: Call, answer: Answer) -> Answer:
 
 
 def _filter_for(change: AnswerChange | None, head: Head) -> EventFilter | None:
-    """What stands between this answer and the client: only for a stream of events that can be read."""
-    if change is None or change.events is None or head.status != 200:
+    """What stands between this success and the client: only for a stream of events that can be read."""
+    if change is None or change.events is None:
         return None
     applied = codings_of(head)
     if not is_event_stream(head) or not knows(applied):

@@ -222,8 +222,8 @@ async def test_filtered_stream_without_a_last_blank_line_keeps_its_end(
     assert answer.clean_end
 
 
-@pytest.mark.parametrize("status", [b"201 Created", b"500 Internal Server Error"])
-async def test_only_the_stream_that_was_asked_for_is_filtered(
+@pytest.mark.parametrize("status", [b"302 Found", b"400 Bad Request", b"500 Internal Server Error"])
+async def test_no_stream_but_that_of_a_success_is_filtered(
     metered: Gateway, upstream: ScriptedUpstream, status: bytes
 ) -> None:
     kind = next(kind for kind in KINDS if kind.added)

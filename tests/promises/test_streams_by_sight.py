@@ -17,7 +17,7 @@ from tests.conftest import StartGateway
 from tests.kit.asking import assert_upstream_error
 from tests.kit.client import CHAT, JSON, QUESTION, STREAMED_QUESTION, RawAnswer
 from tests.kit.gateway import EVERY_SCOPE, Gateway
-from tests.kit.upstream import ScriptedUpstream, Turn
+from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn
 
 DELTA = b'data: {"choices":[{"index":0,"delta":{"content":"hello"},"finish_reason":null}]}\n\n'
 ADDED = b'data: {"choices":[],"usage":{"prompt_tokens":11,"completion_tokens":7,"total_tokens":18}}\n\n'
@@ -335,6 +335,25 @@ async def test_what_begins_otherwise_passes_as_it_came(
         answer = await streamed(metered)
 
         assert (answer.status, answer.body, answer.clean_end) == (200, body, True)
+
+
+@pytest.mark.parametrize("status", ["200 OK", "201 Created", "202 Accepted"])
+async def test_a_stream_is_changed_under_any_status_of_success(
+    status: str, metered: Gateway, upstream: ScriptedUpstream
+) -> None:
+    """Some frameworks answer whatever is posted with 201."""
+
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(SSE_HEAD.replace(b"200 OK", status.encode()))
+        await turn.chunk(STREAM)
+        await turn.send(b"0\r\n\r\n")
+
+    upstream.plays(script)
+    answer = await streamed(metered)
+
+    assert (f"{answer.status} {answer.reason}", answer.body) == (status, WITHOUT_ADDED)
+    assert await used(metered) == (11, 7, "reported", "complete")
 
 
 async def test_a_head_does_not_wait_for_the_first_byte(metered: Gateway, upstream: ScriptedUpstream) -> None:
