@@ -35,7 +35,7 @@ def foreseen(settings: Settings, known: Iterable[Problem]) -> list[Problem]:
         found += _tenants_of_issuers(
             settings, {key.split(".")[1] for key in keys if key.startswith("tenants.")}
         )
-    if not any(key.startswith(("tenants", "upstream")) for key in keys):
+    if not any(key.startswith(("tenants", "upstream", "OPENAI_")) for key in keys):
         found += keyless(settings)
     for use in _USES:
         try:

@@ -65,6 +65,13 @@ async def test_what_a_start_or_the_first_request_would_refuse_is_found(
     assert f"gateway.toml:{2 if 'admin_listen' in problem else 1 if top else 4}" in line
 
 
+async def test_key_that_cannot_be_sent_is_not_said_to_be_missing_as_well(tmp_path: Path) -> None:
+    done = await check(tmp_path, "", OPENAI_API_KEY="sk-…")
+    (line,) = done.stderr.splitlines()
+    assert done.code == 1
+    assert line.startswith("gateway: OPENAI_API_KEY: holds ")
+
+
 async def test_folder_of_keys_behind_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
     (tmp_path / "keys").symlink_to(tmp_path / "unmounted")
     done = await check(tmp_path, SOUND)
