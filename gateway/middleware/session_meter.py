@@ -2,7 +2,7 @@
 
 Where usage has to be known each response is followed from its beginning, by `session_responses`; else what the
 upstream reports is all that counts, and nothing else is looked at. Where each event is a request of its own, each is
-judged, admitted and followed in any case, by `session_requests`.
+judged and admitted in any case, by `session_requests`, and followed, by `session_under_way`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from gateway.middleware.admission import Decided
 from gateway.middleware.session_permits import SessionPermits
 from gateway.middleware.session_requests import SessionRequests
 from gateway.middleware.session_responses import SessionResponses
+from gateway.middleware.session_under_way import SessionUnderWay
 from gateway.operations.table import OperationTable
 from gateway.usage.guesses import Guesses
 from gateway.usage.ledger import UsageLedger
@@ -41,20 +42,23 @@ class SessionMeter:
         self._exchange = exchange
         self._standing = standing
         self._ledger = ledger
-        self._followed: SessionResponses | SessionRequests | None = None
+        self._followed: SessionResponses | SessionUnderWay | None = None
         if exchange.operation.over_http is not None:
             operation = table.by_id(exchange.operation.over_http)
-            self._followed = exchange.session_gate = requests = SessionRequests(
+            permits = SessionPermits(exchange, limiter, decided, QuotaSet.of(()), operation)
+            self._followed = under_way = SessionUnderWay(
                 exchange,
-                SessionPermits(exchange, limiter, decided, QuotaSet.of(()), operation),
+                permits,
                 operation,
-                table,
                 guesses=guesses,
                 unseen_per_second=unseen_per_second,
                 count=self.count,
                 named=self._named,
             )
-            exchange.observers.append(requests)
+            exchange.session_gate = SessionRequests(
+                exchange, permits, operation, table, under_way, guesses=guesses
+            )
+            exchange.observers.append(under_way)
         elif standing.metered:
             quotas = QuotaSet.of(
                 quota for quota in standing.quotas_of(exchange.model) if quota.dimension.is_reported

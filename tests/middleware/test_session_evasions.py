@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.limits.terms import Dimension
-from gateway.middleware import session_requests
+from gateway.middleware import session_under_way
 from tests.conftest import StartGateway
 from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.realtime import Talk
@@ -133,7 +133,7 @@ async def test_an_upstream_that_knows_no_lanes_answers_what_was_asked_in_one(
 async def test_a_response_that_begins_late_is_that_of_the_request_that_was_given_back(
     gateway: Gateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_requests, "ASKED_SECONDS", 0.05)
+    monkeypatch.setattr(session_under_way, "ASKED_SECONDS", 0.05)
     session = await open_socket(gateway, upstream)
     await asks(session, input="x" * 4000)
     await comes_to(CAPACITY, lambda: left(gateway))

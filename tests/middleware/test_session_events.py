@@ -14,8 +14,8 @@ from gateway.limits.charges import QuotaSet
 from gateway.limits.limiter import Limiter
 from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.middleware.session_permits import SessionPermits
-from gateway.middleware.session_requests import SessionRequests
 from gateway.middleware.session_responses import SessionResponses
+from gateway.middleware.session_under_way import SessionUnderWay
 from gateway.operations.table import OperationTable
 from gateway.policy.requests import question_of
 from gateway.policy.socket_requests import read_socket_request
@@ -93,17 +93,16 @@ def test_no_event_of_a_client_makes_its_reader_fail(kind: str, members: dict[str
     assert response is None or response.prompt >= 0
 
 
-def requests_of(counted: list[Usage]) -> SessionRequests:
+def requests_of(counted: list[Usage]) -> SessionUnderWay:
     """Reads a session whose events are requests, of the same caller."""
     tallies = Metrics().of("acme", "connectResponses")
     standing = Standing(caller(), TABLE.by_id("connectResponses"), until=2e9, tallies=tallies)
     record = exchange(operation=standing.operation, caller=standing.caller, standing=standing)
     operation = TABLE.by_id("createResponse")
-    return SessionRequests(
+    return SessionUnderWay(
         record,
         SessionPermits(record, Limiter(MemoryBuckets()), lambda *_: None, QuotaSet.of(()), operation),
         operation,
-        TABLE,
         guesses=Guesses({}),
         unseen_per_second=50,
         count=lambda used, _: counted.append(used),

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.credentials.realtime_secrets import MintedSecret, seal
 from gateway.limits.terms import Dimension
-from gateway.middleware import session_requests, session_responses
+from gateway.middleware import session_responses, session_under_way
 from tests.conftest import StartGateway
 from tests.kit.client import RawClient
 from tests.kit.gateway import EVERY_SCOPE, Gateway
@@ -203,7 +203,7 @@ async def test_more_than_so_many_are_not_under_way_at_once(
 async def test_what_the_upstream_does_not_begin_is_given_back(
     gateway: Gateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_requests, "ASKED_SECONDS", 0.1)
+    monkeypatch.setattr(session_under_way, "ASKED_SECONDS", 0.1)
     session = await open_socket(gateway, upstream)
     await asks(session)
     await comes_to(CAPACITY, lambda: left(gateway))
