@@ -19,8 +19,8 @@ _MOST_SECONDS = 240
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
-    """Print the report among pytest's own."""
-    if exitstatus != pytest.ExitCode.OK:
+    """Print the report among pytest's own, once: the processes that share the tests out end before they could."""
+    if exitstatus != pytest.ExitCode.OK or hasattr(terminalreporter.config, "workerinput"):
         return
     terminalreporter.section("what the gateway costs, by a bare relay")
     command = [sys.executable, "-m", "tests.benchmarks.stick"]

@@ -80,7 +80,7 @@ def test_an_audit_without_a_report_says_so() -> None:
 PASSING = "def test_it() -> None: pass\n"
 
 
-def measured(tmp_path: Path, stick: str, test: str = PASSING) -> list[str]:
+def measured(tmp_path: Path, stick: str, test: str = PASSING, *options: str) -> list[str]:
     """What pytest prints with the plugin, in a tree whose stick is this script."""
     (tmp_path / ".ci").mkdir()
     (tmp_path / ".ci" / "measured.py").write_text((CI / "measured.py").read_text("utf-8"), "utf-8")
@@ -90,7 +90,17 @@ def measured(tmp_path: Path, stick: str, test: str = PASSING) -> list[str]:
         (package / "__init__.py").touch()
     (benchmarks / "stick.py").write_text(stick)
     (tmp_path / "test_it.py").write_text(test)
-    command = [sys.executable, "-m", "pytest", "-p", "measured", "-p", "no:cacheprovider", "test_it.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "measured",
+        "-p",
+        "no:cacheprovider",
+        "test_it.py",
+        *options,
+    ]
     environ = os.environ | {"PYTHONPATH": str(tmp_path / ".ci")}
     done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == ("assert 0" in test)
@@ -114,6 +124,12 @@ def test_nothing_is_measured_where_a_test_failed(tmp_path: Path) -> None:
     lines = measured(tmp_path, "print('one line')", test="def test_it() -> None:\n    assert 0\n")
     assert "one line" not in lines
     assert "1 failed" in lines[-1]
+
+
+def test_it_is_measured_once_where_several_processes_test(tmp_path: Path) -> None:
+    stick = f"open({str(tmp_path / 'runs')!r}, 'a').write('one\\n')\nprint('one line')"
+    assert "one line" in measured(tmp_path, stick, PASSING, "-n", "2")
+    assert (tmp_path / "runs").read_text() == "one\n"
 
 
 def test_ci_measures_when_it_tests() -> None:
