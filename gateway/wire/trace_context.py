@@ -25,7 +25,7 @@ class TraceContext(NamedTuple):
 
 
 def trace_context(traceparent: bytes) -> TraceContext | None:
-    """What the value of a `traceparent` field says; None: nothing that can be followed (section 3.2 of the standard)."""
+    """What the value of a `traceparent` field says; None: nothing that can be followed (its section 3.2)."""
     found = _TRACEPARENT.fullmatch(traceparent.strip(b" \t"))
     if found is None:
         return None
