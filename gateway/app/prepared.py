@@ -17,7 +17,7 @@ from gateway.middleware.services import Services
 from gateway.policy.tenants import UpstreamAccess
 from gateway.proxy.upstream import Upstreams
 from gateway.settings.certificates import trusted_certificates
-from gateway.settings.section import revealed
+from gateway.settings.section import ADMINISTRATION, revealed
 from gateway.settings.settings import Settings, waiting_for_restart
 
 
@@ -67,7 +67,9 @@ async def prepare(
 
 def administration(settings: Settings) -> UpstreamAccess:
     """Where organization administration goes, and with which key."""
-    return UpstreamAccess(settings.upstream.base_url, revealed(settings.upstream.admin_api_key))
+    return UpstreamAccess(
+        ADMINISTRATION, settings.upstream.base_url, revealed(settings.upstream.admin_api_key)
+    )
 
 
 def show_issuers(services: Services, settings: Settings) -> None:

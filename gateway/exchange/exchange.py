@@ -65,7 +65,7 @@ class Exchange:
         *("made", "shown"),
         # proxy
         *("waited_seconds", "forwarded_at", "asked_at", "head_at", "upstream_request_id", "status"),
-        *("upstream_ended_at", "detail", "added"),
+        *("upstream_ended_at", "detail", "added", "upstream", "upstream_status", "attempts"),
         # this class
         *("change", "first_byte_at", "bytes_in", "bytes_out", "ending", "observers", "watches"),
     )
@@ -158,6 +158,12 @@ class Exchange:
         """Time spent waiting for a connection to the upstream to come free: the gateway's own, for it allows no
         more."""
 
+        self.upstream: str | None = None
+        """The name of the upstream that it goes to; None while nobody knows."""
+
+        self.attempts = 0
+        """How often the upstream was asked: once, but for what is asked again over another connection."""
+
         self.forwarded_at: float | None = None
         """When the upstream was asked: everything before is the gateway's own time, or the client's."""
 
@@ -166,6 +172,9 @@ class Exchange:
 
         self.head_at: float | None = None
         """When the upstream's head arrived."""
+
+        self.upstream_status: int | None = None
+        """What the upstream answered, whatever became of it."""
 
         self.upstream_request_id: str | None = None
         self.status = status

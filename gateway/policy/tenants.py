@@ -40,6 +40,9 @@ SECRET_BYTES = 8
 class UpstreamAccess:
     """Where a tenant's requests go, and as whom."""
 
+    name: str = field(compare=False)
+    """What metrics and the log call it: a name of the configuration."""
+
     base_url: str
     api_key: str | None = field(repr=False)
     organization: str | None = None
@@ -131,7 +134,7 @@ UNKNOWN_TENANT = TenantPolicy(
     settings=Tenant(enabled=False),
     scopes=frozenset(),
     limits=TenantLimits(OTHER_TENANT, Limits(), OnStoreFailure.LOCAL),
-    access=UpstreamAccess("", None),
+    access=UpstreamAccess(OTHER_TENANT, "", None),
     account=Account("", "", None),
     apart=False,
     closed=Closed(Reason.SHARED),
@@ -156,7 +159,9 @@ def tenant_policies(
 ) -> dict[str, TenantPolicy]:
     """All tenants, resolved, with what is remembered of their accounts. Raises SettingsInvalid with every problem."""
     scopes = table.scopes
-    accesses = {tenant_id: _access(settings, tenant) for tenant_id, tenant in settings.tenants.items()}
+    accesses = {
+        tenant_id: _access(settings, tenant_id, tenant) for tenant_id, tenant in settings.tenants.items()
+    }
     problems = list(_words_that_cannot_hold(settings, accesses))
     policies = {
         tenant_id: TenantPolicy(
@@ -243,9 +248,11 @@ def _expanded(
         return frozenset()
 
 
-def _access(settings: Settings, tenant: Tenant) -> UpstreamAccess:
+def _access(settings: Settings, tenant_id: str, tenant: Tenant) -> UpstreamAccess:
     common, own = settings.upstream, tenant.upstream
+    has_own = own.base_url is not None or own.api_key is not None
     return UpstreamAccess(
+        own.name or (tenant_id if has_own else common.name),
         own.base_url or common.base_url,
         revealed(own.api_key) or revealed(common.api_key) or None,
         own.organization or common.organization,

@@ -157,6 +157,7 @@ class Call:
         """
         self.reply = reply = await self.to.pool.made_for(self.reply)
         reply.write(block)
+        self.exchange.attempts += 1
         self.exchange.asked_at = monotonic()
         return await self.read_head()
 
@@ -170,6 +171,7 @@ class Call:
         """The head of the answer has come."""
         exchange = self.exchange
         exchange.head_at = now = monotonic()
+        exchange.upstream_status = head.status
         request_id = head.get(b"x-request-id")
         if request_id is not None:
             exchange.upstream_request_id = request_id.decode("latin-1")
@@ -202,10 +204,12 @@ async def call_upstream(upstreams: Upstreams, deadlines: DeadlineTable, exchange
             alone=caller.is_alone_on_account(operation),
         )
         standing.destination = to
+    exchange.upstream = to.access.name
     pool, tenant = to.pool, to.tenant
     if not pool.places.take(tenant):
         await pool.wait_for_place(exchange)
     exchange.forwarded_at = now = monotonic()
     reply = pool.kept(now) or await pool.made(tenant)
     reply.begin(tenant, to.deadlines, now, no_body=exchange.method == "HEAD")
+    exchange.attempts = 1
     return Call(exchange, to, reply, upstreams.accounts, upstreams.deployment())

@@ -15,6 +15,12 @@ FOLLOWED = "followed"
 AT_START = "at a start"
 """Marks a setting of what outlives the workers; any other takes effect when those are replaced."""
 
+COMMON_UPSTREAM = "default"
+"""What the common upstream is called by default."""
+
+ADMINISTRATION = "administration"
+"""What metrics and log call the upstream of organization administration."""
+
 TENANT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 OTHER_TENANT = "other"
 """What metrics call every tenant that is not configured; none can have the name."""
@@ -68,6 +74,8 @@ def _none_where_empty(secret: SecretStr | None) -> SecretStr | None:
 Secret = Annotated[SecretStr | None, AfterValidator(_none_where_empty)]
 """A secret, by reference; an empty one, as an environment may have it, is none."""
 HeaderText = Annotated[str, Field(pattern=r"^[!-~]{1,256}$")]
+UpstreamName = Annotated[str, Field(pattern=rf"^{TENANT_ID.pattern}$")]
+"""What metrics and the log call an upstream; never a URL."""
 
 
 def split_address(address: str) -> tuple[str, int]:

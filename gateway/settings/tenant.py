@@ -6,12 +6,16 @@ from typing import Literal
 
 from gateway.operations.scopes import OTHERS_USAGE
 from gateway.settings.limits import Limits
-from gateway.settings.section import BaseUrl, HeaderText, Secret, Section
+from gateway.settings.section import BaseUrl, HeaderText, Secret, Section, UpstreamName
 
 
 class TenantUpstream(Section):
     """A tenant's own way upstream; what is unset is the common one. An account or project of its own is the strongest
     isolation there is; a key of the same project is none."""
+
+    name: UpstreamName | None = None
+    """What metrics and the log call this way; several tenants may share a name. Unset: the tenant's ID where it has a
+    base_url or an api_key of its own, else the name of the common one."""
 
     base_url: BaseUrl | None = None
     """Where this tenant's `/v1` is."""

@@ -8,7 +8,16 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr
 
 from gateway.settings.kept_file import KeptFile
-from gateway.settings.section import FOLLOWED, BaseUrl, HeaderText, Seconds, Secret, Section
+from gateway.settings.section import (
+    COMMON_UPSTREAM,
+    FOLLOWED,
+    BaseUrl,
+    HeaderText,
+    Seconds,
+    Secret,
+    Section,
+    UpstreamName,
+)
 
 _PROXY = "expected the URL of an HTTP proxy, such as http://proxy.internal:3128"
 
@@ -61,6 +70,9 @@ class KindTimeouts(Section):
 
 class Upstream(Section):
     """The API that stands behind the gateway."""
+
+    name: UpstreamName = COMMON_UPSTREAM
+    """What metrics and the log call it, where they say whose answers, connections and limits they mean."""
 
     # From a factory, as that of keys_dir: the default depends on the environment, so no file can state it.
     base_url: BaseUrl = Field(default_factory=lambda: DEFAULT_BASE_URL)

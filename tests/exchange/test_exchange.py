@@ -265,7 +265,10 @@ WRITERS = {
     "session_meter": {"model", "session_gate", "usage"},
     "late_watch": {"made", "shown"},
     "form_gate": {"model"},
-    "call": {"forwarded_at", "asked_at", "head_at", "upstream_request_id", "upstream_ended_at"},
+    "call": {
+        *("forwarded_at", "asked_at", "head_at", "upstream_request_id", "upstream_ended_at"),
+        *("upstream", "upstream_status", "attempts"),
+    },
     "proxy/answer": {"status"},
     "http": {"added", "asked_at"},
     "answer_sink": {"bytes_out"},
