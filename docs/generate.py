@@ -19,14 +19,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from docs import capacity, chart, performance, picture, targets
+from docs.instruments import instruments
 from docs.measured import Measured
 from docs.performance import table
-from gateway.app.supervisor_metrics import SupervisorMetrics
 from gateway.endings import Ending
-from gateway.exchange.instruments import Description, Kind, Rule
 from gateway.exchange.labels import LABELS
 from gateway.exchange.log import FIELDS
-from gateway.exchange.metrics import Metrics
 from gateway.limits.terms import Dimension
 from gateway.settings.kept_file import KeptFile
 from gateway.settings.section import AT_START, FOLLOWED
@@ -251,21 +249,6 @@ def metrics_table() -> Iterator[str]:
             for name, kind, labels, together, help_text in instruments()
         ),
     )
-
-
-def instruments() -> list[tuple[str, str, tuple[str, ...], str, str]]:
-    """Name without a histogram's suffixes, type, labels, rule and description of every instrument of the gateway."""
-    registries = Metrics().registry, SupervisorMetrics(tuple).registry
-    return [
-        _exposed(instrument.description) for registry in registries for instrument in registry.instruments
-    ]
-
-
-def _exposed(described: Description) -> tuple[str, str, tuple[str, ...], str, str]:
-    suffix = "_total" if described.kind is Kind.COUNTER else ""
-    labels = (*described.labels, "worker") if described.rule is Rule.EACH else described.labels
-    name = f"{described.name}{suffix}"
-    return name, described.kind.value, labels, described.rule.value, described.documentation
 
 
 def labels_table() -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from docs.generate import instruments
+from docs.instruments import instruments
 
 ROOT = Path(__file__).parents[2]
 

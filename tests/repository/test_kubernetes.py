@@ -13,7 +13,8 @@ import yaml
 from pydantic import BaseModel
 
 import gateway
-from docs.generate import instruments, section_of
+from docs.generate import section_of
+from docs.instruments import instruments
 from gateway.cli import main
 from gateway.settings.settings import Settings
 from gateway.settings.sources import load
