@@ -84,7 +84,7 @@ def build_app(
     """
     table = OperationTable.load()
     metrics = Metrics()
-    log = LogWriter(log_descriptor, dropped=metrics.log_lines_dropped.inc)
+    log = LogWriter(log_descriptor, dropped=metrics.process.log_lines_dropped.inc)
     redis_url = revealed(settings.redis_url)
     refuse_uncounted(settings, place, shared=redis_url is not None)
     tenants = TenantsInForce(
@@ -115,9 +115,11 @@ def build_app(
         administration=administration(settings),
         http_proxy=revealed(settings.upstream.http_proxy),
         events=PoolEvents(
-            connected=lambda result: metrics.upstream_connects.labels(result).inc(),
-            waited=metrics.waited,
-            first=lambda tenant: metrics.upstream_held.watch(partial(upstreams.held_by, tenant), tenant),
+            connected=lambda result: metrics.upstream.connects.labels("default", result).inc(),
+            waited=partial(metrics.upstream.waited, "default"),
+            first=lambda tenant: metrics.upstream.held.watch(
+                partial(upstreams.held_by, tenant), "default", tenant
+            ),
         ),
         turns=turns,
         wheel=wheel,
@@ -128,8 +130,8 @@ def build_app(
     memory = BodyMemory(
         most_bytes=body_memory_bytes(settings, place),
         share=settings.edge.body_memory_share,
-        refused=lambda tenant, reason: metrics.body_memory_refusals.labels(tenant, reason).inc(),
-        first=lambda tenant: metrics.body_memory_held.watch(partial(memory.held_by, tenant), tenant),
+        refused=lambda tenant, reason: metrics.process.body_memory_refusals.labels(tenant, reason).inc(),
+        first=lambda tenant: metrics.process.body_memory_held.watch(partial(memory.held_by, tenant), tenant),
     )
     limiter = Limiter(
         store or stores.buckets,
@@ -153,9 +155,9 @@ def build_app(
         else LateRegister(stores.late_work, heard=late_counting.heard, lost=metrics.late_work_lost.inc),
         guesses=Guesses(settings.expected_output, stores.lengths),
         metrics=metrics,
-        log=_line_to(log, place.index, dropped=metrics.log_lines_dropped.inc),
+        log=_line_to(log, place.index, dropped=metrics.process.log_lines_dropped.inc),
         lifecycle=Lifecycle(),
-        reading=Reading(settings.edge, lost=metrics.json_readers_lost.inc),
+        reading=Reading(settings.edge, lost=metrics.process.json_readers_lost.inc),
         memory=memory,
         cors=Cors(settings.cors_origins, exposed=EXPOSED) if settings.cors_origins else None,
         administers=lambda: upstreams.administers,
@@ -262,18 +264,18 @@ def _show_state(app: App, upstreams: Upstreams) -> None:
     trust, state = services.trust, services.limiter.state
     metrics.mistaken_accounts.watch(lambda: upstreams.accounts.mistaken(monotonic()))
     metrics.in_flight.watch(lambda: services.lifecycle.in_flight)
-    metrics.loop_lag_max.watch(lambda: app.loop_lag.longest_seconds)
-    metrics.json_waiting.watch(lambda: services.reading.waiting)
-    metrics.connections.watch(lambda: app.open_connections)
-    metrics.body_memory.watch(lambda: services.memory.held_bytes, "held")
-    metrics.body_memory.watch(lambda: services.memory.most_bytes, "most")
+    metrics.process.loop_lag_max.watch(lambda: app.loop_lag.longest_seconds)
+    metrics.process.json_waiting.watch(lambda: services.reading.waiting)
+    metrics.process.connections.watch(lambda: app.open_connections)
+    metrics.process.body_memory.watch(lambda: services.memory.held_bytes, "held")
+    metrics.process.body_memory.watch(lambda: services.memory.most_bytes, "most")
     for kind in ("busy", "idle", "waiting"):
-        metrics.upstream_connections.watch(partial(_count, upstreams, kind), kind)
-    metrics.limit_stores.watch(lambda: sum(state().servers.values()), "up")
-    metrics.limit_stores.watch(lambda: sum(not up for up in state().servers.values()), "down")
-    metrics.limit_workers.watch(lambda: state().workers)
-    metrics.limit_held.watch(lambda: state().open_exchanges)
-    metrics.limit_late.watch(lambda: state().late_settlements)
+        metrics.upstream.connections.watch(partial(_count, upstreams, kind), "default", kind)
+    metrics.limits.stores.watch(lambda: sum(state().servers.values()), "up")
+    metrics.limits.stores.watch(lambda: sum(not up for up in state().servers.values()), "down")
+    metrics.limits.workers.watch(lambda: state().workers)
+    metrics.limits.held.watch(lambda: state().open_exchanges)
+    metrics.limits.late.watch(lambda: state().late_settlements)
     metrics.usage_waiting.watch(lambda: services.ledger.waiting)
     metrics.late_work_waiting.watch(lambda: services.late.waiting if services.late else 0)
     metrics.revocations.watch(lambda: len(trust.revocations))

@@ -76,7 +76,7 @@ class App:
         self.services = services
         self.handler = handler
         self.server: EdgeServer | None = None
-        self.loop_lag = lag = LoopLag(services.metrics.loop_lag.observe)
+        self.loop_lag = lag = LoopLag(services.metrics.process.loop_lag.observe)
         lifecycle, trust = services.lifecycle, services.trust
         self.health = OwnHealth(
             lifecycle,
@@ -155,7 +155,7 @@ class App:
                 events=EdgeEvents(
                     unseen=unseen(metrics=metrics, log=services.log, cors=services.cors),
                     refused=lambda reason: metrics.refused_connections.labels(reason).inc(),
-                    closed=lambda reason: metrics.closed_connections.labels(reason).inc(),
+                    closed=lambda reason: metrics.process.closed_connections.labels(reason).inc(),
                 ),
                 clients=ClientConnections(
                     _most_connections(edge, self._place),

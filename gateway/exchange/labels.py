@@ -8,13 +8,14 @@ LABELS = {
     "tenant": "a tenant of the configuration, or `other`",
     "operation": "an id from `gateway routes`, `unlisted`, or `none` where the request named none",
     "status": "a class, `2xx`, or `none` where no answer was sent; of refused requests and health checks the "
-    "status itself",
+    "status itself; of upstreams' answers the status itself where it says whose fault it is, else its class",
     "ending": "see below",
     "check": "`livez` or `readyz`",
     "moment": "`reserved` or `settled`",
     "direction": "`in` from clients, `out` to them",
     "decision": "`granted`, `refused`, or `unavailable` where nobody could decide",
-    "dimension": "the limit that refused, or `none`; of capped reports the limit that they were about",
+    "dimension": "the limit that refused, or `none`; of capped reports the limit that they were about; of an "
+    "upstream's limits its own word for it",
     "by": "what decided, of the `on_store_failure` of the limits: `local` shares of them, `open` or `closed`",
     "kind": "see below",
     "tier": "the tier that served, in the upstream's words: " + ", ".join(f"`{tier}`" for tier in TIERS),
@@ -24,12 +25,20 @@ LABELS = {
     "state": "of workers `starting`, `ready`, `hung` or `leaving`; of their places `served` or `empty`; "
     "of limit store servers `up` or `down`; of upstream connections `busy`, `idle` or `waiting`; "
     "of memory `held` or `most`",
-    "result": "of connects `failed`, `timeout` or `no_files` (on this machine); of waits `served`, `refused` or "
-    "`left`; of loads `loaded` or `failed`; of fetches `new`, `same` or `failed`",
+    "result": "of connects `connected`, `failed`, `timeout` or `no_files` (on this machine); of waits "
+    "`served`, `refused` or `left`; of loads `loaded` or `failed`; of fetches `new`, `same` or `failed`",
     "reason": "of refused connections `full`, `peer_share`, or `private` on that listener; of closed ones `idle`, or "
     "`head` with half a head; of bodies `full`, `share` or `never_fits`; of "
-    "workers' metrics `unreadable` or `unknown`",
+    "log lines `sampled` or `budget`; of credentials what is wrong with them; of workers' "
+    "metrics `unreadable` or `unknown`",
     "issuer": "the short name of another issuer in the configuration",
+    "upstream": "the name of a way upstream in the configuration, or `administration`",
+    "model": "a name of the configuration or of the upstream's list of models, at most 200, or `other`",
+    "code": "the code of an error, as `docs/errors.md` has them",
+    "server": "host and port of a Redis server",
+    "policy": "`local`, `open` or `closed`: the `on_store_failure` in force",
+    "transport": "`http` or `websocket`",
+    "where": "`clients`, `upstreams` or `log`",
     "version": "that of the gateway",
 }
 """By label; `see below` is told in the page on metrics."""

@@ -1,8 +1,8 @@
-"""What is counted where the limits' store could not decide, or a report could not be true."""
+"""How the limits fare: what is in use of them, and what is decided while their store is away."""
 
 from __future__ import annotations
 
-from gateway.exchange.instruments import Counts, Registry
+from gateway.exchange.instruments import Counts, Gauges, Registry, Rule
 from gateway.limits.terms import OnStoreFailure, Quota, tenant_of
 
 
@@ -20,6 +20,39 @@ class LimitMetrics:
             "gateway_limit_reports_capped",
             "Reports of usage above a hundred times the limit, of which a hundred times were charged.",
             ["tenant", "dimension"],
+            registry=registry,
+        )
+
+        self.used_ratio = Gauges(
+            "gateway_limit_used_ratio",
+            "The part of a limit that is in use, of the hundred that have least left.",
+            ["tenant", "dimension"],
+            rule=Rule.MAX,
+            registry=registry,
+        )
+        self.stores = Gauges(
+            "gateway_limit_store_servers",
+            "Servers that count limits, by whether they answer (up, down); none where limits are in memory.",
+            ["state"],
+            rule=Rule.MAX,
+            registry=registry,
+        )
+        self.workers = Gauges(
+            "gateway_limit_workers",
+            "Workers that share the limits, as last heard.",
+            rule=Rule.MAX,
+            registry=registry,
+        )
+        self.held = Gauges(
+            "gateway_limit_held_exchanges",
+            "Exchanges that hold slots or reservations now.",
+            rule=Rule.SUM,
+            registry=registry,
+        )
+        self.late = Gauges(
+            "gateway_limit_late_settlements",
+            "Settlements that wait for the limit store to come back.",
+            rule=Rule.SUM,
             registry=registry,
         )
 

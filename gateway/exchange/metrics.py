@@ -14,9 +14,13 @@ from itertools import compress
 from gateway import __version__
 from gateway.exchange.common_metrics import CommonMetrics
 from gateway.exchange.exchange import Exchange, Times
+from gateway.exchange.fault_metrics import FaultMetrics
 from gateway.exchange.instruments import Counts, Gauges, Registry, Rule, Spreads, Sums, Tallies
 from gateway.exchange.limit_metrics import LimitMetrics
+from gateway.exchange.model_metrics import ModelMetrics
+from gateway.exchange.process_metrics import ProcessMetrics
 from gateway.exchange.tallies import ExchangeTallies
+from gateway.exchange.upstream_metrics import UpstreamMetrics
 from gateway.usage.reported import KINDS, NUMBERS, Known, Usage
 
 _KNOWN_AT = {known: at for at, known in enumerate(Known)}
@@ -24,12 +28,8 @@ _KINDS = range(NUMBERS)
 
 # From a cached embedding to a ten-minute reasoning answer.
 _DURATION_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-# From a turn of the loop that nobody feels to one that everybody does.
-_LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 # What the gateway itself costs: tens of microseconds to a stalled store.
 _OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
-# From a crowd that has just gone by to the deadline of who waits.
-_WAIT_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Metrics:
@@ -83,19 +83,6 @@ class Metrics:
             bounds=_OVERHEAD_SECONDS,
             registry=registry,
         )
-        self.loop_lag = Spreads(
-            "gateway_event_loop_lag_seconds",
-            "By how much a timer that is due every 50 ms came too late: nobody was served meanwhile.",
-            bounds=_LAG_SECONDS,
-            rule=Rule.EACH,
-            registry=registry,
-        ).labels()
-        self.loop_lag_max = Gauges(
-            "gateway_event_loop_lag_max_seconds",
-            "The longest such lag of the last minute or two.",
-            rule=Rule.EACH,
-            registry=registry,
-        )
         self.decisions = Tallies(
             "gateway_limiter_decisions",
             "Decisions of the limiter; dimension names the limit that refused.",
@@ -103,6 +90,10 @@ class Metrics:
             registry=registry,
         )
         self.limits = LimitMetrics(registry)
+        self.faults = FaultMetrics(registry)
+        self.upstream = UpstreamMetrics(registry)
+        self.models = ModelMetrics(registry)
+        self.process = ProcessMetrics(registry)
         self.usage = Sums(
             "gateway_usage",
             "Usage, reported or estimated: LLM tokens (cached_input is part of input, and so on), images, seconds.",
@@ -146,103 +137,6 @@ class Metrics:
             "Objects of which it will never be told: what they used may be counted for who asks, or not at all.",
             registry=registry,
         ).labels()
-        self.limit_stores = Gauges(
-            "gateway_limit_store_servers",
-            "Servers that count limits, by whether they answer (up, down); none where limits are in memory.",
-            ["state"],
-            rule=Rule.MAX,
-            registry=registry,
-        )
-        self.limit_workers = Gauges(
-            "gateway_limit_workers",
-            "Workers that share the limits, as last heard.",
-            rule=Rule.MAX,
-            registry=registry,
-        )
-        self.limit_held = Gauges(
-            "gateway_limit_held_exchanges",
-            "Exchanges that hold slots or reservations now.",
-            rule=Rule.SUM,
-            registry=registry,
-        )
-        self.limit_late = Gauges(
-            "gateway_limit_late_settlements",
-            "Settlements that wait for the limit store to come back.",
-            rule=Rule.SUM,
-            registry=registry,
-        )
-        self.connections = Gauges(
-            "gateway_client_connections", "Client connections open now.", rule=Rule.SUM, registry=registry
-        )
-        self.closed_connections = Counts(
-            "gateway_closed_connections",
-            "Clients' connections that had to make way for others, by what they were (idle, head).",
-            ["reason"],
-            registry=registry,
-        )
-        self.body_memory = Gauges(
-            "gateway_body_memory_bytes",
-            "Memory that request bodies occupy (held), and may occupy at most (most).",
-            ["state"],
-            rule=Rule.SUM,
-            registry=registry,
-        )
-        self.body_memory_held = Gauges(
-            "gateway_body_memory_held_bytes",
-            "Memory that the request bodies of a tenant occupy.",
-            ["tenant"],
-            rule=Rule.SUM,
-            registry=registry,
-        )
-        self.body_memory_refusals = Counts(
-            "gateway_body_memory_refusals",
-            "Requests whose body found no room in memory: in all (full), in the share of its tenant, or never.",
-            ["tenant", "reason"],
-            registry=registry,
-        )
-        self.upstream_connections = Gauges(
-            "gateway_upstream_connections",
-            "Connections to the upstream, busy, idle, or waited for.",
-            ["state"],
-            rule=Rule.SUM,
-            registry=registry,
-        )
-        self.upstream_connects = Counts(
-            "gateway_upstream_connects",
-            "Attempts to connect to the upstream, by result.",
-            ["result"],
-            registry=registry,
-        )
-        self.upstream_held = Gauges(
-            "gateway_upstream_connections_held",
-            "Connections to the upstream that a tenant's exchanges hold.",
-            ["tenant"],
-            rule=Rule.SUM,
-            registry=registry,
-        )
-        self.upstream_waits = Counts(
-            "gateway_upstream_waits",
-            "Exchanges that had to wait for a connection to come free, by result (served, refused, left).",
-            ["tenant", "result"],
-            registry=registry,
-        )
-        self.upstream_wait = Spreads(
-            "gateway_upstream_wait_seconds",
-            "How long they waited.",
-            bounds=_WAIT_SECONDS,
-            registry=registry,
-        ).labels()
-        self.json_waiting = Gauges(
-            "gateway_json_waiting",
-            "Large JSON documents that wait for one of the processes that read them.",
-            rule=Rule.SUM,
-            registry=registry,
-        )
-        self.json_readers_lost = Counts(
-            "gateway_json_readers_lost",
-            "Processes that read large JSON documents and died, or were ended because they took too long.",
-            registry=registry,
-        ).labels()
         self.mistaken_accounts = Gauges(
             "gateway_mistaken_accounts",
             "Tenants on one upstream account, by what it answers, of whom one counts as having it alone.",
@@ -261,11 +155,6 @@ class Metrics:
             ["check", "status"],
             registry=registry,
         )
-        self.observer_failures = Counts(
-            "gateway_observer_failures",
-            "Stream observers dropped because they raised.",
-            registry=registry,
-        ).labels()
         common = CommonMetrics(registry)
         self.refused_connections = common.refused_connections
         self.configuration_loaded = common.configuration_loaded
@@ -277,6 +166,13 @@ class Metrics:
             "Until the first credential of a tenant expires of those shown in the last ten minutes that expire within "
             "seven days.",
             ["tenant"],
+            rule=Rule.MIN,
+            registry=registry,
+        )
+        self.jwks_stale_in = Gauges(
+            "gateway_jwks_stale_in_seconds",
+            "Until the key set of an issuer counts no more, unless it is confirmed before.",
+            ["issuer"],
             rule=Rule.MIN,
             registry=registry,
         )
@@ -308,11 +204,6 @@ class Metrics:
             rule=Rule.MAX,
             registry=registry,
         )
-        self.log_lines_dropped = Counts(
-            "gateway_log_lines_dropped",
-            "Access log lines dropped because standard output did not keep up.",
-            registry=registry,
-        ).labels()
         self.of = lru_cache(maxsize=8192)(self._of)
         """What the exchanges of a tenant and an operation, by their ids, add to."""
 
@@ -357,11 +248,6 @@ class Metrics:
     def _tallies(self, exchange: Exchange) -> ExchangeTallies:
         """Those of an exchange whose caller is not known, or was refused."""
         return self.of(exchange.caller.tenant.id, exchange.operation.id)
-
-    def waited(self, tenant: str, result: str, seconds: float) -> None:
-        """Count one exchange that had to wait for a connection to the upstream."""
-        self.upstream_waits.labels(tenant, result).inc()
-        self.upstream_wait.observe(seconds)
 
     def decided(self, tenant: str, decision: str, dimension: str = "none") -> None:
         """Count one decision of the limiter."""

@@ -82,7 +82,7 @@ def record(
 ) -> Middleware:
     """The outermost middleware: from here on everything has a record."""
     next_id = request_ids()
-    observer_failed = metrics.observer_failures.inc
+    observer_failed = metrics.process.observer_failures.inc
     keeps_heads = max_header_bytes > 2 * KEPT_BYTES
 
     def around(handler: Handler) -> Handler:

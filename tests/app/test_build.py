@@ -282,12 +282,12 @@ class TestWiring:
 
         assert gateway.metric("gateway_exchanges_in_flight") == 1
         assert gateway.metric("gateway_client_connections") == 1
-        assert gateway.metric('gateway_upstream_connections{state="busy"}') == 1
+        assert gateway.metric('gateway_upstream_connections{state="busy",upstream="default"}') == 1
         upstream.gate("go on").set()
         await client.read_chunk()
         await client.read_chunk()
         await gateway.lines.wait(1)
         assert gateway.metric("gateway_exchanges_in_flight") == 0
-        assert gateway.metric('gateway_upstream_connections{state="busy"}') == 0
+        assert gateway.metric('gateway_upstream_connections{state="busy",upstream="default"}') == 0
         await client.close()
         await until(lambda: not gateway.metric("gateway_client_connections"), within_seconds=2)

@@ -97,7 +97,7 @@ class Gateway:
 
     def upstream_connections(self, state: str = "busy") -> int:
         """How many it holds; an upstream that does not read cannot see for itself that it was left."""
-        return int(self.metric(f'gateway_upstream_connections{{state="{state}"}}'))
+        return int(self.metric(f'gateway_upstream_connections{{state="{state}",upstream="default"}}'))
 
 
 _MARK = b"all that was written before has been read\n"

@@ -174,7 +174,7 @@ async def test_a_process_out_of_files_says_that_it_is_its_own_fault_and_recovers
         assert (answer.status, error_of(answer)["code"]) == (503, "overloaded")
         assert answer.get("retry-after")
         said = await metrics(gateway)
-        assert 'gateway_upstream_connects_total{result="no_files"} 3.0' in said
+        assert 'gateway_upstream_connects_total{result="no_files",upstream="default"} 3.0' in said
         assert 'result="failed"' not in said.partition("gateway_upstream_connects_total")[2].partition("#")[0]
         before = cpu_seconds(gateway)
         await asyncio.sleep(1)

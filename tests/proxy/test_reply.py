@@ -95,4 +95,4 @@ async def test_an_answer_before_the_request_was_read_is_delivered_and_its_connec
     assert (answer.status, answer.body) == (413, b"large")
     assert following.body == b"{}"
     assert [seen.connection for seen in upstream.requests] == [1, 2]
-    assert gateway.metric('gateway_upstream_connections{state="busy"}') == 0
+    assert gateway.metric('gateway_upstream_connections{state="busy",upstream="default"}') == 0

@@ -564,7 +564,7 @@ async def test_sessions_leave_nothing_behind(gateway: Gateway, upstream: Scripte
     await gateway.lines.wait(61)
     await asyncio.sleep(0.3)
     assert len(asyncio.all_tasks()) <= before
-    assert gateway.metric('gateway_upstream_connections{state="busy"}') == 0
+    assert gateway.metric('gateway_upstream_connections{state="busy",upstream="default"}') == 0
     assert gateway.app.services.lifecycle.in_flight == 0
     assert not gateway.app.services.lifecycle.sessions
 

@@ -49,7 +49,7 @@ async def hold_the_crowd(turn: Turn) -> None:
 
 def held(gateway: Gateway, tenant: str) -> float:
     """How many connections a tenant holds."""
-    return gateway.metric(f'gateway_upstream_connections_held{{tenant="{tenant}"}}')
+    return gateway.metric(f'gateway_upstream_connections_held{{tenant="{tenant}",upstream="default"}}')
 
 
 async def test_a_tenant_that_takes_all_it_can_leaves_room_for_the_others(
@@ -119,10 +119,13 @@ async def test_a_connection_that_does_not_come_free_is_a_503_and_nobody_elses_fa
     assert line["detail"] == "9 of 10 connections to the upstream in use, 9 by this tenant"
     assert line["upstream_ms"] is None
     assert line["overhead_ms"] >= line["waited_ms"] >= 290
-    assert gateway.metric('gateway_upstream_waits_total{result="refused",tenant="crowd"}') == 1
-    assert gateway.metric("gateway_upstream_wait_seconds_count") == 1
-    assert not gateway.metric('gateway_upstream_connects_total{result="failed"}')
-    assert not gateway.metric('gateway_upstream_connects_total{result="timeout"}')
+    assert (
+        gateway.metric('gateway_upstream_waits_total{result="refused",tenant="crowd",upstream="default"}')
+        == 1
+    )
+    assert gateway.metric('gateway_upstream_wait_seconds_count{upstream="default"}') == 1
+    assert not gateway.metric('gateway_upstream_connects_total{result="failed",upstream="default"}')
+    assert not gateway.metric('gateway_upstream_connects_total{result="timeout",upstream="default"}')
     upstream.gate("open").set()
     assert [(await client.read_answer()).status for client in crowd] == [200] * 9
 
@@ -144,7 +147,9 @@ async def test_waiting_is_the_gateways_time_and_seen_as_such(
     assert "waited_ms" not in first
     assert second["overhead_ms"] >= second["waited_ms"] >= 290
     assert second["upstream_ms"] < 290
-    assert gateway.metric('gateway_upstream_waits_total{result="served",tenant="acme"}') == 1
+    assert (
+        gateway.metric('gateway_upstream_waits_total{result="served",tenant="acme",upstream="default"}') == 1
+    )
 
 
 async def test_sessions_and_streams_count_like_anything_else(
@@ -295,5 +300,5 @@ async def test_idle_connections_to_one_upstream_do_not_keep_another_from_being_r
                 os.close(file)
 
         assert answer.status == 200
-        assert gateway.metric('gateway_upstream_connects_total{result="no_files"}') == 1
+        assert gateway.metric('gateway_upstream_connects_total{result="no_files",upstream="default"}') == 1
         assert len(other.requests) == 1

@@ -180,7 +180,9 @@ async def test_a_refused_connect_is_tried_again_because_nothing_was_sent(start_g
         )
         client = await gateway.connect()
         asking = asyncio.create_task(client.request("POST", "/v1/chat/completions", QUESTION, headers=JSON))
-        await until(lambda: gateway.metric('gateway_upstream_connects_total{result="failed"}'))
+        await until(
+            lambda: gateway.metric('gateway_upstream_connects_total{result="failed",upstream="default"}')
+        )
 
         bodies: list[bytes] = []
 
@@ -212,7 +214,7 @@ async def test_an_upstream_that_refuses_connections_is_a_502_within_a_second(
 
         assert_upstream_error(answer, 502, "upstream_unreachable")
         assert monotonic() - began < 1.0
-        assert gateway.metric('gateway_upstream_connects_total{result="failed"}') == 3
+        assert gateway.metric('gateway_upstream_connects_total{result="failed",upstream="default"}') == 3
         assert (await gateway.lines.wait(1))[0]["ending"] == "upstream_lost"
         assert "127.0.0.1" not in answer.body.decode()
 
@@ -241,7 +243,7 @@ async def test_an_upstream_that_never_accepts_is_a_504_at_the_connect_limit(
 
         assert_upstream_error(answer, 504, "upstream_timeout")
         assert 0.35 < monotonic() - began < 2.0
-        assert gateway.metric('gateway_upstream_connects_total{result="timeout"}') >= 1
+        assert gateway.metric('gateway_upstream_connects_total{result="timeout",upstream="default"}') >= 1
         for one in crowd:
             one.close()
 
