@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import repeat
 from operator import le
 
@@ -138,11 +138,21 @@ class Counted:
     def families(self) -> Iterator[tuple[Family, list[float | None]]]:
         """Every instrument with the numbers of all workers together."""
         for name, family in tuple(self._families.items()):
-            with self._lock:
-                living = [
-                    (numbers.places, numbers.values)
-                    for worker in self._workers.values()
-                    if (numbers := worker.numbers.get(name)) is not None
-                ]
-                totals = family.totals(living)
-            yield family, totals
+            yield family, self._totals(name, family)
+
+    def numbers(self, name: str) -> Iterator[tuple[Mapping[str, str], float, float]]:
+        """The series of one instrument with the numbers of all workers together, as `Family.numbers` has them.
+
+        None where nobody has counted such a thing.
+        """
+        if (family := self._families.get(name)) is not None:
+            yield from family.numbers(self._totals(name, family))
+
+    def _totals(self, name: str, family: Family) -> list[float | None]:
+        with self._lock:
+            living = [
+                (numbers.places, numbers.values)
+                for worker in self._workers.values()
+                if (numbers := worker.numbers.get(name)) is not None
+            ]
+            return family.totals(living)

@@ -7,16 +7,14 @@ import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from time import monotonic, thread_time
+from time import thread_time
 
 from gateway.app.counted import Counted
 from gateway.app.health import WorkerState
+from gateway.app.rests import Rests
 from gateway.app.snapshots import Snapshots
 from gateway.app.supervisor_metrics import SupervisorMetrics
 from gateway.exchange.instruments import Registry
-
-_REST = 4
-"""Times as long as the page has taken of a core, nothing is done for it: the interpreter is shared with others."""
 
 _COUNT_SECONDS = 2.0
 """For workers to be asked what they have counted: then the page says what was last known."""
@@ -44,10 +42,10 @@ class Exposition:
 
     def __init__(self, counted: Counted, *, count: Callable[[], Awaitable[object]]) -> None:
         """`count` has `counted` hear what has been counted by now; awaited before each page, on its thread."""
-        self._counted = counted
-        self._count = count
+        self.counted = counted
+        self.count = count
         self._one_at_a_time = asyncio.Lock()
-        self._rests_until = 0.0
+        self._rests = Rests()
 
     async def page(self, accept: str, accept_encoding: str) -> MetricsPage:
         """The page as these two fields of a request ask for it: text or OpenMetrics, compressed or not."""
@@ -55,16 +53,16 @@ class Exposition:
         packer = zlib.compressobj(_LEVEL, wbits=_GZIP) if _wants_gzip(accept_encoding) else None
         parts = []
         async with self._one_at_a_time:
-            await self._rest()
+            await self._rests.rest()
             began = thread_time()
-            await self._count()
-            self._worked(began)
+            await self.count()
+            self._rests.worked(began)
             began = thread_time()
-            for text in texts(self._counted, openmetrics=openmetrics):
+            for text in texts(self.counted, openmetrics=openmetrics):
                 part = text.encode()
                 parts.append(part if packer is None else packer.compress(part))
-                self._worked(began)
-                await self._rest()
+                self._rests.worked(began)
+                await self._rests.rest()
                 began = thread_time()
         if packer is not None:
             parts.append(packer.flush())
@@ -73,14 +71,6 @@ class Exposition:
             _OPENMETRICS_TYPE if openmetrics else _TEXT_TYPE,
             None if packer is None else "gzip",
         )
-
-    def _worked(self, began: float) -> None:
-        self._rests_until = max(self._rests_until, monotonic()) + _REST * (thread_time() - began)
-
-    async def _rest(self) -> None:
-        # A rest that is too short to be taken is taken with the next ones.
-        if (seconds := self._rests_until - monotonic()) > 0.001:
-            await asyncio.sleep(seconds)
 
 
 def texts(counted: Counted, *, openmetrics: bool) -> Iterator[str]:

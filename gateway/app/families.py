@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import inf, isnan
 from typing import assert_never
@@ -133,6 +133,18 @@ class Family:
         lines = self._histogram(totals) if self.description.kind is Kind.HISTOGRAM else self._lines(totals)
         while some := "".join(islice(lines, _LINES)):
             yield some
+
+    def numbers(self, totals: Sequence[float | None]) -> Iterator[tuple[Mapping[str, str], float, float]]:
+        """The labels and the number of each of these series; of a histogram how many there were, and their sum."""
+        if self.description.kind is not Kind.HISTOGRAM:
+            for (names, values, _), value in zip(self._series, totals, strict=False):
+                if value is not None:
+                    yield dict(zip(names, values, strict=True)), value, value
+            return
+        for (names, values), buckets in tuple(self._buckets.items()):
+            places = (*buckets.values(), self._places.get((names, values, None), len(totals)))
+            *counts, total = (totals[place] or 0.0 if place < len(totals) else 0.0 for place in places)
+            yield dict(zip(names, values, strict=True)), sum(counts), total
 
     def _lines(self, totals: Sequence[float | None]) -> Iterator[str]:
         starts = self._starts
