@@ -37,6 +37,7 @@ TABLES_BY_NAME = {
     "upstream": "Where requests go",
     "credentials": "What a credential must say",
     "edge": "Caps and deadlines towards clients",
+    "log": "The log",
     "limits": "Limits of every tenant that sets none of its own",
     "issuers": "Other issuers",
     "tenants": "Tenants",

@@ -116,7 +116,7 @@ class PrivateListener:
         refused = self._refused
         state = EdgeState(
             events=EdgeEvents(
-                unseen=lambda _: b"",
+                unseen=lambda *_: b"",
                 refused=lambda _: None if refused is None else refused(),
                 closed=lambda _: None,
             ),

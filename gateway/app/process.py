@@ -39,6 +39,7 @@ from gateway.settings.edge import Edge
 from gateway.settings.reloading import Configuration
 from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
+from gateway.wire.addresses import Proxies
 
 _log = logging.getLogger("gateway.connections")
 _MOST_UNASKED = 10_000
@@ -160,7 +161,7 @@ class App:
                 clients=ClientConnections(
                     _most_connections(edge, self._place),
                     peer_share=edge.peer_share,
-                    trusted=edge.trusted_proxies,
+                    proxies=Proxies(edge.trusted_proxies),
                 ),
                 most_lingering=_LINGERING,
                 max_header_bytes=edge.max_header_bytes,

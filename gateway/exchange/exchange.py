@@ -23,6 +23,7 @@ from gateway.wire.body_facts import NOTHING_READ, BodyFacts
 from gateway.wire.headers import NO_HEAD, RequestHead
 from gateway.wire.request_body import RequestBody
 from gateway.wire.search import Piece
+from gateway.wire.trace_context import TraceContext
 
 
 class Times(NamedTuple):
@@ -50,7 +51,7 @@ class Exchange:
     __slots__ = (
         # record
         *("id", "method", "operation", "started_at", "started_time", "target", "params", "head"),
-        *("own_values", "stated_bytes", "is_socket", "unreadable", "observer_failed"),
+        *("own_values", "stated_bytes", "is_socket", "unreadable", "observer_failed", "client", "trace"),
         # answer
         "error",
         # authenticate
@@ -101,6 +102,12 @@ class Exchange:
 
         self.stated_bytes: int | None = None
         """The length of the body where the head states one."""
+
+        self.client: str | None = None
+        """The client's address: that of its connection or, of one from a trusted proxy, what that says."""
+
+        self.trace: TraceContext | None = None
+        """The trace that the client says this is part of, where it says so."""
 
         self.is_socket = False
         """Whether the client asks for a WebSocket."""

@@ -21,6 +21,7 @@ from gateway.middleware.record import record
 from gateway.middleware.services import Services
 from gateway.middleware.standings import Standings
 from gateway.proxy.handler import Handler, Middleware
+from gateway.wire.addresses import Proxies
 
 
 def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
@@ -37,6 +38,7 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
             lifecycle=with_.lifecycle,
             max_header_bytes=edge.max_header_bytes,
             cors=with_.cors,
+            proxies=Proxies(edge.trusted_proxies, edge.forwarded_header),
         ),
         # before answer, for a browser asks about what is refused too; before all that costs
         *(() if with_.cors is None else (preflight(cors=with_.cors),)),

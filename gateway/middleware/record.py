@@ -36,8 +36,10 @@ from gateway.proxy.lifecycle import Interrupted, Lifecycle
 from gateway.proxy.request import Request
 from gateway.proxy.request_heads import KEPT_BYTES
 from gateway.wire import headers
+from gateway.wire.addresses import Proxies
 from gateway.wire.cors import Cors, unread
 from gateway.wire.headers import NO_HEAD
+from gateway.wire.trace_context import trace_context
 
 Log = Callable[[Exchange, Times], None]
 """Writes the line of an exchange that has ended."""
@@ -79,6 +81,7 @@ def record(
     lifecycle: Lifecycle,
     max_header_bytes: int,
     cors: Cors | None,
+    proxies: Proxies,
 ) -> Middleware:
     """The outermost middleware: from here on everything has a record."""
     next_id = request_ids()
@@ -92,6 +95,8 @@ def record(
                 next_id(), known.method, UNMATCHED, monotonic(), time.time(), observer_failed
             )
             exchange.target = known.target
+            connection = request.connection
+            exchange.client = connection.client
             exchange.stated_bytes, exchange.own_values = request.stated_bytes, request.own_values
             try:
                 match, head = known.match, known.head
@@ -112,6 +117,11 @@ def record(
                     exchange.operation, exchange.params = match.operation, match.params
                 exchange.is_socket = head.is_socket
                 exchange.head = head
+                if connection.is_proxy and connection.client is not None:
+                    exchange.client = proxies.client(connection.client, head)
+                traced = head.names.traceparent
+                if traced is not None:
+                    exchange.trace = trace_context(head.value_at(traced, exchange.own_values))
                 if head.is_socket and head.has_body:
                     raise BadRequest("A WebSocket handshake cannot have a body.", code="bad_handshake")
             except GatewayError as refusal:
@@ -143,9 +153,10 @@ def unseen(*, metrics: Metrics, log: Log, cors: Cors | None) -> Unseen:
     """Record what was answered before it became a request: the same line, the same metrics."""
     next_id = request_ids()
 
-    def refused(error: GatewayError) -> bytes:
+    def refused(error: GatewayError, client: str | None) -> bytes:
         now = monotonic()
         exchange = Exchange(next_id(), "", UNMATCHED, now, time.time(), status=error.status, error=error)
+        exchange.client = client
         exchange.end(error.ending)
         metrics.refused_requests.labels(str(error.status)).inc()
         times = exchange.times(now)

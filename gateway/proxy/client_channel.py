@@ -37,7 +37,9 @@ class ClientChannel(Channel):
         "_state",
         "_unread_bytes",
         "_unread_since",
+        "client",
         "due_step",
+        "is_proxy",
         "peer",
         "starved",
         "task",
@@ -61,6 +63,8 @@ class ClientChannel(Channel):
         """Whether it was cut because there was no memory for what came over it."""
 
         self.peer: Peer | None = None
+        self.client: str | None = None
+        self.is_proxy = False
         self.waits_since = 0.0
         self.task: asyncio.Task[None] | None = None
         """What answers its requests."""

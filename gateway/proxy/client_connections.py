@@ -5,12 +5,9 @@ Nothing in here is searched for: whoever has waited longest stands first.
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Network
 from typing import Protocol
 
-Network = IPv4Network | IPv6Network
+from gateway.wire.addresses import NO_PROXIES, Proxies, peer_of, written
 
 NARROW = 0.8
 """The part of all connections up to which nobody asks whose they are."""
@@ -35,10 +32,15 @@ class Peer:
 
 
 class ClientConnection(Protocol):
-    """What is counted here; `peer` and `waits_since` are written here alone."""
+    """What is counted here; these fields are written here alone."""
 
     peer: Peer | None
     waits_since: float
+    client: str | None
+    """Its address, as it is written everywhere; None where nobody knows it."""
+
+    is_proxy: bool
+    """Whether what it says of whom it asks for is believed."""
 
     def make_way(self) -> None:
         """Close this connection, which serves no request."""
@@ -53,23 +55,24 @@ class NoRoom(Exception):
 
 
 class ClientConnections:
-    """At most `most` connections; when it gets narrow, a share of them per peer, but for trusted networks.
+    """At most `most` connections; when it gets narrow, a share of them per peer, but for trusted proxies.
 
     A newcomer for whom there is no room takes the place of the one that has waited longest, of all or of its own
     peer's; only where none has waited for a moment is the newcomer refused. Times are seconds of one clock.
     """
 
-    def __init__(self, most: int, *, peer_share: float, trusted: Sequence[Network] = ()) -> None:
+    def __init__(self, most: int, *, peer_share: float, proxies: Proxies = NO_PROXIES) -> None:
         self.most = most
         self.open = 0
         self._wide = int(most * NARROW)
         self._most_of_peer = max(1, int(most * peer_share))
-        self._trusted = trusted
+        self._proxies = proxies
         self._peers: dict[str, Peer] = {}
         self._waiting: dict[ClientConnection, None] = {}
 
     def enter(self, connection: ClientConnection, host: str, now: float) -> None:
         """Count a newcomer, which waits from now on. Raises NoRoom; then it is not counted."""
+        connection.client, connection.is_proxy = written(host), self._proxies.trusts(host)
         name = peer_of(host)
         peer = self._peers.get(name)
         if peer is None:
@@ -77,7 +80,7 @@ class ClientConnections:
         peer.count += 1  # before anybody makes way: it may be the last one of the same peer
         try:
             if self.open >= self._wide:
-                self._make_room(peer, host, now)
+                self._make_room(peer, connection.is_proxy, now)
         except NoRoom:
             self._uncount(peer)
             raise
@@ -117,9 +120,9 @@ class ClientConnections:
             peer.waiting.pop(connection, None)
             self._waiting.pop(connection, None)
 
-    def _make_room(self, peer: Peer, host: str, now: float) -> None:
+    def _make_room(self, peer: Peer, is_proxy: bool, now: float) -> None:
         """Let whoever has to make way do so. Raises NoRoom when nobody has to."""
-        if peer.count > self._most_of_peer < self.most and not self._is_trusted(host):
+        if peer.count > self._most_of_peer < self.most and not is_proxy:
             waiting, reason = peer.waiting, "peer_share"
             detail = f"{peer.name} has {peer.count - 1} of {self.most} connections"
         elif self.open >= self.most:
@@ -132,20 +135,3 @@ class ClientConnections:
             raise NoRoom(reason, detail)
         self.leave(longest)
         longest.make_way()
-
-    def _is_trusted(self, host: str) -> bool:
-        if not host:
-            return False  # it had left before anybody could see where it came from
-        address = ipaddress.ip_address(host.partition("%")[0])
-        mapped = address.ipv4_mapped if address.version == 6 else None
-        return any((mapped or address) in network for network in self._trusted)
-
-
-def peer_of(host: str) -> str:
-    """Who an address is: of IPv6 the network of 64 bits, for its holder has all addresses in it."""
-    if ":" not in host:
-        return host
-    address = ipaddress.IPv6Address(host.partition("%")[0])
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(IPv6Network((int(address) >> 64 << 64, 64)))

@@ -338,7 +338,7 @@ class EdgeProtocol(ClientChannel):
         transport = self.transport
         if transport is not None:
             forget_origin(error)
-            transport.write(refusal(error, self._state.events.unseen(error)))
+            transport.write(refusal(error, self._state.events.unseen(error, self.client)))
             self.linger()
 
     # How it ends

@@ -23,8 +23,9 @@ CLOSED_PER_SECOND = 5000
 BETWEEN_SECONDS = 1.0
 """How long a connection is kept behind an answer, when the process goes, for a request that follows it at once."""
 
-Unseen = Callable[[GatewayError], bytes]
-"""Records an exchange that never became a request; returns the header fields that its answer shall carry."""
+Unseen = Callable[[GatewayError, str | None], bytes]
+"""Records an exchange that never became a request, of a client with this address; returns the header fields that its
+answer shall carry."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, IPvAnyNetwork
 
 from gateway.settings.section import ByteCount, Seconds, Section
@@ -63,8 +65,12 @@ class Edge(Section):
     are in use."""
 
     trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
-    """Networks of proxies and load balancers, which have no such share: many clients come by one of their
-    addresses."""
+    """Networks of proxies and load balancers. They have no such share, for many clients come by one of their addresses;
+    and what they say in X-Forwarded-For or Forwarded of whom they ask for is believed, and named in the log."""
+
+    forwarded_header: Literal["", "x-forwarded-for", "forwarded"] = ""
+    """The only header in which they say so; empty: X-Forwarded-For, or Forwarded where that is not there. Must be set
+    where they write Forwarded and pass on a client's X-Forwarded-For."""
 
     websocket_heartbeat_seconds: Seconds = 20.0
     """A silent side is pinged after one of these, given up after two."""

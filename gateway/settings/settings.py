@@ -19,6 +19,7 @@ from gateway.settings.edge import Edge
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.kept_file import KeptFile
 from gateway.settings.limits import Limits, Pattern, Permits
+from gateway.settings.log import Log
 from gateway.settings.section import (
     AT_START,
     FOLLOWED,
@@ -168,6 +169,7 @@ class Settings(BaseSettings):
     upstream: Upstream = Upstream()
     credentials: Annotated[Credentials, FOLLOWED] = Credentials()
     edge: Edge = Edge()
+    log: Log = Log()
     limits: Annotated[Limits, FOLLOWED] = Limits()
     """For every tenant that sets none of its own."""
 

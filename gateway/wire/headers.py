@@ -76,7 +76,10 @@ class FieldNames:
 class RequestNames(FieldNames):
     """The names in a request's head, and what the gateway has to look at."""
 
-    __slots__ = ("authorization", "content_length", "content_type", "host", "is_sound", "rare", "size_bytes")
+    __slots__ = (
+        *("authorization", "content_length", "content_type", "host", "is_sound", "rare", "size_bytes"),
+        "traceparent",
+    )
 
     def __init__(self, names: tuple[bytes, ...]) -> None:
         super().__init__(names)
@@ -87,6 +90,10 @@ class RequestNames(FieldNames):
         self.authorization = self.first.get(b"authorization")
         self.content_length = self.first.get(b"content-length")
         self.content_type = next(reversed(self.all_of(b"content-type")), None)
+        traces = self.all_of(b"traceparent")
+        self.traceparent = traces[0] if len(traces) == 1 else None
+        """Where it is said which trace this is part of; two say nothing."""
+
         self.rare = tuple((at, lower) for at, lower in enumerate(self.lower) if lower in RARE)
         """Where the others stand that have to be read, and what they are."""
 
@@ -155,6 +162,11 @@ class RequestHead:
 
         self.way_up: object = None
         """How such heads went up last, of a head that comes again; written by who sends them."""
+
+    def value_at(self, at: int, values: Sequence[bytes]) -> bytes:
+        """What one field says, of a request with these values of its own."""
+        own = self.own
+        return values[own.index(at)] if own and at in own else self.fields[at][1]
 
     def with_values(self, values: Sequence[bytes]) -> RequestHead:
         """This head with a request's own values, in the order of their fields."""

@@ -254,6 +254,8 @@ WRITERS = {
         "stated_bytes",
         "is_socket",
         "unreadable",
+        "client",
+        "trace",
     },
     "answer": {"error"},
     "authenticate": {"caller", "standing"},

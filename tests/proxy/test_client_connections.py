@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from gateway.proxy.channel import NO_LINGER
-from gateway.proxy.client_connections import GRACE_SECONDS, ClientConnections, NoRoom, Peer, peer_of
+from gateway.proxy.client_connections import GRACE_SECONDS, ClientConnections, NoRoom, Peer
+from gateway.wire.addresses import peer_of
 from tests.conftest import StartGateway
 from tests.kit.asking import assert_refused
 from tests.kit.client import RawClient
@@ -204,6 +205,8 @@ class One:
     def __init__(self) -> None:
         self.peer: Peer | None = None
         self.waits_since = 0.0
+        self.client: str | None = None
+        self.is_proxy = False
         self.made_way = False
 
     def make_way(self) -> None:

@@ -54,6 +54,7 @@ PURE_LIBRARY = {
         "enum",
         "functools",
         "hashlib",
+        "ipaddress",
         "itertools",
         "math",
         "operator",
