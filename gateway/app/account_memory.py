@@ -13,6 +13,7 @@ from gateway.app.account_store import (
     AccountsUnavailable,
 )
 from gateway.policy.accounts import Account, History, Uses
+from gateway.redis.observer import NOBODY, Observer
 from gateway.redis.schema import DEFAULT_PREFIX
 
 _log = logging.getLogger("gateway.accounts")
@@ -33,9 +34,10 @@ class AccountMemory:
         keys_dir: Path | None,
         redis_prefix: str = DEFAULT_PREFIX,
         deadline_seconds: float = DEADLINE_SECONDS,
+        redis_observer: Observer = NOBODY,
     ) -> None:
         """`deadline_seconds`: of one question to Redis."""
-        redis = _shared(redis_url, redis_prefix, deadline_seconds) if redis_url else None
+        redis = _shared(redis_url, redis_prefix, deadline_seconds, redis_observer) if redis_url else None
         file = None if keys_dir is None else AccountFile(keys_dir)
         self._store: AccountStore | None = redis or file
         self._copy = None if redis is None else file
@@ -177,8 +179,8 @@ class AccountMemory:
         self.trouble = str(unavailable)
 
 
-def _shared(redis_url: str, prefix: str, deadline_seconds: float) -> AccountStore:
+def _shared(redis_url: str, prefix: str, deadline_seconds: float, observer: Observer) -> AccountStore:
     # Imported here, as in every room: Redis's client takes 40 ms and 6 MB, which who has no Redis need not pay.
     from gateway.app.redis_accounts import RedisAccounts
 
-    return RedisAccounts(redis_url, prefix=prefix, deadline_seconds=deadline_seconds)
+    return RedisAccounts(redis_url, prefix=prefix, deadline_seconds=deadline_seconds, observer=observer)

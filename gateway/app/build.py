@@ -50,6 +50,7 @@ from gateway.proxy.sockets import forward_socket
 from gateway.proxy.stored_files import file_bytes
 from gateway.proxy.upstream import Upstreams
 from gateway.proxy.wheel import Wheel
+from gateway.redis.observer import Observer
 from gateway.settings.section import revealed
 from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
@@ -90,7 +91,12 @@ def build_app(
     tenants = TenantsInForce(
         settings,
         table=table,
-        memory=AccountMemory(redis_url=redis_url, redis_prefix=settings.redis_prefix, keys_dir=keys_dir),
+        memory=AccountMemory(
+            redis_url=redis_url,
+            redis_prefix=settings.redis_prefix,
+            keys_dir=keys_dir,
+            redis_observer=metrics.faults,
+        ),
     )
     accounts = AccountWatch(tenants.book)
     turns, wheel = Turns(), Wheel()
@@ -104,6 +110,7 @@ def build_app(
         keys_dir=keys_dir,
         redis_url=redis_url,
         redis_prefix=settings.redis_prefix,
+        redis_observer=metrics.faults,
         fetch=fetch or SharedFetch(fetched=metrics.jwks_fetched),
         ring_loaded=lambda result: metrics.key_ring_loads.labels(result).inc(),
         tells_keys=True,
@@ -126,7 +133,7 @@ def build_app(
         accounts=accounts,
         deployment=lambda: trust.deployment.name,
     )
-    stores = _stores(redis_url, settings.redis_prefix, place)
+    stores = _stores(redis_url, settings.redis_prefix, place, metrics.faults)
     memory = BodyMemory(
         most_bytes=body_memory_bytes(settings, place),
         share=settings.edge.body_memory_share,
@@ -210,7 +217,7 @@ class _Stores(NamedTuple):
     """How long answers have been, as far as all gateways know; None: each process knows its own."""
 
 
-def _stores(redis_url: str | None, prefix: str, place: Place) -> _Stores:
+def _stores(redis_url: str | None, prefix: str, place: Place, observer: Observer) -> _Stores:
     if not redis_url:
         if place.workers > 1:
             return _Stores(NoBuckets(Census(place.index, place.workers)), NoUsage(), None, None)
@@ -221,9 +228,12 @@ def _stores(redis_url: str | None, prefix: str, place: Place) -> _Stores:
     from gateway.usage.redis_usage import RedisUsage
     from gateway.usage.redis_wire import UsageWire
 
-    wire = UsageWire(redis_url, prefix=prefix)
+    wire = UsageWire(redis_url, prefix=prefix, observer=observer)
     return _Stores(
-        RedisBuckets(redis_url, prefix=prefix), RedisUsage(wire), RedisLateWork(wire), RedisLengths(wire)
+        RedisBuckets(redis_url, prefix=prefix, observer=observer),
+        RedisUsage(wire),
+        RedisLateWork(wire),
+        RedisLengths(wire),
     )
 
 

@@ -10,6 +10,7 @@ from gateway.app.account_store import DEADLINE_SECONDS, AccountsUnavailable, rea
 from gateway.policy.accounts import Uses
 from gateway.redis.cluster import open_wire
 from gateway.redis.line import Argument, RedisUnavailable, Reply
+from gateway.redis.observer import NOBODY, Observer
 from gateway.redis.schema import DEFAULT_PREFIX
 from gateway.redis.script import Script
 from gateway.redis.servers import RedisServers
@@ -22,11 +23,16 @@ class RedisAccounts:
     """What all replicas share. Nothing is connected before the first call, none takes longer than the deadline."""
 
     def __init__(
-        self, url: str, *, deadline_seconds: float = DEADLINE_SECONDS, prefix: str = DEFAULT_PREFIX
+        self,
+        url: str,
+        *,
+        deadline_seconds: float = DEADLINE_SECONDS,
+        prefix: str = DEFAULT_PREFIX,
+        observer: Observer = NOBODY,
     ) -> None:
         servers = RedisServers.parse(url)
         self._name = servers.name
-        self._wire = open_wire(servers, prefix, deadline_seconds=deadline_seconds)
+        self._wire = open_wire(servers, prefix, deadline_seconds=deadline_seconds, observer=observer)
         self._scripts = {name: Script.load(__package__, f"accounts_{name}") for name in _SCRIPTS}
         # The braces put both into one slot of a cluster.
         self._keys = (f"{prefix}{{accounts}}:version", f"{prefix}{{accounts}}")

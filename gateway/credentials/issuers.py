@@ -16,7 +16,7 @@ from typing import Protocol
 
 from gateway.credentials.jws import SignedMessage
 from gateway.credentials.keys import FOREIGN_KID, KID, Algorithm, Key
-from gateway.credentials.principal import CredentialExpired, CredentialNotAccepted, Principal
+from gateway.credentials.principal import Check, CredentialExpired, CredentialNotAccepted, Principal
 from gateway.limits.terms import Dimension, Quota
 from gateway.operations.model_patterns import narrowed
 from gateway.operations.scopes import ScopeProblem, Vocabulary, is_scope, parse_words
@@ -137,11 +137,13 @@ class Issuer:
             session_seconds=self.session_seconds,
         )
         if not 0 < expires_at - issued_at <= self.max_lifetime_seconds:
-            raise CredentialNotAccepted(f"exp is not within {self.max_lifetime_seconds} seconds after iat")
+            raise CredentialNotAccepted(
+                f"exp is not within {self.max_lifetime_seconds} seconds after iat", Check.LIFETIME
+            )
         if issued_at > now + leeway_seconds:
-            raise CredentialNotAccepted("iat is in the future")
+            raise CredentialNotAccepted("iat is in the future", Check.NOT_YET)
         if "nbf" in claims and self._seconds(claims, "nbf") > now + leeway_seconds:
-            raise CredentialNotAccepted("nbf is in the future")
+            raise CredentialNotAccepted("nbf is in the future", Check.NOT_YET)
         if now >= expires_at + leeway_seconds:
             raise CredentialExpired("expired")
         return principal
@@ -152,12 +154,14 @@ class Issuer:
         Raises CredentialNotAccepted when nothing is.
         """
         if self.keys.get(principal.key_id) is None:
-            raise CredentialNotAccepted(f"kid {principal.key_id} is no key of the issuer any more")
+            raise CredentialNotAccepted(f"kid {principal.key_id} is no key of the issuer any more", Check.KEY)
         most = self.ceiling
         if most is None:
             return principal
         if not self._speaks_for(principal.tenant):
-            raise CredentialNotAccepted("its tenant is one that the issuer may not speak for any more")
+            raise CredentialNotAccepted(
+                "its tenant is one that the issuer may not speak for any more", Check.TENANT
+            )
         models = principal.models
         if most.models is not None:
             models = most.models if models is None else narrowed(models, most.models)
@@ -172,36 +176,40 @@ class Issuer:
         """Return the key of this issuer that signed a message; raises CredentialNotAccepted."""
         key = self._key(message.header)
         if not key.verifies(message.signed, message.signature):
-            raise CredentialNotAccepted(f"the signature is not that of key {key.kid}")
+            raise CredentialNotAccepted(f"the signature is not that of key {key.kid}", Check.SIGNATURE)
         return key
 
     def _key(self, header: Mapping[str, object]) -> Key:
         """Return the one key that a header may be verified by."""
         refused = _REFUSED_HEADER_MEMBERS.intersection(header)
         if refused:
-            raise CredentialNotAccepted(f"the header has {' '.join(sorted(refused))}")
+            raise CredentialNotAccepted(f"the header has {' '.join(sorted(refused))}", Check.HEADER)
         kid = header.get("kid")
         if not isinstance(kid, str) or not (KID if self.ceiling is None else FOREIGN_KID).fullmatch(kid):
-            raise CredentialNotAccepted("kid is not the name of a key")
+            raise CredentialNotAccepted("kid is not the name of a key", Check.HEADER)
         media_type = header.get("typ", UNTYPED)
         if not isinstance(media_type, str) or short_type(media_type) not in self.types:
-            raise CredentialNotAccepted("typ is none of those that this issuer's credentials may have")
+            raise CredentialNotAccepted(
+                "typ is none of those that this issuer's credentials may have", Check.HEADER
+            )
         key = self.keys.get(kid)
         if key is None:
-            raise CredentialNotAccepted(f"kid {kid} is no key of the issuer")
+            raise CredentialNotAccepted(f"kid {kid} is no key of the issuer", Check.KEY)
         if key.algorithm not in self.algorithms:
-            raise CredentialNotAccepted(f"alg {key.algorithm} is not allowed for the issuer")
+            raise CredentialNotAccepted(f"alg {key.algorithm} is not allowed for the issuer", Check.ALGORITHM)
         if header.get("alg") != key.algorithm:
-            raise CredentialNotAccepted(f"alg is not {key.algorithm}, the algorithm of key {kid}")
+            raise CredentialNotAccepted(
+                f"alg is not {key.algorithm}, the algorithm of key {kid}", Check.ALGORITHM
+            )
         return key
 
     def _check_audience(self, audience: object) -> None:
         if audience in (self.audience, [self.audience]):
             return
         if not self.audience_lists:
-            raise CredentialNotAccepted("aud is not this audience alone")
+            raise CredentialNotAccepted("aud is not this audience alone", Check.AUDIENCE)
         if not isinstance(audience, list) or self.audience not in audience:
-            raise CredentialNotAccepted("aud is not this audience")
+            raise CredentialNotAccepted("aud is not this audience", Check.AUDIENCE)
 
     def _seconds(self, claims: Claims, claim: str) -> float:
         """Read a moment: whole seconds of ours, of others whatever RFC 7519 calls a NumericDate."""
@@ -219,9 +227,11 @@ class Issuer:
         path = self.claims.tenant
         value = _claim(claims, path)
         if not isinstance(value, str) or not TENANT_ID.fullmatch(value):
-            raise CredentialNotAccepted(f"{_spelled(path)} is not a tenant id")
+            raise CredentialNotAccepted(f"{_spelled(path)} is not a tenant id", Check.TENANT)
         if not self._speaks_for(value):
-            raise CredentialNotAccepted(f"{_spelled(path)} is a tenant that the issuer may not speak for")
+            raise CredentialNotAccepted(
+                f"{_spelled(path)} is a tenant that the issuer may not speak for", Check.TENANT
+            )
         return value
 
     def _speaks_for(self, tenant: str) -> bool:

@@ -12,6 +12,65 @@ CredentialError
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Check(StrEnum):
+    """Which check a credential failed; a metric label, so a closed set."""
+
+    MISSING = "missing"
+    """None was sent."""
+
+    MALFORMED = "malformed"
+    """It does not have the form of a credential, or more than one was sent."""
+
+    UPSTREAM_KEY = "upstream_key"
+    """A key of the API behind the gateway was sent in its place."""
+
+    TOO_LONG = "too_long"
+    """It is longer than is read."""
+
+    ISSUER = "issuer"
+    """Nobody trusts who says to have issued it."""
+
+    HEADER = "header"
+    """Its header names no key, has another type, or members that change what a signature means."""
+
+    KEY = "key"
+    """The key that it names is none of its issuer's: retired, or of another deployment."""
+
+    ALGORITHM = "algorithm"
+    """It is not signed in the way of that key, or in one that its issuer may not use."""
+
+    SIGNATURE = "signature"
+    """The signature is not that key's."""
+
+    AUDIENCE = "audience"
+    """It is meant for somebody else."""
+
+    TENANT = "tenant"
+    """It names no tenant, or one that its issuer may not speak for."""
+
+    CLAIMS = "claims"
+    """Another claim is missing, or says what cannot be."""
+
+    LIFETIME = "lifetime"
+    """It lives for longer than credentials may, or expires before it is issued."""
+
+    NOT_YET = "not_yet"
+    """It counts later: a clock is wrong, or it was sent too early."""
+
+    EXPIRED = "expired"
+    """Its time is over."""
+
+    REVOKED = "revoked"
+    """The operator has withdrawn it."""
+
+    NO_KEYS = "no_keys"
+    """The keys of its issuer cannot be had, so nobody can tell."""
+
+    NO_SESSION = "no_session"
+    """A secret for realtime sessions, and this is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +107,29 @@ class Principal:
 class CredentialError(Exception):
     """A request without a credential that counts. `reason` is for the log, never for the answer."""
 
-    def __init__(self, reason: str) -> None:
+    check: Check
+    """What it failed."""
+
+    def __init__(self, reason: str, check: Check | None = None) -> None:
+        """`check`: narrower than of its kind."""
         super().__init__(reason)
         self.reason = reason
+        if check is not None:
+            self.check = check
 
 
 class CredentialMissing(CredentialError):
-    pass
+    check = Check.MISSING
 
 
 class CredentialMalformed(CredentialError):
-    pass
+    check = Check.MALFORMED
 
 
 class CredentialTooLong(CredentialMalformed):
     """It has so many bytes, and so many are read at most."""
+
+    check = Check.TOO_LONG
 
     def __init__(self, has_bytes: int, most_bytes: int) -> None:
         super().__init__(f"longer than {most_bytes} bytes")
@@ -71,11 +138,13 @@ class CredentialTooLong(CredentialMalformed):
 
 
 class CredentialNotAccepted(CredentialError):
-    pass
+    check = Check.CLAIMS
 
 
 class CredentialUndecided(CredentialError):
     """`retry_after_seconds`: until the keys are asked for again."""
+
+    check = Check.NO_KEYS
 
     def __init__(self, reason: str, *, retry_after_seconds: float) -> None:
         super().__init__(reason)
@@ -83,8 +152,8 @@ class CredentialUndecided(CredentialError):
 
 
 class CredentialExpired(CredentialError):
-    pass
+    check = Check.EXPIRED
 
 
 class CredentialRevoked(CredentialError):
-    pass
+    check = Check.REVOKED

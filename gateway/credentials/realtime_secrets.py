@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import Key
 from gateway.credentials.principal import (
+    Check,
     CredentialExpired,
     CredentialMalformed,
     CredentialNotAccepted,
@@ -83,7 +84,7 @@ def seal(minted: MintedSecret, ring: KeyRing) -> str:
 def unseal(text: str, ring: KeyRing, *, now: float) -> MintedSecret:
     """Open a sealed secret. Raises a CredentialError for what is not ours, damaged or expired."""
     if len(text) > _MAX_BYTES:
-        raise CredentialMalformed("a realtime secret is too long")
+        raise CredentialMalformed("a realtime secret is too long", Check.TOO_LONG)
     try:
         encoded = text.removeprefix(PREFIX).encode("ascii")
         box = urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4))
@@ -92,12 +93,12 @@ def unseal(text: str, ring: KeyRing, *, now: float) -> MintedSecret:
         raise CredentialMalformed("not a realtime secret") from None
     key = ring.get(kid)
     if key is None or not key.is_secret:
-        raise CredentialNotAccepted("a realtime secret of a key that is not in the ring")
+        raise CredentialNotAccepted("a realtime secret of a key that is not in the ring", Check.KEY)
     head, sealed = box[: 1 + box[0]], box[1 + box[0] :]
     try:
         plain = AESGCM(_derived(key)).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], head)
     except (InvalidTag, ValueError):
-        raise CredentialNotAccepted("a realtime secret that does not open") from None
+        raise CredentialNotAccepted("a realtime secret that does not open", Check.SIGNATURE) from None
     held = orjson.loads(plain)
     minted = MintedSecret(
         held["secret"],

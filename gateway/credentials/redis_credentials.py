@@ -20,6 +20,7 @@ from gateway.credentials.issue import IssuedCredential
 from gateway.credentials.revocations import Revocation, RevocationsUnavailable
 from gateway.redis.cluster import open_wire
 from gateway.redis.line import Argument, RedisUnavailable, Reply
+from gateway.redis.observer import NOBODY, Observer
 from gateway.redis.schema import DEFAULT_PREFIX
 from gateway.redis.script import Script
 from gateway.redis.servers import RedisServers
@@ -51,10 +52,11 @@ class RedisCredentials:
         deadline_seconds: float = DEADLINE_SECONDS,
         prefix: str = DEFAULT_PREFIX,
         clock: Callable[[], float] = time.time,
+        observer: Observer = NOBODY,
     ) -> None:
         servers = RedisServers.parse(url)
         self.server = servers.name
-        self._wire = open_wire(servers, prefix, deadline_seconds=deadline_seconds)
+        self._wire = open_wire(servers, prefix, deadline_seconds=deadline_seconds, observer=observer)
         self._scripts = {name: Script.load(__package__, name) for name in _SCRIPTS}
         # The braces put all of them into one slot of a cluster.
         self._revocations = (f"{prefix}{{credentials}}:revoked:version", f"{prefix}{{credentials}}:revoked")

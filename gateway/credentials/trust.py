@@ -27,6 +27,7 @@ from gateway.credentials.revocations import RevocationList, RevocationStore, Rev
 from gateway.credentials.shared_keys import SharedKeys, gateway_name
 from gateway.credentials.verifier import Verifier
 from gateway.operations.scopes import Vocabulary
+from gateway.redis.observer import NOBODY, Observer
 from gateway.redis.schema import DEFAULT_PREFIX
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.section import Problem, SettingsInvalid
@@ -60,6 +61,7 @@ class Trust:
         keys_dir: Path | None = None,
         redis_url: str | None = None,
         redis_prefix: str = DEFAULT_PREFIX,
+        redis_observer: Observer = NOBODY,
         fetch: Fetch | None = None,
         pace: Pace | None = None,
         ring_loaded: Callable[[str], None] = lambda _result: None,
@@ -89,7 +91,7 @@ class Trust:
         self._started = False
         self._follower: asyncio.Task[None] | None = None
         self._file = None if keys_dir is None else RevocationFile(keys_dir, clock=clock)
-        self._redis = _shared(redis_url, redis_prefix, clock) if redis_url else None
+        self._redis = _shared(redis_url, redis_prefix, clock, redis_observer) if redis_url else None
         self._store: RevocationStore | None = self._redis or self._file
         self._shared_keys = None
         if tells_keys and self._redis is not None and keys_dir is not None:
@@ -292,7 +294,7 @@ def _nothing() -> None:
     """Nobody watches."""
 
 
-def _shared(redis_url: str, prefix: str, clock: Callable[[], float]) -> RedisCredentials:
+def _shared(redis_url: str, prefix: str, clock: Callable[[], float], observer: Observer) -> RedisCredentials:
     from gateway.credentials.redis_credentials import RedisCredentials
 
-    return RedisCredentials(redis_url, prefix=prefix, clock=clock)
+    return RedisCredentials(redis_url, prefix=prefix, clock=clock, observer=observer)

@@ -16,6 +16,7 @@ from gateway.credentials.configured_issuers import own_issuer
 from gateway.credentials.issuers import Issuer, Keys
 from gateway.credentials.keys import Key
 from gateway.credentials.principal import (
+    Check,
     CredentialError,
     CredentialExpired,
     CredentialMalformed,
@@ -54,7 +55,7 @@ def bearer_from(authorization_values: Sequence[str]) -> str:
         raise CredentialMalformed("Authorization holds more than one credential")
     if credential.startswith("sk-"):
         raise CredentialMalformed(
-            "an API key of the upstream (sk-…) was sent, not a credential of this gateway"
+            "an API key of the upstream (sk-…) was sent, not a credential of this gateway", Check.UPSTREAM_KEY
         )
     return credential
 
@@ -159,7 +160,7 @@ class Verifier:
         """Return what is left of a principal that was verified before; raises a credential error when nothing is."""
         issuer = self._issuers.get(principal.issuer)
         if issuer is None:
-            raise CredentialNotAccepted("its issuer is not trusted here any more")
+            raise CredentialNotAccepted("its issuer is not trusted here any more", Check.ISSUER)
         left = issuer.remaining(principal)
         self._check_revoked(left)
         return left
@@ -188,7 +189,7 @@ class Verifier:
         name = claims.get("iss")
         issuer = self._issuers.get(name) if isinstance(name, str) else None
         if issuer is None:
-            raise CredentialNotAccepted("iss is no issuer that is trusted here")
+            raise CredentialNotAccepted("iss is no issuer that is trusted here", Check.ISSUER)
         return issuer
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from gateway.endings import Ending
+from gateway.exchange.fault_metrics import FaultMetrics
 from gateway.exchange.instruments import Spread, Spreads, Sums, Tallies, Tally
 from gateway.usage.counters import DEFAULT_TIER, OTHER, tier_of
 
@@ -22,6 +23,7 @@ class Families(Protocol):
     usage: Sums
     limited: Sums
     usage_exchanges: Sums
+    faults: FaultMetrics
 
 
 class ExchangeTallies:
@@ -68,6 +70,10 @@ class ExchangeTallies:
 
         self.granted: Tally | None = None
         """What the limiter granted; None until `was_granted` has been asked for it."""
+
+    def erred(self, code: str) -> None:
+        """Count an error of the gateway's own that the tenant was told."""
+        self._families.faults.erred(self._labels[0], code)
 
     def was_granted(self) -> Tally:
         """What the limiter granted the tenant, whatever the operation."""

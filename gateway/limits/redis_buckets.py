@@ -16,6 +16,7 @@ from gateway.limits.terms import Dimension
 from gateway.limits.turn import MOST_STEPS, Receipts, Turn, Undoing, account_keys, head_of, held_in
 from gateway.redis.cluster import open_wire
 from gateway.redis.line import Argument, Call, RedisUnavailable, Reply
+from gateway.redis.observer import NOBODY, Observer
 from gateway.redis.schema import DEFAULT_PREFIX, schema_key
 from gateway.redis.script import Script
 from gateway.redis.servers import RedisServers
@@ -54,11 +55,14 @@ class RedisBuckets(BucketStore):
         deadline_seconds: float = 0.08,
         prefix: str = DEFAULT_PREFIX,
         clock: Callable[[], float] | None = None,
+        observer: Observer = NOBODY,
     ) -> None:
         self.lease_seconds = lease_seconds
         self._prefix = prefix
         self._clock = clock
-        self._wire = open_wire(RedisServers.parse(url), prefix, deadline_seconds=deadline_seconds)
+        self._wire = open_wire(
+            RedisServers.parse(url), prefix, deadline_seconds=deadline_seconds, observer=observer
+        )
         self._scripts = {name: Script.load(__package__, *files) for name, files in _SCRIPTS.items()}
         self._head = head_of(self._lease(), 0)
         self._announced: str | None = None

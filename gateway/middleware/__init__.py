@@ -43,7 +43,7 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
         # before answer, for a browser asks about what is refused too; before all that costs
         *(() if with_.cors is None else (preflight(cors=with_.cors),)),
         # below record, so that an error is recorded with the status it was answered with
-        answer(lifecycle=with_.lifecycle),
+        answer(lifecycle=with_.lifecycle, faults=with_.metrics.faults),
         # before anything that needs to know who calls
         authenticate(
             trust=with_.trust,

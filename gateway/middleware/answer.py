@@ -6,6 +6,7 @@ import asyncio
 
 from gateway.errors import ClientLeft, Ending, GatewayError, Internal
 from gateway.exchange.exchange import Exchange
+from gateway.exchange.fault_metrics import FaultMetrics
 from gateway.exchange.kept_errors import forget_origin, lacked_memory
 from gateway.proxy.answer import Answer, broken_off, error_lines, own_answer, send_own
 from gateway.proxy.body import much_is_left
@@ -21,7 +22,7 @@ _CLOSING = frozenset({400, 405, 408, 413, 414, 417, 426, 431, 500, 501, 505})
 _OF_BODIES = frozenset({400, 413})
 
 
-def answer(*, lifecycle: Lifecycle) -> Middleware:
+def answer(*, lifecycle: Lifecycle, faults: FaultMetrics) -> Middleware:
     """Render errors in the API's shape; cut the connection when the head is out already."""
 
     def around(handler: Handler) -> Handler:
@@ -36,6 +37,7 @@ def answer(*, lifecycle: Lifecycle) -> Middleware:
                 if withdrawn is None:
                     if request.connection.starved:
                         exchange.error = out_of_memory()
+                        faults.erred(exchange.caller.tenant.id, exchange.error.code)
                         exchange.end(exchange.error.ending)
                     elif exchange.ending is None:
                         exchange.end(Ending.DRAINED if lifecycle.cutting else Ending.CLIENT_LEFT)
@@ -49,6 +51,14 @@ def answer(*, lifecycle: Lifecycle) -> Middleware:
                 )
                 refusal.__cause__ = defect
             lifecycle.running.pop(exchange.id, None)  # from here on nothing is left to be interrupted
+            if lacked_memory(refusal):
+                refusal = out_of_memory()  # whatever has been made of that
+            forget_origin(refusal)
+            if not isinstance(
+                refusal, ClientLeft
+            ):  # that is nobody's error, and has no code to be looked up by
+                exchange.error = refusal
+                faults.erred(exchange.caller.tenant.id, refusal.code)
             return await _refused(request, exchange, refusal)
 
         return answered
@@ -58,11 +68,6 @@ def answer(*, lifecycle: Lifecycle) -> Middleware:
 
 async def _refused(request: Request, exchange: Exchange, refusal: GatewayError) -> Answer:
     """Tell the client, if it can still be told."""
-    if lacked_memory(refusal):
-        refusal = out_of_memory()  # whatever has been made of that
-    forget_origin(refusal)
-    if not isinstance(refusal, ClientLeft):  # that is nobody's error, and has no code to be looked up by
-        exchange.error = refusal
     exchange.end(refusal.ending)
     if request.answer_begun or isinstance(refusal, ClientLeft):
         # A second answer would corrupt the first.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from gateway.credentials import principal as credentials
 from gateway.credentials import realtime_secrets
-from gateway.credentials.principal import CredentialError, CredentialNotAccepted, Principal
+from gateway.credentials.principal import Check, CredentialError, CredentialNotAccepted, Principal
 from gateway.credentials.trust import Trust
 from gateway.credentials.verifier import bearer_from
 from gateway.errors import (
@@ -25,10 +26,17 @@ from gateway.policy.tenants import UNKNOWN_TENANT, TenantBook, TenantPolicy
 from gateway.wire.headers import SUBPROTOCOL_CREDENTIAL, RequestHead
 
 
-def caller_of(exchange: Exchange, trust: Trust, tenants: TenantBook, *, at: float | None = None) -> Caller:
+def caller_of(
+    exchange: Exchange,
+    trust: Trust,
+    tenants: TenantBook,
+    *,
+    at: float | None = None,
+    refused: Callable[[Check], None] | None = None,
+) -> Caller:
     """Who sends this exchange, by what is believed now. Raises the refusal of a credential that does not count.
 
-    `at`: when the credential was shown, in unix seconds; None: now.
+    `at`: when the credential was shown, in unix seconds; None: now. `refused` is told which check it failed.
     """
     upstream_secret = None
     try:
@@ -38,13 +46,15 @@ def caller_of(exchange: Exchange, trust: Trust, tenants: TenantBook, *, at: floa
         else:
             principal = trust.verifier.verify(presented, at=at)
     except CredentialError as error:
+        if refused is not None:
+            refused(error.check)
         raise credential_refusal(error, exchange.id) from None
     return Caller(principal, tenants.get(principal.tenant), upstream_secret)
 
 
 def _unsealed(exchange: Exchange, presented: str, trust: Trust, at: float | None) -> tuple[Principal, str]:
     if not exchange.operation.is_session or exchange.operation.over_http is not None:
-        raise CredentialNotAccepted("a realtime secret, and this is no realtime WebSocket")
+        raise CredentialNotAccepted("a realtime secret, and this is no realtime WebSocket", Check.NO_SESSION)
     minted = realtime_secrets.unseal(presented, trust.ring, now=time.time() if at is None else at)
     return trust.verifier.remaining(minted.principal), minted.upstream_secret
 

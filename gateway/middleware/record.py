@@ -35,6 +35,7 @@ from gateway.proxy.handler import Handler, Middleware
 from gateway.proxy.lifecycle import Interrupted, Lifecycle
 from gateway.proxy.request import Request
 from gateway.proxy.request_heads import KEPT_BYTES
+from gateway.settings.section import OTHER_TENANT
 from gateway.wire import headers
 from gateway.wire.addresses import Proxies
 from gateway.wire.cors import Cors, unread
@@ -159,6 +160,7 @@ def unseen(*, metrics: Metrics, log: Log, cors: Cors | None) -> Unseen:
         exchange.client = client
         exchange.end(error.ending)
         metrics.refused_requests.labels(str(error.status)).inc()
+        metrics.faults.erred(OTHER_TENANT, error.code)
         times = exchange.times(now)
         metrics.ended(exchange, times)
         log(exchange, times)

@@ -136,6 +136,24 @@ class SessionPermits:
         self._watch(told=True)
         return refusal_of(decision, charges, cost, self._operation)
 
+    def error_event(self, refusal: GatewayError, event_id: str | None = None) -> bytes:
+        """An `error` event of a session, in the API's shape, counted as told.
+
+        `event_id` is that of the client's event, if it has one.
+        """
+        self.told(refusal)
+        return orjson.dumps(
+            {
+                "type": "error",
+                "event_id": f"event_{secrets.token_hex(12)}",
+                "error": {**refusal.document(), "event_id": event_id},
+            }
+        )
+
+    def told(self, refusal: GatewayError) -> None:
+        """Count an error that the client is told."""
+        self._standing.tallies.erred(refusal.code)
+
     def settle(self, reservation: Reservation, used: Usage) -> None:
         """Put what was used in place of what was reserved, now or as soon as that is decided. Never waits."""
         reservation.used = used
@@ -191,7 +209,7 @@ class SessionPermits:
         if refusal is None or voice is None or self._closes_at is not None:
             return
         if not told:
-            voice.tell_client(error_event(refusal))
+            voice.tell_client(self.error_event(refusal))
         self._closes_at = asyncio.get_running_loop().time() + DEBT_SECONDS
         self._look_again_after(refusal, self._closes_at)
 
@@ -217,6 +235,7 @@ class SessionPermits:
         elif asyncio.get_running_loop().time() < closes_at:
             self._look_again_after(refusal, closes_at)
         else:
+            self.told(refusal)
             voice.end_politely(1008, f"{refusal.code}: {refusal.detail}", Ending.REFUSED)
 
     async def _used_up(self) -> GatewayError | None:
@@ -226,17 +245,6 @@ class SessionPermits:
         except StoreUnavailable:
             return None
         return None if decision.refused_by is None else used_up(decision)
-
-
-def error_event(refusal: GatewayError, event_id: str | None = None) -> bytes:
-    """An `error` event of a session, in the API's shape; `event_id` is that of the client's event, if it has one."""
-    return orjson.dumps(
-        {
-            "type": "error",
-            "event_id": f"event_{secrets.token_hex(12)}",
-            "error": {**refusal.document(), "event_id": event_id},
-        }
-    )
 
 
 def cancel_event(response_id: str) -> bytes:

@@ -88,6 +88,7 @@ class SessionRequests(RequestGate):
 
     def refusal(self, error: GatewayError, request: SocketRequest | None) -> bytes:
         """An `error` event; it is of the request's lane."""
+        self._permits.told(error)
         return refused_event(error, None if request is None else request.lane)
 
     def _model_of(self, request: SocketRequest) -> str | None:

@@ -17,7 +17,7 @@ from gateway.errors import Ending, GatewayError, LimitExceeded
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import SessionGate, SessionVoice, StreamObserver
 from gateway.limits.charges import QuotaSet
-from gateway.middleware.session_permits import Reservation, SessionPermits, cancel_event, error_event
+from gateway.middleware.session_permits import Reservation, SessionPermits, cancel_event
 from gateway.operations.table import Operation
 from gateway.usage import realtime
 from gateway.usage.conversation import Conversation
@@ -133,12 +133,12 @@ class SessionResponses(StreamObserver, SessionGate):
         """Reserve a response before the upstream is asked for it; or what the client is told instead."""
         response = self._new(asked)
         if self._full:
-            return error_event(_too_many(), asked.event_id)
+            return self._permits.error_event(_too_many(), asked.event_id)
         self._asked.append(response)
         refusal = await self._permits.refusal_of(response)
         if refusal is not None:
             self._asked.remove(response)
-            return error_event(refusal, asked.event_id)
+            return self._permits.error_event(refusal, asked.event_id)
         response.asked_at = monotonic()
         loop = asyncio.get_running_loop()
         response.expires = loop.call_later(ASKED_SECONDS, self._came_to_nothing, response)
@@ -226,7 +226,7 @@ class SessionResponses(StreamObserver, SessionGate):
             return
         if response_id in self._open:
             self._voice.tell_upstream(cancel_event(response_id.decode("utf-8", "replace")))
-        self._voice.tell_client(error_event(refusal))
+        self._voice.tell_client(self._permits.error_event(refusal))
 
     def _done(self, event: dict[str, Any], used: Usage | None) -> None:
         told = _response_in(event)

@@ -81,7 +81,9 @@ class Standings:
         )
 
     def _made(self, exchange: Exchange) -> Standing:
-        caller = caller_of(exchange, self._trust, self._tenants)
+        caller = caller_of(
+            exchange, self._trust, self._tenants, refused=self._metrics.faults.credential_refused
+        )
         check_tenant(caller.tenant)
         verifier, expires_at, now = self._trust.verifier, caller.principal.expires_at, exchange.started_time
         until, told_from = verifier.until(caller.principal), verifier.told_from(caller.principal)

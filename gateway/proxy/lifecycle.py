@@ -89,6 +89,7 @@ class Lifecycle:
         if session is None:
             self._interrupt(exchange_id, running, refusal)
         else:
+            _told(running, refusal)
             session.end_politely(1008, f"{refusal.code}: no longer allowed", Ending.WITHDRAWN)
         return True
 
@@ -97,13 +98,21 @@ class Lifecycle:
         self.cutting = True
         for exchange_id, running in tuple(self.running.items()):
             session = self.sessions.get(exchange_id)
+            refusal = Draining("This gateway is restarting, and your request was not answered in time.")
             if session is None:
-                refusal = Draining("This gateway is restarting, and your request was not answered in time.")
                 self._interrupt(exchange_id, running, refusal)
             else:
+                _told(running, refusal)
                 session.end_politely(1001, "the gateway is restarting", Ending.DRAINED)
 
     def _interrupt(self, exchange_id: str, running: Request | Interrupted, refusal: GatewayError) -> None:
         if not isinstance(running, Interrupted):
             running = self.running[exchange_id] = Interrupted(running)
         running.interrupt(refusal)
+
+
+def _told(running: Request | Interrupted, refusal: GatewayError) -> None:
+    """Count an error of which no answer tells, but the end of a session."""
+    standing = running.exchange.standing
+    if standing is not None:
+        standing.tallies.erred(refusal.code)

@@ -8,6 +8,7 @@ from time import monotonic
 from aiohttp.helpers import rfc822_formatted_time
 
 from gateway.errors import Ending, UpstreamBroken
+from gateway.exchange.fault_metrics import UPSTREAM_UNREAD
 from gateway.exchange.observers import READABLE, AnswerChange, BodyChange, EventFilter
 from gateway.proxy.answer import Answer, own_lines, status_line
 from gateway.proxy.answer_sink import AnswerSink
@@ -219,7 +220,9 @@ class Relay:
 
     async def _answer_unread(self, request: Request, call: Call, head: Head, withheld: Unread) -> Answer:
         """Send an error's head with a body of our own."""
-        body = withheld.body
+        body, standing = withheld.body, call.exchange.standing
+        if standing is not None:
+            standing.tallies.erred(UPSTREAM_UNREAD)
         own = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
         if b"x-request-id" not in head.names.first:
             own += b"x-request-id: %b\r\n" % call.exchange.id.encode()

@@ -12,8 +12,9 @@ from collections.abc import Coroutine, Sequence
 from time import monotonic
 from typing import Any
 
-from gateway.errors import Ending
+from gateway.errors import BadRequest, Ending, UpstreamBroken, UpstreamRefusedKey, UpstreamTimeout
 from gateway.exchange.exchange import Exchange
+from gateway.exchange.fault_metrics import FRAME_CODES
 from gateway.exchange.observers import RequestGate
 from gateway.proxy.bites import FRAMES
 from gateway.proxy.body_memory import BodyRoom
@@ -169,11 +170,14 @@ class Session:
 
     def withheld(self) -> None:
         """The upstream refuses the gateway's own key in an event, or quotes it: the client must not be told so."""
+        self._erred(UpstreamRefusedKey.code)
         self.end_politely(1011, "the upstream refused the gateway's own key", Ending.UPSTREAM_LOST)
 
     def refused(self, direction: Direction, refusal: FrameRefused) -> None:
         """A peer broke the rules: tell it so, and tell the other that it is over."""
         from_client = direction is self._up
+        code = FRAME_CODES.get(refusal.close_code, BadRequest.code)
+        self._erred(code if from_client else UpstreamBroken.code)
         self._exchange.detail = f"{'client' if from_client else 'upstream'}: {refusal.reason}"
         if from_client:
             self._down.say(build_close(refusal.close_code, refusal.reason, masked=False))
@@ -203,6 +207,7 @@ class Session:
         elif self._settled:
             self._over.set()
         elif direction is self._down:
+            self._erred(UpstreamBroken.code)
             self._down.say(build_close(1011, "the upstream broke off", masked=False))
             self._end(Ending.UPSTREAM_LOST)
         else:
@@ -262,9 +267,12 @@ class Session:
             async with asyncio.timeout(self._write_idle_seconds):
                 await sink.drained()
         except TimeoutError:
-            self._end(Ending.CLIENT_LEFT if sink is self._client else Ending.TIMED_OUT)
             if sink is self._client:
+                self._end(Ending.CLIENT_LEFT)
                 self._client.abort()
+            else:
+                self._erred(UpstreamTimeout.code)
+                self._end(Ending.TIMED_OUT)
             raise
 
     def tell_client(self, event: bytes) -> None:
@@ -304,6 +312,12 @@ class Session:
         self._exchange.sent(len(piece))
         for text in self._down.relay.take_texts():
             self._exchange.answer_message(text)
+
+    def _erred(self, code: str) -> None:
+        """Count an error that ends the session, unless it is ending anyway."""
+        standing = self._exchange.standing
+        if standing is not None and not self._settled:
+            standing.tallies.erred(code)
 
     def _conclude(self, ending: Ending, within_seconds: float) -> None:
         """How it ends is settled; when it does is up to the peers, for a while."""

@@ -18,6 +18,7 @@ from redis.exceptions import MovedError
 
 from gateway.redis.breaker import Breaker
 from gateway.redis.line import Argument, Call, RedisUnavailable, Reply
+from gateway.redis.observer import NOBODY, Observer
 from gateway.redis.schemes import Topology
 from gateway.redis.servers import Address, Connect, RedisServers
 from gateway.redis.sharing import sharing
@@ -29,15 +30,17 @@ REFRESH_SECONDS = 0.25
 """The pause between two questions about the slots."""
 
 
-def open_wire(servers: RedisServers, prefix: str | None, *, deadline_seconds: float) -> Scripts:
+def open_wire(
+    servers: RedisServers, prefix: str | None, *, deadline_seconds: float, observer: Observer = NOBODY
+) -> Scripts:
     """What runs scripts on keys with this prefix; nothing is connected before the first call.
 
-    None: on any, whatever the schema of gateways that share them.
+    None: on any, whatever the schema of gateways that share them. `observer` is told how the servers fare.
     """
     connector = servers.connector if prefix is None else partial(sharing, servers, prefix)
     if servers.topology is Topology.CLUSTER:
-        return ClusterWire(servers, connector, deadline_seconds=deadline_seconds)
-    return Wire(connector(), Breaker(servers.name), deadline_seconds=deadline_seconds)
+        return ClusterWire(servers, connector, deadline_seconds=deadline_seconds, observer=observer)
+    return Wire(connector(), Breaker(servers.name), deadline_seconds=deadline_seconds, observer=observer)
 
 
 class ClusterWire(Scripts):
@@ -51,8 +54,10 @@ class ClusterWire(Scripts):
         connector: Callable[[Address], Connect],
         *,
         deadline_seconds: float = 0.1,
+        observer: Observer = NOBODY,
     ) -> None:
         self._servers = servers
+        self._observer = observer
         self._connector = connector
         self._deadline_seconds = deadline_seconds
         self._wires: dict[Address, Wire] = {}
@@ -147,6 +152,7 @@ class ClusterWire(Scripts):
                 Breaker(f"{host}:{port}"),
                 deadline_seconds=self._deadline_seconds,
                 redirects=True,
+                observer=self._observer,
             )
         return self._wires[address]
 

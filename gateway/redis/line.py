@@ -13,6 +13,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from time import monotonic
 from typing import Any, Protocol
 
 import hiredis
@@ -102,7 +103,10 @@ class Call(ABC):
 class Line(asyncio.Protocol):
     """One connection, from the attempt to make it until its first fault."""
 
-    def __init__(self, connect: Connect, connect_seconds: float, keep: Keep) -> None:
+    def __init__(
+        self, connect: Connect, connect_seconds: float, keep: Keep, took: Callable[[float], None]
+    ) -> None:
+        """`took` is told how long round trips take."""
         self.dead = False
         self.loop = asyncio.get_running_loop()
         self._connect = connect
@@ -112,6 +116,11 @@ class Line(asyncio.Protocol):
         self._to_send: list[Call] = []
         self._sent: deque[Call] = deque()
         self._flushes_soon = False
+        self._took = took
+        self._timed: Call | None = None
+        """The last call of a write, whose reply is waited for: one at a time tells how long a round trip takes."""
+
+        self._timed_at = 0.0
         self._watch: asyncio.TimerHandle | None = None
         self._gone = self.loop.create_future()
         self._task = keep(self._live())
@@ -130,6 +139,8 @@ class Line(asyncio.Protocol):
         calls, self._to_send = self._to_send, []
         packed = b"".join([self._packed(call) for call in calls])
         if packed:
+            if self._timed is None:
+                self._timed, self._timed_at = self._sent[-1], monotonic()
             self._transport.write(packed)
 
     def flush_soon(self) -> None:
@@ -160,6 +171,10 @@ class Line(asyncio.Protocol):
             self._watch.cancel()
         if self._transport:
             self._transport.abort()
+        if self._timed is not None:
+            self._timed = None
+            if isinstance(error, TimeoutError):  # a server that is lost at once is not a slow one
+                self._took(monotonic() - self._timed_at)
         _fail(self._sent, error, sent=True)
         _fail(self._to_send, error, sent=False)
         # Those calls keep the error, whose frames know this line: neither is left to the cycle collector.
@@ -202,6 +217,9 @@ class Line(asyncio.Protocol):
             self.hang_up(ConnectionError("a reply to nothing"))
             return
         call = self._sent.popleft()
+        if call is self._timed:
+            self._timed = None
+            self._took(monotonic() - self._timed_at)
         if not isinstance(reply, RedisError):
             if call.watcher:
                 call.watcher.succeeded()

@@ -18,6 +18,7 @@ from redis.exceptions import AskError
 
 from gateway.redis.breaker import Breaker, BreakerState
 from gateway.redis.line import Argument, Call, Line, RedisUnavailable, Reply, Watcher
+from gateway.redis.observer import NOBODY, Observer
 from gateway.redis.script import Script
 from gateway.redis.servers import Connect
 
@@ -113,8 +114,10 @@ class Wire(Scripts):
         deadline_seconds: float = 0.1,
         connect_seconds: float = 1.0,
         redirects: bool = False,
+        observer: Observer = NOBODY,
     ) -> None:
         self.breaker = breaker
+        self._observed = observer.asks(breaker.server, self._is_up)
         self._redirects = redirects
         self._connect = connect
         self._deadline_seconds = deadline_seconds
@@ -151,7 +154,10 @@ class Wire(Scripts):
 
     def health(self) -> Mapping[str, bool]:
         """Whether the server answers, by its name."""
-        return {self.breaker.server: self.breaker.state is BreakerState.CLOSED}
+        return {self.breaker.server: self._is_up()}
+
+    def _is_up(self) -> bool:
+        return self.breaker.state is BreakerState.CLOSED
 
     async def close(self) -> None:
         """Hang up, and wait until nothing is left of the connection."""
@@ -161,6 +167,7 @@ class Wire(Scripts):
 
     def hang_up(self) -> None:
         """Fail calls without a reply and stop looking after the server; `close` waits until that is done."""
+        self._observed.gone()
         if self._recovery:
             self._recovery.cancel()
         if self._line:
@@ -185,7 +192,7 @@ class Wire(Scripts):
     def _put(self, call: Call) -> None:
         line = self._line
         if line is None or line.dead:
-            line = self._line = Line(self._connect, self._connect_seconds, self._keep)
+            line = self._line = Line(self._connect, self._connect_seconds, self._keep, self._observed.took)
         if not call.deadline:
             call.deadline = line.loop.time() + self._deadline_seconds
         line.put(call)

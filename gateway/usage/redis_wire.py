@@ -11,6 +11,7 @@ from typing import Self
 from gateway.limits.store import StoreUnavailable
 from gateway.redis.cluster import open_wire
 from gateway.redis.line import Argument, RedisUnavailable, Reply
+from gateway.redis.observer import NOBODY, Observer
 from gateway.redis.schema import DEFAULT_PREFIX
 from gateway.redis.script import Script
 from gateway.redis.servers import RedisServers
@@ -25,10 +26,17 @@ class UsageWire:
     """
 
     def __init__(
-        self, url: str, *, deadline_seconds: float = DEADLINE_SECONDS, prefix: str = DEFAULT_PREFIX
+        self,
+        url: str,
+        *,
+        deadline_seconds: float = DEADLINE_SECONDS,
+        prefix: str = DEFAULT_PREFIX,
+        observer: Observer = NOBODY,
     ) -> None:
         self.prefix = prefix
-        self._scripts = open_wire(RedisServers.parse(url), prefix, deadline_seconds=deadline_seconds)
+        self._scripts = open_wire(
+            RedisServers.parse(url), prefix, deadline_seconds=deadline_seconds, observer=observer
+        )
         self._stores = 0
 
     def for_store(self) -> Self:
