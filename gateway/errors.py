@@ -73,7 +73,7 @@ class CredentialMissing(ClientFault):
 
     status = 401
     code = "missing_api_key"
-    fields = (("WWW-Authenticate", "Bearer"),)
+    fields: tuple[tuple[str, str], ...] = (("WWW-Authenticate", "Bearer"),)
 
 
 class CredentialRefused(ClientFault):
@@ -81,7 +81,7 @@ class CredentialRefused(ClientFault):
 
     status = 401
     code = "invalid_api_key"
-    fields = (("WWW-Authenticate", 'Bearer error="invalid_token"'),)
+    fields: tuple[tuple[str, str], ...] = (("WWW-Authenticate", 'Bearer error="invalid_token"'),)
 
 
 class CredentialLapsed(CredentialRefused):

@@ -16,6 +16,7 @@ from gateway.app.prepared import administration, show_issuers
 from gateway.app.process import App
 from gateway.app.public_health import health_first
 from gateway.app.readiness import not_ready
+from gateway.app.state import MOST_EXCHANGES
 from gateway.app.tenants_in_force import TenantsInForce
 from gateway.app.workers import body_memory_bytes, refuse_uncounted
 from gateway.credentials.key_ring import KeyRing
@@ -24,6 +25,7 @@ from gateway.credentials.trust import Trust
 from gateway.exchange.exchange import Exchange, Times
 from gateway.exchange.log import LogWriter, access_record, encode
 from gateway.exchange.metrics import Metrics
+from gateway.exchange.slowest import Slowest
 from gateway.limits.limiter import Limiter
 from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.limits.no_buckets import NoBuckets
@@ -164,6 +166,7 @@ def build_app(
         metrics=metrics,
         log=_line_to(log, place.index, dropped=metrics.process.log_lines_dropped.inc),
         lifecycle=Lifecycle(),
+        slowest=Slowest(MOST_EXCHANGES),
         reading=Reading(settings.edge, lost=metrics.process.json_readers_lost.inc),
         memory=memory,
         cors=Cors(settings.cors_origins, exposed=EXPOSED) if settings.cors_origins else None,

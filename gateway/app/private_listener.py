@@ -1,4 +1,4 @@
-"""The private listener: health and metrics, on a thread of its own so that rendering delays nobody."""
+"""The private listener: health, metrics and what operators look at, on a thread of its own: it delays nobody."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import ipaddress
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
+from functools import partial
 
 import orjson
 
 from gateway.app.exposition import Exposition
 from gateway.app.health import Condition, Health
+from gateway.app.operator_pages import OperatorPages
 from gateway.errors import ClientLeft
 from gateway.proxy.acceptor import Acceptor, listening_sockets
 from gateway.proxy.answer import Answer, broken_off, own_answer
@@ -44,9 +46,9 @@ _TEXT = b"text/plain; charset=utf-8"
 class PrivateListener:
     """Serves /livez, /readyz and /metrics. Keep it off the public network: it asks nobody who they are.
 
-    Anything else is answered only to who asks by address, as localhost or by one of the names it is known by: a web
-    page that had its own name point here must not make a browser ask. It has connections and files of its own, so
-    that it answers when the public listener has no more.
+    What operators look at is theirs alone. That and anything else is answered only to who asks by address, as
+    localhost or by one of the names it is known by: a web page that had its own name point here must not make a
+    browser ask. It has connections and files of its own, so that it answers when the public listener has no more.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class PrivateListener:
         *,
         exposition: Exposition,
         health: Health,
+        operators: OperatorPages | None = None,
         names: Iterable[str] = (),
         refused: Callable[[], None] | None = None,
     ) -> None:
@@ -64,6 +67,7 @@ class PrivateListener:
         self._port = port
         self._exposition = exposition
         self._health = health
+        self._operators = operators
         self._names = frozenset(map(_normal, names))
         self._refused = refused
         self._pages: dict[str, Callable[[Request], Awaitable[Answer]]] = {
@@ -142,7 +146,9 @@ class PrivateListener:
         path = request.target.partition("?")[0]
         if path not in _BY_ANY_NAME and not self._is_us(_values(request, b"host")):
             return _text(421, "Ask by address, or name this host in admin_hosts.\n")
-        page = self._pages.get(path)
+        page, operators = self._pages.get(path), self._operators
+        if page is None and operators is not None and operators.have(path):
+            page = partial(operators.answer, path=path)
         if page is None:
             return _text(404, "Not found.\n")
         if request.method not in ("GET", "HEAD"):

@@ -15,6 +15,7 @@ from aiohttp import web
 from gateway.app.certificate_in_force import CertificateInForce
 from gateway.app.health import OwnHealth
 from gateway.app.loop_lag import LoopLag
+from gateway.app.own_state import OwnState
 from gateway.app.place import Place
 from gateway.app.prepared import Prepared, prepare
 from gateway.app.private_listener import PRIVATE_FILES
@@ -85,6 +86,10 @@ class App:
             turned_seconds_ago=lambda: lag.turned_seconds_ago,
             hung_seconds=services.settings.worker_hang_seconds,
         )
+        self.state = OwnState(services, connections=lambda: self.open_connections, index=place.index)
+        self.admin_key = services.settings.admin_key
+        """The operator's, as it is in force; where there are several workers nobody asks them for it."""
+
         self._upstreams = upstreams
         self._turns = turns
         self._wheel = wheel
@@ -117,6 +122,7 @@ class App:
     async def _take(self, settings: Settings) -> list[str]:
         prepared = await self.prepare(settings)
         prepared.commit()
+        self.admin_key = settings.admin_key
         return prepared.waiting
 
     @property
@@ -143,12 +149,14 @@ class App:
                 services.guesses,
                 services.limiter,
                 services.late,  # counts in both until it is closed
+                services.slowest,
                 self.loop_lag,
             ):
                 if part is None:
                     continue
                 await part.start()
                 started.push_async_callback(part.close)
+            started.push_async_callback(self.state.close)
             if self.configuration is not None:
                 await self.configuration.start(services.settings)
                 started.push_async_callback(self.configuration.close)

@@ -15,13 +15,16 @@ from typing import Any, TypeVar
 import uvloop
 
 from gateway.app.exposition import exposition_of_one
+from gateway.app.operator_pages import OperatorPages
+from gateway.app.operators import Operators
 from gateway.app.private_listener import PrivateListener
 from gateway.app.process import App, GatewayRunner, make_runner
+from gateway.app.state_document import StateDocument, ask_one
 from gateway.app.systemd import Notifier
 from gateway.app.telling import tell
 from gateway.proxy.acceptor import BACKLOG, listening_sockets
 from gateway.settings.reloading import Configuration
-from gateway.settings.section import split_address
+from gateway.settings.section import revealed, split_address
 from gateway.settings.settings import Settings
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -83,20 +86,14 @@ async def serve(app: App, *, listening: Callable[[str, str], None] | None = None
     stop = _signals(app, notifier)
     runner = make_runner(app)
     await runner.setup()
-    private_host, private_port = split_address(settings.admin_listen)
-    listener = PrivateListener(
-        private_host,
-        private_port,
-        exposition=exposition_of_one(app.services.metrics.registry, app.health.worker),
-        health=app.health,
-        names=settings.admin_hosts,
-        refused=app.services.metrics.refused_connections.labels("private").inc,
-    )
+    listener: PrivateListener | None = None
     try:
         try:
             runner.accept(listening_sockets(*split_address(settings.listen), backlog=BACKLOG))
         except OSError as error:
             raise cannot_listen("listen", settings.listen, error) from None
+        private_host, _ = split_address(settings.admin_listen)
+        listener = _private_listener(app, port=runner.addresses[0][1])
         try:
             port = listener.start()
         except OSError as error:
@@ -120,7 +117,32 @@ async def serve(app: App, *, listening: Callable[[str, str], None] | None = None
         await asyncio.gather(impatient, draining, watching, return_exceptions=True)
     finally:
         await runner.cleanup()
-        await asyncio.to_thread(listener.stop)
+        if listener is not None:
+            await asyncio.to_thread(listener.stop)
+
+
+def _private_listener(app: App, *, port: int) -> PrivateListener:
+    """`port` is where clients come."""
+    settings, metrics = app.services.settings, app.services.metrics
+    exposition = exposition_of_one(metrics.registry, app.health.worker)
+    state = StateDocument(
+        exposition,
+        app.health,
+        workers=lambda: (app.health.worker(),),
+        ask=ask_one(app.state, asyncio.get_running_loop()),
+        port=port,
+    )
+    operators = Operators(
+        lambda: revealed(app.admin_key), refused=lambda reason: metrics.refused_operators.labels(reason).inc()
+    )
+    return PrivateListener(
+        *split_address(settings.admin_listen),
+        exposition=exposition,
+        health=app.health,
+        operators=OperatorPages(operators, state),
+        names=settings.admin_hosts,
+        refused=metrics.refused_connections.labels("private").inc,
+    )
 
 
 async def _drain(app: App, runner: GatewayRunner, settings: Settings, *, notice: bool) -> None:

@@ -82,7 +82,8 @@ class LimitInUse(TypedDict):
 
 
 class Spend(TypedDict):
-    """What was used in a day or a month of UTC, as the usage counters have it."""
+    """What was used in a day or a month of UTC, as the usage counters have it: in LLM tokens, for nobody here knows
+    prices."""
 
     requests: int
     input: int
@@ -246,12 +247,43 @@ class Configuration(TypedDict):
     """When what is in force was read last."""
 
 
+class TenantTold(TypedDict):
+    """What a worker tells of one tenant of the configuration."""
+
+    tenant: str
+    name: str | None
+    enabled: bool
+    limits: dict[str, int]
+    """How much there may be, by dimension."""
+
+    used: Used
+
+
+class CommonTold(TypedDict):
+    """What every worker knows alike, and one of them tells."""
+
+    tenants: list[TenantTold]
+    tenants_in_all: int
+    credentials: list[Credential] | None
+    more_credentials: bool
+
+
+class Told(TypedDict):
+    """What one worker tells of itself when it is asked, beside what it counts."""
+
+    in_flight: int
+    connections: int
+    oldest: list[Running]
+    slowest: list[Ended]
+    common: CommonTold | None
+
+
 class LeftOut(TypedDict):
     """How many are not in the lists, for want of room."""
 
     tenants: int
-    credentials: int
-    """At least so many."""
+    credentials: bool
+    """Whether there are any: how many nobody counts."""
 
 
 class State(TypedDict):
@@ -261,7 +293,7 @@ class State(TypedDict):
     time: float
     started: float
     instance: str
-    """The machine's name for itself, and the port of the private listener."""
+    """The machine's name for itself, and the port at which clients are served."""
 
     ready: bool
     reasons: list[Reason]

@@ -154,6 +154,8 @@ class _Worker:
                 self._runner.release(order["slot"])
             case "count":
                 self._soon(self._count(order))
+            case "state":
+                self._soon(self._tell_state(order))
             case "prepare":
                 self._soon(self._prepare(order, rest))
             case "commit":
@@ -185,6 +187,10 @@ class _Worker:
         if not self._supervisor.waits:
             self._supervisor.say("counted", await self._snapshots.take())
         self._supervisor.answer(order)
+
+    async def _tell_state(self, order: Message) -> None:
+        told = await self._app.state.tell(common=order["common"], busiest=order["busiest"])
+        self._supervisor.answer(order, told=told)
 
     async def _prepare(self, order: Message, document: bytes) -> None:
         problems: list[Problem] = []

@@ -30,7 +30,6 @@ from gateway.credentials.issue import Issued, IssuedCredential, issue
 from gateway.credentials.issuers import MAX_NAME_CHARACTERS
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import KeyProblem
-from gateway.credentials.principal import Principal
 from gateway.credentials.revocation_file import RevocationFile
 from gateway.credentials.revocations import (
     Revocation,
@@ -274,7 +273,7 @@ def _list(options: argparse.Namespace) -> int:
     for one in issued:
         if options.tenant in (None, one.tenant):
             state = "key retired" if one.key in retired else "valid"
-            state = "revoked" if revocations.check(_principal(one)) else state
+            state = "revoked" if revocations.check(one.principal) else state
             rows.append((one, state))
     if options.json:
         document([asdict(one) | {"state": state} for one, state in rows])
@@ -324,17 +323,6 @@ async def _issued(settings: Settings) -> tuple[list[IssuedCredential], Revocatio
         revocations = RevocationList()
         revocations.replace(await shared.changed() or (), time.time())
         return await shared.issued(), revocations
-
-
-def _principal(issued: IssuedCredential) -> Principal:
-    return Principal(
-        tenant=issued.tenant,
-        subject=issued.subject,
-        scopes=frozenset(issued.scopes),
-        credential_id=issued.id,
-        issued_at=issued.issued_at,
-        expires_at=issued.expires_at,
-    )
 
 
 def _limit(text: str) -> tuple[str, int]:

@@ -47,6 +47,19 @@ class IssuedCredential:
     issued_at: int
     expires_at: int
 
+    @property
+    def principal(self) -> Principal:
+        """Whom it makes of its bearer, as far as that is remembered."""
+        return Principal(
+            tenant=self.tenant,
+            subject=self.subject,
+            scopes=frozenset(self.scopes),
+            credential_id=self.id,
+            issued_at=self.issued_at,
+            expires_at=self.expires_at,
+            models=self.models,
+        )
+
 
 def issue(
     ring: KeyRing,

@@ -97,9 +97,9 @@ class RedisCredentials:
         member = orjson.dumps(asdict(issued))
         await self._run("register", self._register, [int(self._clock()), issued.expires_at, member])
 
-    async def issued(self) -> list[IssuedCredential]:
-        """Return what was issued and has not expired, first to expire first."""
-        members = await self._run("issued", self._register, [int(self._clock())])
+    async def issued(self, *, skip: int = 0, most: int = -1) -> list[IssuedCredential]:
+        """Return what was issued and has not expired, first to expire first: all, or so many behind the first ones."""
+        members = await self._run("issued", self._register, [int(self._clock()), skip, most])
         return [issued for member in members if (issued := _issued(member)) is not None]
 
     async def tell_keys(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from gateway.credentials.configured_issuers import other_issuers
 from gateway.credentials.deployment import Deployment
+from gateway.credentials.issue import IssuedCredential
 from gateway.credentials.issuers import Issuer, Keys
 from gateway.credentials.jwks import JwksUrl
 from gateway.credentials.key_ring import Fingerprint, KeyRing, fingerprint
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1.0
 """Between two looks at the key directory and at the revocations."""
+
+_PAGES = 5
+"""Of the register that are looked at for those that are not revoked."""
 
 _log = logging.getLogger(__name__)
 
@@ -155,6 +159,23 @@ class Trust:
     def missing_keys(self) -> tuple[str, ...]:
         """The kids of keys that others on the same Redis have, and whose credentials would be refused here."""
         return () if self._shared_keys is None else self._shared_keys.missing
+
+    async def next_to_expire(self, most: int) -> tuple[list[IssuedCredential], bool] | None:
+        """Those on the register that are neither expired nor revoked, and whether there may be more.
+
+        None where there is no register. Raises RevocationsUnavailable.
+        """
+        if self._redis is None:
+            return None
+        found: list[IssuedCredential] = []
+        for page in range(_PAGES):
+            some = await self._redis.issued(skip=page * most, most=most)
+            found += (one for one in some if not self.revocations.check(one.principal))
+            if len(some) < most:
+                return found[:most], len(found) > most
+            if len(found) > most:
+                break
+        return found[:most], True
 
     def jwks_ages(self) -> dict[str, float]:
         """Return, by short name, how many seconds ago each issuer's key set was confirmed; infinite: never."""

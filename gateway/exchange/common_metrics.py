@@ -5,6 +5,8 @@ Of connections those to the private listener are; where there are several worker
 
 from __future__ import annotations
 
+import time
+
 from gateway.exchange.instruments import Counts, Gauges, Registry, Rule
 
 
@@ -25,6 +27,20 @@ class CommonMetrics:
             registry=registry,
         )
         self._valid.set(1)
+        self._loaded = Gauges(
+            "gateway_configuration_loaded_timestamp_seconds",
+            "When what is in force was read, in seconds since 1970.",
+            rule=Rule.MAX,
+            registry=registry,
+        )
+        self._loaded.set(time.time())
+        self.refused_operators = Counts(
+            "gateway_operator_refusals",
+            "Requests for the private listener's page and state that were refused, by reason (no_key, wrong_key, "
+            "too_many, cross_site).",
+            ["reason"],
+            registry=registry,
+        )
         self._fetches = Counts(
             "gateway_jwks_fetches",
             "Fetches of other issuers' key sets, by result (new, same, failed).",
@@ -43,6 +59,8 @@ class CommonMetrics:
         """Count one attempt to reload the configuration."""
         self._loads.labels("loaded" if well else "failed").inc()
         self._valid.set(int(well))
+        if well:
+            self._loaded.set(time.time())
 
     def jwks_fetched(self, issuer: str, result: str) -> None:
         """Count one fetch of an issuer's keys."""

@@ -157,6 +157,7 @@ class Metrics:
         )
         common = CommonMetrics(registry)
         self.refused_connections = common.refused_connections
+        self.refused_operators = common.refused_operators
         self.configuration_loaded = common.configuration_loaded
         """Count one attempt to reload the configuration, and whether it went well."""
 

@@ -39,6 +39,7 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
             max_header_bytes=edge.max_header_bytes,
             cors=with_.cors,
             proxies=Proxies(edge.trusted_proxies, edge.forwarded_header),
+            slowest=with_.slowest,
         ),
         # before answer, for a browser asks about what is refused too; before all that costs
         *(() if with_.cors is None else (preflight(cors=with_.cors),)),

@@ -20,6 +20,7 @@ from gateway.errors import (
 )
 from gateway.exchange.exchange import Exchange, Times
 from gateway.exchange.metrics import Metrics
+from gateway.exchange.slowest import Slowest
 from gateway.operations.own import OWN, OWN_METHODS, OWN_PATHS
 from gateway.operations.table import (
     UNLISTED_READ,
@@ -83,6 +84,7 @@ def record(
     max_header_bytes: int,
     cors: Cors | None,
     proxies: Proxies,
+    slowest: Slowest,
 ) -> Middleware:
     """The outermost middleware: from here on everything has a record."""
     next_id = request_ids()
@@ -143,6 +145,8 @@ def record(
                 times = exchange.times(monotonic())
                 metrics.ended(exchange, times)
                 log(exchange, times)
+                if times[0] > slowest.least_seconds:
+                    slowest.note(exchange, times[0])
                 exchange.release()
 
         return recorded

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gateway.credentials.trust import Trust
 from gateway.exchange.exchange import Exchange, Times
 from gateway.exchange.metrics import Metrics
+from gateway.exchange.slowest import Slowest
 from gateway.limits.limiter import Limiter
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import TenantBook
@@ -38,6 +39,9 @@ class Services:
     metrics: Metrics
     log: Callable[[Exchange, Times], None]
     lifecycle: Lifecycle
+    slowest: Slowest
+    """The exchanges that took longest of the last minutes."""
+
     reading: Reading
     memory: BodyMemory
     cors: Cors | None

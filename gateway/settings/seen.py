@@ -10,7 +10,7 @@ from typing import Any
 
 _State = tuple[object, ...]
 
-SECRETS = frozenset({"admin_api_key", "api_key", "http_proxy", "redis_url"})
+SECRETS = frozenset({"admin_api_key", "admin_key", "api_key", "http_proxy", "redis_url"})
 """Settings that are secrets wherever they stand; by reference, `env:NAME` or `file:/path`, or as they are."""
 
 _REFERENCES = ("env:", "file:")

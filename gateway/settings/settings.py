@@ -43,6 +43,9 @@ _ORIGIN = re.compile(
 )
 
 
+_LEAST_KEY_LETTERS = 16
+
+
 def _origin(value: str) -> str:
     if value not in ("*", "null") and not _ORIGIN.fullmatch(value):
         raise ValueError(
@@ -86,6 +89,14 @@ def _redis_url(secret: SecretStr | None) -> SecretStr | None:
     return secret
 
 
+def _long_enough(secret: SecretStr | None) -> SecretStr | None:
+    if secret is not None and len(secret.get_secret_value()) < _LEAST_KEY_LETTERS:
+        raise ValueError(
+            f"expected at least {_LEAST_KEY_LETTERS} characters that nobody can guess, as of: openssl rand -hex 32"
+        )
+    return secret
+
+
 class Settings(BaseSettings):
     """The whole configuration of a gateway."""
 
@@ -112,6 +123,10 @@ class Settings(BaseSettings):
 
     admin_hosts: Annotated[tuple[HostName, ...], AT_START] = ()
     """Names under which it may be asked for more than metrics and health; by address and as localhost it always may."""
+
+    admin_key: Annotated[Secret, AfterValidator(_long_enough), FOLLOWED] = None
+    """Opens the private listener's page and `/gateway/state` to whoever asks from another machine, as Bearer or, for
+    browsers, as the password of Basic; unset: they are shown on this machine alone."""
 
     keys_dir: Path = Field(default_factory=lambda: default_keys_dir(os.environ))
     """The keys that sign and verify credentials."""

@@ -12,6 +12,8 @@ from typing import Any
 
 from gateway.app.health import MachineHealth
 from gateway.app.messages import Message
+from gateway.app.operator_pages import OperatorPages
+from gateway.app.operators import Operators
 from gateway.app.private_listener import PrivateListener
 from gateway.app.serving import (
     cannot_listen,
@@ -22,16 +24,18 @@ from gateway.app.serving import (
     shown,
     spare_the_collector,
 )
+from gateway.app.state_document import StateDocument
 from gateway.app.systemd import Notifier
 from gateway.app.telling import tell
 from gateway.settings.reloading import Configuration
-from gateway.settings.section import split_address
+from gateway.settings.section import revealed, split_address
 from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
 from gateway.supervisor.counting import Counting
 from gateway.supervisor.fetching import Fetching
 from gateway.supervisor.listeners import Listeners, listen
 from gateway.supervisor.supervisor import Supervisor
+from gateway.supervisor.telling import Telling
 from gateway.supervisor.worker import Worker
 
 Gather = Callable[[Seen], Mapping[str, Any]]
@@ -118,15 +122,28 @@ class _Supervision:
 
     def _listen_privately(self) -> str:
         """Open the private listener; its address. Raises OSError."""
-        settings = self._settings
+        settings, common = self._settings, self._counting.common
         host, port = split_address(settings.admin_listen)
+        exposition = self._counting.exposition()
+        state = StateDocument(
+            exposition,
+            self._health,
+            workers=lambda: [worker.state for worker in self._supervisor.workers],
+            ask=Telling(lambda: self._supervisor.workers).ask,
+            port=self._listeners.address[1],
+        )
+        operators = Operators(
+            lambda: revealed(self._supervisor.in_force.values.get("admin_key")),
+            refused=lambda reason: common.refused_operators.labels(reason).inc(),
+        )
         listener = PrivateListener(
             host,
             port,
-            exposition=self._counting.exposition(),
+            exposition=exposition,
             health=self._health,
+            operators=OperatorPages(operators, state),
             names=settings.admin_hosts,
-            refused=self._counting.common.refused_connections.labels("private").inc,
+            refused=common.refused_connections.labels("private").inc,
         )
         try:
             port = listener.start()

@@ -1,0 +1,40 @@
+"""What is said to who may not look at what operators look at.
+
+These answer requests to the private listener, which are no exchanges: they stand beside the tree of `errors.py`, in the
+same shape.
+"""
+
+from __future__ import annotations
+
+from gateway.errors import CredentialMissing, CredentialRefused, PermissionFault
+
+_CHALLENGES = (
+    ("WWW-Authenticate", 'Basic realm="gateway", charset="UTF-8"'),
+    ("WWW-Authenticate", 'Bearer realm="gateway"'),
+)
+
+
+class KeyMissing(CredentialMissing):
+    """The operator's key opens this, and was not shown."""
+
+    code = "missing_admin_key"
+    fields = _CHALLENGES
+
+
+class KeyWrong(CredentialRefused):
+    """What was shown is not the operator's key."""
+
+    code = "invalid_admin_key"
+    fields = _CHALLENGES
+
+
+class Elsewhere(PermissionFault):
+    """This is shown on the gateway's machine alone, as long as there is no key."""
+
+    code = "no_admin_key"
+
+
+class CausedBySite(PermissionFault):
+    """The page of another site had a browser ask."""
+
+    code = "cross_site"
