@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 
-BEAT_SECONDS = 0.05
+from gateway.proxy.bites import Turns
+from gateway.proxy.readable import LATE_SECONDS
+
+BEAT_SECONDS = 0.02
+"""As long as a turn of the loop may be: what keeps it longer from looking who has sent something is always noticed."""
+
 REMEMBERED_SECONDS = 60.0
 
 
 class LoopLag:
     """Notes by how much each of its beats comes too late: as long as the loop was blocked, less one beat at most."""
 
-    def __init__(self, observe: Callable[[float], None]) -> None:
+    def __init__(self, observe: Callable[[float], None], turns: Turns) -> None:
+        """`turns` is told when the loop is late."""
         self._observe = observe
+        self._turns = turns
+        self._loop: asyncio.AbstractEventLoop
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._turned_at = monotonic()
@@ -33,16 +42,19 @@ class LoopLag:
 
     async def start(self) -> None:
         """Begin to beat."""
+        self._loop = asyncio.get_running_loop()
         self._arm()
 
     async def close(self) -> None:
         """Stop."""
         if self._timer is not None:
             self._timer.cancel()
+        self._turns.late_at = inf
 
     def _arm(self) -> None:
         self._due = monotonic() + BEAT_SECONDS
-        self._timer = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
+        self._turns.late_at = self._due + LATE_SECONDS
+        self._timer = self._loop.call_later(BEAT_SECONDS, self._beat)
 
     def _beat(self) -> None:
         now = self._turned_at = monotonic()
@@ -52,3 +64,10 @@ class LoopLag:
             self._since, self._longest_before, self._longest = now, self._longest, 0.0
         self._longest = max(self._longest, lag)
         self._arm()
+        if lag > LATE_SECONDS:
+            # What the loop reads when it looks next may have come meanwhile.
+            self._turns.late_at = 0.0
+            self._loop.call_soon(self._loop.call_soon, self._has_looked)
+
+    def _has_looked(self) -> None:
+        self._turns.late_at = self._due + LATE_SECONDS

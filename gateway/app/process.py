@@ -78,7 +78,7 @@ class App:
         self.services = services
         self.handler = handler
         self.server: EdgeServer | None = None
-        self.loop_lag = lag = LoopLag(services.metrics.process.loop_lag.observe)
+        self.loop_lag = lag = LoopLag(services.metrics.process.loop_lag.observe, turns)
         lifecycle, trust = services.lifecycle, services.trust
         self.health = OwnHealth(
             lifecycle,

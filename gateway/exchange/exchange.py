@@ -30,10 +30,10 @@ class Times(NamedTuple):
     """How long an exchange took, in seconds."""
 
     whole: float
-    """From the request's head to the last byte of the answer."""
+    """From the request's first byte to the last of the answer."""
 
     first_byte: float | None
-    """From the request's head to the first byte of the answer's body; None where there was none."""
+    """From the request's first byte to that of the answer's body; None where there was none."""
 
     upstream: float | None
     """The upstream's part, connecting included; None where it was not asked."""
@@ -52,6 +52,8 @@ class Exchange:
         # record
         *("id", "method", "operation", "started_at", "started_time", "target", "params", "head"),
         *("own_values", "stated_bytes", "is_socket", "unreadable", "observer_failed", "client", "trace"),
+        # record for the head, limit for the body
+        "held_seconds",
         # answer
         "error",
         # authenticate
@@ -59,7 +61,7 @@ class Exchange:
         # authorize finds it in the head, limit in the body, the reader of a form in the form, meter in a session
         "model",
         # limit
-        *("body", "body_gone", "facts", "held_seconds", "form", "cost", "reserved", "decision"),
+        *("body", "body_gone", "facts", "form", "cost", "reserved", "decision"),
         # meter
         *("usage", "known", "spent", "session_gate"),
         # late_watch
@@ -83,7 +85,9 @@ class Exchange:
         status: int | None = None,
         error: GatewayError | None = None,
     ) -> None:
-        """`started_time`: in unix seconds, for the log. `status` and `error` of one that was refused unseen."""
+        """It began when its first byte could have been read; `started_time` is that in unix seconds, for the log.
+        `status` and `error` of one that was refused unseen.
+        """
         self.id = id
         self.method = method
         self.operation = operation
@@ -132,7 +136,8 @@ class Exchange:
         """What policy has read in that body."""
 
         self.held_seconds = 0.0
-        """Time spent waiting for the client's body before the upstream was asked: not the gateway's own."""
+        """Time spent waiting for the rest of the client's head, and for its body, before the upstream was asked: not
+        the gateway's own."""
 
         self.form: FormGate | None = None
         """Judges a form that streams by, and holds its end back until it has."""

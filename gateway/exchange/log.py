@@ -114,7 +114,7 @@ class LogWriter:
 
 
 FIELDS = {
-    "time": "When the request had come in with its head, in UTC.",
+    "time": "When the request's first byte could have been read, in UTC.",
     "request_id": "The exchange's id, which the client has as `x-gateway-request-id`.",
     "upstream_request_id": "The upstream's `x-request-id`.",
     "tenant": "Who pays, once the credential has verified.",
@@ -124,8 +124,8 @@ FIELDS = {
     "model": "Where it is known; left out where the tenant's `logging` is `minimal`.",
     "status": "What went to the client; null where nothing did.",
     "ending": "How the exchange ended, as in the metrics.",
-    "duration_ms": "From the request's head to the last byte of the answer.",
-    "first_byte_ms": "From the request's head to the first byte of the answer's body.",
+    "duration_ms": "From the request's first byte to the last of the answer.",
+    "first_byte_ms": "From the request's first byte to that of the answer's body.",
     "upstream_ms": "The upstream's part, connecting included; null where it was not asked.",
     "overhead_ms": "What the gateway itself added before it asked the upstream, or in all where it did not.",
     "waited_ms": "The part of it that was spent waiting for a connection to come free; only where there was any.",

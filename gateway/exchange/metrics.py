@@ -64,21 +64,21 @@ class Metrics:
         )
         self.duration = Spreads(
             "gateway_exchange_duration_seconds",
-            "From the request's head to the last byte of its answer.",
+            "From the request's first byte to the last of its answer.",
             ["operation"],
             bounds=_DURATION_SECONDS,
             registry=registry,
         )
         self.first_byte = Spreads(
             "gateway_first_byte_seconds",
-            "From the request's head to the first byte of the answer's body.",
+            "From the request's first byte to that of the answer's body.",
             ["operation"],
             bounds=_DURATION_SECONDS,
             registry=registry,
         )
         self.overhead = Spreads(
             "gateway_overhead_seconds",
-            "What the gateway itself added before the upstream was asked.",
+            "What the gateway itself added before the upstream was asked, its being busy with others included.",
             ["operation"],
             bounds=_OVERHEAD_SECONDS,
             registry=registry,

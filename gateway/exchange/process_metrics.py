@@ -14,7 +14,7 @@ class ProcessMetrics:
     def __init__(self, registry: Registry) -> None:
         self.loop_lag = Spreads(
             "gateway_event_loop_lag_seconds",
-            "By how much a timer that is due every 50 ms came too late: nobody was served meanwhile.",
+            "By how much a timer that is due every 20 ms came too late: nobody was served meanwhile.",
             bounds=_LAG_SECONDS,
             rule=Rule.EACH,
             registry=registry,

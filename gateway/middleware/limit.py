@@ -153,7 +153,7 @@ def limit(
         began = monotonic()
         at_once = await body.comes_at_once(request, head, room)
         if not at_once:
-            exchange.held_seconds = monotonic() - began
+            exchange.held_seconds += monotonic() - began
             await _enter(exchange, admission)
             await room.take(max(exchange.stated_bytes or 0, request.body.come_bytes))
             body.invite(request, head)

@@ -94,9 +94,12 @@ def record(
     def around(handler: Handler) -> Handler:
         async def recorded(request: Request) -> Answer:
             known = request.known
+            readable_at = request.readable_at
+            readable_time = time.time() - (monotonic() - readable_at)
             exchange = request.exchange = Exchange(
-                next_id(), known.method, UNMATCHED, monotonic(), time.time(), observer_failed
+                next_id(), known.method, UNMATCHED, readable_at, readable_time, observer_failed
             )
+            exchange.held_seconds = request.head_seconds
             exchange.target = known.target
             connection = request.connection
             exchange.client = connection.client

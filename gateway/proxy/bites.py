@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 
 from gateway.proxy.large_reads import FULL_READ_BYTES, Buffers
 
@@ -84,7 +85,7 @@ LEAST_BITE_BYTES = 128
 class Turns:
     """Shares the turns of one loop among its connections: who floods comes after who does not."""
 
-    __slots__ = ("_due", "_floods", "_loop", "_others", "buffers", "room_bytes")
+    __slots__ = ("_due", "_floods", "_loop", "_others", "buffers", "late_at", "room_bytes")
 
     def __init__(self) -> None:
         self.buffers = Buffers()
@@ -92,6 +93,10 @@ class Turns:
 
         self.room_bytes: float = _TURN_BYTES
         """What is left of this turn, or of several in which nothing had to wait; little pieces may just take of it."""
+
+        self.late_at = inf
+        """When the loop is late (`time.monotonic`) unless it has said before that it turns: whoever measures that
+        writes it."""
 
         self._due = False
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from abc import abstractmethod
+from time import monotonic
 from typing import Protocol
 
 from gateway.errors import GatewayError
@@ -12,6 +13,7 @@ from gateway.proxy.bites import HEADS
 from gateway.proxy.channel import Channel, Held
 from gateway.proxy.client_connections import Peer
 from gateway.proxy.edge_state import EdgeState
+from gateway.proxy.readable import CLOCK_SECONDS, age_seconds
 
 _LOOK_SECONDS = 1.0
 """How often it is looked whether an answer is being read; at least four times within the deadline for that."""
@@ -37,6 +39,7 @@ class ClientChannel(Channel):
         "_state",
         "_unread_bytes",
         "_unread_since",
+        "_waits_since",
         "client",
         "due_step",
         "is_proxy",
@@ -58,6 +61,9 @@ class ClientChannel(Channel):
 
         self._unread_bytes = 0
         self._unread_since = 0.0
+        self._waits_since = 0.0
+        """Since when a request waits here that has come and is still to be read; 0: none does."""
+
         self.due_step: int | None = None
         self.starved = False
         """Whether it was cut because there was no memory for what came over it."""
@@ -112,6 +118,22 @@ class ClientChannel(Channel):
         self.starved = isinstance(error, MemoryError)
         self._closes = True
         self._state.leave(self)
+
+    def _readable_since(self, now: float) -> float:
+        """Since when that could have been read which has just been."""
+        looked_at = self._loop.time() + CLOCK_SECONDS
+        since = now if now < looked_at else looked_at
+        if now > self.turns.late_at or self.task is None:
+            sock = None if self.transport is None else self.transport.get_extra_info("socket")
+            since = min(since, now - age_seconds(sock))
+            if self.task is not None:  # no request can wait for us before the one in front of it is answered
+                since = max(since, self.waits_since)
+        return since
+
+    def _put_by(self, data: bytes) -> None:
+        if self.idle:
+            self._waits_since = self._readable_since(monotonic())
+        super()._put_by(data)
 
     def agrees(self, within_seconds: float) -> None:
         """Something has to be agreed on before its client may ask, and no later than that."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from time import monotonic
 
 from gateway.errors import GatewayError, Overloaded, RequestTimeout
 from gateway.exchange.kept_errors import forget_cancellation, forget_origin
@@ -152,6 +153,7 @@ class EdgeProtocol(ClientChannel):
     def _take_head(self, data: bytes) -> None:
         """Read a request's head, or a part of one. Raises the refusal of a bad one."""
         parts, state = self._head, self._state
+        since, self._waits_since = self._waits_since or self._readable_since(self.taken_at), 0.0
         if parts is None:
             if data[0] in b"\r\n":
                 data = data.lstrip(b"\r\n")  # an empty line in front means nothing (RFC 9112, section 2.2)
@@ -159,21 +161,22 @@ class EdgeProtocol(ClientChannel):
                     return
             end = data.find(END_OF_HEAD)
             if end >= 0:
-                self._begin(state.heads.whole(data[: end + 4]), data[end + 4 :])
+                self._begin(state.heads.whole(data[: end + 4]), data[end + 4 :], since)
                 return
-            parts = self._head = HeadInParts()
+            parts = self._head = HeadInParts(since)
             state.clients.waits(self, self._loop.time())
             self.expect(state.deadlines.header_seconds)
         asked, behind = parts.feed(data)
         if asked is not None:
             self._head = None
-            self._begin(asked, behind)
+            self._begin(asked, behind, parts.since, since - parts.since)
         elif parts.size_bytes > state.max_header_bytes:
             raise parts.too_large(state.max_header_bytes)
 
-    def _begin(self, asked: AskedHead, behind: bytes) -> None:
+    def _begin(self, asked: AskedHead, behind: bytes, since: float, head_seconds: float = 0.0) -> None:
         """A request is there; its body, or some of it, may be too."""
         state = self._state
+        times = since, head_seconds
         state.requests += 1
         state.clients.asks(self)
         self._deadline = math.inf
@@ -186,16 +189,16 @@ class EdgeProtocol(ClientChannel):
                 wheel=state.wheel,
                 loop=self._loop,
             )
-            self._request = Request(self, asked, body)
+            self._request = Request(self, asked, body, times)
             self.take_as(CHUNKED if chunked else STATED)
             if len(behind) > self._bite_bytes:
                 self.put_back(behind)
             elif behind:
                 self._take_body(body, behind)
         elif stated == len(behind):
-            self._request = Request(self, asked, ReceivedBody(behind) if stated else NO_BODY)
+            self._request = Request(self, asked, ReceivedBody(behind) if stated else NO_BODY, times)
         else:
-            self._request = Request(self, asked, ReceivedBody(behind[:stated]) if stated else NO_BODY)
+            self._request = Request(self, asked, ReceivedBody(behind[:stated]) if stated else NO_BODY, times)
             self._ahead = behind[stated:]
         if self.task is None:
             self.task = self._loop.create_task(self._serve())
@@ -274,6 +277,7 @@ class EdgeProtocol(ClientChannel):
                     await self.drained()
                 self._answered(await self._answers(self._request))
                 if self._ahead:
+                    self._waits_since = monotonic()
                     # Who sends many at once comes after those who ask one by one.
                     await self.turns.share()
                     self._take_what_waits()

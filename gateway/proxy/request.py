@@ -18,11 +18,13 @@ class Request:
         "body",
         "connection",
         "exchange",
+        "head_seconds",
         "http10",
         "keep_alive",
         "known",
         "method",
         "own_values",
+        "readable_at",
         "stated_bytes",
         "target",
     )
@@ -30,9 +32,15 @@ class Request:
     exchange: Exchange
     """Written by the outermost middleware."""
 
-    def __init__(self, connection: ClientChannel, asked: AskedHead, body: Body) -> None:
+    def __init__(
+        self, connection: ClientChannel, asked: AskedHead, body: Body, times: tuple[float, float]
+    ) -> None:
+        """`times`: since when its first byte could have been read, of `time.monotonic`, and how many seconds its
+        client then took for the rest of the head.
+        """
         self.connection = connection
         self.body = body
+        self.readable_at, self.head_seconds = times
         known, self.own_values, self.stated_bytes = asked
         self.known = known
         """What its head says, but for its own values."""

@@ -233,9 +233,11 @@ def _asked(message: RawRequestMessage, fields: RawFields | None = None) -> Asked
 class HeadInParts:
     """A head that comes in parts: each is read as it comes, so that what is wrong with it shows at once."""
 
-    __slots__ = ("_begin", "_parser", "_repeated", "_tail", "size_bytes")
+    __slots__ = ("_begin", "_parser", "_repeated", "_tail", "since", "size_bytes")
 
-    def __init__(self) -> None:
+    def __init__(self, since: float) -> None:
+        """`since`: from when on its first part could have been read."""
+        self.since = since
         self._parser = _parser()
         self._begin = bytearray()
         """The request line, and what else has come of the first bytes."""

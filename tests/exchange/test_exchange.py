@@ -256,6 +256,7 @@ WRITERS = {
         "unreadable",
         "client",
         "trace",
+        "held_seconds",
     },
     "answer": {"error"},
     "authenticate": {"caller", "standing"},
