@@ -38,6 +38,7 @@ TABLES_BY_NAME = {
     "credentials": "What a credential must say",
     "edge": "Caps and deadlines towards clients",
     "log": "The log",
+    "traces": "Traces",
     "limits": "Limits of every tenant that sets none of its own",
     "issuers": "Other issuers",
     "tenants": "Tenants",

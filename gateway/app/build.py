@@ -56,6 +56,9 @@ from gateway.redis.observer import Observer
 from gateway.settings.section import revealed
 from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
+from gateway.traces.collector import spans_to
+from gateway.traces.tracing import Tracing
+from gateway.traces.writer import Export
 from gateway.usage.counters import UsageStore
 from gateway.usage.guesses import Guesses, LengthStore
 from gateway.usage.late_register import LateRegister
@@ -77,13 +80,15 @@ def build_app(
     read_settings: Callable[[Seen], Settings] | None = None,
     place: Place = ALONE,
     fetch: Fetch | None = None,
+    export_spans: Export | None = None,
 ) -> App:
     """Wire one gateway process. Raises SettingsInvalid for what only shows when things are put together.
 
     With `read_settings` tenants and issuers follow the configuration while the process runs; with
     `keys_dir`, where `ring` came from, keys and revocations follow that folder. The caps of `settings` are the
     machine's, of which this process gets what its `place` says. `fetch` is how keys of other issuers are asked for;
-    None: this process fetches them itself.
+    None: this process fetches them itself. `export_spans` takes those
+    of exchanges, in the place of a collector.
     """
     table = OperationTable.load()
     metrics = Metrics()
@@ -150,6 +155,9 @@ def build_app(
         capped=metrics.limits.capped,
         decided=metrics.limits.decided,
     )
+    span_writer = spans_to(
+        settings.traces, worker=place.index, lost=metrics.process.spans_lost.inc, export=export_spans
+    )
     ledger = UsageLedger(stores.usage, lost=metrics.usage_lost.inc)
     late_counting = LateCounting(ledger=ledger, limiter=limiter, tenants=tenants.book, metrics=metrics)
     services = Services(
@@ -170,6 +178,9 @@ def build_app(
         reading=Reading(settings.edge, lost=metrics.process.json_readers_lost.inc),
         memory=memory,
         cors=Cors(settings.cors_origins, exposed=EXPOSED) if settings.cors_origins else None,
+        tracing=None
+        if span_writer is None
+        else Tracing(ratio=settings.traces.ratio, write=span_writer.write),
         administers=lambda: upstreams.administers,
         file_bytes=partial(file_bytes, upstreams),
     )
@@ -203,6 +214,7 @@ def build_app(
         place=place,
         certificate=certificate,
         close_log=log.close,
+        close_spans=None if span_writer is None else span_writer.close,
     )
     _show_state(app, upstreams)
     return app

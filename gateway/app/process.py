@@ -73,6 +73,7 @@ class App:
         place: Place,
         certificate: CertificateInForce,
         close_log: Callable[[], None],
+        close_spans: Callable[[], None] | None,
     ) -> None:
         """`read_settings`: how what this process itself follows is read again."""
         self.services = services
@@ -98,6 +99,7 @@ class App:
         self._place = place
         self._certificate = certificate
         self._close_log = close_log
+        self._close_spans = close_spans
         self._started = AsyncExitStack()
         self.configuration: Configuration[Settings] | None = None
         if read_settings is not None:
@@ -136,6 +138,8 @@ class App:
         edge = services.settings.edge
         async with AsyncExitStack() as started:
             started.push_async_callback(asyncio.to_thread, self._close_log)
+            if self._close_spans is not None:
+                started.push_async_callback(asyncio.to_thread, self._close_spans)
             started.push_async_callback(self._upstreams.close)
             started.push_async_callback(services.reading.close)
             await enter_redis(services.settings)
@@ -162,7 +166,9 @@ class App:
                 started.push_async_callback(self.configuration.close)
             state = EdgeState(
                 events=EdgeEvents(
-                    unseen=unseen(metrics=metrics, log=services.log, cors=services.cors),
+                    unseen=unseen(
+                        metrics=metrics, log=services.log, cors=services.cors, tracing=services.tracing
+                    ),
                     refused=lambda reason: metrics.refused_connections.labels(reason).inc(),
                     closed=lambda reason: metrics.process.closed_connections.labels(reason).inc(),
                 ),

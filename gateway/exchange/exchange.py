@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from gateway.errors import Ending, GatewayError
 from gateway.exchange.observers import AnswerChange, FormGate, RequestGate, SessionGate, StreamObserver, Watch
+from gateway.exchange.span import Span
 from gateway.exchange.standing import Standing
 from gateway.limits.terms import Decision
 from gateway.operations.table import NO_PARAMS, Operation
@@ -52,6 +53,7 @@ class Exchange:
         # record
         *("id", "method", "operation", "started_at", "started_time", "target", "params", "head"),
         *("own_values", "stated_bytes", "is_socket", "unreadable", "observer_failed", "client", "trace"),
+        "span",
         # record for the head, limit for the body
         "held_seconds",
         # answer
@@ -111,13 +113,16 @@ class Exchange:
         """The client's address: that of its connection or, of one from a trusted proxy, what that says."""
 
         self.trace: TraceContext | None = None
-        """The trace that the client says this is part of, where it says so."""
+        """The trace that the client says this is part of, where it says so; its own place in one, if traces are on."""
 
         self.is_socket = False
         """Whether the client asks for a WebSocket."""
 
         self.unreadable: GatewayError | None = None
         """What is wrong with the head; raised where an error becomes an answer."""
+
+        self.span: Span | None = None
+        """Its place in a trace; None where traces are off."""
 
         self.error = error
         self.caller: Caller = NOBODY

@@ -40,6 +40,7 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
             cors=with_.cors,
             proxies=Proxies(edge.trusted_proxies, edge.forwarded_header),
             slowest=with_.slowest,
+            tracing=with_.tracing,
         ),
         # before answer, for a browser asks about what is refused too; before all that costs
         *(() if with_.cors is None else (preflight(cors=with_.cors),)),

@@ -37,6 +37,7 @@ from gateway.proxy.lifecycle import Interrupted, Lifecycle
 from gateway.proxy.request import Request
 from gateway.proxy.request_heads import KEPT_BYTES
 from gateway.settings.section import OTHER_TENANT
+from gateway.traces.tracing import Tracing
 from gateway.wire import headers
 from gateway.wire.addresses import Proxies
 from gateway.wire.cors import Cors, unread
@@ -85,6 +86,7 @@ def record(
     cors: Cors | None,
     proxies: Proxies,
     slowest: Slowest,
+    tracing: Tracing | None,
 ) -> Middleware:
     """The outermost middleware: from here on everything has a record."""
     next_id = request_ids()
@@ -103,6 +105,9 @@ def record(
             exchange.target = known.target
             connection = request.connection
             exchange.client = connection.client
+            if tracing is not None:
+                exchange.span = span = tracing.begin(request.fields)
+                exchange.trace = span.context
             exchange.stated_bytes, exchange.own_values = request.stated_bytes, request.own_values
             try:
                 match, head = known.match, known.head
@@ -126,7 +131,7 @@ def record(
                 if connection.is_proxy and connection.client is not None:
                     exchange.client = proxies.client(connection.client, head)
                 traced = head.names.traceparent
-                if traced is not None:
+                if traced is not None and tracing is None:
                     exchange.trace = trace_context(head.value_at(traced, exchange.own_values))
                 if head.is_socket and head.has_body:
                     raise BadRequest("A WebSocket handshake cannot have a body.", code="bad_handshake")
@@ -150,6 +155,8 @@ def record(
                 log(exchange, times)
                 if times[0] > slowest.least_seconds:
                     slowest.note(exchange, times[0])
+                if tracing is not None:
+                    tracing.ended(exchange)
                 exchange.release()
 
         return recorded
@@ -157,7 +164,7 @@ def record(
     return around
 
 
-def unseen(*, metrics: Metrics, log: Log, cors: Cors | None) -> Unseen:
+def unseen(*, metrics: Metrics, log: Log, cors: Cors | None, tracing: Tracing | None) -> Unseen:
     """Record what was answered before it became a request: the same line, the same metrics."""
     next_id = request_ids()
 
@@ -171,6 +178,9 @@ def unseen(*, metrics: Metrics, log: Log, cors: Cors | None) -> Unseen:
         times = exchange.times(now)
         metrics.ended(exchange, times)
         log(exchange, times)
+        if tracing is not None:
+            exchange.span = tracing.begin(())
+            tracing.ended(exchange)
         if cors is not None:
             exchange.head = unread(cors.unknown)
         return error_lines(error, exchange)

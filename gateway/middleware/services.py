@@ -16,6 +16,7 @@ from gateway.proxy.body_memory import BodyMemory
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.reading import Reading
 from gateway.settings.settings import Settings
+from gateway.traces.tracing import Tracing
 from gateway.usage.guesses import Guesses
 from gateway.usage.late_register import LateRegister
 from gateway.usage.ledger import UsageLedger
@@ -46,6 +47,9 @@ class Services:
     memory: BodyMemory
     cors: Cors | None
     """Which pages of browsers may read answers; None: that is the upstream's affair."""
+
+    tracing: Tracing | None
+    """Who records exchanges in traces; None: nobody."""
 
     administers: Callable[[], bool]
     """Whether the operator has opened administration."""

@@ -21,6 +21,10 @@ AMONG_SESSIONS: Final = (
 
 UNLISTED_ID: Final = "unlisted"
 OWN_GROUP: Final = "gateway"
+FETCHES: Final = "fetch_response"
+"""What traces call the fetching of an answer that was made before."""
+
+_API_TYPES: Final = {"/v1/chat/completions": "chat_completions", "/v1/responses": "responses"}
 
 
 class UsageReport(StrEnum):
@@ -93,6 +97,7 @@ class Operation:
     work: Work = Work.STORED
     deprecated: bool = False
     since: int = 1
+    gen_ai: str | None = None
     is_free: bool = False
     """Whether it is known to use nothing that costs: no column, but found in the row."""
 
@@ -125,6 +130,9 @@ class Operation:
     is_unlisted: bool = field(init=False, compare=False)
     """Whether the table lacks what was asked for, so that nobody knows what it does."""
 
+    api_type: str | None = field(init=False, compare=False)
+    """What traces call the part of the API that it belongs to, where they have a word for it."""
+
     is_among_sessions: bool = field(init=False, compare=False)
     """Whether it lies where sessions are started, so that asked for in any other way it may start one too."""
 
@@ -138,6 +146,7 @@ class Operation:
             ("is_administration", self.scope.startswith("org.")),
             ("is_own", self.group == OWN_GROUP),
             ("is_unlisted", self.id == UNLISTED_ID),
+            ("api_type", next((t for path, t in _API_TYPES.items() if self.path.startswith(path)), None)),
             ("is_among_sessions", self.path.startswith(AMONG_SESSIONS)),
         ):
             object.__setattr__(self, name, value)

@@ -16,6 +16,7 @@ from gateway.proxy.upstream import Upstreams
 from gateway.wire.answer_head import Head
 from gateway.wire.headers import RequestHead
 from gateway.wire.passing import for_upstream, loop_field
+from gateway.wire.trace_context import CONTEXT_FIELDS
 
 _CHANGES_NOTHING = frozenset({"GET", "HEAD"})
 _PROJECT, _ORGANIZATION = ACCOUNT_FIELDS
@@ -76,6 +77,9 @@ class Call:
         that do not pass, `more` are lines that follow those that do.
         """
         exchange, head, values = self.exchange, self.exchange.head, self.exchange.own_values
+        span = exchange.span
+        if span is not None:
+            span.server = self.to.pool.origin
         if head.own is None or without or more or exchange.change is not None:
             return self._head(head.with_values(values), length, without, more)
         way = head.way_up
@@ -85,30 +89,40 @@ class Call:
             if way.length is None:  # it is spelled as hardly anybody does
                 return self._head(head.with_values(values), length, without, more)
             values = (*values[: way.length], b"%d" % length, *values[way.length + 1 :])
+        if span is not None:
+            values = (*values, span.lines)
         return way.written % (values if way.places is None else tuple([values[at] for at in way.places]))
 
     def _way_up(self, head: RequestHead, own: tuple[int, ...]) -> _WayUp:
         """How all heads like this one go up."""
         # No value of a field has such a byte.
-        marks = [b"\0%d\0" % at for at in range(len(own))]
+        *marks, mark = [b"\0%d\0" % at for at in range(len(own) + 1)]
         length = own.index(head.names.content_length) if head.names.content_length in own else None
-        block = self._head(
-            head.with_values(marks), None if length is None else marks[length], frozenset(), b""
-        )
+        stated = None if length is None else marks[length]
+        block = self._head(head.with_values(marks), stated, frozenset(), b"", mark)
         parts = block.replace(b"%", b"%%").split(b"\0")
         places = tuple(map(int, parts[1::2]))
         return _WayUp(
             self.to,
             self.deployment,
             b"%b".join(parts[::2]),
-            None if places == tuple(range(len(own))) else places,
+            None if places == tuple(range(len(own) + (self.exchange.span is not None))) else places,
             length,
         )
 
     def _head(
-        self, head: RequestHead, length: int | bytes | None, without: frozenset[bytes], more: bytes
+        self,
+        head: RequestHead,
+        length: int | bytes | None,
+        without: frozenset[bytes],
+        more: bytes,
+        mark: bytes = b"",
     ) -> bytes:
+        """`mark` is what stands in the place of the exchange's own place in a trace, where it has one."""
         exchange, access, pool = self.exchange, self.to.access, self.to.pool
+        added = (*access.fields, *pool.proxy_fields, loop_field(head, self.deployment))
+        if exchange.span is not None:
+            without, added = without | CONTEXT_FIELDS, (*added, (b"traceparent", mark or exchange.span.lines))
         return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (
             exchange.method.encode("ascii"),
             # aiohttp hands the target on as text in which every byte stands for itself.
@@ -117,7 +131,7 @@ class Call:
                 head,
                 host=pool.host,
                 authorization=access.authorization,
-                added=(*access.fields, *pool.proxy_fields, loop_field(head, self.deployment)),
+                added=added,
                 length=length,
                 identity=exchange.change is not None,
                 without=without,

@@ -33,6 +33,7 @@ from gateway.settings.section import (
     split_address,
 )
 from gateway.settings.tenant import Tenant
+from gateway.settings.traces import Traces
 from gateway.settings.upstream import Upstream
 
 HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9.])?$")]
@@ -185,6 +186,7 @@ class Settings(BaseSettings):
     credentials: Annotated[Credentials, FOLLOWED] = Credentials()
     edge: Edge = Edge()
     log: Log = Log()
+    traces: Traces = Traces()
     limits: Annotated[Limits, FOLLOWED] = Limits()
     """For every tenant that sets none of its own."""
 

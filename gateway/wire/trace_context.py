@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+CONTEXT_FIELDS = frozenset({b"traceparent", b"tracestate"})
 SAMPLED = 0x01
 RANDOM = 0x02
 """Flags: whether the caller may have recorded it, and whether the trace's id was drawn by lot."""

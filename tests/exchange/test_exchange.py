@@ -257,6 +257,7 @@ WRITERS = {
         "client",
         "trace",
         "held_seconds",
+        "span",
     },
     "answer": {"error"},
     "authenticate": {"caller", "standing"},

@@ -23,6 +23,7 @@ from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing
 from gateway.proxy.acceptor import listening_sockets
 from gateway.settings.sources import load
+from gateway.traces.writer import Export
 from tests.kit.client import RawClient
 from tests.kit.exposition import page_of
 
@@ -154,13 +155,15 @@ async def running_gateway(
     followed: bool = False,
     file: Path | None = None,
     place: Place = ALONE,
+    export_spans: Export | None = None,
     **settings: Any,
 ) -> AsyncIterator[Gateway]:
     """Start a gateway on a free port; `settings` are nested like the configuration file.
 
     `keys_dir` is what it follows and where it remembers accounts; None: it forgets them at its end. With `followed`
     its settings can be read again, from the same dictionary; with `file` they are added to those of that file,
-    which is followed. `place` is what it is of the workers of its machine.
+    which is followed. `export_spans` is told of spans in a collector's
+    place. `place` is what it is of the workers of its machine.
     """
     if file is None:
         settings.setdefault("tenants", {"acme": EVERY_SCOPE})
@@ -173,6 +176,7 @@ async def running_gateway(
         keys_dir=keys_dir,
         log_descriptor=lines.descriptor,
         place=place,
+        export_spans=export_spans,
         read_settings=(lambda seen: read(seen=seen)) if followed or file is not None else None,
     )
     runner = make_runner(app)

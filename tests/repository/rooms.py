@@ -23,7 +23,7 @@ ROOMS = (
         "usage",
         "policy",
     ),
-    *("exchange", "proxy", "middleware", "app", "supervisor", "cli"),
+    *("exchange", "traces", "proxy", "middleware", "app", "supervisor", "cli"),
 )
 """From bottom to top: a module may import what stands before its room, and from its own without circles."""
 
@@ -88,6 +88,9 @@ INSIDE = {
     for name in ("answer_heads", "dial", "request_heads", "upstream_channel", "upstream_faults")
 }
 """The modules that may know more of aiohttp than what it is used by: its parsers and their errors."""
+
+OPTIONAL = {"opentelemetry": "gateway.traces.otlp"}
+"""What need not be installed, and the one module that imports it."""
 
 USED_BY = {"aiohttp", "aiohttp.helpers", "aiohttp.web"}
 
@@ -242,6 +245,14 @@ def aiohttps_insides_are_touched_in_few_places(source: Source) -> Iterator[str]:
         )
 
 
+def what_need_not_be_there_is_imported_in_one_place(source: Source) -> Iterator[str]:
+    for name, imported in source.imports.items():
+        for target in sorted(imported):
+            where = OPTIONAL.get(target.partition(".")[0])
+            if where is not None and name != where:
+                yield f"{name} imports {target}, which need not be installed"
+
+
 def touched_inside_aiohttp(module: Module) -> Iterator[str]:
     """What a module imports of aiohttp that it does not offer to whoever uses it."""
     for node in ast.walk(module.tree):
@@ -319,6 +330,7 @@ RULES: tuple[Rule, ...] = (
     no_room_imports_in_a_circle,
     pure_modules_reach_out_for_nothing,
     aiohttps_insides_are_touched_in_few_places,
+    what_need_not_be_there_is_imported_in_one_place,
     every_import_can_be_read,
     importing_does_nothing_but_define,
     every_room_says_what_it_is_and_exports_nothing_by_accident,
