@@ -285,19 +285,32 @@ def paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 # Alerts
 
+FAULTS = {"client", "tenant", "limit", "gateway", "redis", "upstream", "issuer"}
 
-def test_every_alert_leads_to_its_section_and_no_section_is_without_one() -> None:
-    page = "docs/operations/alerts.md"
+
+def test_every_alert_leads_to_its_runbook_and_no_runbook_is_without_one() -> None:
+    page = "docs/runbooks.md"
     rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "gateway.rules.yml").read_text("utf-8"))
     alerts = [rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule]
     assert re.findall(r"^## (\w+)$", DOCUMENTS[page], re.MULTILINE) == [alert["alert"] for alert in alerts]
     for alert in alerts:
-        name = alert["alert"]
-        assert alert["annotations"]["documentation"] == f"{page}#{name.lower()}"
-        said = section(page, name)
-        assert f"*{alert['labels']['severity']}.*" in said, name
+        name, labels = alert["alert"], alert["labels"]
+        assert alert["annotations"]["runbook_url"] == f"{page}#{name.lower()}"
+        said = " ".join(section(page, name).split())
+        fault = labels.get("fault", "as its label says")
+        assert f"*{labels['severity']}*, fault: {fault}." in said, name
+        assert fault in FAULTS | {"as its label says"}
         assert "**Look**" in said, name
         assert "**Do**" in said, name
+
+
+def test_every_alert_names_the_culprit_and_says_what_to_do_first() -> None:
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "gateway.rules.yml").read_text("utf-8"))
+    for rule in (rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule):
+        said = rule["annotations"]
+        assert "$labels." in said["summary"], rule["alert"]
+        assert said["description"], rule["alert"]
+        assert said.keys() == {"summary", "description", "runbook_url"}
 
 
 # Limits
