@@ -19,15 +19,9 @@ CLOCK_SECONDS = 0.002
 LATE_SECONDS = 0.003
 """By so much a timer of a loop that has nothing else to do may come too late."""
 
-_HAS_AGE = sys.platform == "linux"
+_IS_LINUX = sys.platform == "linux"
 _CLOCK_MONOTONIC_COARSE = 6
-_TICK_SECONDS = time.clock_getres(_CLOCK_MONOTONIC_COARSE) if _HAS_AGE else 0.0
-
-_AGE = sys.platform == "linux"
-_TICK_SECONDS = time.clock_getres(time.CLOCK_MONOTONIC)
-if _HAS_AGE:
-    _CLOCK_MONOTONIC_COARSE = 6
-    _TICK_SECONDS = time.clock_getres(_CLOCK_MONOTONIC_COARSE)
+_TICK_SECONDS = time.clock_getres(_CLOCK_MONOTONIC_COARSE) if _IS_LINUX else 0.0
 
 _AGE = struct.Struct("=52xI")
 """`tcpi_last_data_recv` of `tcp_info`, in milliseconds, behind all that is of no interest here."""
@@ -35,7 +29,7 @@ _AGE = struct.Struct("=52xI")
 
 def age_seconds(sock: Any) -> float:
     """How long ago a connection's last bytes came, at least; 0 where nobody says."""
-    if sock is None or not _HAS_AGE:
+    if sock is None or not _IS_LINUX:
         return 0.0
     try:
         milliseconds: int = _AGE.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _AGE.size))[0]
