@@ -1,4 +1,4 @@
-"""Bring what is generated in the documents up to date: `python -m docs.generate`.
+"""Bring what is generated in the documents, and the dashboards, up to date: `python -m docs.generate`.
 
 Tables that repeat what the code declares stand between two comments, `<!-- NAME: generated … -->` and
 `<!-- end of NAME -->`; everything around them is written by hand. A test holds them current.
@@ -18,7 +18,7 @@ from pydantic import BaseModel, IPvAnyNetwork, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from docs import capacity, chart, performance, picture, targets
+from docs import capacity, chart, dashboards, performance, picture, targets
 from docs.instruments import instruments
 from docs.measured import Measured
 from docs.performance import table
@@ -62,7 +62,7 @@ DEFAULTS_IN_WORDS = {
 
 def pages() -> dict[Path, str]:
     """Every document that has something generated in it, as it ought to be."""
-    found = {picture.FILE: picture.svg(), chart.FILE: chart.svg(Measured.load())}
+    found = {picture.FILE: picture.svg(), chart.FILE: chart.svg(Measured.load()), **dashboards.files()}
     for name, blocks in BLOCKS.items():
         text = (DOCS / name).read_text("utf-8")
         for block, lines in blocks.items():
@@ -279,6 +279,21 @@ def log_table() -> Iterator[str]:
     yield from table(("field", "meaning"), ((f"`{name}`", meaning) for name, meaning in FIELDS.items()))
 
 
+def dashboards_table() -> Iterator[str]:
+    """Every dashboard, and what its reader can choose by."""
+    yield from table(
+        ("dashboard", "what it answers", "by"),
+        (
+            (
+                f"[{page.title}](../deploy/grafana/dashboards/{page.name}.json)",
+                page.about,
+                ", ".join(f"`{choice}`" for choice in page.ask.choices),
+            )
+            for page in dashboards.PAGES
+        ),
+    )
+
+
 # Performance
 
 
@@ -293,6 +308,7 @@ BLOCKS: Mapping[str, Mapping[str, Callable[[], Iterable[str]]]] = {
         "labels": labels_table,
         "endings": endings_table,
         "usage": usage_table,
+        "dashboards": dashboards_table,
         "log": log_table,
     },
     "performance.md": {

@@ -20,7 +20,9 @@ def test_a_rule_asks_only_for_series_and_labels_that_exist(rule: dict[str, str])
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
-def test_the_words_of_an_alert_ask_only_for_series_and_labels_that_exist(rule: dict[str, dict[str, str]]) -> None:
+def test_the_words_of_an_alert_ask_only_for_series_and_labels_that_exist(
+    rule: dict[str, dict[str, str]],
+) -> None:
     labels = set().union(*exposed().values(), *recorded().values())
     for words in rule["annotations"].values():
         queries = ["".join(found) for found in IN_WORDS.findall(words)]
