@@ -38,6 +38,9 @@ class _Numbers:
         for series, names in enumerate(part.names, part.end - len(part.names)):
             places = self.family.places(self.layout, names, worker)
             self.places[series * width : (series + 1) * width] = places
+        for number, exemplar in part.exemplars:
+            if self.places[number] != NOWHERE:
+                self.family.exemplify(self.places[number], exemplar)
 
     def counted(self, values: array[float]) -> None:
         """Take the latest numbers; of what counts only those that are not less than before."""

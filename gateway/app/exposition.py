@@ -77,7 +77,7 @@ def texts(counted: Counted, *, openmetrics: bool) -> Iterator[str]:
     """The page, some lines at a time."""
     for family, totals in counted.families():
         yield family.head(openmetrics=openmetrics)
-        yield from family.lines(totals)
+        yield from family.lines(totals, openmetrics=openmetrics)
     if openmetrics:
         yield "# EOF\n"
 

@@ -8,7 +8,7 @@ from itertools import islice
 from math import inf, isnan
 from typing import assert_never
 
-from gateway.exchange.instruments import Description, Kind, Rule
+from gateway.exchange.instruments import Description, Exemplar, Kind, Rule
 
 NOWHERE = -1
 """The place of what is not shown: the last of all places is nobody's."""
@@ -50,6 +50,8 @@ class Family:
 
         self._buckets: dict[tuple[Names, Values], dict[float, int]] = {}
         self._departed: list[float] = []
+        self._exemplars: dict[int, tuple[float, str]] = {}
+        """When the latest exchange ended that is known of a bucket, and what stands behind the line for it."""
 
     def places(self, layout: Layout, values: Values, worker: str) -> list[int]:
         """Those of the numbers of one series of a worker, made where they are new."""
@@ -79,6 +81,13 @@ class Family:
             self._starts.append("")
             self._departed.append(0.0)
         return place
+
+    def exemplify(self, place: int, exemplar: Exemplar) -> None:
+        """Know of an exchange that is counted there: of several workers' the latest is shown."""
+        exchange, value, time = exemplar
+        if time > self._exemplars.get(place, (0.0, ""))[0]:
+            text = f' # {{request_id="{_escaped(exchange)}"}} {_shown(value)} {time:.3f}'
+            self._exemplars[place] = time, text
 
     def departs(self, places: Iterable[int], values: Iterable[float]) -> None:
         """Keep what a worker that is gone had counted; what only was, is no more."""
@@ -128,9 +137,12 @@ class Family:
             name += "_total"
         return f"# HELP {name} {text}\n# TYPE {name} {description.kind}\n"
 
-    def lines(self, totals: Sequence[float | None]) -> Iterator[str]:
-        """A line for each of these numbers, many at once."""
-        lines = self._histogram(totals) if self.description.kind is Kind.HISTOGRAM else self._lines(totals)
+    def lines(self, totals: Sequence[float | None], *, openmetrics: bool = False) -> Iterator[str]:
+        """A line for each of these numbers, many at once; only OpenMetrics has room for exemplars."""
+        if self.description.kind is Kind.HISTOGRAM:
+            lines = self._histogram(totals, self._exemplars if openmetrics else {})
+        else:
+            lines = self._lines(totals)
         while some := "".join(islice(lines, _LINES)):
             yield some
 
@@ -153,7 +165,9 @@ class Family:
             if value is not None:
                 yield f"{starts[place] or self._start(place)}{shown(value)}\n"
 
-    def _histogram(self, totals: Sequence[float | None]) -> Iterator[str]:
+    def _histogram(
+        self, totals: Sequence[float | None], exemplars: Mapping[int, tuple[float, str]]
+    ) -> Iterator[str]:
         starts, name = self._starts, self.description.name
         for (names, values), buckets in tuple(self._buckets.items()):
             sum_place = self._places.get((names, values, None), len(totals))
@@ -163,7 +177,8 @@ class Family:
             for place in buckets.values():
                 if place < len(totals):
                     in_all += totals[place] or 0.0
-                    yield f"{starts[place] or self._start(place)}{in_all!r}\n"
+                    exemplar = exemplars[place][1] if place in exemplars else ""
+                    yield f"{starts[place] or self._start(place)}{in_all!r}{exemplar}\n"
             yield f"{name}_count{_text(names, values)} {in_all!r}\n"
             yield f"{starts[sum_place] or self._start(sum_place)}{totals[sum_place]!r}\n"
 

@@ -4,7 +4,7 @@ A snapshot says of itself what its instruments are, so that a supervisor of an o
 worker counts. It is `_HEAD` and then parts: `_PART`, a JSON array of the description, the place of its first series
 and the names of its last series, and the numbers. Numbers are there in all snapshots and make each of them complete;
 names are told once, of which series they are is told by their number: so snapshots may come in any order, but none
-may be lost.
+may be lost. Exemplars stand in the description, where who does not know them passes them over, and are told once too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from gateway.exchange.instruments import Description, Instrument, Kind, Registry, Rule
+from gateway.exchange.instruments import Description, Exemplar, Instrument, Kind, Registry, Rule
 
 _HEAD = struct.Struct("<4sQI")
 """The mark, the number of the snapshot, and how long all parts are."""
@@ -29,6 +29,9 @@ _MARK = b"gws1"
 _PART = struct.Struct("<II")
 _BITE = 500
 """Series that are looked at in one turn of the loop: some 0.1 ms, half a millisecond where all are new."""
+
+_MOST_ID = 64
+"""Characters of the id in an exemplar: OpenMetrics allows for twice as many."""
 
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
@@ -42,7 +45,7 @@ class Snapshots:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._descriptions: dict[str, orjson.Fragment] = {}
+        self._descriptions: dict[str, bytes] = {}
         self._told: dict[str, int] = {}
         """Of how many series of an instrument the names have been told."""
 
@@ -75,18 +78,22 @@ class Snapshots:
                 end = min(first + _BITE, len(names))
                 values = instrument.values(first, end)
                 new = names[max(first, told) : end]
-                header = orjson.dumps([self._described(description), first, new])
+                described = self._described(description, instrument.exemplars(first, end))
+                header = orjson.dumps([orjson.Fragment(described), first, new])
                 yield (
                     b"".join((_PART.pack(len(header), len(values)), header, values.tobytes())),
                     instrument,
                     end,
                 )
 
-    def _described(self, description: Description) -> orjson.Fragment:
+    def _described(self, description: Description, exemplars: list[tuple[int, int, Exemplar]]) -> bytes:
         name = description.name
         if name not in self._descriptions:
-            self._descriptions[name] = orjson.Fragment(orjson.dumps(description))
-        return self._descriptions[name]
+            self._descriptions[name] = orjson.dumps(description)
+        described = self._descriptions[name]
+        if exemplars:
+            described = b'%b,"exemplars":%b}' % (described[:-1], orjson.dumps(exemplars))
+        return described
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,8 @@ class Part:
     """Of the last of them."""
 
     values: array[float]
+    exemplars: list[tuple[int, Exemplar]]
+    """Of some of these series: which of the numbers, counted from the first of all, and the exemplar."""
 
     @property
     def end(self) -> int:
@@ -140,7 +149,9 @@ def read_snapshot(snapshot: bytes) -> Snapshot:
             except (ValueError, TypeError, KeyError):
                 unknown[str(described)[:80]] = None
                 continue
-            parts.append(_part(description, first, names, values))
+            part = _part(description, first, names, values)
+            part.exemplars.extend(_exemplars(part, described.get("exemplars")))
+            parts.append(part)
     except (ValueError, TypeError, struct.error) as error:
         raise SnapshotUnreadable(str(error)) from None
     return Snapshot(number, parts, list(unknown))
@@ -178,4 +189,18 @@ def _part(description: Description, first: Any, names: Any, values: array[float]
     for name in names:
         if len(name) != labels or not all(isinstance(value, str) for value in name):
             raise ValueError("names and labels do not fit")
-    return Part(description, first, [tuple(name) for name in names], values)
+    return Part(description, first, [tuple(name) for name in names], values, [])
+
+
+def _exemplars(part: Part, told: Any) -> Iterator[tuple[int, Exemplar]]:
+    """Those that make sense here: nothing that counts depends on them."""
+    buckets = len(part.description.bounds) + 1
+    for one in told if isinstance(told, list) else ():
+        match one:
+            case [
+                int(series),
+                int(bucket),
+                [str(exchange), int() | float() as value, int() | float() as time],
+            ]:
+                if part.first <= series < part.end and 0 <= bucket < buckets and len(exchange) <= _MOST_ID:
+                    yield series * part.description.width + bucket, (exchange, float(value), float(time))

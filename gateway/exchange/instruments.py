@@ -63,6 +63,10 @@ class Description:
         return len(self.last) or 1
 
 
+Exemplar = tuple[str, float, float]
+"""One exchange of those in a bucket: its id, its value, and when it ended, in unix seconds."""
+
+
 class Instrument(Protocol):
     """One instrument, as it is read."""
 
@@ -73,6 +77,9 @@ class Instrument(Protocol):
 
     def values(self, first: int, end: int) -> array[float]:
         """The numbers of the series from `first` to before `end`, each series' together."""
+
+    def exemplars(self, first: int, end: int) -> list[tuple[int, int, Exemplar]]:
+        """Of these series the last exchange in each bucket since they were asked for it: series, bucket, exemplar."""
 
 
 class Registry:
@@ -104,6 +111,9 @@ class _Series(Generic[_Cell]):
         for cell in list(self._series.values())[first:end]:
             values.extend(self._numbers(cell))
         return values
+
+    def exemplars(self, first: int, end: int) -> list[tuple[int, int, Exemplar]]:  # noqa: ARG002
+        return []
 
     def _numbers(self, cell: _Cell) -> Sequence[float]:
         raise NotImplementedError
@@ -198,7 +208,7 @@ class Sums(_Series[list[float]]):
 class Spread:
     """One series of a histogram. Whoever has it adds to a count and to the sum, as `observe` does."""
 
-    __slots__ = ("bounds", "counts", "sum")
+    __slots__ = ("bounds", "counts", "exemplars", "sum")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
@@ -206,6 +216,8 @@ class Spread:
         """How many were at most as large as each bound and larger than the one before; last, those beyond all."""
 
         self.sum = 0.0
+        self.exemplars: dict[int, Exemplar] = {}
+        """The last of each bucket where whoever adds says which exchange it is, until they are read."""
 
     def observe(self, value: float) -> None:
         """Add one."""
@@ -244,6 +256,14 @@ class Spreads(_Series[Spread]):
         if series is None:
             series = self._series[values] = Spread(self.description.bounds)
         return series
+
+    def exemplars(self, first: int, end: int) -> list[tuple[int, int, Exemplar]]:
+        found = []
+        for series, cell in enumerate(list(self._series.values())[first:end], first):
+            if cell.exemplars:
+                exemplars, cell.exemplars = cell.exemplars, {}
+                found += [(series, bucket, exemplar) for bucket, exemplar in list(exemplars.items())]
+        return found
 
     def _numbers(self, cell: Spread) -> Sequence[float]:
         return (*cell.counts, cell.sum)

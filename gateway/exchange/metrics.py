@@ -223,13 +223,18 @@ class Metrics:
         spread = tallies.duration
         spread.counts[bisect_left(spread.bounds, seconds)] += 1
         spread.sum += seconds
+        ended_time = exchange.started_time + seconds
         spread = tallies.overhead
-        spread.counts[bisect_left(spread.bounds, overhead)] += 1
+        bucket = bisect_left(spread.bounds, overhead)
+        spread.counts[bucket] += 1
         spread.sum += overhead
+        spread.exemplars[bucket] = exchange.id, overhead, ended_time
         if first_byte is not None:
             spread = tallies.first_byte or tallies.first_byte_began()
-            spread.counts[bisect_left(spread.bounds, first_byte)] += 1
+            bucket = bisect_left(spread.bounds, first_byte)
+            spread.counts[bucket] += 1
             spread.sum += first_byte
+            spread.exemplars[bucket] = exchange.id, first_byte, ended_time
         relayed = tallies.bytes
         relayed[0] += exchange.bytes_in
         relayed[1] += exchange.bytes_out

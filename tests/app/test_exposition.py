@@ -6,9 +6,11 @@ import asyncio
 import gzip
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -23,8 +25,11 @@ from gateway.app.snapshots import Snapshots
 from gateway.app.supervisor_metrics import SupervisorMetrics
 from gateway.exchange.metrics import Metrics
 from gateway.usage.reported import KINDS
+from tests.conftest import StartGateway
+from tests.kit.asking import ask
 from tests.kit.client import RawClient
-from tests.kit.exposition import at_once, busy
+from tests.kit.exposition import at_once, busy, page_of
+from tests.kit.upstream import ScriptedUpstream, answer_ok
 from tests.kit.waiting import comes_to
 
 PROMETHEUS = (
@@ -154,11 +159,36 @@ async def test_promtool_finds_nothing_to_say_about_the_page(make: Callable[[Metr
     assert (checking.returncode, said.decode()) == (0, "")
 
 
+@dataclass
+class Prometheus:
+    """A real one, which is asked what it has scraped."""
+
+    session: aiohttp.ClientSession
+    port: int
+
+    async def __call__(self, expression: str) -> list[float]:
+        """The values of all series that an expression gives."""
+        found = await self._asked("query", query=expression)
+        return sorted(float(series["value"][1]) for series in found["result"]) if found else []
+
+    async def exemplars(self, selector: str) -> set[str]:
+        """The requests that it knows of these series."""
+        found = await self._asked("query_exemplars", query=selector, start="0", end="4000000000")
+        return {one["labels"]["request_id"] for series in found or () for one in series["exemplars"]}
+
+    async def _asked(self, what: str, **parameters: str) -> Any:
+        try:
+            async with self.session.get(
+                f"http://127.0.0.1:{self.port}/api/v1/{what}", params=parameters
+            ) as answer:
+                return (await answer.json())["data"]
+        except aiohttp.ClientError:
+            return None
+
+
 @asynccontextmanager
-async def prometheus(
-    directory: Path, address: tuple[str, int]
-) -> AsyncIterator[Callable[[str], Awaitable[list[float]]]]:
-    """A real one that scrapes this address; asks it an expression for the values of all series."""
+async def prometheus(directory: Path, address: tuple[str, int]) -> AsyncIterator[Prometheus]:
+    """A real one that scrapes this address."""
     (directory / "prometheus.yml").write_text(
         f"scrape_configs: [{{job_name: gateway, scrape_interval: 250ms, scrape_timeout: 250ms,"
         f" static_configs: [{{targets: ['{address[0]}:{address[1]}']}}]}}]"
@@ -168,25 +198,15 @@ async def prometheus(
     server.close()
     running = await asyncio.create_subprocess_exec(
         "prometheus",
+        "--enable-feature=exemplar-storage",
         f"--config.file={directory}/prometheus.yml",
         f"--storage.tsdb.path={directory}/data",
         f"--web.listen-address=127.0.0.1:{port}",
         stderr=asyncio.subprocess.DEVNULL,
     )
     async with aiohttp.ClientSession() as session:
-
-        async def ask(expression: str) -> list[float]:
-            try:
-                async with session.get(
-                    f"http://127.0.0.1:{port}/api/v1/query", params={"query": expression}
-                ) as answer:
-                    found = await answer.json()
-                    return sorted(float(series["value"][1]) for series in found["data"]["result"])
-            except aiohttp.ClientError:
-                return []
-
         try:
-            yield ask
+            yield Prometheus(session, port)
         finally:
             running.terminate()
             await running.wait()
@@ -241,3 +261,82 @@ async def test_many_series_are_counted_in_small_bites_and_every_one_is_on_the_pa
     assert sum(sample.value for sample in found["gateway_exchanges"]) == 200 * 20 * 2
     assert len(found["gateway_usage"]) == 200 * 20 * len(KINDS)
     assert found["gateway_first_byte_seconds"][-2].value == 200
+
+
+def with_exemplars(request_id: str, overhead: float, ended_time: float) -> Metrics:
+    """A process in which this exchange was the last one."""
+    metrics = busy(1, 2)
+    spread = metrics.overhead.labels("createChatCompletion")
+    spread.observe(overhead)
+    spread.exemplars[3 if overhead < 0.001 else 4] = request_id, overhead, ended_time
+    return metrics
+
+
+def exemplars_of(text: str) -> dict[str, tuple[dict[str, str], float, float]]:
+    """By bucket of that operation."""
+    return {
+        sample.labels["le"]: (sample.exemplar.labels, sample.exemplar.value, float(sample.exemplar.timestamp))
+        for family in read_openmetrics(text)
+        for sample in family.samples
+        if sample.exemplar is not None
+    }
+
+
+async def test_exemplars_are_the_last_of_all_workers_in_each_bucket_and_stay_on_the_page() -> None:
+    earlier = with_exemplars("req_gw_1", 0.002, 1_800_000_000.25)
+    later = with_exemplars("req_gw_2", 0.0015, 1_800_000_001.5)
+    other = with_exemplars("req_gw_3", 0.0007, 1_700_000_000.0)
+    counted = Counted()
+    for index, metrics in enumerate((later, earlier, other)):
+        counted.hear(str(index), index, at_once(Snapshots(metrics.registry).take()))
+    exposition = exposition_of_all(counted, SupervisorMetrics(lambda: WORKERS), nothing_more)
+
+    for _ in range(2):
+        page = (await exposition.page(PROMETHEUS, "")).body.decode()
+        assert exemplars_of(page) == {
+            "0.001": ({"request_id": "req_gw_3"}, 0.0007, 1_700_000_000.0),
+            "0.0025": ({"request_id": "req_gw_2"}, 0.0015, 1_800_000_001.5),
+        }
+    counted.gone("0")
+    assert "req_gw_2" in (await exposition.page(PROMETHEUS, "")).body.decode()
+    assert "req_gw" not in (await exposition.page("text/plain", "")).body.decode()
+
+
+async def test_an_exemplar_is_told_once() -> None:
+    metrics = with_exemplars("req_gw_1", 0.002, 1_800_000_000.25)
+    snapshots = Snapshots(metrics.registry)
+
+    assert [b"req_gw_1" in await snapshots.take() for _ in range(3)] == [True, False, False]
+
+
+async def test_who_asked_last_and_waited_how_long_is_told_by_the_page(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway()
+    upstream.plays(answer_ok)
+    ids = [(await ask(gateway, "GET", "/v1/models")).get("x-gateway-request-id") for _ in range(3)]
+
+    page = page_of(gateway.app.services.metrics.registry, openmetrics=True)
+
+    told = {
+        sample.exemplar.labels["request_id"]
+        for family in read_openmetrics(page)
+        for sample in family.samples
+        if sample.exemplar is not None
+        and family.name in ("gateway_overhead_seconds", "gateway_first_byte_seconds")
+    }
+    assert ids[-1] in told
+    assert told <= set(ids)
+
+
+async def test_prometheus_keeps_the_exemplars(tmp_path: Path) -> None:
+    now = time.time()
+    exposition = of_two(
+        with_exemplars("req_gw_1", 0.002, now - 1), with_exemplars("req_gw_2", 0.0005, now - 2)
+    )
+    with listening(exposition) as address:
+        async with prometheus(tmp_path, address) as ask_prometheus:
+            await comes_to([1.0], lambda: ask_prometheus("up"), within_seconds=20)
+            found = await ask_prometheus.exemplars("gateway_overhead_seconds_bucket")
+
+    assert found == {"req_gw_1", "req_gw_2"}
