@@ -40,8 +40,8 @@ FAULTS = {
     "Redis": REDIS,
     "upstream": UPSTREAM,
 }
-FAILING = ("401", "403", "429", "5..")
-"""An upstream's answers that no other request would have changed: our key, our limits there, itself."""
+FAILING = ("401", "403", "429", "5..", "broken", "timeout")
+"""What an upstream does that no other request would have changed: our key, our limits there, itself."""
 
 REFUSING = ("400", "404", "409", "413", "422", "4xx")
 """An upstream's answers that are owed to the request."""

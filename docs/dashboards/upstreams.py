@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models import units
 
-from docs.dashboards.faults import ANSWERS, CONNECTS, share, upstream_failing
+from docs.dashboards.faults import ANSWERS, CONNECTS, FAILING, share, upstream_failing
 from docs.dashboards.page import Page, Row
 from docs.dashboards.panels import bars, lines, number
 from docs.dashboards.queries import Ask
@@ -126,7 +126,15 @@ ANSWER = Row(
             "Failures by upstream and status",
             "Answers that blame nobody who asked, per second: the ten most frequent pairs.",
             "The pair says who to call, and why.",
-            ask.rate(ANSWERS, "upstream", "status", status=("401", "403", "429", "5..")).top(),
+            ask.rate(ANSWERS, "upstream", "status", status=FAILING).top(),
+            unit=units.OpsPerSecond,
+            empty="None.",
+        ),
+        lines(
+            "Broken off",
+            "Answers per second that had begun and broke off, or fell silent: their clients saw them cut.",
+            "One upstream: it restarts, or something before it cuts long answers. All: the network.",
+            ask.rate("gateway_upstream_cut_answers_total", "upstream").top(),
             unit=units.OpsPerSecond,
             empty="None.",
         ),

@@ -30,6 +30,7 @@ from gateway.limits.limiter import Limiter
 from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.limits.no_buckets import NoBuckets
 from gateway.limits.store import BucketStore, Census
+from gateway.limits.terms import OnStoreFailure
 from gateway.middleware import build_middlewares, compose
 from gateway.middleware.authorize import check_head
 from gateway.middleware.late_counting import LateCounting
@@ -44,7 +45,6 @@ from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.handler import Handler
 from gateway.proxy.http import forward
 from gateway.proxy.lifecycle import Lifecycle
-from gateway.proxy.pool import PoolEvents
 from gateway.proxy.reading import Reading
 from gateway.proxy.relay import Relay
 from gateway.proxy.request import Request
@@ -128,13 +128,7 @@ def build_app(
         ),
         administration=administration(settings),
         http_proxy=revealed(settings.upstream.http_proxy),
-        events=PoolEvents(
-            connected=lambda result: metrics.upstream.connects.labels("default", result).inc(),
-            waited=partial(metrics.upstream.waited, "default"),
-            first=lambda tenant: metrics.upstream.held.watch(
-                partial(upstreams.held_by, tenant), "default", tenant
-            ),
-        ),
+        metrics=metrics.upstream,
         turns=turns,
         wheel=wheel,
         accounts=accounts,
@@ -294,8 +288,6 @@ def _show_state(app: App, upstreams: Upstreams) -> None:
     metrics.process.connections.watch(lambda: app.open_connections)
     metrics.process.body_memory.watch(lambda: services.memory.held_bytes, "held")
     metrics.process.body_memory.watch(lambda: services.memory.most_bytes, "most")
-    for kind in ("busy", "idle", "waiting"):
-        metrics.upstream.connections.watch(partial(_count, upstreams, kind), "default", kind)
     metrics.limits.stores.watch(lambda: sum(state().servers.values()), "up")
     metrics.limits.stores.watch(lambda: sum(not up for up in state().servers.values()), "down")
     metrics.limits.workers.watch(lambda: state().workers)
@@ -306,6 +298,9 @@ def _show_state(app: App, upstreams: Upstreams) -> None:
     metrics.revocations.watch(lambda: len(trust.revocations))
     metrics.revocations_age.watch(trust.revocations_age_seconds)
     show_issuers(services, services.settings)
+    if services.settings.redis_url is not None:
+        for policy in OnStoreFailure:
+            metrics.faults.store_policy.watch(partial(app.store_policy, policy), policy.value)
 
 
 def _line_to(
@@ -318,7 +313,3 @@ def _line_to(
             dropped(1)
 
     return write
-
-
-def _count(upstreams: Upstreams, kind: str) -> float:
-    return upstreams.counts()[kind]

@@ -73,11 +73,17 @@ def administration(settings: Settings) -> UpstreamAccess:
 
 
 def show_issuers(services: Services, settings: Settings) -> None:
-    """Let a gauge show how old the keys of each issuer are."""
+    """Let gauges show how old the keys of each issuer are, and for how long they still count."""
+    metrics = services.metrics
     for name, issuer in settings.issuers.items():
         if issuer.jwks_url is not None:
-            services.metrics.jwks_age.watch(partial(_age, services.trust, name), name)
+            metrics.jwks_age.watch(partial(_age, services.trust, name), name)
+            metrics.jwks_stale_in.watch(partial(_stale_in, services.trust, name), name)
 
 
 def _age(trust: Trust, issuer: str) -> float:
-    return trust.jwks_ages().get(issuer, math.inf)
+    return trust.jwks_ages().get(issuer, math.nan)
+
+
+def _stale_in(trust: Trust, issuer: str) -> float:
+    return trust.jwks_stale_in().get(issuer, math.nan)

@@ -8,6 +8,7 @@ import resource
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
+from math import nan
 from typing import Any
 
 from aiohttp import web
@@ -23,6 +24,7 @@ from gateway.app.readiness import not_ready
 from gateway.app.shared_redis import enter_redis
 from gateway.app.tenants_in_force import TenantsInForce
 from gateway.app.workers import refuse_uncounted
+from gateway.limits.terms import OnStoreFailure
 from gateway.middleware.record import unseen
 from gateway.middleware.services import Services
 from gateway.middleware.withdrawal import Withdrawal
@@ -132,6 +134,10 @@ class App:
         """Clients' connections."""
         return 0 if self.server is None else self.server.state.clients.open
 
+    def store_policy(self, policy: OnStoreFailure) -> float:
+        """1 where this decides while the limits' store is away; else there is nothing to show."""
+        return 1.0 if self._tenants.on_store_failure is policy else nan
+
     async def start(self) -> EdgeServer:
         """Start everything that lives as long as the process; return what connections are handed to."""
         services, metrics = self.services, self.services.metrics
@@ -144,7 +150,7 @@ class App:
             started.push_async_callback(services.reading.close)
             await enter_redis(services.settings)
             for tenant in services.tenants.policies.values():
-                await self._upstreams.open(tenant.access.base_url)
+                await self._upstreams.open(tenant.access)
             for part in (
                 self._tenants,
                 services.trust,

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from gateway.app.account_memory import AccountMemory
+from gateway.limits.terms import OnStoreFailure
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import (
     TenantBook,
@@ -39,6 +40,11 @@ class TenantsInForce:
         self._changed: Callable[[], None] = _nothing
         self._follower: asyncio.Task[None] | None = None
         self.book = TenantBook(tenant_policies(settings, table, memory.history))
+
+    @property
+    def on_store_failure(self) -> OnStoreFailure:
+        """What decides while the limits' store is away."""
+        return self._settings.on_store_failure
 
     def tell(self, changed: Callable[[], None]) -> None:
         """Have `changed` called whenever other tenants, or other rules about them, are in force."""

@@ -181,6 +181,12 @@ class Trust:
         """Return, by short name, how many seconds ago each issuer's key set was confirmed; infinite: never."""
         return {name: source.age_seconds() for name, source in self._jwks.items()}
 
+    def jwks_stale_in(self) -> dict[str, float]:
+        """Return, by short name, in how many seconds each issuer's key set counts no more; 0: it does not."""
+        return {
+            name: max(0.0, source.stale_seconds - source.age_seconds()) for name, source in self._jwks.items()
+        }
+
     def revocations_age_seconds(self) -> float:
         """Return how long ago the store last confirmed the revocations; infinite: never; 0: there is none."""
         return 0.0 if self._store is None else time.monotonic() - self._confirmed_at

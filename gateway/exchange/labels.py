@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from gateway.credentials.principal import Check
 from gateway.usage.counters import TIERS
 
 LABELS = {
     "tenant": "a tenant of the configuration, or `other`",
     "operation": "an id from `gateway routes`, `unlisted`, or `none` where the request named none",
     "status": "a class, `2xx`, or `none` where no answer was sent; of refused requests and health checks the "
-    "status itself; of upstreams' answers the status itself where it says whose fault it is, else its class",
+    "status itself; of upstreams' answers the status itself where it says whose fault it is, else its class; "
+    "where none came `timeout`, `broken`, or `left`: by the client",
     "ending": "see below",
     "check": "`livez` or `readyz`",
     "moment": "`reserved` or `settled`",
@@ -29,13 +31,15 @@ LABELS = {
     "`served`, `refused` or `left`; of loads `loaded` or `failed`; of fetches `new`, `same` or `failed`",
     "reason": "of refused connections `full`, `peer_share`, or `private` on that listener; of closed ones `idle`, or "
     "`head` with half a head; of bodies `full`, `share` or `never_fits`; of "
-    "log lines `sampled` or `budget`; of credentials what is wrong with them; of workers' "
-    "metrics `unreadable` or `unknown`",
+    "log lines `sampled` or `budget`; of credentials what is wrong with them: "
+    + ", ".join(f"`{check}`" for check in Check)
+    + "; of "
+    "workers' metrics `unreadable` or `unknown`",
     "issuer": "the short name of another issuer in the configuration",
     "upstream": "the name of a way upstream in the configuration, or `administration`",
     "model": "a name of the configuration or of the upstream's list of models, at most 200, or `other`",
-    "code": "the code of an error, as `docs/errors.md` has them",
-    "server": "host and port of a Redis server",
+    "code": "the code of an error, as [errors](errors.md) has them",
+    "server": "host and port of a Redis server, its path where it is a socket, the service where Sentinels name it",
     "policy": "`local`, `open` or `closed`: the `on_store_failure` in force",
     "transport": "`http` or `websocket`",
     "where": "`clients`, `upstreams` or `log`",

@@ -15,6 +15,7 @@ from gateway import __version__
 from gateway.exchange.common_metrics import CommonMetrics
 from gateway.exchange.exchange import Exchange, Times
 from gateway.exchange.fault_metrics import FaultMetrics
+from gateway.exchange.in_flight import InFlight
 from gateway.exchange.instruments import Counts, Gauges, Registry, Rule, Spreads, Sums, Tallies
 from gateway.exchange.limit_metrics import LimitMetrics
 from gateway.exchange.model_metrics import ModelMetrics
@@ -59,9 +60,7 @@ class Metrics:
             of=("in", "out"),
             registry=registry,
         )
-        self.in_flight = Gauges(
-            "gateway_exchanges_in_flight", "Exchanges being served now.", rule=Rule.SUM, registry=registry
-        )
+        self.in_flight = InFlight(registry)
         self.duration = Spreads(
             "gateway_exchange_duration_seconds",
             "From the request's first byte to the last of its answer.",

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from gateway.endings import Ending
 from gateway.exchange.fault_metrics import FaultMetrics
+from gateway.exchange.in_flight import InFlight
 from gateway.exchange.instruments import Spread, Spreads, Sums, Tallies, Tally
 from gateway.usage.counters import DEFAULT_TIER, OTHER, tier_of
 
@@ -24,6 +25,7 @@ class Families(Protocol):
     limited: Sums
     usage_exchanges: Sums
     faults: FaultMetrics
+    in_flight: InFlight
 
 
 class ExchangeTallies:
@@ -37,6 +39,7 @@ class ExchangeTallies:
         "ended",
         "first_byte",
         "granted",
+        "in_flight",
         "known",
         "limited",
         "overhead",
@@ -50,6 +53,9 @@ class ExchangeTallies:
         self.seconds = families.exchange_seconds.labels(tenant, operation)
         self.duration = families.duration.labels(operation)
         self.overhead = families.overhead.labels(operation)
+        self.in_flight = families.in_flight.of(tenant)
+        """Those of the tenant that are being served now, whatever the operation."""
+
         self.bytes = families.bytes.labels(tenant, operation)
         """Body bytes, in and out."""
 

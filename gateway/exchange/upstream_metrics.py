@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from gateway.exchange.instruments import Counts, Gauges, Registry, Rule, Spreads, Tallies
+import asyncio
+
+from gateway.errors import ClientLeft, UpstreamBroken, UpstreamTimeout
+from gateway.exchange.instruments import Counts, Gauges, Registry, Rule, Spreads, Tallies, Tally
+from gateway.exchange.upstream_limits import UpstreamLimits
 
 # From an embedding that was cached to a long answer that comes whole.
 _ANSWER_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -12,13 +16,29 @@ _CONNECT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 _WAIT_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
+CONNECTED = "connected"
+"""The result of an attempt to connect that succeeded."""
+
+_EXACT = frozenset({400, 401, 403, 404, 408, 409, 413, 422, 429, 499, 500, 502, 503, 504, 529})
+"""Statuses that say whose fault it is."""
+
+_NO_ANSWER: tuple[tuple[type[BaseException], str], ...] = (
+    (UpstreamTimeout, "timeout"),
+    (UpstreamBroken, "broken"),
+    (ClientLeft, "left"),
+    (asyncio.CancelledError, "left"),
+)
+"""What stands in the place of a status where none came, by why nobody waits any more."""
+
+
 class UpstreamMetrics:
     """Instruments of the upstream's part: its answers, its limits, and connections to it."""
 
     def __init__(self, registry: Registry) -> None:
         self.answers = Tallies(
             "gateway_upstream_answers",
-            "Answers of an upstream, by their status: exact where it says whose fault it is, else its class.",
+            "Requests to an upstream that it answered, by status: exact where it says whose fault it is, else its "
+            "class; and those that it did not (timeout, broken), or whose client left before.",
             ["upstream", "status"],
             registry=registry,
         )
@@ -27,6 +47,12 @@ class UpstreamMetrics:
             "From having been asked until the head of the upstream's answer had come.",
             ["upstream"],
             bounds=_ANSWER_SECONDS,
+            registry=registry,
+        )
+        self.cut = Counts(
+            "gateway_upstream_cut_answers",
+            "Answers of an upstream that had begun and broke off, or fell silent.",
+            ["upstream"],
             registry=registry,
         )
         self.connects = Counts(
@@ -82,22 +108,62 @@ class UpstreamMetrics:
             ["upstream"],
             registry=registry,
         )
-        self.limit_remaining = Gauges(
-            "gateway_upstream_limit_remaining",
-            "What an upstream says is left of a limit of its own; gone when it has not said so for a while.",
-            ["upstream", "model", "dimension"],
-            rule=Rule.MIN,
-            registry=registry,
-        )
-        self.limit = Gauges(
-            "gateway_upstream_limit",
-            "That limit, as the upstream says it.",
-            ["upstream", "model", "dimension"],
-            rule=Rule.MIN,
-            registry=registry,
-        )
+        self.limits = UpstreamLimits(registry)
+        self._of: dict[str, UpstreamTallies] = {}
+
+    def of(self, upstream: str) -> UpstreamTallies:
+        """What is counted of the requests to one upstream, by its name."""
+        tallies = self._of.get(upstream)
+        if tallies is None:
+            tallies = self._of[upstream] = UpstreamTallies(self, upstream)
+        return tallies
+
+    def connected(self, upstream: str, result: str, seconds: float) -> None:
+        """Count one attempt to connect, and how long it took where it succeeded."""
+        self.connects.labels(upstream, result).inc()
+        if result == CONNECTED:
+            self.connect_seconds.labels(upstream).observe(seconds)
 
     def waited(self, upstream: str, tenant: str, result: str, seconds: float) -> None:
         """Count one exchange that had to wait for a connection to the upstream."""
         self.waits.labels(upstream, tenant, result).inc()
         self.wait_seconds.labels(upstream).observe(seconds)
+
+
+class UpstreamTallies:
+    """What is counted of the requests to one upstream."""
+
+    __slots__ = ("_answers", "_metrics", "_seconds", "asked_again", "limits", "name")
+
+    def __init__(self, metrics: UpstreamMetrics, name: str) -> None:
+        self.name = name
+        self.asked_again = metrics.asked_again.labels(name)
+        self.limits = metrics.limits.of(name)
+        self._metrics = metrics
+        self._seconds = metrics.answer_seconds.labels(name)
+        self._answers: dict[int, Tally] = {}
+
+    def answered(self, status: int, seconds: float) -> None:
+        """The head of an answer came, so long after the upstream had been asked."""
+        (self._answers.get(status) or self._so_answered(status)).value += 1
+        self._seconds.observe(seconds)
+
+    def gave_up(self, error: BaseException, *, begun: bool) -> None:
+        """An exchange has ended with this error, and its answer is not whole; `begun`: its head had come."""
+        if begun:
+            if isinstance(error, UpstreamTimeout | UpstreamBroken):
+                self.cut()
+            return
+        for kind, result in _NO_ANSWER:
+            if isinstance(error, kind):
+                self._metrics.answers.labels(self.name, result).value += 1
+                return
+
+    def cut(self) -> None:
+        """An answer that had begun broke off, or fell silent."""
+        self._metrics.cut.labels(self.name).inc()
+
+    def _so_answered(self, status: int) -> Tally:
+        word = str(status) if status in _EXACT else f"{status // 100}xx"
+        tally = self._answers[status] = self._metrics.answers.labels(self.name, word)
+        return tally

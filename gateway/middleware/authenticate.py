@@ -28,6 +28,7 @@ def authenticate(*, trust: Trust, standings: Standings, lifecycle: Lifecycle) ->
                 )
             if exchange.operation is not JWKS:  # public keys are for everybody
                 standing = exchange.standing = standings.of(exchange)
+                standing.tallies.in_flight.value += 1
                 exchange.caller = standing.caller
                 lifecycle.running[exchange.id] = request
             return handler(request)

@@ -145,6 +145,8 @@ def record(
             finally:
                 # Nothing is awaited here: a second cancellation at shutdown would lose the record.
                 lifecycle.in_flight -= 1
+                if exchange.standing is not None:
+                    exchange.standing.tallies.in_flight.value -= 1
                 running = lifecycle.running.pop(exchange.id, None)
                 if isinstance(running, Interrupted):
                     running.over()

@@ -7,6 +7,7 @@ from time import monotonic
 
 from gateway.errors import UpstreamBroken
 from gateway.exchange.exchange import Exchange
+from gateway.exchange.upstream_metrics import UpstreamTallies
 from gateway.policy.tenants import UpstreamAccess
 from gateway.proxy.account_watch import ACCOUNT_FIELDS, AccountWatch
 from gateway.proxy.deadlines import DeadlineTable, ReplyDeadlines
@@ -32,6 +33,9 @@ class Destination:
     tenant: str
     secrets: tuple[bytes, ...]
     """What is sent up that no client may see."""
+
+    counts: UpstreamTallies
+    """What is counted of the requests to that upstream."""
 
     alone: bool
     """Whether nobody else uses that account, so that its limits may be seen."""
@@ -172,6 +176,7 @@ class Call:
         self.reply = reply = await self.to.pool.made_for(self.reply)
         reply.write(block)
         self.exchange.attempts += 1
+        self.to.counts.asked_again.inc()
         self.exchange.asked_at = monotonic()
         return await self.read_head()
 
@@ -186,12 +191,19 @@ class Call:
         exchange = self.exchange
         exchange.head_at = now = monotonic()
         exchange.upstream_status = head.status
+        counts = self.to.counts
+        counts.answered(head.status, now - (exchange.asked_at or exchange.forwarded_at or now))
+        counts.limits.see(exchange.model, head, now)
         request_id = head.get(b"x-request-id")
         if request_id is not None:
             exchange.upstream_request_id = request_id.decode("latin-1")
         first = head.names.first
         if (_PROJECT in first or _ORGANIZATION in first) and not exchange.operation.is_administration:
             self.accounts.saw(exchange.caller.tenant, head.pick(ACCOUNT_FIELDS), now)
+
+    def gave_up(self, error: BaseException) -> None:
+        """The exchange ends with this error, and its answer is not whole."""
+        self.to.counts.gave_up(error, begun=self.exchange.head_at is not None)
 
     def ended(self) -> float:
         """The upstream's part is over; returns when it was, said for the first time."""
@@ -211,10 +223,11 @@ async def call_upstream(upstreams: Upstreams, deadlines: DeadlineTable, exchange
     access = upstreams.access_for(exchange.operation, exchange.caller)
     to = standing.destination
     if not isinstance(to, Destination) or to.access is not access:
-        pool = await upstreams.open(access.base_url)
+        pool = await upstreams.open(access)
         caller, operation = exchange.caller, exchange.operation
         to = Destination(
             *(access, pool, deadlines.of(operation), caller.tenant.id, access.secrets + pool.logins),
+            counts=upstreams.metrics.of(access.name),
             alone=caller.is_alone_on_account(operation),
         )
         standing.destination = to

@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
+from time import monotonic
 from typing import NamedTuple
 
 import aiohttp
@@ -16,6 +17,7 @@ from yarl import URL
 
 from gateway.errors import GatewayError, Overloaded, UpstreamTimeout, UpstreamUnreachable
 from gateway.exchange.kept_errors import forget_origin
+from gateway.exchange.upstream_metrics import CONNECTED
 from gateway.proxy.bites import UPSTREAM_UNSENT_BYTES
 from gateway.proxy.channel import leave_unsent
 from gateway.proxy.upstream_faults import cause
@@ -37,14 +39,14 @@ class Dialler:
         *,
         proxy: URL | None,
         timeout_seconds: float,
-        failed: Callable[[str], None],
+        attempted: Callable[[str, float], None],
         make_room: Callable[[], None],
     ) -> None:
-        """`failed` is told of an attempt that failed, by its result; `make_room` closes what nobody uses."""
+        """`attempted` is told of each attempt, by its result, how long it took; `make_room` closes what nobody uses."""
         self._url = url
         self._proxy = proxy
         self._timeout_seconds = timeout_seconds
-        self._failed = failed
+        self._attempted = attempted
         self._make_room = make_room
         self._connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, socket_factory=_socket)
         self._timeout = aiohttp.ClientTimeout(
@@ -68,12 +70,15 @@ class Dialler:
         deadline = loop.time() + self._timeout_seconds
         attempt = 1
         while True:
+            began = monotonic()
             try:
-                return await self._attempt()
+                transport = await self._attempt()
+                self._attempted(CONNECTED, monotonic() - began)
+                return transport
             except (aiohttp.ClientError, OSError) as error:
                 forget_origin(error)  # what dials keeps it
                 failure = _failure(error)
-                self._failed(failure.result)
+                self._attempted(failure.result, monotonic() - began)
                 if (
                     failure.is_final
                     or attempt >= CONNECT_ATTEMPTS

@@ -60,7 +60,8 @@ def forward(
                 if _went_up_whole(upload):
                     exchange.body_sent()
             answer = await relay.answer(request, call, head)
-        except BaseException:
+        except BaseException as error:
+            call.gave_up(error)
             if upload is not None:
                 upload.cancel()
             reply = call.reply

@@ -33,8 +33,9 @@ _OTHERS_SECONDS = 4.0
 class PoolEvents(NamedTuple):
     """Who is told what becomes of connections."""
 
-    connected: Callable[[str], None]
-    """An attempt to connect failed: `failed`, `timeout`, or `no_files` when that is our own doing."""
+    connected: Callable[[str, float], None]
+    """An attempt to connect has ended, and how long it took: `connected`, `failed`, `timeout`, or `no_files` when that
+    is our own doing."""
 
     waited: Callable[[str, str, float], None]
     """A tenant's exchange had to wait for a connection: whose, `served`, `refused` or `left`, and how long."""
@@ -50,6 +51,7 @@ class UpstreamPool:
         self,
         settings: UpstreamSettings,
         *,
+        name: str,
         base_url: str,
         http_proxy: str | None,
         trusted: ssl.SSLContext | None,
@@ -58,6 +60,9 @@ class UpstreamPool:
         turns: Turns,
         wheel: Wheel,
     ) -> None:
+        self.name = name
+        """What metrics call it."""
+
         url = URL(base_url, encoded=True)
         port = "" if url.port is None or url.is_default_port() else f":{url.port}"
         self.host = f"{url.host_subcomponent}{port}".encode("ascii")
@@ -100,7 +105,7 @@ class UpstreamPool:
             url,
             proxy=proxy,
             timeout_seconds=settings.connect_timeout_seconds,
-            failed=events.connected,
+            attempted=events.connected,
             make_room=make_room,
         )
         self._dialler.trust(trusted)

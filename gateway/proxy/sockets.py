@@ -8,7 +8,7 @@ from __future__ import annotations
 import binascii
 from base64 import b64decode
 
-from gateway.errors import BadRequest, UpgradeRequired, UpstreamBroken, WebsocketUnsupported
+from gateway.errors import BadRequest, Ending, UpgradeRequired, UpstreamBroken, WebsocketUnsupported
 from gateway.exchange.exchange import Exchange
 from gateway.operations.table import OperationTable
 from gateway.proxy.answer import Answer
@@ -80,7 +80,8 @@ def forward_socket(
                 return answer
             _check_upgrade(head, key, offered)
             return await _converse(request, call, head)
-        except BaseException:
+        except BaseException as error:
+            call.gave_up(error)
             call.reply.close()
             raise
 
@@ -117,6 +118,8 @@ def forward_socket(
             session.stop()
             call.ended()
             call.reply.close()
+        if exchange.ending is Ending.UPSTREAM_LOST:
+            call.to.counts.cut()
         return answer
 
     return handle

@@ -6,6 +6,7 @@ before it is told to make the batch.
 
 from __future__ import annotations
 
+from time import monotonic
 from urllib.parse import quote
 
 import orjson
@@ -14,6 +15,7 @@ from gateway.errors import UpstreamBroken
 from gateway.exchange.exchange import Exchange
 from gateway.proxy.deadlines import ReplyDeadlines
 from gateway.proxy.upstream import Upstreams
+from gateway.wire.answer_head import Head
 from gateway.wire.passing import loop_field
 
 _DEADLINES = ReplyDeadlines(first_byte_seconds=30.0, idle_seconds=10.0, total_seconds=30.0)
@@ -26,7 +28,7 @@ async def file_bytes(upstreams: Upstreams, exchange: Exchange, file_id: str) -> 
     Raises an UpstreamFault, or Overloaded. The connection is free again before the exchange has one of its own.
     """
     access = upstreams.access_for(exchange.operation, exchange.caller)
-    pool = await upstreams.open(access.base_url)
+    pool, counts = await upstreams.open(access), upstreams.metrics.of(access.name)
     fields = [(b"Host", pool.host), (b"Accept", b"application/json"), (b"Accept-Encoding", b"identity")]
     if access.authorization is not None:
         fields.append((b"Authorization", access.authorization))
@@ -37,21 +39,25 @@ async def file_bytes(upstreams: Upstreams, exchange: Exchange, file_id: str) -> 
     if not pool.places.take(tenant):
         await pool.wait_for_place(exchange)
     reply = await pool.open(tenant, _DEADLINES)
+    head: Head | None = None
     try:
         request = b"GET %b HTTP/1.1\r\n%b\r\n" % (target, block)
         reply.write(request)
-        reply.start_clock()
+        asked_at = reply.start_clock()
         try:
             head = await reply.read_head()
         except UpstreamBroken:
             if not reply.went_unanswered:
                 raise
             reply = await pool.made_for(reply)
+            counts.asked_again.inc()
             reply.write(request)
-            reply.start_clock()
+            asked_at = reply.start_clock()
             head = await reply.read_head()
+        counts.answered(head.status, monotonic() - asked_at)
         body = await reply.peek(_MOST_BYTES)
-    except BaseException:
+    except BaseException as error:
+        counts.gave_up(error, begun=head is not None)
         reply.close()
         raise
     if body is None:

@@ -38,7 +38,7 @@ async def sent(gateway: Gateway, count: int) -> list[RawClient]:
 
 
 async def in_flight(gateway: Gateway, count: int) -> None:
-    await until(lambda: gateway.metric("gateway_exchanges_in_flight") == count)
+    await until(lambda: gateway.metric('gateway_exchanges_in_flight{tenant="acme"}') == count)
 
 
 async def test_workers_have_the_upstream_connections_of_the_machine_together(

@@ -300,5 +300,5 @@ async def test_idle_connections_to_one_upstream_do_not_keep_another_from_being_r
                 os.close(file)
 
         assert answer.status == 200
-        assert gateway.metric('gateway_upstream_connects_total{result="no_files",upstream="default"}') == 1
+        assert gateway.metric('gateway_upstream_connects_total{result="no_files",upstream="elsewhere"}') == 1
         assert len(other.requests) == 1

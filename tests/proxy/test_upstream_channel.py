@@ -95,10 +95,11 @@ async def pool_of(answers: Answers, **settings: Any) -> AsyncIterator[UpstreamPo
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     pool = UpstreamPool(
         Upstream(**settings),
+        name="default",
         base_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1",
         http_proxy=None,
         trusted=trusted_certificates(None),
-        events=PoolEvents(lambda _: None, lambda *_: None, lambda _: None),
+        events=PoolEvents(lambda *_: None, lambda *_: None, lambda _: None),
         make_room=lambda: None,
         turns=Turns(),
         wheel=Wheel(),
