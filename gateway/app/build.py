@@ -14,6 +14,7 @@ from gateway.app.own_paths import own_paths
 from gateway.app.place import ALONE, Place
 from gateway.app.prepared import administration, show_issuers
 from gateway.app.process import App
+from gateway.app.process_gauges import show_process
 from gateway.app.public_health import health_first
 from gateway.app.readiness import not_ready
 from gateway.app.state import MOST_EXCHANGES
@@ -211,6 +212,7 @@ def build_app(
         close_spans=None if span_writer is None else span_writer.close,
     )
     _show_state(app, upstreams)
+    show_process(metrics.process, lifecycle=services.lifecycle, turns=turns, log=log)
     return app
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import zlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from time import thread_time
@@ -82,9 +83,13 @@ def texts(counted: Counted, *, openmetrics: bool) -> Iterator[str]:
         yield "# EOF\n"
 
 
-def exposition_of_one(registry: Registry, worker: Callable[[], WorkerState]) -> Exposition:
-    """The page of one process: what is on this registry, and how it fares."""
-    metrics = SupervisorMetrics(lambda: (worker(),), supervises=False)
+def exposition_of_one(
+    registry: Registry,
+    worker: Callable[[], WorkerState],
+    sockets: Callable[[], Iterable[socket.socket]] = tuple,
+) -> Exposition:
+    """The page of one process: what is on this registry, how it fares, and who waits at what listens for it."""
+    metrics = SupervisorMetrics(lambda: (worker(),), sockets=lambda: (sockets(),), supervises=False)
     counted, snapshots = Counted(refused=metrics.refused), Snapshots(registry)
 
     async def count() -> None:

@@ -256,6 +256,11 @@ class GatewayRunner(web.BaseRunner):
         """Where connections are accepted."""
         return [address for acceptor in self._own for address in acceptor.addresses]
 
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """What listens for this process."""
+        return [listening for acceptor in self._own for listening in acceptor.sockets]
+
     def accept(self, sockets: Iterable[socket.socket]) -> None:
         """Serve who comes to these sockets, which listen; they are closed when the runner ends, or stops accepting."""
         self._own.append(self._acceptor(sockets))

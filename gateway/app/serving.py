@@ -93,7 +93,7 @@ async def serve(app: App, *, listening: Callable[[str, str], None] | None = None
         except OSError as error:
             raise cannot_listen("listen", settings.listen, error) from None
         private_host, _ = split_address(settings.admin_listen)
-        listener = _private_listener(app, port=runner.addresses[0][1])
+        listener = _private_listener(app, runner)
         try:
             port = listener.start()
         except OSError as error:
@@ -121,16 +121,16 @@ async def serve(app: App, *, listening: Callable[[str, str], None] | None = None
             await asyncio.to_thread(listener.stop)
 
 
-def _private_listener(app: App, *, port: int) -> PrivateListener:
-    """`port` is where clients come."""
+def _private_listener(app: App, runner: GatewayRunner) -> PrivateListener:
+    """Of this app, to which clients come by this runner."""
     settings, metrics = app.services.settings, app.services.metrics
-    exposition = exposition_of_one(metrics.registry, app.health.worker)
+    exposition = exposition_of_one(metrics.registry, app.health.worker, lambda: runner.sockets)
     state = StateDocument(
         exposition,
         app.health,
         workers=lambda: (app.health.worker(),),
         ask=ask_one(app.state, asyncio.get_running_loop()),
-        port=port,
+        port=runner.addresses[0][1],
     )
     operators = Operators(
         lambda: revealed(app.admin_key), refused=lambda reason: metrics.refused_operators.labels(reason).inc()

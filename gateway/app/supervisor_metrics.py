@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from enum import StrEnum
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from gateway.app.health import State, WorkerState
 from gateway.exchange.instruments import Counts, Gauges, Registry, Rule, Tallies
+from gateway.proxy.acceptor import listen_queue
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -29,10 +31,19 @@ class Cause(StrEnum):
 class SupervisorMetrics:
     """The instruments of whoever looks after workers; where there is one process it is its own only worker."""
 
-    def __init__(self, workers: Callable[[], Iterable[WorkerState]], *, supervises: bool = True) -> None:
-        """`workers` are all that run, asked from any thread; `supervises`: from a process of its own."""
+    def __init__(
+        self,
+        workers: Callable[[], Iterable[WorkerState]],
+        *,
+        sockets: Callable[[], Iterable[Iterable[socket.socket]]] = tuple,
+        supervises: bool = True,
+    ) -> None:
+        """`workers` are all that run, and `sockets` what listens in the place of each, asked from any thread;
+        `supervises`: from a process of its own.
+        """
         registry = self.registry = Registry()
         self._workers = workers
+        self._sockets = sockets
         self._supervises = supervises
         self._states = Gauges(
             "gateway_workers", "Workers, by state.", ["state"], rule=Rule.SUM, registry=registry
@@ -73,6 +84,20 @@ class SupervisorMetrics:
                 ("max_fds", "Files that a worker may have open."),
             )
         }
+        self._queue = Gauges(
+            "gateway_listen_queue",
+            "Connections that wait to be accepted in the place of a worker, whether it has one or not.",
+            ["worker"],
+            rule=Rule.MAX,
+            registry=registry,
+        )
+        self._queue_most = Gauges(
+            "gateway_listen_queue_most",
+            "How many may wait; more are turned away by the system.",
+            ["worker"],
+            rule=Rule.MAX,
+            registry=registry,
+        )
         started = Gauges(
             "process_start_time_seconds",
             "When the gateway was started, in seconds since 1970.",
@@ -107,6 +132,11 @@ class SupervisorMetrics:
         self._served.set(len(served), "served")
         self._served.set(len(self._indexes - served), "empty")
         self._look_at_processes(workers)
+        for place, sockets in enumerate(self._sockets()):
+            # Of those in several address families the one in which most wait.
+            waiting, most = max(map(listen_queue, sockets), default=(nan, nan))
+            self._queue.set(waiting, str(place))
+            self._queue_most.set(most, str(place))
 
     def _look_at_processes(self, workers: Iterable[WorkerState]) -> None:
         found: dict[str, dict[str, float]] = {place: {} for place in self._places}

@@ -34,21 +34,9 @@ class ProcessMetrics:
         )
         self.buffered = Gauges(
             "gateway_buffered_bytes",
-            "What waits in memory to be sent to clients or upstreams, or to be written to the log.",
+            "What waits in memory for clients or upstreams that do not keep up, or to be written to the log.",
             ["where"],
             rule=Rule.SUM,
-            registry=registry,
-        )
-        self.listen_queue = Gauges(
-            "gateway_listen_queue",
-            "Connections that wait to be accepted.",
-            rule=Rule.EACH,
-            registry=registry,
-        )
-        self.listen_queue_most = Gauges(
-            "gateway_listen_queue_most",
-            "How many may wait; more are turned away by the system.",
-            rule=Rule.EACH,
             registry=registry,
         )
         self.connections = Gauges(

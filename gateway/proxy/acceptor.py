@@ -8,8 +8,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import struct
+import sys
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
+from math import nan
 from typing import Any
 
 from gateway.proxy.bites import UNSENT_BYTES
@@ -28,6 +31,9 @@ _LAST_PAUSE_SECONDS = 0.05
 
 _NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
+
+_QUEUE = struct.Struct("=24xII")
+"""`tcpi_unacked` and `tcpi_sacked` of `tcp_info`, which are these of a socket that listens."""
 
 BACKLOG = 4096
 """Newcomers that may wait while the loop is busy; the kernel's own bound is the lower one on most machines."""
@@ -53,6 +59,18 @@ def listening_sockets(host: str, port: int, *, backlog: int, shared: bool = Fals
             one.close()
         raise
     return sockets
+
+
+def listen_queue(listening: socket.socket) -> tuple[float, float]:
+    """How many wait to be accepted, and how many may; NaN where nobody says."""
+    if sys.platform != "linux":
+        return nan, nan
+    try:
+        told = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _QUEUE.size)
+        waiting, most = _QUEUE.unpack(told)
+    except (OSError, struct.error):
+        return nan, nan  # it has been closed
+    return waiting, most
 
 
 class Acceptor:
@@ -91,6 +109,11 @@ class Acceptor:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             leave_unsent(listening, UNSENT_BYTES)
             self._loop.add_reader(listening, self._take, listening)
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """What listens, or did."""
+        return self._sockets
 
     @property
     def addresses(self) -> list[Any]:

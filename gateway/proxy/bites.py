@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import inf
+from typing import Protocol
 
 from gateway.proxy.large_reads import FULL_READ_BYTES, Buffers
 
@@ -82,10 +83,18 @@ LARGE_BITE_SECONDS = 0.002
 LEAST_BITE_BYTES = 128
 
 
+class Unread(Protocol):
+    """A connection whose peer does not keep up with what is sent."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """How much waits to be sent."""
+
+
 class Turns:
     """Shares the turns of one loop among its connections: who floods comes after who does not."""
 
-    __slots__ = ("_due", "_floods", "_loop", "_others", "buffers", "late_at", "room_bytes")
+    __slots__ = ("_due", "_floods", "_loop", "_others", "buffers", "late_at", "room_bytes", "unread")
 
     def __init__(self) -> None:
         self.buffers = Buffers()
@@ -97,6 +106,9 @@ class Turns:
         self.late_at = inf
         """When the loop is late (`time.monotonic`) unless it has said before that it turns: whoever measures that
         writes it."""
+
+        self.unread: dict[Unread, None] = {}
+        """Connections for which more waits to be sent than their peers keep up with."""
 
         self._due = False
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -145,6 +145,12 @@ class Channel(asyncio.Protocol, ABC):
         return len(self._surplus) - self._at if self._surplus else 0
 
     @property
+    def unsent_bytes(self) -> int:
+        """How much waits to be sent."""
+        transport = self.transport
+        return 0 if transport is None else transport.get_write_buffer_size()
+
+    @property
     def surplus(self) -> bool:
         """Whether something has come that has not been taken yet."""
         return bool(self._surplus)
@@ -166,6 +172,7 @@ class Channel(asyncio.Protocol, ABC):
     def connection_lost(self, exc: BaseException | None) -> None:
         """A connection is gone, and what has not been taken with it, unless `lost` takes it."""
         self.transport = None
+        self.turns.unread.pop(self, None)
         waiter, self._drain_waiter = self._drain_waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -323,12 +330,14 @@ class Channel(asyncio.Protocol, ABC):
     def pause_writing(self) -> None:
         """The peer does not read: hold whoever's bytes go out here."""
         self.writing_paused = True
+        self.turns.unread[self] = None
         if self.source is not None:
             self.source.hold(Held.BY_SINK)
 
     def resume_writing(self) -> None:
         """The peer reads on."""
         self.writing_paused = False
+        self.turns.unread.pop(self, None)
         waiter, self._drain_waiter = self._drain_waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

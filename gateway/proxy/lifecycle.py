@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Protocol
 
 from gateway.errors import Draining, Ending, GatewayError
@@ -72,6 +73,13 @@ class Lifecycle:
 
         self.sessions: dict[str, EndsPolitely] = {}
         """Open WebSockets, by the ids of their exchanges."""
+
+    def oldest_seconds(self, *, is_socket: bool) -> float:
+        """For how long the oldest of these has been running that came over a WebSocket, or did not; 0: none does."""
+        for running in tuple(self.running.values()):  # whoever asks may be on another thread
+            if running.exchange.is_socket is is_socket:
+                return monotonic() - running.exchange.started_at
+        return 0.0
 
     def interruption(self, exchange_id: str) -> GatewayError | None:
         """What an exchange whose task has been cancelled ends with if that, and nothing else, is why."""

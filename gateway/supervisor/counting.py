@@ -11,6 +11,7 @@ from gateway.app.exposition import Exposition, exposition_of_all
 from gateway.app.messages import OtherEndGone
 from gateway.app.supervisor_metrics import SupervisorMetrics
 from gateway.exchange.common_metrics import CommonMetrics
+from gateway.supervisor.listeners import Listeners
 from gateway.supervisor.worker import Worker
 
 ASK_SECONDS = 1.0
@@ -21,9 +22,11 @@ ANSWER_SECONDS = 0.5
 class Counting:
     """Has workers say what they have counted, and adds it up."""
 
-    def __init__(self, workers: Callable[[], Iterable[Worker]]) -> None:
-        """Of these. Needs a running loop."""
-        self.metrics = SupervisorMetrics(lambda: [worker.state for worker in workers()])
+    def __init__(self, workers: Callable[[], Iterable[Worker]], listeners: Listeners) -> None:
+        """Of these, and who waits for them there. Needs a running loop."""
+        self.metrics = SupervisorMetrics(
+            lambda: [worker.state for worker in workers()], sockets=lambda: listeners.slots
+        )
         self.common = CommonMetrics(self.metrics.registry)
         """What no worker counts, since it is done for all of them."""
 

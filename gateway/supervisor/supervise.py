@@ -73,7 +73,7 @@ class _Supervision:
         self._gather = gather
         self._stack = stack
         self._notifier = Notifier.from_environ(os.environ)
-        self._counting = Counting(lambda: self._supervisor.workers)
+        self._counting = Counting(lambda: self._supervisor.workers, listeners)
         self._fetching = Fetching(fetched=self._counting.common.jwks_fetched)
         self._health = MachineHealth(
             lambda: [worker.state for worker in self._supervisor.workers],
