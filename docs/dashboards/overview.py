@@ -195,16 +195,18 @@ OVER_TIME = Row(
         ),
         grid(
             "Firing alerts",
-            "What fires now, how badly, and of whom.",
+            "What fires now, how badly, whose fault it is, and who it is about.",
             "docs/runbooks.md has a heading for each; begin with the critical ones. Empty is good.",
             {
                 "firing": (
-                    ask.max("ALERTS", "alertname", "severity", "tenant", "upstream", alertstate="firing"),
+                    ask.max(
+                        "ALERTS", "severity", "alertname", "fault", "tenant", "upstream", alertstate="firing"
+                    ),
                     units.Short,
                     (),
                 )
             },
-            by=("alertname", "severity", "tenant", "upstream"),
+            by=("severity", "alertname", "fault", "tenant", "upstream"),
             empty="No alert fires, or Prometheus has not the rules of deploy/prometheus.",
             size=(12, 8),
         ),
@@ -239,6 +241,37 @@ OVER_TIME = Row(
             empty="No errors in this time.",
             steps=((0, "yellow"),),
             leads="tenants",
+        ),
+    ],
+)
+
+_budget = ask.recorded("gateway:error_budget:ratio")
+BUDGET = Row(
+    "The error budget",
+    [
+        lines(
+            "How fast it burns",
+            "How many times faster than it lasts the error budget was spent in the last 5 minutes, hour and 6 "
+            "hours, by the rules of deploy/prometheus: at 1 it lasts exactly.",
+            "Above 14.4 an hour costs two days of it, and somebody is woken. The row on top says whose fault it is.",
+            *(
+                (ask.recorded(f"gateway:failures:ratio{over}").most() / _budget.most()).named(over)
+                for over in ("5m", "1h", "6h")
+            ),
+            unit=units.Short,
+            empty="Nobody has asked anything, or Prometheus has not the rules of deploy/prometheus.",
+            alarm=14.4,
+            size=(12, 8),
+        ),
+        lines(
+            "How fast tenants burn it",
+            "The same of the last hour by tenant: the ten fastest.",
+            "One alone: its upstream account, its models. All alike: ours, Redis, or the upstream.",
+            (ask.recorded("gateway:tenant_failures:ratio1h").most("tenant") / _budget.most()).top(),
+            unit=units.Short,
+            empty="Nobody has asked anything, or Prometheus has not the rules of deploy/prometheus.",
+            alarm=14.4,
+            size=(12, 8),
         ),
     ],
 )
@@ -354,5 +387,5 @@ PAGE = Page(
     "Overview",
     "Is it us? Whose fault it is, what it costs and who it is; a click on a number leads on.",
     ask,
-    [WHOSE, COSTS, OVER_TIME, TRAFFIC, TIME, TARGETS],
+    [WHOSE, COSTS, OVER_TIME, BUDGET, TRAFFIC, TIME, TARGETS],
 )

@@ -51,8 +51,7 @@ class Page:
         """As Grafana reads it from a file."""
         built = self.build()
         built.panels = list(_placed(self.rows))
-        for link in built.links or ():
-            link.placement = None  # the SDK would have them in a menu
+        _plain(built)
         written = orjson.dumps(built, default=lambda part: part.to_json(), option=orjson.OPT_INDENT_2)
         return written.decode() + "\n"
 
@@ -95,6 +94,18 @@ class Page:
         return made.build()
 
 
+def _plain(built: models.Dashboard) -> None:
+    """Leave out what the SDK adds to everything and Grafana knows of something else."""
+    assert built.links is not None and built.templating.list_val is not None
+    assert built.annotations.list_val is not None
+    for link in built.links:
+        link.placement = None  # in a menu
+    for happened in built.annotations.list_val:
+        happened.placement = None  # type: ignore[assignment]
+    for variable in built.templating.list_val:
+        variable.auto = variable.auto_min = variable.auto_count = None
+
+
 def _choice(ask: Ask, *labels: str) -> dashboard.QueryVariable:
     """A variable whose choices are what the last of these labels is, within what is chosen of the others."""
     *_, label = labels
@@ -135,7 +146,6 @@ def _happened(ask: Ask) -> Iterator[dashboard.AnnotationQuery]:
             .enable(True)
             .icon_color(colour)
             .target(query)
-            .expr(asked.text)
             .title_format(name)
             .text_format(text)
             .use_value_for_time(by_value)

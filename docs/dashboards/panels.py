@@ -33,6 +33,7 @@ LOG_FIELDS = {label: label for label in ("tenant", "operation", "model")} | {"co
 """What narrows the log, by the labels that say it."""
 
 WHOLE_OF = {
+    "instance": "all gateways",
     "tenant": "all tenants",
     "operation": "all operations",
     "upstream": "all upstreams",

@@ -27,9 +27,14 @@ OF_PROMETHEUS = {
     "up": (),
     "scrape_duration_seconds": (),
     "scrape_samples_scraped": (),
-    "ALERTS": ("alertname", "alertstate", "severity", "tenant", "upstream"),
+    "ALERTS": ("alertname", "alertstate", "severity", "fault", "tenant", "upstream"),
 }
 """What Prometheus itself knows of the gateway: gauges, by name, with their labels."""
+
+WITH_EXEMPLARS = frozenset(
+    {"gateway_first_byte_seconds", "gateway_overhead_seconds", "gateway_generation_first_byte_seconds"}
+)
+"""Histograms whose buckets name a request."""
 
 VALUES: dict[str, frozenset[str]] = {
     "ending": frozenset(Ending),
@@ -222,14 +227,18 @@ class Ask:
             buckets,
             text=f"histogram_quantile({share:g}, {buckets.text})",
             labels=by,
-            has_exemplars=True,
         )
 
     def buckets(self, name: str, *by: str, **wanted: Wanted) -> Query:
         """How much each bucket of a histogram grows per second."""
         selected, labels, ignores = self._selected(name, Kind.HISTOGRAM, wanted, "_bucket")
         _known(name, by, labels)
-        return Query(f"sum{_by(('le', *by))} (rate({selected}[{NOW}]))", ("le", *by), ignores)
+        return Query(
+            f"sum{_by(('le', *by))} (rate({selected}[{NOW}]))",
+            ("le", *by),
+            ignores,
+            has_exemplars=name in WITH_EXEMPLARS,
+        )
 
     def count(self, name: str, *by: str, **wanted: Wanted) -> Query:
         """How many values a histogram gets per second."""
@@ -347,6 +356,7 @@ def recorded_rules() -> dict[str, tuple[str, ...]]:
     found = {}
     text = RULES.read_text("utf-8")
     for name, expression in re.findall(r"- record: (\S+)\n(.*?)(?=\n +- |\Z)", text, re.DOTALL):
-        grouped = re.search(r"\bby \(([^)]*)\)", expression)
-        found[name] = tuple(label.strip() for label in grouped[1].split(",")) if grouped else ()
+        grouped = set(re.findall(r"\bby \(([^)]*)\)", expression))
+        if len(grouped) <= 1:  # else its labels are not to be read off
+            found[name] = tuple(label.strip() for group in grouped for label in group.split(","))
     return found

@@ -68,6 +68,15 @@ WHO = Row(
             stacked=True,
         ),
         lines(
+            "In flight",
+            "Exchanges being served now: the ten tenants with most; other: whose caller is not known yet.",
+            "One that holds nearly all holds the upstream's connections as well: max_concurrent_requests bounds it.",
+            ask.sum("gateway_exchanges_in_flight", "tenant").top(),
+            unit=units.Short,
+            empty="Nothing is being served.",
+            stacked=True,
+        ),
+        lines(
             "Failed",
             "The share of a tenant's exchanges that failed through no fault of theirs and no limit: the ten worst.",
             "One alone: its upstream account, its models. All alike: begin on Overview.",
