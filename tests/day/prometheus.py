@@ -74,7 +74,9 @@ class Prometheus:
                     return alert
             return None
 
-        return await self._awaited(firing, f"{name} {labels} does not fire", within_seconds)
+        return await self._awaited(
+            firing, f"{name} {labels} does not fire", within_seconds, labels.get("job", "")
+        )
 
     async def resolves(self, name: str, within_seconds: float = PATIENCE_SECONDS, **labels: str) -> None:
         """Wait until no alert with these labels fires or is about to."""
@@ -85,7 +87,7 @@ class Prometheus:
                 for alert in await self.alerts("firing", "pending")
             )
 
-        await self._awaited(gone, f"{name} {labels} does not resolve", within_seconds)
+        await self._awaited(gone, f"{name} {labels} does not resolve", within_seconds, labels.get("job", ""))
 
     async def raised(self, **labels: str) -> set[str]:
         """The names of all alerts with these labels that have fired since the start."""
@@ -135,15 +137,21 @@ class Prometheus:
         assert document["status"] == "success", f"{document['error']}: {query}"
         return document["data"]
 
-    async def _awaited(self, look: Callable[[], Any], otherwise: str, within_seconds: float) -> Any:
+    async def _awaited(
+        self, look: Callable[[], Any], otherwise: str, within_seconds: float, job: str = ""
+    ) -> Any:
         try:
             async with asyncio.timeout(within_seconds):
                 while not (seen := await look()):
                     await asyncio.sleep(0.1)
                 return seen
         except TimeoutError:
-            states = [(alert.state, alert.labels) for alert in await self.alerts("firing", "pending")]
-            raise AssertionError(f"{otherwise}; there are {states}") from None
+            there = [
+                f"{alert.name} is {alert.state}"
+                for alert in await self.alerts("firing", "pending")
+                if not job or alert.labels.get("job") == job
+            ]
+            raise AssertionError(f"{otherwise}; {', '.join(sorted(there)) or 'nothing'}") from None
 
 
 @asynccontextmanager

@@ -66,6 +66,17 @@ class Served:
         self.statuses.append(status)
         return status
 
+    @property
+    def pid(self) -> int:
+        """Of the process, or of the supervisor."""
+        return self.command.process.pid
+
+    async def workers(self) -> list[int]:
+        """Those that serve."""
+        async with self.session.get(f"http://{self.target}/livez") as answer:
+            document = await answer.json()
+        return [worker["pid"] for worker in document["workers"] if worker["state"] == "ready"]
+
     async def page(self) -> str:
         """Its metrics as they are now."""
         async with self.session.get(f"http://{self.target}/metrics") as answer:
@@ -98,6 +109,7 @@ async def gateway_of(
     *options: str,
     redis: RedisServer | None = None,
     workers: int = 1,
+    module: str = "gateway",
 ) -> AsyncIterator[Served]:
     """Run a gateway as its operator does, from a configuration file; with Redis it may have several workers."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -110,6 +122,7 @@ async def gateway_of(
                 *("serve", "--config", str(file), "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"),
                 *("--workers", str(workers), "--keys-dir", str(directory / "keys")),
                 *("--set", "drain_notice_seconds=0", *where, *options),
+                module=module,
             )
         )
         session = await stack.enter_async_context(
