@@ -38,6 +38,7 @@ from gateway.middleware.late_counting import LateCounting
 from gateway.middleware.services import Services
 from gateway.middleware.withdrawal import Withdrawal
 from gateway.operations.table import OperationTable
+from gateway.policy.model_names import configured_models
 from gateway.proxy.account_watch import AccountWatch
 from gateway.proxy.answer import EXPOSED, Answer
 from gateway.proxy.bites import Turns
@@ -46,6 +47,7 @@ from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.handler import Handler
 from gateway.proxy.http import forward
 from gateway.proxy.lifecycle import Lifecycle
+from gateway.proxy.piece_gaps import PieceGaps
 from gateway.proxy.reading import Reading
 from gateway.proxy.relay import Relay
 from gateway.proxy.request import Request
@@ -93,6 +95,7 @@ def build_app(
     """
     table = OperationTable.load()
     metrics = Metrics()
+    metrics.models.names.configure(configured_models(settings))
     log = LogWriter(log_descriptor, dropped=metrics.process.log_lines_dropped.inc)
     redis_url = revealed(settings.redis_url)
     refuse_uncounted(settings, place, shared=redis_url is not None)
@@ -252,7 +255,12 @@ def _dispatch(services: Services, upstreams: Upstreams, wheel: Wheel) -> Handler
     """What stands at the end of the middlewares: the gateway itself, a WebSocket, or anything else over HTTP."""
     settings = services.settings
     edge, deadlines = settings.edge, DeadlineTable(settings.upstream)
-    relay = Relay(reading=services.reading, wheel=wheel, sse_comment_seconds=edge.sse_comment_seconds)
+    relay = Relay(
+        reading=services.reading,
+        wheel=wheel,
+        gaps=PieceGaps(services.metrics.models.piece_gap, wheel),
+        sse_comment_seconds=edge.sse_comment_seconds,
+    )
     http = forward(upstreams, deadlines=deadlines, edge=edge, relay=relay, wheel=wheel)
     socket = forward_socket(
         upstreams,

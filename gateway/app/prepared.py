@@ -14,6 +14,7 @@ from gateway.app.own_upstream import refuse_itself
 from gateway.app.tenants_in_force import TenantsInForce
 from gateway.credentials.trust import Trust
 from gateway.middleware.services import Services
+from gateway.policy.model_names import configured_models
 from gateway.policy.tenants import UpstreamAccess
 from gateway.proxy.upstream import Upstreams
 from gateway.settings.certificates import trusted_certificates
@@ -45,6 +46,7 @@ class Prepared:
         self._put_trust()
         show_issuers(self._services, self._settings)
         self._put_tenants()
+        self._services.metrics.models.names.configure(configured_models(self._settings))
         self._put_certificate()
 
 

@@ -70,7 +70,7 @@ class Exchange:
         *("made", "shown"),
         # proxy
         *("waited_seconds", "forwarded_at", "asked_at", "head_at", "upstream_request_id", "status"),
-        *("upstream_ended_at", "detail", "added", "upstream", "upstream_status", "attempts"),
+        *("upstream_ended_at", "last_piece_at", "detail", "added", "upstream", "upstream_status", "attempts"),
         # this class
         *("change", "first_byte_at", "bytes_in", "bytes_out", "ending", "observers", "watches"),
     )
@@ -199,6 +199,9 @@ class Exchange:
 
         self.upstream_ended_at: float | None = None
         """When the upstream's part was over."""
+
+        self.last_piece_at: float | None = None
+        """When the last piece of an answer came that is a stream of events; None where it is none."""
 
         self.detail: str | None = None
         """Why a session ended as it did, for the log, where no error says so."""

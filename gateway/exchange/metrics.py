@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from functools import lru_cache
-from itertools import compress
 
 from gateway import __version__
 from gateway.exchange.common_metrics import CommonMetrics
@@ -25,7 +24,6 @@ from gateway.exchange.upstream_metrics import UpstreamMetrics
 from gateway.usage.reported import KINDS, NUMBERS, Known, Usage
 
 _KNOWN_AT = {known: at for at, known in enumerate(Known)}
-_KINDS = range(NUMBERS)
 
 # From a cached embedding to a ten-minute reasoning answer.
 _DURATION_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -50,13 +48,13 @@ class Metrics:
         self.exchange_seconds = Tallies(
             "gateway_exchange_seconds",
             "Seconds that exchanges took in all.",
-            ["tenant", "operation"],
+            ["tenant"],
             registry=registry,
         )
         self.bytes = Sums(
             "gateway_body_bytes",
             "Body bytes relayed, in from clients and out to clients.",
-            ["tenant", "operation", "direction"],
+            ["tenant", "direction"],
             of=("in", "out"),
             registry=registry,
         )
@@ -96,21 +94,21 @@ class Metrics:
         self.usage = Sums(
             "gateway_usage",
             "Usage, reported or estimated: LLM tokens (cached_input is part of input, and so on), images, seconds.",
-            ["tenant", "operation", "tier", "kind"],
-            of=[kind if kind in KINDS else None for kind in Usage._fields],
+            ["tenant", "tier", "kind"],
+            of=[kind if kind in KINDS else None for kind in Usage._fields[:NUMBERS]],
             registry=registry,
         )
         self.limited = Sums(
             "gateway_limited_llm_tokens",
             "LLM tokens of exchanges that a limit counts: reserved at admission, settled when they had ended.",
-            ["tenant", "operation", "moment"],
+            ["tenant", "moment"],
             of=("reserved", "settled"),
             registry=registry,
         )
         self.usage_exchanges = Sums(
             "gateway_usage_exchanges",
             "Exchanges that used something, by what is known of it; what is unreported is missing from the usage.",
-            ["tenant", "operation", "known"],
+            ["tenant", "known"],
             of=[known.value for known in Known],
             registry=registry,
         )
@@ -240,15 +238,24 @@ class Metrics:
         known = exchange.known
         if known is not None:
             tallies.known[_KNOWN_AT[known]] += 1
-        if usage is not None:
-            used = tallies.usage.get(usage.tier) or tallies.used_by(usage.tier)
-            for kind in compress(_KINDS, usage):  # most are not used
-                used[kind] += usage[kind]  # type: ignore[operator]  # a number: the tier stands behind
+        if usage is not None and not exchange.is_socket:  # what a session uses is counted as it goes on
+            tallies.used(usage, exchange.model)
+        if exchange.last_piece_at is not None and exchange.spent and exchange.operation.counts_usage:
+            self._streamed(exchange, first_byte)
         reserved = exchange.reserved
         if reserved is not None and exchange.spent and not exchange.is_socket:
             limited = tallies.limited or tallies.limited_began()
             limited[0] += reserved
             limited[1] += 0 if usage is None or exchange.operation.repeats_usage else usage.total
+
+    def _streamed(self, exchange: Exchange, first_byte: float | None) -> None:
+        """Record how what a model wrote went by; its speed only where the upstream says how much that was."""
+        usage, began, ended = exchange.usage, exchange.first_byte_at, exchange.last_piece_at
+        if first_byte is None or began is None or ended is None:
+            return
+        self.models.began(exchange.model, first_byte)
+        if usage is not None and usage.output and exchange.known is Known.REPORTED:
+            self.models.wrote(exchange.model, usage.output, ended - began)
 
     def _tallies(self, exchange: Exchange) -> ExchangeTallies:
         """Those of an exchange whose caller is not known, or was refused."""

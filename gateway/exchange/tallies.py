@@ -1,14 +1,20 @@
-"""What the exchanges of one tenant and operation add to, found once and kept with their standing."""
+"""What the exchanges of one tenant and operation add to, found once and kept with their standing.
+
+Where nothing is told apart by operation, those of one tenant share it.
+"""
 
 from __future__ import annotations
 
+from operator import add
 from typing import Protocol
 
 from gateway.endings import Ending
 from gateway.exchange.fault_metrics import FaultMetrics
 from gateway.exchange.in_flight import InFlight
 from gateway.exchange.instruments import Spread, Spreads, Sums, Tallies, Tally
+from gateway.exchange.model_metrics import ModelMetrics
 from gateway.usage.counters import DEFAULT_TIER, OTHER, tier_of
+from gateway.usage.reported import Usage
 
 
 class Families(Protocol):
@@ -26,6 +32,7 @@ class Families(Protocol):
     usage_exchanges: Sums
     faults: FaultMetrics
     in_flight: InFlight
+    models: ModelMetrics
 
 
 class ExchangeTallies:
@@ -50,16 +57,16 @@ class ExchangeTallies:
     def __init__(self, families: Families, tenant: str, operation: str) -> None:
         self._families = families
         self._labels = tenant, operation
-        self.seconds = families.exchange_seconds.labels(tenant, operation)
+        self.seconds = families.exchange_seconds.labels(tenant)
         self.duration = families.duration.labels(operation)
         self.overhead = families.overhead.labels(operation)
         self.in_flight = families.in_flight.of(tenant)
         """Those of the tenant that are being served now, whatever the operation."""
 
-        self.bytes = families.bytes.labels(tenant, operation)
+        self.bytes = families.bytes.labels(tenant)
         """Body bytes, in and out."""
 
-        self.known = families.usage_exchanges.labels(tenant, operation)
+        self.known = families.usage_exchanges.labels(tenant)
         """Those that used something, in the order of `Known`."""
 
         self.usage: dict[str, list[float]] = {}
@@ -81,6 +88,14 @@ class ExchangeTallies:
         """Count an error of the gateway's own that the tenant was told."""
         self._families.faults.erred(self._labels[0], code)
 
+    def used(self, usage: Usage, model: str | None) -> None:
+        """Count what was used, of a model."""
+        used = self.usage.get(usage.tier) or self.used_by(usage.tier)
+        models = self._families.models
+        by_model = (models.named.get(model) or models.of(model)).usage
+        used[:] = map(add, used, usage)  # the numbers: what else there is stands behind
+        by_model[:] = map(add, by_model, usage)
+
     def was_granted(self) -> Tally:
         """What the limiter granted the tenant, whatever the operation."""
         tally = self.granted = self._families.decisions.labels(self._labels[0], "granted", "none")
@@ -88,7 +103,7 @@ class ExchangeTallies:
 
     def limited_began(self) -> list[float]:
         """LLM tokens that limits were asked for, and those that took their place."""
-        limited = self.limited = self._families.limited.labels(*self._labels)
+        limited = self.limited = self._families.limited.labels(self._labels[0])
         return limited
 
     def so_ended(self, status: int | None, ending: Ending | None) -> Tally:
@@ -105,7 +120,7 @@ class ExchangeTallies:
     def used_by(self, word: str) -> list[float]:
         """What was used of the tier that an answer calls so."""
         tier = tier_of(word)
-        used = self._families.usage.labels(*self._labels, tier or DEFAULT_TIER)
+        used = self._families.usage.labels(self._labels[0], tier or DEFAULT_TIER)
         if tier != OTHER:
             self.usage[word] = used  # words that nobody knows may be any
         return used

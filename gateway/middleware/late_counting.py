@@ -24,7 +24,7 @@ from gateway.usage.late_work import (
     still_to_charge,
 )
 from gateway.usage.ledger import UsageLedger
-from gateway.usage.reported import Known, Usage
+from gateway.usage.reported import NUMBERS, Known, Usage
 
 _NOT_REPORTED = frozenset({Known.ESTIMATED, Known.UNREPORTED})
 
@@ -74,13 +74,10 @@ class LateCounting:
 
     def _show(self, maker: Maker, shown: Shown, parts: Iterable[Part]) -> None:
         """Add to the metrics what they lack: they count upwards only."""
-        added = sum((negative(part.usage) for part in parts), shown.usage)
-        tallies = self._metrics.of(self._tenants.get(maker.tenant).id, maker.operation)
-        used = tallies.usage.get(shown.usage.tier) or tallies.used_by(shown.usage.tier)
-        numbers: tuple[Any, ...] = added[: Usage._fields.index("tier")]
-        for at, amount in enumerate(numbers):
-            if amount > 0:
-                used[at] += amount
+        added: tuple[Any, ...] = sum((negative(part.usage) for part in parts), shown.usage)[:NUMBERS]
+        usage = Usage(*(max(0, amount) for amount in added))._replace(tier=shown.usage.tier)
+        model = next((name for name, _ in shown.named(maker)), maker.model)
+        self._metrics.of(self._tenants.get(maker.tenant).id, maker.operation).used(usage, model)
 
     def _charge(self, maker: Maker, shown: Shown, parts: Sequence[Part]) -> None:
         limits = self._tenants.get(maker.tenant).limits

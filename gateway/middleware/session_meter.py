@@ -79,6 +79,7 @@ class SessionMeter:
         """Count what was used of a model, reported or estimated."""
         exchange = self._exchange
         exchange.usage = used if exchange.usage is None else exchange.usage + used
+        self._standing.tallies.used(used, model)
         # What is known of it is counted with the request, when the session has ended.
         self._ledger.count(self._standing.counted(model, used.tier), used, None, requests=0)
 

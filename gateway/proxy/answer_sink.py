@@ -10,6 +10,7 @@ from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import EventFilter, Takes
 from gateway.proxy.answer import Answer
 from gateway.proxy.channel import Channel
+from gateway.proxy.piece_gaps import Pace
 from gateway.proxy.sink import Awaited, Passes
 from gateway.wire.search import Piece
 from gateway.wire.whole_chunks import chunk_at, whole_chunk
@@ -28,6 +29,7 @@ class AnswerSink(Awaited):
         "_comments",
         "_exchange",
         "_filtering",
+        "_pace",
         "_tail",
         "_takes",
         "_unframed_events",
@@ -43,9 +45,10 @@ class AnswerSink(Awaited):
         *,
         unframed_events: bool,
         tells_events: bool = False,
+        pace: Pace | None = None,
     ) -> None:
         """`filtering` stands between; `unframed_events`: nothing but the connection's end tells that of the events;
-        `tells_events`: whether it is `between_events` will be asked.
+        `tells_events`: whether it is `between_events` will be asked; `pace` is told when pieces come.
         """
         super().__init__()
         self._answer = answer
@@ -59,6 +62,7 @@ class AnswerSink(Awaited):
         """Whether comments went down in front of the stream."""
 
         self._client = client
+        self._pace = pace
         self._takes: Takes | None = None
         """What takes the usual piece, where there is one."""
 
@@ -87,6 +91,8 @@ class AnswerSink(Awaited):
     def piece(self, body: Piece, chunks: Piece | None) -> None:
         if self._over:
             return
+        if self._pace is not None:
+            self._pace.came()
         going = body
         if self._filtering is not None:
             body = bytes(body)
@@ -118,7 +124,16 @@ class AnswerSink(Awaited):
             self._takes = None if watches else self._filtering.usual()
         else:
             self._takes = watches[0][0].usual() if len(watches) == 1 else None
-        return None if self._takes is None else self._pass_usual
+        if self._takes is None:
+            return None
+        return self._pass_usual if self._pace is None or not self._pace.weight else self._pass_watched
+
+    def _pass_watched(self, data: bytes) -> int:
+        """As `_pass_usual`, where it is looked at when each piece comes."""
+        passed = self._pass_usual(data)
+        if passed == len(data) and self._pace is not None:
+            self._pace.came()  # else the rest of it says so
+        return passed
 
     def _pass_usual(self, data: bytes) -> int:
         client, takes = self._client.transport, self._takes
@@ -148,6 +163,8 @@ class AnswerSink(Awaited):
     def raw(self, data: Piece, body_bytes: int) -> None:
         if self._over:
             return
+        if self._pace is not None:
+            self._pace.came()
         exchange = self._exchange
         if exchange.first_byte_at is None:
             exchange.body_begins(monotonic())
@@ -160,6 +177,8 @@ class AnswerSink(Awaited):
         if self._unframed_events and (tail := (self._tail or b"") + body[-4:]) and tail[-1] not in _LINE_ENDS:
             self.fail(UpstreamBroken("The upstream broke off in the middle of an event."))
             return
+        if body and self._pace is not None:
+            self._pace.came()
         exchange, filtering, going = self._exchange, self._filtering, body
         if filtering is not None:
             body = bytes(body)

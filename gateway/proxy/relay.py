@@ -22,6 +22,7 @@ from gateway.proxy.by_sight import (
     unreadable,
 )
 from gateway.proxy.call import Call
+from gateway.proxy.piece_gaps import PieceGaps
 from gateway.proxy.reading import Reading
 from gateway.proxy.reply import Reply
 from gateway.proxy.report_sink import hear_report
@@ -66,10 +67,13 @@ _OF_THE_BODY = LENGTH | {
 class Relay:
     """Sends the upstream's answers to clients."""
 
-    def __init__(self, *, reading: Reading, wheel: Wheel, sse_comment_seconds: float) -> None:
+    def __init__(
+        self, *, reading: Reading, wheel: Wheel, gaps: PieceGaps, sse_comment_seconds: float
+    ) -> None:
         """`sse_comment_seconds`: after so much silence a stream of events gets a comment; 0: never."""
         self._reading = reading
         self._wheel = wheel
+        self._gaps = gaps
         self._comment_seconds = sse_comment_seconds
 
     def begin(
@@ -118,9 +122,11 @@ class Relay:
         answer = self.begin(request, call, head)
         exchange.body_begins(call.ended())
         answer.finish(body)
-        exchange.opened(
-            seen_whole(head, body) if body[0] in _EVENTS_BEGIN and in_question(exchange, head) else head
-        )
+        seen = head
+        if body[0] in _EVENTS_BEGIN:
+            seen = seen_whole(head, body) if in_question(exchange, head) else head
+            exchange.last_piece_at = exchange.first_byte_at if is_event_stream(seen) else None
+        exchange.opened(seen)
         exchange.answer_piece(body, len(body))
         if answer.waits():
             await answer.taken()
@@ -175,10 +181,13 @@ class Relay:
         client = request.connection
         takes_comments = events and not applied and head.status < 300 and answer.is_open_ended
         seconds = self._comment_seconds if takes_comments else 0.0
+        paced = events and head.status < 300 and exchange.operation.counts_usage
+        pace = self._gaps.watch(reply) if paced else None
         going = AnswerSink(
             *(answer, client, exchange, filtering),
             unframed_events=unframed_events,
             tells_events=seconds > 0.0,
+            pace=pace,
         )
         comments: Comments | None = None
         if seconds:
@@ -198,6 +207,10 @@ class Relay:
             client.fed_by(None)
             if comments is not None:
                 self._wheel.forget(comments)
+            if pace is not None:
+                self._gaps.ended(pace)
+            if events:
+                exchange.last_piece_at = reply.taken_at
 
     async def _answer_changed(self, request: Request, call: Call, head: Head, change: BodyChange) -> Answer:
         """Send a changed body in place of the upstream's. Raises UpstreamBroken for one that cannot be read."""

@@ -384,6 +384,10 @@ class UpstreamChannel(Channel):
         self._asked_at = ends_at
         return ends_at
 
+    def look_again(self) -> None:
+        """Have the sink look at the next piece, however usual it is."""
+        self._passes = None
+
     def _be_asked(self, at: float) -> None:
         if at < self._asked_at:
             self._asked_at = at

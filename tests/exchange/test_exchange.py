@@ -276,6 +276,7 @@ WRITERS = {
     "proxy/answer": {"status"},
     "http": {"added", "asked_at"},
     "answer_sink": {"bytes_out"},
+    "relay": {"last_piece_at"},
     "session": {"detail"},
     "pool": {"waited_seconds"},
 }

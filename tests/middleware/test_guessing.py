@@ -177,7 +177,7 @@ async def test_what_the_upstream_refused_says_nothing_of_guesses(
 
 
 def limited(gateway: Gateway, moment: str) -> float:
-    series = f'moment="{moment}",operation="createChatCompletion",tenant="acme"'
+    series = f'moment="{moment}",tenant="acme"'
     return gateway.metric(f"gateway_limited_llm_tokens_total{{{series}}}")
 
 
