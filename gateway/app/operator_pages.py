@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from importlib import resources
 
 from gateway.app.operators import Operators
-from gateway.app.state_document import StateDocument
 from gateway.errors import GatewayError
 from gateway.proxy.answer import Answer, own_answer
 from gateway.proxy.request import Request
@@ -46,9 +45,10 @@ _GUARDS = (
 class OperatorPages:
     """Answers operators, and nobody else."""
 
-    def __init__(self, operators: Operators, state: StateDocument) -> None:
+    def __init__(self, operators: Operators, *, told: Callable[[], Awaitable[bytes]]) -> None:
+        """`told` makes the state as JSON."""
         self._operators = operators
-        self._state = state
+        self._told = told
         folder = resources.files(__package__) / "page"
         self._files: Mapping[str, tuple[bytes, bytes]] = {
             path: ((folder / name).read_bytes(), kind) for path, (name, kind) in _FILES.items()
@@ -68,12 +68,12 @@ class OperatorPages:
             # Relative, for a proxy may show it elsewhere.
             return own_answer(302, b"", lines=lines_of(((b"Location", b"gateway/"), *_GUARDS)))
         if path == STATE:
-            return await self._told(request)
+            return await self._state(request)
         body, kind = self._files[path]
         return own_answer(200, body, content_type=kind, lines=lines_of(_GUARDS))
 
-    async def _told(self, request: Request) -> Answer:
-        body = await self._state.body()
+    async def _state(self, request: Request) -> Answer:
+        body = await self._told()
         fields: tuple[tuple[bytes, bytes], ...] = (*_GUARDS, (b"Vary", b"Accept-Encoding"))
         if _takes_gzip(request):
             packer = zlib.compressobj(1, wbits=_GZIP)

@@ -93,7 +93,7 @@ async def serve(app: App, *, listening: Callable[[str, str], None] | None = None
         except OSError as error:
             raise cannot_listen("listen", settings.listen, error) from None
         private_host, _ = split_address(settings.admin_listen)
-        listener = _private_listener(app, runner)
+        listener = private_listener(app, runner)
         try:
             port = listener.start()
         except OSError as error:
@@ -121,8 +121,8 @@ async def serve(app: App, *, listening: Callable[[str, str], None] | None = None
             await asyncio.to_thread(listener.stop)
 
 
-def _private_listener(app: App, runner: GatewayRunner) -> PrivateListener:
-    """Of this app, to which clients come by this runner."""
+def private_listener(app: App, runner: GatewayRunner) -> PrivateListener:
+    """The private listener of the one process, to which clients come by this runner."""
     settings, metrics = app.services.settings, app.services.metrics
     exposition = exposition_of_one(metrics.registry, app.health.worker, lambda: runner.sockets)
     state = StateDocument(
@@ -139,7 +139,7 @@ def _private_listener(app: App, runner: GatewayRunner) -> PrivateListener:
         *split_address(settings.admin_listen),
         exposition=exposition,
         health=app.health,
-        operators=OperatorPages(operators, state),
+        operators=OperatorPages(operators, told=state.body),
         names=settings.admin_hosts,
         refused=metrics.refused_connections.labels("private").inc,
     )

@@ -141,7 +141,7 @@ class _Supervision:
             port,
             exposition=exposition,
             health=self._health,
-            operators=OperatorPages(operators, state),
+            operators=OperatorPages(operators, told=state.body),
             names=settings.admin_hosts,
             refused=common.refused_connections.labels("private").inc,
         )
