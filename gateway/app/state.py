@@ -187,7 +187,7 @@ class Upstream(TypedDict):
 
     upstream: str
     answers: dict[str, int]
-    """By status, or its class, such as `200` or `4xx`."""
+    """By status, or its class, such as `429` or `2xx`."""
 
     answer_seconds: float
     """From having been asked to the head of the answer, of all answers together."""
@@ -282,6 +282,8 @@ class LeftOut(TypedDict):
     """How many are not in the lists, for want of room."""
 
     tenants: int
+    """Of the configuration."""
+
     credentials: bool
     """Whether there are any: how many nobody counts."""
 

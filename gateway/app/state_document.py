@@ -87,6 +87,9 @@ class StateDocument:
         self._ask = ask
         self._instance = f"{socket.gethostname()}:{port}"
         self._rests = Rests()
+        self._common = _NOTHING_TOLD
+        """What was told last of what all workers know alike: who was asked now may hang."""
+
         self._one_at_a_time = asyncio.Lock()
         self._made_at = -_KEPT_SECONDS
         self._body = b""
@@ -114,7 +117,7 @@ class StateDocument:
         return document
 
     def _document(self, counted: CountedState, told: Mapping[int, Told]) -> State:
-        common = next((one["common"] for one in told.values() if one["common"] is not None), _NOTHING_TOLD)
+        common = self._common = next((one["common"] for one in told.values() if one["common"]), self._common)
         tenants = _tenants(counted, common)
         ready = self._health.ready()
         return {
@@ -134,7 +137,9 @@ class StateDocument:
             "credentials": common["credentials"],
             "configuration": {"valid": counted.valid, "loaded": counted.loaded},
             "left_out": {
-                "tenants": max(len(counted.tenants), common["tenants_in_all"]) - len(tenants),
+                "tenants": max(
+                    0, common["tenants_in_all"] - sum(one["enabled"] is not None for one in tenants)
+                ),
                 "credentials": common["more_credentials"],
             },
         }
@@ -165,9 +170,9 @@ def _weight(counts: TenantCounts) -> tuple[int, int]:
 def _tenants(counted: CountedState, common: CommonTold) -> list[Tenant]:
     """The busiest, and of the configuration also those that have done nothing yet."""
     known = {one["tenant"]: one for one in common["tenants"]}
-    names = sorted(
-        {*counted.tenants, *known}, key=lambda name: (*(-n for n in _weight(counted.tenants[name])), name)
-    )
+    weights = {name: _weight(counted.tenants[name]) for name in {*counted.tenants, *known}}
+    names = [name for name, weight in weights.items() if name in known or any(weight)]
+    names.sort(key=lambda name: (*(-number for number in weights[name]), name))
     return [_tenant(name, counted.tenants[name], known.get(name)) for name in names[:MOST_TENANTS]]
 
 

@@ -59,7 +59,7 @@ def upstream(name: str, *, seconds: float = 0.0) -> Upstream:
     return {
         "upstream": name,
         "answers": {
-            "200": int(120_000 + 80 * seconds),
+            "2xx": int(120_000 + 80 * seconds),
             "400": 31,
             "429": int(88 + 3 * seconds),
             "503": 12,
