@@ -52,7 +52,7 @@ class Looking:
 
 @asynccontextmanager
 async def looking(gateway: Gateway) -> AsyncIterator[Looking]:
-    listener = private_listener(gateway.app, port=gateway.port)
+    listener = private_listener(gateway.app, gateway.runner)
     try:
         yield Looking(listener.start())
     finally:
