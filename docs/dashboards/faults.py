@@ -66,8 +66,12 @@ def share(part: Query, whole: Query) -> Query:
 
 
 def upstream_failing(ask: Ask, *by: str) -> Query:
-    """The share of what an upstream was asked that it did not do, throttled or refused our key for."""
-    failures = [(ANSWERS, {"status": FAILING}), (CONNECTS, {"result": ("failed", "timeout")})]
+    """The share of what an upstream was asked that it did not do, broke off, throttled or refused our key for."""
+    failures = [
+        (ANSWERS, {"status": FAILING}),
+        ("gateway_upstream_cut_answers_total", {}),
+        (CONNECTS, {"result": ("failed", "timeout")}),
+    ]
     asked = [(ANSWERS, {}), (CONNECTS, {"result": ("failed", "timeout")})]
     return share(ask.rates(failures, *by), ask.rates(asked, *by))
 

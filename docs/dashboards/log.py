@@ -81,10 +81,7 @@ PAGE = Page(
     ask,
     [Row("Lines", [_lines(), _otherwise()])],
     [
-        dashboard.DatasourceVariable("logs")
-        .label("Loki")
-        .type("loki")
-        .current(models.VariableOption(text="", value="")),
+        dashboard.DatasourceVariable("logs").label("Loki").type("loki"),
         dashboard.TextBoxVariable("lines")
         .label("Lines")
         .description("What selects the gateway's lines in your Loki.")

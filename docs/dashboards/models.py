@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import units
 
 from docs.dashboards.faults import EXCHANGES, share
 from docs.dashboards.page import Page, Row
-from docs.dashboards.panels import bars, lines, number, spread
+from docs.dashboards.panels import LLM_TOKENS_PER_SECOND, PER_MINUTE, bars, lines, number, spread
 from docs.dashboards.queries import WHOLE, Ask, but
 
 ask = Ask("model", "operation")
@@ -60,7 +60,7 @@ SPEED = Row(
             "A fall of one model is its provider's; of all, the gateway or what reads from it: see lag on "
             "Internals.",
             ask.quantile(0.5, _SPEED, "model").top(),
-            unit=units.Short,
+            unit=LLM_TOKENS_PER_SECOND,
             empty=_none,
         ),
         lines(
@@ -68,7 +68,7 @@ SPEED = Row(
             "The speed that nine of ten streamed answers exceeded: the ten slowest models.",
             "Below ten LLM tokens per second people read faster than it speaks.",
             ask.quantile(0.1, _SPEED, "model").lowest(),
-            unit=units.Short,
+            unit=LLM_TOKENS_PER_SECOND,
             empty=_none,
         ),
         spread(
@@ -76,7 +76,7 @@ SPEED = Row(
             "How many streamed answers came how fast.",
             "A second, slower band that was not there before: one provider, region or tier has become slow.",
             ask.buckets(_SPEED),
-            unit=units.Short,
+            unit=LLM_TOKENS_PER_SECOND,
             empty=_none,
             size=(8, 8),
         ),
@@ -117,7 +117,7 @@ USE = Row(
             "LLM tokens generated per minute: the ten models with most.",
             "A model that nobody should use any more still here: tenants.ID.models closes it.",
             (ask.rate(_USED, "model", kind="output") * 60).top(),
-            unit=units.Short,
+            unit=PER_MINUTE,
             empty="Nothing was generated.",
             stacked=True,
         ),
@@ -126,7 +126,7 @@ USE = Row(
             "LLM tokens of prompts per minute: the ten models with most.",
             "Growing faster than exchanges: conversations or contexts grow longer.",
             (ask.rate(_USED, "model", kind="input") * 60).top(),
-            unit=units.Short,
+            unit=PER_MINUTE,
             empty="Nothing was sent.",
             stacked=True,
         ),
@@ -155,7 +155,7 @@ USE = Row(
             "Everything that was used, per minute; cached_input is part of input, reasoning of output.",
             "reasoning that grows alone: a model, or an effort, has been changed.",
             ask.rate(_USED, "kind") * 60,
-            unit=units.Short,
+            unit=PER_MINUTE,
             empty="Nothing was used.",
         ),
         number(

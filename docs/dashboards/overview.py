@@ -16,7 +16,7 @@ from docs.dashboards.faults import (
     upstream_failing,
 )
 from docs.dashboards.page import Page, Row
-from docs.dashboards.panels import bars, grid, lines, number
+from docs.dashboards.panels import LLM_TOKENS_PER_SECOND, bars, grid, lines, number
 from docs.dashboards.queries import Ask, Query, but
 
 ask = Ask()
@@ -104,7 +104,7 @@ WHOSE = Row(
         ),
         number(
             "Upstream",
-            "The share of what upstreams were asked that they failed, throttled, or refused our key for.",
+            "The share of what upstreams were asked that they failed, broke off, throttled, or refused our key for.",
             "It is them, or our account there. Upstreams shows which one and how: 401 and 403 are our key, 429 our "
             "limits there, 5xx and failed connects themselves.",
             upstream_failing(ask).at_most(1).or_zero(),
@@ -163,7 +163,7 @@ COSTS = Row(
             "LLM tokens that were generated, per second, whoever asked.",
             "A fall without a fall of exchanges: answers break off, or their usage is not reported.",
             ask.rate("gateway_usage_total", kind="output").or_zero(),
-            unit=units.CountsPerSecond,
+            unit=LLM_TOKENS_PER_SECOND,
             empty="0",
             leads="models",
         ),
@@ -223,7 +223,8 @@ OVER_TIME = Row(
         ),
         bars(
             "Upstreams that fail most",
-            "The share of what each upstream was asked that it failed, throttled, or refused our key for.",
+            "The share of what each upstream was asked that it failed, broke off, throttled, or refused our key "
+            "for.",
             "Upstreams shows how. Where a model is served elsewhere too, tenants can be moved: tenants.ID.upstream.",
             upstream_failing(ask, "upstream").top(),
             unit=units.PercentUnit,

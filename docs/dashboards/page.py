@@ -78,12 +78,7 @@ class Page:
             )
             .annotations(list(_happened(self.ask)))
         )
-        made.with_variable(
-            dashboard.DatasourceVariable("datasource")
-            .label("Prometheus")
-            .type("prometheus")
-            .current(models.VariableOption(text="", value=""))
-        )
+        made.with_variable(dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
         before: list[str] = []
         for label in self.ask.choices:
             made.with_variable(_choice(self.ask, *before, label))

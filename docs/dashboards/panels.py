@@ -39,6 +39,9 @@ WHOLE_OF = {
     "upstream": "all upstreams",
     "model": "all models",
 }
+LLM_TOKENS_PER_SECOND, PER_MINUTE = "suffix: LLM tokens/s", "suffix: /min"
+"""Units that Grafana has not."""
+
 Steps = Sequence[tuple[float, str]]
 """From which value on which colour; below the first all is well."""
 
@@ -266,18 +269,19 @@ def _finished(
         .datasource(PROMETHEUS)
         .unit(unit)
         .no_value(empty)
-        .data_links(_links(queries, leads))
+        .data_links(_links(queries, leads, of_rows=form is PromQueryFormat.TABLE))
         .span(size[0])
         .height(size[1])
         .build()
     )
 
 
-def _links(queries: Sequence[Query], leads: str | None) -> list[dashboard.DashboardLink]:
+def _links(queries: Sequence[Query], leads: str | None, *, of_rows: bool) -> list[dashboard.DashboardLink]:
     """Where a click leads: the log lines of what was clicked on, and a dashboard that says more."""
+    clicked = "__data.fields" if of_rows else "__field.labels"
     labels = set.intersection(*(set(query.labels) for query in queries))
     narrowed = "".join(
-        f"&var-{field}=${{__field.labels.{label}}}" for label, field in LOG_FIELDS.items() if label in labels
+        f"&var-{field}=${{{clicked}.{label}}}" for label, field in LOG_FIELDS.items() if label in labels
     )
     chosen = f"${{job:queryparam}}{narrowed}" if narrowed else "${__all_variables}"
     links = [dashboard.DashboardLink("Its log lines").url(f"/d/gateway-log?${{__url_time_range}}&{chosen}")]

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import units
 
 from docs.dashboards.faults import ERRORS, EXCHANGES, failed, share
 from docs.dashboards.page import Page, Row
-from docs.dashboards.panels import bars, grid, lines, number
+from docs.dashboards.panels import PER_MINUTE, bars, grid, lines, number
 from docs.dashboards.queries import WHOLE, Ask, but
 
 ask = Ask("tenant")
@@ -129,7 +129,7 @@ LIMITS = Row(
             "Far more reserved than settled: clients state a max_tokens that they never need, and are throttled "
             "for it.",
             ask.rate("gateway_limited_llm_tokens_total", "moment") * 60,
-            unit=units.Short,
+            unit=PER_MINUTE,
             empty="No limit counts LLM tokens of anything in this time.",
         ),
         lines(
@@ -163,7 +163,7 @@ USAGE = Row(
             "LLM tokens generated per minute: the ten tenants with most.",
             "What it costs is on your upstream's price list; max_tokens_per_1_day bounds a tenant.",
             (ask.rate(_USAGE, "tenant", kind="output") * 60).top(),
-            unit=units.Short,
+            unit=PER_MINUTE,
             empty="Nothing was generated.",
             stacked=True,
         ),
@@ -172,7 +172,7 @@ USAGE = Row(
             "Everything that was used, per minute; cached_input is part of input, reasoning of output.",
             "input that grows without cached_input: prompts have begun to differ at their start.",
             ask.rate(_USAGE, "kind") * 60,
-            unit=units.Short,
+            unit=PER_MINUTE,
             empty="Nothing was used.",
         ),
         lines(
@@ -180,7 +180,7 @@ USAGE = Row(
             "Exchanges that used something, per minute, by what is known: reported, estimated, or nothing.",
             "unreported is missing from all usage; which operation it is, the log says by `usage_known`.",
             ask.rate("gateway_usage_exchanges_total", "known") * 60,
-            unit=units.Short,
+            unit=PER_MINUTE,
             empty="Nothing was used.",
             stacked=True,
         ),

@@ -16,6 +16,7 @@ _SECONDS, _POOL, _MOST = (
     "gateway_upstream_connections_most",
 )
 _WAITS = "gateway_upstream_waits_total"
+_RISING = ((0, "red"), (0.05, "orange"), (0.2, "green"))
 _none = "No upstream was asked anything in this time."
 _limits = ("upstream", "model", "dimension")
 _left = share(
@@ -28,7 +29,7 @@ NOW = Row(
     [
         number(
             "Failing",
-            "The share of what was asked that upstreams failed, throttled, or refused our key for.",
+            "The share of what was asked that upstreams failed, broke off, throttled, or refused our key for.",
             "The three numbers to the right say which of it; the status in Answers says more.",
             upstream_failing(ask).at_most(1).or_zero(),
             unit=units.PercentUnit,
@@ -87,6 +88,7 @@ NOW = Row(
             _left.least(),
             unit=units.PercentUnit,
             empty="None is told",
+            steps=_RISING,
             loud=True,
         ),
     ],
@@ -115,7 +117,8 @@ ANSWER = Row(
         ),
         lines(
             "Failing, by upstream",
-            "The share of what each was asked that it failed, throttled, or refused our key for: the ten worst.",
+            "The share of what each was asked that it failed, broke off, throttled, or refused our key for: the "
+            "ten worst.",
             "One: it. All: the network between, or something of ours; Connects says.",
             upstream_failing(ask, "upstream").top(),
             unit=units.PercentUnit,
@@ -193,7 +196,7 @@ LEFT = Row(
             _left.lowest(),
             unit=units.PercentUnit,
             empty="No upstream has told of its limits lately.",
-            steps=(),
+            steps=_RISING,
             most=1,
         ),
         lines(
