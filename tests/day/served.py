@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,9 +51,10 @@ class Served:
         body: bytes | None = QUESTION,
         *,
         credential: str | None = None,
+        more: Mapping[str, str] | None = None,
     ) -> int:
-        """One request; the status of its answer, or 0 where none came whole."""
-        headers = {"Authorization": f"Bearer {credential or self.credential(tenant)}"}
+        """One request, with `more` fields; the status of its answer, or 0 where none came whole."""
+        headers = {"Authorization": f"Bearer {credential or self.credential(tenant)}", **(more or {})}
         if body is not None:
             headers["Content-Type"] = "application/json"
         url = f"http://{self.command.host}:{self.command.port}{target}"
