@@ -120,7 +120,7 @@ class Settings(BaseSettings):
     Empty: what upstreams say of that passes."""
 
     admin_listen: Annotated[Address, AT_START] = "127.0.0.1:9090"
-    """The private listener: metrics and health. Keep it off the public network."""
+    """The private listener: metrics, health, and a page for operators. Keep it off the public network."""
 
     admin_hosts: Annotated[tuple[HostName, ...], AT_START] = ()
     """Names under which it may be asked for more than metrics and health; by address and as localhost it always may."""

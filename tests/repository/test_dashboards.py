@@ -169,7 +169,12 @@ def test_every_panel_leads_to_the_log_and_no_link_leads_nowhere(name: str) -> No
         for url in urls:
             uid = url.removeprefix("/d/").partition("?")[0]
             assert set(re.findall(r"var-(\w+)=", url)) <= known[uid], url
-            used = set(re.findall(r"\$\{(\w+)[:}]", url)) - {"__url_time_range", "__all_variables", "__field", "__data"}
+            used = set(re.findall(r"\$\{(\w+)[:}]", url)) - {
+                "__url_time_range",
+                "__all_variables",
+                "__field",
+                "__data",
+            }
             assert used <= known[DASHBOARDS[name]["uid"]], url
 
 
