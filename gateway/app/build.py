@@ -152,6 +152,7 @@ def build_app(
         expected_replicas=settings.expected_replicas,
         capped=metrics.limits.capped,
         decided=metrics.limits.decided,
+        levelled=metrics.limits.levelled,
     )
     span_writer = spans_to(
         settings.traces, worker=place.index, lost=metrics.process.spans_lost.inc, export=export_spans

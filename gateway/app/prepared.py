@@ -46,6 +46,7 @@ class Prepared:
         self._put_trust()
         show_issuers(self._services, self._settings)
         self._put_tenants()
+        self._services.limiter.levels.forget()
         self._services.metrics.models.names.configure(configured_models(self._settings))
         self._put_certificate()
 

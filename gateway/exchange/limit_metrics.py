@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+from math import nan
+
 from gateway.exchange.instruments import Counts, Gauges, Registry, Rule
+from gateway.limits.levels import Used
 from gateway.limits.terms import OnStoreFailure, Quota, tenant_of
 
 
@@ -22,10 +27,12 @@ class LimitMetrics:
             ["tenant", "dimension"],
             registry=registry,
         )
-
-        self.used_ratio = Gauges(
+        self._in_use: Mapping[Used, float] = {}
+        self._shown: set[Used] = set()
+        self._used_ratio = Gauges(
             "gateway_limit_used_ratio",
-            "The part of a limit that is in use, of the hundred that have least left.",
+            "The part of a limit that is in use, above 1 in debt, of the hundred that have least left; of several "
+            "that a tenant has of one kind the fullest.",
             ["tenant", "dimension"],
             rule=Rule.MAX,
             registry=registry,
@@ -55,6 +62,17 @@ class LimitMetrics:
             rule=Rule.SUM,
             registry=registry,
         )
+
+    def levelled(self, in_use: Mapping[Used, float]) -> None:
+        """Show that so much of these limits is in use, and of no others."""
+        self._in_use = in_use
+        for used in in_use.keys() - self._shown:
+            self._shown.add(used)
+            tenant, dimension = used
+            self._used_ratio.watch(partial(self._ratio, used), tenant, dimension.value)
+
+    def _ratio(self, used: Used) -> float:
+        return self._in_use.get(used, nan)
 
     def decided(self, quota: Quota, by: OnStoreFailure, granted: bool) -> None:
         """Count one step of an admission that was decided while the store did not answer."""

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from gateway.limits.arithmetic import decide
 from gateway.limits.charges import Charges
+from gateway.limits.levels import Levels
 from gateway.limits.store import BucketStore, Mode, Step, StoreUnavailable
 from gateway.limits.terms import Charge
 
@@ -16,6 +17,7 @@ class Keeper(Protocol):
     """The limiter, to what is held."""
 
     store: BucketStore
+    levels: Levels
     late: list[Held]
     """Settlements that the store has to be told again."""
 
@@ -72,6 +74,7 @@ class Held(Step):
                 for at, few in self.charges.quotas.narrow:
                     if missing[at] > few and self.charges.crowds(at, missing[at]):
                         self.hurries = True
+            self._limiter.levels.heard[self.charges.quotas] = missing
             decided.set_result(decide(self.charges, missing, granted=granted))
         elif granted or self.maybe_done:
             if self._over is not None:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.limits.charges import Charges
+from gateway.limits.charges import Charges, QuotaSet
 from gateway.limits.held import Debit, Held
+from gateway.limits.levels import Levels, Used
 from gateway.limits.local_shares import LocalShares
 from gateway.limits.store import BucketStore, Census, StoreUnavailable
 from gateway.limits.terms import MOST_REPORTED, Charge, Decision, Dimension, OnStoreFailure, Quota, tenant_of
@@ -22,6 +23,9 @@ _AT_ONCE = 256
 
 _QUICK_SECONDS = 0.1
 """How soon the store is asked again where something waits for it."""
+
+_LOOK_SECONDS = 5.0
+"""How often the store is asked for the levels that are known: others take permits too, and settle."""
 
 _NOTHING: Mapping[Dimension, int] = {}
 _NO_PERMITS = dict.fromkeys(Dimension, 0)
@@ -45,7 +49,8 @@ class Limiter:
 
     Until the store was reached once, this worker counts as number `worker_index` of `own_workers` in each of
     `expected_replicas` gateways. `capped` hears of each report that took a hundred times a limit and said more;
-    `decided` of each step that was decided in the store's place: of whom, by what, and whether it was granted.
+    `decided` of each step that was decided in the store's place: of whom, by what, and whether it was granted;
+    `levelled`, once a second, how much of the limits is in use that have least left.
     """
 
     def __init__(
@@ -58,15 +63,20 @@ class Limiter:
         announce_seconds: float = 1.0,
         capped: Callable[[Quota], None] = lambda _: None,
         decided: Callable[[Quota, OnStoreFailure, bool], None] = lambda *_: None,
+        levelled: Callable[[Mapping[Used, float]], None] = lambda _: None,
     ) -> None:
         self.store = store
         self._capped = capped
         self._decided = decided
+        self._levelled = levelled
         self._worker = secrets.token_hex(8)
         self._announce_seconds = announce_seconds
         census = Census(worker_index * expected_replicas, own_workers * expected_replicas)
         self._shares = LocalShares(census)
         self._open: dict[str, tuple[Held, ...]] = {}
+        self.levels = Levels()
+        """How much of the limits is in use; taken up once a second."""
+
         self.late: list[Held] = []
         """Settlements that the store has to be told again."""
         self._lost_touch = False
@@ -233,10 +243,14 @@ class Limiter:
     async def _keep_alive(self) -> None:
         """Once a second: announce, tell the store what it missed, renew leases when it is time."""
         loop = self._loop
-        renewed = told = loop.time()
+        renewed = told = looked = loop.time()
         while not await self._closing_within(self._pause_seconds()):
             await self._announce()
             now = loop.time()
+            self._show_levels()
+            if now - looked >= _LOOK_SECONDS:
+                looked = now
+                await self._look_at_levels()
             if now - told < self._announce_seconds and not all(self.store.health().values()):
                 continue  # much may wait, and would do so in vain
             told = now
@@ -265,6 +279,21 @@ class Limiter:
             self._shares.census = await self.store.announce(self._worker)
         except StoreUnavailable:
             self._lost_touch = True  # the workers that were seen last still share the limits
+
+    async def _look_at_levels(self) -> None:
+        """Hear how much of what was in use still is; what the store does not say, time alone refills."""
+        await _together(self._look_at(quotas) for quotas in self.levels.to_look_at())
+        self._show_levels()
+
+    async def _look_at(self, quotas: QuotaSet) -> None:
+        try:
+            self.levels.heard[quotas] = await self.store.missing(quotas)
+        except StoreUnavailable:
+            pass
+
+    def _show_levels(self) -> None:
+        self.levels.take_up(int(self._loop.time() * 1e6))
+        self._levelled(self.levels.ratios)
 
     async def _renew(self) -> None:
         """Renew what the store holds for open exchanges, and take again what it forgot."""

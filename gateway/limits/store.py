@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from gateway.limits.arithmetic import decide
-from gateway.limits.charges import Charges
+from gateway.limits.charges import Charges, QuotaSet
 from gateway.limits.terms import Charge, Decision, Quota
 
 
@@ -193,7 +193,9 @@ class BucketStore(ABC):
 
     async def missing(self, quotas: Iterable[Quota]) -> Sequence[int]:
         """Grains that are missing from each bucket."""
-        _, missing = await self._outcome(Step("look", "", Charges.of(Charge(quota, 0) for quota in quotas)))
+        if not isinstance(quotas, QuotaSet):
+            quotas = QuotaSet.of(quotas)
+        _, missing = await self._outcome(Step("look", "", Charges(quotas, [0] * len(quotas))))
         return missing
 
     async def quiet(self) -> None:  # noqa: B027 - nothing is ever under way in a store without I/O
