@@ -33,6 +33,7 @@ _VERBS = (
     "routes",
     "limits",
     "usage",
+    "top",
     "bench",
     "probe",
     "completion",
@@ -74,6 +75,8 @@ def _registers(verb: str) -> Callable[[Any], None]:
             from gateway.cli.limits import register
         case "probe":
             from gateway.cli.probe import register
+        case "top":
+            from gateway.cli.top.verb import register
         case "bench":
             from gateway.cli.bench.verb import register
         case "completion":

@@ -112,14 +112,20 @@ def ask(address: str, path: str) -> tuple[int, bytes]:
         raise ValueError(f"{address}: {error}") from None
 
 
-def _asked(address: str, path: str) -> tuple[int, bytes]:
-    deadline = monotonic() + DEADLINE_SECONDS
+def connected_to(address: str) -> tuple[str, int]:
+    """Host and port to connect to, to reach who listens there. Raises ValueError."""
     host, separator, port = address.rpartition(":")
     host = host.strip("[]")
     if not separator or not port.isdigit() or int(port) > _MOST_PORT:
         raise ValueError("expected HOST:PORT, such as 127.0.0.1:9090 or [::1]:9090")
+    return _ANYWHERE.get(host, host), int(port)
+
+
+def _asked(address: str, path: str) -> tuple[int, bytes]:
+    deadline = monotonic() + DEADLINE_SECONDS
+    to = connected_to(address)
     try:
-        with socket.create_connection((_ANYWHERE.get(host, host), int(port)), DEADLINE_SECONDS) as connection:
+        with socket.create_connection(to, DEADLINE_SECONDS) as connection:
             connection.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
             answer = b""
             while len(answer) < _MOST_BYTES:
