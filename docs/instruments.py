@@ -26,7 +26,10 @@ class Shown(NamedTuple):
 def instruments() -> list[Shown]:
     """All of them, in the order in which they are declared."""
     registries = Metrics().registry, SupervisorMetrics(tuple).registry
-    return [_shown(instrument.description) for registry in registries for instrument in registry.instruments]
+    shown = [_shown(instrument.description) for registry in registries for instrument in registry.instruments]
+    return list(
+        {one.name: one for one in shown}.values()
+    )  # some are counted by workers and by who looks after them
 
 
 def _shown(described: Description) -> Shown:

@@ -12,6 +12,7 @@ from operator import le
 from gateway.app.families import NOWHERE, Family, Layout
 from gateway.app.snapshots import Part, Snapshot, SnapshotUnreadable, read_snapshot
 from gateway.exchange.instruments import Description, Kind
+from gateway.exchange.series_room import MOST_SERIES, SeriesRoom
 
 _log = logging.getLogger("gateway.metrics")
 _REMEMBERED = 4096
@@ -21,13 +22,16 @@ _REMEMBERED = 4096
 class _Numbers:
     """Those of one instrument of one worker."""
 
-    __slots__ = ("description", "family", "layout", "places", "values")
+    __slots__ = ("description", "family", "layout", "places", "unplaced", "values")
 
     def __init__(self, description: Description, family: Family) -> None:
         self.description = description
         self.family = family
         self.layout = Layout(description)
         self.places: list[int] = []
+        self.unplaced: dict[int, tuple[tuple[str, ...], str]] = {}
+        """Those whose last label is one of a few, until they are more than nothing: the values of all labels."""
+
         self.values: array[float] = array("d")
 
     def named(self, part: Part, worker: str) -> None:
@@ -38,9 +42,20 @@ class _Numbers:
         for series, names in enumerate(part.names, part.end - len(part.names)):
             places = self.family.places(self.layout, names, worker)
             self.places[series * width : (series + 1) * width] = places
+            for at, last in enumerate(self.description.last, series * width):
+                if last is not None:
+                    self.unplaced[at] = names, last
         for number, exemplar in part.exemplars:
             if self.places[number] != NOWHERE:
                 self.family.exemplify(self.places[number], exemplar)
+
+    def place_used(self, worker: str) -> None:
+        """Find the places of those that are more than nothing by now."""
+        values = self.values
+        used = [at for at in self.unplaced if at < len(values) and values[at]]
+        for at in used:
+            names, last = self.unplaced.pop(at)
+            self.places[at] = self.family.place_of_last(self.layout, names, last, worker)
 
     def counted(self, values: array[float]) -> None:
         """Take the latest numbers; of what counts only those that are not less than before."""
@@ -69,8 +84,18 @@ class _Worker:
 class Counted:
     """Adds up the snapshots of all workers. Heard on one thread, shown on another."""
 
-    def __init__(self, *, refused: Callable[[str], None] = lambda _: None) -> None:
-        """`refused` is told why something does not count: `unreadable` or `unknown`."""
+    def __init__(
+        self,
+        *,
+        refused: Callable[[str], None] = lambda _: None,
+        folded: Callable[[], None] = lambda: None,
+        most_series: int = MOST_SERIES,
+    ) -> None:
+        """`refused` is told why something does not count: `unreadable` or `unknown`; `folded` of each series for which
+        there is no room, for all together may not have more than one of them.
+        """
+        self.room = SeriesRoom(most_series)
+        self.room.folded = folded
         self._refused = refused
         self._lock = threading.Lock()
         self._families: dict[str, Family] = {}
@@ -126,13 +151,16 @@ class Counted:
             for name, numbers in known.numbers.items():
                 if name in latest and name not in odd:
                     numbers.counted(latest[name])
+        for name in latest:
+            if (counted := known.numbers.get(name)) is not None and counted.unplaced:
+                counted.place_used(str(known.index))
         return odd
 
     def _numbers(self, known: _Worker, description: Description) -> _Numbers | None:
         """Where a worker's numbers of an instrument are; None where it is not what it was, or what others have."""
         numbers = known.numbers.get(description.name)
         if numbers is None:
-            family = self._families.setdefault(description.name, Family(description))
+            family = self._families.setdefault(description.name, Family(description, self.room))
             if family.description.kind is not description.kind:
                 return None
             numbers = known.numbers[description.name] = _Numbers(description, family)

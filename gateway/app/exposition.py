@@ -90,7 +90,7 @@ def exposition_of_one(
 ) -> Exposition:
     """The page of one process: what is on this registry, how it fares, and who waits at what listens for it."""
     metrics = SupervisorMetrics(lambda: (worker(),), sockets=lambda: (sockets(),), supervises=False)
-    counted, snapshots = Counted(refused=metrics.refused), Snapshots(registry)
+    counted, snapshots = Counted(refused=metrics.refused, folded=metrics.folded), Snapshots(registry)
 
     async def count() -> None:
         counted.hear("the only one", 0, await snapshots.take())
@@ -103,6 +103,7 @@ def exposition_of_all(
 ) -> Exposition:
     """The page of all workers and of who looks after them; `count` has the workers' latest snapshots heard."""
     snapshots = Snapshots(metrics.registry)
+    metrics.series.watch(lambda: counted.room.taken)
 
     async def count_all() -> None:
         with suppress(TimeoutError):

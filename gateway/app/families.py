@@ -9,6 +9,7 @@ from math import inf, isnan
 from typing import assert_never
 
 from gateway.exchange.instruments import Description, Exemplar, Kind, Rule
+from gateway.exchange.series_room import SeriesRoom
 
 NOWHERE = -1
 """The place of what is not shown: the last of all places is nobody's."""
@@ -25,7 +26,11 @@ class Layout:
 
     def __init__(self, description: Description) -> None:
         self.description = description
-        names = (*description.labels, "worker") if description.rule is Rule.EACH else description.labels
+        is_each = description.rule is Rule.EACH
+        names = (*description.labels, "worker") if is_each else description.labels
+        self.own_labels = (*description.own_labels, "worker") if is_each else description.own_labels
+        """Those that tell one series from another."""
+
         self._order = sorted(range(len(names)), key=names.__getitem__)
         self.names: Names = tuple(names[place] for place in self._order)
 
@@ -41,8 +46,11 @@ class Family:
     buckets are wider appear in the next larger of the others'.
     """
 
-    def __init__(self, description: Description) -> None:
+    def __init__(self, description: Description, room: SeriesRoom) -> None:
         self.description = description
+        self._room = room
+        if description.labels or description.rule is Rule.EACH:
+            room.keep(description.lines)
         self._places: dict[tuple[Names, Values, float | None], int] = {}
         self._series: list[tuple[Names, Values, float | None]] = []
         self._starts: list[str] = []
@@ -54,24 +62,40 @@ class Family:
         """When the latest exchange ended that is known of a bucket, and what stands behind the line for it."""
 
     def places(self, layout: Layout, values: Values, worker: str) -> list[int]:
-        """Those of the numbers of one series of a worker, made where they are new."""
+        """Those of the numbers of one series of a worker, made where they are new.
+
+        Where the last label is one of a few each number gets one by `place_of_last`, once it is more than nothing.
+        """
         description = layout.description
-        if description.rule is Rule.EACH:
-            values = (*values, worker)
-        names = layout.names
         if description.last:
-            return [
-                NOWHERE if last is None else self._place(names, layout.ordered((*values, last)))
-                for last in description.last
-            ]
-        values = layout.ordered(values)
+            return [NOWHERE] * len(description.last)
+        names = layout.names
+        values = self._named(layout, values, worker, description.lines)
         if description.kind is not Kind.HISTOGRAM:
             return [self._place(names, values)]
         buckets = {bound: self._place(names, values, bound) for bound in (*description.bounds, inf)}
         known = self._buckets.get((names, values), {})
         if not buckets.keys() <= known.keys():
+            if known:
+                self._room.taken += len(buckets.keys() - known.keys())
             self._buckets[names, values] = dict(sorted({**known, **buckets}.items()))
         return [*buckets.values(), self._place(names, values)]
+
+    def place_of_last(self, layout: Layout, values: Values, last: str, worker: str) -> int:
+        """That of one number of a series of a worker."""
+        return self._place(layout.names, self._named(layout, values, worker, 1, last))
+
+    def _named(self, layout: Layout, values: Values, worker: str, lines: int, *last: str) -> Values:
+        """The values of all labels by which a series of a worker is known here, if there is room for its lines."""
+
+        def is_there(values: Values) -> bool:
+            return (layout.names, layout.ordered((*values, *last)), None) in self._places
+
+        if layout.description.rule is Rule.EACH:
+            values = (*values, worker)
+        if not is_there(values):
+            values = self._room.named(layout.own_labels, values, lines, is_there)
+        return layout.ordered((*values, *last))
 
     def _place(self, names: Names, values: Values, bound: float | None = None) -> int:
         series = names, values, bound

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gateway.app.health import State, WorkerState
 from gateway.exchange.instruments import Counts, Gauges, Registry, Rule, Tallies
+from gateway.exchange.process_metrics import FOLDED
 from gateway.proxy.acceptor import listen_queue
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -84,6 +85,14 @@ class SupervisorMetrics:
                 ("max_fds", "Files that a worker may have open."),
             )
         }
+        self.series = Gauges(
+            "gateway_series",
+            "Series that there are, as Prometheus counts them: at most 20,000.",
+            rule=Rule.MAX,
+            registry=registry,
+        )
+        self._series_folded = Counts("gateway_series_folded", FOLDED, registry=registry).labels()
+        registry.room.folded = self.folded
         self._queue = Gauges(
             "gateway_listen_queue",
             "Connections that wait to be accepted in the place of a worker, whether it has one or not.",
@@ -121,6 +130,10 @@ class SupervisorMetrics:
     def refused(self, reason: str) -> None:
         """Count what does not count."""
         self._refused.labels(reason).inc()
+
+    def folded(self) -> None:
+        """Count a series for which there is no room."""
+        self._series_folded.inc()
 
     def look(self) -> None:
         """See how the workers are now."""

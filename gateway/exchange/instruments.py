@@ -15,8 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
-from math import nan
+from math import isnan, nan
 from typing import Generic, Protocol, TypeVar
+
+from gateway.exchange.series_room import MOST_SERIES, SeriesRoom
 
 _log = logging.getLogger("gateway.metrics")
 _Cell = TypeVar("_Cell")
@@ -62,6 +64,18 @@ class Description:
             return len(self.bounds) + 2
         return len(self.last) or 1
 
+    @property
+    def lines(self) -> int:
+        """How many series one of these is at most, as Prometheus counts them."""
+        if self.kind is Kind.HISTOGRAM:
+            return len(self.bounds) + 3
+        return sum(last is not None for last in self.last) or 1
+
+    @property
+    def own_labels(self) -> tuple[str, ...]:
+        """Those that tell one series from another."""
+        return self.labels[:-1] if self.last else self.labels
+
 
 Exemplar = tuple[str, float, float]
 """One exchange of those in a bucket: its id, its value, and when it ended, in unix seconds."""
@@ -71,6 +85,9 @@ class Instrument(Protocol):
     """One instrument, as it is read."""
 
     description: Description
+
+    def shown(self) -> int:
+        """How many series this is by now, as Prometheus counts them."""
 
     def names(self) -> list[tuple[str, ...]]:
         """The values of the labels of every series so far, in an order to which new ones are only appended."""
@@ -83,16 +100,22 @@ class Instrument(Protocol):
 
 
 class Registry:
-    """The instruments of one process, each under a name of its own."""
+    """The instruments of one process, each under a name of its own, and the room for their series."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_series: int = MOST_SERIES) -> None:
         self.instruments: list[Instrument] = []
+        self.room = SeriesRoom(most_series, recount=self._shown)
 
     def register(self, instrument: Instrument) -> None:
         """Add one."""
         name = instrument.description.name
         assert all(name != other.description.name for other in self.instruments), name
         self.instruments.append(instrument)
+        if instrument.description.labels:
+            self.room.keep(instrument.description.lines)
+
+    def _shown(self) -> int:
+        return sum(instrument.shown() for instrument in self.instruments)
 
 
 class _Series(Generic[_Cell]):
@@ -101,7 +124,26 @@ class _Series(Generic[_Cell]):
     def __init__(self, description: Description, registry: Registry) -> None:
         self.description = description
         self._series: dict[tuple[str, ...], _Cell] = {}
+        self._room = registry.room
         registry.register(self)
+
+    def labels(self, *values: str) -> _Cell:
+        """The series with these labels; where there is no room for one more, that which stands for others."""
+        cell = self._series.get(values)
+        if cell is None:
+            # Not to be made twice, on two threads at once: one of them would be lost.
+            cell = self._series.setdefault(self._named(values), self._new())
+        return cell
+
+    def shown(self) -> int:
+        return len(self._series) * self.description.lines
+
+    def _named(self, values: tuple[str, ...]) -> tuple[str, ...]:
+        description = self.description
+        return self._room.named(description.own_labels, values, description.lines, self._series.__contains__)
+
+    def _new(self) -> _Cell:
+        raise NotImplementedError
 
     def names(self) -> list[tuple[str, ...]]:
         return list(self._series)
@@ -134,12 +176,8 @@ class Tallies(_Series[Tally]):
     def __init__(self, name: str, documentation: str, labels: Sequence[str], *, registry: Registry) -> None:
         super().__init__(Description(name, Kind.COUNTER, documentation, tuple(labels)), registry)
 
-    def labels(self, *values: str) -> Tally:
-        """The series with these labels."""
-        series = self._series.get(values)
-        if series is None:
-            series = self._series[values] = Tally()
-        return series
+    def _new(self) -> Tally:
+        return Tally()
 
     def values(self, first: int, end: int) -> array[float]:
         return array("d", [tally.value for tally in list(self._series.values())[first:end]])
@@ -168,10 +206,8 @@ class Counts(_Series[Count]):
     ) -> None:
         super().__init__(Description(name, Kind.COUNTER, documentation, tuple(labels)), registry)
 
-    def labels(self, *values: str) -> Count:
-        """The series with these labels."""
-        # Not to be made twice, on two threads at once: one of them would be lost.
-        return self._series.get(values) or self._series.setdefault(values, Count())
+    def _new(self) -> Count:
+        return Count()
 
     def _numbers(self, cell: Count) -> Sequence[float]:
         return (cell.value,)
@@ -197,9 +233,17 @@ class Sums(_Series[list[float]]):
             Description(name, Kind.COUNTER, documentation, tuple(labels), last=tuple(of)), registry
         )
 
-    def labels(self, *values: str) -> list[float]:
-        """The series with these labels and each of the last. Whoever has them adds to them in place."""
-        return self._series.setdefault(values, [0.0] * len(self.description.last))
+    def shown(self) -> int:
+        lasts = self.description.last
+        return sum(
+            bool(value) and last is not None
+            for cell in list(self._series.values())
+            for last, value in zip(lasts, cell, strict=True)
+        )
+
+    def _new(self) -> list[float]:
+        """One number for each value of the last label. Whoever has them adds to them in place."""
+        return [0.0] * len(self.description.last)
 
     def values(self, first: int, end: int) -> array[float]:
         return array("d", chain.from_iterable(list(self._series.values())[first:end]))
@@ -250,12 +294,8 @@ class Spreads(_Series[Spread]):
             registry,
         )
 
-    def labels(self, *values: str) -> Spread:
-        """The series with these labels."""
-        series = self._series.get(values)
-        if series is None:
-            series = self._series[values] = Spread(self.description.bounds)
-        return series
+    def _new(self) -> Spread:
+        return Spread(self.description.bounds)
 
     def exemplars(self, first: int, end: int) -> list[tuple[int, int, Exemplar]]:
         found = []
@@ -280,14 +320,30 @@ class Gauges(_Series[Callable[[], float]]):
     ) -> None:
         super().__init__(Description(name, Kind.GAUGE, documentation, tuple(labels), rule), registry)
         self._has_failed = False
+        self._others: dict[tuple[str, ...], Callable[[], float]] = {}
+        """What is asked for the one series that stands for others."""
 
     def watch(self, read: Callable[[], float], *labels: str) -> None:
         """Let the series with these labels show what `read` says, on whatever thread it is asked."""
-        self._series[labels] = read
+        if labels in self._others:
+            self._others[labels] = read
+            return
+        named = labels if labels in self._series else self._named(labels)
+        if named != labels:
+            self._others[labels] = read
+            read = self._of_others
+        self._series[named] = read
 
     def set(self, value: float, *labels: str) -> None:
         """Let it show this."""
-        self._series[labels] = lambda: value
+        self.watch(lambda: value, *labels)
+
+    def _of_others(self) -> float:
+        values = [value for read in list(self._others.values()) if not isnan(value := read())]
+        if not values:
+            return nan
+        rule = self.description.rule
+        return sum(values) if rule is Rule.SUM else min(values) if rule is Rule.MIN else max(values)
 
     def _numbers(self, cell: Callable[[], float]) -> Sequence[float]:
         try:

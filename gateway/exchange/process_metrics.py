@@ -7,6 +7,10 @@ from gateway.exchange.instruments import Counts, Gauges, Registry, Rule, Spreads
 # From a turn of the loop that nobody feels to one that everybody does.
 _LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
+FOLDED = (
+    "How often a series was wanted for which there is no room: it is counted in one whose labels say `other`."
+)
+
 
 class ProcessMetrics:
     """Instruments of one process that serves."""
@@ -100,11 +104,9 @@ class ProcessMetrics:
             "Spans that never reached the collector.",
             registry=registry,
         ).labels()
-        self.series = Gauges(
-            "gateway_series", "Series that this process counts in.", rule=Rule.SUM, registry=registry
-        )
         self.series_folded = Counts(
             "gateway_series_folded",
-            "Series that found no room any more, and are counted in one whose labels are other.",
+            FOLDED,
             registry=registry,
         ).labels()
+        registry.room.folded = self.series_folded.inc

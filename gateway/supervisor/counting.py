@@ -31,7 +31,7 @@ class Counting:
         """What no worker counts, since it is done for all of them."""
 
         self._workers = workers
-        self._counted = Counted(refused=self.metrics.refused)
+        self._counted = Counted(refused=self.metrics.refused, folded=self.metrics.folded)
         self._loop = asyncio.get_running_loop()
         self._one_at_a_time = asyncio.Lock()
 

@@ -352,6 +352,70 @@ def test_an_instrument_that_nobody_here_understands_is_left_out_and_said_so(
     assert samples(counted) == {("others_total", ()): 1}
 
 
+# Room.
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2), st.integers(0, 40), st.integers(0, 40), st.sampled_from(["add", "say", "die"])
+        ),
+        min_size=50,
+        max_size=300,
+    )
+)
+def test_all_workers_together_make_no_more_series_than_there_is_room_for_and_nothing_goes_back(
+    operations: list[tuple[int, int, int, str]],
+) -> None:
+    folded = list[int]()
+    counted = Counted(most_series=150, folded=lambda: folded.append(1))
+    added, deaths = 0, 0
+    places = [ManySeries(index) for index in range(3)]
+    before: dict[Sample, float] = {}
+    for index, tenant, operation, what in operations:
+        place = places[index]
+        if what != "die":
+            place.add(f"t{tenant}", f"o{operation}")
+            added += 1
+        if what != "add":
+            counted.hear(f"{index}.{deaths}", index, at_once(place.snapshots.take()))
+            counted.gone(f"{index}.{deaths}")
+            places[index] = ManySeries(index)
+            deaths += 1
+        found = samples(counted)
+        assert len(found) <= 150
+        assert counted.room.taken == len(found)
+        for key, value in before.items():
+            assert found[key] >= value
+        before = found
+    for index, place in enumerate(places):
+        counted.hear(f"last {index}", index, at_once(place.snapshots.take()))
+    found = samples(counted)
+
+    assert len(found) <= 150
+    for name, each in (("things_total", 1), ("used_total", 3), ("seconds_count", 1)):
+        assert sum(value for (known, _), value in found.items() if known == name) == added * each
+
+
+class ManySeries:
+    """A process that makes a series with whatever it counts."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        registry = Registry()
+        self.things = Tallies("things", "Things.", ["tenant", "operation"], registry=registry)
+        self.used = Sums("used", "Used.", ["tenant", "kind"], of=("a", None, "b"), registry=registry)
+        self.seconds = Spreads("seconds", "Seconds.", ["operation"], bounds=BOUNDS, registry=registry)
+        self.lag = Spreads("lag", "Lag.", bounds=BOUNDS, rule=Rule.EACH, registry=registry).labels()
+        self.snapshots = Snapshots(registry)
+
+    def add(self, tenant: str, operation: str) -> None:
+        self.things.labels(tenant, operation).value += 1
+        self.used.labels(tenant)[len(operation) % 2 * 2] += 3
+        self.seconds.labels(operation).observe(2)
+
+
 # What is no snapshot.
 
 
