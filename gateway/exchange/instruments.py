@@ -268,6 +268,13 @@ class Spread:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
+    def observe_exchange(self, value: float, exchange: str, ended_time: float) -> None:
+        """Add one of an exchange, by its id, that ended then (unix seconds)."""
+        bucket = bisect_left(self.bounds, value)
+        self.counts[bucket] += 1
+        self.sum += value
+        self.exemplars[bucket] = exchange, value, ended_time
+
 
 class Spreads(_Series[Spread]):
     """A histogram."""

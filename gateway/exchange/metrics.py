@@ -241,19 +241,19 @@ class Metrics:
         if usage is not None and not exchange.is_socket:  # what a session uses is counted as it goes on
             tallies.used(usage, exchange.model)
         if exchange.last_piece_at is not None and exchange.spent and exchange.operation.counts_usage:
-            self._streamed(exchange, first_byte)
+            self._streamed(exchange, first_byte, ended_time)
         reserved = exchange.reserved
         if reserved is not None and exchange.spent and not exchange.is_socket:
             limited = tallies.limited or tallies.limited_began()
             limited[0] += reserved
             limited[1] += 0 if usage is None or exchange.operation.repeats_usage else usage.total
 
-    def _streamed(self, exchange: Exchange, first_byte: float | None) -> None:
+    def _streamed(self, exchange: Exchange, first_byte: float | None, ended_time: float) -> None:
         """Record how what a model wrote went by; its speed only where the upstream says how much that was."""
         usage, began, ended = exchange.usage, exchange.first_byte_at, exchange.last_piece_at
         if first_byte is None or began is None or ended is None:
             return
-        self.models.began(exchange.model, first_byte)
+        self.models.began(exchange.model, first_byte, exchange.id, ended_time)
         if usage is not None and usage.output and exchange.known is Known.REPORTED:
             self.models.wrote(exchange.model, usage.output, ended - began)
 

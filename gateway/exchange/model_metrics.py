@@ -86,12 +86,12 @@ class ModelMetrics:
         tallies = self.named[model] = ModelTallies(self._usage.labels(label))
         return tallies
 
-    def began(self, model: str | None, seconds: float) -> None:
+    def began(self, model: str | None, seconds: float, exchange: str, ended_time: float) -> None:
         """Record how long a stream took to begin."""
         tallies = self.named.get(model) or self.of(model)
         if tallies.first_byte is None:
             tallies.first_byte = self._first_byte.labels(self.names.of(model))
-        tallies.first_byte.observe(seconds)
+        tallies.first_byte.observe_exchange(seconds, exchange, ended_time)
 
     def wrote(self, model: str | None, output: int, seconds: float) -> None:
         """Record in what time so many LLM tokens were streamed; nothing of what came at once."""

@@ -259,8 +259,13 @@ async def test_many_series_are_counted_in_small_bites_and_everything_is_on_the_p
     assert longest < 0.05, "one bite, not all"
     found = {family.name: family.samples for family in read_openmetrics(gzip.decompress(page.body).decode())}
     assert sum(map(len, found.values())) <= MOST_SERIES
+    assert len(found["gateway_exchanges"]) == 200 * 20 * 2
     assert sum(sample.value for sample in found["gateway_exchanges"]) == 200 * 20 * 2
+    assert len(found["gateway_usage"]) == 200 * len(KINDS)
     assert sum(sample.value for sample in found["gateway_usage"]) == 200 * 20 * len(KINDS) * 5
+    assert not [
+        sample for samples in found.values() for sample in samples if "other" in sample.labels.values()
+    ]
     assert found["gateway_first_byte_seconds"][-2].value == 200
 
 

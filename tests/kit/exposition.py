@@ -11,7 +11,7 @@ from gateway.app.snapshots import Snapshots
 from gateway.endings import Ending
 from gateway.exchange.instruments import Registry
 from gateway.exchange.metrics import Metrics
-from gateway.usage.reported import Usage
+from gateway.usage.reported import NUMBERS
 
 _Result = TypeVar("_Result")
 
@@ -47,6 +47,6 @@ def busy(tenants: int, operations: int) -> Metrics:
             tallies.first_byte_began().observe(0.1)
             for kind in range(2):
                 tallies.bytes[kind] += 1000
-            for kind in range(len(Usage._fields)):
+            for kind in range(NUMBERS):
                 tallies.used_by("")[kind] += 5
     return metrics
