@@ -14,6 +14,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import orjson
 from pydantic import BaseModel, IPvAnyNetwork, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -24,7 +25,7 @@ from docs.measured import Measured
 from docs.performance import table
 from gateway.endings import Ending
 from gateway.exchange.labels import LABELS
-from gateway.exchange.log import FIELDS
+from gateway.exchange.log_fields import COUNTED, EXCHANGE, LINES, PROCESS, log_schema
 from gateway.limits.terms import Dimension
 from gateway.settings.kept_file import KeptFile
 from gateway.settings.section import AT_START, FOLLOWED
@@ -32,6 +33,8 @@ from gateway.settings.settings import Settings
 from gateway.usage.reported import KINDS, Usage
 
 DOCS = Path(__file__).parent
+LOG_SCHEMA = DOCS / "log.schema.json"
+_INDENTED = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
 
 TABLES_BY_NAME = {
     "upstream": "Where requests go",
@@ -63,6 +66,7 @@ DEFAULTS_IN_WORDS = {
 def pages() -> dict[Path, str]:
     """Every document that has something generated in it, as it ought to be."""
     found = {picture.FILE: picture.svg(), chart.FILE: chart.svg(Measured.load()), **dashboards.files()}
+    found[LOG_SCHEMA] = orjson.dumps(log_schema(), option=_INDENTED).decode()
     for name, blocks in BLOCKS.items():
         text = (DOCS / name).read_text("utf-8")
         for block, lines in blocks.items():
@@ -274,9 +278,10 @@ def usage_table() -> Iterator[str]:
     yield from table(("kind", "what it counts"), ((f"`{kind}`", described[kind]) for kind in KINDS))
 
 
-def log_table() -> Iterator[str]:
-    """Every field of a line."""
-    yield from table(("field", "meaning"), ((f"`{name}`", meaning) for name, meaning in FIELDS.items()))
+def log_table(event: str) -> Iterator[str]:
+    """Every field of a line of this kind."""
+    fields = LINES[event].items()
+    yield from table(("field", "meaning"), ((f"`{name}`", field.meaning) for name, field in fields))
 
 
 def dashboards_table() -> Iterator[str]:
@@ -309,7 +314,11 @@ BLOCKS: Mapping[str, Mapping[str, Callable[[], Iterable[str]]]] = {
         "endings": endings_table,
         "usage": usage_table,
         "dashboards": dashboards_table,
-        "log": log_table,
+    },
+    "log.md": {
+        "exchanges": lambda: log_table(EXCHANGE),
+        "counted": lambda: log_table(COUNTED),
+        "processes": lambda: log_table(PROCESS),
     },
     "performance.md": {
         "chart": _measured(lambda measured: chart.shown(measured, "performance.svg")),

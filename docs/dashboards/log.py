@@ -9,7 +9,7 @@ from grafana_foundation_sdk.models import dashboard as models
 from docs.dashboards.page import Page, Row
 from docs.dashboards.panels import described
 from docs.dashboards.queries import Ask
-from gateway.exchange.log import FIELDS
+from gateway.exchange.log_fields import EXCHANGE_FIELDS
 
 ask = Ask("tenant", "operation", "model")
 LOKI = shapes.DataSourceRef(type_val="loki", uid="${logs}")
@@ -38,7 +38,7 @@ def _narrowed() -> str:
     """One query by all that is chosen. A field that a line has not is empty, and any choice of All lets it pass."""
     fields = [*(f'{label}=~"${label}"' for label in ask.choices[2:])]
     fields += [f'{field}=~"${{{field}}}.*"' for field in _TYPED]
-    unknown = {field.partition("=")[0] for field in fields} - FIELDS.keys()
+    unknown = {field.partition("=")[0] for field in fields} - EXCHANGE_FIELDS.keys()
     assert not unknown, unknown
     # The one that is quick to find goes first, before any line is parsed.
     return " | ".join(['${lines} |= "${request_id}"', "json", *fields])

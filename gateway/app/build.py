@@ -23,8 +23,9 @@ from gateway.app.workers import body_memory_bytes, refuse_uncounted
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.key_sets import Fetch, SharedFetch
 from gateway.credentials.trust import Trust
-from gateway.exchange.exchange import Exchange, Times
-from gateway.exchange.log import LogWriter, access_record, encode
+from gateway.exchange.exchange_log import ExchangeLog
+from gateway.exchange.log_forms import encoder
+from gateway.exchange.log_writer import LogWriter
 from gateway.exchange.metrics import Metrics
 from gateway.exchange.slowest import Slowest
 from gateway.limits.limiter import Limiter
@@ -96,7 +97,14 @@ def build_app(
     table = OperationTable.load()
     metrics = Metrics()
     metrics.models.names.configure(configured_models(settings))
-    log = LogWriter(log_descriptor, dropped=metrics.process.log_lines_dropped.inc)
+    log = ExchangeLog(
+        LogWriter(log_descriptor, dropped=metrics.process.log_lines_dropped.inc),
+        settings.log,
+        encode=encoder(settings.log.format, log_descriptor),
+        worker=place.index,
+        dropped=metrics.process.log_lines_dropped.inc,
+        withheld=lambda reason: metrics.process.log_lines_withheld.labels(reason).inc(),
+    )
     redis_url = revealed(settings.redis_url)
     refuse_uncounted(settings, place, shared=redis_url is not None)
     tenants = TenantsInForce(
@@ -171,7 +179,7 @@ def build_app(
         else LateRegister(stores.late_work, heard=late_counting.heard, lost=metrics.late_work_lost.inc),
         guesses=Guesses(settings.expected_output, stores.lengths),
         metrics=metrics,
-        log=_line_to(log, place.index, dropped=metrics.process.log_lines_dropped.inc),
+        log=log.ended,
         lifecycle=Lifecycle(),
         slowest=Slowest(MOST_EXCHANGES),
         reading=Reading(settings.edge, lost=metrics.process.json_readers_lost.inc),
@@ -212,7 +220,7 @@ def build_app(
         read_settings=read_settings,
         place=place,
         certificate=certificate,
-        close_log=log.close,
+        log=log,
         close_spans=None if span_writer is None else span_writer.close,
     )
     _show_state(app, upstreams)
@@ -312,15 +320,3 @@ def _show_state(app: App, upstreams: Upstreams) -> None:
     if services.settings.redis_url is not None:
         for policy in OnStoreFailure:
             metrics.faults.store_policy.watch(partial(app.store_policy, policy), policy.value)
-
-
-def _line_to(
-    log: LogWriter, worker: int, *, dropped: Callable[[int], None]
-) -> Callable[[Exchange, Times], None]:
-    def write(exchange: Exchange, times: Times) -> None:
-        try:
-            log.write(encode(access_record(exchange, times, worker=worker)))
-        except MemoryError:
-            dropped(1)
-
-    return write

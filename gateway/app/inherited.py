@@ -11,6 +11,7 @@ import orjson
 
 from gateway.app.messages import PROTOCOL
 from gateway.app.place import Place
+from gateway.exchange.process_log import speaks_as
 
 _VARIABLE = "GATEWAY_INHERITED"
 
@@ -26,6 +27,9 @@ class Inherited:
     sockets: tuple[tuple[socket.socket, ...], ...]
     """What listens, by slot: its own is that of its place."""
 
+    log_format: str
+    """In which form it says things, until it knows its settings."""
+
 
 def bequeath(place: Place, control: int, slots: Iterable[Iterable[socket.socket]]) -> dict[str, str]:
     """The variables that tell a worker, which inherits these files by the same numbers."""
@@ -34,6 +38,7 @@ def bequeath(place: Place, control: int, slots: Iterable[Iterable[socket.socket]
         "index": place.index,
         "workers": place.workers,
         "control": control,
+        "log_format": speaks_as().form,
         "sockets": [[one.fileno() for one in sockets] for sockets in slots],
     }
     return {_VARIABLE: orjson.dumps(told).decode()}
@@ -53,7 +58,12 @@ def inherit(environ: MutableMapping[str, str]) -> Inherited:
             "this release cannot work under a supervisor of the one that runs: stop the gateway and start it"
         )
     sockets = tuple(tuple(map(_socket, numbers)) for numbers in told["sockets"])
-    return Inherited(Place(told["index"], told["workers"]), _socket(told["control"]), sockets)
+    return Inherited(
+        Place(told["index"], told["workers"]),
+        _socket(told["control"]),
+        sockets,
+        told.get("log_format", "json"),
+    )
 
 
 def _socket(number: int) -> socket.socket:

@@ -15,7 +15,9 @@ from aiohttp import web
 
 from gateway.app.certificate_in_force import CertificateInForce
 from gateway.app.health import OwnHealth
+from gateway.app.long_exchanges import LongExchanges
 from gateway.app.loop_lag import LoopLag
+from gateway.app.outages import Outages
 from gateway.app.own_state import OwnState
 from gateway.app.place import Place
 from gateway.app.prepared import Prepared, prepare
@@ -24,6 +26,7 @@ from gateway.app.readiness import not_ready
 from gateway.app.shared_redis import enter_redis
 from gateway.app.tenants_in_force import TenantsInForce
 from gateway.app.workers import refuse_uncounted
+from gateway.exchange.exchange_log import ExchangeLog
 from gateway.limits.terms import OnStoreFailure
 from gateway.middleware.record import unseen
 from gateway.middleware.services import Services
@@ -74,7 +77,7 @@ class App:
         read_settings: Callable[[Seen], Settings] | None,
         place: Place,
         certificate: CertificateInForce,
-        close_log: Callable[[], None],
+        log: ExchangeLog,
         close_spans: Callable[[], None] | None,
     ) -> None:
         """`read_settings`: how what this process itself follows is read again."""
@@ -100,13 +103,20 @@ class App:
         self._withdrawal = withdrawal
         self._place = place
         self._certificate = certificate
-        self._close_log = close_log
+        self._log = log
+        self._long = LongExchanges(
+            lifecycle, wheel, after_seconds=services.settings.log.start_seconds, runs=log.runs
+        )
         self._close_spans = close_spans
+        self._outages = Outages(lambda: services.limiter.state().servers, lambda: tenants.on_store_failure)
         self._started = AsyncExitStack()
         self.configuration: Configuration[Settings] | None = None
         if read_settings is not None:
             self.configuration = Configuration(
-                read=read_settings, take=self._take, loaded=services.metrics.configuration_loaded
+                read=read_settings,
+                take=self._take,
+                loaded=services.metrics.configuration_loaded,
+                tenants=lambda settings: settings.tenants,
             )
 
     async def prepare(self, settings: Settings) -> Prepared:
@@ -143,7 +153,7 @@ class App:
         services, metrics = self.services, self.services.metrics
         edge = services.settings.edge
         async with AsyncExitStack() as started:
-            started.push_async_callback(asyncio.to_thread, self._close_log)
+            started.push_async_callback(self._log.close)
             if self._close_spans is not None:
                 started.push_async_callback(asyncio.to_thread, self._close_spans)
             started.push_async_callback(self._upstreams.close)
@@ -161,6 +171,8 @@ class App:
                 services.late,  # counts in both until it is closed
                 services.slowest,
                 self.loop_lag,
+                self._long,
+                self._outages,
             ):
                 if part is None:
                     continue

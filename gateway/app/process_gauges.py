@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from gateway.exchange.log import LogWriter
+from gateway.exchange.exchange_log import ExchangeLog
 from gateway.exchange.process_metrics import ProcessMetrics
 from gateway.proxy.bites import Turns
 from gateway.proxy.client_channel import ClientChannel
 from gateway.proxy.lifecycle import Lifecycle
 
 
-def show_process(metrics: ProcessMetrics, *, lifecycle: Lifecycle, turns: Turns, log: LogWriter) -> None:
+def show_process(metrics: ProcessMetrics, *, lifecycle: Lifecycle, turns: Turns, log: ExchangeLog) -> None:
     """Let the gauges look there."""
     for transport, is_socket in (("http", False), ("websocket", True)):
         age = partial(lifecycle.oldest_seconds, is_socket=is_socket)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from gateway import __version__
 from gateway.app.exposition import exposition_of_one
 from gateway.app.operator_pages import OperatorPages
 from gateway.app.operators import Operators
@@ -21,7 +22,7 @@ from gateway.app.private_listener import PrivateListener
 from gateway.app.process import App, GatewayRunner, make_runner
 from gateway.app.state_document import StateDocument, ask_one
 from gateway.app.systemd import Notifier
-from gateway.app.telling import tell
+from gateway.exchange.process_log import tell
 from gateway.proxy.acceptor import BACKLOG, listening_sockets
 from gateway.settings.reloading import Configuration
 from gateway.settings.section import revealed, split_address
@@ -194,7 +195,10 @@ def say_serving(settings: Settings, public: str, private: str, *, workers: int =
     upstream = first if not others else f"{first} and {len(others)} more"
     shared = f", {workers} workers" if workers > 1 else ""
     scheme = "http" if settings.tls_certificate is None else "https"
-    tell(f"serving on {scheme}://{public}, metrics on http://{private}/metrics, upstream {upstream}{shared}")
+    version = f"version {__version__}"
+    tell(
+        f"{version}, serving on {scheme}://{public}, metrics on http://{private}/metrics, upstream {upstream}{shared}"
+    )
 
 
 def shown(address: Any) -> str:

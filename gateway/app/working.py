@@ -19,6 +19,7 @@ from gateway.app.snapshots import Snapshots
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.key_sets import AskedFetch
 from gateway.credentials.keys import KeyProblem
+from gateway.exchange.process_log import Speaker, speak_as
 from gateway.settings.document import from_json
 from gateway.settings.judging import judged
 from gateway.settings.section import Problem, SettingsInvalid
@@ -95,6 +96,7 @@ class _Worker:
         _, document = order
         try:
             settings = _settings(document)
+            speak_as(Speaker("worker", settings.log.format, self._place.index))
             await asyncio.to_thread(refuse_itself, settings)  # it may be new, and nobody has looked yet
             self._app = build_app(
                 settings,

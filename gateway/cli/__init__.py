@@ -183,21 +183,22 @@ def _run(arguments: Sequence[str]) -> int:
             options.credential += rest
         else:
             options.command_line.refuse(rest)
+    say: Callable[..., None] = getattr(options, "complain", complain)
     try:
         return int(options.run(options))
     except SettingsInvalid as invalid:
         from gateway.cli.places import Places
 
         places = Places(options, os.environ)
-        complain(*map(places.said, invalid.problems))
+        say(*map(places.said, invalid.problems))
     except (KeyProblem, ScopeProblem) as problem:
-        complain(*problem.problems)
+        say(*problem.problems)
     except BrokenPipeError:
         raise
     except OSError as error:
-        complain(_said(error))
+        say(_said(error))
     except ValueError as error:
-        complain(str(error))
+        say(str(error))
     return 1
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import sys
 from typing import Any
 
 from aiohttp import web
 
 from gateway.app.build import build_app
 from gateway.app.serving import run_loop, serve
-from gateway.app.telling import tell_what_is_logged
-from gateway.cli.options import add_set, put_assignments
+from gateway.cli.options import add_log_format, add_set, put_assignments
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing
+from gateway.exchange.process_log import Speaker, speak_as
 from gateway.settings.settings import Settings
 from gateway.settings.sources import load
 from gateway.simulator import build_simulator
@@ -79,12 +80,15 @@ def register(verbs: Any) -> None:
         help="count limits and usage there, as several gateways would; by default in memory",
     )
     add_set(command)
+    add_log_format(command)
     command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run until Ctrl-C."""
-    tell_what_is_logged("gateway")
+    if options.log_format is None:
+        options.log_format = "text" if sys.stdout.isatty() else "json"
+    speak_as(Speaker("gateway", options.log_format))
     run_loop(_demo(options))
     return 0
 
@@ -117,6 +121,7 @@ def _flags(options: argparse.Namespace, upstream: str, upstream_key: str) -> dic
         "admin_listen": options.admin_listen,
         "drain_notice_seconds": 0,
         "drain_seconds": 5,
+        "log": {"format": options.log_format},
         "upstream": {"base_url": upstream, "api_key": upstream_key, "metering": True},
         "tenants": {_TENANT: {"limits": limits}},
     }

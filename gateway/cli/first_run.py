@@ -6,12 +6,12 @@ import asyncio
 import sys
 from pathlib import Path
 
-from gateway.app.telling import tell
 from gateway.cli.register import enter, registered
 from gateway.credentials.issue import issue
 from gateway.credentials.key_ring import KeyRing, ensure_ring
 from gateway.credentials.private_files import write_private
 from gateway.credentials.revocations import RevocationsUnavailable
+from gateway.exchange.process_log import tell
 from gateway.settings.section import Problem, SettingsInvalid
 from gateway.settings.settings import Settings
 

@@ -21,6 +21,7 @@ from gateway.settings.upstream import DEFAULT_BASE_URL
 from gateway.usage.report import duration_seconds
 
 _MOST_CREDENTIAL_BYTES = 2**20
+_FORMATS = ("json", "text")
 
 
 def add_settings(command: argparse.ArgumentParser) -> None:
@@ -53,6 +54,22 @@ def add_workers(command: argparse.ArgumentParser) -> None:
         help="processes that serve, one for each core; by default as many as there are cores where redis_url is set "
         "and no container is seen, else 1",
     )
+
+
+def add_log_format(command: argparse.ArgumentParser) -> None:
+    """The option that says how the log is written, for commands that serve."""
+    command.add_argument(
+        "--log-format",
+        choices=_FORMATS,
+        help="lines of JSON, for programs, or text, for people: of exchanges and of all else that is said",
+    )
+
+
+def log_format(options: argparse.Namespace, environ: Mapping[str, str]) -> str:
+    """In which form things are said before the settings have been read, as far as anybody has said so by now."""
+    assigned = (text.partition("=")[2] for text in reversed(options.set) if text.startswith("log.format="))
+    said = options.log_format or next(assigned, "") or environ.get("GATEWAY_LOG__FORMAT", "")
+    return said.strip("\"'") if said.strip("\"'") in _FORMATS else _FORMATS[0]
 
 
 def settings_from(options: argparse.Namespace, seen: Seen | None = None) -> Settings:
@@ -89,6 +106,7 @@ def _flags(options: argparse.Namespace) -> dict[str, Any]:
         ("upstream.base_url", options.upstream),
         ("keys_dir", options.keys_dir),
         ("workers", getattr(options, "workers", None)),
+        ("log.format", getattr(options, "log_format", None)),
     ):
         if value is not None:
             _put(flags, key, value)

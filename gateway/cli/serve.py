@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
+import sys
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -13,12 +15,21 @@ from typing import Any
 from gateway.app.inherited import inherit, is_worker
 from gateway.app.machine import open_all_files
 from gateway.app.own_upstream import refuse_itself
-from gateway.app.telling import tell, tell_what_is_logged
 from gateway.app.workers import how_many_workers, narrow
+from gateway.cli.drawing import complain
 from gateway.cli.first_run import give_first_credential, ring_of
 from gateway.cli.foreseen import unusable_redis
-from gateway.cli.options import add_settings, add_workers, keyless, settings_from, values_from
+from gateway.cli.options import (
+    add_log_format,
+    add_settings,
+    add_workers,
+    keyless,
+    log_format,
+    settings_from,
+    values_from,
+)
 from gateway.credentials.key_ring import KeyRing
+from gateway.exchange.process_log import Speaker, speak_as, tell
 from gateway.settings.judging import judged
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.seen import Seen
@@ -31,22 +42,25 @@ def register(verbs: Any) -> None:
     command = verbs.add_parser("serve", help="run the gateway")
     add_settings(command)
     add_workers(command)
+    add_log_format(command)
     command.add_argument(
         "--no-first-credential",
         dest="first_credential",
         action="store_false",
         help="make no credential at the first start, when there is no key yet",
     )
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, complain=_complain)
 
 
 def run(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT: in one process, with several workers, or as one of them."""
     if is_worker(os.environ):
         return _work()
+    speak_as(Speaker("gateway", log_format(options, os.environ)))
     seen = Seen()
     values = values_from(options, seen)
     settings = judged(values)
+    speak_as(Speaker("gateway", settings.log.format))
     problems = [*keyless(settings), *unusable_redis(settings)]
     if problems:
         raise SettingsInvalid(problems)
@@ -54,17 +68,16 @@ def run(options: argparse.Namespace) -> int:
     served_certificate(settings, now=time.time())
     ring, made = ring_of(settings)
     for warning in seen.warnings:
-        tell(warning)
+        tell(warning, logging.WARNING)
     if made:
         tell(f"made a signing key in {settings.keys_dir}")
         if options.first_credential:
             give_first_credential(settings, ring)
-    tell_what_is_logged("gateway")
     open_all_files()
     workers = how_many_workers(settings)
     narrowness = narrow(settings, workers)
     if narrowness is not None:
-        tell(narrowness)
+        tell(narrowness, logging.WARNING)
     return _serve(options, settings, ring) if workers == 1 else _supervise(options, settings, values, workers)
 
 
@@ -82,6 +95,7 @@ def _supervise(
 ) -> int:
     from gateway.supervisor.supervise import supervise
 
+    speak_as(Speaker("supervisor", settings.log.format))
     return asyncio.run(supervise(settings, values, workers=workers, gather=partial(values_from, options)))
 
 
@@ -90,5 +104,14 @@ def _work() -> int:
     from gateway.app.working import work
 
     inherited = inherit(os.environ)
-    tell_what_is_logged(f"gateway: worker {inherited.place.index}")
+    speak_as(Speaker("worker", inherited.log_format, inherited.place.index))
     return run_loop(work(inherited))
+
+
+def _complain(*problems: str) -> None:
+    """Say why nothing is served: to a person as every command does, else as everything that is said from here on."""
+    if sys.stderr.isatty():
+        complain(*problems)
+        return
+    for problem in problems:
+        tell(problem, logging.ERROR)

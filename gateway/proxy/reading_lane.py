@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gateway.errors import Overloaded
-from gateway.proxy.reading_process import ANSWER, CALL, Call, Found
+from gateway.exchange.process_log import speaks_as
+from gateway.proxy.reading_process import ANSWER, CALL, SPEAKER, Call, Found
 from gateway.wire.json_structure import Bounds
 
 BITE_BYTES = 128 * 1024
@@ -189,6 +190,7 @@ class _Process:
         ours.setblocking(False)
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        environment[SPEAKER] = speaks_as().for_reader()
         with theirs:
             try:
                 self._process = subprocess.Popen(

@@ -20,6 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gateway.exchange.process_log import Speaker, speak_as
 from gateway.wire.json_structure import Bounds, exceeds
 from gateway.wire.request_fields import BodyRefused
 
@@ -28,6 +29,9 @@ CALL = struct.Struct("!IQ")
 
 ANSWER = struct.Struct("!I")
 """The length of an answer."""
+
+SPEAKER = "GATEWAY_SPEAKER"
+"""The variable that says as whom it says things."""
 
 _LESS_IMPORTANT = 5
 _OOM_SCORE = "500"
@@ -86,6 +90,7 @@ def serve(connection: socket.socket) -> None:
 
 def main() -> None:
     """Serve whoever holds the other end of standard input."""
+    speak_as(Speaker.inherited(os.environ[SPEAKER]))
     # What is sent to every process of a group is the gateway's to heed: this one ends when that has drained.
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

@@ -15,6 +15,9 @@ from pydantic import BaseModel
 from gateway.settings.section import AT_START, FOLLOWED
 from gateway.settings.settings import Settings
 
+_MOST_NAMED = 20
+"""Tenants that are named of those that have changed in one way."""
+
 
 def followed(now: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """What is in force after a reload: of the new settings those that are followed, all others as they are now.
@@ -42,6 +45,21 @@ def restarted(now: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in new.items() if name not in waiting} | {
         name: value for name, value in now.items() if name in waiting
     }
+
+
+def tenant_changes(now: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Which tenants a reload has added, changed and removed, as it is told: `added: a, b; changed: c`; empty: none."""
+    changes = {
+        "added": [name for name in new if name not in now],
+        "changed": [name for name in new if name in now and new[name] != now[name]],
+        "removed": [name for name in now if name not in new],
+    }
+    return "; ".join(f"{what}: {_listed(names)}" for what, names in changes.items() if names)
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(sorted(names)[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def when(name: str, *, replaceable: bool) -> str:

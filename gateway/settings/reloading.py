@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Generic, TypeVar
 
-from gateway.settings.effect import when
+from gateway.settings.effect import tenant_changes, when
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.seen import Seen
 
@@ -24,8 +24,8 @@ class Configuration(Generic[Read]):
 
     `read` notes every such file, those of secrets, certificates and issuers' keys as well.
     `take` puts new settings in force and returns the names of those that are not followed and have changed; it raises
-    SettingsInvalid to refuse them. `loaded` is told whether a reload went well. `replaceable`: those names can take
-    effect without a new start, for there are workers to replace.
+    SettingsInvalid to refuse them. `loaded` is told whether a reload went well. `tenants` are those of what was read,
+    by their ids. `replaceable`: those names can take effect without a new start, for there are workers to replace.
     """
 
     def __init__(
@@ -34,11 +34,14 @@ class Configuration(Generic[Read]):
         read: Callable[[Seen], Read],
         take: Callable[[Read], Awaitable[Iterable[str]]],
         loaded: Callable[[bool], None],
+        tenants: Callable[[Read], Mapping[str, Any]],
         replaceable: bool = False,
     ) -> None:
         self._read = read
         self._take = take
         self._loaded = loaded
+        self._tenants = tenants
+        self._tenants_now: Mapping[str, Any] = {}
         self._replaceable = replaceable
         self._seen = Seen()
         self._task: asyncio.Task[None] | None = None
@@ -47,6 +50,7 @@ class Configuration(Generic[Read]):
 
     async def start(self, settings: Read) -> None:
         """Follow the files from now on: those that these settings, which are in force, were read from."""
+        self._tenants_now = self._tenants(settings)
         try:
             is_same = await asyncio.to_thread(self._looked_at) == settings
         except SettingsInvalid:
@@ -86,7 +90,9 @@ class Configuration(Generic[Read]):
             return False
         for warning in self._seen.warnings:
             _log.warning("configuration: %s", warning)
-        _log.warning("configuration reloaded")
+        before, self._tenants_now = self._tenants_now, self._tenants(settings)
+        changes = tenant_changes(before, self._tenants_now)
+        _log.info("configuration reloaded; tenants %s", changes or "as before")
         for name in waiting:
             effect = when(name, replaceable=self._replaceable)
             _log.warning("configuration: %s has changed and takes effect %s", name, effect)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 
 from gateway.app.supervisor_metrics import Cause
-from gateway.app.telling import tell
+from gateway.exchange.process_log import tell
 from gateway.supervisor.patience import Patience
 from gateway.supervisor.worker import START_SECONDS, Worker
 

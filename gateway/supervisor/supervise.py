@@ -26,7 +26,7 @@ from gateway.app.serving import (
 )
 from gateway.app.state_document import StateDocument
 from gateway.app.systemd import Notifier
-from gateway.app.telling import tell
+from gateway.exchange.process_log import tell
 from gateway.settings.reloading import Configuration
 from gateway.settings.section import revealed, split_address
 from gateway.settings.seen import Seen
@@ -175,6 +175,7 @@ class _Supervision:
             read=self._gather,
             take=self._supervisor.in_force.take,
             loaded=self._counting.common.configuration_loaded,
+            tenants=lambda values: values.get("tenants", {}),
             replaceable=True,
         )
         await configuration.start(self._values)

@@ -14,7 +14,7 @@ from gateway.app.messages import Message, OtherEndGone
 from gateway.app.place import Place
 from gateway.app.serving import SLACK_SECONDS
 from gateway.app.supervisor_metrics import Cause
-from gateway.app.telling import tell
+from gateway.exchange.process_log import tell
 from gateway.settings.document import to_json
 from gateway.settings.effect import restarted
 from gateway.settings.settings import Settings

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from time import monotonic
 
-from gateway.app.telling import tell
+from gateway.exchange.process_log import tell
 from gateway.supervisor.slot import Slot
 from gateway.supervisor.worker import Worker
 

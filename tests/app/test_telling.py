@@ -72,7 +72,7 @@ def test_who_has_stopped_reading_keeps_nobody_and_hears_what_is_told_when_it_rea
     ours, theirs = os.pipe()
     program = """
 import sys, time
-from gateway.app.telling import tell
+from gateway.exchange.process_log import tell
 began = time.monotonic()
 for number in range(1000):
     tell(f"{number} " + "x" * 500)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from gateway.exchange.log import LogWriter, encode
+from gateway.exchange.log_forms import encode
+from gateway.exchange.log_writer import LogWriter
 
 
 async def write(index: int, count: int, length: int) -> None:

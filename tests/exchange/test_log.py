@@ -23,7 +23,9 @@ from gateway.app.build import build_app
 from gateway.app.process import make_runner
 from gateway.credentials.key_ring import KeyRing
 from gateway.errors import Ending, NotFound
-from gateway.exchange.log import LogWriter, access_record, encode
+from gateway.exchange.log import access_record
+from gateway.exchange.log_forms import encode
+from gateway.exchange.log_writer import LogWriter
 from gateway.exchange.metrics import Metrics
 from gateway.exchange.standing import Standing
 from gateway.operations.table import UNLISTED_READ
@@ -66,13 +68,18 @@ class TestRecord:
             caller=Caller(principal(), UNKNOWN_TENANT),
             model="gpt-4o", status=200, ending=Ending.COMPLETE, forwarded_at=100.002,
             first_byte_at=100.5, upstream_ended_at=101.0, bytes_in=3, bytes_out=70, upstream_request_id="req_up",
+            target="/v1/gadgets/gadget_123?k=v", client="203.0.113.7", upstream="default",
+            upstream_status=200, attempts=1,
         )  # fmt: skip
 
         line = orjson.loads(encode(access_record(made, made.times(101.25))))
 
         assert line == {
-            "time": "2027-01-15T08:00:00.500000Z", "request_id": "req_gw_1", "upstream_request_id": "req_up",
-            "tenant": "acme", "subject": "alice", "method": "POST", "operation": "unlisted", "model": "gpt-4o",
+            "event": "log.exchange", "time": "2027-01-15T08:00:00.500000Z", "ended": "2027-01-15T08:00:01.750000Z",
+            "request_id": "req_gw_1", "upstream_request_id": "req_up", "client": "203.0.113.7",
+            "tenant": "acme", "subject": "alice", "credential": "jti-1", "issuer": None,
+            "method": "POST", "operation": "unlisted", "path": "/v1/gadgets/*", "model": "gpt-4o",
+            "upstream": "default", "upstream_status": 200, "attempts": 1,
             "status": 200, "ending": "complete", "duration_ms": 1250.0, "first_byte_ms": 500.0, "upstream_ms": 998.0,
             "overhead_ms": 2.0, "bytes_in": 3, "bytes_out": 70, "worker": 0,
         }  # fmt: skip

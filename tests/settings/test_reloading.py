@@ -474,7 +474,7 @@ async def test_reload_that_read_the_files_later_is_the_one_that_holds() -> None:
         taken.append(settings.drain_seconds)
         return []
 
-    configuration = Configuration(read=read, take=take, loaded=lambda _: None)
+    configuration = Configuration(read=read, take=take, loaded=lambda _: None, tenants=lambda _: {})
     first = asyncio.create_task(configuration.reload())
     await asyncio.to_thread(began.wait, 5)
     second = asyncio.create_task(configuration.reload())

@@ -71,7 +71,10 @@ class MeasuredGateway:
     async def _listen(self) -> None:
         assert self._process.stderr is not None
         while line := await self._process.stderr.readline():
-            self._said = [*self._said[-_KEPT_LINES:], line.decode("utf-8", "replace").strip()]
+            said = line.decode("utf-8", "replace").strip()
+            if said.startswith("{"):
+                said = orjson.loads(said)["message"]
+            self._said = [*self._said[-_KEPT_LINES:], said]
             self._lines.put_nowait(self._said[-1])
         self._lines.put_nowait(None)
 

@@ -1,0 +1,100 @@
+"""Writes lines off the hot path, in batches.
+
+Lines are collected and written by a thread of their own: a slow or blocked reader never delays an exchange; when it
+falls too far behind, lines are dropped and counted. Every line arrives whole, though several workers write to one
+standard output; where a disk gets full in the middle of one, the next stands behind a line end of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from gateway.exchange import whole_lines
+
+FLUSH_SECONDS = 0.05
+
+
+class LogWriter:
+    """Writes lines to a file descriptor in batches.
+
+    At most `max_pending_bytes` wait; what exceeds that is dropped, and `dropped` told how many lines.
+    """
+
+    def __init__(
+        self, descriptor: int, *, dropped: Callable[[int], None], max_pending_bytes: int = 8 * 2**20
+    ) -> None:
+        self._descriptor = descriptor
+        self._dropped = dropped
+        self._max_pending_bytes = max_pending_bytes
+        self._lines: list[bytes] = []
+        self._collected_bytes = 0
+        self._pending_bytes = 0
+        self._scheduled = False
+        self._was_full = False
+        """Whether there may stand half a line, of this process or another: the next line begins behind its end."""
+
+        self._batches: SimpleQueue[bytes | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def write(self, line: bytes) -> None:
+        """Queue one complete line; called on the event loop's thread."""
+        if self._pending_bytes + self._collected_bytes + len(line) > self._max_pending_bytes:
+            self._dropped(1)
+            return
+        self._collected_bytes += len(line)
+        self._lines.append(line)
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What has been queued and is not written yet."""
+        return self._pending_bytes + self._collected_bytes
+
+    def _flush(self) -> None:
+        # As a whole: `close` may be called from another thread, and what one takes the other must not take or miss.
+        with self._lock:
+            self._scheduled = False
+            if not self._lines:
+                return
+            batch = b"".join(self._lines)
+            self._lines.clear()
+            self._collected_bytes = 0
+            self._pending_bytes += len(batch)
+            if self._thread is None:
+                thread = threading.Thread(target=self._drain, name="gateway-log", daemon=True)
+                thread.start()
+                self._thread = thread
+            self._batches.put(batch)
+
+    def _drain(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            for portion in whole_lines.portions(batch):
+                self._write_portion(portion)
+            with self._lock:
+                self._pending_bytes -= len(batch)
+
+    def _write_portion(self, portion: memoryview) -> None:
+        begun = memoryview(b"\n" + portion) if self._was_full else portion
+        try:
+            whole_lines.write(self._descriptor, begun)
+        except whole_lines.NotWritten as failed:
+            # Nobody reads any more, or the disk is full: the lines are lost, the gateway goes on.
+            self._was_full = failed.errno != errno.EPIPE
+            self._dropped(min(bytes(lines).count(b"\n") for lines in (portion, failed.rest)))
+        else:
+            self._was_full = False
+
+    def close(self, timeout_seconds: float = 2.0) -> None:
+        """Write what is pending, waiting for a slow reader at most `timeout_seconds`."""
+        self._flush()
+        if self._thread is not None:
+            self._batches.put(None)
+            self._thread.join(timeout_seconds)
+            self._thread = None
