@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from tests.kit.said import in_words
 from tests.kit.waiting import until
 
 _SERVING = re.compile(
@@ -47,7 +48,8 @@ async def run_command(*arguments: str, module: str = "gateway", **environ: str) 
         env=environment(environ),
         timeout=60,  # on a machine that others use, too
     )
-    return Completed(done.returncode, done.stdout.decode(), done.stderr.decode())
+    said = [text for line in done.stderr.decode().splitlines() for text in in_words(line)]
+    return Completed(done.returncode, done.stdout.decode(), "".join(f"{text}\n" for text in said))
 
 
 _FIRST_CREDENTIAL = re.compile(r"a first credential, .*, which only you can read: (?P<file>.+)")
@@ -62,6 +64,11 @@ class RunningCommand:
     """Its lines so far, without their ends."""
 
     stderr: list[str] = field(default_factory=list)
+    """The same of what it says there, in words."""
+
+    log: list[str] = field(default_factory=list)
+    """Those of standard error, as they are."""
+
     host: str = ""
     port: int = 0
     admin_port: int = 0
@@ -130,7 +137,7 @@ async def _running(starting: Awaitable[Process]) -> AsyncIterator[RunningCommand
     running = RunningCommand(process)
     collecting = [
         asyncio.create_task(_collect(process.stdout, running.stdout)),
-        asyncio.create_task(_collect(process.stderr, running.stderr)),
+        asyncio.create_task(_collect_said(process.stderr, running)),
     ]
     try:
         async with asyncio.timeout(20):
@@ -171,6 +178,13 @@ def environment(more: dict[str, str]) -> dict[str, str]:
     """All that a command finds in its environment."""
     # What says that this is a container: one worker then, wherever tests run, unless a test says how many.
     return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "container": "tests"} | more
+
+
+async def _collect_said(stream: asyncio.StreamReader, running: RunningCommand) -> None:
+    while read := await stream.readline():
+        line = read.decode().rstrip("\n")
+        running.log.append(line)
+        running.stderr += in_words(line)
 
 
 async def _collect(stream: asyncio.StreamReader, lines: list[str]) -> None:

@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from gateway.app.build import build_app
 from gateway.app.place import ALONE, Place
 from gateway.app.process import App, GatewayRunner, make_runner
@@ -26,6 +24,7 @@ from gateway.settings.sources import load
 from gateway.traces.writer import Export
 from tests.kit.client import RawClient
 from tests.kit.exposition import page_of
+from tests.kit.said import checked
 
 BY_NAME = ("org.*", "realtime:mint", "unlisted:*", "usage:read")
 EVERY_SCOPE: dict[str, Any] = {"scopes": ["*", *BY_NAME]}
@@ -138,7 +137,7 @@ class LogReader:
         while len(self._lines) < count:
             assert asyncio.get_running_loop().time() < deadline, f"{len(self._lines)} of {count} lines came"
             await asyncio.sleep(0.005)
-        return [orjson.loads(line) for line in self._lines]
+        return [checked(line) for line in self._lines]
 
     def close(self) -> None:
         """End the collecting thread."""

@@ -6,7 +6,6 @@ on it is what `gateway serve` is. A signal TURN begins to look where it spends i
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 from typing import Final
@@ -18,6 +17,7 @@ from gateway.app.serving import run_loop, serve
 from gateway.bench.processes import end_with_parent
 from gateway.bench.sampling import NOWHERE, Sampler
 from gateway.credentials.key_ring import KeyRing
+from gateway.exchange.process_log import Speaker, speak_as
 from gateway.settings.section import SettingsInvalid
 from gateway.settings.sources import load
 
@@ -41,6 +41,8 @@ AREAS: Final = {
     "gateway.usage": _METERING,
     "gateway.middleware.meter": _METERING,
     "gateway.exchange.log": _LOG,
+    "gateway.exchange.exchange_log": _LOG,
+    "gateway.exchange.harmless": _LOG,
     "gateway.exchange.metrics": _METRICS,
     "gateway.exchange.tallies": _METRICS,
 }
@@ -51,7 +53,7 @@ def main() -> int:
     """Serve until told to stop."""
     end_with_parent()
     given = orjson.loads(sys.stdin.buffer.read())
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="gateway: %(message)s")
+    speak_as(Speaker("gateway"))
     keys_dir = Path(given["keys_dir"])
     try:
         app = build_app(
