@@ -88,8 +88,8 @@ class Metrics:
         )
         self.limits = LimitMetrics(registry)
         self.faults = FaultMetrics(registry)
-        self.upstream = UpstreamMetrics(registry)
         self.models = ModelMetrics(registry)
+        self.upstream = UpstreamMetrics(registry, names=self.models.names)
         self.process = ProcessMetrics(registry)
         self.usage = Sums(
             "gateway_usage",

@@ -18,10 +18,6 @@ from gateway.wire.answer_head import Head
 STALE_SECONDS = 120.0
 """How long what was said is shown: the windows of most limits are a minute."""
 
-_LOOK_SECONDS = 1.0
-_MOST_LOOKED_AT = 512
-"""Models of one upstream of which is known when they were looked at: their names are the client's."""
-
 _MOST_DIMENSIONS = 12
 """Words for what is limited that are ever shown: they are the upstream's."""
 
@@ -33,7 +29,8 @@ _NUMBER = re.compile(rb"[0-9]{1,15}")
 class UpstreamLimits:
     """The gauges of all upstreams."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, names: ModelNames) -> None:
+        """`names`: by which each model is shown."""
         self._remaining = Gauges(
             "gateway_upstream_limit_remaining",
             "What an upstream says is left of a limit of its own; gone when it has not said so for a while.",
@@ -48,16 +45,10 @@ class UpstreamLimits:
             rule=Rule.MIN,
             registry=registry,
         )
-        self.names = ModelNames()
-        """By which name each model is shown; whoever knows them all puts his own here."""
-
+        self._names = names
         self._dimensions: set[str] = set()
         self._said: dict[tuple[str, ...], tuple[float, float]] = {}
         """What was said last, and when, by the labels and whether it is what is left."""
-
-    def of(self, upstream: str) -> LimitsSaid:
-        """What one upstream says."""
-        return LimitsSaid(self, upstream)
 
     def said(self, upstream: str, model: str | None, head: Head, now: float) -> None:
         """Show what the head of an answer says."""
@@ -67,7 +58,7 @@ class UpstreamLimits:
             field = _FIELD.fullmatch(name)
             value = head.fields[at][1]
             if field is not None and _NUMBER.fullmatch(value):
-                self._say((upstream, self.names.of(model)), field, float(value), now)
+                self._say((upstream, self._names.of(model)), field, float(value), now)
 
     def _say(self, labels: tuple[str, str], field: re.Match[bytes], value: float, now: float) -> None:
         dimension = field[2].decode("ascii")
@@ -87,24 +78,3 @@ class UpstreamLimits:
     def _shown(self, key: tuple[str, ...]) -> float:
         value, said_at = self._said[key]
         return value if monotonic() - said_at < STALE_SECONDS else nan
-
-
-class LimitsSaid:
-    """What one upstream says, and when it was listened to."""
-
-    __slots__ = ("_limits", "_next_look", "_upstream")
-
-    def __init__(self, limits: UpstreamLimits, upstream: str) -> None:
-        self._limits = limits
-        self._upstream = upstream
-        self._next_look: dict[str | None, float] = {}
-
-    def see(self, model: str | None, head: Head, now: float) -> None:
-        """An answer for this model has come; `now` is of `time.monotonic`."""
-        next_look = self._next_look
-        if next_look.get(model, 0.0) > now:
-            return
-        if len(next_look) >= _MOST_LOOKED_AT:
-            next_look.clear()
-        next_look[model] = now + _LOOK_SECONDS
-        self._limits.said(self._upstream, model, head, now)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 
 from gateway.errors import ClientLeft, UpstreamBroken, UpstreamTimeout
 from gateway.exchange.instruments import Counts, Gauges, Registry, Rule, Spreads, Tallies, Tally
 from gateway.exchange.upstream_limits import UpstreamLimits
+from gateway.policy.model_names import ModelNames
+from gateway.wire.answer_head import Head
 
 # From an embedding that was cached to a long answer that comes whole.
 _ANSWER_SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -22,6 +25,12 @@ CONNECTED = "connected"
 _EXACT = frozenset({400, 401, 403, 404, 408, 409, 413, 422, 429, 499, 500, 502, 503, 504, 529})
 """Statuses that say whose fault it is."""
 
+_LOOK_SECONDS = 1.0
+"""Between two looks at what is said of the limits of one model."""
+
+_MOST_LOOKED_AT = 512
+"""Models of one upstream of which is known when they were looked at: their names are the client's."""
+
 _NO_ANSWER: tuple[tuple[type[BaseException], str], ...] = (
     (UpstreamTimeout, "timeout"),
     (UpstreamBroken, "broken"),
@@ -34,7 +43,7 @@ _NO_ANSWER: tuple[tuple[type[BaseException], str], ...] = (
 class UpstreamMetrics:
     """Instruments of the upstream's part: its answers, its limits, and connections to it."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, *, names: ModelNames) -> None:
         self.answers = Tallies(
             "gateway_upstream_answers",
             "Requests to an upstream that it answered, by status: exact where it says whose fault it is, else its "
@@ -108,7 +117,7 @@ class UpstreamMetrics:
             ["upstream"],
             registry=registry,
         )
-        self.limits = UpstreamLimits(registry)
+        self.limits = UpstreamLimits(registry, names)
         self._of: dict[str, UpstreamTallies] = {}
 
     def of(self, upstream: str) -> UpstreamTallies:
@@ -133,20 +142,33 @@ class UpstreamMetrics:
 class UpstreamTallies:
     """What is counted of the requests to one upstream."""
 
-    __slots__ = ("_answers", "_metrics", "_seconds", "asked_again", "limits", "name")
+    __slots__ = ("_answers", "_metrics", "_next_look", "_seconds", "asked_again", "name")
 
     def __init__(self, metrics: UpstreamMetrics, name: str) -> None:
         self.name = name
         self.asked_again = metrics.asked_again.labels(name)
-        self.limits = metrics.limits.of(name)
         self._metrics = metrics
         self._seconds = metrics.answer_seconds.labels(name)
         self._answers: dict[int, Tally] = {}
+        self._next_look: dict[str | None, float] = {}
+        """When the next head is looked into, by the model that was asked for."""
 
-    def answered(self, status: int, seconds: float) -> None:
-        """The head of an answer came, so long after the upstream had been asked."""
+    def answered(self, head: Head, model: str | None, asked_at: float, now: float) -> None:
+        """The head of an answer for this model has come `now`; the upstream had been asked at `asked_at`."""
+        status, seconds, spread = head.status, now - asked_at, self._seconds
         (self._answers.get(status) or self._so_answered(status)).value += 1
-        self._seconds.observe(seconds)
+        # In place, not by `observe`: every exchange comes by here.
+        spread.counts[bisect_left(spread.bounds, seconds)] += 1
+        spread.sum += seconds
+        if self._next_look.get(model, 0.0) <= now:
+            self._look(model, head, now)
+
+    def _look(self, model: str | None, head: Head, now: float) -> None:
+        """See what the head says of the upstream's limits, and look at none of this model for a while."""
+        if len(self._next_look) >= _MOST_LOOKED_AT:
+            self._next_look.clear()
+        self._next_look[model] = now + _LOOK_SECONDS
+        self._metrics.limits.said(self.name, model, head, now)
 
     def gave_up(self, error: BaseException, *, begun: bool) -> None:
         """An exchange has ended with this error, and its answer is not whole; `begun`: its head had come."""

@@ -191,9 +191,7 @@ class Call:
         exchange = self.exchange
         exchange.head_at = now = monotonic()
         exchange.upstream_status = head.status
-        counts = self.to.counts
-        counts.answered(head.status, now - (exchange.asked_at or exchange.forwarded_at or now))
-        counts.limits.see(exchange.model, head, now)
+        self.to.counts.answered(head, exchange.model, exchange.asked_at or exchange.forwarded_at or now, now)
         request_id = head.get(b"x-request-id")
         if request_id is not None:
             exchange.upstream_request_id = request_id.decode("latin-1")

@@ -54,7 +54,7 @@ async def file_bytes(upstreams: Upstreams, exchange: Exchange, file_id: str) -> 
             reply.write(request)
             asked_at = reply.start_clock()
             head = await reply.read_head()
-        counts.answered(head.status, monotonic() - asked_at)
+        counts.answered(head, exchange.model, asked_at, monotonic())
         body = await reply.peek(_MOST_BYTES)
     except BaseException as error:
         counts.gave_up(error, begun=head is not None)

@@ -213,8 +213,9 @@ async def test_the_size_of_a_file_that_is_asked_for_a_batch_counts_as_an_answer(
 
 
 async def test_what_the_upstream_says_is_left_of_its_limits_is_shown_and_goes_when_it_is_old(
-    gateway: Gateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+    start_gateway: StartGateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    gateway = await start_gateway(tenants={"acme": {**EVERY_SCOPE, "models": ["gpt-known", "never*"]}})
     left = {"requests": 59, "tokens": 1234}
 
     async def says(turn: Turn) -> None:
@@ -231,8 +232,10 @@ async def test_what_the_upstream_says_is_left_of_its_limits_is_shown_and_goes_wh
     for number in range(40):
         left["requests"] = 59 - number
         await ask(gateway, "POST", "/v1/chat/completions", {"model": "never-heard-of", "messages": []})
+    await ask(gateway, "POST", "/v1/chat/completions", {"model": "gpt-known", "messages": []})
     remaining = series(gateway, "gateway_upstream_limit_remaining")
-    assert remaining.keys() == {("requests", "other", "default"), ("tokens", "other", "default")}
+    models = ("other", "gpt-known")
+    assert remaining.keys() == {(what, model, "default") for what in left for model in models}
     assert remaining["tokens", "other", "default"] == 1234
     assert 20 <= remaining["requests", "other", "default"] <= 59
     assert set(series(gateway, "gateway_upstream_limit").values()) == {60000}
