@@ -49,6 +49,7 @@ class OperatorPages:
         """`told` makes the state as JSON."""
         self._operators = operators
         self._told = told
+        self._plain = self._packed = b""
         folder = resources.files(__package__) / "page"
         self._files: Mapping[str, tuple[bytes, bytes]] = {
             path: ((folder / name).read_bytes(), kind) for path, (name, kind) in _FILES.items()
@@ -76,10 +77,16 @@ class OperatorPages:
         body = await self._told()
         fields: tuple[tuple[bytes, bytes], ...] = (*_GUARDS, (b"Vary", b"Accept-Encoding"))
         if _takes_gzip(request):
-            packer = zlib.compressobj(1, wbits=_GZIP)
-            body = packer.compress(body) + packer.flush()
             fields += ((b"Content-Encoding", b"gzip"),)
+            body = self._packed_of(body)
         return own_answer(200, body, lines=lines_of(fields))
+
+    def _packed_of(self, body: bytes) -> bytes:
+        """The same, packed once for all who are told it."""
+        if body is not self._plain:
+            packer = zlib.compressobj(1, wbits=_GZIP)
+            self._plain, self._packed = body, packer.compress(body) + packer.flush()
+        return self._packed
 
 
 def _refused(refusal: GatewayError) -> Answer:

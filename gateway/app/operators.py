@@ -65,7 +65,8 @@ class Operators:
             self._refused("cross_site")
             raise CausedBySite("Another site's page caused this request. Open the gateway's own page.")
         peer = _peer(request)
-        if _is_loopback(peer) and not fields.was_forwarded:
+        # Nginx speaks HTTP/1.0 to what it passes on to and says no more of it, unless it is told to; browsers do not.
+        if _is_loopback(peer) and not (fields.was_forwarded or request.http10):
             return
         self._check_key(fields, peer_of(peer) if peer else "")
 

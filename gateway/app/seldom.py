@@ -14,7 +14,7 @@ from gateway.app.state import MOST_CREDENTIALS, Credential, Spend, Used
 from gateway.credentials.revocations import RevocationsUnavailable
 from gateway.credentials.trust import Trust
 from gateway.limits.store import StoreUnavailable
-from gateway.usage.counters import COUNTERS, DAY_SECONDS, HOUR_SECONDS, Period
+from gateway.usage.counters import COUNTERS, DAY_SECONDS, HOUR_SECONDS, ROWS_AT_ONCE, Period
 from gateway.usage.ledger import UsageLedger
 
 _READ_SECONDS = 30.0
@@ -24,7 +24,11 @@ _FIRST_SECONDS = 0.3
 """For a first reading: then who looks is told what is known."""
 
 _REST = 4
-"""Times as long as reading one tenant has taken, nothing is read: the store is everybody's."""
+"""Times as long as reading one tenant has taken nothing is read, for the store is everybody's; but no longer than"""
+_REST_SECONDS = 0.1
+
+_BATCH_REST_SECONDS = 0.015
+"""After so many rows of one tenant as a store hands out together: reading them takes some milliseconds' work here."""
 
 _REQUESTS, _INPUT, _OUTPUT = map(COUNTERS.index, ("requests", "input", "output"))
 _NOTHING: Used = {"today": None, "month": None, "read": None}
@@ -120,7 +124,7 @@ class Seldom:
             except StoreUnavailable:
                 self._used.pop(tenant, None)
                 return
-            await asyncio.sleep(_REST * (monotonic() - began))
+            await asyncio.sleep(min(_REST_SECONDS, _REST * (monotonic() - began)))
 
     async def _read_tenant(self, tenant: str, now: float) -> _Read:
         today, hour = Period.around(now, DAY_SECONDS), int(now) // HOUR_SECONDS
@@ -140,6 +144,8 @@ class Seldom:
                 requests += counts[_REQUESTS]
                 read += counts[_INPUT]
                 written += counts[_OUTPUT]
+            if len(rows) >= ROWS_AT_ONCE:
+                await asyncio.sleep(_BATCH_REST_SECONDS)
         return {"requests": requests, "input": read, "output": written}
 
 

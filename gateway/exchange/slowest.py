@@ -11,6 +11,9 @@ from typing import NamedTuple
 from gateway.exchange.exchange import Exchange
 
 _MINUTE_SECONDS = 60.0
+_MOST_LETTERS = 200
+"""Of a model's name, which is the client's choice."""
+
 _MINUTES = 6
 """That are kept apart; the one that runs is among them."""
 
@@ -53,7 +56,7 @@ class Slowest:
             exchange.id,
             exchange.caller.tenant.id,
             exchange.operation.id,
-            exchange.model,
+            None if exchange.model is None else exchange.model[:_MOST_LETTERS],
             exchange.upstream,
             exchange.bytes_out,
             exchange.status or 0,

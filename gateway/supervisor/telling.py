@@ -38,9 +38,11 @@ class Telling:
             asyncio.create_task(_asked(worker, told, common=worker is knows, busiest=busiest))
             for worker in workers
         ]
-        _, late = await asyncio.wait(asked, timeout=_ANSWER_SECONDS)
-        for task in late:
-            task.cancel()
+        try:
+            await asyncio.wait(asked, timeout=_ANSWER_SECONDS)
+        finally:
+            for task in asked:
+                task.cancel()
         return told
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import socket
+import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -203,6 +204,19 @@ async def test_what_a_proxy_on_the_machine_passes_on_is_not_from_there(field: st
         assert (await gateway.ask(fields={name: value})).status == 401
         shown = {name: value, "Authorization": f"Bearer {KEY}"}
         assert (await gateway.ask(fields=shown)).status == 200
+
+
+async def test_what_speaks_http_1_0_may_be_a_proxy_that_says_nothing_of_itself() -> None:
+    async with listening() as gateway, await RawClient.connect("127.0.0.1", gateway.port) as client:
+        await client.send(b"GET /gateway/state HTTP/1.0\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        assert (await client.read_answer()).status == 403
+
+
+async def test_packed_it_is_the_same() -> None:
+    async with listening() as gateway:
+        plain, packed = await gateway.ask(), await gateway.ask(fields={"Accept-Encoding": "br, gzip"})
+        assert packed.get("content-encoding") == "gzip"
+        assert zlib.decompress(packed.body, 16 + zlib.MAX_WBITS) == plain.body
 
 
 @pytest.mark.parametrize(
