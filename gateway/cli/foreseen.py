@@ -25,6 +25,7 @@ from gateway.settings.certificates import trusted_certificates
 from gateway.settings.section import Problem, SettingsInvalid, revealed, split_address
 from gateway.settings.served_certificate import served_certificate
 from gateway.settings.settings import Settings
+from gateway.traces.collector import spans_to
 
 
 def foreseen(settings: Settings, known: Iterable[Problem]) -> list[Problem]:
@@ -151,5 +152,6 @@ _USES: tuple[Callable[[Settings], object], ...] = (
         keys_from_url=lambda _name, _issuer: KeyRing([]),
     ),
     lambda settings: tenant_policies(settings, OperationTable.load()),
+    lambda settings: spans_to(settings.traces, worker=0, lost=lambda _: None),
 )
 """What a start makes of settings; each raises SettingsInvalid with what it cannot use."""

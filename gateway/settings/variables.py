@@ -23,7 +23,7 @@ _OF_KUBERNETES = re.compile(
     r"GATEWAY(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
 _FIELD = re.compile(r'for field "(\w+)"')
-_NEAR = 0.8
+_NEAR = 0.75
 
 
 def from_variables(environ: Mapping[str, str], problems: list[Problem], seen: Seen) -> dict[str, Any]:
@@ -31,9 +31,12 @@ def from_variables(environ: Mapping[str, str], problems: list[Problem], seen: Se
     that it counts; what is nothing like one is another's, and `seen` is warned of it."""
     for name in environ:
         if not _is_ours(name):
-            near = get_close_matches(name.upper(), _names(Settings, _PREFIX), n=1, cutoff=_NEAR)
+            # Without what all have in common, which makes GATEWAY_INTERFACE, that web servers set, like GATEWAY_TRACES.
+            near = get_close_matches(
+                name.upper().removeprefix(_PREFIX), _names(Settings, ""), n=1, cutoff=_NEAR
+            )
             if near:
-                problems.append(Problem(name, f"is not a setting; did you mean {near[0]}?"))
+                problems.append(Problem(name, f"is not a setting; did you mean {_PREFIX}{near[0]}?"))
             else:
                 seen.warnings.append(f"{name} is set, and is no setting: it changes nothing")
     try:

@@ -66,7 +66,7 @@ def test_gateways_are_added_up_but_of_limits_the_fullest_counts() -> None:
     readings = Readings()
     for at in (0.0, 2.0):
         read = readings.add(
-            said(url, at=at, tenants=[a_tenant("acme", 2, used) | {"exchanges": 10 + at}])
+            said(url, at=at, instance=url, tenants=[a_tenant("acme", 2, used) | {"exchanges": 10 + at}])
             for url, used in (("http://one:9090", 0.4), ("http://two:9090", 0.7))
         )
     together = tables_of([*read, Reading(Answer("http://three:9090", 0.0, None, "is away"))])
@@ -112,6 +112,12 @@ def an_upstream(**answers: int) -> dict[str, Any]:
             "upstream eu",
             "no connection is free, 7 wait",
         ),
+        (
+            {"errors": []},
+            {"errors": [{"code": "invalid_api_key", "count": 9}]},
+            "clients",
+            "send credentials that are not accepted, 4.5 a second",
+        ),
         (counting(0), counting(10, failed=10), "tenant acme", "fails: 100% of its requests"),
         (counting(0), counting(10, throttled=4), "tenant acme", "throttled by its limits"),
         (
@@ -143,6 +149,13 @@ def test_what_is_wrong_is_said_with_whose_fault_it_is(
     (concern,) = concerns(read, tables_of(read))
     assert concern.who == who
     assert what in concern.what
+
+
+def test_gateway_that_is_named_twice_is_counted_once() -> None:
+    first, second = Readings().add([said("http://one:9090"), said("http://localhost:9090")])
+    assert first.state is not None
+    assert second.state is None
+    assert second.now.problem == "is the same as http://one:9090"
 
 
 def test_quiet_gateway_is_nothing_to_worry_about() -> None:

@@ -13,6 +13,8 @@ _LAG_SECONDS = 0.25
 _LEAST_PER_SECOND = 0.05
 """Below that, a part of it says nothing."""
 
+_CREDENTIALS = frozenset({"missing_api_key", "invalid_api_key", "expired_api_key", "revoked_api_key"})
+_SURGE_PER_SECOND = 1.0
 _FAILING = 0.05
 _THROTTLED = 0.01
 _NARROW = 0.9
@@ -30,7 +32,7 @@ class Concern(NamedTuple):
 
 def concerns(readings: Sequence[Reading], tables: Tables) -> list[Concern]:
     """Everything that is wrong, the worst first."""
-    found = [*_gateways(readings), *_redis(tables), *_workers(tables)]
+    found = [*_gateways(readings), *_redis(tables), *_workers(tables), *_clients(tables)]
     for upstream in tables.upstreams:
         found += _upstream(upstream)
     for tenant in tables.tenants:
@@ -64,6 +66,15 @@ def _workers(tables: Tables) -> Iterator[Concern]:
             yield Concern(True, name, f"hangs (process {worker.pid})")
         elif (lag := worker.loop_lag_max_seconds) is not None and lag >= _LAG_SECONDS:
             yield Concern(False, name, f"served nobody for {lag:.2f} s")
+
+
+def _clients(tables: Tables) -> Iterator[Concern]:
+    refused = Sum()
+    for row in tables.errors:
+        if row.code in _CREDENTIALS:
+            refused.add_sum(row.count)
+    if (per_second := refused.per_second or 0.0) >= _SURGE_PER_SECOND:
+        yield Concern(False, "clients", f"send credentials that are not accepted, {per_second:.1f} a second")
 
 
 def _upstream(row: UpstreamRow) -> Iterator[Concern]:

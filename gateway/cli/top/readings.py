@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.app.state import State
+from gateway.cli.drawing import shown
 from gateway.cli.top.asking import Answer
 
 WINDOW_SECONDS = 10.0
@@ -42,7 +43,8 @@ class Readings:
 
     def add(self, answers: Iterable[Answer]) -> list[Reading]:
         """What that makes of those, in their order."""
-        return [self._read(answer) for answer in answers]
+        seen: dict[tuple[str, float], str] = {}
+        return [self._read(_once(answer, seen)) for answer in answers]
 
     def _read(self, answer: Answer) -> Reading:
         state, kept = answer.state, self._kept[answer.url]
@@ -56,3 +58,13 @@ class Readings:
         while len(kept) > 2 and state["time"] - kept[1]["time"] >= WINDOW_SECONDS:
             del kept[0]
         return Reading(answer, kept[0] if len(kept) > 1 else None)
+
+
+def _once(answer: Answer, seen: dict[tuple[str, float], str]) -> Answer:
+    """An answer, unless the same gateway has given one already, by another of its addresses."""
+    if answer.state is None:
+        return answer
+    url = seen.setdefault((answer.state["instance"], answer.state["started"]), answer.url)
+    return (
+        answer if url == answer.url else replace(answer, state=None, problem=f"is the same as {shown(url)}")
+    )

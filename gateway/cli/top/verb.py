@@ -19,6 +19,8 @@ from gateway.cli.top.tables import sound
 
 KEY_VARIABLE = "GATEWAY_ADMIN_KEY"
 _LEAST_SECONDS = 0.2
+_DUMB = ("dumb", "unknown")
+"""Terminals on which nothing can be drawn anew."""
 
 
 def register(verbs: Any) -> None:
@@ -65,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
         options.command_line.error("--json goes with --once")
     urls = [url_of(url) for url in options.url or [_listener(address_from(options, guess=False))]]
     key = _key(options.key, os.environ)
-    if options.once or not sys.stdout.isatty():
+    if options.once or not sys.stdout.isatty() or os.environ.get("TERM") in _DUMB:
         return asyncio.run(_once(options, list(dict.fromkeys(urls)), key))
     return asyncio.run(_live(list(dict.fromkeys(urls)), key, options.interval))
 
