@@ -18,7 +18,6 @@ from gateway.usage.counters import COUNTERS, DAY_SECONDS, HOUR_SECONDS, ROWS_AT_
 from gateway.usage.ledger import UsageLedger
 
 _READ_SECONDS = 30.0
-"""Between two readings."""
 
 _FIRST_SECONDS = 0.3
 """For a first reading: then who looks is told what is known."""
@@ -53,7 +52,15 @@ class _Read:
 class Seldom:
     """Reads usage and the register of credentials, at most twice a minute, as long as somebody asks."""
 
-    def __init__(self, *, ledger: UsageLedger, trust: Trust, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        *,
+        ledger: UsageLedger,
+        trust: Trust,
+        clock: Callable[[], float] = time.time,
+        read_seconds: float = _READ_SECONDS,
+    ) -> None:
+        """`read_seconds`: between two readings."""
         self.credentials: list[Credential] | None = None
         """Those that expire next; None: there is no register, or it could not be read."""
 
@@ -63,6 +70,7 @@ class Seldom:
         self._ledger = ledger
         self._trust = trust
         self._clock = clock
+        self._read_seconds = read_seconds
         self._used: dict[str, _Read] = {}
         self._read_at: float | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -73,7 +81,7 @@ class Seldom:
             if not self._reading.done():
                 return
             self._reading = None
-        if self._read_at is not None and monotonic() - self._read_at < _READ_SECONDS:
+        if self._read_at is not None and monotonic() - self._read_at < self._read_seconds:
             return
         is_first = self._read_at is None
         self._read_at = monotonic()

@@ -86,6 +86,10 @@ class Slowest:
             self._timer.cancel()
 
     def _turn(self) -> None:
+        self.minute_over()
+        self._timer = asyncio.get_running_loop().call_later(_MINUTE_SECONDS, self._turn)
+
+    def minute_over(self) -> None:
+        """Begin another one."""
         self._minutes.append([])
         self.least_seconds = 0.0
-        self._timer = asyncio.get_running_loop().call_later(_MINUTE_SECONDS, self._turn)

@@ -106,12 +106,13 @@ function former(list, key, value) {
   return index.get(value);
 }
 
-// Of new entries nothing is known before, which is not nothing: they may have been left out.
+// What was not there has counted nothing, unless it may have been left out.
 function rateOf(list, key, count) {
   return (entry) => {
+    if (!sameGateway()) return null;
     const was = former(list, key, entry[key]);
-    if (was === undefined) return null;
-    const difference = count(entry) - count(was);
+    if (was === undefined && list === "tenants" && before.left_out.tenants) return null;
+    const difference = count(entry) - (was === undefined ? 0 : count(was));
     return difference < 0 ? null : difference / (now.time - before.time);
   };
 }
