@@ -11,7 +11,7 @@ from docs.dashboards.panels import described
 from docs.dashboards.queries import Ask
 from gateway.exchange.log_fields import EXCHANGE_FIELDS
 
-ask = Ask("tenant", "operation", "model")
+ask = Ask("tenant", "operation", "upstream", "model")
 LOKI = shapes.DataSourceRef(type_val="loki", uid="${logs}")
 
 _TYPED = {
@@ -51,8 +51,8 @@ def _lines() -> models.Panel:
         .description(
             described(
                 "The lines of what is chosen above, newest first; open one for its fields.",
-                "`error` and `detail` say what happened, `subject` who it was. Nothing at all: the variable Lines "
-                "does not select the gateway's lines in your Loki.",
+                "`error`, `detail` and `upstream_status` say what happened, `subject` and `client` who it was. "
+                "Nothing at all: the variable Lines does not select the gateway's lines in your Loki.",
             )
         )
         .datasource(LOKI)

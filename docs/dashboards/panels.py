@@ -29,7 +29,7 @@ from docs.dashboards.colours import GOOD, of_label, of_name
 from docs.dashboards.queries import Query
 
 PROMETHEUS = shapes.DataSourceRef(type_val="prometheus", uid="${datasource}")
-LOG_FIELDS = {label: label for label in ("tenant", "operation", "model")} | {"code": "error"}
+LOG_FIELDS = {label: label for label in ("tenant", "operation", "upstream", "model")} | {"code": "error"}
 """What narrows the log, by the labels that say it."""
 
 WHOLE_OF = {

@@ -31,7 +31,6 @@ UNSEEN = {
     "Asked again": "a kept connection must go stale in the moment in which a request takes it",
     "Workers' metrics refused": "a worker of another release",
     "Log lines withheld": "whoever sends bad credentials by the thousand",
-    "Series": "not counted yet",
     "Fullest limits": "not counted yet",
     "Limits in use": "not counted yet",
     "Tenants at a glance": "one column is not counted yet",
