@@ -127,6 +127,8 @@ def test_tree_in_the_modules_docstring_has_the_shape_of_the_classes() -> None:
 
 def branches(kind: type[GatewayError], *, depth: int) -> Iterator[tuple[int, str]]:
     for below in kind.__subclasses__():
+        if below.__module__ != errors.__name__:
+            continue  # the private listener has a few of its own
         yield depth, below.__name__
         yield from branches(below, depth=depth + 3)
 

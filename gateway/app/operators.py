@@ -90,6 +90,7 @@ class Operators:
                 "Too many wrong keys came from this address. Try again in a minute.",
                 type="requests",
                 retry_after_seconds=wait_seconds,
+                detail=f"{_WRONG_PER_MINUTE} wrong keys within a minute",
             )
         if not compare_digest(sha256(shown).digest(), sha256(key.encode()).digest()):
             self._refused("wrong_key")
