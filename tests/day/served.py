@@ -84,6 +84,23 @@ class Served:
             return await answer.text()
 
     @asynccontextmanager
+    async def withholding(self, *tenants: str, size_bytes: int = 900_000) -> AsyncIterator[None]:
+        """Begin a request of each tenant whose body does not come, and takes up room."""
+        writers = []
+        for tenant in tenants:
+            _, writer = await asyncio.open_connection(self.command.host, self.command.port)
+            writer.write(
+                f"POST {CHAT} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {self.credential(tenant)}\r\n"
+                f"Content-Type: application/json\r\nContent-Length: {size_bytes}\r\n\r\n".encode()
+            )
+            writers.append(writer)
+        try:
+            yield
+        finally:
+            for writer in writers:
+                writer.close()
+
+    @asynccontextmanager
     async def calling(
         self, tenant: str, *request: Any, every_seconds: float = 0.1, at_once: int = 1, **more: Any
     ) -> AsyncIterator[None]:

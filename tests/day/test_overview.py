@@ -74,19 +74,13 @@ async def no_redis(served: Served, redis: RedisServer) -> AsyncIterator[None]:
 @asynccontextmanager
 async def no_room(served: Served, redis: RedisServer) -> AsyncIterator[None]:
     """Bodies that never come hold all room that there is for bodies."""
-    writers = []
-    for tenant in ("acme", "blue", "acme", "blue"):
-        _, writer = await asyncio.open_connection(served.command.host, served.command.port)
-        writer.write(
-            f"POST {CHAT} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {served.credential(tenant)}\r\n"
-            "Content-Type: application/json\r\nContent-Length: 900000\r\n\r\n".encode()
-        )
-        writers.append(writer)
     body = b'{"model":"gpt-4o-mini","messages":[]}' + b" " * 800_000
-    async with served.calling("third", "POST", CHAT, body, at_once=4), served.calling("blue"):
+    async with (
+        served.withholding("acme", "blue", "acme", "blue"),
+        served.calling("third", "POST", CHAT, body, at_once=4),
+        served.calling("blue"),
+    ):
         yield
-    for writer in writers:
-        writer.close()
 
 
 @pytest.mark.parametrize(
