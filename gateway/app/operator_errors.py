@@ -8,24 +8,27 @@ from __future__ import annotations
 
 from gateway.errors import CredentialMissing, CredentialRefused, PermissionFault
 
-_CHALLENGES = (
-    ("WWW-Authenticate", 'Basic realm="gateway", charset="UTF-8"'),
-    ("WWW-Authenticate", 'Bearer realm="gateway"'),
-)
+_BEARER = ("WWW-Authenticate", 'Bearer realm="gateway"')
+_CHALLENGES = (("WWW-Authenticate", 'Basic realm="gateway", charset="UTF-8"'), _BEARER)
+
+
+def for_script(error: KeyMissing | KeyWrong) -> None:
+    """Have no browser ask its user for a password: the page's own script says what is wrong."""
+    error.fields = (_BEARER,)
 
 
 class KeyMissing(CredentialMissing):
     """The operator's key opens this, and was not shown."""
 
     code = "missing_admin_key"
-    fields = _CHALLENGES
+    fields: tuple[tuple[str, str], ...] = _CHALLENGES
 
 
 class KeyWrong(CredentialRefused):
     """What was shown is not the operator's key."""
 
     code = "invalid_admin_key"
-    fields = _CHALLENGES
+    fields: tuple[tuple[str, str], ...] = _CHALLENGES
 
 
 class Elsewhere(PermissionFault):

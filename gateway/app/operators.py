@@ -15,7 +15,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from hmac import compare_digest
 
-from gateway.app.operator_errors import CausedBySite, Elsewhere, KeyMissing, KeyWrong
+from gateway.app.operator_errors import CausedBySite, Elsewhere, KeyMissing, KeyWrong, for_script
 from gateway.errors import LimitExceeded
 from gateway.proxy.request import Request
 from gateway.wire.addresses import peer_of
@@ -79,9 +79,12 @@ class Operators:
             )
         if shown is None:
             self._refused("no_key")
-            raise KeyMissing(
-                "From elsewhere this takes the operator's key (admin_key): as Bearer, or as the password of "
-                "Basic, whatever the user."
+            raise _challenging(
+                fields,
+                KeyMissing(
+                    "From elsewhere this takes the operator's key (admin_key): as Bearer, or as the password of "
+                    "Basic, whatever the user."
+                ),
             )
         wait_seconds = self._wait_seconds(peer)
         if wait_seconds:
@@ -96,7 +99,7 @@ class Operators:
             self._refused("wrong_key")
             if peer in self._wrong or len(self._wrong) < _MOST_PEERS:
                 self._wrong[peer] = self._wrong.get(peer, 0) + 1
-            raise KeyWrong("This is not the operator's key.")
+            raise _challenging(fields, KeyWrong("This is not the operator's key."))
 
     def _wait_seconds(self, peer: str) -> float:
         """For how long nobody there is listened to; 0: they are."""
@@ -142,6 +145,12 @@ class _Fields:
                     return b""
             case _:
                 return b""
+
+
+def _challenging(fields: _Fields, error: KeyMissing | KeyWrong) -> KeyMissing | KeyWrong:
+    if fields.of(b"sec-fetch-dest") == ["empty"]:
+        for_script(error)
+    return error
 
 
 def _is_of_our_page(fields: _Fields, *, may_be_led_to: bool) -> bool:

@@ -28,6 +28,7 @@ A gateway is running, in front of a simulator of the API: its answers are canned
 
   gateway   {base}
   metrics   {metrics}
+  what runs {page}
   tenant    {tenant} (600 requests a minute, 2 of them to {scarce}; counted {where})
 
 A credential for 24 hours. In another shell, which is to be the service's:
@@ -146,6 +147,7 @@ def _greet(settings: Settings, ring: KeyRing, public: str, private: str) -> None
             base=f"{scheme}://{public}/v1",
             me=f"{scheme}://{public}/gateway/me",
             metrics=f"http://{private}/metrics",
+            page=f"http://{private}/",
             tenant=_TENANT,
             scarce=_SCARCE_MODEL,
             where="in memory" if settings.redis_url is None else "in Redis",

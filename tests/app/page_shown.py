@@ -29,7 +29,9 @@ class Served:
 
 
 @asynccontextmanager
-async def served(told: Callable[[], object], *, port: int = 0) -> AsyncIterator[Served]:
+async def served(
+    told: Callable[[], object], *, port: int = 0, key: Callable[[], str | None] = lambda: None
+) -> AsyncIterator[Served]:
     """A private listener that tells what `told` makes."""
 
     async def body() -> bytes:
@@ -40,7 +42,7 @@ async def served(told: Callable[[], object], *, port: int = 0) -> AsyncIterator[
         port,
         exposition=exposition_of_one(Registry(), lambda: _WELL),
         health=MachineHealth(lambda: [_WELL]),
-        operators=OperatorPages(Operators(lambda: None), told=body),
+        operators=OperatorPages(Operators(key), told=body),
     )
     try:
         yield Served(listener.start())

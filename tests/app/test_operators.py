@@ -162,6 +162,15 @@ async def test_who_shows_none_is_asked_for_it() -> None:
         assert [value.split()[0] for value in answer.all("www-authenticate")] == ["Basic", "Bearer"]
 
 
+async def test_the_pages_own_script_makes_no_browser_ask_for_a_password() -> None:
+    script = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}
+    async with listening(KEY) as gateway:
+        for shown in ({}, {"Authorization": "Bearer wrong"}):
+            answer = await gateway.ask(of=elsewhere(), fields=script | shown)
+            assert answer.status == 401
+            assert [value.split()[0] for value in answer.all("www-authenticate")] == ["Bearer"]
+
+
 async def test_a_new_key_counts_from_the_next_request_on() -> None:
     async with listening(KEY) as gateway:
         shown = {"Authorization": f"Bearer {KEY}"}

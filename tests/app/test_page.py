@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import AsyncIterator
 
@@ -241,3 +242,24 @@ async def test_a_quiet_gateway_that_has_nothing_is_shown_too(page: Page) -> None
         assert "There have been none." in notes
         assert "There is no register, which is in Redis, or it cannot be read." in notes
     assert page.complaints == []
+
+
+async def test_with_the_key_it_is_shown_elsewhere_and_when_that_counts_no_more_it_says_so_and_stops(
+    page: Page,
+) -> None:
+    told, keys = Told(), ["the-operators-key-0123456789"]
+
+    async def shows(key: str) -> None:
+        shown = base64.b64encode(f"ops:{key}".encode()).decode()
+        headers = {"X-Forwarded-For": "192.0.2.1", "Authorization": f"Basic {shown}"}
+        await page.do("Network.setExtraHTTPHeaders", headers=headers)
+
+    async with served(told, key=lambda: keys[0]) as listener:
+        await shows(keys[0])
+        await page.open(f"{listener.base}/", until=DRAWN)
+        keys[0] = keys[0][::-1]
+        await page.until("!document.getElementById('trouble').hidden")
+        assert "operator's key. Reload" in await page.value("document.getElementById('trouble').textContent")
+        asked = len(page.asked_for)
+        await page.value("new Promise((resolve) => setTimeout(resolve, 4000))")
+        assert len(page.asked_for) == asked

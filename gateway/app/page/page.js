@@ -455,6 +455,7 @@ const filterWords = () => at("filter").value.trim().toLowerCase().split(/\s+/).f
 const tables = TABLES.map((form) => new Table(form));
 let seenAt = null;
 let paused = false;
+let stopped = false;
 let timer = null;
 let looking = false;
 
@@ -534,7 +535,8 @@ async function look() {
   try {
     const answer = await fetch("state", { cache: "no-store", redirect: "error", signal: patience.signal });
     if (!answer.ok) {
-      trouble(await refusal(answer));
+      stopped = answer.status === 401; // else the browser would ask for the key every few seconds
+      trouble(await refusal(answer) + (stopped ? " Reload this page to show it." : ""));
       return;
     }
     const told = await answer.json();
@@ -554,7 +556,7 @@ async function look() {
 
 function later() {
   clearTimeout(timer);
-  if (!paused && !document.hidden) timer = setTimeout(look, LOOK_SECONDS * 1000);
+  if (!paused && !stopped && !document.hidden) timer = setTimeout(look, LOOK_SECONDS * 1000);
 }
 
 at("filter").addEventListener("input", draw);
@@ -565,6 +567,6 @@ at("pause").addEventListener("click", () => {
   at("pause").textContent = paused ? "Go on" : "Pause";
   if (paused) later(); else look();
 });
-document.addEventListener("visibilitychange", () => { if (!document.hidden && !paused) look(); else later(); });
+document.addEventListener("visibilitychange", () => { if (!document.hidden && !paused && !stopped) look(); else later(); });
 at("tables").append(...tables.map((table) => table.section));
 look();
