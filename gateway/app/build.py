@@ -48,6 +48,7 @@ from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.handler import Handler
 from gateway.proxy.http import forward
 from gateway.proxy.lifecycle import Lifecycle
+from gateway.proxy.model_lists import ModelLists
 from gateway.proxy.piece_gaps import PieceGaps
 from gateway.proxy.reading import Reading
 from gateway.proxy.relay import Relay
@@ -167,6 +168,7 @@ def build_app(
     )
     ledger = UsageLedger(stores.usage, lost=metrics.usage_lost.inc)
     late_counting = LateCounting(ledger=ledger, limiter=limiter, tenants=tenants.book, metrics=metrics)
+    reading = Reading(settings.edge, lost=metrics.process.json_readers_lost.inc)
     services = Services(
         settings=settings,
         table=table,
@@ -182,8 +184,16 @@ def build_app(
         log=log.ended,
         lifecycle=Lifecycle(),
         slowest=Slowest(MOST_EXCHANGES),
-        reading=Reading(settings.edge, lost=metrics.process.json_readers_lost.inc),
+        reading=reading,
         memory=memory,
+        model_lists=ModelLists(
+            upstreams=upstreams,
+            tenants=tenants.book,
+            reading=reading,
+            names=metrics.models.names,
+            every_seconds=settings.upstream.model_list_seconds,
+            loaded=metrics.models.listed,
+        ),
         cors=Cors(settings.cors_origins, exposed=EXPOSED) if settings.cors_origins else None,
         tracing=None
         if span_writer is None

@@ -169,6 +169,7 @@ class App:
                 services.guesses,
                 services.limiter,
                 services.late,  # counts in both until it is closed
+                services.model_lists,
                 services.slowest,
                 self.loop_lag,
                 self._long,

@@ -28,7 +28,8 @@ LABELS = {
     "of limit store servers `up` or `down`; of upstream connections `busy`, `idle` or `waiting`; "
     "of memory `held` or `most`",
     "result": "of connects `connected`, `failed`, `timeout` or `no_files` (on this machine); of waits "
-    "`served`, `refused` or `left`; of loads `loaded` or `failed`; of fetches `new`, `same` or `failed`",
+    "`served`, `refused` or `left`; of loads, and of questions for models, `loaded` or `failed`; of "
+    "fetches `new`, `same` or `failed`",
     "reason": "of refused connections `full`, `peer_share`, or `private` on that listener; of closed ones `idle`, or "
     "`head` with half a head; of bodies `full`, `share` or `never_fits`; of "
     "log lines `sampled` or `budget`; of credentials what is wrong with them: "

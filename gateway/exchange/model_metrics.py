@@ -6,7 +6,7 @@ together with `tenant`.
 
 from __future__ import annotations
 
-from gateway.exchange.instruments import Registry, Spread, Spreads, Sums
+from gateway.exchange.instruments import Counts, Registry, Spread, Spreads, Sums
 from gateway.policy.model_names import OTHER_MODEL, ModelNames
 from gateway.usage.reported import KINDS, NUMBERS, Usage
 
@@ -71,10 +71,20 @@ class ModelMetrics:
             bounds=_GAP_SECONDS,
             registry=registry,
         ).labels()
+        self._lists = Counts(
+            "gateway_model_lists",
+            "Questions to an upstream which models it has, whose names metrics may show, by result.",
+            ["upstream", "result"],
+            registry=registry,
+        )
         self.named: dict[str | None, ModelTallies] = {}
         """Of the models that are counted by their names, as far as `of` has been asked for them."""
 
         self._others: ModelTallies | None = None
+
+    def listed(self, upstream: str, result: str) -> None:
+        """Count one question to an upstream which models it has."""
+        self._lists.labels(upstream, result).inc()
 
     def of(self, model: str | None) -> ModelTallies:
         """What exchanges with this model add to, which the upstream took on."""

@@ -84,6 +84,7 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
             guesses=with_.guesses,
             costs=costs,
             decided=with_.metrics.decided,
+            lists=with_.model_lists,
             unseen_tokens_per_second=settings.unseen_tokens_per_second,
         ),
     )

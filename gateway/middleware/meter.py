@@ -19,9 +19,10 @@ from gateway.middleware.answer_meter import AnswerReading
 from gateway.middleware.costs import Costs
 from gateway.middleware.late_watch import watch_late_work
 from gateway.middleware.session_meter import SessionMeter
-from gateway.operations.table import OperationTable, UsageReport
+from gateway.operations.table import OperationTable, Rewrite, UsageReport
 from gateway.proxy.answer import Answer
 from gateway.proxy.handler import Handler, Middleware
+from gateway.proxy.model_lists import ModelLists
 from gateway.proxy.request import Request
 from gateway.usage.guesses import Guesses
 from gateway.usage.late_register import LateRegister
@@ -38,9 +39,12 @@ def meter(
     guesses: Guesses,
     costs: Costs,
     decided: Decided,
+    lists: ModelLists,
     unseen_tokens_per_second: float,
 ) -> Middleware:
     """Know what each exchange used by the time it ends, and count it once; `late` has what is said after that.
+
+    `lists` learns which models there are from answers that list them.
 
     `unseen_tokens_per_second`: LLM tokens that an upstream may have made unseen, where a client has left it.
     """
@@ -72,6 +76,9 @@ def meter(
             watch = None
             if operation.late_kind is not None and late is not None:
                 watch = watch_late_work(exchange, late, time)
+            models = None
+            if operation.rewrite is Rewrite.MODEL_LIST:
+                models = lists.watch(exchange)
             abandoned = left = False
             try:
                 return await handler(request)
@@ -98,6 +105,8 @@ def meter(
                 ledger.count(counted, usage, known, bytes_in=exchange.bytes_in, bytes_out=exchange.bytes_out)
                 if watch is not None:
                     watch.ended()
+                if models is not None:
+                    models.ended()
 
         return metered
 

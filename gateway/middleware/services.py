@@ -14,6 +14,7 @@ from gateway.operations.table import OperationTable
 from gateway.policy.tenants import TenantBook
 from gateway.proxy.body_memory import BodyMemory
 from gateway.proxy.lifecycle import Lifecycle
+from gateway.proxy.model_lists import ModelLists
 from gateway.proxy.reading import Reading
 from gateway.settings.settings import Settings
 from gateway.traces.tracing import Tracing
@@ -45,6 +46,7 @@ class Services:
 
     reading: Reading
     memory: BodyMemory
+    model_lists: ModelLists
     cors: Cors | None
     """Which pages of browsers may read answers; None: that is the upstream's affair."""
 

@@ -129,4 +129,8 @@ class Upstream(Section):
     websocket_timeout_seconds: Seconds = 7200.0
     """A WebSocket session."""
 
+    model_list_seconds: float = Field(default=3600.0, ge=0, le=7 * 86400)
+    """How often each way upstream is asked which models it has, from the start on; 0: never. Metrics name models of the
+    configuration, and those that an upstream lists; all others are `other`."""
+
     timeouts: KindTimeouts = KindTimeouts()

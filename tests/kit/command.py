@@ -177,7 +177,9 @@ def words(arguments: tuple[str, ...], module: str = "gateway") -> tuple[str, ...
 def environment(more: dict[str, str]) -> dict[str, str]:
     """All that a command finds in its environment."""
     # What says that this is a container: one worker then, wherever tests run, unless a test says how many.
-    return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "container": "tests"} | more
+    # An upstream under test is asked by its test alone, unless that says otherwise.
+    quiet = {"GATEWAY_UPSTREAM__MODEL_LIST_SECONDS": "0"}
+    return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "container": "tests"} | quiet | more
 
 
 async def _collect_said(stream: asyncio.StreamReader, running: RunningCommand) -> None:

@@ -166,6 +166,8 @@ async def running_gateway(
     """
     if file is None:
         settings.setdefault("tenants", {"acme": EVERY_SCOPE})
+    # What an upstream under test is asked, its test asks; but where a test says otherwise.
+    settings["upstream"] = {"model_list_seconds": 0, **settings.get("upstream", {})}
     lines = LogReader()
     ring = ring or KeyRing.ephemeral()
     read = partial(load, file, flags=settings, environ={})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import re
 from collections.abc import AsyncIterator
 
@@ -12,6 +13,7 @@ from tests.kit.asking import ask
 from tests.kit.client import JSON
 from tests.kit.gateway import EVERY_SCOPE, Gateway, running_gateway
 from tests.kit.upstream import SSE_HEAD, Script, ScriptedUpstream, Turn
+from tests.kit.waiting import until
 
 CHAT = "/v1/chat/completions"
 DELTA = b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n'
@@ -172,3 +174,113 @@ async def test_a_reload_names_models(upstream: ScriptedUpstream) -> None:
         await gateway.lines.wait(2)
 
     assert total(gateway, "gateway_model_usage_total", model="late", kind="output") == 100
+
+
+MODELS = b'{"object":"list","data":[{"id":"listed-a","object":"model"},{"id":"listed-b","object":"model"}]}'
+
+
+def listing(body: bytes = MODELS, status: bytes = b"200 OK", more: bytes = b"") -> Script:
+    """The script of an upstream that says which models it has, and streams anything else."""
+
+    async def script(turn: Turn) -> None:
+        if turn.seen.method != "GET":
+            await streaming()(turn)
+            return
+        await turn.send(
+            b"HTTP/1.1 %b\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n%b"
+            % (status, more, len(body), body)
+        )
+
+    return script
+
+
+@pytest.mark.parametrize("encoding", [None, "gzip"])
+@pytest.mark.parametrize("models", [None, ["gpt-4o", "listed-*"]], ids=["all", "restricted"])
+async def test_a_list_of_models_that_goes_by_names_them(
+    upstream: ScriptedUpstream, encoding: str | None, models: list[str] | None
+) -> None:
+    tenant = EVERY_SCOPE | ({} if models is None else {"models": models})
+    upstream.plays(
+        listing() if encoding is None else listing(gzip.compress(MODELS), more=b"Content-Encoding: gzip\r\n")
+    )
+    async with running_gateway(upstream={"base_url": upstream.base_url}, tenants={"acme": tenant}) as gateway:
+        answer = await ask(gateway, "GET", "/v1/models")
+        assert answer.status == 200
+        await until(lambda: gateway.app.services.metrics.models.names.of("listed-a") == "listed-a")
+        await stream(gateway, "listed-b")
+        await gateway.lines.wait(2)
+
+        assert total(gateway, "gateway_model_usage_total", model="listed-b", kind="output") == 100
+
+
+async def test_each_way_upstream_is_asked_at_the_start_and_again_with_its_own_key(
+    upstream: ScriptedUpstream,
+) -> None:
+    upstream.plays(listing())
+    async with running_gateway(
+        upstream={"base_url": upstream.base_url, "api_key": "sk-common-key", "model_list_seconds": 0.3},
+        tenants={
+            "acme": EVERY_SCOPE,
+            "also": EVERY_SCOPE,
+            "own": {**EVERY_SCOPE, "upstream": {"api_key": "sk-own-key"}},
+            "closed": {**EVERY_SCOPE, "enabled": False, "upstream": {"api_key": "sk-closed-key"}},
+        },
+    ) as gateway:
+        await until(lambda: len(upstream.requests) >= 4)
+        await until(lambda: total(gateway, "gateway_model_lists_total", result="loaded", upstream="own") >= 2)
+        await stream(gateway, "listed-a")
+        await gateway.lines.wait(1)
+
+        assert total(gateway, "gateway_model_usage_total", model="listed-a", kind="output") == 100
+    asked = [request for request in upstream.requests if request.method == "GET"]
+    assert {request.target for request in asked} == {"/v1/models"}
+    assert {request.get("authorization") for request in asked} == {
+        "Bearer sk-common-key",
+        "Bearer sk-own-key",
+    }
+
+
+async def hang_up(turn: Turn) -> None:
+    """The script of an upstream that is there and says nothing."""
+    turn.close()
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        (listing(b"{}", b"404 Not Found"), "404"),
+        (listing(b"<html>"), "no list"),
+        (hang_up, "hung up"),
+    ],
+    ids=["missing", "no list", "broken"],
+)
+async def test_an_upstream_that_does_not_list_its_models_is_told_of_once_and_counted(
+    upstream: ScriptedUpstream, script: Script, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    upstream.plays(script)
+    async with running_gateway(
+        upstream={"base_url": upstream.base_url, "model_list_seconds": 0.1}, tenants={"acme": EVERY_SCOPE}
+    ) as gateway:
+        await until(lambda: total(gateway, "gateway_model_lists_total", result="failed") >= 3)
+        assert total(gateway, "gateway_model_lists_total", result="loaded") == 0
+        assert (await ask(gateway, "GET", "/gateway/me")).status == 200
+    said = [record.getMessage() for record in caplog.records if record.name == "gateway.models"]
+    assert len(said) == 1
+    assert "upstream default does not list its models" in said[0]
+    assert why in said[0]
+
+
+async def test_a_server_that_echoes_any_name_names_none(told: Gateway, upstream: ScriptedUpstream) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        name = turn.seen.target.rpartition("/")[2].encode()
+        body = b'{"id":"%b","object":"model","data":[]}' % name
+        await turn.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+            % (len(body), body)
+        )
+
+    upstream.plays(script)
+    assert (await ask(told, "GET", "/v1/models/echoed")).status == 200
+
+    assert told.app.services.metrics.models.names.of("echoed") == "other"

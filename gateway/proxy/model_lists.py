@@ -1,0 +1,199 @@
+"""Which models there are, as upstreams list them: what their answers to clients say, and what they are asked here.
+
+Metrics name no model that is not known. Each way upstream is asked once when the process starts, and again every hour,
+one after the other, beside all requests. Whoever cannot be asked is told of once, and counted; nothing depends on it
+but names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+
+from gateway.errors import GatewayError
+from gateway.exchange.exchange import Exchange
+from gateway.exchange.observers import StreamObserver, Watch
+from gateway.policy.model_names import ModelNames, listed_models
+from gateway.policy.tenants import TenantBook, UpstreamAccess
+from gateway.proxy.by_sight import codings_of
+from gateway.proxy.deadlines import ReplyDeadlines
+from gateway.proxy.reading import Reading
+from gateway.proxy.upstream import Upstreams
+from gateway.wire.answer_head import Head
+from gateway.wire.codings import decoded
+from gateway.wire.headers import NO_HEAD
+from gateway.wire.passing import loop_field
+from gateway.wire.search import Piece
+
+_log = logging.getLogger("gateway.models")
+
+_DEADLINES = ReplyDeadlines(first_byte_seconds=30.0, idle_seconds=10.0, total_seconds=30.0)
+_MOST_BYTES = 2 * 2**20
+_MOST_REMEMBERED = 256
+_SPREAD = 0.1
+"""The part of the time between two questions by which that varies: workers do not ask in step."""
+
+
+class ModelLists:
+    """Learns names from lists of models, for as long as the process runs."""
+
+    def __init__(
+        self,
+        *,
+        upstreams: Upstreams,
+        tenants: TenantBook,
+        reading: Reading,
+        names: ModelNames,
+        every_seconds: float,
+        loaded: Callable[[str, str], None],
+    ) -> None:
+        """`every_seconds`: how often upstreams are asked; 0: never. `loaded` is told of which, and `loaded` or
+        `failed`."""
+        self._upstreams = upstreams
+        self._tenants = tenants
+        self._reading = reading
+        self._names = names
+        self._every_seconds = every_seconds
+        self._loaded = loaded
+        self._asks: asyncio.Task[None] | None = None
+        self._reads: asyncio.Task[None] | None = None
+        self._read: set[int] = set()
+        """The hashes of answers that have been read."""
+
+        self._failing: set[str] = set()
+
+    async def start(self) -> None:
+        """Begin to ask, where that is wished."""
+        if self._every_seconds:
+            self._asks = asyncio.create_task(self._ask_again_and_again())
+
+    async def close(self) -> None:
+        """Ask no more."""
+        tasks = {task for task in (self._asks, self._reads) if task is not None}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def watch(self, exchange: Exchange) -> ListWatch:
+        """What watches the answer of an exchange that asks for the list."""
+        watch = ListWatch(self, exchange.caller.tenant.id)
+        exchange.observers.append(watch)
+        return watch
+
+    def saw(self, tenant: str, body: bytes, applied: Sequence[bytes]) -> None:
+        """Read an answer that went by, unless one is being read or it says nothing new: others will come."""
+        if hash(body) in self._read or (self._reads is not None and not self._reads.done()):
+            return
+        if len(self._read) >= _MOST_REMEMBERED:
+            self._read.clear()
+        self._read.add(hash(body))
+        self._reads = asyncio.create_task(self._learn_from(tenant, body, tuple(applied)))
+
+    async def _learn_from(self, tenant: str, body: bytes, applied: tuple[bytes, ...]) -> None:
+        try:
+            text: bytes | None = body
+            if applied:
+                text = await asyncio.to_thread(decoded, body, applied, most_bytes=_MOST_BYTES)
+            if text is not None:
+                self._names.learn(await self._reading.answer(tenant, text, listed_models, ()))
+        except (GatewayError, RuntimeError) as error:
+            _log.info("a list of models that went by could not be read: %s", error)
+
+    async def _ask_again_and_again(self) -> None:
+        while True:
+            asked: dict[UpstreamAccess, str] = {}
+            for policy in tuple(self._tenants.policies.values()):
+                if policy.settings.enabled:
+                    asked.setdefault(policy.access, policy.id)
+            for access, tenant in asked.items():
+                await self._ask(access, tenant)
+            await asyncio.sleep(self._every_seconds * random.uniform(1 - _SPREAD, 1 + _SPREAD))  # noqa: S311
+
+    async def _ask(self, access: UpstreamAccess, tenant: str) -> None:
+        try:
+            why = await self._asked(access, tenant)
+        except GatewayError as error:
+            why = error.detail or error.code or "it did not answer"
+        except Exception:  # noqa: BLE001 (whatever it is, the next one is asked, and this one again)
+            _log.exception("asking upstream %s for its models failed", access.name)
+            why = "a defect"
+        self._loaded(access.name, "loaded" if why is None else "failed")
+        if why is None:
+            self._failing.discard(access.name)
+        elif access.name not in self._failing:
+            self._failing.add(access.name)
+            _log.warning(
+                "upstream %s does not list its models (%s): metrics call those `other` that no configuration names",
+                access.name,
+                why,
+            )
+
+    async def _asked(self, access: UpstreamAccess, tenant: str) -> str | None:
+        """Learn an upstream's list; or why there is none. Raises a GatewayError."""
+        upstreams = self._upstreams
+        pool = await upstreams.open(access)
+        if not pool.places.take(tenant):
+            return "all connections are in use"
+        reply = await pool.open(tenant, _DEADLINES)
+        try:
+            fields = [
+                (b"Host", pool.host),
+                (b"Accept", b"application/json"),
+                (b"Accept-Encoding", b"identity"),
+            ]
+            if access.authorization is not None:
+                fields.append((b"Authorization", access.authorization))
+            fields += (*access.fields, *pool.proxy_fields, loop_field(NO_HEAD, upstreams.deployment()))
+            block = b"".join(b"%b: %b\r\n" % field for field in fields)
+            reply.write(b"GET %b HTTP/1.1\r\n%b\r\n" % (pool.target(b"/v1/models"), block))
+            reply.start_clock()
+            head = await reply.read_head()
+            body = await reply.peek(_MOST_BYTES)
+        except BaseException:
+            reply.close()
+            raise
+        if body is None:
+            reply.close()
+            return "its list is too long"
+        reply.release()
+        if head.status != 200:
+            return str(head.status)
+        names = await self._reading.answer(tenant, body, listed_models, ())
+        self._names.learn(names)
+        return None if names else "its answer is no list"
+
+
+class ListWatch(StreamObserver):
+    """Keeps what one answer says, as far as it is short."""
+
+    __slots__ = ("_applied", "_lists", "_pieces", "_room_bytes", "_tenant")
+
+    def __init__(self, lists: ModelLists, tenant: str) -> None:
+        self._lists = lists
+        self._tenant = tenant
+        self._applied: tuple[bytes, ...] = ()
+        self._pieces: list[bytes] = []
+        self._room_bytes = 0
+
+    def opened(self, head: Head) -> Watch | None:
+        """Only what is a whole success."""
+        if head.status != 200:
+            return None
+        self._applied, self._room_bytes = codings_of(head), _MOST_BYTES
+        return self._keep
+
+    def ended(self) -> None:
+        """The exchange has ended."""
+        if self._pieces and self._room_bytes >= 0:
+            self._lists.saw(self._tenant, b"".join(self._pieces), self._applied)
+        self._pieces = []
+
+    def _keep(self, piece: Piece) -> None:
+        self._room_bytes -= len(piece)
+        if self._room_bytes >= 0:
+            self._pieces.append(bytes(piece))
+        else:
+            self._pieces = []
