@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from gateway.errors import GatewayError
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import StreamObserver, Watch
+from gateway.policy.accounts import is_public
 from gateway.policy.model_names import ModelNames, listed_models
 from gateway.policy.tenants import TenantBook, UpstreamAccess
 from gateway.proxy.by_sight import codings_of
@@ -106,8 +107,9 @@ class ModelLists:
         while True:
             asked: dict[UpstreamAccess, str] = {}
             for policy in tuple(self._tenants.policies.values()):
-                if policy.settings.enabled:
-                    asked.setdefault(policy.access, policy.id)
+                access = policy.access
+                if policy.settings.enabled and (access.api_key or not is_public(access.base_url)):
+                    asked.setdefault(access, policy.id)
             for access, tenant in asked.items():
                 await self._ask(access, tenant)
             await asyncio.sleep(self._every_seconds * random.uniform(1 - _SPREAD, 1 + _SPREAD))  # noqa: S311

@@ -442,7 +442,7 @@ async def test_gateway_whose_standard_output_is_blocked_serves_as_before(
             filled += os.write(pipe.write_end, b" " * 4095 + b"\n")
     except BlockingIOError:
         os.set_blocking(pipe.write_end, True)
-    way = {"base_url": upstream.base_url, "api_key": "sk-upstream-key"}
+    way = {"base_url": upstream.base_url, "api_key": "sk-upstream-key", "model_list_seconds": 0}
     loaded = load(flags={"upstream": way, "tenants": {"acme": {"scopes": ["*"]}}}, environ={})
     ring = KeyRing.ephemeral()
     app = build_app(loaded, ring=ring, log_descriptor=pipe.write_end)

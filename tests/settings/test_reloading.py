@@ -38,6 +38,9 @@ LOADED = 'gateway_configuration_loads_total{result="loaded"}'
 FAILED = 'gateway_configuration_loads_total{result="failed"}'
 
 
+ASKS_NOTHING = {"upstream": {"model_list_seconds": 0}}
+
+
 @asynccontextmanager
 async def following(file: Path) -> AsyncIterator[Gateway]:
     """A gateway that follows its configuration file, started as `gateway serve` does it."""
@@ -45,7 +48,7 @@ async def following(file: Path) -> AsyncIterator[Gateway]:
     ring = KeyRing.ephemeral()
 
     def read(seen: Seen | None = None) -> Settings:
-        return load(file, environ={}, seen=seen)
+        return load(file, flags=ASKS_NOTHING, environ={}, seen=seen)
 
     app = build_app(
         read(),
