@@ -112,6 +112,6 @@ def _alike(exchange: Exchange, worker: int) -> dict[str, Any]:
     left_out = set(_SAID_WHERE_KNOWN)
     if tenant.settings.logging == "minimal":
         left_out |= _HIDDEN
-    if exchange.target and operation.is_unlisted:
+    if exchange.target and (operation.is_unlisted or not operation.path):
         left_out.discard("path")
     return {name: said.get(name) for name in EXCHANGE_FIELDS if name not in left_out}

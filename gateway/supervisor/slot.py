@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from time import monotonic
 
@@ -164,14 +165,20 @@ class Slot:
             self.old.remove(worker)
             if code and not worker.was_killed:
                 how = _how(code)
-                tell(f"worker {self.index} (pid {worker.pid}) {how}; it was finishing what it served")
+                tell(
+                    f"worker {self.index} (pid {worker.pid}) {how}; it was finishing what it served",
+                    logging.WARNING,
+                )
         if worker is not self.worker:
             return
         self.worker = None
         if self._ends:
             return
         self._changed()
-        tell(f"worker {self.index} (pid {worker.pid}) {_how(code, hung=worker.is_hung)}; it is replaced")
+        tell(
+            f"worker {self.index} (pid {worker.pid}) {_how(code, hung=worker.is_hung)}; it is replaced",
+            logging.WARNING,
+        )
         self._replaced(Cause.HUNG if worker.is_hung else Cause.DIED)
         self._filling = asyncio.create_task(self._fill(self.patience.ended(monotonic(), came_up=True)))
 
@@ -183,7 +190,7 @@ class Slot:
                     return
             delay_seconds = self.patience.ended(monotonic(), came_up=False)
             self._replaced(Cause.NOT_STARTED)
-            tell(f"{self.why}; tried again in {delay_seconds:g} s")
+            tell(f"{self.why}; tried again in {delay_seconds:g} s", logging.ERROR)
 
     def _cut(self, worker: Worker) -> None:
         worker.say("end")

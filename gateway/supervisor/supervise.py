@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine, Mapping
@@ -103,7 +104,7 @@ class _Supervision:
         problems = await self._come_up(stopped)
         if problems is not None:
             for problem in problems:
-                tell(problem)
+                tell(problem, logging.ERROR)
             await self._supervisor.stop(notice=False, impatient=_set())
             return 0 if stopped.done() else 1
         configuration = await self._follow()
@@ -113,7 +114,7 @@ class _Supervision:
         await configuration.close()
         if not stopped.done():
             stopped.cancel()
-            tell("no worker comes up any more; giving up")
+            tell("no worker comes up any more; giving up", logging.ERROR)
             await self._supervisor.stop(notice=False, impatient=_set())
             return 1
         hopeless.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -130,7 +131,10 @@ class Supervisor:
                 self.restart = Restart(number, "failed", "the gateway stops")
                 return
             self.restart = Restart(number, "failed" if reason else "done", reason)
-            tell(f"restart failed: {reason}" if reason else "all workers have been replaced")
+            if reason:
+                tell(f"restart failed: {reason}", logging.ERROR)
+            else:
+                tell("all workers have been replaced")
 
     async def _replaced_all(self) -> str:
         """Replace all; what went wrong, or nothing."""
@@ -154,7 +158,10 @@ class Supervisor:
     def _outdated(self, worker: Worker, why: str) -> None:
         if self._replacing.locked():
             return  # its turn comes; a new release may have settings that it does not know
-        tell(f"worker {worker.place.index} cannot take the settings in force, and is replaced: {why}")
+        tell(
+            f"worker {worker.place.index} cannot take the settings in force, and is replaced: {why}",
+            logging.WARNING,
+        )
         self._replace_soon(worker)
 
     def _replace_soon(self, worker: Worker) -> None:
@@ -166,7 +173,7 @@ class Supervisor:
         """Replace one that was told to end by itself, or that cannot go on as it is."""
         slot = self.slots[worker.place.index]
         if worker is slot.worker and not await slot.replace(Cause.ASKED, of=worker) and not self.stopping:
-            tell(f"worker {slot.index} goes on without a successor: {slot.why}")
+            tell(f"worker {slot.index} goes on without a successor: {slot.why}", logging.ERROR)
         self._being_replaced.discard(worker)
 
     # Ending
