@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from time import monotonic
 
@@ -86,7 +87,8 @@ class Watch:
         worker.is_hung = True
         tell(
             f"worker {worker.place.index} (pid {worker.pid}): its loop has not turned for "
-            f"{worker.turned_seconds_ago:.0f} s; where its threads are:"
+            f"{worker.turned_seconds_ago:.0f} s; where its threads are:",
+            logging.ERROR,
         )
         worker.dump()
         asyncio.get_running_loop().call_later(DUMP_SECONDS, worker.kill)
