@@ -74,7 +74,7 @@ async def test_every_process_says_what_it_is_in_one_form(
             'log.slow_seconds = 3\n[tenants.default]\n[tenants.new]\n[tenants.third]\nname = "b"\n'
         )
         await command.says("configuration reloaded", 10)
-        await command.says("log.slow_seconds has changed and takes effect at the next restart of the workers")
+        await command.says("log has changed and takes effect at the next restart of the workers")
         (reloaded,) = (line for line in said(command) if "reloaded" in line["message"])
         assert reloaded["message"].endswith("tenants added: new; changed: third; removed: gone")
 
