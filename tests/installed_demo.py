@@ -63,6 +63,8 @@ def main(command: str) -> None:
         assert answer.endswith(b"data: [DONE]\n\n"), answer[-200:]
         metrics = fetched(f"http://{admin}/metrics")
         assert b'gateway_exchanges_total{ending="complete",operation="createChatCompletion"' in metrics
+        for file in ("", "page.css", "page.js", "page.svg", "state"):
+            assert fetched(f"http://{admin}/gateway/{file}"), file
     finally:
         demo.send_signal(signal.SIGINT)
         demo.stdout.close()

@@ -24,8 +24,11 @@ from gateway.exchange.slowest import Slow
 from gateway.middleware.services import Services
 from gateway.policy.tenants import TenantPolicy
 
-_LOOKED_AT = 4 * MOST_EXCHANGES
-"""Running exchanges stand in the order in which their callers became known, which is nearly that of their ages."""
+_LOOKED_AT = 2000
+"""Of what runs, oldest first but for a moment: it stands in the order in which callers became known. Some 0.3 ms."""
+
+_SPARE = 20
+"""So many more of a transport than are told are put in order, for that moment's sake."""
 
 _BITE = 50
 """Tenants that are told of in one turn of the loop: some 0.1 ms."""
@@ -65,10 +68,25 @@ class OwnState:
         await self._seldom.close()
 
     def _oldest(self) -> list[Running]:
-        running = islice(self._services.lifecycle.running.values(), _LOOKED_AT)
-        oldest = sorted((one.exchange for one in running), key=attrgetter("started_at"))
+        """Those of each transport: sessions may be many and old, and nothing be wrong with them."""
+        lifecycle = self._services.lifecycle
+        by_socket: list[Exchange] = []
+        by_http: list[Exchange] = []
+        most = MOST_EXCHANGES + _SPARE
+        sessions = min(most, len(lifecycle.sessions))
+        for one in islice(lifecycle.running.values(), _LOOKED_AT):
+            exchange = one.exchange
+            found = by_socket if exchange.is_socket else by_http
+            if len(found) < most:
+                found.append(exchange)
+            elif len(by_http) == most and len(by_socket) >= sessions:
+                break
         now = monotonic()
-        return [self._running(exchange, now) for exchange in oldest[:MOST_EXCHANGES]]
+        return [
+            self._running(exchange, now)
+            for found in (by_http, by_socket)
+            for exchange in sorted(found, key=attrgetter("started_at"))[:MOST_EXCHANGES]
+        ]
 
     def _running(self, exchange: Exchange, now: float) -> Running:
         return {

@@ -15,7 +15,7 @@ MOST_TENANTS = 500
 """Those with most exchanges; of the others only how many there are."""
 
 MOST_EXCHANGES = 20
-"""Of the oldest, and of the slowest."""
+"""Of the oldest, by HTTP and by WebSocket, and of the slowest."""
 
 MOST_CREDENTIALS = 200
 """Those that expire next."""
@@ -304,7 +304,7 @@ class State(TypedDict):
     """Busiest first."""
 
     oldest: list[Running]
-    """Oldest first. Exchanges whose caller is not known yet are not among them."""
+    """Oldest first, at most so many of each transport. Exchanges whose caller is not known yet are not among them."""
 
     slowest: list[Ended]
     """Slowest first, of the last five minutes."""

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from heapq import nlargest
 from itertools import chain
 from operator import itemgetter
@@ -129,7 +129,7 @@ class StateDocument:
             "reasons": cast(Any, ready.document["reasons"]),
             "workers": [_worker(worker, counted, told.get(worker.pid)) for worker in self._workers()],
             "tenants": tenants,
-            "oldest": _most(one["oldest"] for one in told.values()),
+            "oldest": _oldest(told.values()),
             "slowest": _most(one["slowest"] for one in told.values()),
             "upstreams": counted.upstreams,
             "errors": counted.errors,
@@ -157,6 +157,14 @@ def _worker(worker: WorkerState, counted: CountedState, told: Told | None) -> Wo
         "in_flight": None if told is None else told["in_flight"],
         "connections": None if told is None else told["connections"],
     }
+
+
+def _oldest(told: Collection[Told]) -> list[Running]:
+    of_each = (
+        _most([running for running in one["oldest"] if running["transport"] == transport] for one in told)
+        for transport in ("http", "websocket")
+    )
+    return sorted(chain.from_iterable(of_each), key=itemgetter("age_seconds"), reverse=True)
 
 
 def _most(of_workers: Iterable[list[_Exchange]]) -> list[_Exchange]:

@@ -7,6 +7,7 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 import aiohttp
@@ -15,6 +16,8 @@ import pytest
 
 from gateway.app import state as described
 from gateway.app.serving import private_listener
+from gateway.exchange.exchange import Exchange
+from gateway.operations.own import ME
 from tests.conftest import StartGateway
 from tests.kit.asking import ask
 from tests.kit.gateway import EVERY_SCOPE, Gateway
@@ -201,6 +204,27 @@ async def test_the_oldest_twenty_of_many_are_told_oldest_first(
     assert len(ages) == 20
     assert ages == sorted(ages, reverse=True)
     assert document["workers"][0]["in_flight"] == 30
+
+
+async def test_old_sessions_do_not_hide_old_requests(start: Any, upstream: ScriptedUpstream) -> None:
+    gateway = await start()
+    running = gateway.app.services.lifecycle.running
+    now = time.monotonic()
+    for number in range(300):
+        exchange = Exchange(f"req_gw_{number}", "GET", ME, now - 3600 + number, time.time())
+        exchange.is_socket = number % 100 != 99
+        running[exchange.id] = SimpleNamespace(exchange=exchange)
+        if exchange.is_socket:
+            gateway.app.services.lifecycle.sessions[exchange.id] = SimpleNamespace()
+    async with looking(gateway) as look:
+        oldest = (await look.state())["oldest"]
+    running.clear()
+    gateway.app.services.lifecycle.sessions.clear()
+
+    by_http = [one["request_id"] for one in oldest if one["transport"] == "http"]
+    by_socket = [one["request_id"] for one in oldest if one["transport"] == "websocket"]
+    assert by_http == ["req_gw_99", "req_gw_199", "req_gw_299"]
+    assert by_socket == [f"req_gw_{number}" for number in range(20)]
 
 
 async def test_no_secret_is_in_it(start: Any, upstream: ScriptedUpstream) -> None:

@@ -266,7 +266,7 @@ const TABLES = [
     ],
   },
   {
-    id: "oldest", title: "Oldest exchanges", note: () => "That run now; at most 20.", key: (one) => one.request_id, rows: () => now.oldest,
+    id: "oldest", title: "Oldest exchanges", note: () => "That run now; at most 20 by HTTP and 20 by WebSocket.", key: (one) => one.request_id, rows: () => now.oldest,
     empty: "None runs.",
     columns: [...exchangeColumns("Age"), { label: "By", value: (one) => one.transport, less: true }, ...requestColumns],
   },
