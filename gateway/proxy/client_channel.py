@@ -122,12 +122,14 @@ class ClientChannel(Channel):
     def _readable_since(self, now: float) -> float:
         """Since when that could have been read which has just been."""
         looked_at = self._loop.time() + CLOCK_SECONDS
-        since = now if now < looked_at else looked_at
-        if now > self.turns.late_at or self.task is None:
+        if now < looked_at and now < self.turns.late_at and self.task is not None:
+            return now
+        since = min(now, looked_at)
+        if now >= self.turns.late_at or self.task is None:
             sock = None if self.transport is None else self.transport.get_extra_info("socket")
             since = min(since, now - age_seconds(sock))
-            if self.task is not None:  # no request can wait for us before the one in front of it is answered
-                since = max(since, self.waits_since)
+        if self.task is not None:  # no request can wait for us before the one in front of it is answered
+            since = max(since, self.waits_since)
         return since
 
     def _put_by(self, data: bytes) -> None:

@@ -176,7 +176,6 @@ class EdgeProtocol(ClientChannel):
     def _begin(self, asked: AskedHead, behind: bytes, since: float, head_seconds: float = 0.0) -> None:
         """A request is there; its body, or some of it, may be too."""
         state = self._state
-        times = since, head_seconds
         state.requests += 1
         state.clients.asks(self)
         self._deadline = math.inf
@@ -189,16 +188,15 @@ class EdgeProtocol(ClientChannel):
                 wheel=state.wheel,
                 loop=self._loop,
             )
-            self._request = Request(self, asked, body, times)
+            self._request = Request(self, asked, body, since, head_seconds)
             self.take_as(CHUNKED if chunked else STATED)
             if len(behind) > self._bite_bytes:
                 self.put_back(behind)
             elif behind:
                 self._take_body(body, behind)
-        elif stated == len(behind):
-            self._request = Request(self, asked, ReceivedBody(behind) if stated else NO_BODY, times)
         else:
-            self._request = Request(self, asked, ReceivedBody(behind[:stated]) if stated else NO_BODY, times)
+            received = ReceivedBody(behind[:stated]) if stated else NO_BODY
+            self._request = Request(self, asked, received, since, head_seconds)
             self._ahead = behind[stated:]
         if self.task is None:
             self.task = self._loop.create_task(self._serve())

@@ -33,14 +33,15 @@ class Request:
     """Written by the outermost middleware."""
 
     def __init__(
-        self, connection: ClientChannel, asked: AskedHead, body: Body, times: tuple[float, float]
+        self, connection: ClientChannel, asked: AskedHead, body: Body, readable_at: float, head_seconds: float
     ) -> None:
-        """`times`: since when its first byte could have been read, of `time.monotonic`, and how many seconds its
-        client then took for the rest of the head.
+        """`readable_at`: since when its first byte could have been read, of `time.monotonic`; `head_seconds`: how long
+        its client then took for the rest of the head.
         """
         self.connection = connection
         self.body = body
-        self.readable_at, self.head_seconds = times
+        self.readable_at = readable_at
+        self.head_seconds = head_seconds
         known, self.own_values, self.stated_bytes = asked
         self.known = known
         """What its head says, but for its own values."""
