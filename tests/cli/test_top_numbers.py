@@ -11,7 +11,7 @@ from gateway.cli.top import wording
 from gateway.cli.top.asking import Answer, url_of
 from gateway.cli.top.concerns import concerns
 from gateway.cli.top.readings import Reading, Readings
-from gateway.cli.top.screen import shares
+from gateway.cli.top.screen import fitted, shares
 from gateway.cli.top.tables import Tables, tables_of
 from tests.cli.test_top import a_state, a_tenant
 
@@ -203,3 +203,17 @@ def test_numbers_are_read_at_a_glance() -> None:
     )
     assert [wording.amount(size) for size in (12, 2048, 3 * 2**20)] == ["12B", "2.0K", "3.0M"]
     assert wording.dimension("max_tokens_per_1_day") == "tokens/day"
+
+
+@pytest.mark.parametrize(
+    ("widths", "least", "room", "fits"),
+    [
+        ([5, 6], [2, 6], 20, [5, 6]),
+        ([30, 20, 6], [8, 8, 6], 40, [17, 17, 6]),
+        ([30, 9, 6], [8, 8, 6], 20, [8, 8, 6]),
+    ],
+)
+def test_columns_that_are_widest_give_way(
+    widths: list[int], least: list[int], room: int, fits: list[int]
+) -> None:
+    assert fitted(widths, least, room) == fits

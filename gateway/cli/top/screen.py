@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -145,13 +145,18 @@ def _totals(picture: Picture) -> Text:
 def _wrong(concerns: Sequence[Concern], height: int) -> list[RenderableType]:
     """What is wrong, in as many lines as it may take."""
     most = max(1, min(_MOST_CONCERNS, height // 5))
+    of_one: dict[str, list[Concern]] = {}
+    for concern in concerns:
+        of_one.setdefault(concern.who, []).append(concern)
     lines: list[RenderableType] = []
-    for concern in concerns[:most]:
-        style = BAD if concern.is_bad else DOUBTFUL
-        line = Text(" ! " if concern.is_bad else " - ", style, no_wrap=True, overflow="ellipsis")
-        lines.append(line.append(f"{shown(concern.who)} ", style).append(shown(concern.what)))
-    if len(concerns) > most:
-        lines[-1] = Text(f" ! and {len(concerns) - most + 1} more; make the terminal higher", BAD)
+    for who, what in list(of_one.items())[:most]:
+        style = BAD if what[0].is_bad else DOUBTFUL
+        line = Text(" ! " if what[0].is_bad else " - ", style, no_wrap=True, overflow="ellipsis")
+        line.append(f"{shown(who)} ", style).append("; ".join(shown(concern.what) for concern in what))
+        lines.append(line)
+    if len(of_one) > most:
+        more = f" ! and {len(of_one) - most + 1} more; a higher terminal has room for them"
+        lines[-1] = Text(more, BAD, no_wrap=True, overflow="ellipsis")
     return lines or [Text(" nothing is wrong", GOOD)]
 
 
@@ -217,21 +222,26 @@ def _table(
 def _columns(columns: Sequence[Column], heads: Sequence[str], rows: Sequence[Any], width: int) -> Table:
     """Columns as wide as what stands in them; where that is too much, names give way."""
     cells = [[Text(column.text(row), column.style(row)) for column in columns] for row in rows]
-    widths = [max(len(head), *(row[number].cell_len for row in cells)) for number, head in enumerate(heads)]
-    is_narrow = sum(widths) + _GAP * (len(widths) - 1) > width
-    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold", expand=is_narrow)
-    for column, head, widest in zip(columns, heads, widths, strict=True):
-        table.add_column(
-            Text(head),
-            justify="left" if column.is_name else "right",
-            no_wrap=True,
-            overflow="ellipsis",
-            ratio=widest if is_narrow and widest > column.takes > 0 else None,
-            min_width=min(widest, column.takes) if column.takes else widest,
-        )
+    widths = fitted(
+        [max(len(head), *(row[at].cell_len for row in cells)) for at, head in enumerate(heads)],
+        [column.takes or width for column in columns],
+        width - _GAP * (len(heads) - 1),
+    )
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
+    for column, head, fits in zip(columns, heads, widths, strict=True):
+        justify: Literal["left", "right"] = "left" if column.is_name else "right"
+        table.add_column(Text(head), justify=justify, no_wrap=True, overflow="ellipsis", width=fits)
     for row in cells:
         table.add_row(*row)
     return table
+
+
+def fitted(widths: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    """Widths that together need no more than there is room for: the widest give way, down to what each has to have."""
+    fits = list(widths)
+    while sum(fits) > room and (may := [at for at, width in enumerate(fits) if width > least[at]]):
+        fits[max(may, key=fits.__getitem__)] -= 1
+    return fits
 
 
 def _bottom(choices: Choices) -> Text:

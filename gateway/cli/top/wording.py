@@ -65,5 +65,5 @@ def dimension(key: str) -> str:
 
 def bar(ratio: float, cells: int) -> str:
     """A part of it, drawn in so many characters; more than all of it is full."""
-    full = min(cells, round(ratio * cells))
+    full = min(cells, int(ratio * cells))
     return "#" * full + "." * (cells - full)
