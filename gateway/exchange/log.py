@@ -39,7 +39,11 @@ def access_record(exchange: Exchange, times: Times, *, worker: int = 0) -> dict[
     record["time"] = _at(started, UTC)
     record["ended"] = _at(started + whole, UTC)
     record["request_id"] = exchange.id
-    record["upstream_request_id"] = short(exchange.upstream_request_id)
+    there = exchange.upstream_request_id
+    if there is not None:
+        record["upstream_request_id"] = (
+            there if len(there) <= _ID_LIMIT and there.isprintable() else short(there)
+        )
     if "client" in record:
         record["client"] = exchange.client
     if "path" in record:

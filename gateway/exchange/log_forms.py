@@ -58,7 +58,9 @@ def is_coloured(descriptor: int) -> bool:
 
 def encode(record: dict[str, Any]) -> bytes:
     """A line of JSON; control characters are escaped, so nothing can forge a second one."""
-    return _fitting(record, _json)
+    bytes(ROOM_BYTES)  # raises MemoryError
+    line = orjson.dumps(record, option=_OPTIONS, default=str)
+    return line if len(line) <= whole_lines.MOST_BYTES else _fitting(record, _json)
 
 
 def encode_text(record: dict[str, Any], *, coloured: bool = False) -> bytes:
