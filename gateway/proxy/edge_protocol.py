@@ -169,7 +169,7 @@ class EdgeProtocol(ClientChannel):
         asked, behind = parts.feed(data)
         if asked is not None:
             self._head = None
-            self._begin(asked, behind, parts.since, since - parts.since)
+            self._begin(asked, behind, parts.since, max(0.0, since - parts.since))
         elif parts.size_bytes > state.max_header_bytes:
             raise parts.too_large(state.max_header_bytes)
 

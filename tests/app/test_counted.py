@@ -352,6 +352,22 @@ def test_an_instrument_that_nobody_here_understands_is_left_out_and_said_so(
     assert samples(counted) == {("others_total", ()): 1}
 
 
+@pytest.mark.parametrize(
+    "told", [b'"none"', b"[1]", b'[[0,9,["a",1,2]],[7,0,["a",1,2]],[0,0,["a",1]],[0,0,[1,1,2]]]']
+)
+def test_what_a_later_release_tells_beside_the_numbers_is_passed_over(told: bytes) -> None:
+    registry, refused = Registry(), list[str]()
+    Spreads("seconds", "Seconds.", bounds=BOUNDS, registry=registry).labels().observe(2)
+    snapshots, counted = Snapshots(registry), Counted(refused=refused.append)
+    described = snapshots._described(registry.instruments[0].description, [])
+    snapshots._descriptions["seconds"] = b'%b,"later":{},"exemplars":%b}' % (described[:-1], told)
+
+    counted.hear("new", 0, at_once(snapshots.take()))
+
+    assert not refused
+    assert samples(counted, openmetrics=True)["seconds_count", ()] == 1
+
+
 # Room.
 
 
