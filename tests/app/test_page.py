@@ -49,6 +49,7 @@ NAMES_IN_TREE = "[...document.querySelectorAll('#tables bdi')].map((one) => one.
 @pytest.fixture
 async def page() -> AsyncIterator[Page]:
     async with chromium_page() as opened:
+        await opened.looks(width=DESK[0], height=DESK[1], dark=False)
         yield opened
 
 

@@ -4,7 +4,7 @@
 
 const LOOK_SECONDS = 3;
 const PATIENCE_SECONDS = 15;
-const NARROW = matchMedia("(max-width: 48rem)");
+const NARROW = matchMedia("(max-width: 68rem)");
 const DAY_SECONDS = 86400;
 
 // How things are written.
