@@ -84,6 +84,7 @@ async def test_callers_trace_is_continued_and_goes_up_with_the_gateways_span_as_
         assert span.context is not None
         assert span.context.trace_state.to_header() == "congo=t61rcWkgMzE,rojo=00f067aa0ba902b7"
     assert len({ids(span)[1] for span in spans}) == 3
+    assert [line["trace_id"] for line in await traced.lines.wait(3)] == [TRACE] * 3
 
 
 @pytest.mark.parametrize(
@@ -106,6 +107,7 @@ async def test_without_a_sound_traceparent_a_trace_begins_here(
         trace, own, parent = ids(span)
         assert parent is None
         assert trace != TRACE
+        assert trace in {line["trace_id"] for line in await traced.lines.wait(3)}
         assert seen.all("traceparent") == [f"00-{trace}-{own}-01"]
         assert seen.all("tracestate") == []
 
