@@ -188,10 +188,11 @@ class SessionPermits:
         )
         if used.images and cost.images is None:  # such as by a tool of a stored prompt
             self.charge(Usage(images=used.images), reservation.quotas)
-        tallies = self._standing.tallies
-        limited = tallies.limited or tallies.limited_began()
-        limited[0] += reservation.reserved
-        limited[1] += used.total
+        if used != _NOTHING:
+            tallies = self._standing.tallies
+            limited = tallies.limited or tallies.limited_began()
+            limited[0] += reservation.reserved
+            limited[1] += used.total
         if used.total:
             self._watch(told=False)
 

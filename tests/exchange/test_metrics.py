@@ -24,7 +24,7 @@ from gateway.usage.counters import TIERS
 from gateway.usage.reported import KINDS, Known, Usage
 from tests.kit import records
 from tests.kit.asking import TABLE
-from tests.kit.client import RawClient
+from tests.kit.client import JSON, RawClient
 from tests.kit.exposition import page_of
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import ScriptedUpstream
@@ -72,9 +72,18 @@ def ended(metrics: Metrics, made: Exchange, now: float = 101.0) -> None:
     metrics.ended(made, made.times(now))
 
 
+def streamed(made: Exchange) -> Exchange:
+    """The same with an answer that a model has streamed, and said what it used."""
+    made.spent, made.known = True, Known.REPORTED
+    made.usage = Usage(input=3, output=4, total=7, tier="flex")
+    made.first_byte_at, made.last_piece_at = 100.2, 100.9
+    return made
+
+
 def test_100000_random_exchanges_add_no_series_beyond_the_closed_sets() -> None:
     chance = random.Random(4)
     metrics = Metrics()
+    metrics.models.names.configure(["named"])
     operations = [
         *TABLE.operations,
         *(TABLE.match(method, "/v1/brand/new").operation for method in ("GET", "PUT")),
@@ -83,6 +92,8 @@ def test_100000_random_exchanges_add_no_series_beyond_the_closed_sets() -> None:
     for operation, caller in itertools.product(operations, CALLERS):
         for status, ending in ((200, Ending.COMPLETE), (None, Ending.CLIENT_LEFT)):
             ended(metrics, exchange(operation=operation, caller=caller, status=status, ending=ending))
+        ended(metrics, streamed(exchange(operation=operation, caller=caller, status=200, model="named")))
+        ended(metrics, streamed(exchange(operation=operation, caller=caller, status=200, model="whatever")))
     before = series(metrics)
 
     unmatched = 0
@@ -102,10 +113,16 @@ def test_100000_random_exchanges_add_no_series_beyond_the_closed_sets() -> None:
         made.caller = chance.choice(CALLERS)
         made.status = chance.randrange(200, 300) if complete else None
         made.ending = Ending.COMPLETE if complete else Ending.CLIENT_LEFT
+        if chance.random() < 0.5:
+            streamed(made)
         ended(metrics, made, 100.0 + chance.random())
 
     assert unmatched > 10_000
     assert series(metrics) == before
+    assert {
+        line for line in before if 'model="' in line and not re.search('model="(named|other)"', line)
+    } == set()
+    assert any(line.startswith("gateway_output_llm_tokens_per_second_sum") for line in before)
 
 
 async def test_requests_of_strangers_add_no_series(gateway: Gateway, upstream: ScriptedUpstream) -> None:
@@ -125,12 +142,13 @@ async def test_requests_of_strangers_add_no_series(gateway: Gateway, upstream: S
                 (client.credential, name().upper(), f"/v1/{name()}"),
                 (client.credential, "GET", f"/v1/models/{name()}"),
                 (client.credential, "GET", f"/{name()}"),
+                (client.credential, "POST", "/v1/chat/completions"),
                 (f"{name()}.{name()}.{name()}", "GET", f"/v1/files/{name()}"),
             )
             for credential, method, target in requests:
                 client.credential = credential
                 body = b'{"model":"%b"}' % name().encode() if method not in ("GET",) else None
-                headers = f"X-{name()}: {name()}\r\n"
+                headers = f"X-{name()}: {name()}\r\n{JSON}"
                 await client.send(client.request_bytes(method, target, body, headers=headers))
                 if (await client.read_answer()).get("connection") == "close":
                     await client.close()
