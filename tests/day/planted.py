@@ -1,6 +1,7 @@
-"""`python -m tests.day.planted`: the gateway with two faults of its own that nobody else could give it.
+"""`python -m tests.day.planted`: the gateway with faults of its own that nobody else could give it in a minute.
 
-Whoever lists files meets a defect. SIGALRM has a thread use up the processor; a second one ends that.
+Whoever lists files meets a defect. SIGALRM has a thread use up the processor; a second one ends that. MOST_SERIES is
+how many series there may be, MOST_WAITING how many objects may wait for Redis.
 """
 
 from __future__ import annotations
@@ -10,10 +11,18 @@ import os
 import signal
 import sys
 import threading
+import time
 from typing import Any
 
-from gateway.cli import main
+from gateway.exchange import series_room
+from gateway.usage import late_register
 
+series_room.MOST_SERIES = int(
+    os.environ.get("MOST_SERIES", series_room.MOST_SERIES)
+)  # before it is a default
+late_register.MOST_WAITING = int(os.environ.get("MOST_WAITING", late_register.MOST_WAITING))
+
+main = importlib.import_module("gateway.cli").main
 _busy = threading.Event()
 authorize: Any = importlib.import_module("gateway.middleware.authorize")  # not the function by that name
 _check = authorize.check_covered
@@ -36,12 +45,16 @@ def work(*_: object) -> None:
 
 
 def spin() -> None:
+    """Work before whatever else is on this machine, with hardly a rest."""
     try:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), -19)
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     except PermissionError:
-        pass
+        pass  # a machine that has nothing else to do will do
     while _busy.is_set():
-        pass
+        until = time.monotonic() + 0.02
+        while time.monotonic() < until:
+            pass
+        time.sleep(0.0001)
 
 
 if __name__ == "__main__":

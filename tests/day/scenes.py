@@ -29,8 +29,13 @@ BUDGETS = frozenset(
 )
 """What burns with everything that fails."""
 
-CROWDED = frozenset({"GatewaySlow", "GatewayLoopBlocked", "GatewayRedisSlow", "GatewayProcessorFull"})
-"""What so many gateways on one machine may do to one another."""
+CROWDED = frozenset(
+    {
+        *("GatewaySlow", "GatewayLoopBlocked", "GatewayRedisSlow", "GatewayProcessorFull"),
+        *("GatewayDown", "GatewayGone"),
+    }
+)
+"""What so many gateways on one machine may do to one another; a second without a scrape is a minute of the rules."""
 
 RESOLVING_SECONDS = 150.0
 STARTING = asyncio.Semaphore(2)

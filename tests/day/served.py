@@ -128,6 +128,7 @@ async def gateway_of(
     redis: RedisServer | None = None,
     workers: int = 1,
     module: str = "gateway",
+    **environ: str,
 ) -> AsyncIterator[Served]:
     """Run a gateway as its operator does, from a configuration file; with Redis it may have several workers."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -141,6 +142,7 @@ async def gateway_of(
                 *("--workers", str(workers), "--keys-dir", str(directory / "keys")),
                 *("--set", "drain_notice_seconds=0", *where, *options),
                 module=module,
+                **environ,
             )
         )
         session = await stack.enter_async_context(
