@@ -33,8 +33,8 @@ class LongExchanges:
         self._after_seconds = after_seconds
         self._rest_seconds = min(_LOOK_SECONDS, after_seconds / _PARTS)
         self._runs = runs
-        self._told_until = 0.0
-        """Who began before this (`time.monotonic`) has been told of."""
+        self._told: set[str] = set()
+        """Those that have been told of and still run, by their ids."""
 
     async def start(self) -> None:
         """Look from now on."""
@@ -48,13 +48,15 @@ class LongExchanges:
     def due(self, now: float) -> float:
         """Tell of those that have become long; returns when the next one may."""
         now = monotonic()
-        told_until, long_since = self._told_until, now - self._after_seconds
-        for running in tuple(self._lifecycle.running.values()):  # in the order in which they began
-            exchange = running.exchange
-            if exchange.started_at <= told_until:
+        running, told, earliest = self._lifecycle.running, self._told, now
+        told.intersection_update(running)
+        for id_, one in tuple(running.items()):
+            if id_ in told:
                 continue
-            if exchange.started_at > long_since:
-                return max(exchange.started_at + self._after_seconds, now + self._rest_seconds)
-            self._told_until = exchange.started_at
-            self._runs(exchange, now)
-        return now + self._after_seconds
+            began = one.exchange.started_at
+            if now - began >= self._after_seconds:
+                told.add(id_)
+                self._runs(one.exchange, now)
+            else:
+                earliest = min(earliest, began)
+        return max(earliest + self._after_seconds, now + self._rest_seconds)

@@ -34,6 +34,9 @@ _IN_COLUMNS = frozenset(
     {"event", "time", "status", "ending", "method", "operation", "tenant", "duration_ms", "worker"}
     | {"level", "logger", "message", "exception", "process"}
 )
+_FIRST = ("error", "detail", "path", "model", "client", "subject")
+"""What of all else is mostly looked for."""
+
 _RESET = "\x1b[0m"
 _RED, _YELLOW, _GREEN, _FAINT = "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[2m"
 _OF_LEVEL = {"warning": _YELLOW, "error": _RED, "critical": _RED}
@@ -122,13 +125,14 @@ def _said(record: Mapping[str, Any], paint: Callable[[str, str], str]) -> str:
 
 def _pairs(record: Mapping[str, Any]) -> Iterator[str]:
     """What has no column, as `name=value`, but for what is nothing."""
-    for name, value in record.items():
+    first = {name: record[name] for name in _FIRST if name in record}
+    for name, value in {**first, **record}.items():
         if name in _IN_COLUMNS or value is None or value == "":
             continue
         if isinstance(value, Mapping):
             yield from (f"{name}.{_value(key)}={_value(one)}" for key, one in _flat(value))
         elif isinstance(value, datetime):
-            yield f"{name}={_time(value)}"
+            yield f"{name}={value:%H:%M:%S}.{value.microsecond // 1000:03}Z"
         else:
             yield f"{name}={_value(value)}"
 

@@ -112,7 +112,7 @@ async def test_text_is_for_people_and_forged_as_little(
 
     plain, odd = command.stdout
     time = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z"
-    assert re.match(rf"{time} 200 complete +0\.\d{{3}}s  default +GET  listModels +  ended=", plain)
+    assert re.match(rf"{time} 200 complete +0\.\d{{3}}s  default +GET  listModels +  client=", plain)
     assert r'model="a status=500 \"x\"\\u000a2026 200 complete"' in odd
     assert "\x1b" not in "".join([*command.stdout, *command.log])
     assert all(re.match(rf"{time} info +gateway +\S", line) for line in command.log), command.log

@@ -199,6 +199,22 @@ async def test_what_has_no_answer_yet_has_one_too(
     assert {line["status"] for line in lines_of(gateway, "log.start")} == {None}
 
 
+async def test_one_whose_head_was_slow_is_told_of_though_later_ones_have_been(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(log={"start_seconds": 0.4})
+    upstream.plays(silent)
+    slow, quick = await gateway.connect(), await gateway.connect()
+    head = slow.request_bytes("GET", "/v1/models")
+    await slow.send(head[:-10])
+    await asyncio.sleep(0.1)
+    await quick.send(quick.request_bytes("GET", "/v1/models"))
+    await until(lambda: len(lines_of(gateway, "log.start")) == 1)
+    await slow.send(head[-10:])
+
+    await until(lambda: len(lines_of(gateway, "log.start")) == 2)
+
+
 async def test_nobody_hears_of_what_runs_where_that_is_off(
     start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:
