@@ -253,7 +253,6 @@ NOTHING = Row(
             "gateway_worker_metrics_refused_total",
             "What workers said they had counted and could not be shown.",
             "Two releases run side by side for too long, or a defect.",
-            "reason",
         ),
         lines(
             "Series",
