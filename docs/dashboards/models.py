@@ -173,7 +173,7 @@ USE = Row(
             "Questions for models",
             "How often upstreams were asked which models they have, in the time shown, by result.",
             "failed: standard error says why; until it answers, models that no configuration names count as other.",
-            ask.grown("gateway_model_lists_total", "upstream", "result"),
+            ask.grown("gateway_model_lists_total", "upstream", "result", over=WHOLE),
             unit=units.Short,
             empty="Nobody was asked in this time: once an hour.",
             size=(16, 8),

@@ -27,6 +27,9 @@ from tests.kit.upstream import ScriptedUpstream, Turn
 PATIENCE_SECONDS = 120.0
 """For all of them: two hours of this day."""
 
+ASKED_FOR_MODELS = ("--set", "upstream.model_list_seconds=3")
+"""As seldom as once an hour it would be over before anybody looks."""
+
 WITHOUT_A_NUMBER = {
     ("overview", "Redis A"),
     ("overview", "First byte, p95 A"),
@@ -132,7 +135,7 @@ api_key = "sk-lost"
 """
     async with AsyncExitStack() as stack:
         busy = await stack.enter_async_context(
-            gateway_of(directory / "day", configuration, redis=redis, workers=2)
+            gateway_of(directory / "day", configuration, *ASKED_FOR_MODELS, redis=redis, workers=2)
         )
         pair = served_pair(directory)
         tls = await stack.enter_async_context(
