@@ -10,7 +10,7 @@ LABELS = {
     "operation": "an id from `gateway routes`, `unlisted`, or `none` where the request named none",
     "status": "a class, `2xx`, or `none` where no answer was sent; of refused requests and health checks the "
     "status itself; of upstreams' answers the status itself where it says whose fault it is, else its class; "
-    "where none came `timeout`, `broken`, or `left`: by the client",
+    "where none came `timeout`, `broken`, or `left`: nobody waited for one any more",
     "ending": "see below",
     "check": "`livez` or `readyz`",
     "moment": "`reserved` or `settled`",
@@ -40,7 +40,8 @@ LABELS = {
     "upstream": "the name of a way upstream in the configuration, or `administration`",
     "model": "a name of the configuration or of the upstream's list of models, at most 200, or `other`",
     "code": "the code of an error, as [errors](errors.md) has them",
-    "server": "host and port of a Redis server, its path where it is a socket, the service where Sentinels name it",
+    "server": "host and port of a Redis server; its path where it is a socket, the service where Sentinels name it, "
+    "and for a cluster as a whole those that are configured",
     "policy": "`local`, `open` or `closed`: the `on_store_failure` in force",
     "transport": "`http` or `websocket`",
     "where": "`clients`, `upstreams` or `log`",

@@ -15,8 +15,8 @@ from gateway.exchange.instruments import Gauges, Registry, Rule
 from gateway.policy.model_names import ModelNames
 from gateway.wire.answer_head import Head
 
-STALE_SECONDS = 120.0
-"""How long what was said is shown: the windows of most limits are a minute."""
+STALE_SECONDS = 60.0
+"""How long what was said is shown: the windows of most limits are a minute, after which it is another number."""
 
 _MOST_DIMENSIONS = 12
 """Words for what is limited that are ever shown: they are the upstream's."""

@@ -120,7 +120,7 @@ class Lifecycle:
 
 
 def _told(running: Request | Interrupted, refusal: GatewayError) -> None:
-    """Count an error of which no answer tells, but the end of a session."""
+    """Count an error of which no answer tells, but the end of a session; once, however often it is asked to end."""
     standing = running.exchange.standing
-    if standing is not None:
+    if standing is not None and running.exchange.ending is None:
         standing.tallies.erred(refusal.code)

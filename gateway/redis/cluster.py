@@ -70,13 +70,18 @@ class ClusterWire(Scripts):
         self._lost: str | None = None
         """Why no node at all answered when they were last asked."""
 
+        self._observed = observer.asks(servers.name, self._is_known)
+
     def health(self) -> Mapping[str, bool]:
         """Whether each master that was ever needed answers, by its address."""
         if not self._masters:
-            return {self._servers.name: self._lost is None}
+            return {self._servers.name: self._is_known()}
         masters = {address for _, _, address in self._masters}
         known = [wire.health() for address, wire in self._wires.items() if address in masters]
         return {server: answers for health in known for server, answers in health.items()}
+
+    def _is_known(self) -> bool:
+        return self._lost is None
 
     def call(self, call: Call, key: Argument) -> None:
         """Make a call to the master of the key; once it is known who that is."""
@@ -105,6 +110,7 @@ class ClusterWire(Scripts):
     async def close(self) -> None:
         """Hang up on every master, and wait until nothing is left."""
         self._closed = True
+        self._observed.gone()
         if self._refresh:
             self._refresh.cancel()
         if self._tasks:

@@ -9,9 +9,13 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis.crc import key_slot
 
+from gateway.exchange.fault_metrics import FaultMetrics
+from gateway.exchange.instruments import Registry
 from gateway.limits.limiter import Limiter
 from gateway.limits.redis_buckets import RedisBuckets
+from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import Charge, Dimension, Quota, account_key
+from tests.kit.exposition import page_of
 from tests.kit.faults.faulty_link import faulty_link
 from tests.kit.redis import RedisServer, running_cluster, running_replica, running_sentinel, wait_until
 from tests.limits.contract import BucketContract, FakeClock, fresh_id, fresh_key
@@ -165,3 +169,22 @@ async def test_demoted_master_is_left_for_the_new_one() -> None:
         assert (await limiter.admit(fresh_id(), [Charge(quota)])).from_store
         assert "max_requests_per_1_day" in replica.command("HKEYS", f"gateway:{quota.key}")
         await limiter.close()
+
+
+async def test_a_cluster_of_which_no_node_answers_is_shown_as_down_and_each_master_by_its_address() -> None:
+    registry = Registry()
+    observer = FaultMetrics(registry)
+    with running_cluster() as nodes:
+        store = RedisBuckets(cluster_url(nodes), deadline_seconds=2.0, observer=observer)
+        for master in range(3):
+            await store.admit(fresh_id(), [Charge(quota_on(master))])
+        whole = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+        names = [whole, *(f"127.0.0.1:{node.port}" for node in nodes[:3])]
+        assert all(f'gateway_redis_up{{server="{name}"}} 1' in page_of(registry) for name in names)
+        await store.close()
+    lost = RedisBuckets(cluster_url(nodes), deadline_seconds=0.1, observer=observer)
+    with pytest.raises(StoreUnavailable):
+        await lost.admit(fresh_id(), [Charge(quota_on(0))])
+    assert f'gateway_redis_up{{server="{whole}"}} 0' in page_of(registry)
+    await lost.close()
+    assert "gateway_redis_up{" not in page_of(registry), "nobody asks them any more"
