@@ -18,6 +18,7 @@ from tests.conftest import StartGateway
 from tests.kit.asking import ask, credential_of
 from tests.kit.client import JSON, RawClient
 from tests.kit.gateway import EVERY_SCOPE, Gateway
+from tests.kit.jwks import LOGIN, NEXT, THEIRS, running_jwks_server, their_credential
 from tests.kit.realtime import talk
 from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn
 from tests.kit.websocket import TEXT, frame
@@ -229,3 +230,29 @@ async def test_refusals_of_random_credentials_make_no_series(gateway: Gateway) -
 
     assert sum(refusals(gateway).values()) == 50
     assert len(refusals(gateway)) <= 2
+
+
+async def test_credentials_of_another_issuer_say_why_and_its_keys_until_when_they_count(
+    start_gateway: StartGateway,
+) -> None:
+    async with running_jwks_server() as server:
+        server.publish(THEIRS)
+        gateway = await start_gateway(
+            issuers={
+                "login": {
+                    "issuer": LOGIN,
+                    "audience": "gateway",
+                    "jwks_url": server.url,
+                    "jwks_stale_seconds": 3600,
+                    "tenant": "acme",
+                    "scopes": ["models:read"],
+                }
+            }
+        )
+        assert (await ask(gateway, "GET", "/v1/models", credential=their_credential())).status == 200
+        for wrong in (their_credential(NEXT), their_credential(ahead_seconds=3600)):
+            assert (await ask(gateway, "GET", "/v1/models", credential=wrong)).status == 401
+
+        assert refusals(gateway) == {"key": 1, "not_yet": 1}
+        left = gateway.metric('gateway_jwks_stale_in_seconds{issuer="login"}')
+        assert 3500 < left <= 3600
