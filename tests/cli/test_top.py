@@ -19,6 +19,7 @@ from tests.kit.command import RunningCommand, run_command, running_command
 from tests.kit.live_terminal import LiveTerminal, live_terminal
 from tests.kit.redis import free_port
 from tests.kit.upstream import ScriptedUpstream, Turn
+from tests.kit.waiting import until
 
 CHAT = b'{"model":"gpt-4o","messages":[]}'
 KEY = "an-operators-key-of-32-characters"
@@ -169,6 +170,22 @@ async def test_whoever_ends_it_the_terminal_is_as_it_was(
         assert await terminal.exit_code() == code
         assert terminal.is_as_before
         assert b"Traceback" not in terminal.raw
+
+
+async def test_shell_has_the_terminal_while_it_is_stopped() -> None:
+    async with (
+        listening(lambda _: web.json_response(body=orjson.dumps(a_state()))) as port,
+        live_terminal("top", "--url", f"http://127.0.0.1:{port}") as terminal,
+    ):
+        await terminal.shows("tenant-b")
+        terminal.press("\x1a")
+        stat = Path(f"/proc/{terminal.process.pid}/stat")
+        await until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", 5)
+        await until(lambda: terminal.is_as_before, 5)
+        terminal.process.send_signal(signal.SIGCONT)
+        await until(lambda: not terminal.is_as_before, 5)
+        terminal.press("?")
+        await terminal.shows("hold still, or go on")
 
 
 async def test_names_of_others_do_nothing_to_the_terminal() -> None:
