@@ -74,7 +74,15 @@ def _none_where_empty(secret: SecretStr | None) -> SecretStr | None:
 Secret = Annotated[SecretStr | None, AfterValidator(_none_where_empty)]
 """A secret, by reference; an empty one, as an environment may have it, is none."""
 HeaderText = Annotated[str, Field(pattern=r"^[!-~]{1,256}$")]
-UpstreamName = Annotated[str, Field(pattern=rf"^{TENANT_ID.pattern}$")]
+
+
+def _not_administration(name: str) -> str:
+    if name == ADMINISTRATION:
+        raise ValueError("is what organization administration is called; choose another name")
+    return name
+
+
+UpstreamName = Annotated[str, Field(pattern=rf"^{TENANT_ID.pattern}$"), AfterValidator(_not_administration)]
 """What metrics and the log call an upstream; never a URL."""
 
 

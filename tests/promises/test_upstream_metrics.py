@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from gateway.settings.section import SettingsInvalid
+from gateway.settings.sources import load
 from tests.conftest import StartGateway
 from tests.kit.asking import ask
 from tests.kit.client import JSON
@@ -302,3 +304,9 @@ async def test_exchanges_in_flight_are_known_by_tenant_whatever_their_end(
     await until(lambda: not gateway.app.services.lifecycle.in_flight)
 
     assert not any(flying().values())
+
+
+@pytest.mark.parametrize("name", ["administration", "", "https://api.example.com/v1", "a b"])
+def test_an_upstream_has_a_name_of_its_own_that_is_no_url(name: str) -> None:
+    with pytest.raises(SettingsInvalid, match=r"upstream\.name"):
+        load(flags={"upstream": {"name": name}}, environ={})
