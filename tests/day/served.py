@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,19 +86,15 @@ class Served:
     @asynccontextmanager
     async def withholding(self, *tenants: str, size_bytes: int = 900_000) -> AsyncIterator[None]:
         """Begin a request of each tenant whose body does not come, and takes up room."""
-        writers = []
-        for tenant in tenants:
-            _, writer = await asyncio.open_connection(self.command.host, self.command.port)
-            writer.write(
-                f"POST {CHAT} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {self.credential(tenant)}\r\n"
-                f"Content-Type: application/json\r\nContent-Length: {size_bytes}\r\n\r\n".encode()
-            )
-            writers.append(writer)
-        try:
+        with ExitStack() as callers:
+            for tenant in tenants:
+                _, writer = await asyncio.open_connection(self.command.host, self.command.port)
+                callers.callback(writer.close)
+                writer.write(
+                    f"POST {CHAT} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {self.credential(tenant)}\r\n"
+                    f"Content-Type: application/json\r\nContent-Length: {size_bytes}\r\n\r\n".encode()
+                )
             yield
-        finally:
-            for writer in writers:
-                writer.close()
 
     @asynccontextmanager
     async def calling(

@@ -6,7 +6,7 @@ import asyncio
 import re
 import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from math import isnan
 from pathlib import Path
 
@@ -179,15 +179,13 @@ async def think(turn: Turn) -> None:
 @asynccontextmanager
 async def crowded(served: Served) -> AsyncIterator[None]:
     """More strangers than may connect, with half a head, or with what is none."""
-    writers = []
-    with suppress(OSError):  # who is turned away
-        for number in range(90):
-            _, writer = await asyncio.open_connection(served.command.host, served.command.port)
-            writers.append(writer)
-            writer.write(b"GET /v1/models HTTP/1.1\r\nHost: " if number % 3 else b"NONSENSE\r\n\r\n")
-    yield
-    for writer in writers:
-        writer.close()
+    with ExitStack() as strangers:
+        with suppress(OSError):  # who is turned away
+            for number in range(90):
+                _, writer = await asyncio.open_connection(served.command.host, served.command.port)
+                strangers.callback(writer.close)
+                writer.write(b"GET /v1/models HTTP/1.1\r\nHost: " if number % 3 else b"NONSENSE\r\n\r\n")
+        yield
 
 
 async def happen(served: Served, redis: RedisServer) -> None:
