@@ -16,8 +16,8 @@ LABELS = {
     "moment": "`reserved` or `settled`",
     "direction": "`in` from clients, `out` to them",
     "decision": "`granted`, `refused`, or `unavailable` where nobody could decide",
-    "dimension": "the limit that refused, or `none`; of capped reports, and of what is in use, the limit that it is about; of "
-    "an upstream's limits its own word for it",
+    "dimension": "the limit that refused, or `none`; of capped reports, and of what is in use, the limit that it is "
+    "about; of an upstream's limits its own word for it",
     "by": "what decided, of the `on_store_failure` of the limits: `local` shares of them, `open` or `closed`",
     "kind": "see below",
     "tier": "the tier that served, in the upstream's words: " + ", ".join(f"`{tier}`" for tier in TIERS),
