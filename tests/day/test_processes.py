@@ -73,7 +73,7 @@ async def workers_die_and_cannot_come_back(scene: Scene) -> None:
     await scene.resolves("GatewayWorkersShort", 90)
 
 
-@scene("GatewayLoopBlocked", besides=BUDGETS)
+@scene("GatewayLoopBlocked", "GatewaySlow", besides=BUDGETS)
 async def stands_still_again_and_again(scene: Scene) -> None:
     served = await scene.gateway(OPEN)
 
@@ -86,8 +86,10 @@ async def stands_still_again_and_again(scene: Scene) -> None:
 
     hurting = asyncio.create_task(hurt())
     try:
-        alert = await scene.fires("GatewayLoopBlocked", "worker 0", instance=served.target, worker="0")
-        assert alert.labels["fault"] == "gateway"
+        async with served.calling("acme", every_seconds=0.02, at_once=4):
+            alert = await scene.fires("GatewayLoopBlocked", "worker 0", instance=served.target, worker="0")
+            assert alert.labels["fault"] == "gateway"
+            await scene.fires("GatewaySlow", scene.job)
     finally:
         hurting.cancel()
         os.kill(served.pid, signal.SIGCONT)

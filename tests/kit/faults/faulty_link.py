@@ -62,7 +62,7 @@ class FaultyLink:
                     await asyncio.sleep(self.delay_seconds)
                 writer.write(piece)
                 await writer.drain()
-        except OSError:
+        except (OSError, RuntimeError):  # uvloop says so of a transport that was cut
             pass
         finally:
             writer.close()
