@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.endings import Ending
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, TenantDisabled, TenantUnknown
 from gateway.exchange.exchange import Exchange, Times
 from gateway.exchange.log import access_record, start_record
 from gateway.exchange.log_forms import Encode
@@ -20,6 +20,8 @@ _ID_DIGITS = 8
 """The last ones of a request's id, by which chance decides: the same for whoever asks."""
 
 _FIRST_ERROR_STATUS = 400
+_OF_GENUINE_CREDENTIALS = (TenantUnknown, TenantDisabled)
+"""Refusals of those who are who they say, though no caller comes of it."""
 
 
 class ExchangeLog:
@@ -83,8 +85,8 @@ class ExchangeLog:
         await asyncio.to_thread(self._writer.close)
 
     def _has_room(self, exchange: Exchange, error: GatewayError) -> bool:
-        if exchange.ending is Ending.FAILED:
-            return True  # a defect of ours, whoever met it
+        if exchange.ending is Ending.FAILED or isinstance(error, _OF_GENUINE_CREDENTIALS):
+            return True  # a defect of ours, whoever met it; or a credential that has verified
         if self._budget.has_room(exchange.client, error.code):
             return True
         self._withheld("budget")
