@@ -7,29 +7,27 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.endings import Ending
-from gateway.errors import GatewayError, TenantDisabled, TenantUnknown
+from gateway.errors import CredentialMissing, CredentialRefused, GatewayError
 from gateway.exchange.exchange import Exchange, Times
 from gateway.exchange.log import access_record, start_record
 from gateway.exchange.log_forms import Encode
 from gateway.exchange.log_writer import LogWriter
 from gateway.exchange.refusal_budget import RefusalBudget
-from gateway.policy.caller import NOBODY
 from gateway.settings.log import Log
 
 _ID_DIGITS = 8
 """The last ones of a request's id, by which chance decides: the same for whoever asks."""
 
 _FIRST_ERROR_STATUS = 400
-_OF_GENUINE_CREDENTIALS = (TenantUnknown, TenantDisabled)
-"""Refusals of those who are who they say, though no caller comes of it."""
+_BAD_CREDENTIALS = (CredentialMissing, CredentialRefused)
 
 
 class ExchangeLog:
     """Writes the line of an exchange that is over, unless it is one of many alike, and of one that runs for long.
 
     Of successes a part has lines, as the settings say. A success is an exchange that is complete, with a status below
-    400, asked of the upstream at most once and by its first answer, and not slow. Of refusals whose credential has not
-    verified only so many of one client have lines; all else has one.
+    400, asked of the upstream at most once and by its first answer, and not slow. Of refused credentials only so many of
+    one client have lines; all else has one.
     """
 
     def __init__(
@@ -63,7 +61,7 @@ class ExchangeLog:
         """An exchange is over."""
         error = exchange.error
         if error is not None:
-            if exchange.caller is NOBODY and not self._has_room(exchange, error):
+            if isinstance(error, _BAD_CREDENTIALS) and not self._has_room(exchange, error):
                 return
         elif self._samples and self._is_one_of_many(exchange, times):
             return
@@ -85,8 +83,6 @@ class ExchangeLog:
         await asyncio.to_thread(self._writer.close)
 
     def _has_room(self, exchange: Exchange, error: GatewayError) -> bool:
-        if exchange.ending is Ending.FAILED or isinstance(error, _OF_GENUINE_CREDENTIALS):
-            return True  # a defect of ours, whoever met it; or a credential that has verified
         if self._budget.has_room(exchange.client, error.code):
             return True
         self._withheld("budget")

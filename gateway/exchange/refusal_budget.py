@@ -1,6 +1,6 @@
-"""How many lines somebody may have whose credentials do not verify.
+"""How many lines somebody may have whose credentials are not accepted.
 
-Whoever tries credentials, or sends nonsense, asks as often as they like. The first of their refusals in a second have
+Whoever tries credentials asks as often as they like. The first of their refusals in a second have
 lines of their own, and say all; the others are counted by address, in one line. What is kept is bounded whatever
 addresses come.
 """

@@ -24,6 +24,6 @@ class Log(Section):
     sampled_successes: float = Field(default=1.0, ge=0, le=1)
     """The part of the successes that have a line; what failed, was refused, slow or not complete always has one."""
 
-    refusals_per_second: int = Field(default=10, ge=1, le=10_000)
-    """Refusals of one address (of IPv6: one network of 64 bits) that have lines of their own in a second, of clients
-    whose credential did not verify; more are counted in one line, `log.counted`."""
+    refusals_per_second: int = Field(default=20, ge=1, le=10_000)
+    """Refusals of missing and bad credentials (401) that have lines of their own in a second, by address (of IPv6: by
+    network of 64 bits); more are counted in one line, `log.counted`."""

@@ -267,7 +267,7 @@ async def test_without_lines_of_successes_slow_ones_still_have_theirs(
     assert (line["ending"], line["model"]) == ("complete", "m")
 
 
-async def test_refusals_without_a_credential_that_verifies_are_counted_beyond_the_first_in_a_second(
+async def test_refusals_of_bad_credentials_are_counted_beyond_the_first_in_a_second(
     start_gateway: StartGateway,
 ) -> None:
     gateway = await start_gateway(log={"refusals_per_second": 3})
@@ -285,10 +285,12 @@ async def test_refusals_without_a_credential_that_verifies_are_counted_beyond_th
 
     await until(lambda: lines_of(gateway, "log.counted") != [], within_seconds=3)
     full, counted = lines_of(gateway, "log.exchange"), lines_of(gateway, "log.counted")
-    strangers = [line for line in full if line["status"] != 403]
+    strangers = [line for line in full if line["status"] == 401]
     withheld = sum(number for line in counted for number in line["refusals"].values())
-    assert len(full) - len(strangers) == 20, "who has a credential that verifies has a line for each"
-    assert len(strangers) + withheld == 25
+    assert len(full) - len(strangers) == 25, (
+        "who has a credential that verifies, or is not understood, has a line"
+    )
+    assert len(strangers) + withheld == 20
     assert len(strangers) <= 3 * 3, "a second or two, at most three"
     assert {line["client"] for line in counted} == {"127.0.0.1"}
     assert gateway.metric('gateway_log_lines_withheld_total{reason="budget"}') == withheld
