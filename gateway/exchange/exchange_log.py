@@ -26,8 +26,8 @@ class ExchangeLog:
     """Writes the line of an exchange that is over, unless it is one of many alike, and of one that runs for long.
 
     Of successes a part has lines, as the settings say. A success is an exchange that is complete, with a status below
-    400, asked of the upstream at most once and by its first answer, and not slow. Of refused credentials only so many of
-    one client have lines; all else has one.
+    400, asked of the upstream at most once and by its first answer, and not slow. Of refused credentials only so many
+    of one client have lines; all else has one.
     """
 
     def __init__(
