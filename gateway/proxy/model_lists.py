@@ -1,8 +1,8 @@
 """Which models there are, as upstreams list them: what their answers to clients say, and what they are asked here.
 
-Metrics name no model that is not known. Each way upstream is asked once when the process starts, and again every hour,
-one after the other, beside all requests. Whoever cannot be asked is told of once, and counted; nothing depends on it
-but names.
+Metrics name no model that is not known. Each way upstream is asked as soon as there is one, and again every hour, one
+after the other, beside all requests. One that does not say, as a server that is still starting, is asked again soon,
+then less and less often. Whoever cannot be asked is told of once, and counted; nothing depends on it but names.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from time import monotonic
 
 from gateway.errors import GatewayError
 from gateway.exchange.exchange import Exchange
@@ -35,6 +37,22 @@ _MOST_BYTES = 2 * 2**20
 _MOST_REMEMBERED = 256
 _SPREAD = 0.1
 """The part of the time between two questions by which that varies: workers do not ask in step."""
+
+_SOON_SECONDS = 2.0
+"""After how long it is asked again what did not say, the first time; and how often it is looked who is to be asked."""
+
+
+@dataclass(slots=True)
+class _Way:
+    """One way upstream, as it is asked."""
+
+    access: UpstreamAccess
+    tenant: str
+    """Whose connection it is asked over."""
+
+    due: float = 0.0
+    pause_seconds: float = _SOON_SECONDS
+    """Until it is asked again where it does not say."""
 
 
 class ModelLists:
@@ -104,34 +122,48 @@ class ModelLists:
             _log.info("a list of models that went by could not be read: %s", error)
 
     async def _ask_again_and_again(self) -> None:
+        ways: dict[UpstreamAccess, _Way] = {}
+        seen = None
         while True:
-            asked: dict[UpstreamAccess, str] = {}
-            for policy in tuple(self._tenants.policies.values()):
-                access = policy.access
-                if policy.settings.enabled and (access.api_key or not is_public(access.base_url)):
-                    asked.setdefault(access, policy.id)
-            for access, tenant in asked.items():
-                await self._ask(access, tenant)
-            await asyncio.sleep(self._every_seconds * random.uniform(1 - _SPREAD, 1 + _SPREAD))  # noqa: S311
+            if seen is not self._tenants.policies:  # other ones are in force
+                seen = self._tenants.policies
+                ways = {way.access: ways.get(way.access, way) for way in self._ways()}
+            for way in ways.values():
+                if way.due <= monotonic():
+                    way.due = monotonic() + await self._ask(way)
+            await asyncio.sleep(min(_SOON_SECONDS, self._every_seconds))
 
-    async def _ask(self, access: UpstreamAccess, tenant: str) -> None:
+    def _ways(self) -> Iterator[_Way]:
+        for policy in tuple(self._tenants.policies.values()):
+            access = policy.access
+            if policy.settings.enabled and (access.api_key or not is_public(access.base_url)):
+                yield _Way(access, policy.id)
+
+    async def _ask(self, way: _Way) -> float:
+        """Ask one of them; returns in how many seconds to do so again."""
+        name = way.access.name
         try:
-            why = await self._asked(access, tenant)
+            why = await self._asked(way.access, way.tenant)
         except GatewayError as error:
             why = error.detail or error.code or "it did not answer"
         except Exception:  # noqa: BLE001 (whatever it is, the next one is asked, and this one again)
-            _log.exception("asking upstream %s for its models failed", access.name)
+            _log.exception("asking upstream %s for its models failed", name)
             why = "a defect"
-        self._loaded(access.name, "loaded" if why is None else "failed")
+        self._loaded(name, "loaded" if why is None else "failed")
         if why is None:
-            self._failing.discard(access.name)
-        elif access.name not in self._failing:
-            self._failing.add(access.name)
-            _log.warning(
-                "upstream %s does not list its models (%s): metrics call those `other` that no configuration names",
-                access.name,
-                why,
-            )
+            self._failing.discard(name)
+            way.pause_seconds, seconds = _SOON_SECONDS, self._every_seconds
+        else:
+            seconds = min(way.pause_seconds, self._every_seconds)
+            way.pause_seconds = 2 * seconds
+            if name not in self._failing:
+                self._failing.add(name)
+                _log.warning(
+                    "upstream %s does not list its models (%s): metrics call those `other` that no configuration names",
+                    name,
+                    why,
+                )
+        return seconds * random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311
 
     async def _asked(self, access: UpstreamAccess, tenant: str) -> str | None:
         """Learn an upstream's list; or why there is none. Raises a GatewayError."""

@@ -270,6 +270,38 @@ async def test_an_upstream_that_does_not_list_its_models_is_told_of_once_and_cou
     assert why in said[0]
 
 
+async def test_an_upstream_that_starts_later_is_asked_again_soon(upstream: ScriptedUpstream) -> None:
+    upstream.plays(listing(b"{}", b"503 Service Unavailable"))
+    async with running_gateway(
+        upstream={"base_url": upstream.base_url, "model_list_seconds": 3600}, tenants={"acme": EVERY_SCOPE}
+    ) as gateway:
+        await until(lambda: total(gateway, "gateway_model_lists_total", result="failed") == 1)
+        upstream.plays(listing())
+        await until(lambda: total(gateway, "gateway_model_lists_total", result="loaded") == 1, 10)
+
+        assert gateway.app.services.metrics.models.names.of("listed-a") == "listed-a"
+
+
+async def test_an_upstream_that_a_reload_names_is_asked_soon(upstream: ScriptedUpstream) -> None:
+    upstream.plays(listing())
+    async with running_gateway(
+        upstream={"base_url": upstream.base_url, "model_list_seconds": 3600},
+        tenants={"acme": EVERY_SCOPE},
+        followed=True,
+    ) as gateway:
+        await until(lambda: total(gateway, "gateway_model_lists_total", result="loaded") == 1)
+        gateway.settings["tenants"]["own"] = {**EVERY_SCOPE, "upstream": {"api_key": "sk-own-key"}}
+        assert gateway.app.configuration is not None
+        assert await gateway.app.configuration.reload()
+        await until(
+            lambda: total(gateway, "gateway_model_lists_total", result="loaded", upstream="own") == 1, 10
+        )
+
+        assert total(gateway, "gateway_model_lists_total", upstream="default") == 1, (
+            "nobody else is asked again"
+        )
+
+
 async def test_a_server_that_echoes_any_name_names_none(told: Gateway, upstream: ScriptedUpstream) -> None:
     async def script(turn: Turn) -> None:
         await turn.read_body()
