@@ -37,6 +37,7 @@ CROWDED = frozenset(
 )
 """What so many gateways on one machine may do to one another; a second without a scrape is a minute of the rules."""
 
+PLAYING_SECONDS = 300.0
 RESOLVING_SECONDS = 150.0
 STARTING = asyncio.Semaphore(2)
 """Who starts has a core, or nobody starts in time."""
@@ -131,7 +132,8 @@ async def _played(prometheus: Prometheus, directory: Path, announced: Announced)
         upstream = await stack.enter_async_context(ScriptedUpstream())
         directory.mkdir(parents=True)
         acting = Scene(job, directory, prometheus, upstream, stack)
-        await announced.play(acting)
+        async with asyncio.timeout(PLAYING_SECONDS):
+            await announced.play(acting)
         fired = {alert.name for alert in acting.fired}
         assert fired == announced.alerts, f"announced {announced.alerts}, seen {fired}"
         for name in announced.alerts:
