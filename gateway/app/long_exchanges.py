@@ -13,6 +13,8 @@ _LOOK_SECONDS = 1.0
 """How much later than they are due they may be told of; less where little time makes them long."""
 
 _PARTS = 4
+_BITE = 100
+"""Of how many is told in one turn of the loop, however many become long at once: some 2 ms, as text 4."""
 
 
 class LongExchanges:
@@ -50,11 +52,14 @@ class LongExchanges:
         now = monotonic()
         running, told, earliest = self._lifecycle.running, self._told, now
         told.intersection_update(running)
+        most = len(told) + _BITE
         for id_, one in tuple(running.items()):
             if id_ in told:
                 continue
             began = one.exchange.started_at
             if now - began >= self._after_seconds:
+                if len(told) >= most:
+                    return now  # the others in the next turns
                 told.add(id_)
                 self._runs(one.exchange, now)
             else:

@@ -29,6 +29,9 @@ _REST_SECONDS = 0.1
 _BATCH_REST_SECONDS = 0.015
 """After so many rows of one tenant as a store hands out together: reading them takes some milliseconds' work here."""
 
+_LARGEST = 2**53
+"""LLM tokens that are told of: whoever draws the state holds no more exactly. Upstreams may report any, and often."""
+
 _REQUESTS, _INPUT, _OUTPUT = map(COUNTERS.index, ("requests", "input", "output"))
 _NOTHING: Used = {"today": None, "month": None, "read": None}
 
@@ -154,7 +157,7 @@ class Seldom:
                 written += counts[_OUTPUT]
             if len(rows) >= ROWS_AT_ONCE:
                 await asyncio.sleep(_BATCH_REST_SECONDS)
-        return {"requests": requests, "input": read, "output": written}
+        return _of(requests, read, written)
 
 
 def _days_before(today: Period) -> list[Period]:
@@ -164,8 +167,10 @@ def _days_before(today: Period) -> list[Period]:
 
 
 def _sum(one: Spend, other: Spend) -> Spend:
-    return {
-        "requests": one["requests"] + other["requests"],
-        "input": one["input"] + other["input"],
-        "output": one["output"] + other["output"],
-    }
+    return _of(
+        one["requests"] + other["requests"], one["input"] + other["input"], one["output"] + other["output"]
+    )
+
+
+def _of(requests: int, read: int, written: int) -> Spend:
+    return {"requests": requests, "input": min(read, _LARGEST), "output": min(written, _LARGEST)}

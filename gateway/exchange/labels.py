@@ -7,7 +7,8 @@ from gateway.usage.counters import TIERS
 
 LABELS = {
     "tenant": "a tenant of the configuration, or `other`",
-    "operation": "an id from `gateway routes`, `unlisted`, or `none` where the request named none",
+    "operation": "an id from `gateway routes`, `unlisted`, or `none` where the request named none; in histograms "
+    "`none` too for whatever nobody known has asked for",
     "status": "a class, `2xx`, or `none` where no answer was sent; of refused requests and health checks the "
     "status itself; of upstreams' answers the status itself where it says whose fault it is, else its class; "
     "where none came `timeout`, `broken`, or `left`: nobody waited for one any more",

@@ -27,6 +27,8 @@ _SHORTER_LIMITS = (128, 64)
 
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 
+_LARGEST = 2**63 - 1
+
 _PLAIN = re.compile(r"[!#-<>-~]+")
 """What needs no quotation marks behind `name=`: no blank, `"` or `=`."""
 
@@ -62,7 +64,7 @@ def is_coloured(descriptor: int) -> bool:
 def encode(record: dict[str, Any]) -> bytes:
     """A line of JSON; control characters are escaped, so nothing can forge a second one."""
     bytes(ROOM_BYTES)  # raises MemoryError
-    line = orjson.dumps(record, option=_OPTIONS, default=str)
+    line = _json(record)
     return line if len(line) <= whole_lines.MOST_BYTES else _fitting(record, _json)
 
 
@@ -88,7 +90,17 @@ def _fitting(record: dict[str, Any], dumps: Encode) -> bytes:
 
 
 def _json(record: dict[str, Any]) -> bytes:
-    return orjson.dumps(record, option=_OPTIONS, default=str)
+    try:
+        return orjson.dumps(record, option=_OPTIONS, default=str)
+    except TypeError:
+        return orjson.dumps(_within(record), option=_OPTIONS, default=str)
+
+
+def _within(value: Any) -> Any:
+    """A value with no number larger than those who read JSON can hold: upstreams may report any, and often."""
+    if isinstance(value, Mapping):
+        return {name: _within(one) for name, one in value.items()}
+    return min(value, _LARGEST) if type(value) is int else value
 
 
 def _text(record: dict[str, Any]) -> bytes:

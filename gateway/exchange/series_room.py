@@ -1,8 +1,10 @@
 """How many series there may be in all: whoever scrapes keeps each of them, and one that is made is made for good.
 
-When room gets scarce new series go by less particular names. The operation goes first, while a tenth of the room is
-left: so every tenant, model and code still gets its own. When there is none any more, a new series is counted in the
-one of its instrument that has `other` for all its labels; for those room is kept from the start.
+When room gets scarce new series go by less particular names. The operation goes first: where it is the only label,
+which is that of histograms, once half of the room is taken, for whoever asks for every operation that there is would
+fill nearly all of it with buckets; beside other labels once no more than a tenth is left. So every tenant, model and
+code still gets its own. When there is none any more, a new series is counted in the one of its instrument that has
+`other` for all its labels; for those room is kept from the start.
 """
 
 from __future__ import annotations
@@ -50,8 +52,9 @@ class SeriesRoom:
         if not labels:
             self.taken += lines
             return values
-        is_more = _GOES_FIRST in labels and len(labels) > 1
-        if self._takes(lines, self.most // 10 if is_more else 0):
+        has_operation = _GOES_FIRST in labels
+        is_more = has_operation and len(labels) > 1
+        if self._takes(lines, self.most // (10 if is_more else 2) if has_operation else 0):
             return values
         self.folded()
         if is_more:

@@ -13,8 +13,12 @@ from gateway.exchange.fault_metrics import FaultMetrics
 from gateway.exchange.in_flight import InFlight
 from gateway.exchange.instruments import Spread, Spreads, Sums, Tallies, Tally
 from gateway.exchange.model_metrics import ModelMetrics
+from gateway.settings.section import OTHER_TENANT
 from gateway.usage.counters import DEFAULT_TIER, OTHER, tier_of
 from gateway.usage.reported import Usage
+
+NO_OPERATION = "none"
+"""Stands for the operation where a request names none, and in histograms for all that nobody known has asked for."""
 
 
 class Families(Protocol):
@@ -41,6 +45,7 @@ class ExchangeTallies:
     __slots__ = (
         "_families",
         "_labels",
+        "_timed_as",
         "bytes",
         "duration",
         "ended",
@@ -58,8 +63,10 @@ class ExchangeTallies:
         self._families = families
         self._labels = tenant, operation
         self.seconds = families.exchange_seconds.labels(tenant)
-        self.duration = families.duration.labels(operation)
-        self.overhead = families.overhead.labels(operation)
+        # Who is nobody known may name every operation there is, and be refused as often as they like.
+        self._timed_as = NO_OPERATION if tenant == OTHER_TENANT else operation
+        self.duration = families.duration.labels(self._timed_as)
+        self.overhead = families.overhead.labels(self._timed_as)
         self.in_flight = families.in_flight.of(tenant)
         """Those of the tenant that are being served now, whatever the operation."""
 
@@ -114,7 +121,7 @@ class ExchangeTallies:
 
     def first_byte_began(self) -> Spread:
         """Until the first byte of an answer's body."""
-        spread = self.first_byte = self._families.first_byte.labels(self._labels[1])
+        spread = self.first_byte = self._families.first_byte.labels(self._timed_as)
         return spread
 
     def used_by(self, word: str) -> list[float]:

@@ -7,6 +7,7 @@ while is not shown: nobody knows any more.
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from functools import partial
 from math import nan
 from time import monotonic
@@ -19,9 +20,12 @@ STALE_SECONDS = 60.0
 """How long what was said is shown: the windows of most limits are a minute, after which it is another number."""
 
 _MOST_DIMENSIONS = 12
-"""Words for what is limited that are ever shown: they are the upstream's."""
+"""Words for what is limited that are ever shown of one upstream: they are its own."""
 
 _MOST_SERIES = 2000
+_MOST_OF_ONE = 500
+"""Series of one upstream: one that makes up words, or has many models, leaves room for those of others."""
+
 _FIELD = re.compile(rb"x-ratelimit-(limit|remaining)-([a-z][a-z-]{0,31})")
 _NUMBER = re.compile(rb"[0-9]{1,15}")
 
@@ -46,7 +50,12 @@ class UpstreamLimits:
             registry=registry,
         )
         self._names = names
-        self._dimensions: set[str] = set()
+        self._dimensions: defaultdict[str, set[str]] = defaultdict(set)
+        """Words that are shown, by upstream."""
+
+        self._shown_of: Counter[str] = Counter()
+        """How many series, by upstream."""
+
         self._said: dict[tuple[str, ...], tuple[float, float]] = {}
         """What was said last, and when, by the labels and whether it is what is left."""
 
@@ -61,16 +70,18 @@ class UpstreamLimits:
                 self._say((upstream, self._names.of(model)), field, float(value), now)
 
     def _say(self, labels: tuple[str, str], field: re.Match[bytes], value: float, now: float) -> None:
-        dimension = field[2].decode("ascii")
-        if dimension not in self._dimensions:
-            if len(self._dimensions) >= _MOST_DIMENSIONS:
+        upstream, dimension = labels[0], field[2].decode("ascii")
+        words = self._dimensions[upstream]
+        if dimension not in words:
+            if len(words) >= _MOST_DIMENSIONS:
                 return
-            self._dimensions.add(dimension)
+            words.add(dimension)
         is_left = field[1] == b"remaining"
         key = (*labels, dimension, "left" if is_left else "")
         if key not in self._said:
-            if len(self._said) >= _MOST_SERIES:
+            if len(self._said) >= _MOST_SERIES or self._shown_of[upstream] >= _MOST_OF_ONE:
                 return
+            self._shown_of[upstream] += 1
             gauges = self._remaining if is_left else self._limit
             gauges.watch(partial(self._shown, key), *labels, dimension)
         self._said[key] = value, now

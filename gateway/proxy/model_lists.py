@@ -34,6 +34,9 @@ _log = logging.getLogger("gateway.models")
 
 _DEADLINES = ReplyDeadlines(first_byte_seconds=30.0, idle_seconds=10.0, total_seconds=30.0)
 _MOST_BYTES = 2 * 2**20
+_MOST_KEPT_BYTES = 4 * _MOST_BYTES
+"""Of all answers together that go by: upstreams may take as long over them as over any other."""
+
 _MOST_REMEMBERED = 256
 _SPREAD = 0.1
 """The part of the time between two questions by which that varies: workers do not ask in step."""
@@ -82,6 +85,8 @@ class ModelLists:
         """The hashes of answers that have been read."""
 
         self._failing: set[str] = set()
+        self._kept_bytes = 0
+        """Of answers that are going by."""
 
     async def start(self) -> None:
         """Begin to ask, where that is wished."""
@@ -101,6 +106,13 @@ class ModelLists:
         watch = ListWatch(self, exchange.caller.tenant.id)
         exchange.observers.append(watch)
         return watch
+
+    def keep(self, count: int) -> bool:
+        """Whether so many bytes more of an answer may be kept, which count as kept then; below 0: they are not."""
+        if self._kept_bytes + count > _MOST_KEPT_BYTES:
+            return False
+        self._kept_bytes += count
+        return True
 
     def saw(self, tenant: str, body: bytes, applied: Sequence[bytes]) -> None:
         """Read an answer that went by, unless one is being read or it says nothing new: others will come."""
@@ -203,31 +215,38 @@ class ModelLists:
 class ListWatch(StreamObserver):
     """Keeps what one answer says, as far as it is short."""
 
-    __slots__ = ("_applied", "_lists", "_pieces", "_room_bytes", "_tenant")
+    __slots__ = ("_applied", "_kept", "_lists", "_tenant")
 
     def __init__(self, lists: ModelLists, tenant: str) -> None:
         self._lists = lists
         self._tenant = tenant
         self._applied: tuple[bytes, ...] = ()
-        self._pieces: list[bytes] = []
-        self._room_bytes = 0
+        self._kept: bytearray | None = None
+        """None before there is anything, and once it is too much."""
 
     def opened(self, head: Head) -> Watch | None:
         """Only what is a whole success."""
         if head.status != 200:
             return None
-        self._applied, self._room_bytes = codings_of(head), _MOST_BYTES
+        self._applied, self._kept = codings_of(head), bytearray()
         return self._keep
 
     def ended(self) -> None:
         """The exchange has ended."""
-        if self._pieces and self._room_bytes >= 0:
-            self._lists.saw(self._tenant, b"".join(self._pieces), self._applied)
-        self._pieces = []
+        if self._kept:
+            self._lists.saw(self._tenant, bytes(self._kept), self._applied)
+        self._forget()
 
     def _keep(self, piece: Piece) -> None:
-        self._room_bytes -= len(piece)
-        if self._room_bytes >= 0:
-            self._pieces.append(bytes(piece))
+        kept = self._kept
+        if kept is None:
+            return
+        if len(kept) + len(piece) > _MOST_BYTES or not self._lists.keep(len(piece)):
+            self._forget()
         else:
-            self._pieces = []
+            kept += piece
+
+    def _forget(self) -> None:
+        if self._kept is not None:
+            self._lists.keep(-len(self._kept))
+            self._kept = None

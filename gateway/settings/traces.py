@@ -22,7 +22,8 @@ class Traces(Section):
     unset: there are none, and what requests say of traces passes untouched."""
 
     ratio: float = Field(default=1.0, ge=0, le=1)
-    """The part of exchanges that is recorded where the caller traces nothing; who does has decided for us."""
+    """The part of exchanges that is recorded where the caller traces nothing, or has no credential that counts; who
+    traces else has decided for us."""
 
     service_name: str = Field(default="gateway", pattern=r"^[ -~]{1,128}$")
     """What the gateway is called in traces."""

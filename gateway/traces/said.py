@@ -27,6 +27,12 @@ _USAGE = {
 """The kinds of usage that the conventions have a name for."""
 
 _MOST_CHARACTERS = 256
+_MOST_STATE_BYTES = 512
+"""Of what others keep with a trace, which is theirs to choose: so many of these spans wait, and go in one message. Up
+it goes as it came."""
+
+_LARGEST = 2**53
+"""Upstreams may report any number; what a span cannot say would lose all that are sent with it."""
 
 
 class Said(NamedTuple):
@@ -97,7 +103,7 @@ def said_of(exchange: Exchange, span: Span, now: float) -> Said:
         span.context.trace_id,
         span.context.span_id,
         span.parent_id,
-        span.state,
+        span.state if len(span.state) <= _MOST_STATE_BYTES else b"",
         span.context.flags,
         called is not None,
         _unix(exchange, exchange.started_at),
@@ -124,7 +130,7 @@ def _add_usage(attributes: Attributes, usage: Usage) -> None:
     for kind, name in _USAGE.items():
         amount = getattr(usage, kind)
         if amount:
-            attributes[name] = int(amount)
+            attributes[name] = min(int(amount), _LARGEST)
     if usage.tier:
         attributes["openai.response.service_tier"] = usage.tier[:64]
     if usage.estimated:

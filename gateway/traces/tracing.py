@@ -8,23 +8,28 @@ from time import monotonic
 
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.span import Span
+from gateway.policy.caller import NOBODY
 from gateway.traces.said import Said, said_of
 from gateway.wire.headers import RawFields
 from gateway.wire.trace_context import CONTEXT_FIELDS, SAMPLED, TraceContext, trace_context, trace_state
 
 _HALF = 1 << 64
+_ID_DIGITS = 8
+"""The last ones of a request's id, by which chance decides."""
 
 
 class Tracing:
     """Gives each exchange its place in a trace, and tells of those that are recorded.
 
     Whoever asks has decided whether its trace is recorded; of those that begin here a `ratio` is, by the second half of
-    their id, as OpenTelemetry's own sampler does.
+    their id, as OpenTelemetry's own sampler does. Whose credential does not count has decided nothing: of what they
+    want recorded the same ratio is, by chance.
     """
 
     def __init__(self, *, ratio: float, write: Callable[[Said], None]) -> None:
         self._write = write
         self._below = round(ratio * _HALF)
+        self._end_of_sample: int = round(ratio * 16**_ID_DIGITS)
 
     def begin(self, fields: RawFields) -> Span:
         """The place of an exchange whose request has these fields."""
@@ -43,5 +48,12 @@ class Tracing:
     def ended(self, exchange: Exchange) -> None:
         """Tell of an exchange that is over, if it is recorded."""
         span = exchange.span
-        if span is not None and span.context.is_sampled:
-            self._write(said_of(exchange, span, monotonic()))
+        if span is None or not span.context.is_sampled:
+            return
+        if span.parent_id is not None and exchange.caller is NOBODY and not self._is_of_sample(exchange):
+            return
+        self._write(said_of(exchange, span, monotonic()))
+
+    def _is_of_sample(self, exchange: Exchange) -> bool:
+        """Whether chance has it recorded; not by the trace's id, which is the caller's."""
+        return int(exchange.id[-_ID_DIGITS:], 16) < self._end_of_sample

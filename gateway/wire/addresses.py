@@ -19,6 +19,9 @@ _MOST_CHARACTERS = 64
 _REMEMBERED = 4096
 """Clients behind proxies whose addresses are kept read."""
 
+_MOST_REMEMBERED = 256
+"""Bytes of what is said of one that is kept: clients may write what they like before what proxies add."""
+
 
 def address_of(text: str) -> Address | None:
     """The address in a text, without its zone, and IPv4 as such; None: there is none."""
@@ -83,6 +86,8 @@ class Proxies:
         key = proxy, field, values
         client = self._known.get(key)
         if client is None:
+            if sum(map(len, values)) > _MOST_REMEMBERED:
+                return self._walked(proxy, field, values)
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             client = self._known[key] = self._walked(proxy, field, values)

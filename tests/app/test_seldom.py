@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
+import orjson
 import pytest
 
 from gateway.app.seldom import Seldom
@@ -143,3 +144,17 @@ async def test_a_redis_that_is_gone_costs_no_more_than_what_it_knew(redis: Redis
         await seldom.close()
     finally:
         await trusting.close()
+
+
+async def test_no_number_that_an_upstream_reports_is_larger_than_can_be_told(trust: Trust) -> None:
+    clock = Clock(LATER)
+    ledger = UsageLedger(MemoryUsage(clock=clock), clock=clock)
+    seldom = Seldom(ledger=ledger, trust=trust, clock=clock)
+    for _ in range(3000):
+        used(ledger, 2**53)
+
+    await seldom.look(["acme"])
+    month = seldom.used("acme")["month"]
+    assert month == {"requests": 3000, "input": 30_000, "output": 2**53}
+    assert orjson.dumps(month)
+    await seldom.close()

@@ -124,6 +124,13 @@ class TestRecord:
         assert line["detail"][:64] == access_record(made, made.times(101.0))["detail"][:64]
         assert not UNFIT.search(raw.decode())
 
+    def test_no_number_of_a_stranger_costs_a_line(self) -> None:
+        made = exchange(usage=Usage(input=2**70, output=5), bytes_out=7)
+
+        line = orjson.loads(encode(access_record(made, made.times(101.0))))
+
+        assert (line["usage"], line["bytes_out"]) == ({"input": 2**63 - 1, "output": 5}, 7)
+
     @settings(max_examples=200, deadline=None)
     @given(st.lists(LOGGED, min_size=2, max_size=9))
     def test_says_nothing_of_others_of_its_standing(self, exchanges: list[dict[str, Any]]) -> None:

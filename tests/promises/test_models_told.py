@@ -316,3 +316,26 @@ async def test_a_server_that_echoes_any_name_names_none(told: Gateway, upstream:
     assert (await ask(told, "GET", "/v1/models/echoed")).status == 200
 
     assert told.app.services.metrics.models.names.of("echoed") == "other"
+
+
+async def test_lists_that_come_slowly_hold_little_however_many_go_by(upstream: ScriptedUpstream) -> None:
+    async def slowly(turn: Turn) -> None:
+        await turn.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2000000\r\n\r\n"
+        )
+        await turn.send(b" " * 1_900_000)
+        await turn.wait_for("end")
+        turn.close()
+
+    upstream.plays(slowly)
+    async with running_gateway(upstream={"base_url": upstream.base_url}) as gateway:
+        lists = gateway.app.services.model_lists
+        asked = [asyncio.create_task(ask(gateway, "GET", "/v1/models")) for _ in range(12)]
+        await until(lambda: len(upstream.requests) == 12 and lists._kept_bytes > 5_000_000)
+        assert lists._kept_bytes <= 8 * 2**20
+
+        upstream.gate("end").set()
+        await asyncio.wait(asked)
+        assert lists._kept_bytes == 0
+        for task in asked:
+            task.exception()

@@ -264,6 +264,27 @@ async def test_words_of_an_upstream_make_few_series(gateway: Gateway, upstream: 
     assert len(series(gateway, "gateway_upstream_answers_total")) == 1
 
 
+async def test_an_upstream_that_makes_up_words_leaves_room_for_those_of_others(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    async with ScriptedUpstream() as hostile:
+        gateway = await start_gateway(
+            tenants={
+                "acme": EVERY_SCOPE,
+                "strange": {**EVERY_SCOPE, "upstream": {"base_url": hostile.base_url, "api_key": "k"}},
+            }
+        )
+        words = "".join(f"x-ratelimit-remaining-{letter}: 5\r\n" for letter in "abcdefghijklmnop")
+        hostile.plays(answers(200, words.removesuffix("\r\n")))
+        await ask(gateway, "POST", "/v1/chat/completions", {"model": "m", "messages": []}, tenant="strange")
+        upstream.plays(answers(200, "x-ratelimit-remaining-requests: 7"))
+        await ask(gateway, "POST", "/v1/chat/completions", {"model": "m", "messages": []})
+
+        left = series(gateway, "gateway_upstream_limit_remaining")
+    assert left["requests", "other", "default"] == 7
+    assert len(left) == 13
+
+
 @pytest.mark.parametrize("ending", ["answered", "left", "refused", "cut", "session"])
 async def test_exchanges_in_flight_are_known_by_tenant_whatever_their_end(
     start_gateway: StartGateway, upstream: ScriptedUpstream, ending: str

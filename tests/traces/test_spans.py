@@ -12,13 +12,15 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
+from gateway.usage.reported import Usage
 from tests.conftest import StartGateway
 from tests.kit.asking import ask
 from tests.kit.client import JSON
 from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.realtime import talk
+from tests.kit.records import exchange
 from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn
-from tests.traces.spans import CALLER, PASSED_OVER, RECORDED, TRACE, Memory, ids
+from tests.traces.spans import CALLER, PASSED_OVER, RECORDED, TRACE, Memory, a_span, ids
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "a-secret-prompt"}]}
 STREAMED = orjson.dumps({**CHAT, "stream": True})
@@ -327,3 +329,34 @@ async def test_no_span_has_a_body_a_secret_a_query_or_a_name(
     assert (spans[0].name, spans[1].name) == ("chat gpt-4o", "chat"), "a tenant that logs little shows little"
     assert "\x1b" not in spans[2].name
     assert len(spans[2].name) < 300
+
+
+async def test_who_has_no_credential_that_counts_does_not_decide_what_is_recorded(
+    start_gateway: StartGateway, memory: Memory
+) -> None:
+    gateway = await start_gateway(export_spans=memory.export, traces={"ratio": 0.0})
+    for _ in range(5):
+        await ask(gateway, "GET", "/v1/models", headers=RECORDED, credential="nonsense")
+    await ask(gateway, "GET", "/v1/models", headers=RECORDED)
+
+    (span,) = await memory.wait()
+    assert said(span)["http.response.status_code"] == 200
+
+
+async def test_what_others_keep_with_a_trace_makes_no_span_large(
+    start_gateway: StartGateway, memory: Memory, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(export_spans=memory.export)
+    state = ",".join(f"k{number}={'v' * 200}" for number in range(30))
+    await ask(gateway, "GET", "/v1/models", headers=f"{RECORDED}tracestate: {state}\r\n")
+
+    (span,) = await memory.wait()
+    assert span.context is not None
+    assert not span.context.trace_state
+    assert upstream.requests[0].get("tracestate") == state
+
+
+def test_no_number_that_an_upstream_reports_is_larger_than_a_span_can_say() -> None:
+    record = exchange(usage=Usage(input=2**70, output=2**64, total=2**71))
+
+    assert a_span(record).attributes["gen_ai.usage.input_tokens"] == 2**53

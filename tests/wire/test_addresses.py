@@ -123,3 +123,12 @@ def test_what_is_kept_of_clients_behind_proxies_is_bounded() -> None:
         proxies.client("10.0.0.1", head(("X-Forwarded-For", f"203.0.{number // 250}.{number % 250}")))
 
     assert len(proxies._known) <= 4096
+
+
+def test_what_clients_write_before_what_proxies_add_is_read_and_not_kept() -> None:
+    proxies = Proxies(TRUSTED)
+    for number in range(100):
+        said = f"{number} {'x' * 8000}, 203.0.113.{number}"
+        assert proxies.client("10.0.0.1", head(("X-Forwarded-For", said))) == f"203.0.113.{number}"
+
+    assert not proxies._known
