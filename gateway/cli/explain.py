@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from gateway.app.prepared import administration
 from gateway.app.workers import how_many_workers
 from gateway.cli import drawing
 from gateway.cli.options import add_credential, add_settings, add_workers, credential_from, settings_from
@@ -261,12 +262,14 @@ class _Asking:
         return "as the answer reports it, else estimated"
 
     def upstream_is_open(self) -> str:
-        """Where it would go, and as whom."""
+        """Where it would go, by the name that metrics have for it, and as whom."""
         policy.check_sharing(self._caller, self.operation, self._target, socket=self.operation.is_session)
         access = self._caller.tenant.access
+        if self.operation.is_administration:
+            access = administration(self._settings)
         key = "with a key" if access.api_key is not None else "without a key"
         project = "" if access.project is None else f", project {access.project}"
-        return f"{access.base_url}, {key}{project}"
+        return f"{access.name}: {access.base_url}, {key}{project}"
 
 
 async def _verified(settings: Settings, credential: str) -> Principal:

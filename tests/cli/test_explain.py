@@ -168,6 +168,26 @@ def test_what_is_known_of_work_that_reports_later_is_said(
     assert said in next(step.finding for step in steps if step.name == "usage")
 
 
+@pytest.mark.parametrize(
+    ("target", "tenant", "said"),
+    [
+        ("/v1/models", "acme", "shared: http://127.0.0.1:9/v1, with a key"),
+        ("/v1/models", "free", "free: http://127.0.0.1:9/v1, with a key, project proj_free"),
+        ("/v1/organization/projects", "acme", "administration: http://127.0.0.1:9/v1, with a key"),
+    ],
+)
+def test_upstream_is_said_by_the_name_that_metrics_have_for_it(
+    config: Path, ring: KeyRing, target: str, tenant: str, said: str
+) -> None:
+    text = config.read_text("utf-8").replace('"realtime:mint"', '"org.*"')
+    common = '[upstream]\nname = "shared"\nadmin_api_key = "sk-admin"'
+    config.write_text(text.replace("[upstream]", common))
+    scopes = ("*", "org.*") if tenant == "acme" else ("*",)
+    credential = credential_for(ring, Case("GET", target, "", None, tenant, scopes))
+    steps = explain(load(config, environ={}), "GET", target, None, credential)
+    assert list(steps)[-1].finding == said
+
+
 @pytest.mark.parametrize("kind", ["expired", "revoked", "other key", "garbage", "other audience"])
 def test_credential_that_is_refused_decides(
     config: Path,
