@@ -58,7 +58,7 @@ class Exchange:
         "held_seconds",
         # answer
         "error",
-        # authenticate
+        # authenticate; the caller also where the standing is made, and its tenant refused
         *("caller", "standing"),
         # authorize finds it in the head, limit in the body, the reader of a form in the form, meter in a session
         "model",

@@ -84,6 +84,7 @@ class Standings:
         caller = caller_of(
             exchange, self._trust, self._tenants, refused=self._metrics.faults.credential_refused
         )
+        exchange.caller = caller  # whose it is, is told of a refusal too
         check_tenant(caller.tenant)
         verifier, expires_at, now = self._trust.verifier, caller.principal.expires_at, exchange.started_time
         until, told_from = verifier.until(caller.principal), verifier.told_from(caller.principal)

@@ -261,6 +261,7 @@ WRITERS = {
     },
     "answer": {"error"},
     "authenticate": {"caller", "standing"},
+    "standings": {"caller"},
     "authorize": {"model"},
     "limit": {"body", "body_gone", "facts", "model", "held_seconds", "form", "cost"},
     "admission": {"cost", "decision", "reserved"},

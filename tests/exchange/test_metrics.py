@@ -156,7 +156,9 @@ async def test_requests_of_strangers_add_no_series(gateway: Gateway, upstream: S
 
     async with await RawClient.connect(gateway.host, gateway.port) as client:
         await ask_strange_things(client, 3)
-        gateway.app.services.metrics.process.log_lines_withheld.labels("budget")  # so many in a second have no lines
+        gateway.app.services.metrics.process.log_lines_withheld.labels(
+            "budget"
+        )  # so many in a second have no lines
         before = series(gateway.app.services.metrics)
         await ask_strange_things(client, 150)
 

@@ -60,6 +60,19 @@ async def test_a_refusal_is_counted_for_its_tenant(start_gateway: StartGateway) 
     }
 
 
+async def test_a_tenant_that_is_switched_off_is_named_and_one_that_is_not_configured_only_in_the_log(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(tenants={"acme": {**EVERY_SCOPE, "enabled": False}})
+    await ask(gateway, "GET", "/v1/models", subject="worker")
+    await ask(gateway, "GET", "/v1/models", tenant="gone.inc")
+
+    assert errors(gateway) == {("acme", "tenant_disabled"): 1, (OTHER_TENANT, "unknown_tenant"): 1}
+    off, gone = await gateway.lines.wait(2)
+    assert (off["tenant"], off["subject"], gone["tenant"]) == ("acme", "worker", "gone.inc")
+    assert off["credential"]
+
+
 async def test_an_answer_that_had_to_be_cut_is_counted(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     async def breaks_off(turn: Turn) -> None:
         await turn.read_body()
