@@ -48,7 +48,8 @@ class ExchangeLog:
         self._dropped = dropped
         self._withheld = withheld
         self._samples = settings.sampled_successes < 1
-        self._slow_seconds = settings.slow_seconds
+        # What had a line when it had run for long has one at its end.
+        self._slow_seconds = min(settings.slow_seconds, settings.start_seconds or settings.slow_seconds)
         self._end_of_sample = round(settings.sampled_successes * 16**_ID_DIGITS)
         self._budget = RefusalBudget(settings.refusals_per_second, tell=self._tell, worker=worker)
 
@@ -57,18 +58,20 @@ class ExchangeLog:
         """What is not written yet."""
         return self._writer.waiting_bytes
 
-    def ended(self, exchange: Exchange, times: Times) -> None:
-        """An exchange is over."""
+    def ended(self, exchange: Exchange, times: Times) -> bool:
+        """An exchange is over; whether it has a line, which metrics may name."""
         error = exchange.error
         if error is not None:
             if isinstance(error, _BAD_CREDENTIALS) and not self._has_room(exchange, error):
-                return
+                return False
         elif self._samples and self._is_one_of_many(exchange, times):
-            return
+            return False
         try:
             self._write(self._encode(access_record(exchange, times, worker=self._worker)))
         except MemoryError:
             self._dropped(1)
+            return False
+        return True
 
     def runs(self, exchange: Exchange, now: float) -> None:
         """An exchange has run for long, and goes on."""

@@ -268,12 +268,13 @@ class Spread:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
-    def observe_exchange(self, value: float, exchange: str, ended_time: float) -> None:
-        """Add one of an exchange, by its id, that ended then (unix seconds)."""
+    def observe_exchange(self, value: float, exchange: str | None, ended_time: float) -> None:
+        """Add one of an exchange that ended then (unix seconds), and name it by its id, if there is one."""
         bucket = bisect_left(self.bounds, value)
         self.counts[bucket] += 1
         self.sum += value
-        self.exemplars[bucket] = exchange, value, ended_time
+        if exchange is not None:
+            self.exemplars[bucket] = exchange, value, ended_time
 
 
 class Spreads(_Series[Spread]):

@@ -208,8 +208,10 @@ class Metrics:
     def _of(self, tenant: str, operation: str) -> ExchangeTallies:
         return ExchangeTallies(self, tenant, operation)
 
-    def ended(self, exchange: Exchange, times: Times) -> None:
-        """Record one exchange that has ended."""
+    def ended(self, exchange: Exchange, times: Times, is_logged: bool) -> None:
+        """Record one exchange that has ended. Exemplars name it where it has a line in the log: who follows one would
+        find nothing else.
+        """
         standing, usage = exchange.standing, exchange.usage
         tallies = self._tallies(exchange) if standing is None else standing.tallies
         seconds, first_byte, _, overhead = times
@@ -225,13 +227,15 @@ class Metrics:
         bucket = bisect_left(spread.bounds, overhead)
         spread.counts[bucket] += 1
         spread.sum += overhead
-        spread.exemplars[bucket] = exchange.id, overhead, ended_time
+        if is_logged:
+            spread.exemplars[bucket] = exchange.id, overhead, ended_time
         if first_byte is not None:
             spread = tallies.first_byte or tallies.first_byte_began()
             bucket = bisect_left(spread.bounds, first_byte)
             spread.counts[bucket] += 1
             spread.sum += first_byte
-            spread.exemplars[bucket] = exchange.id, first_byte, ended_time
+            if is_logged:
+                spread.exemplars[bucket] = exchange.id, first_byte, ended_time
         relayed = tallies.bytes
         relayed[0] += exchange.bytes_in
         relayed[1] += exchange.bytes_out
@@ -241,19 +245,21 @@ class Metrics:
         if usage is not None and not exchange.is_socket:  # what a session uses is counted as it goes on
             tallies.used(usage, exchange.model)
         if exchange.last_piece_at is not None and exchange.spent and exchange.operation.counts_usage:
-            self._streamed(exchange, first_byte, ended_time)
+            self._streamed(exchange, first_byte, exchange.id if is_logged else None, ended_time)
         reserved = exchange.reserved
         if reserved is not None and exchange.spent and not exchange.is_socket:
             limited = tallies.limited or tallies.limited_began()
             limited[0] += reserved
             limited[1] += 0 if usage is None or exchange.operation.repeats_usage else usage.total
 
-    def _streamed(self, exchange: Exchange, first_byte: float | None, ended_time: float) -> None:
+    def _streamed(
+        self, exchange: Exchange, first_byte: float | None, named: str | None, ended_time: float
+    ) -> None:
         """Record how what a model wrote went by; its speed only where the upstream says how much that was."""
         usage, began, ended = exchange.usage, exchange.first_byte_at, exchange.last_piece_at
         if first_byte is None or began is None or ended is None:
             return
-        self.models.began(exchange.model, first_byte, exchange.id, ended_time)
+        self.models.began(exchange.model, first_byte, named, ended_time)
         if usage is not None and usage.output and exchange.known is Known.REPORTED:
             self.models.wrote(exchange.model, usage.output, ended - began)
 

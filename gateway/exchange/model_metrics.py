@@ -96,8 +96,8 @@ class ModelMetrics:
         tallies = self.named[model] = ModelTallies(self._usage.labels(label))
         return tallies
 
-    def began(self, model: str | None, seconds: float, exchange: str, ended_time: float) -> None:
-        """Record how long a stream took to begin."""
+    def began(self, model: str | None, seconds: float, exchange: str | None, ended_time: float) -> None:
+        """Record how long a stream took to begin; `exchange` is its id, where it has a line in the log."""
         tallies = self.named.get(model) or self.of(model)
         if tallies.first_byte is None:
             tallies.first_byte = self._first_byte.labels(self.names.of(model))

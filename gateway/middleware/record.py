@@ -44,8 +44,8 @@ from gateway.wire.cors import Cors, unread
 from gateway.wire.headers import NO_HEAD
 from gateway.wire.trace_context import trace_context
 
-Log = Callable[[Exchange, Times], None]
-"""Writes the line of an exchange that has ended."""
+Log = Callable[[Exchange, Times], bool]
+"""Writes the line of an exchange that has ended, unless it is one of many; says whether it has one."""
 
 UNMATCHED = replace(UNLISTED_READ, id="none", scope="", path="")
 """Stands for the operation where a request names none."""
@@ -153,8 +153,7 @@ def record(
                 if exchange.ending is None:
                     exchange.end(Ending.FAILED)
                 times = exchange.times(monotonic())
-                metrics.ended(exchange, times)
-                log(exchange, times)
+                metrics.ended(exchange, times, log(exchange, times))
                 if times[0] > slowest.least_seconds:
                     slowest.note(exchange, times[0])
                 if tracing is not None:
@@ -178,8 +177,7 @@ def unseen(*, metrics: Metrics, log: Log, cors: Cors | None, tracing: Tracing | 
         metrics.refused_requests.labels(str(error.status)).inc()
         metrics.faults.erred(OTHER_TENANT, error.code)
         times = exchange.times(now)
-        metrics.ended(exchange, times)
-        log(exchange, times)
+        metrics.ended(exchange, times, log(exchange, times))
         if tracing is not None:
             exchange.span = tracing.begin(())
             tracing.ended(exchange)

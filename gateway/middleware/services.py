@@ -39,7 +39,7 @@ class Services:
 
     guesses: Guesses
     metrics: Metrics
-    log: Callable[[Exchange, Times], None]
+    log: Callable[[Exchange, Times], bool]
     lifecycle: Lifecycle
     slowest: Slowest
     """The exchanges that took longest of the last minutes."""

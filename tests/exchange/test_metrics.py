@@ -69,7 +69,7 @@ exchange = partial(records.exchange, operation=TABLE.by_id("createResponse"))
 
 
 def ended(metrics: Metrics, made: Exchange, now: float = 101.0) -> None:
-    metrics.ended(made, made.times(now))
+    metrics.ended(made, made.times(now), True)
 
 
 def streamed(made: Exchange) -> Exchange:

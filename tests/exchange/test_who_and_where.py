@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import orjson
@@ -11,6 +12,7 @@ import pytest
 from tests.conftest import StartGateway
 from tests.kit.asking import ask
 from tests.kit.client import JSON, RawClient
+from tests.kit.exposition import page_of
 from tests.kit.gateway import Gateway
 from tests.kit.upstream import OK, SSE_HEAD, ScriptedUpstream, Turn, silent
 from tests.kit.waiting import until
@@ -265,6 +267,41 @@ async def test_without_lines_of_successes_slow_ones_still_have_theirs(
 
     (line,) = await gateway.lines.wait(1)
     assert (line["ending"], line["model"]) == ("complete", "m")
+
+
+async def test_what_had_a_line_while_it_ran_has_one_when_it_ends(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(log={"sampled_successes": 0, "slow_seconds": 60, "start_seconds": 0.2})
+    upstream.plays(goes_on)
+    client = await gateway.connect()
+    await client.send(
+        client.request_bytes("POST", "/v1/chat/completions", b'{"model":"m","stream":true}', headers=JSON)
+    )
+    await client.read_head()
+    (start,) = await gateway.lines.wait(1)
+    upstream.gate("end").set()
+
+    _, end = await gateway.lines.wait(2)
+    assert (start["event"], end["event"]) == ("log.start", "log.exchange")
+    assert start["request_id"] == end["request_id"]
+
+
+async def test_exemplars_name_what_has_a_line(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(log={"sampled_successes": 0.25, "refusals_per_second": 1})
+    client = await gateway.connect()
+    for _ in range(40):
+        await client.request("GET", "/v1/models")
+    async with await RawClient.connect(gateway.host, gateway.port, "nonsense") as stranger:
+        for _ in range(20):
+            await stranger.request("GET", "/v1/models")
+
+    page = page_of(gateway.app.services.metrics.registry, openmetrics=True)
+    named = set(re.findall(r'# \{request_id="(\w+)"\}', page))
+    await asyncio.sleep(0.1)
+    written = {orjson.loads(line)["request_id"] for line in gateway.lines.raw}
+    assert named
+    assert named <= written
 
 
 async def test_refusals_of_bad_credentials_are_counted_beyond_the_first_in_a_second(
