@@ -11,6 +11,7 @@ import pytest
 
 from tests.kit.asking import ask
 from tests.kit.client import JSON
+from tests.kit.exposition import page_of
 from tests.kit.gateway import EVERY_SCOPE, Gateway, running_gateway
 from tests.kit.upstream import SSE_HEAD, Script, ScriptedUpstream, Turn
 from tests.kit.waiting import until
@@ -77,6 +78,22 @@ async def test_a_stream_tells_when_it_began_how_fast_it_was_and_what_it_used_of_
     assert total(told, "gateway_model_usage_total", model="gpt-4o", kind="input") == 7
     assert total(told, "gateway_model_usage_total", model="gpt-4o", kind="output") == 100
     assert total(told, "gateway_usage_total", tenant="acme", kind="output") == 100
+
+
+async def test_the_first_byte_of_a_generation_leads_to_its_exchange(
+    told: Gateway, upstream: ScriptedUpstream
+) -> None:
+    upstream.plays(streaming(0))
+    await stream(told)
+    (line,) = await told.lines.wait(1)
+
+    page = page_of(told.app.services.metrics.registry, openmetrics=True)
+    led = re.findall(
+        r'^gateway_generation_first_byte_seconds_bucket\{.*model="gpt-4o".*\} 1.* # \{request_id="(.*?)"\}',
+        page,
+        re.MULTILINE,
+    )
+    assert led == [line["request_id"]]
 
 
 async def test_what_comes_at_once_or_is_not_reported_has_no_speed(
