@@ -151,15 +151,21 @@ def limit(
         """Read a body that policy must see, and that has not come yet; what is large or slow has to be let in first."""
         head = exchange.head
         began = monotonic()
-        at_once = await body.comes_at_once(request, head, room)
+        at_once = False
+        try:
+            at_once = await body.comes_at_once(request, head, room)
+        finally:
+            if not at_once:
+                exchange.held_seconds += monotonic() - began
         if not at_once:
-            exchange.held_seconds += monotonic() - began
             await _enter(exchange, admission)
             await room.take(max(exchange.stated_bytes or 0, request.body.come_bytes))
             body.invite(request, head)
             began = monotonic()
-        taken = await body.whole(request, edge, room)
-        exchange.held_seconds += monotonic() - began
+        try:
+            taken = await body.whole(request, edge, room)
+        finally:  # a client that stops, or leaves, has taken that time too
+            exchange.held_seconds += monotonic() - began
         if at_once and not is_read_at_once(taken) and _standing(exchange).quotas:
             await _enter(exchange, admission)  # it may have to wait for its turn to be read
         return taken

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import orjson
 
@@ -13,6 +15,9 @@ OTHER_MODEL = "other"
 
 MOST_MODELS = 200
 """Names that are ever given out by one process: what has been shown once has its series for good."""
+
+MOST_OF_ONE = MOST_MODELS // 2
+"""Names that are given of one upstream's list, where there are several: whoever has one may list what they like."""
 
 _MOST_LISTED = 5_000
 _MOST_CHARACTERS = 128
@@ -31,8 +36,14 @@ class ModelNames:
         self._reserved: set[str] = set()
         """Names of the configuration that have not been asked for."""
 
-        self._listed: dict[str, None] = {}
-        """Names of lists of models, in the order in which they were seen last."""
+        self._listed: dict[str, tuple[str, ...]] = {}
+        """Names of lists of models, in the order in which they were seen last, and the upstreams that have them."""
+
+        self._listing: set[str] = set()
+        """Upstreams that have a list."""
+
+        self._given_of: Counter[str] = Counter()
+        """How many names that were given are of each upstream's list alone."""
 
         self.configure(configured)
 
@@ -40,15 +51,19 @@ class ModelNames:
         """The configuration names these from now on, and no others."""
         self._reserved = {name for name in names if _may_be_shown(name)} - self._given.keys()
 
-    def learn(self, names: Iterable[str]) -> None:
-        """An upstream's list of models has these. Of very many the last ones count."""
+    def learn(self, names: Iterable[str], upstream: str = "") -> None:
+        """The list of models of an upstream has these. Of very many the last ones count, of whoever has most."""
         listed = self._listed
+        self._listing.add(upstream)
         for name in names:
             if _may_be_shown(name):
-                listed.pop(name, None)
-                listed[name] = None
-        while len(listed) > _MOST_LISTED:
-            del listed[next(iter(listed))]
+                known = listed.pop(name, ())
+                listed[name] = known if upstream in known else (*known, upstream)
+        while (excess := len(listed) - _MOST_LISTED) > 0:
+            ((longest, count),) = Counter(known[0] for known in listed.values()).most_common(1)
+            oldest = (name for name, known in listed.items() if known[0] == longest)
+            for name in list(islice(oldest, min(excess, max(1, count // 2)))):
+                del listed[name]
 
     def of(self, model: str | None) -> str:
         """By which name a model is counted; whoever asks counts something of it."""
@@ -62,6 +77,11 @@ class ModelNames:
             self._reserved.discard(model)
         elif model in self._listed:
             room -= len(self._reserved)
+            share = MOST_MODELS if len(self._listing) == 1 else MOST_OF_ONE
+            of = next((one for one in self._listed[model] if self._given_of[one] < share), None)
+            if room <= 0 or of is None:
+                return OTHER_MODEL
+            self._given_of[of] += 1
         else:
             return OTHER_MODEL
         if room <= 0:

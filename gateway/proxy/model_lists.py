@@ -103,7 +103,8 @@ class ModelLists:
 
     def watch(self, exchange: Exchange) -> ListWatch:
         """What watches the answer of an exchange that asks for the list."""
-        watch = ListWatch(self, exchange.caller.tenant.id)
+        tenant = exchange.caller.tenant
+        watch = ListWatch(self, tenant.id, tenant.access.name)
         exchange.observers.append(watch)
         return watch
 
@@ -114,22 +115,23 @@ class ModelLists:
         self._kept_bytes += count
         return True
 
-    def saw(self, tenant: str, body: bytes, applied: Sequence[bytes]) -> None:
+    def saw(self, tenant: str, upstream: str, body: bytes, applied: Sequence[bytes]) -> None:
         """Read an answer that went by, unless one is being read or it says nothing new: others will come."""
-        if hash(body) in self._read or (self._reads is not None and not self._reads.done()):
+        known = hash((upstream, body))
+        if known in self._read or (self._reads is not None and not self._reads.done()):
             return
         if len(self._read) >= _MOST_REMEMBERED:
             self._read.clear()
-        self._read.add(hash(body))
-        self._reads = asyncio.create_task(self._learn_from(tenant, body, tuple(applied)))
+        self._read.add(known)
+        self._reads = asyncio.create_task(self._learn_from(tenant, upstream, body, tuple(applied)))
 
-    async def _learn_from(self, tenant: str, body: bytes, applied: tuple[bytes, ...]) -> None:
+    async def _learn_from(self, tenant: str, upstream: str, body: bytes, applied: tuple[bytes, ...]) -> None:
         try:
             text: bytes | None = body
             if applied:
                 text = await asyncio.to_thread(decoded, body, applied, most_bytes=_MOST_BYTES)
             if text is not None:
-                self._names.learn(await self._reading.answer(tenant, text, listed_models, ()))
+                self._names.learn(await self._reading.answer(tenant, text, listed_models, ()), upstream)
         except (GatewayError, RuntimeError) as error:
             _log.info("a list of models that went by could not be read: %s", error)
 
@@ -208,18 +210,19 @@ class ModelLists:
         if head.status != 200:
             return str(head.status)
         names = await self._reading.answer(tenant, body, listed_models, ())
-        self._names.learn(names)
+        self._names.learn(names, access.name)
         return None if names else "its answer is no list"
 
 
 class ListWatch(StreamObserver):
     """Keeps what one answer says, as far as it is short."""
 
-    __slots__ = ("_applied", "_kept", "_lists", "_tenant")
+    __slots__ = ("_applied", "_kept", "_lists", "_tenant", "_upstream")
 
-    def __init__(self, lists: ModelLists, tenant: str) -> None:
+    def __init__(self, lists: ModelLists, tenant: str, upstream: str) -> None:
         self._lists = lists
         self._tenant = tenant
+        self._upstream = upstream
         self._applied: tuple[bytes, ...] = ()
         self._kept: bytearray | None = None
         """None before there is anything, and once it is too much."""
@@ -234,7 +237,7 @@ class ListWatch(StreamObserver):
     def ended(self) -> None:
         """The exchange has ended."""
         if self._kept:
-            self._lists.saw(self._tenant, bytes(self._kept), self._applied)
+            self._lists.saw(self._tenant, self._upstream, bytes(self._kept), self._applied)
         self._forget()
 
     def _keep(self, piece: Piece) -> None:

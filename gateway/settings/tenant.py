@@ -51,7 +51,8 @@ class Tenant(Section):
     """Set in JSON bodies that name no model."""
 
     logging: Literal["full", "minimal"] = "full"
-    """`minimal` leaves the subject and the model out of the tenant's log lines."""
+    """`minimal` leaves client, subject, credential and model out of the tenant's log lines, and the model out of its
+    spans."""
 
     scopes: tuple[str, ...] = ("*", OTHERS_USAGE)
     """The most that a credential of this tenant may hold; `*` is everything but what must be granted by name."""

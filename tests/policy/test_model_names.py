@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from gateway.policy.model_names import MOST_MODELS, ModelNames, configured_models, listed_models
+from gateway.policy.model_names import MOST_MODELS, MOST_OF_ONE, ModelNames, configured_models, listed_models
 from gateway.settings.sources import load
 
 
@@ -43,6 +43,16 @@ def test_names_of_lists_leave_room_for_those_of_the_configuration() -> None:
 
     assert len(listed - {"other"}) == 50
     assert configured == {f"configured-{n}" for n in range(150)}
+
+
+def test_an_upstream_that_lists_very_many_leaves_room_for_the_models_of_others() -> None:
+    names = ModelNames()
+    names.learn(["gpt-4o", "gpt-5"], "default")
+    names.learn([*(f"made-up-{n}" for n in range(9_000)), "gpt-4o"], "own")
+
+    made_up = {names.of(f"made-up-{n}") for n in range(9_000)}
+    assert len(made_up - {"other"}) == MOST_OF_ONE
+    assert [names.of("gpt-4o"), names.of("gpt-5")] == ["gpt-4o", "gpt-5"]
 
 
 def test_a_reload_names_others_and_leaves_those_their_name_that_had_one() -> None:

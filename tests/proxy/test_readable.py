@@ -194,3 +194,18 @@ async def test_who_waited_long_with_nothing_to_ask_has_waited_for_nobody(
 
     assert line["overhead_ms"] < PROMPT_MS
     assert line["duration_ms"] < PROMPT_MS
+
+
+@pytest.mark.parametrize("sent", [1, 70_000], ids=["small", "large"])
+async def test_a_client_that_leaves_while_it_sends_its_body_is_not_the_gateways_overhead(
+    gateway: Gateway, sent: int
+) -> None:
+    client = await gateway.connect()
+    request = client.request_bytes("POST", "/v1/chat/completions", b"x" * 100_000, headers=JSON)
+    await client.send(request[: len(request) - 100_000 + sent])
+    await asyncio.sleep(BUSY_SECONDS)
+    await client.close()
+
+    (line,) = await gateway.lines.wait(1)
+    assert line["duration_ms"] >= SEEN_MS
+    assert line["overhead_ms"] < SEEN_MS
