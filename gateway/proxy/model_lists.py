@@ -32,7 +32,7 @@ from gateway.wire.search import Piece
 
 _log = logging.getLogger("gateway.models")
 
-_DEADLINES = ReplyDeadlines(first_byte_seconds=30.0, idle_seconds=10.0, total_seconds=30.0)
+_DEADLINES = ReplyDeadlines(first_byte_seconds=10.0, idle_seconds=5.0, total_seconds=10.0)
 _MOST_BYTES = 2 * 2**20
 _MOST_KEPT_BYTES = 4 * _MOST_BYTES
 """Of all answers together that go by: upstreams may take as long over them as over any other."""
@@ -199,7 +199,8 @@ class ModelLists:
             reply.write(b"GET %b HTTP/1.1\r\n%b\r\n" % (pool.target(b"/v1/models"), block))
             reply.start_clock()
             head = await reply.read_head()
-            body = await reply.peek(_MOST_BYTES)
+            # Behind another head there may be what never ends: a connection that no longer speaks HTTP.
+            body = await reply.peek(_MOST_BYTES) if head.status == 200 else b""
         except BaseException:
             reply.close()
             raise

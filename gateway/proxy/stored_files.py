@@ -55,7 +55,8 @@ async def file_bytes(upstreams: Upstreams, exchange: Exchange, file_id: str) -> 
             asked_at = reply.start_clock()
             head = await reply.read_head()
         counts.answered(head, exchange.model, asked_at, monotonic())
-        body = await reply.peek(_MOST_BYTES)
+        # Behind another head there may be what never ends: a connection that no longer speaks HTTP.
+        body = await reply.peek(_MOST_BYTES) if head.status == 200 else b""
     except BaseException as error:
         counts.gave_up(error, begun=head is not None)
         reply.close()
@@ -64,7 +65,7 @@ async def file_bytes(upstreams: Upstreams, exchange: Exchange, file_id: str) -> 
         reply.close()
         return None
     reply.release()
-    return _size(body) if head.status == 200 else None
+    return _size(body)
 
 
 def _size(body: bytes) -> int | None:

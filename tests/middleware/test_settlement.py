@@ -252,6 +252,21 @@ async def test_batch_costs_what_the_upstream_says_its_file_has(
     assert (await post(gateway, CHAT, chat())).get("x-ratelimit-limit-tokens") is None
 
 
+async def test_batch_does_not_wait_for_a_file_behind_another_protocol(
+    start_gateway: StartGateway, upstream: ScriptedUpstream
+) -> None:
+    gateway = await start_gateway(**tenant(batch_1_day_max_input_tokens=1000))
+
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: other\r\nConnection: Upgrade\r\n\r\n")
+        await turn.gone()
+
+    upstream.plays(script)
+    await post(gateway, "/v1/batches", orjson.dumps({"input_file_id": "file-1", "endpoint": CHAT}))
+    assert gateway.upstream_connections() == 0
+
+
 async def test_nobody_asks_for_a_files_size_where_batches_are_not_limited(
     start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:

@@ -262,14 +262,21 @@ async def hang_up(turn: Turn) -> None:
     turn.close()
 
 
+async def switches(turn: Turn) -> None:
+    """The script of an upstream that speaks something else from here on, and says nothing."""
+    await turn.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: other\r\nConnection: Upgrade\r\n\r\n")
+    await turn.gone()
+
+
 @pytest.mark.parametrize(
     ("script", "why"),
     [
         (listing(b"{}", b"404 Not Found"), "404"),
         (listing(b"<html>"), "no list"),
         (hang_up, "hung up"),
+        (switches, "101"),
     ],
-    ids=["missing", "no list", "broken"],
+    ids=["missing", "no list", "broken", "switches"],
 )
 async def test_an_upstream_that_does_not_list_its_models_is_told_of_once_and_counted(
     upstream: ScriptedUpstream, script: Script, why: str, caplog: pytest.LogCaptureFixture
