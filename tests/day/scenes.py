@@ -39,7 +39,7 @@ CROWDED = frozenset(
 
 PLAYING_SECONDS = 300.0
 RESOLVING_SECONDS = 150.0
-STARTING = asyncio.Semaphore(2)
+STARTING_AT_ONCE = 2
 """Who starts has a core, or nobody starts in time."""
 
 
@@ -52,13 +52,14 @@ class Scene:
     prometheus: Prometheus
     upstream: ScriptedUpstream
     stack: AsyncExitStack
+    starting: asyncio.Semaphore
     fired: list[Alert] = field(default_factory=list)
 
     async def gateway(
         self, configuration: str, *options: str, redis: RedisServer | None = None, **more: Any
     ) -> Served:
         """A gateway before this scene's upstream, scraped under its job; `configuration` is added to what it needs."""
-        async with STARTING:
+        async with self.starting:
             served = await self.stack.enter_async_context(
                 gateway_of(
                     self.directory,
@@ -114,9 +115,11 @@ def scene(*alerts: str, besides: Iterable[str] = ()) -> Callable[[Play], Announc
 
 async def played(directory: Path, *scenes: Announced) -> None:
     """Play scenes at once; fails with all that went wrong in any."""
+    starting = asyncio.Semaphore(STARTING_AT_ONCE)
     async with watching(directory / "prometheus", {}) as prometheus:
         went = await asyncio.gather(
-            *(_played(prometheus, directory / each.job, each) for each in scenes), return_exceptions=True
+            *(_played(prometheus, directory / each.job, each, starting) for each in scenes),
+            return_exceptions=True,
         )
         wrong = {each.job: result for each, result in zip(scenes, went, strict=True) if result is not None}
         assert not wrong, "\n".join(f"{job}: {what!r}" for job, what in wrong.items())
@@ -126,12 +129,14 @@ async def played(directory: Path, *scenes: Announced) -> None:
         assert not broken
 
 
-async def _played(prometheus: Prometheus, directory: Path, announced: Announced) -> None:
+async def _played(
+    prometheus: Prometheus, directory: Path, announced: Announced, starting: asyncio.Semaphore
+) -> None:
     job = announced.job
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(ScriptedUpstream())
         directory.mkdir(parents=True)
-        acting = Scene(job, directory, prometheus, upstream, stack)
+        acting = Scene(job, directory, prometheus, upstream, stack, starting)
         async with asyncio.timeout(PLAYING_SECONDS):
             await announced.play(acting)
         fired = {alert.name for alert in acting.fired}
