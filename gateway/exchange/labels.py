@@ -38,7 +38,8 @@ LABELS = {
     + "; of "
     "workers' metrics `unreadable` or `unknown`",
     "issuer": "the short name of another issuer in the configuration",
-    "upstream": "the name of a way upstream in the configuration, or `administration`",
+    "upstream": "the name of a way upstream in the configuration, or `administration`; of connections, which all ways "
+    "to one base URL share, that of the common one if it goes there, else of who connected first since the start",
     "model": "a name of the configuration or of the upstream's list of models, at most 200, or `other`",
     "code": "the code of an error, as [errors](errors.md) has them",
     "server": "host and port of a Redis server; its path where it is a socket, the service where Sentinels name it, "
