@@ -35,9 +35,22 @@ _FORWARDED = frozenset(
         b"x-cluster-client-ip",
         b"true-client-ip",
         b"client-ip",
+        b"cdn-loop",
+        b"x-request-id",
+        b"x-scheme",
+        b"x-amzn-trace-id",
     }
 )
-_FORWARDED_BEGIN = (b"x-forwarded", b"x-original-", b"x-envoy-", b"x-proxy", b"cf-", b"fastly-", b"fly-")
+_FORWARDED_BEGIN = (
+    b"x-forwarded",
+    b"x-original-",
+    b"x-envoy-",
+    b"x-proxy",
+    b"cf-",
+    b"fastly-",
+    b"fly-",
+    b"l5d-",
+)
 """What proxies add to what they pass on."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
@@ -39,6 +40,8 @@ _MAX_HEADER_BYTES = 16 * 1024
 
 _BY_ANY_NAME = frozenset({"/livez", "/readyz", "/metrics"})
 """Pages that whoever reaches this listener may have: Prometheus comes by whatever name its target has."""
+
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z._-]+))(?::[0-9]{0,5})?")
 
 _TEXT = b"text/plain; charset=utf-8"
 
@@ -190,9 +193,9 @@ def _text(status: int, text: str, *fields: tuple[bytes, bytes]) -> Answer:
 
 
 def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
+    """The name or address in a Host; empty where it is none."""
+    found = _HOST.fullmatch(host)
+    return "" if found is None else found[1] or found[2]
 
 
 def _normal(name: str) -> str:

@@ -203,6 +203,7 @@ async def test_who_guesses_is_not_listened_to_for_a_while() -> None:
             "Via: 1.1 proxy",
         ),
         *("X-Real-IP: 127.0.0.1", "CF-Connecting-IP: 192.0.2.7", "X-Envoy-External-Address: 192.0.2.7"),
+        *("X-Request-Id: 1", "CDN-Loop: cdn", "X-Amzn-Trace-Id: Root=1", "l5d-client-id: web"),
     ],
 )
 async def test_what_a_proxy_on_the_machine_passes_on_is_not_from_there(field: str) -> None:

@@ -233,6 +233,8 @@ async def test_metrics_and_health_are_for_whoever_comes_by_whatever_name(path: s
         ("evil.example", 421),
         ("evil.example:9090", 421),
         ("localhost.evil.example", 421),
+        ("localhost:80@evil.example", 421),
+        ("[::1]evil.example", 421),
         ("127.0.0.1.evil.example", 421),
         ("127.0.0.1@evil.example", 421),
         ("127.1", 421),

@@ -45,12 +45,13 @@ async def idle(gateway: Gateway, count: int, peer: str = "127.0.0.1") -> list[Ra
 
 async def busy(gateway: Gateway, count: int, peer: str = "127.0.0.1") -> list[RawClient]:
     """Connections on which an answer is awaited; for an upstream that holds it."""
-    before, clients = gateway.metric("gateway_exchanges_in_flight"), []
+    lifecycle, clients = gateway.app.services.lifecycle, list[RawClient]()
+    before = lifecycle.in_flight
     for _ in range(count):
         client = await connect(gateway, peer)
         await client.send(client.request_bytes("GET", "/v1/models/held"))
         clients.append(client)
-    await until(lambda: gateway.metric("gateway_exchanges_in_flight") == before + count)
+    await until(lambda: lifecycle.in_flight == before + count)
     return clients
 
 
