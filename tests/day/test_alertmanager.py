@@ -66,6 +66,22 @@ OWN = alert("GatewayTenantErrorBudgetBurnsFast", fault="gateway", severity="crit
             [BURNS, alert("GatewayTenantErrorBudgetBurnsFast", fault="upstream", tenant="b"), OWN],
             {"GatewayTenantErrorBudgetBurnsFast b"},
         ),
+        (
+            [
+                alert("GatewayUpstreamSilent", fault="upstream", upstream="default"),
+                alert("GatewayUpstreamConnectionsShort", fault="gateway", upstream="default", instance="a:1"),
+                alert("GatewayErrorBudgetBurnsFast", fault="gateway"),
+                alert("GatewayErrorBudgetBurnsSlowly", fault="redis"),
+            ],
+            {"GatewayUpstreamConnectionsShort", "GatewayErrorBudgetBurnsFast"},
+        ),
+        (
+            [
+                alert("GatewayIssuerKeysStale", fault="issuer"),
+                alert("GatewayErrorBudgetBurnsFast", fault="issuer"),
+            ],
+            {"GatewayErrorBudgetBurnsFast"},
+        ),
         ([alert("GatewayGone"), alert("GatewayDown", instance="a:1")], {"GatewayDown"}),
         ([FAILING, {"labels": {**BURNS["labels"], "job": "another"}}], set()),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.day.scenes import BUDGETS, Scene, played, scene
 from tests.kit.redis import free_port
-from tests.kit.upstream import Script, ScriptedUpstream, Turn, answer_ok
+from tests.kit.upstream import SSE_HEAD, Script, ScriptedUpstream, Turn, answer_ok, silent
 
 TWO = """
 [tenants.acme]
@@ -39,6 +39,14 @@ def sometimes(every: int, otherwise: Script) -> Script:
         await (otherwise if asked % every == 0 else answer_ok)(turn)
 
     return script
+
+
+async def breaks_off(turn: Turn) -> None:
+    """The script of an upstream that begins a stream, and no more."""
+    await turn.read_body()
+    await turn.send(SSE_HEAD)
+    await turn.chunk(b"data: 1\n\n")
+    turn.reset()
 
 
 @scene("GatewayUpstreamThrottles", "GatewayUpstreamLimitShort")
@@ -102,6 +110,39 @@ async def fails_for_everybody(scene: Scene) -> None:
         await scene.resolves("GatewayUpstreamFailing")
 
 
+@scene("GatewayUpstreamFailing", "GatewayErrorBudgetBurnsFast", besides=BUDGETS)
+async def breaks_off_whatever_it_began(scene: Scene) -> None:
+    """Every answer is a 200."""
+    served = await scene.gateway(TWO)
+    async with served.calling("acme"), served.calling("beta"):
+        scene.upstream.plays(breaks_off)
+        alert = await scene.fires("GatewayUpstreamFailing", "upstream default", upstream="default")
+        assert "break off" in alert.annotations["description"]
+        await scene.fires("GatewayErrorBudgetBurnsFast", "upstream's fault", fault="upstream")
+        scene.upstream.plays(answer_ok)
+        await scene.resolves("GatewayUpstreamFailing")
+
+
+@scene(
+    "GatewayUpstreamSilent",
+    "GatewayUpstreamConnectionsShort",
+    besides=BUDGETS | {"GatewayUpstreamFailing"},
+)
+async def accepts_and_never_answers(scene: Scene) -> None:
+    """It holds all connections that there may be, whom nobody should take for the reason."""
+    served = await scene.gateway(TWO, "--set", "upstream.max_connections=8")
+    async with served.calling("acme"):
+        await asyncio.sleep(3)
+    scene.upstream.plays(silent)
+    async with served.calling("acme", at_once=12), served.calling("beta"):
+        alert = await scene.fires("GatewayUpstreamSilent", "upstream default", upstream="default")
+        assert (alert.labels["fault"], alert.labels["severity"]) == ("upstream", "critical")
+        await scene.fires("GatewayUpstreamConnectionsShort", "default", upstream="default")
+    scene.upstream.plays(answer_ok)
+    async with served.calling("beta"):
+        await scene.resolves("GatewayUpstreamSilent")
+
+
 @scene("GatewayErrorBudgetBurnsSlowly", "GatewayTenantErrorBudgetBurnsSlowly")
 async def fails_a_little_for_long(scene: Scene) -> None:
     served = await scene.gateway(TWO)
@@ -157,6 +198,8 @@ SCENES = (
     key_revoked,
     one_tenant_fails_among_healthy_ones,
     fails_for_everybody,
+    breaks_off_whatever_it_began,
+    accepts_and_never_answers,
     fails_a_little_for_long,
     cannot_be_reached,
     all_connections_are_taken,
