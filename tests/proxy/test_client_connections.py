@@ -139,7 +139,7 @@ async def test_a_burst_of_newcomers_does_not_push_each_other_out(
             return 503  # sent into a connection that had been refused
 
     asking = [asyncio.create_task(status()) for _ in range(12)]
-    await until(lambda: gateway.metric("gateway_exchanges_in_flight") == 6)
+    await until(lambda: gateway.app.services.lifecycle.in_flight == 6)
     await until(lambda: gateway.metric('gateway_refused_connections_total{reason="full"}') == 9)
     upstream.gate("open").set()
 

@@ -277,7 +277,7 @@ async def test_who_finds_no_room_is_told_so_by_tls(
     gateway = await start_gateway(**served_pair(tmp_path), edge={"max_connections": 1})
     first = await gateway.connect()
     await first.send(first.request_bytes("POST", CHAT, QUESTION, headers=JSON))
-    await until(lambda: gateway.metric("gateway_exchanges_in_flight") == 1)
+    await until(lambda: gateway.app.services.lifecycle.in_flight == 1)
 
     second = await gateway.connect()
     refused = await second.read_answer()
