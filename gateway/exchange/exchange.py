@@ -84,6 +84,11 @@ class Exchange:
         started_time: float,
         observer_failed: Callable[[], None] | None = None,
         *,
+        target: str = "",
+        own_values: tuple[bytes, ...] = (),
+        stated_bytes: int | None = None,
+        client: str | None = None,
+        held_seconds: float = 0.0,
         status: int | None = None,
         error: GatewayError | None = None,
     ) -> None:
@@ -96,20 +101,20 @@ class Exchange:
         self.started_at = started_at
         self.started_time = started_time
         self.observer_failed = observer_failed
-        self.target = ""
+        self.target = target
         """The request target as it came over the wire, in which every byte stands for itself."""
 
         self.params: Mapping[str, str] = NO_PARAMS
         self.head: RequestHead = NO_HEAD
         """The request's header fields, once they have been read and found sound, but for the values of its own."""
 
-        self.own_values: tuple[bytes, ...] = ()
+        self.own_values = own_values
         """What this request has at the places that `head.own` says."""
 
-        self.stated_bytes: int | None = None
+        self.stated_bytes = stated_bytes
         """The length of the body where the head states one."""
 
-        self.client: str | None = None
+        self.client = client
         """The client's address: that of its connection or, of one from a trusted proxy, what that says."""
 
         self.trace: TraceContext | None = None
@@ -140,7 +145,7 @@ class Exchange:
         self.facts: BodyFacts = NOTHING_READ
         """What policy has read in that body."""
 
-        self.held_seconds = 0.0
+        self.held_seconds = held_seconds
         """Time spent waiting for the rest of the client's head, and for its body, before the upstream was asked: not
         the gateway's own."""
 

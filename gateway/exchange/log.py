@@ -26,19 +26,35 @@ _at = datetime.fromtimestamp
 
 def access_record(exchange: Exchange, times: Times, *, worker: int = 0) -> dict[str, Any]:
     """What is logged of an exchange; durations in milliseconds, sizes in body bytes."""
-    standing = exchange.standing
-    way = exchange.method, exchange.model, exchange.status, exchange.ending
+    standing, usage = exchange.standing, exchange.usage
+    way = (
+        exchange.method,
+        exchange.model,
+        exchange.status,
+        exchange.ending,
+        exchange.known,
+        exchange.upstream,
+        exchange.upstream_status,
+        exchange.attempts,
+        None if usage is None else usage.tier,
+    )
     alike = None if standing is None else standing.lines.get(way)
     if alike is None:
         alike = _alike(exchange, worker)
         if standing is not None:
             standing.keep_line(way, alike)
-    record = alike.copy()
     started = exchange.started_time
     whole, first_byte, upstream, overhead = times
-    record["time"] = _at(started, UTC)
-    record["ended"] = _at(started + whole, UTC)
-    record["request_id"] = exchange.id
+    record = alike | {
+        "time": _at(started, UTC),
+        "ended": _at(started + whole, UTC),
+        "request_id": exchange.id,
+        # In milliseconds, to the microsecond; `round` to so many digits takes four times as long.
+        "duration_ms": int(whole * 1_000_000 + 0.5) / 1000,
+        "overhead_ms": int(overhead * 1_000_000 + 0.5) / 1000,
+        "bytes_in": exchange.bytes_in,
+        "bytes_out": exchange.bytes_out,
+    }
     there = exchange.upstream_request_id
     if there is not None:
         record["upstream_request_id"] = (
@@ -48,28 +64,16 @@ def access_record(exchange: Exchange, times: Times, *, worker: int = 0) -> dict[
         record["client"] = exchange.client
     if "path" in record:
         record["path"] = path_shape(exchange.target)
-    # In milliseconds, to the microsecond; `round` to so many digits takes four times as long.
-    record["duration_ms"] = int(whole * 1_000_000 + 0.5) / 1000
     if first_byte is not None:
         record["first_byte_ms"] = int(first_byte * 1_000_000 + 0.5) / 1000
-    record["upstream"] = exchange.upstream
     if upstream is not None:
         record["upstream_ms"] = int(upstream * 1_000_000 + 0.5) / 1000
-        record["upstream_status"] = exchange.upstream_status
-        record["attempts"] = exchange.attempts
-    record["overhead_ms"] = int(overhead * 1_000_000 + 0.5) / 1000
-    record["bytes_in"] = exchange.bytes_in
-    record["bytes_out"] = exchange.bytes_out
     if exchange.trace is not None:
         record["trace_id"] = exchange.trace.trace_id
     if exchange.waited_seconds:
         record["waited_ms"] = int(exchange.waited_seconds * 1_000_000 + 0.5) / 1000
-    if exchange.known is not None:
-        record["usage_known"] = exchange.known
-    if exchange.usage is not None:
-        record["usage"] = exchange.usage.amounts()
-        if exchange.usage.tier:
-            record["served_tier"] = short(exchange.usage.tier)
+    if usage is not None:
+        record["usage"] = usage.amounts()
     if exchange.reserved is not None:
         record["reserved"] = exchange.reserved
     if exchange.made is not None:
@@ -110,10 +114,14 @@ def _alike(exchange: Exchange, worker: int) -> dict[str, Any]:
         "model": short(exchange.model),
         "status": exchange.status,
         "ending": exchange.ending,
-        "attempts": 0,
+        "upstream": exchange.upstream,
+        "upstream_status": exchange.upstream_status,
+        "attempts": exchange.attempts,
         "worker": worker,
+        "usage_known": exchange.known,
+        "served_tier": short(exchange.usage.tier) if exchange.usage is not None else None,
     }
-    left_out = set(_SAID_WHERE_KNOWN)
+    left_out = {name for name in _SAID_WHERE_KNOWN if not said.get(name)}
     if tenant.settings.logging == "minimal":
         left_out |= _HIDDEN
     if exchange.target and (operation.is_unlisted or not operation.path):

@@ -43,10 +43,11 @@ class LogWriter:
 
     def write(self, line: bytes) -> None:
         """Queue one complete line; called on the event loop's thread."""
-        if self._pending_bytes + self._collected_bytes + len(line) > self._max_pending_bytes:
+        collected_bytes = self._collected_bytes + len(line)
+        if self._pending_bytes + collected_bytes > self._max_pending_bytes:
             self._dropped(1)
             return
-        self._collected_bytes += len(line)
+        self._collected_bytes = collected_bytes
         self._lines.append(line)
         if not self._scheduled:
             self._scheduled = True

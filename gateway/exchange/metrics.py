@@ -242,12 +242,14 @@ class Metrics:
         known = exchange.known
         if known is not None:
             tallies.known[_KNOWN_AT[known]] += 1
-        if usage is not None and not exchange.is_socket:  # what a session uses is counted as it goes on
+        if exchange.is_socket:
+            return  # what a session uses is counted as it goes on
+        if usage is not None:
             tallies.used(usage, exchange.model)
         if exchange.last_piece_at is not None and exchange.spent and exchange.operation.counts_usage:
             self._streamed(exchange, first_byte, exchange.id if is_logged else None, ended_time)
         reserved = exchange.reserved
-        if reserved is not None and exchange.spent and not exchange.is_socket:
+        if reserved is not None and exchange.spent:
             limited = tallies.limited or tallies.limited_began()
             limited[0] += reserved
             limited[1] += 0 if usage is None or exchange.operation.repeats_usage else usage.total

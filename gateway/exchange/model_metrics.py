@@ -7,7 +7,7 @@ together with `tenant`.
 from __future__ import annotations
 
 from gateway.exchange.instruments import Counts, Registry, Spread, Spreads, Sums
-from gateway.policy.model_names import OTHER_MODEL, ModelNames
+from gateway.policy.model_names import MOST_CHARACTERS, OTHER_MODEL, ModelNames
 from gateway.usage.reported import KINDS, NUMBERS, Usage
 
 # From a small model that is near to one that thinks for minutes.
@@ -17,6 +17,9 @@ _SPEEDS = (2.5, 5, 10, 20, 30, 45, 60, 80, 100, 150, 250, 500, 1000, 2500)
 # From tokens that come in crowds to a silence in which proxies cut.
 _GAP_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
+
+_MOST_KEPT = 1024
+"""Models of which it is kept what they are counted in: most names are the client's choice."""
 
 # What comes at once, in one piece or in a few, says nothing of how fast it was made.
 _LEAST_SECONDS = 0.01
@@ -39,7 +42,10 @@ class ModelMetrics:
     """Instruments of what is generated."""
 
     def __init__(self, registry: Registry) -> None:
-        self.names = ModelNames()
+        self.named: dict[str | None, ModelTallies] = {}
+        """By model, as far as `of` has been asked for them; those without a name of their own are all the same."""
+
+        self.names = ModelNames(changed=self.named.clear)
         """By which names models are counted."""
 
         self._first_byte = Spreads(
@@ -77,9 +83,6 @@ class ModelMetrics:
             ["upstream", "result"],
             registry=registry,
         )
-        self.named: dict[str | None, ModelTallies] = {}
-        """Of the models that are counted by their names, as far as `of` has been asked for them."""
-
         self._others: ModelTallies | None = None
 
     def listed(self, upstream: str, result: str) -> None:
@@ -90,10 +93,13 @@ class ModelMetrics:
         """What exchanges with this model add to, which the upstream took on."""
         label = self.names.of(model)
         if label == OTHER_MODEL:
-            if self._others is None:
-                self._others = ModelTallies(self._usage.labels(label))
-            return self._others
-        tallies = self.named[model] = ModelTallies(self._usage.labels(label))
+            tallies = self._others = self._others or ModelTallies(self._usage.labels(label))
+        else:
+            tallies = ModelTallies(self._usage.labels(label))
+        if model is None or len(model) <= MOST_CHARACTERS:
+            if len(self.named) >= _MOST_KEPT:
+                self.named.clear()
+            self.named[model] = tallies
         return tallies
 
     def began(self, model: str | None, seconds: float, exchange: str | None, ended_time: float) -> None:

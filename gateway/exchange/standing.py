@@ -12,6 +12,7 @@ from gateway.operations.table import Operation
 from gateway.policy import requests as policy
 from gateway.policy.caller import Caller
 from gateway.usage.counters import Counted, Entry, named, tier_of
+from gateway.usage.reported import Known
 
 _MOST_MODELS = 64
 """Models of one standing of which is kept what they are charged to and counted in: their names are the client's."""
@@ -21,8 +22,11 @@ _MOST_WAYS = 32
 
 _IMAGES = frozenset({Dimension.IMAGES_PER_MINUTE})
 
-_Way = tuple[str, str | None, int | None, Ending | None]
-"""Method, model, status, and ending."""
+_Way = tuple[
+    str, str | None, int | None, Ending | None, Known | None, str | None, int | None, int, str | None
+]
+"""Method, model, status, ending and what is known of its usage; the upstream, its status, how often it was asked, and
+the tier that served."""
 
 
 class Standing:

@@ -66,15 +66,15 @@ class Held(Step):
     def done(self, granted: bool, missing: Sequence[int]) -> bool:
         """Tell who asked; of a settlement whose lease ran out, and with it the reservation, charge what was used."""
         if self.mode == "take":
-            decided = self.outcome
+            decided, quotas = self.outcome, self.charges.quotas
             if decided is None or decided.done():
                 return self._give_back() if granted and self.exchange_id else not granted
             if granted and self.exchange_id:
                 self._limiter.keep(self)
-                for at, few in self.charges.quotas.narrow:
+                for at, few in quotas.narrow:
                     if missing[at] > few and self.charges.crowds(at, missing[at]):
                         self.hurries = True
-            self._limiter.levels.heard[self.charges.quotas] = missing
+            self._limiter.levels.heard[quotas] = missing
             decided.set_result(decide(self.charges, missing, granted=granted))
         elif granted or self.maybe_done:
             if self._over is not None:

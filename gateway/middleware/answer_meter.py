@@ -35,9 +35,11 @@ class AnswerReading(StreamObserver):
         """The head says whether there is anything to read, and how."""
         if self._reader is not None or not 200 <= head.status < 300:
             return None  # what is taken out of the stream has been read
-        reader = self._reader = UsageReader(
-            head.get(b"content-type"), head.get(b"content-encoding"), estimates=self._metered
+        shape = head.shape
+        kind, coding = (
+            (head.get(b"content-type"), head.get(b"content-encoding")) if shape is None else shape.coded
         )
+        reader = self._reader = UsageReader(kind, coding, estimates=self._metered)
         return reader.watcher
 
     def usual(self) -> Takes | None:

@@ -58,6 +58,7 @@ def meter(
             standing = exchange.standing
             assert standing is not None
             reading: AnswerReading | SessionMeter | None = None
+            models = None
             if exchange.is_socket:
                 reading = SessionMeter(
                     exchange,
@@ -73,12 +74,11 @@ def meter(
                     exchange, costs, metered=standing.metered, unseen_per_second=unseen_tokens_per_second
                 )
                 exchange.observers.append(reading)
+            elif operation.rewrite is Rewrite.MODEL_LIST:
+                models = lists.watch(exchange)
             watch = None
             if operation.late_kind is not None and late is not None:
                 watch = watch_late_work(exchange, late, time)
-            models = None
-            if operation.rewrite is Rewrite.MODEL_LIST:
-                models = lists.watch(exchange)
             abandoned = left = False
             try:
                 return await handler(request)

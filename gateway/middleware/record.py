@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import secrets
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from time import monotonic
+from time import monotonic, time
 
 from gateway.errors import (
     BadRequest,
@@ -56,6 +56,7 @@ _FORWARDED = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 _ID_BYTES = 12
 _IDS_AT_ONCE = 256
+_digits = re.compile(f"[0-9a-f]{{{2 * _ID_BYTES}}}").findall
 
 
 def request_ids() -> Callable[[], str]:
@@ -67,10 +68,7 @@ def request_ids() -> Callable[[], str]:
 
     def next_id() -> str:
         if not unused:
-            digits = secrets.token_hex(_ID_BYTES * _IDS_AT_ONCE)
-            unused.extend(
-                f"req_gw_{digits[at : at + 2 * _ID_BYTES]}" for at in range(0, len(digits), 2 * _ID_BYTES)
-            )
+            unused.extend(map("req_gw_".__add__, _digits(secrets.token_hex(_ID_BYTES * _IDS_AT_ONCE))))
         return unused.pop()
 
     return next_id
@@ -96,19 +94,23 @@ def record(
     def around(handler: Handler) -> Handler:
         async def recorded(request: Request) -> Answer:
             known = request.known
-            readable_at = request.readable_at
-            readable_time = time.time() - (monotonic() - readable_at)
+            connection, readable_at = request.connection, request.readable_at
             exchange = request.exchange = Exchange(
-                next_id(), known.method, UNMATCHED, readable_at, readable_time, observer_failed
+                next_id(),
+                known.method,
+                UNMATCHED,
+                readable_at,
+                time() - (monotonic() - readable_at),
+                observer_failed,
+                target=known.target,
+                own_values=request.own_values,
+                stated_bytes=request.stated_bytes,
+                client=connection.client,
+                held_seconds=request.head_seconds,
             )
-            exchange.held_seconds = request.head_seconds
-            exchange.target = known.target
-            connection = request.connection
-            exchange.client = connection.client
             if tracing is not None:
                 exchange.span = span = tracing.begin(request.fields)
                 exchange.trace = span.context
-            exchange.stated_bytes, exchange.own_values = request.stated_bytes, request.own_values
             try:
                 match, head = known.match, known.head
                 if match is None or head is None:
@@ -171,8 +173,9 @@ def unseen(*, metrics: Metrics, log: Log, cors: Cors | None, tracing: Tracing | 
 
     def refused(error: GatewayError, client: str | None) -> bytes:
         now = monotonic()
-        exchange = Exchange(next_id(), "", UNMATCHED, now, time.time(), status=error.status, error=error)
-        exchange.client = client
+        exchange = Exchange(
+            next_id(), "", UNMATCHED, now, time(), client=client, status=error.status, error=error
+        )
         exchange.end(error.ending)
         metrics.refused_requests.labels(str(error.status)).inc()
         metrics.faults.erred(OTHER_TENANT, error.code)

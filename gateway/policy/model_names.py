@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 import orjson
@@ -20,7 +20,9 @@ MOST_OF_ONE = MOST_MODELS // 2
 """Names that are given of one upstream's list, where there are several: whoever has one may list what they like."""
 
 _MOST_LISTED = 5_000
-_MOST_CHARACTERS = 128
+
+MOST_CHARACTERS = 128
+"""Of a model's name that is shown."""
 
 
 class ModelNames:
@@ -31,7 +33,9 @@ class ModelNames:
     whatever the configuration and the lists say later.
     """
 
-    def __init__(self, configured: Iterable[str] = ()) -> None:
+    def __init__(self, configured: Iterable[str] = (), *, changed: Callable[[], None] = lambda: None) -> None:
+        """`changed` is told when models may have a name that had none."""
+        self._changed = changed
         self._given: dict[str, str] = {}
         self._reserved: set[str] = set()
         """Names of the configuration that have not been asked for."""
@@ -50,6 +54,7 @@ class ModelNames:
     def configure(self, names: Iterable[str]) -> None:
         """The configuration names these from now on, and no others."""
         self._reserved = {name for name in names if _may_be_shown(name)} - self._given.keys()
+        self._changed()
 
     def learn(self, names: Iterable[str], upstream: str = "") -> None:
         """The list of models of an upstream has these. Of very many the last ones count, of whoever has most."""
@@ -64,6 +69,7 @@ class ModelNames:
             oldest = (name for name, known in listed.items() if known[0] == longest)
             for name in list(islice(oldest, min(excess, max(1, count // 2)))):
                 del listed[name]
+        self._changed()
 
     def of(self, model: str | None) -> str:
         """By which name a model is counted; whoever asks counts something of it."""
@@ -119,4 +125,4 @@ def _exact(patterns: Iterable[str]) -> Iterator[str]:
 
 
 def _may_be_shown(name: str) -> bool:
-    return 0 < len(name) <= _MOST_CHARACTERS and name.isprintable()
+    return 0 < len(name) <= MOST_CHARACTERS and name.isprintable()

@@ -121,10 +121,7 @@ class ClientChannel(Channel):
 
     def _readable_since(self, now: float) -> float:
         """Since when that could have been read which has just been."""
-        looked_at = self._loop.time() + CLOCK_SECONDS
-        if now < looked_at and now < self.turns.late_at and self.task is not None:
-            return now
-        since = min(now, looked_at)
+        since = min(now, self._loop.time() + CLOCK_SECONDS)
         if now >= self.turns.late_at or self.task is None:
             sock = None if self.transport is None else self.transport.get_extra_info("socket")
             since = min(since, now - age_seconds(sock))

@@ -21,6 +21,7 @@ from gateway.proxy.edge_state import BETWEEN_SECONDS, EdgeState
 from gateway.proxy.handler import Handler
 from gateway.proxy.incoming_body import IncomingBody
 from gateway.proxy.own_failures import failure_of
+from gateway.proxy.readable import CLOCK_SECONDS
 from gateway.proxy.received_body import NO_BODY, ReceivedBody
 from gateway.proxy.request import Request
 from gateway.proxy.request_heads import END_OF_HEAD, AskedHead, HeadInParts
@@ -152,8 +153,10 @@ class EdgeProtocol(ClientChannel):
 
     def _take_head(self, data: bytes) -> None:
         """Read a request's head, or a part of one. Raises the refusal of a bad one."""
-        parts, state = self._head, self._state
-        since, self._waits_since = self._waits_since or self._readable_since(self.taken_at), 0.0
+        parts, state, since = self._head, self._state, self.taken_at
+        looked_at = self._loop.time() + CLOCK_SECONDS
+        if self._waits_since or self.task is None or since >= looked_at or since >= self.turns.late_at:
+            since, self._waits_since = self._waits_since or self._readable_since(since), 0.0
         if parts is None:
             if data[0] in b"\r\n":
                 data = data.lstrip(b"\r\n")  # an empty line in front means nothing (RFC 9112, section 2.2)

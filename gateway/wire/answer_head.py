@@ -109,7 +109,7 @@ class Way(NamedTuple):
 class AnswerShape:
     """What heads have in common that differ in the values of their fields alone."""
 
-    __slots__ = ("_groups", "_length", "_model", "_ways", "asked", "fixed", "match")
+    __slots__ = ("_groups", "_length", "_model", "_ways", "asked", "coded", "fixed", "match")
 
     def __init__(
         self, start_line: bytes, model: Head, unseen: Sequence[bytes | None], seen: Sequence[bytes | None]
@@ -152,6 +152,9 @@ class AnswerShape:
         pattern.append(b")\r\n" if runs else b"\r\n")
         self.match: Callable[[bytes], re.Match[bytes] | None] = re.compile(b"".join(pattern)).match
         """Whether what begins with a head begins with one of these; up to the end of its empty line."""
+
+        self.coded = self.fixed.get(b"content-type"), self.fixed.get(b"content-encoding")
+        """What their bodies are, and how they are encoded."""
 
         self._length = self.asked.get(b"content-length", 0)
         self._ways = tuple([Way(*_put_together(way)) for way in ways])

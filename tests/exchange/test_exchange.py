@@ -247,16 +247,12 @@ def test_the_body_begins_once() -> None:
 WRITERS = {
     "record": {
         "operation",
-        "target",
         "params",
         "head",
-        "own_values",
-        "stated_bytes",
         "is_socket",
         "unreadable",
         "client",
         "trace",
-        "held_seconds",
         "span",
     },
     "answer": {"error"},
