@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from gateway.exchange import series_room
@@ -45,9 +46,13 @@ def work(*_: object) -> None:
 
 
 def spin() -> None:
-    """Work before whatever else is on this machine, with hardly a rest."""
+    """Work before whatever else is on this machine, with hardly a rest.
+
+    All threads do: one that holds the interpreter's lock and is kept from running by others would keep this one too.
+    """
     try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+        for thread in Path("/proc/self/task").iterdir():
+            os.sched_setscheduler(int(thread.name), os.SCHED_RR, os.sched_param(1))
     except PermissionError:
         pass  # a machine that has nothing else to do will do
     while _busy.is_set():
