@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from docs.dashboards.queries import Ask, But, Query
+from docs.dashboards.queries import Ask, But, Query, Wanted
 from gateway import errors
 
 ERRORS, EXCHANGES = "gateway_errors_total", "gateway_exchanges_total"
@@ -32,7 +32,7 @@ GATEWAY = tuple(
 CLIENT = But((*REDIS, *LIMIT, *TENANT, *UPSTREAM, *GATEWAY))
 """The rest, whose codes are many."""
 
-FAULTS = {
+FAULTS: Mapping[str, Wanted] = {
     "client": CLIENT,
     "tenant": TENANT,
     "limit": LIMIT,
@@ -67,12 +67,15 @@ def share(part: Query, whole: Query) -> Query:
 
 def upstream_failing(ask: Ask, *by: str) -> Query:
     """The share of what an upstream was asked that it did not do, broke off, throttled or refused our key for."""
-    failures = [
+    failures: list[tuple[str, Mapping[str, Wanted]]] = [
         (ANSWERS, {"status": FAILING}),
         ("gateway_upstream_cut_answers_total", {}),
         (CONNECTS, {"result": ("failed", "timeout")}),
     ]
-    asked = [(ANSWERS, {}), (CONNECTS, {"result": ("failed", "timeout")})]
+    asked: list[tuple[str, Mapping[str, Wanted]]] = [
+        (ANSWERS, {}),
+        (CONNECTS, {"result": ("failed", "timeout")}),
+    ]
     return share(ask.rates(failures, *by), ask.rates(asked, *by))
 
 

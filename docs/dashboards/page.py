@@ -94,7 +94,7 @@ def _plain(built: models.Dashboard) -> None:
     assert built.links is not None and built.templating.list_val is not None
     assert built.annotations.list_val is not None
     for link in built.links:
-        link.placement = None  # in a menu
+        link.placement = None  # type: ignore[assignment]  # in a menu
     for happened in built.annotations.list_val:
         happened.placement = None  # type: ignore[assignment]
     for variable in built.templating.list_val:

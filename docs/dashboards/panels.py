@@ -60,9 +60,10 @@ def lines(
     size: tuple[int, int] = (8, 8),
 ) -> models.Panel:
     """How something went over time. `alarm`: a dashed line there; `most`: what it cannot exceed."""
+    mode = shapes.LegendDisplayMode
     legend = (
         common.VizLegendOptions()
-        .display_mode(shapes.LegendDisplayMode.TABLE if len(queries) > 1 or queries[0].labels else "list")
+        .display_mode(mode.TABLE if len(queries) > 1 or queries[0].labels else mode.LIST)
         .placement(shapes.LegendPlacement.BOTTOM)
         .show_legend(True)
         .calcs(["lastNotNull", "max"])
@@ -263,7 +264,7 @@ def _finished(
         panel.with_target(asked.instant() if instant else asked.range())
     ignored = frozenset.union(*(query.ignores for query in queries))
     notes = [f"Of {WHOLE_OF[label]}, whichever are chosen above." for label in WHOLE_OF if label in ignored]
-    return (
+    finished: models.Panel = (
         panel.title(title)
         .description(described(shows, act, *notes))
         .datasource(PROMETHEUS)
@@ -274,6 +275,7 @@ def _finished(
         .height(size[1])
         .build()
     )
+    return finished
 
 
 def _links(queries: Sequence[Query], leads: str | None, *, of_rows: bool) -> list[dashboard.DashboardLink]:

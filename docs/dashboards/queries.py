@@ -6,7 +6,7 @@ Every query obeys what its dashboard lets a reader choose, as far as its series 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -200,7 +200,7 @@ class Ask:
         """How much a counter grows per second."""
         return self.rates([(name, wanted)], *by)
 
-    def rates(self, of: list[tuple[str, dict[str, Wanted]]], *by: str) -> Query:
+    def rates(self, of: Sequence[tuple[str, Mapping[str, Wanted]]], *by: str) -> Query:
         """How much several counters, or series of one, grow per second together; none of them counts twice."""
         return self._sum("rate", NOW, of, by)
 
@@ -275,13 +275,13 @@ class Ask:
             f"label_values({name}{{{matchers}}}, {wanted})" if before else f"label_values({name}, {wanted})"
         )
 
-    def _gauge(self, how: str, name: str, by: tuple[str, ...], wanted: dict[str, Wanted]) -> Query:
+    def _gauge(self, how: str, name: str, by: tuple[str, ...], wanted: Mapping[str, Wanted]) -> Query:
         selected, labels, ignores = self._selected(name, Kind.GAUGE, wanted)
         _known(name, by, labels)
         return Query(f"{how}{_by(by)} ({selected})", by, ignores)
 
     def _sum(
-        self, how: str, over: str, of: list[tuple[str, dict[str, Wanted]]], by: tuple[str, ...]
+        self, how: str, over: str, of: Sequence[tuple[str, Mapping[str, Wanted]]], by: tuple[str, ...]
     ) -> Query:
         parts, ignored = [], []
         for name, wanted in of:
@@ -295,7 +295,7 @@ class Ask:
         return Query(f"sum{_by(by)} ({' or '.join(parts)})", by, frozenset.union(*ignored))
 
     def _selected(
-        self, name: str, kind: Kind, wanted: dict[str, Wanted], suffix: str = ""
+        self, name: str, kind: Kind, wanted: Mapping[str, Wanted], suffix: str = ""
     ) -> tuple[str, tuple[str, ...], frozenset[str]]:
         """A selector, the labels of what it selects, and the choices that it cannot go by."""
         actual, labels = _instrument(name)
@@ -316,6 +316,7 @@ class Ask:
 
 
 def _matcher(label: str, wanted: Wanted) -> str:
+    values: tuple[str, ...]
     match wanted:
         case str():
             values, operator = (wanted,), "="
