@@ -129,8 +129,9 @@ class Upstream(Section):
     websocket_timeout_seconds: Seconds = 7200.0
     """A WebSocket session."""
 
-    model_list_seconds: float = Field(default=3600.0, ge=0, le=7 * 86400)
-    """How often each way upstream is asked which models it has, from the start on; 0: never. Metrics name models of the
-    configuration, and those that an upstream lists; all others are `other`."""
+    model_list_seconds: float = Field(default=0.0, ge=0, le=7 * 86400)
+    """How often the gateway itself asks each way upstream which models it has, from the start on; 0: never. Metrics
+    name models of the configuration, and those on lists that clients were given or that are asked for; all others are
+    `other`."""
 
     timeouts: KindTimeouts = KindTimeouts()

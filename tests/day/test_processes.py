@@ -154,7 +154,7 @@ async def lets_nobody_in(scene: Scene) -> None:
         await scene.fires("GatewayConnectionsShort", "full", reason="full", instance=served.target)
 
 
-@scene("GatewayBodyMemoryShort", besides=BUDGETS)
+@scene("GatewayBodyMemoryShort", besides=BUDGETS | {"GatewayUpstreamSilent"})
 async def has_no_room_for_bodies(scene: Scene) -> None:
     async def slow(turn: Turn) -> None:
         await turn.read_body()

@@ -70,7 +70,11 @@ async def test_a_quiet_day_with_a_restart_a_reload_and_clients_who_err_now_and_t
         recorded = [rule["name"] for rule in await prometheus.rules() if rule["type"] == "recording"]
         silent = [name for name in recorded if not await prometheus.query(f"last_over_time({name}[1h])")]
         # Nothing failed, and this upstream says nothing of its limits.
-        assert set(silent) == {"gateway:failures:rate5m", "gateway:upstream_limit_remaining:ratio"}
+        assert set(silent) == {
+            "gateway:failures:rate5m",
+            "gateway:upstream_failures:rate5m",
+            "gateway:upstream_limit_remaining:ratio",
+        }
     assert {200, 401, 404, 429} <= set(served.statuses)
     assert not {status for status in served.statuses if status >= 500 or not status}
 

@@ -86,7 +86,7 @@ async def served(upstream_url: str, keys: Path) -> AsyncIterator[ServedProcess]:
                 line = await process.stderr.readline()
                 assert line, said
                 said += line.decode()
-        first = re.search(r"a first credential, .*, which only you can read: (.+)", said)
+        first = re.search(r"a first credential, .*, which only you can read: (.+\.jwt)", said)
         assert first, said
         credential = await asyncio.to_thread(Path(first[1]).read_text)
         yield ServedProcess(process.pid, int(serving[1]), credential.strip())
