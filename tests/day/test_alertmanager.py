@@ -100,18 +100,21 @@ async def test_a_cause_silences_what_it_causes_and_nothing_else(
 
         await found(taken, 30)
 
-        async def judged() -> list[dict[str, Any]]:
+        async def judged() -> set[str] | None:
             async with session.get(url) as answer:
                 alerts = await answer.json()
-            ready = len(alerts) == len(told) and all(
-                each["status"]["state"] != "unprocessed" for each in alerts
-            )
-            return alerts if ready else []
+            if len(alerts) < len(told) or any(each["status"]["state"] == "unprocessed" for each in alerts):
+                return None
+            silent = [each["labels"] for each in alerts if each["status"]["state"] == "suppressed"]
+            return {" ".join(filter(None, (each["alertname"], each.get("tenant")))) for each in silent}
 
-        # What is to be said is said after ten seconds at the earliest; by then all of them are there.
-        alerts = await found(judged, 60)
-        suppressed = [each["labels"] for each in alerts if each["status"]["state"] == "suppressed"]
-    named = {" ".join(filter(None, (each["alertname"], each.get("tenant")))) for each in suppressed}
+        async def as_expected() -> bool:
+            return await judged() == silenced
+
+        # What is to be said is said after ten seconds at the earliest; what silences it is known a moment after it.
+        await found(as_expected, 60)
+        await asyncio.sleep(0.5)
+        named = await judged()
     assert named == silenced
 
 

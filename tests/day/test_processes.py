@@ -116,7 +116,7 @@ async def has_a_defect_and_then_a_full_processor(scene: Scene) -> None:
     os.kill(served.pid, signal.SIGALRM)
 
 
-@scene("GatewayReadersLost", besides=BUDGETS)
+@scene("GatewayReadersLost", besides=BUDGETS | {"GatewayUpstreamSilent"})
 async def readers_of_json_die(scene: Scene) -> None:
     served = await scene.gateway(OPEN)
     body = b'{"model":"gpt-4o-mini","input":"' + b"x" * 100_000 + b'"}'
@@ -144,7 +144,7 @@ async def has_most_of_its_files_open(scene: Scene) -> None:
         await client.close()
 
 
-@scene("GatewayConnectionsShort", besides=BUDGETS)
+@scene("GatewayConnectionsShort", besides=BUDGETS | {"GatewayUpstreamSilent"})
 async def lets_nobody_in(scene: Scene) -> None:
     served = await scene.gateway(
         OPEN, "--set", "edge.max_connections=4", "--set", 'edge.trusted_proxies=["127.0.0.0/8"]'
@@ -248,7 +248,7 @@ async def has_no_room_for_more_series(scene: Scene) -> None:
     await scene.fires("GatewaySeriesFolded", served.target)
 
 
-@scene("GatewayListenQueueFull", besides=BUDGETS | {"GatewayWorkersShort"})
+@scene("GatewayListenQueueFull", besides=BUDGETS | {"GatewayWorkersShort", "GatewayUpstreamSilent"})
 async def accepts_nobody(scene: Scene) -> None:
     served = await scene.gateway(OPEN, "--set", "worker_hang_seconds=120", redis=scene.redis(), workers=2)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
