@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from grafana_foundation_sdk.builders import dashboard, prometheus
@@ -93,10 +94,12 @@ def _plain(built: models.Dashboard) -> None:
     """Leave out what the SDK adds to everything and Grafana knows of something else."""
     assert built.links is not None and built.templating.list_val is not None
     assert built.annotations.list_val is not None
-    for link in built.links:
-        link.placement = None  # type: ignore[assignment]  # in a menu
-    for happened in built.annotations.list_val:
-        happened.placement = None  # type: ignore[assignment]
+    placed: list[Any] = [
+        *built.links,
+        *built.annotations.list_val,
+    ]  # by the SDK always, by Grafana in a menu alone
+    for one in placed:
+        one.placement = None
     for variable in built.templating.list_val:
         variable.auto = variable.auto_min = variable.auto_count = None
 

@@ -150,20 +150,9 @@ class Running(TypedDict):
     """`http` or `websocket`."""
 
 
-class Ended(TypedDict):
-    """An exchange that has ended; its members are those of `Running`, and how it ended."""
+class Ended(Running):
+    """An exchange that has ended, and how; its age is how long it took in all."""
 
-    request_id: str
-    tenant: str
-    operation: str
-    model: str | None
-    upstream: str | None
-    age_seconds: float
-    """How long it took in all."""
-
-    worker: int
-    bytes_out: int
-    transport: str
     ended: float
     status: int | None
     """Null where no answer was sent."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.day.scenes import BUDGETS, Scene, played, scene
 from tests.kit.redis import free_port
-from tests.kit.upstream import SSE_HEAD, Script, ScriptedUpstream, Turn, answer_ok, silent
+from tests.kit.upstream import Script, ScriptedUpstream, Turn, answer_ok, breaks_off, silent
 
 TWO = """
 [tenants.acme]
@@ -39,14 +39,6 @@ def sometimes(every: int, otherwise: Script) -> Script:
         await (otherwise if asked % every == 0 else answer_ok)(turn)
 
     return script
-
-
-async def breaks_off(turn: Turn) -> None:
-    """The script of an upstream that begins a stream, and no more."""
-    await turn.read_body()
-    await turn.send(SSE_HEAD)
-    await turn.chunk(b"data: 1\n\n")
-    turn.reset()
 
 
 @scene("GatewayUpstreamThrottles", "GatewayUpstreamLimitShort")

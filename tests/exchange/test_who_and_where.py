@@ -14,19 +14,20 @@ from tests.kit.asking import ask
 from tests.kit.client import JSON, RawClient
 from tests.kit.exposition import page_of
 from tests.kit.gateway import Gateway
-from tests.kit.upstream import OK, SSE_HEAD, ScriptedUpstream, Turn, silent
+from tests.kit.upstream import OK, ScriptedUpstream, Turn, silent, two_events
 from tests.kit.waiting import until
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
-async def goes_on(turn: Turn) -> None:
-    """One event, and the rest when the gate `end` is opened."""
-    await turn.read_body()
-    await turn.send(SSE_HEAD)
-    await turn.chunk(b"data: {}\n\n")
-    await turn.wait_for("end")
-    await turn.chunk(b"")
+async def streaming(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    """Begin a stream, whose rest comes when the gate `go on` is opened."""
+    upstream.plays(two_events)
+    client = await gateway.connect()
+    await client.send(
+        client.request_bytes("POST", "/v1/chat/completions", b'{"model":"m","stream":true}', headers=JSON)
+    )
+    await client.read_head()
 
 
 async def leaves(turn: Turn) -> None:
@@ -162,12 +163,7 @@ async def test_what_runs_for_long_has_a_line_while_it_runs_and_only_one(
 ) -> None:
     gateway = await start_gateway(log={"start_seconds": 0.4})
     await ask(gateway, "GET", "/v1/models")
-    upstream.plays(goes_on)
-    client = await gateway.connect()
-    await client.send(
-        client.request_bytes("POST", "/v1/chat/completions", b'{"model":"m","stream":true}', headers=JSON)
-    )
-    await client.read_head()
+    await streaming(gateway, upstream)
 
     await until(lambda: len(lines_of(gateway, "log.start")) == 1)
     await asyncio.sleep(1)
@@ -182,7 +178,7 @@ async def test_what_runs_for_long_has_a_line_while_it_runs_and_only_one(
     assert begun["bytes_out"] > 0
     assert not {"ended", "ending"} & begun.keys()
 
-    upstream.gate("end").set()
+    upstream.gate("go on").set()
     await until(lambda: len(lines_of(gateway, "log.exchange")) == 2)
     over = lines_of(gateway, "log.exchange")[1]
     assert (over["request_id"], over["ending"]) == (begun["request_id"], "complete")
@@ -256,14 +252,9 @@ async def test_without_lines_of_successes_slow_ones_still_have_theirs(
 ) -> None:
     gateway = await start_gateway(log={"sampled_successes": 0, "slow_seconds": 0.3})
     await ask(gateway, "GET", "/v1/models")
-    upstream.plays(goes_on)
-    client = await gateway.connect()
-    await client.send(
-        client.request_bytes("POST", "/v1/chat/completions", b'{"model":"m","stream":true}', headers=JSON)
-    )
-    await client.read_head()
+    await streaming(gateway, upstream)
     await asyncio.sleep(0.4)
-    upstream.gate("end").set()
+    upstream.gate("go on").set()
 
     (line,) = await gateway.lines.wait(1)
     assert (line["ending"], line["model"]) == ("complete", "m")
@@ -273,14 +264,9 @@ async def test_what_had_a_line_while_it_ran_has_one_when_it_ends(
     start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:
     gateway = await start_gateway(log={"sampled_successes": 0, "slow_seconds": 60, "start_seconds": 0.2})
-    upstream.plays(goes_on)
-    client = await gateway.connect()
-    await client.send(
-        client.request_bytes("POST", "/v1/chat/completions", b'{"model":"m","stream":true}', headers=JSON)
-    )
-    await client.read_head()
+    await streaming(gateway, upstream)
     (start,) = await gateway.lines.wait(1)
-    upstream.gate("end").set()
+    upstream.gate("go on").set()
 
     _, end = await gateway.lines.wait(2)
     assert (start["event"], end["event"]) == ("log.start", "log.exchange")

@@ -130,6 +130,14 @@ async def cut_off(turn: Turn) -> None:
         turn.open("cut")
 
 
+async def breaks_off(turn: Turn) -> None:
+    """The script of an upstream that begins a stream, and resets the connection after one event."""
+    await turn.read_body()
+    await turn.send(SSE_HEAD)
+    await turn.chunk(b"data: 1\n\n")
+    turn.reset()
+
+
 def says(*pieces: bytes, head: bytes = SSE_HEAD) -> Script:
     """The script of an answer of which no more than these pieces comes until the gateway has hung up."""
 

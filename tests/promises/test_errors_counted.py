@@ -20,7 +20,7 @@ from tests.kit.client import JSON, RawClient
 from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.jwks import LOGIN, NEXT, THEIRS, running_jwks_server, their_credential
 from tests.kit.realtime import talk
-from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn
+from tests.kit.upstream import ScriptedUpstream, Turn, breaks_off
 from tests.kit.websocket import TEXT, frame
 
 _SERIES = re.compile(r'gateway_errors_total\{code="([^"]*)",tenant="([^"]*)"\} (\S+)')
@@ -74,12 +74,6 @@ async def test_a_tenant_that_is_switched_off_is_named_and_one_that_is_not_config
 
 
 async def test_an_answer_that_had_to_be_cut_is_counted(gateway: Gateway, upstream: ScriptedUpstream) -> None:
-    async def breaks_off(turn: Turn) -> None:
-        await turn.read_body()
-        await turn.send(SSE_HEAD)
-        await turn.chunk(b"data: 1\n\n")
-        turn.reset()
-
     upstream.plays(breaks_off)
     answer = await ask(gateway, "POST", "/v1/chat/completions", b"{}", headers=JSON)
 

@@ -16,7 +16,7 @@ from tests.kit.client import JSON
 from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.realtime import talk
 from tests.kit.redis import free_port
-from tests.kit.upstream import OK, SSE_HEAD, ScriptedUpstream, Turn, silent
+from tests.kit.upstream import OK, ScriptedUpstream, Turn, breaks_off, silent
 from tests.kit.waiting import until
 
 Labels = dict[str, str]
@@ -100,12 +100,6 @@ async def test_an_answer_that_never_came_is_counted_by_why(
 async def test_an_answer_that_breaks_off_is_counted_beside_its_status(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
-    async def breaks_off(turn: Turn) -> None:
-        await turn.read_body()
-        await turn.send(SSE_HEAD)
-        await turn.chunk(b"data: 1\n\n")
-        turn.reset()
-
     upstream.plays(breaks_off)
     await ask(gateway, "POST", "/v1/chat/completions", b"{}")
     assert series(gateway, "gateway_upstream_cut_answers_total") == {("default",): 1}

@@ -19,7 +19,7 @@ from tests.kit.client import JSON
 from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.realtime import talk
 from tests.kit.records import exchange
-from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn
+from tests.kit.upstream import SSE_HEAD, ScriptedUpstream, Turn, breaks_off
 from tests.traces.spans import CALLER, PASSED_OVER, RECORDED, TRACE, Memory, a_span, ids
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "a-secret-prompt"}]}
@@ -275,13 +275,7 @@ async def test_refusals_and_failures_name_their_code(
 async def test_broken_stream_is_an_error_though_it_began_well(
     traced: Gateway, upstream: ScriptedUpstream, memory: Memory
 ) -> None:
-    async def dies(turn: Turn) -> None:
-        await turn.read_body()
-        await turn.send(SSE_HEAD)
-        await turn.chunk(b"data: {}\n\n")
-        turn.reset()
-
-    upstream.plays(dies)
+    upstream.plays(breaks_off)
     async with await traced.connect() as client:
         answer = await client.request("POST", "/v1/chat/completions", STREAMED, headers=JSON)
         assert not answer.clean_end
