@@ -2,7 +2,6 @@
 
 import math
 from enum import StrEnum
-from typing import ClassVar
 
 import orjson
 
@@ -62,7 +61,7 @@ class GatewayError(Exception):
     `message` is for the caller and says what to do next; `detail` is for the log only.
     """
 
-    status: ClassVar[int] = 500
+    status: int = 500
     type: str = "server_error"
     code: str = "internal_error"
     ending: Ending = Ending.REFUSED

@@ -48,7 +48,8 @@
 
 Types and codes are API: changing one is a breaking change. An error is rendered once, by
 `middleware/answer.py` or, for what the application never sees, by `proxy/edge.py`. An upstream's own
-4xx or 5xx is not an error of the gateway: it is relayed as it came.
+4xx or 5xx is not an error of the gateway: it is relayed as it came. Two more, about stored objects, stand in
+`stored_errors.py`.
 """
 
 from __future__ import annotations

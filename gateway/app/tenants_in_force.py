@@ -78,8 +78,8 @@ class TenantsInForce:
         return put
 
     def _put(self, policies: Mapping[str, TenantPolicy]) -> None:
-        allowed = self._settings.shared_objects == "allow"
-        self.book.policies = judged(policies, self._memory.history, allowed=allowed)
+        has_registry = self._settings.redis_url is not None
+        self.book.policies = judged(policies, self._memory.history, has_registry=has_registry)
         sentences = closed_to(self.book.policies.values())
         if sentences != self._said:
             for sentence in sentences or ["Stored objects are open to every tenant again."]:

@@ -50,6 +50,17 @@ class StreamObserver:
         """A whole text message of the upstream's came over a WebSocket."""
 
 
+class ObjectRecorder(Protocol):
+    """Records what answers say was made, while they are held: a client never knows of an object before the registry
+    does. Neither method raises for a registry that is away: what could not be recorded waits elsewhere."""
+
+    async def answered(self, document: object) -> None:
+        """A JSON answer, or a part of it that says all that was made; returns when it is recorded."""
+
+    async def event(self, document: object) -> None:
+        """The same of an event: of a stream, or of a session."""
+
+
 class FormGate(Protocol):
     """Stands between a streaming form and the upstream. Both methods raise a GatewayError to refuse."""
 

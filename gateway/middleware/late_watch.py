@@ -170,7 +170,7 @@ class LateWatch(StreamObserver):
 
     def _key(self, object_id: str) -> str:
         tenant = self._exchange.caller.tenant
-        place = Place(storage_of(tenant.access.base_url), None if tenant.reaches_others else tenant.id)
+        place = Place(storage_of(tenant.access.base_url), tenant.id)
         return place.key(self._kind, object_id)
 
     def _maker(self) -> Maker:

@@ -23,6 +23,7 @@ PUBLIC_API = "api.openai.com"
 _DEFAULT_PORTS = (None, 80, 443)
 _DIGITS = 32
 _MOST_NAMES = 5
+MOST_OTHERS = 64
 _MOST_SAID_BYTES = 256
 
 
@@ -67,6 +68,9 @@ class Reason(Enum):
     ONCE_SHARED = "once shared"
     """Another tenant may have had it."""
 
+    REFUSED = "refused"
+    """The operator wants it so."""
+
     UNKNOWN = "unknown"
     """It cannot be told, or could not be told after a restart, who had it."""
 
@@ -77,7 +81,7 @@ class Closed:
 
     reason: Reason
     others: tuple[str, ...] = ()
-    """Some of the other tenants. For operators: tenants are not told of each other."""
+    """The other tenants, `MOST_OTHERS` at most. For operators: tenants are not told of each other."""
 
     @property
     def words(self) -> str:
@@ -87,6 +91,8 @@ class Closed:
                 return "other tenants may have the same upstream account"
             case Reason.ONCE_SHARED:
                 return "other tenants may have had the same upstream account"
+            case Reason.REFUSED:
+                return "the gateway's operator has closed them"
             case Reason.UNKNOWN:
                 return "which tenants have had its upstream account cannot be told at the moment"
             case never:
@@ -211,7 +217,7 @@ def _some(names: Iterable[str]) -> tuple[str, ...]:
     found: set[str] = set()
     for name in names:
         found.add(name)
-        if len(found) == _MOST_NAMES:
+        if len(found) == MOST_OTHERS:
             break
     return tuple(sorted(found))
 
@@ -240,13 +246,15 @@ def _sentence(reason: Reason, place: str, closed_to: Collection[str], others: Co
                 f"{what} {tenants}: at {place} {'they' if len(closed_to) > 1 else 'it'} may have one account"
                 f"{' with ' if others else ''}{listed(others)}: different keys prove nothing, and disabled tenants "
                 f"count. For one whose project or account is its own, write {word}{named}. "
-                'To let all of them reach each other\'s: shared_objects = "allow".'
+                'With redis_url each may use what it has made: stored_objects = "registry", or nothing.'
             )
         case Reason.ONCE_SHARED:
             return (
                 f"{what} {tenants}: the account at {place} may have been that of {listed(others)} as well. "
                 f"For one to which all that is stored there may be open, write {word}."
             )
+        case Reason.REFUSED:
+            return f'{what} {tenants}, as stored_objects = "refuse" says.'
         case Reason.UNKNOWN:
             return (
                 f"{what} {tenants}: which tenants have had the account at {place} cannot be read or kept. "

@@ -57,6 +57,10 @@ class Caller:
         """
         return self.tenant.shared and not operation.is_administration
 
+    def asks_registry(self, operation: Operation) -> bool:
+        """Whether it may use of what the upstream stores what the registry says is its own."""
+        return self.tenant.registered and not operation.is_administration
+
     def is_alone_on_account(self, operation: Operation) -> bool:
         """Whether nobody else uses the upstream account that it asks with, so that it may see what is left of it."""
         return self.tenant.apart and not operation.is_administration

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 
 from gateway.credentials.principal import Principal
 from gateway.limits.terms import Dimension, OnStoreFailure, Quota
+from gateway.objects.store import Scope
 from gateway.operations.scopes import ScopeProblem, expand
 from gateway.operations.table import OperationTable
 from gateway.policy import metering
 from gateway.policy.accounts import (
+    MOST_OTHERS,
     NOTHING_REMEMBERED,
     Account,
     Closed,
@@ -24,6 +27,7 @@ from gateway.policy.accounts import (
     account_of,
     judge,
     said,
+    storage_of,
     surely_one,
 )
 from gateway.policy.tenant_limits import TenantLimits
@@ -71,6 +75,22 @@ class UpstreamAccess:
         return tuple((name, value.encode("ascii")) for name, value in named if value is not None)
 
 
+class StoredObjects(Enum):
+    """What a tenant may do with what the upstream stores."""
+
+    OPEN = "open"
+    """Anything: nobody else is on its account, by all that is known or by the operator's word."""
+
+    RECORDED = "recorded"
+    """The same, and what it makes is recorded, for the day on which somebody else comes."""
+
+    REGISTRY = "registry"
+    """It may use what the registry says is its own."""
+
+    REFUSED = "refused"
+    """Nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class TenantPolicy:
     """A tenant's settings, resolved."""
@@ -90,7 +110,11 @@ class TenantPolicy:
     """Whether it may do only what some limit counts, and what costs nothing."""
 
     closed: Closed | None
-    """Why what the upstream stores is closed to it; None when it is open."""
+    """Why not all that the upstream stores may be open to it; None when it is."""
+
+    objects: StoredObjects = StoredObjects.REFUSED
+    scope: Scope | None = None
+    """Where the registry has what it makes; None where nothing is recorded."""
 
     asks_for_usage: bool = False
     """Whether streams are asked what they used also where no limit needs to know it."""
@@ -103,14 +127,13 @@ class TenantPolicy:
 
     @property
     def shared(self) -> bool:
-        """Whether what the upstream stores may be open to other tenants as well, and the operator does not allow
-        that."""
-        return self.closed is not None
+        """Whether all of what the upstream stores is closed to it, for others could reach it."""
+        return self.objects is StoredObjects.REFUSED
 
     @property
-    def reaches_others(self) -> bool:
-        """Whether it may reach what other tenants store, by the operator's word."""
-        return not self.apart and self.closed is None
+    def registered(self) -> bool:
+        """Whether the registry says what of it the tenant may use."""
+        return self.objects is StoredObjects.REGISTRY
 
     @property
     def models(self) -> tuple[str, ...] | None:
@@ -180,26 +203,51 @@ def tenant_policies(
     }
     if problems:
         raise SettingsInvalid(problems)
-    return judged(policies, history, allowed=settings.shared_objects == "allow")
+    return judged(policies, history, has_registry=settings.redis_url is not None)
 
 
 def judged(
-    policies: Mapping[str, TenantPolicy], history: History, *, allowed: bool
+    policies: Mapping[str, TenantPolicy], history: History, *, has_registry: bool
 ) -> dict[str, TenantPolicy]:
-    """The same tenants by what is remembered of accounts now; `allowed`: they may reach each other's objects."""
+    """The same tenants by what is remembered of accounts now."""
     found = judge(account_uses(policies), history)
     return {
-        tenant_id: replace(
-            policy, apart=found[tenant_id] is None, closed=None if allowed else found[tenant_id]
-        )
+        tenant_id: _with_objects(policy, found[tenant_id], has_registry=has_registry)
         for tenant_id, policy in policies.items()
     }
+
+
+def _with_objects(policy: TenantPolicy, closed: Closed | None, *, has_registry: bool) -> TenantPolicy:
+    word = policy.settings.stored_objects
+    objects, scope = StoredObjects.OPEN, None
+    if word == "refuse":
+        objects, closed = StoredObjects.REFUSED, Closed(Reason.REFUSED)
+    elif word == "own" or not has_registry:
+        objects = StoredObjects.OPEN if closed is None else StoredObjects.REFUSED
+    else:
+        registered = closed is not None or word == "registry"
+        objects = StoredObjects.REGISTRY if registered else StoredObjects.RECORDED
+        scope = Scope(storage_of(policy.access.base_url), policy.id, _others(closed))
+    return replace(policy, apart=closed is None, closed=closed, objects=objects, scope=scope)
+
+
+def _others(closed: Closed | None) -> tuple[str, ...] | None:
+    """Who once had the account of a tenant that now has it alone; None: there are, or may be, others."""
+    if closed is None:
+        return ()
+    if closed.reason is not Reason.ONCE_SHARED or len(closed.others) >= MOST_OTHERS:
+        return None
+    return closed.others
 
 
 def closed_to(policies: Iterable[TenantPolicy]) -> list[str]:
     """What an operator should know of tenants whose stored objects are closed, and what opens them."""
     return said(
-        {(policy.id, policy.account): policy.closed for policy in policies if policy.closed is not None}
+        {
+            (policy.id, policy.account): policy.closed
+            for policy in policies
+            if policy.closed is not None and policy.shared
+        }
     )
 
 

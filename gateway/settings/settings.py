@@ -160,9 +160,6 @@ class Settings(BaseSettings):
     upstream was asked, up to what was reserved: models think without being seen. What went by counts where that is
     more."""
 
-    shared_objects: Annotated[Literal["refuse", "allow"], FOLLOWED] = "refuse"
-    """Whether tenants that may have one upstream account may use stored objects, each other's included."""
-
     unmetered: Annotated[Literal["allow", "refuse"], FOLLOWED] = "allow"
     """Whether tenants may use what none of their limits counts. `"refuse"` answers that 403, also what is not known and
     what comes later; what costs nothing stays open. A limit on requests counts no use."""
@@ -231,6 +228,9 @@ class Settings(BaseSettings):
         return tenant.limits.resolved(self.limits)
 
 
+_NO_REGISTRY = '"registry" is kept in Redis; set redis_url, or "own" or "refuse" here'
+
+
 def default_keys_dir(environ: Mapping[str, str]) -> Path:
     """Where the keys are when nobody says so."""
     return Path(environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "gateway/keys"
@@ -265,15 +265,16 @@ def contradictions(settings: Settings) -> list[Problem]:
         unset, is_set = ("tls_key", "tls_certificate")[:: 1 if settings.tls_key is None else -1]
         problems.append(Problem(unset, f"is not set, and {is_set} is; TLS needs both"))
     for tenant_id, tenant in settings.tenants.items():
-        if tenant.default_model is None or tenant.models is None:
-            continue
-        if not allows(tenant.models, tenant.default_model):
+        default = tenant.default_model
+        if default is not None and tenant.models is not None and not allows(tenant.models, default):
             problems.append(
                 Problem(
                     f"tenants.{tenant_id}.default_model",
-                    f"{tenant.default_model!r} is not among the tenant's models; add it there or name another",
+                    f"{default!r} is not among the tenant's models; add it there or name another",
                 )
             )
+        if tenant.stored_objects == "registry" and settings.redis_url is None:
+            problems.append(Problem(f"tenants.{tenant_id}.stored_objects", _NO_REGISTRY))
     if not settings.tenants:
         problems.append(Problem("tenants", "there is none; add at least one [tenants.ID] table"))
     if settings.is_apart:

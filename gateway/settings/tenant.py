@@ -40,9 +40,11 @@ class Tenant(Section):
     """`false` answers every credential of the tenant 403."""
 
     upstream: TenantUpstream = TenantUpstream()
-    stored_objects: Literal["own"] | None = None
-    """`"own"`: by the operator's word the upstream account of this tenant is no other's, so that what the upstream
-    stores (files, batches, threads, …) is open to it. Unset: open only where nobody else can have the account."""
+    stored_objects: Literal["registry", "own", "refuse"] | None = None
+    """What the upstream stores (files, batches, threads, …). `"registry"`: the tenant may use what it has made, as
+    Redis knows. `"own"`: by the operator's word the upstream account of this tenant is no other's, so that all of it
+    is open. `"refuse"`: none of it. Unset: open where nobody else can have, or have had, the account; else `"registry"`
+    with `redis_url`, and `"refuse"` without."""
 
     models: tuple[str, ...] | None = None
     """The models that may be used, exact names or globs such as `gpt-4o*`; unset: all."""

@@ -11,6 +11,14 @@ from gateway.wire.json_members import Change, Place
 from gateway.wire.request_fields import Fault, RequestFields
 
 
+class Reference(NamedTuple):
+    """A member that names something which the upstream keeps."""
+
+    kind: str
+    id: str
+    member: str
+
+
 class Named(NamedTuple):
     """What a body or an event names beside the one model that the operation has a place for."""
 
@@ -24,6 +32,9 @@ class Named(NamedTuple):
 
     unnamed: tuple[str, ...] = ()
     """The ways to members that have to name a model which is run, and do not."""
+
+    references: tuple[Reference, ...] = ()
+    """What it names of kinds that the registry knows, each once; `stored` is what else it names."""
 
 
 NOTHING_NAMED = Named()
@@ -66,6 +77,13 @@ class BodyFacts(NamedTuple):
 
     makes_images: bool = False
     """Whether it offers a tool that makes images."""
+
+    store: bool | None = None
+    """Whether it wants its answer kept, where it says so."""
+
+    makes_inside: tuple[str, ...] = ()
+    """The ways to members by which it has more made than the operation is for, as `operations/stored_objects.toml` has
+    them."""
 
 
 NOTHING_READ = BodyFacts()

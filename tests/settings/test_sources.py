@@ -26,7 +26,6 @@ class TestSources:
 
         assert (settings.listen, settings.admin_listen) == ("127.0.0.1:8080", "127.0.0.1:9090")
         assert [*settings.tenants] == ["default"]
-        assert settings.shared_objects == "refuse"
 
     def test_flags_win_over_the_environment_and_that_over_the_file_key_by_key(self, tmp_path: Path) -> None:
         file = tmp_path / "gateway.toml"

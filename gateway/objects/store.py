@@ -1,0 +1,99 @@
+"""What the registry of stored objects is asked and told, and by which words. Pure but for the store's own methods.
+
+An entry says that an object of a kind is a tenant's. It is made from what the upstream has answered, and from nothing
+else; it outlives the tenant's configuration. Entries of one tenant are in one place of a cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple, Protocol
+
+
+class Scope(NamedTuple):
+    """Whose objects, and where they are stored."""
+
+    storage: str
+    """What stores them: the same id in two of these means two objects (`policy.accounts.storage_of`)."""
+
+    tenant: str
+    others: tuple[str, ...] | None = None
+    """None: what the registry does not know is nobody's. Else the tenants that once had the account, of whom none is
+    left: what nobody knows is the tenant's own, as long as all that each of these made has been recorded."""
+
+
+class Named(NamedTuple):
+    """An object that is asked for."""
+
+    kind: str
+    id: str
+
+
+class Intent(NamedTuple):
+    """That an exchange is about to have something made; what is left of these was made unseen, or never."""
+
+    exchange_id: str
+    kind: str
+    subject: str
+    at: float
+    """Unix seconds."""
+
+
+class Made(NamedTuple):
+    """An object that the upstream says it has made."""
+
+    kind: str
+    id: str
+    created_at: float
+    """Unix seconds, by the upstream's word; else when it was answered."""
+
+    expires_at: float | None = None
+    """When the upstream forgets it, where it says so."""
+
+
+class Entry(NamedTuple):
+    """An object of a listed kind, as the registry has it."""
+
+    id: str
+    created_at: float
+    """Unix seconds; the fraction keeps those of one second in the order in which they were recorded."""
+
+
+class ObjectStore(Protocol):
+    """Keeps entries and intents. Every method raises StoreUnavailable (of limits) and nothing else."""
+
+    async def look(self, scope: Scope, named: Sequence[Named], intent: Intent | None = None) -> list[bool]:
+        """Whether each may be used in this scope, in one round trip that also notes the intent.
+
+        The intent is noted only if all may. With nothing named and no intent it only tells that the store is there.
+        """
+
+    async def record(self, scope: Scope, made: Sequence[Made], intent_id: str | None = None) -> None:
+        """Make them the tenant's, and forget the intent; doing it again changes nothing."""
+
+    async def forget_intent(self, scope: Scope, exchange_id: str) -> None:
+        """Nothing was made."""
+
+    async def free(self, scope: Scope, named: Sequence[Named]) -> None:
+        """The upstream has them no longer, or the operator wants the entries gone."""
+
+    async def page(
+        self, scope: Scope, kind: str, *, after: Entry | None, ascending: bool, count: int
+    ) -> list[Entry]:
+        """Entries of a listed kind behind `after` by creation, newest first unless `ascending`."""
+
+    async def find(self, scope: Scope, kind: str, object_id: str) -> Entry | None:
+        """An entry of a listed kind by its id; None where the tenant has none."""
+
+    async def count(self, scope: Scope, kind: str) -> int:
+        """How many entries of a kind the tenant has."""
+
+    async def begin(self, scope: Scope, *, recorded: bool) -> None:
+        """The tenant comes into force there. `recorded`: for the first time, and all that it makes is recorded from now
+        on; once said otherwise of a tenant, that stays so."""
+
+    def intents(self, scope: Scope) -> AsyncIterator[Intent]:
+        """Those that are left, oldest first."""
+
+    async def close(self) -> None:
+        """Let go of connections; nothing else may be called afterwards."""
