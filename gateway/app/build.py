@@ -179,6 +179,7 @@ def build_app(
         late=None
         if stores.late_work is None
         else LateRegister(stores.late_work, heard=late_counting.heard, lost=metrics.late_work_lost.inc),
+        registry=None,
         guesses=Guesses(settings.expected_output, stores.lengths),
         metrics=metrics,
         log=log.ended,

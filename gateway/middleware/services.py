@@ -10,6 +10,7 @@ from gateway.exchange.exchange import Exchange, Times
 from gateway.exchange.metrics import Metrics
 from gateway.exchange.slowest import Slowest
 from gateway.limits.limiter import Limiter
+from gateway.objects.registry import Registry
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import TenantBook
 from gateway.proxy.body_memory import BodyMemory
@@ -36,6 +37,9 @@ class Services:
     ledger: UsageLedger
     late: LateRegister | None
     """Who made what reports its usage later; None where several workers have no store in common."""
+
+    registry: Registry | None
+    """Whose what is that upstreams store; None: there is no Redis to keep it in."""
 
     guesses: Guesses
     metrics: Metrics
