@@ -10,7 +10,15 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from gateway.errors import Ending, GatewayError
-from gateway.exchange.observers import AnswerChange, FormGate, RequestGate, SessionGate, StreamObserver, Watch
+from gateway.exchange.observers import (
+    AnswerChange,
+    FormGate,
+    ObjectRecorder,
+    RequestGate,
+    SessionGate,
+    StreamObserver,
+    Watch,
+)
 from gateway.exchange.span import Span
 from gateway.exchange.standing import Standing
 from gateway.limits.terms import Decision
@@ -66,6 +74,8 @@ class Exchange:
         *("body", "body_gone", "facts", "form", "cost", "reserved", "decision"),
         # meter
         *("usage", "known", "spent", "session_gate"),
+        # ownership; of a session, meter
+        "recorder",
         # late_watch
         *("made", "shown"),
         # proxy
@@ -169,6 +179,9 @@ class Exchange:
 
         self.session_gate: SessionGate | RequestGate | None = None
         """Admits what is asked for in a WebSocket, and holds it back until it has."""
+
+        self.recorder: ObjectRecorder | None = None
+        """Has what the answer says was made recorded while that is held; None where nobody records, or nobody waits."""
 
         self.made: str | None = None
         """The id of what it made, or worked on, whose usage is said later."""
