@@ -26,12 +26,11 @@ from gateway.simulator import (
     threads,
     vectors,
 )
+from gateway.simulator.administration import MOST_PROJECTS, Organization, stocked
 from gateway.simulator.call import Call, Handler, Reply, as_json, paced
 from gateway.simulator.errors import ApiError
 from gateway.simulator.faults import Faults
-from gateway.simulator.kinds import KINDS
 from gateway.simulator.resources import generic_handlers
-from gateway.simulator.store import Store
 
 MODELS: Final = (
     "gpt-4o",
@@ -53,36 +52,43 @@ _NO_FAULTS: Final = Faults()
 _CLIENT_FAULT: Final = "invalid_request_error"
 
 
-def build_simulator(*, api_key: str | None = None, pace_seconds: float = 0.02) -> web.Application:
+def build_simulator(
+    *,
+    api_key: str | None = None,
+    admin_api_key: str | None = None,
+    most_projects: int = MOST_PROJECTS,
+    pace_seconds: float = 0.02,
+) -> web.Application:
     """An upstream with an empty store of its own; see the package for what it speaks.
 
-    With `api_key`, exactly that key is accepted (and `ek_…` on the socket) and everything else is 401;
-    without, anything is. Streamed answers have `pace_seconds` between their pieces. Serve it with
+    With `api_key`, exactly that key is accepted (and `ek_…` on the socket, and keys of projects that were made here)
+    and everything else is 401; without, anything is. `admin_api_key` is the one that administers the organization then;
+    without, that is no key of its own. Streamed answers have `pace_seconds` between their pieces. Serve it with
     `handler_cancellation=True`, so that a stream ends when its reader leaves.
     """
     # No limit: bodies are read part by part, or are the caller's business.
     app = web.Application(client_max_size=sys.maxsize)
-    app.router.add_route("*", "/{path:.*}", _Simulator(api_key, pace_seconds).serve)
+    organization = Organization(api_key, admin_api_key, stocked(MODELS), MODELS, most_projects)
+    app.router.add_route("*", "/{path:.*}", _Simulator(organization, pace_seconds).serve)
     return app
 
 
 class _Simulator:
-    """The table, the handlers, the store."""
+    """The table, the handlers, the organization."""
 
-    def __init__(self, api_key: str | None, pace_seconds: float) -> None:
-        self._authorization = None if api_key is None else f"Bearer {api_key}"
+    def __init__(self, organization: Organization, pace_seconds: float) -> None:
+        self._organization = organization
         self._pace_seconds = pace_seconds
         self._table = OperationTable.load()
         self._handlers: dict[str, Handler] = generic_handlers(self._table)
         for module in (audio, chat, files, images, realtime, responses, responses_socket, threads, vectors):
             self._handlers |= module.HANDLERS
-        self._store = Store()
-        for name in MODELS:
-            self._store.create("/v1/models", KINDS["model"], {"created": 0}, id=name)
+        self._handlers |= organization.handlers()
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Answer one request; the way in for all of them."""
-        call = Call(request, {}, self._store, self._pace_seconds, _NO_FAULTS, time.perf_counter())
+        store = self._organization.store
+        call = Call(request, {}, store, self._pace_seconds, _NO_FAULTS, time.perf_counter())
         try:
             if "x-simulate" in request.headers:
                 call = _with_faults(call)
@@ -102,11 +108,10 @@ class _Simulator:
 
     async def _answer(self, call: Call) -> Reply | web.WebSocketResponse:
         request = call.request
-        presented = request.headers.get("Authorization", "")
-        opens_socket = presented.startswith("Bearer ek_") and request.path == "/v1/realtime"
-        if self._authorization not in (None, presented) and not opens_socket:
-            message = "Incorrect API key provided. This simulator accepts exactly one."
-            raise ApiError(401, message, code="invalid_api_key")
+        administers = request.path.startswith("/v1/organization/")
+        store = self._organization.store_for(request, administers=administers)
+        if store is not call.store:
+            call = replace(call, store=store)
         try:
             socket = request.headers.get("Upgrade", "").lower() == "websocket"
             found = self._table.match(request.method, request.raw_path, socket=socket)

@@ -34,6 +34,7 @@ _ASSISTANT: Final[dict[str, Any]] = {
     "tools": [],
     "tool_resources": {},
 }
+_PROJECT_API_KEY: Final = {"last_used_at": None, "expires_at": None, "owner_project_access": "active"}
 _MESSAGE: Final[dict[str, Any]] = {
     "status": "completed",
     "assistant_id": None,
@@ -107,6 +108,10 @@ KINDS: Final[dict[str, Kind]] = {
     ),
     "eval": Kind("eval_", "eval", _METADATA),
     "eval_run": Kind("evalrun_", "eval.run", {"status": "queued"} | _METADATA),
+    "project": Kind("proj_", "organization.project", {"status": "active", "archived_at": None}),
+    "project_service_account": Kind("svcacct_", "organization.project.service_account", {"role": "member"}),
+    "project_api_key": Kind("key_", "organization.project.api_key", _PROJECT_API_KEY),
+    "project_rate_limit": Kind("rl-", "project.rate_limit", page_size=100),
     "usage_bucket": Kind("", "page", _PAGE),
     "cost_bucket": Kind("", "page", _PAGE),
 }

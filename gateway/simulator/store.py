@@ -18,7 +18,7 @@ from gateway.simulator.kinds import Kind
 # A simulator under load forgets its oldest objects and bytes instead of growing without end.
 MAX_OBJECTS: Final = 2_000
 MAX_CONTENT_BYTES: Final = 64 * 2**20
-_FILTERS: Final = ("purpose", "run_id")
+_FILTERS: Final = ("purpose", "run_id", "status")
 
 
 def now() -> int:
