@@ -44,6 +44,7 @@ TABLES_BY_NAME = {
     "traces": "Traces",
     "limits": "Limits of every tenant that sets none of its own",
     "issuers": "Other issuers",
+    "provisioning": "Projects of tenants",
     "tenants": "Tenants",
 }
 MEMBERS = {"issuers": "NAME"}

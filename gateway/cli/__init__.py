@@ -33,6 +33,7 @@ _VERBS = (
     "routes",
     "limits",
     "usage",
+    "upstream",
     "top",
     "bench",
     "probe",
@@ -73,6 +74,8 @@ def _registers(verb: str) -> Callable[[Any], None]:
             from gateway.cli.routes import register
         case "limits":
             from gateway.cli.limits import register
+        case "upstream":
+            from gateway.cli.upstream.verb import register
         case "probe":
             from gateway.cli.probe import register
         case "top":

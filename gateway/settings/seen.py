@@ -26,6 +26,14 @@ class Seen:
 
     warnings: list[str] = field(default_factory=list)
 
+    references: dict[str, str] = field(default_factory=dict)
+    """By setting, where each secret is that is given by reference."""
+
+    def refer(self, key: str, value: str) -> None:
+        """This setting is a secret, here or elsewhere; what stands here as it is, is not kept."""
+        if value.strip().startswith(_REFERENCES):
+            self.references[key] = value.strip()
+
     def note(self, path: Path) -> None:
         """This file or folder is about to be read."""
         self.files.setdefault(path, _state(path))

@@ -20,6 +20,7 @@ from gateway.settings.issuer import IssuerSettings
 from gateway.settings.kept_file import KeptFile
 from gateway.settings.limits import Limits, Pattern, Permits
 from gateway.settings.log import Log
+from gateway.settings.provisioning import Provisioning
 from gateway.settings.section import (
     AT_START,
     FOLLOWED,
@@ -189,6 +190,8 @@ class Settings(BaseSettings):
 
     issuers: Annotated[dict[str, IssuerSettings], FOLLOWED] = Field(default_factory=dict)
     """Other issuers whose credentials count, by a short name for logs and metrics."""
+
+    provisioning: Annotated[Provisioning, FOLLOWED] = Provisioning()
 
     tenants_path: Annotated[Path | None, FOLLOWED] = None
     """A file, or a folder of `*.toml` files, with further [tenants.ID] tables; followed while running.

@@ -24,7 +24,7 @@ from gateway.settings.settings import Settings, default_keys_dir
 from gateway.settings.variables import from_variables
 
 _URLS = frozenset({"http_proxy", "redis_url"})
-_PATHS = frozenset({"ca_file", "jwks_file", "keys_dir", "tls_certificate", "tls_key"})
+_PATHS = frozenset({"ca_file", "jwks_file", "key_files_dir", "keys_dir", "tls_certificate", "tls_key"})
 
 
 def load(
@@ -156,7 +156,7 @@ def _tenant_files(place: Path) -> list[Path]:
 def _read_tenants(merged: dict[str, Any], file: Path | None, problems: list[Problem], seen: Seen) -> None:
     """Add the tenants of further files; a tenant is described in one place only."""
     try:
-        place = _at_home(str(merged["tenants_path"]))
+        place = at_home(str(merged["tenants_path"]))
     except ValueError as wrong:
         problems.append(Problem("tenants_path", str(wrong)))
         return
@@ -208,12 +208,13 @@ def _resolved(
             problems.append(Problem(parents + key, "is empty; expected a path"))
         elif key in _PATHS and isinstance(value, str | Path):
             try:
-                resolved[key] = str(_at_home(value))
+                resolved[key] = str(at_home(value))
             except ValueError as wrong:
                 problems.append(Problem(parents + key, f"{value}: {wrong}"))
         elif isinstance(value, dict):
             resolved[key] = _resolved(value, environ, problems, seen, f"{parents}{key}.")
         elif key in SECRETS and isinstance(value, str):
+            seen.refer(parents + key, value)
             try:
                 resolved[key] = _secret(value, environ, seen, is_url=key in _URLS)
             except ValueError as wrong:
@@ -248,7 +249,7 @@ def _referred(reference: str, environ: Mapping[str, str], seen: Seen) -> str:
             raise ValueError("this environment variable is not set")
         return value
     if reference.startswith("file:"):
-        path = _at_home(reference[5:])
+        path = at_home(reference[5:])
         seen.note(path)
         try:
             value = path.read_text(encoding="utf-8").strip()
@@ -260,7 +261,7 @@ def _referred(reference: str, environ: Mapping[str, str], seen: Seen) -> str:
     return reference
 
 
-def _at_home(path: str | Path) -> Path:
+def at_home(path: str | Path) -> Path:
     """A path, with the home that `~` stands for; ValueError where that is nobody's."""
     try:
         return Path(path).expanduser()

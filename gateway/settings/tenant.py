@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from gateway.operations.scopes import OTHERS_USAGE
 from gateway.settings.limits import Limits
 from gateway.settings.section import BaseUrl, HeaderText, Secret, Section, UpstreamName
@@ -28,6 +30,10 @@ class TenantUpstream(Section):
 
     project: HeaderText | None = None
     """Sent as OpenAI-Project, in the same way."""
+
+    monthly_spend_limit_usd: int | None = Field(default=None, gt=0, le=10**9)
+    """What the tenant's project may spend in a month: `gateway upstream provision` tells the upstream, and that keeps
+    it, not at once. A gateway that serves takes no notice."""
 
 
 class Tenant(Section):

@@ -11,9 +11,9 @@ What an operation creates, reads, lists, updates and deletes comes from the gate
 object store per simulator, whoever asks; only what streams, is binary or has effects is written by hand.
 It checks little of what it is sent: the fields without which no answer can be made.
 
-Projects are apart: a key made by `POST /v1/organization/projects/{id}/service_accounts` reaches the objects of its
-project and no others, until it expires or is deleted. All other keys share one store. Projects have rate limits for some
-models, and spend limits; nothing keeps to either.
+Projects are apart: a key made by `POST /v1/organization/projects/{id}/service_accounts` reaches the objects of
+its project and no others, until it expires or is deleted. All other keys share one store. Projects have rate
+limits for some models, and spend limits; nothing keeps to either.
 
 The request header `x-simulate` makes one request fail or dawdle. It holds fields separated by `;`:
 

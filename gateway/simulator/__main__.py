@@ -16,7 +16,9 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=9999)
     parser.add_argument("--api-key", help="accept this key only (default: any)")
-    parser.add_argument("--admin-api-key", help="administer the organization with this key only (default: as above)")
+    parser.add_argument(
+        "--admin-api-key", help="administer the organization with this key only (default: as above)"
+    )
     parser.add_argument("--pace", type=float, default=0.02, help="seconds between the pieces of a stream")
     options = parser.parse_args()
     web.run_app(

@@ -127,7 +127,9 @@ class Organization:
         """With a key that is told this once."""
         body = await call.body("name")
         self._check_active(call)
-        made = self.store.create(f"{self._path(call)}/service_accounts", KINDS["project_service_account"], body)
+        made = self.store.create(
+            f"{self._path(call)}/service_accounts", KINDS["project_service_account"], body
+        )
         shown = {name: made[name] for name in ("id", "object", "name", "created_at")}
         if body.get("create_service_account_only"):
             return as_json(shown | {"role": "none", "api_key": None})
@@ -178,7 +180,11 @@ class Organization:
         body = await call.body("threshold_amount", "currency", "interval")
         self._check_active(call)
         cents = body["threshold_amount"]
-        if not isinstance(cents, int) or cents < 0 or (body["currency"], body["interval"]) != ("USD", "month"):
+        if (
+            not isinstance(cents, int)
+            or cents < 0
+            or (body["currency"], body["interval"]) != ("USD", "month")
+        ):
             raise ApiError(400, "Expected an amount of whole cents, USD and month.", param="threshold_amount")
         limit = {"id": "spend_limit", "object": "project.spend_limit"} | body
         self.store.put(self._path(call), limit | {"enforcement": {"status": "inactive"}})
