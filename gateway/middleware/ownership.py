@@ -10,13 +10,9 @@ from collections.abc import Sequence
 from gateway.limits.store import StoreUnavailable
 from gateway.objects.registry import Registry
 from gateway.objects.store import Intent, Named
-from gateway.operations.stored_kinds import StoredKinds
 from gateway.policy.caller import Caller
-from gateway.stored_errors import ObjectsUnavailable, ObjectUnknown
+from gateway.policy.unknown_objects import unavailable, unknown
 from gateway.wire.body_facts import Reference
-
-_SHOWN_CHARACTERS = 128
-"""Of an id, in a refusal."""
 
 
 async def check_owned(
@@ -43,19 +39,3 @@ async def check_owned(
     for reference, may in zip(references, owned, strict=True):
         if not may:
             raise unknown(reference)
-
-
-def unknown(reference: Reference) -> ObjectUnknown:
-    """The API's own answer to who names an object that it does not have."""
-    words = StoredKinds.load()[reference.kind].unknown_by(reference.member or None)
-    shown = reference.id[:_SHOWN_CHARACTERS].encode("utf-8", "replace").decode()
-    message = words.message.replace("{id}", shown)
-    return ObjectUnknown(message, status=words.status, param=words.param, told_code=words.code)
-
-
-def unavailable(outage: StoreUnavailable | None = None) -> ObjectsUnavailable:
-    """The error where the registry cannot be asked."""
-    return ObjectsUnavailable(
-        "The gateway cannot tell at the moment whose stored objects are. Try again.",
-        detail=None if outage is None else str(outage),
-    )
