@@ -117,7 +117,7 @@ async def _me(limiter: Limiter, vocabulary: Vocabulary, exchange: Exchange, _: s
         "default_model": tenant.settings.default_model,
         "limits": levels,
         "unmetered": "refuse" if tenant.refuses_unmetered else "allow",
-        "stored_objects": "open" if tenant.closed is None else f"closed: {tenant.closed.words}",
+        "stored_objects": tenant.objects_in_words,
     }
     return orjson.dumps(document)
 

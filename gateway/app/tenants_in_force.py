@@ -15,6 +15,7 @@ from gateway.policy.tenants import (
     account_uses,
     closed_to,
     judged,
+    registered,
     tenant_policies,
 )
 from gateway.settings.settings import Settings
@@ -37,6 +38,7 @@ class TenantsInForce:
         self._table = table
         self._memory = memory
         self._said: list[str] = []
+        self._noted: list[str] = []
         self._changed: Callable[[], None] = _nothing
         self._follower: asyncio.Task[None] | None = None
         self.book = TenantBook(tenant_policies(settings, table, memory.history))
@@ -82,9 +84,13 @@ class TenantsInForce:
         self.book.policies = judged(policies, self._memory.history, has_registry=has_registry)
         sentences = closed_to(self.book.policies.values())
         if sentences != self._said:
-            for sentence in sentences or ["Stored objects are open to every tenant again."]:
+            for sentence in sentences or ["Stored objects are closed to no tenant any more."]:
                 _log.warning("%s", sentence)
-        self._said = sentences
+        notes = registered(self.book.policies.values())
+        if notes != self._noted:
+            for note in notes or ["No tenant works by the registry of stored objects any more."]:
+                _log.info("%s", note)
+        self._said, self._noted = sentences, notes
         self._changed()
 
     async def _follow(self) -> None:

@@ -17,7 +17,7 @@ from gateway.cli.places import Places
 from gateway.cli.stores import account_history, quiet_redis
 from gateway.operations.table import OperationTable
 from gateway.policy.gaps import gaps_in_words
-from gateway.policy.tenants import account_uses, closed_to, tenant_policies, usage_known_of
+from gateway.policy.tenants import account_uses, closed_to, registered, tenant_policies, usage_known_of
 from gateway.settings.section import Problem
 from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
@@ -85,6 +85,7 @@ def _look_closer(settings: Settings, found: Findings, *, live: bool) -> None:
     if trouble is not None:
         found.notes.append(f"What is remembered of upstream accounts cannot be read or kept: {trouble}")
     found.notes += closed_to(policies.values())
+    found.notes += registered(policies.values())
     found.notes += usage_known_of(policies.values())
     found.notes += gaps_in_words(policies.values(), table, uncontained=settings.allow_uncontained)
     if live:

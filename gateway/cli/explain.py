@@ -128,6 +128,7 @@ def explain(
         ("model", asking.model_is_allowed),
         ("limits", asking.limits_that_apply),
         ("usage", asking.usage_that_is_known),
+        ("objects", asking.objects_are_open),
         ("upstream", asking.upstream_is_open),
     ):
         try:
@@ -261,9 +262,15 @@ class _Asking:
             return "a stream is asked for it; estimated where nobody reports it"
         return "as the answer reports it, else estimated"
 
+    def objects_are_open(self) -> str:
+        """What of all that the upstream stores it may work on."""
+        policy.check_sharing(self._caller, self.operation, self._target, socket=self.operation.is_session)
+        if self.operation.is_administration:
+            return "everything: the administrator's key opens it"
+        return self._caller.tenant.objects_in_words
+
     def upstream_is_open(self) -> str:
         """Where it would go, by the name that metrics have for it, and as whom."""
-        policy.check_sharing(self._caller, self.operation, self._target, socket=self.operation.is_session)
         access = self._caller.tenant.access
         if self.operation.is_administration:
             access = administration(self._settings)

@@ -124,9 +124,9 @@ def mistaken(answers: Sequence[LiveAnswer]) -> Iterator[str]:
 
 
 def separable(answers: Sequence[LiveAnswer]) -> Iterator[str]:
-    """Tenants to whom stored objects are closed although the upstream names them an account that no other has."""
+    """Tenants to whom not all that is stored is open although the upstream names them an account that no other has."""
     for named, tenants in _by_account(answers):
-        if len(tenants) == 1 and tenants[0].closed is not None:
+        if len(tenants) == 1 and tenants[0].closed is not None and tenants[0].settings.stored_objects is None:
             yield (
                 f"{tenants[0].id}: to no other tenant of this configuration does the upstream name {named}; unless "
                 f'another had it before, stored_objects = "own" under [tenants.{tenants[0].id}] would be true.'

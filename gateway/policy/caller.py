@@ -125,6 +125,16 @@ class Caller:
             param=param,
         )
 
+    def not_told_apart(self, what: str, reason: str, param: str | None = None) -> SharedUpstream:
+        """The error for something of which no registry could say whose it is."""
+        return SharedUpstream(
+            f"{what[0].upper()}{what[1:]}, which is closed to the tenant {self.tenant.id}: {reason}. Other tenants may "
+            "have, or may have had, the same upstream account, and what the upstream stores there is open to who has "
+            "made it. Ask the gateway's operator for an upstream account or project of your own; who has one needs "
+            'stored_objects = "own" in the tenant\'s table.',
+            param=param,
+        )
+
 
 NOBODY = Caller(Principal("", "", frozenset(), "", 0.0, 0.0, models=()), UNKNOWN_TENANT)
 """Who calls until a credential has verified: nobody, who may do nothing."""
@@ -135,8 +145,11 @@ def lost(before: Caller, now: Caller, operation: Operation) -> ModelNotAllowed |
 
     Whatever has been let through before may have named what may not be named any more.
     """
-    if now.shares(operation) and not before.shares(operation):
-        return now.closed_to("what this exchange names may be a stored object")
+    if not operation.is_administration and _reaches_less(before.tenant, now.tenant):
+        what = "what this exchange names may be a stored object"
+        if now.tenant.registered:
+            return now.not_told_apart(what, "it was judged while all that is stored was open, or by another registry")
+        return now.closed_to(what)
     for was, patterns in (
         (before.tenant.models, now.tenant.models),
         (before.principal.models, now.principal.models),
@@ -146,3 +159,10 @@ def lost(before: Caller, now: Caller, operation: Operation) -> ModelNotAllowed |
                 "Fewer models may be used than when this exchange began. Begin a new one.", param="model"
             )
     return None
+
+
+def _reaches_less(before: TenantPolicy, now: TenantPolicy) -> bool:
+    """Whether what the upstream stores was open to the tenant, and the same need not be now."""
+    if now.shared or not now.registered:
+        return now.shared and not before.shared
+    return not before.shared and now.scope != before.scope

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import assert_never
 
 from gateway.credentials.principal import Principal
 from gateway.limits.terms import Dimension, OnStoreFailure, Quota
@@ -26,6 +27,7 @@ from gateway.policy.accounts import (
     Uses,
     account_of,
     judge,
+    listed,
     said,
     storage_of,
     surely_one,
@@ -134,6 +136,20 @@ class TenantPolicy:
     def registered(self) -> bool:
         """Whether the registry says what of it the tenant may use."""
         return self.objects is StoredObjects.REGISTRY
+
+    @property
+    def objects_in_words(self) -> str:
+        """What it may do with what the upstream stores, as the tenant may know it."""
+        match self.objects:
+            case StoredObjects.OPEN | StoredObjects.RECORDED:
+                return "open"
+            case StoredObjects.REGISTRY:
+                return "own objects only (registry)"
+            case StoredObjects.REFUSED:
+                assert self.closed is not None, "nobody is kept from what is open"
+                return f"closed: {self.closed.words}"
+            case never:
+                assert_never(never)
 
     @property
     def models(self) -> tuple[str, ...] | None:
@@ -249,6 +265,14 @@ def closed_to(policies: Iterable[TenantPolicy]) -> list[str]:
             if policy.closed is not None and policy.shared
         }
     )
+
+
+def registered(policies: Iterable[TenantPolicy]) -> list[str]:
+    """Which tenants work by the registry, for operators; nothing where none does."""
+    tenants = [policy.id for policy in policies if policy.registered]
+    if not tenants:
+        return []
+    return [f"Of all that the upstream stores, these have what they make themselves, as the registry knows: {listed(tenants)}."]
 
 
 def usage_known_of(policies: Iterable[TenantPolicy]) -> Iterator[str]:

@@ -28,6 +28,13 @@ _IN_WORDS = {
 }
 """What TOML has, where pydantic would name what Python has."""
 
+GONE = {
+    "shared_objects": "is no setting any more: it let tenants on one upstream account reach each other's stored "
+    "objects, and nothing does. Take it away: with redis_url each tenant may use what it has made itself, and "
+    'stored_objects = "registry", "own" or "refuse" under [tenants.ID] says so, or otherwise, of one'
+}
+"""Settings of earlier releases, and what is written in their place."""
+
 
 def judged(values: Mapping[str, Any]) -> Settings:
     """The settings that were gathered. Reads no file and no environment.
@@ -103,7 +110,9 @@ def _problems(invalid: ValidationError) -> list[Problem]:
     problems = []
     for error in invalid.errors(include_url=False):
         key = ".".join(str(part) for part in error["loc"])
-        if error["type"] == "extra_forbidden":
+        if key in GONE:
+            problems.append(Problem(key, GONE[key]))
+        elif error["type"] == "extra_forbidden":
             known = _keys_beside(error["loc"])
             near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
 
+from gateway.settings.judging import GONE
 from gateway.settings.section import Problem
 from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
@@ -30,7 +31,10 @@ def from_variables(environ: Mapping[str, str], problems: list[Problem], seen: Se
     """What the environment sets, nested like the file. What is almost a setting is a problem: whoever set it believes
     that it counts; what is nothing like one is another's, and `seen` is warned of it."""
     for name in environ:
-        if not _is_ours(name):
+        gone = GONE.get(name.upper().removeprefix(_PREFIX).lower()) if name.upper().startswith(_PREFIX) else None
+        if gone is not None:
+            problems.append(Problem(name, gone))
+        elif not _is_ours(name):
             # Without what all have in common, which makes GATEWAY_INTERFACE, that web servers set, like GATEWAY_TRACES.
             near = get_close_matches(
                 name.upper().removeprefix(_PREFIX), _names(Settings, ""), n=1, cutoff=_NEAR

@@ -37,9 +37,14 @@ from tests.kit.client import MIB
 PER_SECOND = 50
 CONNECTIONS = 8
 CONFIGURATION = """
-shared_objects = "allow"
 [upstream]
 api_key = "env:UPSTREAM_KEY"
+[tenants.attacker]
+stored_objects = "own"
+upstream.api_key = "sk-of-the-attacker"
+[tenants.limited]
+stored_objects = "own"
+upstream.api_key = "sk-of-the-limited"
 [tenants.victim.limits]
 max_tokens_per_1_minute = 1000000000
 [tenants.attacker.limits]

@@ -44,6 +44,27 @@ async def test_says_who_is_closed_and_what_opens_it(tmp_path: Path, upstream: Sc
     assert upstream.requests == []
 
 
+async def test_says_who_works_by_the_registry(
+    tmp_path: Path, upstream: ScriptedUpstream, redis: RedisServer
+) -> None:
+    tables = f'{BOTH}[tenants.c]\nstored_objects = "refuse"\n'
+    done = await check(tmp_path, upstream, tables, top=f'redis_url = "{redis.url}"')
+    assert done.code == 0
+    assert "as the registry knows: a, b." in done.stdout
+    assert 'closed to c, as stored_objects = "refuse" says' in done.stdout
+
+
+async def test_a_setting_that_is_gone_is_refused_with_what_to_write_instead(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    for word in ('"refuse"', '"allow"'):
+        done = await check(tmp_path, upstream, BOTH, top=f"shared_objects = {word}")
+        assert done.code == 1
+        assert "shared_objects: is no setting any more" in done.stderr
+        assert 'stored_objects = "registry"' in done.stderr
+        assert "redis_url" in done.stderr
+
+
 async def test_says_what_the_limits_of_each_tenant_leave_open(
     tmp_path: Path, upstream: ScriptedUpstream
 ) -> None:
@@ -210,7 +231,8 @@ async def test_knows_what_gateways_remember_and_adds_nothing_to_it(
             pass
     for tables, closed in (("[tenants.b]\n", True), ("[tenants.c]\n", True), ("[tenants.b]\n", True)):
         done = await check(tmp_path, upstream, tables, top=top)
-        assert ("may have been that of a" in done.stdout) is closed
+        told = "may have been that of a" if where == "file" else "as the registry knows"
+        assert (told in done.stdout) is closed
         assert "that of a, b, c" not in done.stdout, "what is only checked is not remembered"
 
 
@@ -221,7 +243,7 @@ async def test_says_that_it_cannot_know_while_redis_is_away(
     done = await check(tmp_path, upstream, "[tenants.b]\n", top=f'redis_url = "{redis.url}"')
     assert done.code == 0
     assert "cannot be read or kept: Redis" in done.stdout
-    assert "closed to b" in done.stdout
+    assert "as the registry knows: b." in done.stdout
 
 
 class TestLive:

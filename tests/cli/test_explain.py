@@ -91,11 +91,13 @@ CASES = {
     "model in the query": Case("GET", "/v1/realtime?model=bad", "model", "model_not_allowed"),
     "two models in the query": Case("GET", "/v1/realtime?model=good&model=bad", "model", "duplicate_parameter"),
     "batch": Case("POST", "/v1/batches", "model", "model_not_allowed"),
-    "shared upstream": Case("GET", "/v1/files", "upstream", "shared_upstream"),
+    "shared upstream": Case("GET", "/v1/files", "objects", "shared_upstream"),
     "live call": Case("GET", "/v1/realtime?model=good&call_id=rtc_1", "scope", "operation_closed"),
     "own upstream": Case("GET", "/v1/files", "upstream", None, tenant="free"),
 }  # fmt: skip
-ORDER = ["credential", "tenant", "operation", "scope", "unmetered", "model", "limits", "usage", "upstream"]
+ORDER = [
+    *("credential", "tenant", "operation", "scope", "unmetered", "model", "limits", "usage", "objects", "upstream")
+]
 
 
 @pytest.fixture

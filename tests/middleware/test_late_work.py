@@ -677,17 +677,21 @@ async def test_the_same_id_at_another_upstream_is_another_object(
         assert ("eve", "", "getResponse") in await counted(gateway, "evil")
 
 
-@pytest.mark.parametrize("storage", ["the same", "another path", "another key"])
-async def test_tenants_who_may_reach_each_others_objects_pay_for_what_they_made(
+@pytest.mark.parametrize("storage", ["another path", "another key"])
+async def test_an_id_that_two_tenants_have_means_an_object_of_each(
     start_gateway: StartGateway, upstream: ScriptedUpstream, storing: Storing, storage: str
 ) -> None:
     base_url = upstream.base_url if storage != "another path" else f"http://127.0.0.1:{upstream.port}/two/v1"
-    key = "sk-another-key" if storage == "another key" else "sk-upstream-key"
     tenants = {
         "acme": {**EVERY_SCOPE, "metering": True},
-        "beta": {**EVERY_SCOPE, "metering": True, "upstream": {"base_url": base_url, "api_key": key}},
+        "beta": {
+            **EVERY_SCOPE,
+            "metering": True,
+            "upstream": {"base_url": base_url, "api_key": "sk-another-key"},
+            "stored_objects": "own",
+        },
     }
-    gateway = await start_gateway(tenants=tenants, shared_objects="allow")
+    gateway = await start_gateway(tenants=tenants)
     await begin_response(gateway, storing)
     storing.says("GET", "/v1/responses/resp_1", response("completed", USAGE))
     storing.says("GET", "/two/v1/responses/resp_1", response("completed", USAGE))
@@ -698,13 +702,8 @@ async def test_tenants_who_may_reach_each_others_objects_pay_for_what_they_made(
     paid = await used(gateway)
     other = await counted(gateway, "beta")
 
-    if storage == "another path":
-        seen = other["olga", "gpt-5-2025-08-07", "getResponse"]  # another server's object of that name
-        assert seen["output"] == 4000
-        assert paid["alice", "gpt-5", "createResponse"]["output"] == 1000  # as it was guessed
-    else:
-        assert not any("output" in counts for counts in other.values())
-        assert paid == {("alice", "gpt-5", "createResponse"): {"input": 300, "output": 4000}}
+    assert other["olga", "gpt-5-2025-08-07", "getResponse"]["output"] == 4000
+    assert paid["alice", "gpt-5", "createResponse"]["output"] == 1000  # as it was guessed
 
 
 async def test_objects_are_remembered_under_a_new_key_of_the_account(

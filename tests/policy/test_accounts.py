@@ -245,7 +245,6 @@ class TestWhatWas:
         unknown = History(known=False)
         assert reasons({"a": {}}, unknown) == {"a": Reason.UNKNOWN}
         assert reasons({"a": OWN, "b": elsewhere}, unknown) == {"a": None, "b": Reason.UNKNOWN}
-        assert reasons({"a": {}, "b": {}}, unknown, shared_objects="allow") == {"a": None, "b": None}
 
     def test_that_could_not_be_kept_closes_to_those_of_whom_it_is(self) -> None:
         elsewhere = {"upstream": {"base_url": "http://other.test/v1", "api_key": "sk-o"}}
@@ -253,11 +252,6 @@ class TestWhatWas:
         (_, of_b) = uses
         found = reasons({"a": {}, "b": elsewhere}, History(uses, unwritten=frozenset({of_b})))
         assert found == {"a": None, "b": Reason.UNKNOWN}
-
-
-def test_allowing_it_opens_but_does_not_tell_accounts_apart() -> None:
-    policies = tenant_policies(settings_with({"a": {}, "b": {}}, shared_objects="allow"), TABLE)
-    assert [(policy.shared, policy.apart) for policy in policies.values()] == [(False, False)] * 2
 
 
 def test_no_key_shows_in_an_account() -> None:

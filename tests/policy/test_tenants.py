@@ -28,12 +28,6 @@ def policies(environ: dict[str, str] | None = None, **settings: Any) -> dict[str
     return tenant_policies(load(flags=settings, environ=environ), TABLE)
 
 
-def test_operator_may_allow_sharing() -> None:
-    found = policies(tenants={"a": {}, "b": {}}, shared_objects="allow")
-
-    assert not found["a"].shared
-
-
 def test_what_a_tenant_leaves_unset_is_the_common_way() -> None:
     common = {
         "base_url": "http://api.test/v1",

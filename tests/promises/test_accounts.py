@@ -27,6 +27,7 @@ from tests.kit.waiting import comes_to, until
 
 OPEN: tuple[int, str | None] = (200, None)
 CLOSED: tuple[int, str | None] = (403, "shared_upstream")
+REGISTRY = "own objects only (registry)"
 OWN = {"stored_objects": "own"}
 BOTH = {"a": EVERY_SCOPE, "b": EVERY_SCOPE}
 B_ALONE = {"b": EVERY_SCOPE}
@@ -55,6 +56,13 @@ async def gateway_with(
 async def files(gateway: Gateway, tenant: str = "b") -> tuple[int, str | None]:
     """What a tenant is answered who asks for stored objects."""
     return verdict(await ask(gateway, "GET", "/v1/files", tenant=tenant))
+
+
+async def mode(gateway: Gateway, tenant: str = "b") -> str:
+    """What a tenant is told of its stored objects."""
+    said = orjson.loads((await ask(gateway, "GET", "/gateway/me", tenant=tenant)).body)["stored_objects"]
+    assert isinstance(said, str)
+    return said
 
 
 async def take(gateway: Gateway, tenants: dict[str, Any]) -> bool:
@@ -141,24 +149,26 @@ class TestRestarts:
 
 
 class TestRedis:
+    """Where there is Redis, the registry is asked about whatever may be another's."""
+
     async def test_is_where_gateways_remember_together(
         self, upstream: ScriptedUpstream, redis: RedisServer, tmp_path: Path
     ) -> None:
         async with gateway_with(BOTH, upstream, None, redis_url=redis.url) as gateway:
-            assert await files(gateway) == CLOSED
+            assert await mode(gateway) == REGISTRY
         assert "never-shown" not in redis.command("HGETALL", "gateway:{accounts}")
         for keys_dir in (None, tmp_path / "another"):
             async with gateway_with(B_ALONE, upstream, keys_dir, redis_url=redis.url) as gateway:
-                assert await files(gateway) == CLOSED
+                assert await mode(gateway) == REGISTRY
 
     async def test_tells_a_running_gateway_of_a_tenant_that_only_another_one_has(
         self, upstream: ScriptedUpstream, redis: RedisServer
     ) -> None:
         async with gateway_with(B_ALONE, upstream, None, redis_url=redis.url) as first:
-            assert await files(first) == OPEN
+            assert await mode(first) == "open"
             async with gateway_with(BOTH, upstream, None, redis_url=redis.url) as second:
-                await comes_to(CLOSED, lambda: files(first), WITHIN_SECONDS)
-                assert await files(second) == CLOSED
+                await comes_to(REGISTRY, lambda: mode(first), WITHIN_SECONDS)
+                assert await mode(second) == REGISTRY
 
     async def test_away_at_the_start_opens_nothing_and_stops_nobody(
         self, upstream: ScriptedUpstream, redis: RedisServer
@@ -166,11 +176,11 @@ class TestRedis:
         redis.stop()
         tenants = B_ALONE | {"c": EVERY_SCOPE | OWN | {"upstream": {"api_key": "sk-c"}}}
         async with gateway_with(tenants, upstream, None, redis_url=redis.url) as gateway:
-            assert await files(gateway) == CLOSED
-            assert await files(gateway, "c") == OPEN
+            assert await mode(gateway) == REGISTRY
+            assert await mode(gateway, "c") == "open"
             assert verdict(await ask(gateway, "GET", "/v1/models", tenant="b")) == OPEN
             redis.start()
-            await comes_to(OPEN, lambda: files(gateway), 10)
+            await comes_to("open", lambda: mode(gateway), 10)
 
     async def test_away_later_changes_nothing_for_who_is_known_and_closes_to_who_is_new(
         self, upstream: ScriptedUpstream, redis: RedisServer
@@ -178,14 +188,14 @@ class TestRedis:
         elsewhere = upstream.base_url.replace("127.0.0.1", "localhost")
         new = {"c": EVERY_SCOPE | {"upstream": {"base_url": elsewhere, "api_key": "sk-c"}}}
         async with following(B_ALONE, upstream, redis) as gateway:
-            assert await files(gateway) == OPEN
+            assert await mode(gateway) == "open"
             redis.stop()
             assert await take(gateway, B_ALONE | new)
-            assert await files(gateway) == OPEN
-            assert await files(gateway, "c") == CLOSED
+            assert await mode(gateway) == "open"
+            assert await mode(gateway, "c") == REGISTRY
             assert verdict(await ask(gateway, "GET", "/v1/models", tenant="c")) == OPEN
             redis.start()
-            await comes_to(OPEN, lambda: files(gateway, "c"), 10)
+            await comes_to("open", lambda: mode(gateway, "c"), 10)
             assert "localhost" in redis.command("HGETALL", "gateway:{accounts}")
 
     async def test_away_later_is_said_once_and_so_is_its_return(
@@ -237,13 +247,11 @@ class TestRedis:
         copy.write_text(damage)
         for _ in range(2):  # what the first one notes is not all that was
             async with gateway_with(B_ALONE, upstream, keys_dir, redis_url=redis.url) as gateway:
-                assert await files(gateway) == CLOSED
+                assert await mode(gateway) == REGISTRY
                 assert verdict(await ask(gateway, "GET", "/v1/models", tenant="b")) == OPEN
         copy.write_text(kept)
         async with gateway_with(B_ALONE, upstream, keys_dir, redis_url=redis.url) as gateway:
-            assert await files(gateway) == CLOSED
-            message = error_of(await ask(gateway, "GET", "/v1/files", tenant="b"))["message"]
-            assert "may have had the same upstream account" in message
+            assert await mode(gateway) == REGISTRY
 
     async def test_is_copied_as_soon_as_there_is_a_place_for_it(
         self, redis: RedisServer, tmp_path: Path
@@ -283,7 +291,7 @@ class TestRedis:
         else:
             redis.command("FLUSHALL")
         async with gateway_with(B_ALONE, upstream, keys_dir, redis_url=redis.url) as gateway:
-            assert await files(gateway) == CLOSED
+            assert await mode(gateway) == REGISTRY
 
 
 @asynccontextmanager

@@ -186,12 +186,13 @@ async def story(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Story
             url = redis.url.replace("redis://", f"redis://:{canaries.redis_password}@")
             config = directory / "gateway.toml"
             config.write_text(
-                f'redis_url = "env:LIMITS"\ndrain_notice_seconds = 0\nshared_objects = "allow"\n'
+                f'redis_url = "env:LIMITS"\ndrain_notice_seconds = 0\n'
                 f'[upstream]\nbase_url = "{upstream.base_url}"\napi_key = "env:KEY"\n'
                 f'admin_api_key = "file:{secret}"\nfirst_byte_timeout_seconds = 1\n'
                 '[tenants.acme]\nscopes = ["*", "org.*", "realtime:mint", "unlisted:*"]\nmetering = true\n'
                 "limits.max_requests_per_1_minute = 1000\n"
                 f'[tenants.owner]\nscopes = ["*"]\nupstream.api_key = "{canaries.tenant_key}"\n'
+                'stored_objects = "own"\n'
             )
             async with running_command(
                 *("serve", "--config", str(config), "--keys-dir", str(directory / "keys")),

@@ -24,8 +24,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 # A loaded machine may take the processor away for a while; parsing one of these bodies took seconds.
 LONGEST_SECONDS = 1.5
 CONFIGURATION = """
-shared_objects = "allow"
-
 [tenants.acme]
 models = ["m*"]
 default_model = "m"

@@ -12,6 +12,7 @@ from tests.conftest import StartGateway
 from tests.kit.asking import ask
 from tests.kit.client import HANDSHAKE, RawClient
 from tests.kit.gateway import EVERY_SCOPE, Gateway
+from tests.kit.redis import RedisServer
 from tests.kit.upstream import ScriptedUpstream, Turn
 
 LIMITS = "x-ratelimit-limit-requests: 60\r\nX-RateLimit-Remaining-Tokens: 7\r\n"
@@ -59,16 +60,17 @@ async def upstream_limits(turn: Turn) -> None:
     )
 
 
-@pytest.mark.parametrize("shared_objects", ["refuse", "allow"])
+@pytest.mark.parametrize("word", ["registry", "refuse"])
 async def test_what_is_left_of_an_upstream_account_is_told_to_who_has_it_alone(
-    start_gateway: StartGateway, upstream: ScriptedUpstream, shared_objects: str
+    start_gateway: StartGateway, upstream: ScriptedUpstream, redis: RedisServer, word: str
 ) -> None:
     upstream.plays(upstream_limits)
     elsewhere = upstream.base_url.replace("127.0.0.1", "localhost")
     alone: dict[str, Any] = {"upstream": {"api_key": "sk-own", "base_url": elsewhere}}
+    shares = EVERY_SCOPE | {"stored_objects": word}
     gateway = await start_gateway(
-        tenants={"acme": EVERY_SCOPE, "neighbour": EVERY_SCOPE, "apart": EVERY_SCOPE | alone},
-        shared_objects=shared_objects,
+        tenants={"acme": shares, "neighbour": shares, "apart": EVERY_SCOPE | alone},
+        redis_url=redis.url,
         upstream={"base_url": upstream.base_url, "api_key": "sk-upstream-key", "admin_api_key": "sk-admin"},
     )
 

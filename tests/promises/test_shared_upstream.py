@@ -67,7 +67,9 @@ class Situation:
 
     simulator: Simulator
     closed: Gateway
-    allowing: Gateway
+    alone: Gateway
+    """That of B, where it is the only tenant."""
+
     ids: Ids
 
     async def refused_before_the_upstream(
@@ -112,8 +114,9 @@ async def situation() -> AsyncIterator[Situation]:
             "tenants": {"a": EVERY_SCOPE, "b": EVERY_SCOPE},
         }
         closed = await stack.enter_async_context(running_gateway(**settings))
-        allowing = await stack.enter_async_context(running_gateway(**settings, shared_objects="allow"))
-        yield Situation(simulator, closed, allowing, await stored_by_a(simulator))
+        settings["tenants"] = {"b": EVERY_SCOPE}
+        alone = await stack.enter_async_context(running_gateway(**settings))
+        yield Situation(simulator, closed, alone, await stored_by_a(simulator))
 
 
 async def stored_by_a(simulator: Simulator) -> Ids:
@@ -512,15 +515,15 @@ async def test_what_a_mentioned_by_no_other_name_stays_out_of_the_refusal(situat
     assert "tenant b" in error_of(answer)["message"]
 
 
-async def test_operator_may_allow_it_for_all(situation: Situation) -> None:
-    """The same requests, on a gateway whose operator lets both use both's objects; destructive ones last."""
+async def test_who_is_alone_reaches_all_that_is_stored(situation: Situation) -> None:
+    """The same requests, on a gateway on which B is the only tenant; destructive ones last."""
     order = {"read": 0, "list": 0, "create": 1, "update": 2, "delete": 3}
     verdicts = {}
     for operation in sorted(STATEFUL, key=lambda o: order[o.object_action]):
         target = situation.ids.target(operation.path)
         body, headers = body_for(operation, situation.ids)
         heard = len(situation.simulator.asked)
-        answer = await ask(situation.allowing, operation.method, target, body, headers=headers, tenant="b")
+        answer = await ask(situation.alone, operation.method, target, body, headers=headers, tenant="b")
         assert situation.simulator.asked[heard:] == [(operation.method, target)]
         verdicts[operation.id] = answer.status
 
@@ -528,9 +531,9 @@ async def test_operator_may_allow_it_for_all(situation: Situation) -> None:
     assert verdicts["retrieveFile"] == verdicts["getResponse"] == verdicts["listBatches"] == 200
     for name, reference in REFERENCES.items():
         body = situation.ids.body({"model": "gpt-4o", "input": "x"} | reference)
-        answer = await ask(situation.allowing, "POST", RESPONSES, body, tenant="b")
+        answer = await ask(situation.alone, "POST", RESPONSES, body, tenant="b")
         assert answer.status != 403, name
-    assert (await ask(situation.allowing, "GET", "/v1/memories/of-a", tenant="b")).status == 404
+    assert (await ask(situation.alone, "GET", "/v1/memories/of-a", tenant="b")).status == 404
 
 
 @pytest.mark.parametrize(

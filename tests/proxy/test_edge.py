@@ -226,9 +226,12 @@ async def test_a_refused_upload_costs_its_client_no_byte(
     gateway = await start_gateway(
         tenants={
             "acme": {},
-            "busy": {"limits": {"max_requests_per_1_minute": 1}, "upstream": {"api_key": "sk-busy"}},
+            "busy": {
+                "limits": {"max_requests_per_1_minute": 1},
+                "upstream": {"api_key": "sk-busy"},
+                "stored_objects": "own",
+            },
         },
-        shared_objects="allow",
         edge={"max_body_bytes": UPLOAD_BYTES, "max_json_body_bytes": UPLOAD_BYTES},
     )
     busy = await gateway.connect()

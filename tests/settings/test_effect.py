@@ -34,7 +34,7 @@ FULL = gathered(
         "tenants": {"a": {"upstream": {"api_key": "sk-a"}}},
     },
 )
-AT_ONCE = ("on_store_failure", "credentials", "limits", "tenants", "issuers", "shared_objects")
+AT_ONCE = ("on_store_failure", "credentials", "limits", "tenants", "issuers")
 AT_A_START = ("listen", "admin_listen", "admin_hosts", "workers")
 
 

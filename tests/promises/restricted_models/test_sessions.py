@@ -227,9 +227,8 @@ async def echo() -> AsyncIterator[Echo]:
     async with serve(listen, "127.0.0.1", 0, max_size=None, compression=None) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         upstream = {"base_url": f"http://127.0.0.1:{port}/v1", "api_key": "sk-upstream-key"}
-        tenants = {"acme": RESTRICTED, "free": EVERY_SCOPE}
+        own = {"stored_objects": "own", "upstream": {"api_key": "sk-key-of-free"}}
+        tenants = {"acme": RESTRICTED, "free": EVERY_SCOPE | own}
         edge = {"websocket_heartbeat_seconds": 0.3}
-        async with running_gateway(
-            upstream=upstream, tenants=tenants, shared_objects="allow", edge=edge
-        ) as gateway:
+        async with running_gateway(upstream=upstream, tenants=tenants, edge=edge) as gateway:
             yield Echo(gateway, heard)
