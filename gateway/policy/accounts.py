@@ -246,7 +246,7 @@ def _sentence(reason: Reason, place: str, closed_to: Collection[str], others: Co
                 f"{what} {tenants}: at {place} {'they' if len(closed_to) > 1 else 'it'} may have one account"
                 f"{' with ' if others else ''}{listed(others)}: different keys prove nothing, and disabled tenants "
                 f"count. For one whose project or account is its own, write {word}{named}. "
-                'With redis_url each has what it makes itself.'
+                "With redis_url each has what it makes itself."
             )
         case Reason.ONCE_SHARED:
             return (

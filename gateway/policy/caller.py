@@ -148,7 +148,9 @@ def lost(before: Caller, now: Caller, operation: Operation) -> ModelNotAllowed |
     if not operation.is_administration and _reaches_less(before.tenant, now.tenant):
         what = "what this exchange names may be a stored object"
         if now.tenant.registered:
-            return now.not_told_apart(what, "it was judged while all that is stored was open, or by another registry")
+            return now.not_told_apart(
+                what, "it was judged while all that is stored was open, or by another registry"
+            )
         return now.closed_to(what)
     for was, patterns in (
         (before.tenant.models, now.tenant.models),

@@ -31,7 +31,9 @@ def from_variables(environ: Mapping[str, str], problems: list[Problem], seen: Se
     """What the environment sets, nested like the file. What is almost a setting is a problem: whoever set it believes
     that it counts; what is nothing like one is another's, and `seen` is warned of it."""
     for name in environ:
-        gone = GONE.get(name.upper().removeprefix(_PREFIX).lower()) if name.upper().startswith(_PREFIX) else None
+        gone = (
+            GONE.get(name.upper().removeprefix(_PREFIX).lower()) if name.upper().startswith(_PREFIX) else None
+        )
         if gone is not None:
             problems.append(Problem(name, gone))
         elif not _is_ours(name):

@@ -96,7 +96,18 @@ CASES = {
     "own upstream": Case("GET", "/v1/files", "upstream", None, tenant="free"),
 }  # fmt: skip
 ORDER = [
-    *("credential", "tenant", "operation", "scope", "unmetered", "model", "limits", "usage", "objects", "upstream")
+    *(
+        "credential",
+        "tenant",
+        "operation",
+        "scope",
+        "unmetered",
+        "model",
+        "limits",
+        "usage",
+        "objects",
+        "upstream",
+    )
 ]
 
 

@@ -56,7 +56,9 @@ def test_a_registry_needs_redis() -> None:
 
     assert found.keys() == {"tenants.a.stored_objects"}
     assert "redis_url" in found["tenants.a.stored_objects"]
-    assert load(flags={"upstream": UPSTREAM, "tenants": tenants, "redis_url": "redis://h"}, environ={}).tenants
+    assert load(
+        flags={"upstream": UPSTREAM, "tenants": tenants, "redis_url": "redis://h"}, environ={}
+    ).tenants
 
 
 async def test_neither_a_start_nor_a_reload_takes_it(tmp_path: Path, upstream: ScriptedUpstream) -> None:
