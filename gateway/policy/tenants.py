@@ -272,9 +272,8 @@ def registered(policies: Iterable[TenantPolicy]) -> list[str]:
     tenants = [policy.id for policy in policies if policy.registered]
     if not tenants:
         return []
-    return [
-        f"Of all that the upstream stores, these have what they make themselves, as the registry knows: {listed(tenants)}."
-    ]
+    words = "Of all that the upstream stores, these have what they make themselves, as the registry knows"
+    return [f"{words}: {listed(tenants)}."]
 
 
 def usage_known_of(policies: Iterable[TenantPolicy]) -> Iterator[str]:
