@@ -118,7 +118,7 @@ def _section(
                 )
             )
         elif followed is not None:
-            deeper.append((name, inner, "" if inner is field.annotation else "PATTERN."))
+            deeper.append((name, inner, "PATTERN." if get_origin(field.annotation) is dict else ""))
     yield f"### {title}"
     yield ""
     if prefix:
@@ -143,7 +143,12 @@ def _takes_effect(field: FieldInfo, *, followed: bool) -> str:
     return AT_START if AT_START in field.metadata else "at a restart"
 
 
-_REPEATED = {"Capacities": "limits", "Limits": "limits", "Timeouts": "upstream.timeouts.generation"}
+_REPEATED = {
+    "Capacities": "limits",
+    "Limits": "limits",
+    "Timeouts": "upstream.timeouts.generation",
+    "WorkloadIdentity": "upstream.workload_identity",
+}
 """Sections that occur more than once, and where their keys stand."""
 
 

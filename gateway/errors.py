@@ -40,6 +40,7 @@
     └─ GatewayFault
        ├─ VersionRefused                 505     invalid_request_error  http_version_not_supported
        ├─ IssuerUnavailable              503     server_error           issuer_unavailable
+       ├─ UpstreamIdentityUnavailable    503     server_error           upstream_identity_unavailable
        ├─ LimitsUnavailable              503     server_error           limits_unavailable
        ├─ Overloaded                     503     server_error           overloaded
        ├─ Draining                       503     server_error           draining
@@ -349,6 +350,14 @@ class IssuerUnavailable(GatewayFault):
 
     status = 503
     code = "issuer_unavailable"
+    fields = _SOON
+
+
+class UpstreamIdentityUnavailable(GatewayFault):
+    """The gateway's own workload identity has been granted nothing that would open the upstream now."""
+
+    status = 503
+    code = "upstream_identity_unavailable"
     fields = _SOON
 
 

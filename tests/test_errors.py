@@ -56,6 +56,7 @@ TABLE = {
     "UpstreamTimeout": (504, UPSTREAM, "upstream_timeout"),
     "VersionRefused": (505, INVALID, "http_version_not_supported"),
     "IssuerUnavailable": (503, SERVER, "issuer_unavailable"),
+    "UpstreamIdentityUnavailable": (503, SERVER, "upstream_identity_unavailable"),
     "LimitsUnavailable": (503, SERVER, "limits_unavailable"),
     "Overloaded": (503, SERVER, "overloaded"),
     "Draining": (503, SERVER, "draining"),

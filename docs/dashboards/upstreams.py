@@ -94,6 +94,37 @@ NOW = Row(
     ],
 )
 
+IDENTITY = Row(
+    "Workload identities",
+    [
+        lines(
+            "Opened for",
+            "Until what a workload identity opens an upstream with expires, unless it is renewed: the ten shortest.",
+            "A saw whose teeth end at a third is well. Below 0 everybody who goes that way is answered 503: the log's "
+            "`detail`, and gateway check --live, say why.",
+            ask.min("gateway_upstream_identity_expires_seconds", "upstream").lowest(),
+            unit=units.DurationSeconds,
+            empty="No upstream is opened by a workload identity.",
+        ),
+        lines(
+            "Not renewed since",
+            "Since it should have been renewed: the ten worst.",
+            "Above 0 for minutes: its file, its endpoint, or the way there; standard error has the words.",
+            ask.max("gateway_upstream_identity_overdue_seconds", "upstream").top(),
+            unit=units.DurationSeconds,
+            empty="No upstream is opened by a workload identity.",
+        ),
+        lines(
+            "Endpoints asked",
+            "Times that endpoints were asked what identities open, per minute, by result.",
+            "refused: the endpoint's words are on standard error. no_subject: there is nothing in the file.",
+            ask.rate("gateway_upstream_identity_exchanges_total", "result") * 60,
+            unit=units.EventsPerMinute,
+            empty="None was asked lately.",
+        ),
+    ],
+)
+
 ANSWER = Row(
     "Answers",
     [
@@ -286,5 +317,5 @@ PAGE = Page(
     "Upstreams",
     "What upstreams answer and how soon, what is left of our limits there, and the connections to them.",
     ask,
-    [NOW, ANSWER, TIME, LEFT, POOL],
+    [NOW, ANSWER, TIME, LEFT, POOL, IDENTITY],
 )

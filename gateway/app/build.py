@@ -12,7 +12,7 @@ from gateway.app.account_memory import AccountMemory
 from gateway.app.certificate_in_force import CertificateInForce
 from gateway.app.own_paths import own_paths
 from gateway.app.place import ALONE, Place
-from gateway.app.prepared import administration, show_issuers
+from gateway.app.prepared import administration, show_identities, show_issuers
 from gateway.app.process import App
 from gateway.app.process_gauges import show_process
 from gateway.app.public_health import health_first
@@ -40,6 +40,7 @@ from gateway.middleware.services import Services
 from gateway.middleware.withdrawal import Withdrawal
 from gateway.operations.table import OperationTable
 from gateway.policy.model_names import configured_models
+from gateway.policy.tenants import ways_in_use
 from gateway.proxy.account_watch import AccountWatch
 from gateway.proxy.answer import EXPOSED, Answer
 from gateway.proxy.bites import Turns
@@ -47,6 +48,9 @@ from gateway.proxy.body_memory import BodyMemory
 from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.handler import Handler
 from gateway.proxy.http import forward
+from gateway.proxy.identities import Identities
+from gateway.proxy.identity_endpoint import WayOut
+from gateway.proxy.identity_grants import AskedGrants, AskGrants, Grants, SharedGrants
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.model_lists import ModelLists
 from gateway.proxy.piece_gaps import PieceGaps
@@ -85,6 +89,7 @@ def build_app(
     read_settings: Callable[[Seen], Settings] | None = None,
     place: Place = ALONE,
     fetch: Fetch | None = None,
+    ask_grants: AskGrants | None = None,
     export_spans: Export | None = None,
 ) -> App:
     """Wire one gateway process. Raises SettingsInvalid for what only shows when things are put together.
@@ -92,7 +97,8 @@ def build_app(
     With `read_settings` tenants and issuers follow the configuration while the process runs; with
     `keys_dir`, where `ring` came from, keys and revocations follow that folder. The caps of `settings` are the
     machine's, of which this process gets what its `place` says. `fetch` is how keys of other issuers are asked for;
-    None: this process fetches them itself. `export_spans` takes those
+    None: this process fetches them itself. `ask_grants` asks who has what workload identities are granted, in the same
+    way. `export_spans` takes those
     of exchanges, in the place of a collector.
     """
     table = OperationTable.load()
@@ -135,11 +141,18 @@ def build_app(
         ring_loaded=lambda result: metrics.key_ring_loads.labels(result).inc(),
         tells_keys=True,
     )
+    grants: Grants = SharedGrants(asked=metrics.identity_asked)
+    if ask_grants is not None:
+        grants = AskedGrants(ask_grants, own=SharedGrants(asked=metrics.identity_asked))
+    identities = Identities(
+        grants, ways=lambda: ways_in_use(tenants.book.policies), way=WayOut.of(settings.upstream)
+    )
     upstreams = Upstreams(
         settings.upstream.model_copy(
             update={"max_connections": place.part(settings.upstream.max_connections)}
         ),
         administration=administration(settings),
+        identities=identities,
         http_proxy=revealed(settings.upstream.http_proxy),
         metrics=metrics.upstream,
         turns=turns,
@@ -221,7 +234,7 @@ def build_app(
         upstreams,
         health_first(
             compose(build_middlewares(services), _dispatch(services, upstreams, wheel)),
-            ready=lambda: not not_ready(services.lifecycle, trust.missing_keys),
+            ready=lambda: not not_ready(services.lifecycle, trust.missing_keys, identities.missing()),
             answered=lambda check, status: metrics.health_checks.labels(check, status).inc(),
         ),
         turns=turns,
@@ -328,6 +341,7 @@ def _show_state(app: App, upstreams: Upstreams) -> None:
     metrics.revocations.watch(lambda: len(trust.revocations))
     metrics.revocations_age.watch(trust.revocations_age_seconds)
     show_issuers(services, services.settings)
+    show_identities(services, upstreams)
     if services.settings.redis_url is not None:
         for policy in OnStoreFailure:
             metrics.faults.store_policy.watch(partial(app.store_policy, policy), policy.value)

@@ -15,7 +15,8 @@ from gateway.app.tenants_in_force import TenantsInForce
 from gateway.credentials.trust import Trust
 from gateway.middleware.services import Services
 from gateway.policy.model_names import configured_models
-from gateway.policy.tenants import UpstreamAccess
+from gateway.policy.tenants import UpstreamAccess, ways_of
+from gateway.proxy.identity_endpoint import WayOut
 from gateway.proxy.upstream import Upstreams
 from gateway.settings.certificates import trusted_certificates
 from gateway.settings.section import ADMINISTRATION, revealed
@@ -31,6 +32,7 @@ class Prepared:
     _upstreams: Upstreams
     _trusted: ssl.SSLContext
     _put_trust: Callable[[], None]
+    _put_identities: Callable[[], None]
     _put_tenants: Callable[[], None]
     _put_certificate: Callable[[], None]
 
@@ -46,6 +48,8 @@ class Prepared:
         self._put_trust()
         show_issuers(self._services, self._settings)
         self._put_tenants()
+        self._put_identities()
+        show_identities(self._services, self._upstreams)
         self._services.limiter.levels.forget()
         self._services.metrics.models.names.configure(configured_models(self._settings))
         self._put_certificate()
@@ -65,7 +69,10 @@ async def prepare(
     trusted = await asyncio.to_thread(trusted_certificates, settings.upstream.ca_file)
     put_certificate = await certificate.prepare(settings)
     put_tenants = await tenants.prepare(settings)
-    return Prepared(settings, services, upstreams, trusted, put_trust, put_tenants, put_certificate)
+    put_identities = await upstreams.identities.prepare(ways_of(settings), WayOut.of(settings.upstream))
+    return Prepared(
+        settings, services, upstreams, trusted, put_trust, put_identities, put_tenants, put_certificate
+    )
 
 
 def administration(settings: Settings) -> UpstreamAccess:
@@ -82,6 +89,14 @@ def show_issuers(services: Services, settings: Settings) -> None:
         if issuer.jwks_url is not None:
             metrics.jwks_age.watch(partial(_age, services.trust, name), name)
             metrics.jwks_stale_in.watch(partial(_stale_in, services.trust, name), name)
+
+
+def show_identities(services: Services, upstreams: Upstreams) -> None:
+    """Let gauges show for how long workload identities have what opens their upstreams."""
+    metrics, identities = services.metrics.upstream, upstreams.identities
+    for name in identities.names:
+        metrics.identity_expires.watch(partial(identities.expires_in_seconds, name), name)
+        metrics.identity_overdue.watch(partial(identities.overdue_seconds, name), name)
 
 
 def _age(trust: Trust, issuer: str) -> float:

@@ -88,7 +88,7 @@ class App:
         lifecycle, trust = services.lifecycle, services.trust
         self.health = OwnHealth(
             lifecycle,
-            lambda: not_ready(lifecycle, trust.missing_keys),
+            lambda: not_ready(lifecycle, trust.missing_keys, upstreams.identities.missing()),
             turned_seconds_ago=lambda: lag.turned_seconds_ago,
             hung_seconds=services.settings.worker_hang_seconds,
         )
@@ -163,6 +163,7 @@ class App:
                 await self._upstreams.open(tenant.access)
             for part in (
                 self._tenants,
+                self._upstreams.identities,
                 services.trust,
                 self._withdrawal,
                 services.ledger,

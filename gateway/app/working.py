@@ -104,6 +104,7 @@ class _Worker:
                 keys_dir=settings.keys_dir,
                 place=self._place,
                 fetch=AskedFetch(lambda question: self._supervisor.ask("keys", **question)),
+                ask_grants=lambda question: self._supervisor.ask("identity", **question),
             )
             self._runner = make_runner(self._app)
             await self._runner.setup()

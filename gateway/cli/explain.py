@@ -275,6 +275,8 @@ class _Asking:
         if self.operation.is_administration:
             access = administration(self._settings)
         key = "with a key" if access.api_key is not None else "without a key"
+        if access.identity is not None:
+            key = f"as {access.identity.service_account_id} by its workload identity"
         project = "" if access.project is None else f", project {access.project}"
         return f"{access.name}: {access.base_url}, {key}{project}"
 

@@ -131,9 +131,10 @@ def put_assignments(flags: dict[str, Any], assignments: Iterable[str]) -> None:
 def keyless(settings: Settings) -> list[Problem]:
     """The problem of a gateway that would ask the public API without a key."""
     upstream = settings.upstream
-    if upstream.base_url != DEFAULT_BASE_URL or upstream.api_key:
+    if upstream.base_url != DEFAULT_BASE_URL or upstream.api_key or upstream.workload_identity:
         return []
-    if settings.tenants and all(tenant.upstream.api_key for tenant in settings.tenants.values()):
+    own = [tenant.upstream for tenant in settings.tenants.values()]
+    if own and all(way.api_key or way.workload_identity for way in own):
         return []
     return [
         Problem(

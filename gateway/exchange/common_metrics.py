@@ -47,6 +47,13 @@ class CommonMetrics:
             ["issuer", "result"],
             registry=registry,
         )
+        self._identities_asked = Counts(
+            "gateway_upstream_identity_exchanges",
+            "Times that what a workload identity opens was asked for, by result: granted, refused by the endpoint, "
+            "failed, or no_subject where its file had nothing to show.",
+            ["upstream", "result"],
+            registry=registry,
+        )
         self.refused_connections = Counts(
             "gateway_refused_connections",
             "Clients' connections that were not let in, by reason (full, peer_share, private, and where TLS is "
@@ -61,6 +68,10 @@ class CommonMetrics:
         self._valid.set(int(well))
         if well:
             self._loaded.set(time.time())
+
+    def identity_asked(self, upstream: str, result: str) -> None:
+        """Count one time that an endpoint was asked what an identity opens."""
+        self._identities_asked.labels(upstream, result).inc()
 
     def jwks_fetched(self, issuer: str, result: str) -> None:
         """Count one fetch of an issuer's keys."""

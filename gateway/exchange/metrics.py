@@ -159,6 +159,7 @@ class Metrics:
         """Count one attempt to reload the configuration, and whether it went well."""
 
         self.jwks_fetched = common.jwks_fetched
+        self.identity_asked = common.identity_asked
         self.credential_expires = Gauges(
             "gateway_credential_expires_seconds",
             "Until the first credential of a tenant expires of those shown in the last ten minutes that expire within "

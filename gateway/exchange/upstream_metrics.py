@@ -117,6 +117,21 @@ class UpstreamMetrics:
             ["upstream"],
             registry=registry,
         )
+        self.identity_expires = Gauges(
+            "gateway_upstream_identity_expires_seconds",
+            "Until what a workload identity opens this upstream with expires, unless it is renewed; below 0: since it "
+            "has, or since there should have been a first.",
+            ["upstream"],
+            rule=Rule.MIN,
+            registry=registry,
+        )
+        self.identity_overdue = Gauges(
+            "gateway_upstream_identity_overdue_seconds",
+            "Since what a workload identity opens this upstream with should have been renewed; 0: it is not due.",
+            ["upstream"],
+            rule=Rule.MAX,
+            registry=registry,
+        )
         self.limits = UpstreamLimits(registry, names)
         self._of: dict[str, UpstreamTallies] = {}
 

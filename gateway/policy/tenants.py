@@ -32,11 +32,13 @@ from gateway.policy.accounts import (
     storage_of,
     surely_one,
 )
+from gateway.policy.identities import identity_of, identity_problems
 from gateway.policy.tenant_limits import TenantLimits
 from gateway.settings.limits import Limits
 from gateway.settings.section import OTHER_TENANT, Problem, SettingsInvalid, revealed
 from gateway.settings.settings import Settings
 from gateway.settings.tenant import Tenant
+from gateway.settings.workload_identity import WorkloadIdentity
 
 SECRET_BYTES = 8
 """Servers that want no key get one all the same, such as EMPTY or none, and say such words in their errors."""
@@ -53,6 +55,9 @@ class UpstreamAccess:
     api_key: str | None = field(repr=False)
     organization: str | None = None
     project: str | None = None
+    identity: WorkloadIdentity | None = None
+    """What is exchanged for the key; there is none before."""
+
     secrets: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     """What is sent up that no client may see; a key too short to be one is none."""
 
@@ -63,7 +68,12 @@ class UpstreamAccess:
     @property
     def account(self) -> Account:
         """What is known of the account behind it."""
-        return account_of(self.base_url, self.api_key, self.project)
+        return account_of(self.base_url, self.opener, self.project)
+
+    @property
+    def opener(self) -> str | None:
+        """The key, or what an identity is in its place; None where nothing opens it."""
+        return self.api_key if self.identity is None else self.identity.account
 
     @property
     def authorization(self) -> bytes | None:
@@ -201,7 +211,7 @@ def tenant_policies(
     accesses = {
         tenant_id: _access(settings, tenant_id, tenant) for tenant_id, tenant in settings.tenants.items()
     }
-    problems = list(_words_that_cannot_hold(settings, accesses))
+    problems = [*identity_problems(settings), *_words_that_cannot_hold(settings, accesses)]
     policies = {
         tenant_id: TenantPolicy(
             tenant_id,
@@ -285,6 +295,20 @@ def usage_known_of(policies: Iterable[TenantPolicy]) -> Iterator[str]:
     )
 
 
+def ways_of(settings: Settings) -> list[UpstreamAccess]:
+    """The ways upstream of enabled tenants, before there are policies."""
+    return [
+        _access(settings, tenant_id, tenant)
+        for tenant_id, tenant in settings.tenants.items()
+        if tenant.enabled
+    ]
+
+
+def ways_in_use(policies: Mapping[str, TenantPolicy]) -> list[UpstreamAccess]:
+    """The ways upstream of enabled tenants."""
+    return [policy.access for policy in policies.values() if policy.settings.enabled]
+
+
 def account_uses(policies: Mapping[str, TenantPolicy]) -> Uses:
     """Which account each tenant has, disabled ones included."""
     return {
@@ -298,7 +322,7 @@ def _words_that_cannot_hold(settings: Settings, accesses: Mapping[str, UpstreamA
     for tenant_id, access in accesses.items():
         tenant = settings.tenants[tenant_id]
         if tenant.enabled or tenant.stored_objects == "own":
-            for one in surely_one(access.base_url, access.api_key, access.organization, access.project):
+            for one in surely_one(access.base_url, access.opener, access.organization, access.project):
                 claims.setdefault(one, []).append(tenant_id)
     for tenant_ids in claims.values():
         for tenant_id in tenant_ids:
@@ -323,11 +347,15 @@ def _expanded(
 
 def _access(settings: Settings, tenant_id: str, tenant: Tenant) -> UpstreamAccess:
     common, own = settings.upstream, tenant.upstream
-    has_own = own.base_url is not None or own.api_key is not None
+    identity = identity_of(settings, tenant)
+    opens = own.api_key is not None or own.workload_identity is not None
+    has_own = own.base_url is not None or opens
+    api_key = None if identity is not None else revealed(own.api_key) or revealed(common.api_key) or None
     return UpstreamAccess(
         own.name or (tenant_id if has_own else common.name),
         own.base_url or common.base_url,
-        revealed(own.api_key) or revealed(common.api_key) or None,
+        api_key,
         own.organization or common.organization,
         own.project or common.project,
+        identity,
     )

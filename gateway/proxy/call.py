@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 
 from gateway.errors import UpstreamBroken
@@ -39,6 +41,9 @@ class Destination:
 
     alone: bool
     """Whether nobody else uses that account, so that its limits may be seen."""
+
+    refused: Callable[[], None]
+    """Is told that the upstream refuses our key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +216,22 @@ class Call:
         return exchange.upstream_ended_at
 
 
+async def _destination(
+    upstreams: Upstreams, deadlines: DeadlineTable, exchange: Exchange, access: UpstreamAccess
+) -> Destination:
+    pool = await upstreams.open(access)
+    caller, operation = exchange.caller, exchange.operation
+    return Destination(
+        *(access, pool, deadlines.of(operation), caller.tenant.id, access.secrets + pool.logins),
+        counts=upstreams.metrics.of(access.name),
+        alone=caller.is_alone_on_account(operation),
+        refused=partial(upstreams.identities.refused, access),
+    )
+
+
 async def call_upstream(upstreams: Upstreams, deadlines: DeadlineTable, exchange: Exchange) -> Call:
-    """A connection on which this exchange may ask. Raises Overloaded, UpstreamUnreachable or UpstreamTimeout.
+    """A connection on which this exchange may ask. Raises Overloaded, UpstreamIdentityUnavailable,
+    UpstreamUnreachable or UpstreamTimeout.
 
     Whoever gets it ends it, by `release` or `close` of its reply.
     """
@@ -221,14 +240,9 @@ async def call_upstream(upstreams: Upstreams, deadlines: DeadlineTable, exchange
     access = upstreams.access_for(exchange.operation, exchange.caller)
     to = standing.destination
     if not isinstance(to, Destination) or to.access is not access:
-        pool = await upstreams.open(access)
-        caller, operation = exchange.caller, exchange.operation
-        to = Destination(
-            *(access, pool, deadlines.of(operation), caller.tenant.id, access.secrets + pool.logins),
-            counts=upstreams.metrics.of(access.name),
-            alone=caller.is_alone_on_account(operation),
-        )
-        standing.destination = to
+        access = upstreams.identities.opened(access)
+        if not isinstance(to, Destination) or to.access is not access:
+            to = standing.destination = await _destination(upstreams, deadlines, exchange, access)
     exchange.upstream = to.access.name
     pool, tenant = to.pool, to.tenant
     if not pool.places.take(tenant):

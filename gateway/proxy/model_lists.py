@@ -150,7 +150,7 @@ class ModelLists:
     def _ways(self) -> Iterator[_Way]:
         for policy in tuple(self._tenants.policies.values()):
             access = policy.access
-            if policy.settings.enabled and (access.api_key or not is_public(access.base_url)):
+            if policy.settings.enabled and (access.opener or not is_public(access.base_url)):
                 yield _Way(access, policy.id)
 
     async def _ask(self, way: _Way) -> float:
@@ -182,6 +182,7 @@ class ModelLists:
     async def _asked(self, access: UpstreamAccess, tenant: str) -> str | None:
         """Learn an upstream's list; or why there is none. Raises a GatewayError."""
         upstreams = self._upstreams
+        access = upstreams.identities.opened(access)
         pool = await upstreams.open(access)
         if not pool.places.take(tenant):
             return "all connections are in use"

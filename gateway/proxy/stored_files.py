@@ -25,9 +25,10 @@ _MOST_BYTES = 64 * 1024
 async def file_bytes(upstreams: Upstreams, exchange: Exchange, file_id: str) -> int | None:
     """The size of a file, asked for as the exchange's tenant; None when the upstream does not say.
 
-    Raises an UpstreamFault, or Overloaded. The connection is free again before the exchange has one of its own.
+    Raises an UpstreamFault, UpstreamIdentityUnavailable, or Overloaded. The connection is free again before the
+    exchange has one of its own.
     """
-    access = upstreams.access_for(exchange.operation, exchange.caller)
+    access = upstreams.identities.opened(upstreams.access_for(exchange.operation, exchange.caller))
     pool, counts = await upstreams.open(access), upstreams.metrics.of(access.name)
     fields = [(b"Host", pool.host), (b"Accept", b"application/json"), (b"Accept-Encoding", b"identity")]
     if access.authorization is not None:

@@ -14,6 +14,7 @@ from gateway.policy.caller import Caller
 from gateway.policy.tenants import UpstreamAccess
 from gateway.proxy.account_watch import AccountWatch
 from gateway.proxy.bites import Turns
+from gateway.proxy.identities import Identities
 from gateway.proxy.pool import PoolEvents, UpstreamPool
 from gateway.proxy.wheel import Wheel
 from gateway.settings.certificates import trusted_certificates
@@ -28,6 +29,7 @@ class Upstreams:
         settings: UpstreamSettings,
         *,
         administration: UpstreamAccess,
+        identities: Identities,
         http_proxy: str | None,
         metrics: UpstreamMetrics,
         turns: Turns,
@@ -43,6 +45,9 @@ class Upstreams:
 
         self.metrics = metrics
         """What is counted of what becomes of requests and connections."""
+
+        self.identities = identities
+        """What opens the ways that no key of the configuration does."""
 
         self._settings = settings
         self._administration = administration
@@ -118,7 +123,9 @@ class Upstreams:
         if operation.is_administration:
             return self._administration
         access = caller.tenant.access
-        return access if caller.upstream_secret is None else replace(access, api_key=caller.upstream_secret)
+        if caller.upstream_secret is None:
+            return access
+        return replace(access, api_key=caller.upstream_secret, identity=None)
 
     def held_by(self, tenant: str, name: str) -> int:
         """Connections that a tenant's exchanges hold of the pools of this name, for the gauge."""

@@ -75,6 +75,7 @@ async def read_error(call: Call, head: Head) -> Unread | KeySearch | None:
     if head.status == 401:
         if call.exchange.caller.upstream_secret is not None:
             raise CredentialRefused("This realtime secret is no longer accepted. Ask for a new one.")
+        call.to.refused()
         raise _refused(head.status)
     reply, secrets = call.reply, call.to.secrets
     if reply.finished:
@@ -92,6 +93,7 @@ async def read_error(call: Call, head: Head) -> Unread | KeySearch | None:
         return Unread(head.status)
     about = head.status == 403 and len(text) <= _REFUSAL_BYTES and _ABOUT_A_KEY.search(text) is not None
     if about or await _quotes(text, secrets):
+        call.to.refused()
         raise _refused(head.status)
     return None
 

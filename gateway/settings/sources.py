@@ -24,7 +24,9 @@ from gateway.settings.settings import Settings, default_keys_dir
 from gateway.settings.variables import from_variables
 
 _URLS = frozenset({"http_proxy", "redis_url"})
-_PATHS = frozenset({"ca_file", "jwks_file", "key_files_dir", "keys_dir", "tls_certificate", "tls_key"})
+_PATHS = frozenset(
+    {"ca_file", "jwks_file", "key_files_dir", "keys_dir", "tls_certificate", "tls_key", "token_file"}
+)
 
 
 def load(
@@ -277,14 +279,16 @@ def _take_over_sdk_variables(
     if not isinstance(upstream, dict):
         return  # said when the whole is judged
     base_url, api_key = environ.get("OPENAI_BASE_URL", "").strip(), environ.get("OPENAI_API_KEY")
+    identity = upstream.get("workload_identity")
     if upstream.get("base_url") is None:
         upstream.pop("base_url", None)
-        if base_url:
+        # What another provider grants goes to no host that only a shell has named.
+        if base_url and not (isinstance(identity, dict) and "token_endpoint" in identity):
             try:
                 upstream["base_url"] = normal_base_url(base_url)
             except ValueError as error:
                 problems.append(Problem("OPENAI_BASE_URL", str(error)))
-    if api_key and not upstream.get("api_key"):
+    if api_key and not upstream.get("api_key") and identity is None:
         try:
             upstream["api_key"] = _sound(api_key, is_url=False)
         except ValueError as error:

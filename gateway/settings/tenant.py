@@ -9,6 +9,7 @@ from pydantic import Field
 from gateway.operations.scopes import OTHERS_USAGE
 from gateway.settings.limits import Limits
 from gateway.settings.section import BaseUrl, HeaderText, Secret, Section, UpstreamName
+from gateway.settings.workload_identity import WorkloadIdentity
 
 
 class TenantUpstream(Section):
@@ -17,13 +18,16 @@ class TenantUpstream(Section):
 
     name: UpstreamName | None = None
     """What metrics and the log call this way; several tenants may share a name. Unset: the tenant's ID where it has a
-    base_url or an api_key of its own, else the name of the common one."""
+    base_url, an api_key or a workload_identity of its own, else the name of the common one."""
 
     base_url: BaseUrl | None = None
     """Where this tenant's `/v1` is."""
 
     api_key: Secret = None
     """The key that its requests go up with."""
+
+    workload_identity: WorkloadIdentity | None = None
+    """In the place of a key, as that of the common upstream; not with an api_key in the same table."""
 
     organization: HeaderText | None = None
     """Sent as OpenAI-Organization; what tenants send under this name never passes."""

@@ -18,6 +18,7 @@ from gateway.settings.section import (
     Section,
     UpstreamName,
 )
+from gateway.settings.workload_identity import WorkloadIdentity
 
 _PROXY = "expected the URL of an HTTP proxy, such as http://proxy.internal:3128"
 
@@ -79,7 +80,10 @@ class Upstream(Section):
     """Where `/v1` is; unset: what OPENAI_BASE_URL says, else the public API."""
 
     api_key: Annotated[Secret, FOLLOWED] = None
-    """The gateway's own key; unset: OPENAI_API_KEY."""
+    """The gateway's own key; unset, and without a workload_identity: OPENAI_API_KEY."""
+
+    workload_identity: Annotated[WorkloadIdentity | None, FOLLOWED] = None
+    """In the place of a key: what opens the upstream for an hour or so, and is renewed in the background."""
 
     admin_api_key: Annotated[Secret, FOLLOWED] = None
     """Opens organization administration, with this key only; unset, those operations are closed."""

@@ -75,7 +75,8 @@ class _Supervision:
         self._stack = stack
         self._notifier = Notifier.from_environ(os.environ)
         self._counting = Counting(lambda: self._supervisor.workers, listeners)
-        self._fetching = Fetching(fetched=self._counting.common.jwks_fetched)
+        common = self._counting.common
+        self._fetching = Fetching(fetched=common.jwks_fetched, identity_asked=common.identity_asked)
         self._health = MachineHealth(
             lambda: [worker.state for worker in self._supervisor.workers],
             more=lambda: {"restart": asdict(self._supervisor.restart)},
@@ -209,7 +210,7 @@ class _Supervision:
         match message["say"]:
             case "counted":
                 self._counting.hear(worker, rest)
-            case "keys":
+            case "keys" | "identity":
                 self._fetching.answer_soon(worker, message)
 
     def _keep(self, running: Coroutine[Any, Any, None]) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import orjson
+
 from tests.day.scenes import BUDGETS, Scene, played, scene
+from tests.kit.identity import running_identity_endpoint, shown
 from tests.kit.redis import free_port
 from tests.kit.upstream import Script, ScriptedUpstream, Turn, answer_ok, breaks_off, silent
 
@@ -185,6 +188,37 @@ async def gets_slow(scene: Scene) -> None:
         await scene.resolves("GatewayUpstreamSlow")
 
 
+@scene(
+    "GatewayUpstreamIdentityNotRenewed",
+    "GatewayUpstreamIdentityExpires",
+    "GatewayErrorBudgetBurnsFast",
+    besides=BUDGETS,
+)
+async def an_identity_is_believed_no_more(scene: Scene) -> None:
+    scene.directory.mkdir(parents=True, exist_ok=True)
+    file = scene.directory / "of-the-platform"
+    shown(file, "what.the.platform-says")
+    async with running_identity_endpoint() as endpoint:
+        endpoint.seconds = 24
+        own = [f"{key} = {orjson.dumps(value).decode()}" for key, value in endpoint.table(file).items()]
+        table = "[tenants.beta.upstream.workload_identity]\n" + "\n".join(own)
+        served = await scene.gateway(
+            f'{TWO}[tenants.beta.upstream]\nbase_url = "{scene.upstream.base_url}"\n{table}\n'
+        )
+        async with served.calling("acme"), served.calling("beta"):
+            endpoint.believed = set()
+            alert = await scene.fires("GatewayUpstreamIdentityNotRenewed", "upstream beta", upstream="beta")
+            assert alert.labels["fault"] == "gateway"
+            assert "Mostly: refused" in alert.annotations["description"]
+            alert = await scene.fires("GatewayUpstreamIdentityExpires", "upstream beta", upstream="beta")
+            assert alert.labels["severity"] == "critical"
+            await scene.fires("GatewayErrorBudgetBurnsFast", scene.job, fault="gateway")
+            endpoint.believed, endpoint.seconds = None, 3600
+            await scene.resolves("GatewayUpstreamIdentityExpires")
+            await scene.resolves("GatewayUpstreamIdentityNotRenewed")
+            assert await served.ask("beta") == 200
+
+
 SCENES = (
     throttled_for_everybody,
     key_revoked,
@@ -196,6 +230,7 @@ SCENES = (
     cannot_be_reached,
     all_connections_are_taken,
     gets_slow,
+    an_identity_is_believed_no_more,
 )
 
 
