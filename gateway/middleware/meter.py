@@ -19,6 +19,7 @@ from gateway.middleware.answer_meter import AnswerReading
 from gateway.middleware.costs import Costs
 from gateway.middleware.late_watch import watch_late_work
 from gateway.middleware.session_meter import SessionMeter
+from gateway.objects.registry import Registry
 from gateway.operations.table import OperationTable, Rewrite, UsageReport
 from gateway.proxy.answer import Answer
 from gateway.proxy.handler import Handler, Middleware
@@ -40,11 +41,13 @@ def meter(
     costs: Costs,
     decided: Decided,
     lists: ModelLists,
+    registry: Registry | None,
     unseen_tokens_per_second: float,
 ) -> Middleware:
     """Know what each exchange used by the time it ends, and count it once; `late` has what is said after that.
 
-    `lists` learns which models there are from answers that list them.
+    `lists` learns which models there are from answers that list them; `registry` knows whose the objects are that the
+    requests of sessions name.
 
     `unseen_tokens_per_second`: LLM tokens that an upstream may have made unseen, where a client has left it.
     """
@@ -67,6 +70,7 @@ def meter(
                     table=table,
                     guesses=guesses,
                     decided=decided,
+                    registry=registry,
                     unseen_per_second=unseen_tokens_per_second,
                 )
             elif operation.counts_usage:

@@ -25,7 +25,17 @@ class Asked(Reservation):
     """One request, and what of its answer went by."""
 
     __slots__ = (
-        *("asked_at", "continues", "expires", "in_own_slot", "is_sure", "lane", "model", "remarks"),
+        *(
+            "asked_at",
+            "continues",
+            "expires",
+            "in_own_slot",
+            "is_kept",
+            "is_sure",
+            "lane",
+            "model",
+            "remarks",
+        ),
         "went_by",
     )
 
@@ -39,8 +49,12 @@ class Asked(Reservation):
         lane: str | None,
         continues: str | None,
         is_sure: bool = True,
+        is_kept: bool = True,
     ) -> None:
         super().__init__(key, cost, quotas)
+        self.is_kept = is_kept
+        """Whether the upstream keeps its response."""
+
         self.is_sure = is_sure
         """Whether a response is known to begin because of it."""
 
@@ -107,9 +121,11 @@ def _slots(quotas: QuotaSet) -> list[Quota]:
 class Made:
     """What is remembered of a response that this connection made."""
 
-    __slots__ = ("context", "lane", "model", "output")
+    __slots__ = ("context", "is_kept", "key", "lane", "model", "output")
 
     def __init__(self, request: Asked) -> None:
+        self.key = request.key
+        self.is_kept = request.is_kept
         self.context = 0
         """LLM tokens that whoever continues it has to read."""
 

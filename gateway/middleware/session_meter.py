@@ -12,10 +12,12 @@ from gateway.exchange.observers import StreamObserver
 from gateway.limits.charges import QuotaSet
 from gateway.limits.limiter import Limiter
 from gateway.middleware.admission import Decided
+from gateway.middleware.session_objects import SessionObjects
 from gateway.middleware.session_permits import SessionPermits
 from gateway.middleware.session_requests import SessionRequests
 from gateway.middleware.session_responses import SessionResponses
 from gateway.middleware.session_under_way import SessionUnderWay
+from gateway.objects.registry import Registry
 from gateway.operations.table import OperationTable
 from gateway.usage.guesses import Guesses
 from gateway.usage.ledger import UsageLedger
@@ -35,6 +37,7 @@ class SessionMeter:
         table: OperationTable,
         guesses: Guesses,
         decided: Decided,
+        registry: Registry | None,
         unseen_per_second: float,
     ) -> None:
         standing = exchange.standing
@@ -55,9 +58,12 @@ class SessionMeter:
                 count=self.count,
                 named=self._named,
             )
+            objects = SessionObjects(exchange, registry, operation, under_way)
             exchange.session_gate = SessionRequests(
-                exchange, permits, operation, table, under_way, guesses=guesses
+                exchange, permits, operation, table, under_way, guesses=guesses, objects=objects
             )
+            if standing.caller.tenant.scope is not None:
+                exchange.recorder = objects
             exchange.observers.append(under_way)
         elif standing.metered:
             quotas = QuotaSet.of(

@@ -14,6 +14,7 @@ from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import RequestGate, SessionVoice
 from gateway.limits.charges import QuotaSet
 from gateway.middleware.session_asked import Asked, SessionSlots, refused_event
+from gateway.middleware.session_objects import SessionObjects
 from gateway.middleware.session_permits import SessionPermits
 from gateway.middleware.session_under_way import SessionUnderWay
 from gateway.operations.table import Operation, OperationTable
@@ -39,8 +40,9 @@ class SessionRequests(RequestGate):
         under_way: SessionUnderWay,
         *,
         guesses: Guesses,
+        objects: SessionObjects,
     ) -> None:
-        """`operation`: whose requests these are; `under_way` follows those that go up."""
+        """`operation`: whose requests these are; `under_way` follows those that go up; `objects`: what is whose."""
         standing = exchange.standing
         assert standing is not None, "who calls is known"
         self._exchange = exchange
@@ -53,6 +55,7 @@ class SessionRequests(RequestGate):
         self._permits = permits
         self._under_way = under_way
         self._guesses = guesses
+        self._objects = objects
 
     def begin(self, voice: SessionVoice) -> None:
         """The session is open."""
@@ -81,8 +84,9 @@ class SessionRequests(RequestGate):
             asked = self._request(request, model, quotas)
             if request.kind != socket_requests.STEERS:  # it takes the place of the one that it steers
                 self._slots.take(asked, self._under_way.requests())
-            await self._under_way.reserve(asked)
+            await self._objects.admit(request, asked)
         else:
+            await self._objects.check(request)
             self._under_way.remarked(request)
         return goes_up
 
@@ -119,5 +123,12 @@ class SessionRequests(RequestGate):
         elif not request.generates:
             cost = cost._replace(output=0, maximum=None)
         continues = next((told for _, told in request.continues), None)
-        is_sure = socket_requests.asks_surely(request)
-        return self._under_way.new(cost, quotas, model=model, lane=lane, continues=continues, is_sure=is_sure)
+        return self._under_way.new(
+            cost,
+            quotas,
+            model=model,
+            lane=lane,
+            continues=continues,
+            is_sure=socket_requests.asks_surely(request),
+            is_kept=request.body.store is not False,
+        )

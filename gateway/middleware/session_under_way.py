@@ -70,6 +70,9 @@ class SessionUnderWay(StreamObserver):
         self._made: dict[str, Made] = {}
         """By the ids of the responses, those that began last behind."""
 
+        self.nothing_made: Callable[[Asked], None] = _said_to_nobody
+        """Is told what was asked for and came to nothing; set by whoever notes what is about to be made."""
+
         self._remarks = 0
         """What was said to none of those that run, and may yet be told an error about."""
 
@@ -102,11 +105,31 @@ class SessionUnderWay(StreamObserver):
         lane: str | None,
         continues: str | None,
         is_sure: bool = True,
+        is_kept: bool = True,
     ) -> Asked:
         """A request of this session, which nobody waits for yet."""
         self._numbered += 1
         key = f"{self._exchange.id}.{self._numbered}"
-        return Asked(key, cost, quotas, model=model, lane=lane, continues=continues, is_sure=is_sure)
+        return Asked(
+            key,
+            cost,
+            quotas,
+            model=model,
+            lane=lane,
+            continues=continues,
+            is_sure=is_sure,
+            is_kept=is_kept,
+        )
+
+    def answered(self, response_id: str, *, lane: str | None, continues: str | None) -> Asked | Made | None:
+        """What is known of the request whose answer this is, or will be once the event that says so has passed."""
+        return self._made.get(response_id) or self._found(lane, continues)
+
+    def take_back(self, request: Asked) -> None:
+        """A request that has been reserved does not go up after all."""
+        if request in self._asked:
+            self._came_to_nothing(request)
+        self.nothing_made(request)
 
     async def reserve(self, request: Asked) -> None:
         """Have a request reserved, whose answer is waited for from now on. Raises a GatewayError."""
@@ -210,17 +233,25 @@ class SessionUnderWay(StreamObserver):
 
     def _awaited(self, told: Told) -> Asked | None:
         """The request that this answers; it is waited for no more."""
-        waiting = self._waiting(told.lane)
-        waiting = [one for one in waiting if one.is_sure] or waiting
-        if not waiting:
+        waiting = self._sure(told.lane)
+        found = self._found(told.lane, told.continues)
+        if found is None:
             return None
-        found = next((one for one in waiting if one.continues == told.continues), waiting[0])
         self._asked.remove(found)
         let_rest(found)
         found.lane = told.lane
         # It may be any of them that the upstream has begun: who leaves before its end pays for the longest prompt.
         found.cost = found.cost._replace(input=max(one.cost.input or 0 for one in waiting))
         return found
+
+    def _found(self, lane: str | None, continues: str | None) -> Asked | None:
+        waiting = self._sure(lane)
+        return next((one for one in waiting if one.continues == continues), waiting[0] if waiting else None)
+
+    def _sure(self, lane: str | None) -> list[Asked]:
+        """Of what waits, that of which a response is known to begin, if there is any."""
+        waiting = self._waiting(lane)
+        return [one for one in waiting if one.is_sure] or waiting
 
     def _waiting(self, lane: str | None) -> list[Asked]:
         """What has gone up in a lane and has no answer yet; an upstream that knows no lanes answers in none."""
@@ -276,6 +307,7 @@ class SessionUnderWay(StreamObserver):
                 self._permits.settle(request, Usage())
         elif waiting is not None:
             self._came_to_nothing(waiting)
+            self.nothing_made(waiting)
 
     def _is_of_remark(self, lane: str | None) -> bool:
         """Whether an error may be about something that was said to a response. Each explains one."""
@@ -292,6 +324,7 @@ class SessionUnderWay(StreamObserver):
         for request in self._asked:
             if request.asked_at is not None and request.continues == told.continues:
                 self._came_to_nothing(request)
+                self.nothing_made(request)
                 return
 
     def _came_to_nothing(self, request: Asked) -> None:
@@ -315,3 +348,7 @@ class SessionUnderWay(StreamObserver):
             tenant = self._exchange.caller.tenant.id
             self._guesses.had(self._operation, tenant, request.model, used.output)
         self._permits.settle(request, used)
+
+
+def _said_to_nobody(request: Asked) -> None:
+    """Nobody has noted that something was about to be made."""

@@ -7,10 +7,18 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from gateway.proxy.channel import Channel
+from gateway.proxy.examiner import Judged
 from gateway.wire.frame_format import FrameRefused, build_text
 from gateway.wire.frames import FrameRelay
 
 _KEY_REFUSED = re.compile(rb'"code"\s*:\s*"invalid_api_key"')
+
+
+class EventExaminer(Protocol):
+    """Has the last word on messages of one direction that have to wait for it."""
+
+    async def verdict_on(self, event: bytes, *, whole: bool) -> Judged:
+        """What becomes of one, or, unless it is `whole`, of what begins so. Raises nothing."""
 
 
 class Listener(Protocol):
@@ -63,8 +71,11 @@ class Direction:
         *,
         to_upstream: bool,
         hidden: Sequence[bytes] = (),
+        examiner: EventExaminer | None = None,
     ) -> None:
+        """`examiner`: who is asked about what the relay says has to be examined."""
         self.relay = relay
+        self.examiner = examiner
         self._to_upstream = to_upstream
         self._hidden = hidden
         self._mute = False
@@ -112,6 +123,12 @@ class Direction:
             self._refuse(session, refused)
         else:
             self._judge(session)
+            self._see_whether_lost(session)
+
+    def overlook(self) -> None:
+        """What is kept of the message under way is kept no longer, and passes."""
+        if self.session is not None:
+            self._pass(self.session, self.relay.overlook())
 
     def _judge(self, session: Listener) -> None:
         """See what has become of what is kept, and whether the session ends."""
@@ -138,7 +155,12 @@ class Direction:
         """The source's connection is gone."""
         self.is_gone = True
         if self.session is not None:
-            self.session.lost(self)
+            self._see_whether_lost(self.session)
+
+    def _see_whether_lost(self, session: Listener) -> None:
+        """What came before its source went is heard first: an answer that is being recorded, and what is behind it."""
+        if self.is_gone and (self._to_upstream or self.relay.examined is None):
+            session.lost(self)
 
     def say(self, frame: bytes) -> None:
         """Send a frame of our own to the sink, when its turn has come."""

@@ -13,8 +13,7 @@ from gateway.policy.reading import may_name_in_event, read_event, says_nothing
 from gateway.proxy.reading import Reading, is_read_at_once
 from gateway.usage.realtime import is_sound
 from gateway.wire.body_facts import EventFacts
-from gateway.wire.frame_format import FrameRefused
-from gateway.wire.frames import Later, Verdict
+from gateway.wire.frame_format import FrameRefused, Later, Verdict
 
 SEARCHED_AT_ONCE_BYTES = 2**17
 

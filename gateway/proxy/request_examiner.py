@@ -13,8 +13,7 @@ from gateway.proxy.examiner import Instead, Judged, Told
 from gateway.proxy.reading import Reading, is_read_at_once
 from gateway.proxy.reading_process import Call
 from gateway.wire.body_facts import SocketRequest
-from gateway.wire.frame_format import FrameRefused
-from gateway.wire.frames import Later, Verdict
+from gateway.wire.frame_format import FrameRefused, Later, Verdict
 from gateway.wire.request_fields import BodyRefused
 
 

@@ -22,6 +22,7 @@ from gateway.proxy.channel import Channel, Held
 from gateway.proxy.client_channel import ClientChannel
 from gateway.proxy.direction import Direction
 from gateway.proxy.examiner import Examiner, Instead, Told
+from gateway.proxy.made_examiner import MadeExaminer
 from gateway.proxy.reading import Reading
 from gateway.proxy.reply import Reply
 from gateway.proxy.request_examiner import RequestExaminer
@@ -104,7 +105,13 @@ class Session:
             self._client,
             self._upstream,
             to_upstream=True,
+            examiner=self._examiner,
         )
+        recording = None
+        if exchange.recorder is not None:
+            recording = MadeExaminer(
+                exchange, reading, exchange.recorder, holds=exchange.caller.tenant.registered
+            )
         self._down = Direction(
             self,
             FrameRelay(
@@ -112,11 +119,15 @@ class Session:
                 max_message_bytes=edge.max_websocket_message_bytes,
                 own_prefix=prefix,
                 watch_bytes=watched_bytes,
+                examine=None if recording is None else recording.examine,
+                examine_bytes=watched_bytes,
+                suspicious=lambda _part: False,
             ),
             self._upstream,
             self._client,
             to_upstream=False,
             hidden=hidden,
+            examiner=recording,
         )
         principal = caller.principal
         self._deadlines = (
@@ -227,7 +238,7 @@ class Session:
                 room.release()
         elif not room.take_now(kept_bytes):
             if direction is self._down:
-                direction.relay.overlook()
+                direction.overlook()
                 return
             direction.relay.give_up()
             raise FrameRefused(1013, room.refuse(kept_bytes).message)
@@ -244,7 +255,8 @@ class Session:
         try:
             while relay.examined is not None or sink.writing_paused:
                 if (event := relay.examined) is not None:
-                    verdict = await self._examiner.verdict_on(event, whole=relay.examined_whole)
+                    assert direction.examiner is not None, "it is what had the event wait"
+                    verdict = await direction.examiner.verdict_on(event, whole=relay.examined_whole)
                     match verdict:
                         case Told():
                             self.tell_client(verdict.event)

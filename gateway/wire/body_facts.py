@@ -140,3 +140,9 @@ class SocketRequest(NamedTuple):
 
     generates: bool
     """Whether it wants an answer, and is not there to be continued alone."""
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """What it names of kinds that the registry knows, the responses that it continues among them."""
+        continued = (Reference("response", response_id, member) for member, response_id in self.continues)
+        return tuple(dict.fromkeys((*continued, *self.body.named.references)))

@@ -4,6 +4,7 @@ import hashlib
 import secrets
 from base64 import b64encode
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Final
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
@@ -14,6 +15,16 @@ NO_CODE = 1005
 
 MAX_CONTROL_BYTES = 125
 _ACCEPT_SUFFIX = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+class Later(Enum):
+    """What an examination says that takes a while: the message waits, and everything behind it."""
+
+    LATER = auto()
+
+
+Verdict = str | Later | None
+"""Why a message is refused; LATER when nobody knows yet; None when it passes."""
 
 
 class FrameRefused(Exception):

@@ -10,7 +10,6 @@ direction knows the pongs that answer them and keeps them from the peer that nev
 """
 
 from collections.abc import Callable
-from enum import Enum, auto
 
 from gateway.wire.frame_format import (
     BINARY,
@@ -20,6 +19,8 @@ from gateway.wire.frame_format import (
     TEXT,
     FrameHead,
     FrameRefused,
+    Later,
+    Verdict,
     read_close,
     read_head,
     unmask,
@@ -35,21 +36,11 @@ _SHORTEST_BYTES, _LONGEST_BYTES = 8, 0xFFFF
 """Whatever is shorter is not worth a way of its own, or longer."""
 
 
-class Later(Enum):
-    """What an examination says that takes a while: the message waits, and everything behind it."""
-
-    LATER = auto()
-
-
-Verdict = str | Later | None
-"""Why a message is refused; LATER when nobody knows yet; None when it passes."""
-
-
 class FrameRelay:
     """Decides, for one direction of a connection, which bytes pass. Memory is bounded by its arguments.
 
-    `watch_bytes`: complete messages up to this size are kept for `take_texts`; larger ones are skipped, and so is one
-    that is to be overlooked.
+    `watch_bytes`: complete messages up to this size are kept for `take_texts` until they have passed; larger ones are
+    skipped, and so is one that is to be overlooked.
     `examine`: called with every complete data message (binary too: an upstream may read JSON out of either)
     before any of it passes, but for those that come whole and of which `plain`, given payload and mask, says that
     they are UTF-8 and need not be seen; says whether it does. After LATER the message is `examined`, nothing more
@@ -162,6 +153,8 @@ class FrameRelay:
                 payload, mask = unmask(payload, mask), b""
                 if (data[0] == _WHOLE_TEXT and not is_utf8(payload)) or self._examine(payload) is not None:
                     return False
+                if length <= self._watch_bytes:
+                    self._texts.append(payload)
         elif (
             not (payload.isascii() and not mask)  # most are, and a call costs more than to see it
             and data[0] == _WHOLE_TEXT
@@ -179,19 +172,26 @@ class FrameRelay:
 
         `instead`: this goes in place of a whole message, such as nothing; what stands behind it does as it came.
         """
-        held, self._held, self.examined = bytes(self._held or b""), None, None
+        held, self._held = bytes(self._held or b""), None
+        examined, self.examined = self.examined, None
         self.calm = False
         if refusal is not None:
             self._refused = True
             raise refusal
+        if self._watch_bytes and examined is not None and instead is None:
+            self._texts.append(examined)
         passed: list[bytes] = []
         self._pass(held if instead is None else instead, passed)
         return self._go_on(b"", passed)
 
-    def overlook(self) -> None:
-        """Keep nothing of the message under way for `take_texts`: there is no room."""
-        if self._held is None:
-            self._kept = None
+    def overlook(self) -> bytes:
+        """Keep nothing of the message under way, be it for `take_texts` or until it has been examined: there is no
+        room. Returns what was held of it; one that is `examined` stays, for it grows no more."""
+        passed: list[bytes] = []
+        if self.examined is None:
+            held, self._held, self._kept = bytes(self._held or b""), None, None
+            self._pass(held, passed)
+        return b"".join(passed)
 
     def give_up(self) -> None:
         """Pass nothing more, and let go of what was kept."""
@@ -389,6 +389,8 @@ class FrameRelay:
             return
         if verdict is not None:
             raise FrameRefused(1008, verdict)
+        if self._watch_bytes:
+            self._texts.append(message)
         self._pass(bytes(held), passed)
 
     def _pass(self, frame_bytes: bytes, passed: list[bytes]) -> None:

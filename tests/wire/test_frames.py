@@ -23,10 +23,11 @@ from gateway.wire.frame_format import (
     PONG,
     TEXT,
     FrameRefused,
+    Later,
     build_close,
     build_ping,
 )
-from gateway.wire.frames import FrameRelay, Later
+from gateway.wire.frames import FrameRelay
 
 MASK = b"\x11\x22\x33\x44"
 PREFIX = b"8 random"
