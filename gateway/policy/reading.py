@@ -119,6 +119,7 @@ def read_body(body: bytes, question: Question) -> BodyFacts:
     place = place_of(body, "model") if nameless else None
     length = prompt_estimate(document) if prompt else NO_PROMPT
     images = "tools" in document and offers_images(document["tools"])
+    store = document.get("store")
     return tuple.__new__(  # as BodyFacts(…), without its frame
         BodyFacts,
         (
@@ -133,6 +134,8 @@ def read_body(body: bytes, question: Question) -> BodyFacts:
             place,
             asking,
             images,
+            store if type(store) is bool else None,
+            (),
         ),
     )
 
