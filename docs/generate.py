@@ -47,7 +47,7 @@ TABLES_BY_NAME = {
     "provisioning": "Projects of tenants",
     "tenants": "Tenants",
 }
-MEMBERS = {"issuers": "NAME"}
+MEMBERS = {"issuers": "NAME", "models": "PATTERN", "subjects": "PATTERN"}
 """What stands for the name of one table among many, where it is no id."""
 
 UNITS = {
@@ -118,7 +118,7 @@ def _section(
                 )
             )
         elif followed is not None:
-            deeper.append((name, inner, "PATTERN." if get_origin(field.annotation) is dict else ""))
+            deeper.append((name, inner, f"{MEMBERS[name]}." if get_origin(field.annotation) is dict else ""))
     yield f"### {title}"
     yield ""
     if prefix:

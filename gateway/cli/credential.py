@@ -26,8 +26,8 @@ from gateway.cli.options import (
 )
 from gateway.cli.register import enter
 from gateway.cli.stores import shared_credentials
+from gateway.credentials.claims import MAX_SUBJECT_CHARACTERS
 from gateway.credentials.issue import Issued, IssuedCredential, issue
-from gateway.credentials.issuers import MAX_NAME_CHARACTERS
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import KeyProblem
 from gateway.credentials.revocation_file import RevocationFile
@@ -195,7 +195,7 @@ def _revoke(options: argparse.Namespace) -> int:
         raise ValueError("--jti takes the id of a credential, as `gateway credential inspect` shows it")
     if options.subject is not None and not _is_name(options.subject):
         raise ValueError(
-            f"--subject takes who calls, 1 to {MAX_NAME_CHARACTERS} printable characters; without it, all of the "
+            f"--subject takes who calls, 1 to {MAX_SUBJECT_CHARACTERS} printable characters; without it, all of the "
             "tenant's are revoked"
         )
     settings = settings_from(options)
@@ -213,7 +213,7 @@ def _revoke(options: argparse.Namespace) -> int:
 
 def _is_name(text: str) -> bool:
     """Whether a credential can have it as its id or its subject: what none has would revoke none."""
-    return text.isprintable() and 0 < len(text) <= MAX_NAME_CHARACTERS
+    return text.isprintable() and 0 < len(text) <= MAX_SUBJECT_CHARACTERS
 
 
 async def _enter(settings: Settings, issued: Issued) -> None:

@@ -14,6 +14,7 @@ from gateway.cli.command_line import nearest
 from gateway.cli.first_run import check_nobody_has_any
 from gateway.cli.options import keyless
 from gateway.credentials.configured_issuers import other_issuers
+from gateway.credentials.key_fetch import FetchFailed, read_bearer
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import KeyProblem
 from gateway.credentials.revocation_file import RevocationFile
@@ -43,7 +44,7 @@ def foreseen(settings: Settings, known: Iterable[Problem]) -> list[Problem]:
             use(settings)
         except SettingsInvalid as invalid:
             found += invalid.problems
-    for look in (unusable_redis, _keys, _revocations):
+    for look in (unusable_redis, _keys, _revocations, _bearers_of_issuers):
         found += look(settings)
     return [problem for problem in found if problem.key not in keys]
 
@@ -132,13 +133,26 @@ def _tenants_of_issuers(settings: Settings, unsound: Collection[str]) -> Iterato
     tenants = {*settings.tenants, *unsound}
     for name, issuer in settings.issuers.items():
         field = "tenants" if issuer.tenant is None else "tenant"
-        for tenant in issuer.tenants if issuer.tenant is None else (issuer.tenant,):
-            if tenant not in tenants and tenant != "*":
+        spoken_for = [(field, tenant) for tenant in issuer.tenants or (issuer.tenant,)]
+        spoken_for += [
+            (f"subjects.{pattern}.tenant", grant.tenant) for pattern, grant in issuer.subjects.items()
+        ]
+        for key, tenant in spoken_for:
+            if tenant is not None and tenant not in tenants and tenant != "*":
                 near = nearest(tenant, tenants)
                 yield Problem(
-                    f"issuers.{name}.{field}",
-                    f"the configuration has no tenant {tenant!r}{near}: all get 403",
+                    f"issuers.{name}.{key}", f"the configuration has no tenant {tenant!r}{near}: all get 403"
                 )
+
+
+def _bearers_of_issuers(settings: Settings) -> Iterator[Problem]:
+    """Files that open key sets and cannot be read now: a start does not wait for one, and has no keys without."""
+    for name, issuer in settings.issuers.items():
+        if issuer.jwks_bearer_token_file is not None:
+            try:
+                read_bearer(issuer.jwks_bearer_token_file)
+            except FetchFailed as failed:
+                yield Problem(f"issuers.{name}.jwks_bearer_token_file", str(failed))
 
 
 _USES: tuple[Callable[[Settings], object], ...] = (

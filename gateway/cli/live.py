@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
-import aiohttp
-
 from gateway.cli.drawing import shown
 from gateway.cli.live_accounts import ask_all, mistaken, separable
+from gateway.credentials.key_fetch import FetchFailed, KeySource, fetched
 from gateway.credentials.key_ring import KeyRing
-from gateway.credentials.key_sets import FetchFailed, Pace, fetched
+from gateway.credentials.key_sets import Pace
 from gateway.policy.tenants import TenantPolicy
 from gateway.settings.certificates import trusted_certificates
 from gateway.settings.section import revealed
@@ -71,7 +70,7 @@ async def ask_everybody(settings: Settings, policies: Mapping[str, TenantPolicy]
     asking.append(("the upstream", lambda answer: _ask_upstream(answer, settings, policies)))
     for name, issuer in settings.issuers.items():
         if issuer.jwks_url is not None:
-            asking.append((f"issuers.{name}", _keys_of(name, issuer.jwks_url)))
+            asking.append((f"issuers.{name}", _keys_of(name, KeySource.of(issuer))))
     return await asyncio.gather(*(_asked(name, ask) for name, ask in asking))
 
 
@@ -136,15 +135,17 @@ def _expiry(connection: ssl.SSLObject) -> datetime:
     return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate["notAfter"])), UTC)
 
 
-def _keys_of(name: str, url: str) -> Callable[[Answer], Awaitable[None]]:
+def _keys_of(name: str, source: KeySource) -> Callable[[Answer], Awaitable[None]]:
+    url = source.url
+
     async def ask(answer: Answer) -> None:
         try:
             async with asyncio.timeout(Pace().fetch_seconds):
-                ring = KeyRing.published(strict_object(await fetched(url)))
+                ring = KeyRing.published(strict_object(await fetched(source)))
         except TimeoutError:
             answer.problems.append(f"issuers.{name}.jwks_url: {url} does not answer in time")
-        except (FetchFailed, aiohttp.ClientError, OSError, ValueError) as error:
-            answer.problems.append(f"issuers.{name}.jwks_url: {url}: {error or type(error).__name__}")
+        except (FetchFailed, ValueError) as error:
+            answer.problems.append(f"issuers.{name}.jwks_url: {url}: {error}")
         else:
             kids = ", ".join(shown(key.kid) for key in ring)
             answer.lines.append(f"issuers.{name}: {url} has keys that can be used: {kids}")

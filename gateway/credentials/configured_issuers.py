@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from gateway.credentials.issuers import UNTYPED, Ceiling, ClaimNames, Issuer, Keys, claim_path, short_type
+from gateway.credentials.claims import ClaimNames, claim_path
+from gateway.credentials.issuers import UNTYPED, Ceiling, Issuer, Keys, short_type
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import Algorithm, KeyProblem
+from gateway.credentials.subjects import Grant, Subjects
+from gateway.operations.model_patterns import narrowed
 from gateway.operations.scopes import ScopeProblem, Vocabulary, expand
+from gateway.settings.certificates import trusted_certificates
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.section import Problem, SettingsInvalid
 from gateway.settings.settings import Credentials
@@ -39,32 +43,88 @@ def other_issuers(
     problems: list[Problem] = []
     issuers: list[Issuer] = []
     names = {own_name: "this gateway's own (credentials.issuer)"}
+    domains: dict[str, str] = {}
     for short, settings in configured.items():
         where = f"issuers.{short}"
-        if settings.issuer in names:
-            problems.append(Problem(f"{where}.issuer", f"is also {names[settings.issuer]}"))
-        names[settings.issuer] = f"that of issuers.{short}"
+        if settings.name in names:
+            key = "issuer" if settings.issuer else "spiffe_trust_domain"
+            problems.append(Problem(f"{where}.{key}", f"is also {names[settings.name]}"))
+        names[settings.name] = f"that of issuers.{short}"
+        domain = settings.spiffe_trust_domain
+        if domain in domains:
+            problems.append(Problem(f"{where}.spiffe_trust_domain", f"is also that of {domains[domain]}"))
+        elif domain is not None:
+            domains[domain] = where
         scopes = frozenset[str]()
         try:
             scopes = expand(settings.scopes, vocabulary.scopes)
         except ScopeProblem as problem:
             problems += [Problem(f"{where}.scopes", text) for text in problem.problems]
         try:
+            if settings.jwks_ca_file is not None:
+                trusted_certificates(settings.jwks_ca_file, key=f"{where}.jwks_ca_file")
+        except SettingsInvalid as invalid:
+            problems += invalid.problems
+        grants = list(_grants(where, settings, scopes, vocabulary, problems))
+        try:
             keys = keys_from_url(short, settings) if settings.jwks_url else _static_keys(settings)
         except KeyProblem as problem:
             source = "jwks" if settings.jwks_file is None else "jwks_file"
             problems += [Problem(f"{where}.{source}", text) for text in problem.problems]
             continue
-        issuers.append(_issuer(settings, keys, vocabulary, scopes))
+        issuers.append(_issuer(settings, keys, vocabulary, scopes, grants))
     if problems:
         raise SettingsInvalid(problems)
     return issuers
 
 
-def _issuer(settings: IssuerSettings, keys: Keys, vocabulary: Vocabulary, scopes: frozenset[str]) -> Issuer:
+def _grants(
+    where: str,
+    issuer: IssuerSettings,
+    most: frozenset[str],
+    vocabulary: Vocabulary,
+    problems: list[Problem],
+) -> Iterator[Grant]:
+    """What the subjects of an issuer get. What an entry has beyond the issuer's own is a mistake in one of them."""
+    read: dict[
+        tuple[str, ...], frozenset[str]
+    ] = {}  # thousands of entries have few sets of scopes among them
+    for pattern, grant in issuer.subjects.items():
+        key = f"{where}.subjects.{pattern}"
+        scopes = models = None
+        if grant.scopes is not None:
+            try:
+                scopes = read.get(grant.scopes)
+                if scopes is None:
+                    scopes = read[grant.scopes] = expand(grant.scopes, vocabulary.scopes)
+            except ScopeProblem as problem:
+                problems += [Problem(f"{key}.scopes", text) for text in problem.problems]
+                continue
+            if not scopes <= most:
+                beyond = [word for word in grant.scopes if not expand([word], vocabulary.scopes) <= most]
+                problems.append(
+                    Problem(f"{key}.scopes", f"beyond the scopes of the issuer itself: {', '.join(beyond)}")
+                )
+        models = issuer.models if grant.models is None else grant.models
+        if grant.models is not None and issuer.models is not None:
+            for model in grant.models:
+                if not narrowed((model,), issuer.models):
+                    text = f"beyond the models of the issuer itself: {model}"
+                    problems.append(Problem(f"{key}.models", text))
+            models = narrowed(grant.models, issuer.models)
+        yield Grant(pattern, grant.tenant or issuer.tenant, scopes, models)
+
+
+def _issuer(
+    settings: IssuerSettings,
+    keys: Keys,
+    vocabulary: Vocabulary,
+    scopes: frozenset[str],
+    grants: Sequence[Grant],
+) -> Issuer:
     claims = settings.claims
     return Issuer(
-        name=settings.issuer,
+        name=settings.name,
         audience=settings.audience,
         audience_lists=settings.audience_lists,
         keys=keys,
@@ -79,6 +139,8 @@ def _issuer(settings: IssuerSettings, keys: Keys, vocabulary: Vocabulary, scopes
             models=claim_path(claims.models),
         ),
         tenant=settings.tenant,
+        subjects=Subjects(grants) if settings.subjects else None,
+        trust_domain=settings.spiffe_trust_domain,
         id_required=settings.require_jti,
         max_lifetime_seconds=settings.max_lifetime_seconds,
         session_seconds=settings.session_seconds,

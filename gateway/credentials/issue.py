@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from gateway.credentials import jws
-from gateway.credentials.issuers import VERSION_CLAIM
+from gateway.credentials.claims import VERSION_CLAIM
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import KeyProblem
 from gateway.credentials.principal import CredentialError, Principal

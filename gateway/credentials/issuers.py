@@ -11,26 +11,33 @@ nothing here or go beyond what it may grant are left out; everything else that i
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from types import MappingProxyType
 from typing import Protocol
 
+from gateway.credentials.claims import (
+    ABSENT,
+    MAX_NAME_CHARACTERS,
+    MAX_SUBJECT_CHARACTERS,
+    ClaimNames,
+    Claims,
+    claim_at,
+    read_limits,
+    read_name,
+    read_version,
+    read_words,
+    spelled,
+)
 from gateway.credentials.jws import SignedMessage
 from gateway.credentials.keys import FOREIGN_KID, KID, Algorithm, Key
 from gateway.credentials.principal import Check, CredentialExpired, CredentialNotAccepted, Principal
-from gateway.limits.terms import Dimension, Quota
+from gateway.credentials.spiffe import trust_domain_of
+from gateway.credentials.subjects import Grant, Subjects
 from gateway.operations.model_patterns import narrowed
 from gateway.operations.scopes import ScopeProblem, Vocabulary, is_scope, parse_words
 from gateway.operations.scopes import parse as parse_scopes
 from gateway.settings.section import TENANT_ID
 
-MAX_NAME_CHARACTERS = 256
-
 _MOST_PATTERNS = 64
 """In the scopes of another issuer: each is held against all scopes, while nobody else is served."""
-
-VERSION_CLAIM = "scope_version"
-"""The version of the operation table by which groups and patterns in `scope` are meant. Credentials of ours that hold
-scopes alone have none, as those of gateways that knew of no version."""
 
 TYPES = frozenset({"jwt", "at+jwt"})
 UNTYPED = ""
@@ -41,36 +48,12 @@ ANY_TENANT = "*"
 # `crit` and `b64` change what a signature means; the others bring a key along.
 _REFUSED_HEADER_MEMBERS = frozenset({"crit", "b64", "jku", "jwk", "x5u", "x5c"})
 
-ClaimPath = tuple[str, ...]
-"""The members to follow from the top of the claims."""
-
-Claims = Mapping[str, object]
-
 
 class Keys(Protocol):
     """Where the keys of one issuer are looked up."""
 
     def get(self, kid: str) -> Key | None:
         """Return the key of this kid, at once. Raises CredentialUndecided while nobody knows which keys there are."""
-
-
-def claim_path(name: str | ClaimPath) -> ClaimPath:
-    """Read the name of a claim: a list is the way; of a text, dots lead into nested claims, but a URI is one claim."""
-    if not isinstance(name, str):
-        return name
-    return (name,) if ":" in name or "/" in name else tuple(name.split("."))
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimNames:
-    """Which claim says what."""
-
-    tenant: ClaimPath = ("tenant",)
-    subject: ClaimPath = ("sub",)
-    scopes: ClaimPath | None = ("scope",)
-    """None: its credentials name no scopes; each gets all that the issuer may grant."""
-
-    models: ClaimPath = ("models",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +86,15 @@ class Issuer:
     types: frozenset[str] = TYPES
     """Accepted `typ`, in lower case and without `application/`."""
 
-    claims: ClaimNames = ClaimNames()
+    claims: ClaimNames = field(default_factory=ClaimNames)
     tenant: str | None = None
     """The tenant of all its credentials; None: a claim says which."""
+
+    subjects: Subjects | None = None
+    """What its subjects get, where it tells them apart; no other counts then."""
+
+    trust_domain: str | None = None
+    """Its credentials are JWT-SVIDs of this SPIFFE trust domain, which need neither `iss` nor `iat`."""
 
     id_required: bool = True
     """Whether a credential must have a `jti`, by which alone it can be told from others of its subject."""
@@ -122,25 +111,35 @@ class Issuer:
         """
         key = self.signer(message)
         self._check_audience(claims.get("aud"))
+        self._check_trust_domain(claims.get("sub"))
+        subject = self._subject(claims)
+        grant = self.grant(subject)
+        issued_at, expires_at = self._times(claims)
         principal = Principal(
-            tenant=self._tenant(claims),
-            subject=_name(_claim(claims, self.claims.subject), self.claims.subject),
-            scopes=self._scopes(claims),
+            tenant=self._tenant(claims, grant),
+            subject=subject,
+            scopes=self._scopes(claims, grant),
             credential_id=self._credential_id(message, claims),
-            issued_at=(issued_at := self._seconds(claims, "iat")),
-            expires_at=(expires_at := self._seconds(claims, "exp")),
-            models=self._models(claims),
-            limits=_limits(claims) if self.ceiling is None else None,
-            scope_version=_version(claims) if self.ceiling is None else None,
+            issued_at=issued_at,
+            expires_at=expires_at,
+            models=self._models(claims, grant),
+            limits=read_limits(claims) if self.ceiling is None else None,
+            scope_version=read_version(claims) if self.ceiling is None else None,
             issuer=self.name,
             key_id=key.kid,
             session_seconds=self.session_seconds,
         )
-        if not 0 < expires_at - issued_at <= self.max_lifetime_seconds:
+        if "iat" not in claims:
+            if not expires_at - now <= self.max_lifetime_seconds + leeway_seconds:
+                raise CredentialNotAccepted(
+                    f"there is no iat, and exp is not within {self.max_lifetime_seconds} seconds from now",
+                    Check.LIFETIME,
+                )
+        elif not 0 < expires_at - issued_at <= self.max_lifetime_seconds:
             raise CredentialNotAccepted(
                 f"exp is not within {self.max_lifetime_seconds} seconds after iat", Check.LIFETIME
             )
-        if issued_at > now + leeway_seconds:
+        elif issued_at > now + leeway_seconds:
             raise CredentialNotAccepted("iat is in the future", Check.NOT_YET)
         if "nbf" in claims and self._seconds(claims, "nbf") > now + leeway_seconds:
             raise CredentialNotAccepted("nbf is in the future", Check.NOT_YET)
@@ -158,19 +157,31 @@ class Issuer:
         most = self.ceiling
         if most is None:
             return principal
-        if not self._speaks_for(principal.tenant):
+        grant = self.grant(principal.subject)
+        if not self._speaks_for(principal.tenant, grant):
             raise CredentialNotAccepted(
                 "its tenant is one that the issuer may not speak for any more", Check.TENANT
             )
         models = principal.models
-        if most.models is not None:
-            models = most.models if models is None else narrowed(models, most.models)
+        if grant.models is not None:
+            models = grant.models if models is None else narrowed(models, grant.models)
         return replace(
             principal,
-            scopes=principal.scopes & most.scopes,
+            scopes=principal.scopes & (most.scopes if grant.scopes is None else grant.scopes),
             models=models,
             session_seconds=self.session_seconds,
         )
+
+    def grant(self, subject: str) -> Grant:
+        """What a subject gets at most; raises CredentialNotAccepted for one that does not count."""
+        if self.subjects is None:
+            return Grant("", self.tenant, None, None if self.ceiling is None else self.ceiling.models)
+        grant = self.subjects.grant(subject)
+        if grant is None:
+            raise CredentialNotAccepted(
+                f"no pattern of the issuer's subjects matches {subject}", Check.SUBJECT
+            )
+        return grant
 
     def signer(self, message: SignedMessage) -> Key:
         """Return the key of this issuer that signed a message; raises CredentialNotAccepted."""
@@ -211,6 +222,24 @@ class Issuer:
         if not isinstance(audience, list) or self.audience not in audience:
             raise CredentialNotAccepted("aud is not this audience", Check.AUDIENCE)
 
+    def _subject(self, claims: Claims) -> str:
+        most = MAX_NAME_CHARACTERS if self.ceiling is None else MAX_SUBJECT_CHARACTERS
+        return read_name(claim_at(claims, self.claims.subject), self.claims.subject, most)
+
+    def _check_trust_domain(self, subject: object) -> None:
+        if self.trust_domain is not None and trust_domain_of(subject) != self.trust_domain:
+            raise CredentialNotAccepted(
+                f"sub is no SPIFFE id of a workload in {self.trust_domain}", Check.SUBJECT
+            )
+
+    def _times(self, claims: Claims) -> tuple[float, float]:
+        """When it was issued, and when it expires. Where the former may be missing it is the earliest that can be, so
+        that no revocation is escaped."""
+        if self.trust_domain is None or "iat" in claims:
+            return self._seconds(claims, "iat"), self._seconds(claims, "exp")
+        expires_at = self._seconds(claims, "exp")
+        return expires_at - self.max_lifetime_seconds, expires_at
+
     def _seconds(self, claims: Claims, claim: str) -> float:
         """Read a moment: whole seconds of ours, of others whatever RFC 7519 calls a NumericDate."""
         value = claims.get(claim)
@@ -221,44 +250,46 @@ class Issuer:
             raise CredentialNotAccepted(f"{claim} is not {whole}unix seconds")
         return value
 
-    def _tenant(self, claims: Claims) -> str:
-        if self.tenant is not None:
-            return self.tenant
+    def _tenant(self, claims: Claims, grant: Grant) -> str:
+        if grant.tenant is not None:
+            return grant.tenant
         path = self.claims.tenant
-        value = _claim(claims, path)
+        value = claim_at(claims, path)
         if not isinstance(value, str) or not TENANT_ID.fullmatch(value):
-            raise CredentialNotAccepted(f"{_spelled(path)} is not a tenant id", Check.TENANT)
-        if not self._speaks_for(value):
+            raise CredentialNotAccepted(f"{spelled(path)} is not a tenant id", Check.TENANT)
+        if not self._speaks_for(value, grant):
             raise CredentialNotAccepted(
-                f"{_spelled(path)} is a tenant that the issuer may not speak for", Check.TENANT
+                f"{spelled(path)} is a tenant that the issuer may not speak for", Check.TENANT
             )
         return value
 
-    def _speaks_for(self, tenant: str) -> bool:
-        if self.tenant is not None:
-            return tenant == self.tenant
+    def _speaks_for(self, tenant: str, grant: Grant) -> bool:
+        if grant.tenant is not None:
+            return tenant == grant.tenant
         return self.ceiling is None or not self.ceiling.tenants.isdisjoint((tenant, ANY_TENANT))
 
     def _credential_id(self, message: SignedMessage, claims: Claims) -> str:
         if self.id_required or "jti" in claims:
-            return _name(claims.get("jti"), ("jti",))
+            return read_name(claims.get("jti"), ("jti",))
         # Of what was signed: of some signatures anyone can make another that is valid too.
         return f"sha256:{sha256(message.signed).hexdigest()[:32]}"
 
-    def _scopes(self, claims: Claims) -> frozenset[str]:
+    def _scopes(self, claims: Claims, grant: Grant) -> frozenset[str]:
         if self.ceiling is None:
             return self._own_scopes(claims)
         path = self.claims.scopes
-        if path is None:
-            return self.ceiling.scopes
-        words = frozenset(_words(_claim(claims, path), path))
+        most = self.ceiling.scopes if grant.scopes is None else grant.scopes
+        value = ABSENT if path is None else claim_at(claims, path)
+        if path is None or (value is ABSENT and grant.scopes is not None):
+            return most
+        words = frozenset(read_words(value, path))
         if sum("*" in word for word in words) > _MOST_PATTERNS:
-            raise CredentialNotAccepted(f"{_spelled(path)} has more than {_MOST_PATTERNS} patterns")
-        return self.ceiling.scopes & self.vocabulary.meaning(words)
+            raise CredentialNotAccepted(f"{spelled(path)} has more than {_MOST_PATTERNS} patterns")
+        return most & self.vocabulary.meaning(words)
 
     def _own_scopes(self, claims: Claims) -> frozenset[str]:
         """Read what we granted: scopes, or beside the version of the table, by which they are meant, groups too."""
-        value, version = claims.get("scope"), _version(claims)
+        value, version = claims.get("scope"), read_version(claims)
         if not isinstance(value, str):
             raise CredentialNotAccepted("scope is not a string")
         try:
@@ -269,76 +300,17 @@ class Issuer:
             raise CredentialNotAccepted(str(problem)) from None
         return self.vocabulary.meaning(words, version).union(filter(is_scope, words))
 
-    def _models(self, claims: Claims) -> tuple[str, ...] | None:
-        path = self.claims.models
-        value = _claim(claims, path)
-        most = None if self.ceiling is None else self.ceiling.models
-        if value is _ABSENT:
+    def _models(self, claims: Claims, grant: Grant) -> tuple[str, ...] | None:
+        path, most = self.claims.models, grant.models
+        value = claim_at(claims, path)
+        if value is ABSENT:
             return most
         if self.ceiling is None and not isinstance(value, list):
             raise CredentialNotAccepted("models is not a list")
-        models = tuple(_name(model, path) for model in _words(value, path))
+        models = tuple(read_name(model, path) for model in read_words(value, path))
         return models if most is None else narrowed(models, most)
-
-
-_ABSENT = object()
-
-
-def _claim(claims: Claims, path: ClaimPath) -> object:
-    """Return what stands at the end of a path, or _ABSENT."""
-    value: object = claims
-    for member in path:
-        if not isinstance(value, dict) or member not in value:
-            return _ABSENT
-        value = value[member]
-    return value
-
-
-def _spelled(path: ClaimPath) -> str:
-    return ".".join(path)
 
 
 def short_type(media_type: str) -> str:
     """Return a `typ` as it is compared: RFC 7515 lets `application/` be left out."""
     return media_type.lower().removeprefix("application/")
-
-
-def _name(value: object, path: ClaimPath) -> str:
-    """Read a name that is safe in a log line: printable, so no control, direction or line characters."""
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_CHARACTERS or not value.isprintable():
-        raise CredentialNotAccepted(
-            f"{_spelled(path)} is not 1 to {MAX_NAME_CHARACTERS} printable characters"
-        )
-    return value
-
-
-def _words(value: object, path: ClaimPath) -> list[str]:
-    """Read a list of texts, or one text in which spaces separate them."""
-    words = value.split(" ") if isinstance(value, str) else value
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise CredentialNotAccepted(f"{_spelled(path)} is neither a text nor a list of texts")
-    return words
-
-
-def _version(claims: Claims) -> int | None:
-    if VERSION_CLAIM not in claims:
-        return None
-    version = claims[VERSION_CLAIM]
-    if type(version) is not int or version < 1:
-        raise CredentialNotAccepted(f"{VERSION_CLAIM} is not a version")
-    return version
-
-
-def _limits(claims: Claims) -> Mapping[str, int] | None:
-    """Read limits that can be kept; one that cannot must not be passed over."""
-    if "limits" not in claims:
-        return None
-    value = claims["limits"]
-    if not isinstance(value, dict) or not all(type(capacity) is int for capacity in value.values()):
-        raise CredentialNotAccepted("limits is not an object of whole numbers")
-    try:
-        for name, capacity in value.items():
-            Quota(Dimension(name), capacity, key="")
-    except ValueError:
-        raise CredentialNotAccepted("limits has a name or a number that is not a limit's") from None
-    return MappingProxyType(value)

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable
 
+from gateway.credentials.key_fetch import KeySource
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.key_sets import Fetch, KeySet, Pace
 from gateway.credentials.keys import Key
@@ -32,7 +33,7 @@ class JwksUrl:
     def __init__(
         self,
         issuer: str,
-        url: str,
+        source: KeySource,
         *,
         fetch: Fetch,
         stale_seconds: float,
@@ -41,7 +42,7 @@ class JwksUrl:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.issuer = issuer
-        self.url = url
+        self.source = source
         self.stale_seconds = stale_seconds
         self._fetch = fetch
         self._changed = changed
@@ -62,7 +63,7 @@ class JwksUrl:
         """
         if self._ring is None:
             raise CredentialUndecided(
-                f"there are no keys of issuer {self.issuer}, for {self.url} could not be fetched",
+                f"there are no keys of issuer {self.issuer}, for {self.source.url} could not be fetched",
                 retry_after_seconds=max(0.0, self._tries_at - self._clock()),
             )
         key = self._ring.get(kid)
@@ -101,7 +102,7 @@ class JwksUrl:
             was_missed = self._missed.is_set()
             self._missed.clear()
             asked_at = self._clock()
-            known = await self._fetch(self.issuer, self.url, max_age_seconds=old_enough)
+            known = await self._fetch(self.issuer, self.source, max_age_seconds=old_enough)
             is_new = self._take(known)
             self._tried.set()
             if was_missed and not is_new and known.tried_seconds_ago > self._clock() - asked_at:

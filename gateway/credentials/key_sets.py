@@ -12,15 +12,15 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
-import aiohttp
+from pydantic import SecretStr
 
+from gateway.credentials.key_fetch import FetchFailed, KeySource, fetched
 from gateway.credentials.key_ring import KeyRing
-from gateway.settings.certificates import trusted_certificates
+from gateway.settings.kept_file import KeptFile
 from gateway.wire.strict_json import strict_object
-
-MAX_DOCUMENT_BYTES = 64 * 1024
 
 _FORGET_SECONDS = 3600.0
 """After which nobody asks any more: who keeps a set fresh asks every five minutes at least."""
@@ -64,7 +64,7 @@ class KeySet:
 class Fetch(Protocol):
     """How a key set is asked for."""
 
-    async def __call__(self, issuer: str, url: str, *, max_age_seconds: float) -> KeySet:
+    async def __call__(self, issuer: str, source: KeySource, *, max_age_seconds: float) -> KeySet:
         """What is known once a fetch has ended at most so long ago; one that failed counts for thirty seconds.
 
         `issuer` is its short name. Never fails, and takes a little longer than a fetch at most.
@@ -72,10 +72,6 @@ class Fetch(Protocol):
 
     async def close(self) -> None:
         """Let everything go."""
-
-
-class FetchFailed(Exception):
-    """A key set that could not be fetched. The message is for the log."""
 
 
 @dataclass(slots=True)
@@ -104,18 +100,18 @@ class SharedFetch:
         self._fetched = fetched
         self._pace = pace or Pace()
         self._clock = clock
-        self._known: dict[str, _Known] = {}
+        self._known: dict[KeySource, _Known] = {}
 
-    async def __call__(self, issuer: str, url: str, *, max_age_seconds: float) -> KeySet:
+    async def __call__(self, issuer: str, source: KeySource, *, max_age_seconds: float) -> KeySet:
         now = self._clock()
         self._forget_others(now)
-        known = self._known.setdefault(url, _Known(now))
+        known = self._known.setdefault(source, _Known(now))
         known.asked_at = now
         pause = self._pace.pause_seconds
         enough = pause if known.trouble is not None else max(pause, max_age_seconds)
         if now - known.tried_at >= enough:
             if known.fetching is None:
-                known.fetching = asyncio.create_task(self._fetch(issuer, url, known))
+                known.fetching = asyncio.create_task(self._fetch(issuer, source, known))
             await asyncio.shield(known.fetching)  # others may wait for it, too
         now = self._clock()
         return KeySet(
@@ -124,7 +120,8 @@ class SharedFetch:
 
     async def answer(self, question: Mapping[str, Any]) -> dict[str, object]:
         """What an AskedFetch in another process asks."""
-        known = await self(question["issuer"], question["url"], max_age_seconds=question["max_age_seconds"])
+        source = KeySource(question["url"], _ca_file_told(question), _bearer_file_told(question))
+        known = await self(question["issuer"], source, max_age_seconds=question["max_age_seconds"])
         return {
             "document": None if known.document is None else known.document.decode(),
             "age_seconds": None if math.isinf(known.age_seconds) else known.age_seconds,
@@ -140,18 +137,18 @@ class SharedFetch:
         await asyncio.gather(*running, return_exceptions=True)
 
     def _forget_others(self, now: float) -> None:
-        for url, known in tuple(self._known.items()):
+        for source, known in tuple(self._known.items()):
             if now - known.asked_at > _FORGET_SECONDS:
-                del self._known[url]
+                del self._known[source]
 
-    async def _fetch(self, issuer: str, url: str, known: _Known) -> None:
+    async def _fetch(self, issuer: str, source: KeySource, known: _Known) -> None:
         try:
             async with asyncio.timeout(self._pace.fetch_seconds):
-                document = await fetched(url)
+                document = await fetched(source)
             result = "same" if document == known.document else _judged(issuer, document)
         except Exception as error:  # noqa: BLE001 (whatever a stranger's document provokes, fetching goes on)
             result = "failed"
-            trouble = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            trouble = _in_words(error)
             if trouble != known.trouble:  # one line per trouble, not per attempt
                 known.trouble = trouble
                 _log.warning("keys of issuer %s cannot be fetched: %.300r", issuer, trouble)
@@ -176,10 +173,11 @@ class AskedFetch:
         self._is_alone = False
         self._most_seconds = (pace or Pace()).fetch_seconds + _SLACK_SECONDS
 
-    async def __call__(self, issuer: str, url: str, *, max_age_seconds: float) -> KeySet:
+    async def __call__(self, issuer: str, source: KeySource, *, max_age_seconds: float) -> KeySet:
         try:
             async with asyncio.timeout(self._most_seconds):
-                answer = await self._ask({"issuer": issuer, "url": url, "max_age_seconds": max_age_seconds})
+                asked = {"issuer": issuer, "max_age_seconds": max_age_seconds}
+                answer = await self._ask(asked | _told(source))
         except Exception:  # noqa: BLE001 (whoever is asked may be gone: what is known here still holds)
             if not self._is_alone:
                 self._is_alone = True
@@ -198,35 +196,35 @@ class AskedFetch:
         """Nothing: who fetches is closed where it is."""
 
 
+def _told(source: KeySource) -> dict[str, object]:
+    """A source in a question: of the bearer its place alone, for who fetches reads it."""
+    ca_file, bearer_file = source.ca_file, source.bearer_file
+    return {
+        "url": source.url,
+        "ca_path": None if ca_file is None else str(ca_file.path),
+        "ca": None if ca_file is None else ca_file.content.get_secret_value(),
+        "bearer_file": None if bearer_file is None else str(bearer_file),
+    }
+
+
+def _ca_file_told(question: Mapping[str, Any]) -> KeptFile | None:
+    content = question.get("ca")  # which a worker of an earlier release does not say
+    return None if content is None else KeptFile(Path(question["ca_path"]), SecretStr(content))
+
+
+def _bearer_file_told(question: Mapping[str, Any]) -> Path | None:
+    path = question.get("bearer_file")
+    return None if path is None else Path(path)
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, FetchFailed):
+        return str(error)
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
 def _judged(issuer: str, document: bytes) -> str:
     """The result of a document that is another; raises ValueError when it is none, or has no usable key."""
     for warning in KeyRing.published(strict_object(document)).warnings:
         _log.info("keys of issuer %s: %s", issuer, warning)
     return "new"
-
-
-async def fetched(url: str) -> bytes:
-    """The document behind a URL; the caller sets the deadline.
-
-    One connection, nothing kept, nothing followed. Proxies and logins of the environment are not used. A compressed
-    answer stays so, and is no key set then.
-    """
-    trusted = await asyncio.to_thread(trusted_certificates, None)
-    async with (
-        aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(force_close=True, limit=0),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            headers={"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"},
-            timeout=aiohttp.ClientTimeout(total=None),
-        ) as session,
-        session.get(url, allow_redirects=False, ssl=trusted) as answer,
-    ):
-        if answer.status != 200:
-            raise FetchFailed(f"answered with status {answer.status}")
-        document = bytearray()
-        async for piece in answer.content.iter_any():
-            document += piece
-            if len(document) > MAX_DOCUMENT_BYTES:
-                raise FetchFailed(f"answered with more than {MAX_DOCUMENT_BYTES} bytes")
-        return bytes(document)

@@ -51,6 +51,9 @@ class Check(StrEnum):
     TENANT = "tenant"
     """It names no tenant, or one that its issuer may not speak for."""
 
+    SUBJECT = "subject"
+    """Its subject is none that its issuer may vouch for here."""
+
     CLAIMS = "claims"
     """Another claim is missing, or says what cannot be."""
 

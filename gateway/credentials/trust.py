@@ -20,6 +20,7 @@ from gateway.credentials.deployment import Deployment
 from gateway.credentials.issue import IssuedCredential
 from gateway.credentials.issuers import Issuer, Keys
 from gateway.credentials.jwks import JwksUrl
+from gateway.credentials.key_fetch import KeySource
 from gateway.credentials.key_ring import Fingerprint, KeyRing, fingerprint
 from gateway.credentials.key_sets import Fetch, Pace, SharedFetch
 from gateway.credentials.keys import KeyProblem
@@ -198,12 +199,12 @@ class Trust:
         jwks: dict[str, JwksUrl] = {}
 
         def keys_from_url(name: str, settings: IssuerSettings) -> Keys:
-            url, stale_seconds = str(settings.jwks_url), settings.jwks_stale_seconds
+            source, stale_seconds = KeySource.of(settings), settings.jwks_stale_seconds
             present = self._jwks.get(name)
-            if present is None or (present.url, present.stale_seconds) != (url, stale_seconds):
+            if present is None or (present.source, present.stale_seconds) != (source, stale_seconds):
                 present = JwksUrl(
                     name,
-                    url,
+                    source,
                     fetch=self._fetch,
                     stale_seconds=stale_seconds,
                     changed=self._forget,

@@ -1,7 +1,8 @@
 """Credentials: who calls, proved by a signed JWT; verified and explained by one set of rules.
 
 What is wrong with the form (see jws.py) makes a credential malformed. Its unproved `iss` then picks the issuer,
-and with it the keys and the rules that it is held to (see issuers.py); no issuer's key counts for another.
+and with it the keys and the rules that it is held to (see issuers.py); no issuer's key counts for another. A JWT-SVID
+may have no `iss`: the trust domain of its `sub`, as unproved, picks the issuer that the operator has named for it.
 """
 
 import math
@@ -26,6 +27,8 @@ from gateway.credentials.principal import (
     CredentialTooLong,
     Principal,
 )
+from gateway.credentials.spiffe import trust_domain_of
+from gateway.credentials.subjects import Grant
 from gateway.operations.scopes import Vocabulary
 from gateway.operations.table import OperationTable
 from gateway.settings.settings import Credentials
@@ -99,7 +102,11 @@ class Verifier:
         by_name = {issuer.name: issuer for issuer in issuers}
         if len(by_name) != len(issuers):
             raise ValueError("two issuers have the same name")
-        self._own, self._issuers = own, by_name
+        of_domains = [issuer for issuer in issuers if issuer.trust_domain is not None]
+        by_domain = {issuer.trust_domain: issuer for issuer in of_domains}
+        if len(by_domain) != len(of_domains):
+            raise ValueError("two issuers have the same trust domain")
+        self._own, self._issuers, self._by_domain = own, by_name, by_domain
         self._leeway_seconds = accepted.leeway_seconds
         self._max_bytes = accepted.max_bytes
         self._cache_size = accepted.cache_size
@@ -165,6 +172,11 @@ class Verifier:
         self._check_revoked(left)
         return left
 
+    def grant_of(self, principal: Principal) -> Grant | None:
+        """By which of its issuer's grants it was accepted; None where the issuer tells no subjects apart."""
+        issuer = self._issuers[principal.issuer]
+        return None if issuer.subjects is None else issuer.grant(principal.subject)
+
     def _check_revoked(self, principal: Principal) -> None:
         if self._revoked is not None and self._revoked(principal):
             raise CredentialRevoked("revoked")
@@ -186,10 +198,17 @@ class Verifier:
 
     def issuer_of(self, claims: Mapping[str, object]) -> Issuer:
         """Return the issuer that claims, proved or not, name; raises CredentialNotAccepted."""
-        name = claims.get("iss")
-        issuer = self._issuers.get(name) if isinstance(name, str) else None
+        if "iss" in claims:
+            name = claims["iss"]
+            issuer = self._issuers.get(name) if isinstance(name, str) else None
+            if issuer is None:
+                raise CredentialNotAccepted("iss is no issuer that is trusted here", Check.ISSUER)
+            return issuer
+        issuer = self._by_domain.get(trust_domain_of(claims.get("sub")))
         if issuer is None:
-            raise CredentialNotAccepted("iss is no issuer that is trusted here", Check.ISSUER)
+            raise CredentialNotAccepted(
+                "iss is missing, and sub is in no SPIFFE trust domain that is trusted here", Check.ISSUER
+            )
         return issuer
 
 
@@ -201,6 +220,9 @@ class Inspection:
     """Its own words, and so the claims; what they are worth, `signer` says."""
 
     claims: Mapping[str, object] | None
+    issuer: Issuer | None
+    """Whose it says to be, where that is somebody who is trusted."""
+
     signer: Key | None
     """The key of its issuer whose signature it carries; None: nothing proves what it says."""
 
@@ -211,16 +233,17 @@ class Inspection:
 
 def inspect(credential: str, verifier: Verifier) -> Inspection:
     """Explain a credential."""
-    header = claims = signer = principal = refusal = None
+    header = claims = issuer = signer = principal = refusal = None
     try:
         message = jws.split(credential.encode("ascii"))
         header = message.header
         claims = strict_object(message.payload)
-        signer = verifier.issuer_of(claims).signer(message)
+        issuer = verifier.issuer_of(claims)
+        signer = issuer.signer(message)
     except (ValueError, CredentialError):
         pass
     try:
         principal = verifier.verify(credential)
     except CredentialError as error:
         refusal = error
-    return Inspection(header, claims, signer, principal, refusal)
+    return Inspection(header, claims, issuer, signer, principal, refusal)

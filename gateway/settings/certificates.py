@@ -13,9 +13,9 @@ _BEGIN = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----")
 _CERTIFICATE = re.compile(_BEGIN.pattern + rb"[^-]*-----END (?:X509 |TRUSTED )?CERTIFICATE-----")
 
 
-def trusted_certificates(ca_file: KeptFile | None) -> ssl.SSLContext:
+def trusted_certificates(ca_file: KeptFile | None, *, key: str = "upstream.ca_file") -> ssl.SSLContext:
     """The authorities in a file, or the system's; the same as long as the file holds the same. Raises SettingsInvalid
-    for a file that cannot be used. Takes a while: not for the loop.
+    for a file that cannot be used, which `key` names. Takes a while: not for the loop.
     """
     if ca_file is None:
         return _of_the_system()
@@ -23,9 +23,7 @@ def trusted_certificates(ca_file: KeptFile | None) -> ssl.SSLContext:
         return _of_a_file(bytes(ca_file))
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         why = (isinstance(error, OSError) and error.strerror) or error
-        raise SettingsInvalid(
-            [Problem("upstream.ca_file", f"{ca_file.path}: cannot be used: {why}")]
-        ) from None
+        raise SettingsInvalid([Problem(key, f"{ca_file.path}: cannot be used: {why}")]) from None
 
 
 @cache
@@ -33,7 +31,7 @@ def _of_the_system() -> ssl.SSLContext:
     return _http(ssl.create_default_context())
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)
 def _of_a_file(content: bytes) -> ssl.SSLContext:
     # What stands between certificates may be in any language. OpenSSL takes ASCII alone, and no notice of a last one
     # that is cut off.

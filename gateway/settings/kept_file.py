@@ -11,6 +11,8 @@ from gateway.settings.exposure import exposures
 
 MOST_KEYS_BYTES = 64 * 1024
 MOST_CERTIFICATES_BYTES = 4 * 2**20
+MOST_AUTHORITIES_BYTES = 256 * 1024
+"""Of certificates that are read while the loop waits: a hundred and fifty of them."""
 
 CONTENT = "content"
 """What the member of a KeptFile with what it held is called; it may be a secret."""

@@ -17,7 +17,13 @@ from typing import Any
 from pydantic import SecretStr
 
 from gateway.settings.judging import judged, judgement
-from gateway.settings.kept_file import CONTENT, MOST_CERTIFICATES_BYTES, MOST_KEYS_BYTES, kept
+from gateway.settings.kept_file import (
+    CONTENT,
+    MOST_AUTHORITIES_BYTES,
+    MOST_CERTIFICATES_BYTES,
+    MOST_KEYS_BYTES,
+    kept,
+)
 from gateway.settings.section import Problem, SettingsInvalid, normal_base_url
 from gateway.settings.seen import SECRETS, Seen
 from gateway.settings.settings import Settings, default_keys_dir
@@ -25,8 +31,13 @@ from gateway.settings.variables import from_variables
 
 _URLS = frozenset({"http_proxy", "redis_url"})
 _PATHS = frozenset(
-    {"ca_file", "jwks_file", "key_files_dir", "keys_dir", "tls_certificate", "tls_key", "token_file"}
+    {
+        *("ca_file", "jwks_bearer_token_file", "jwks_ca_file", "jwks_file", "key_files_dir"),
+        *("keys_dir", "tls_certificate", "tls_key", "token_file"),
+    }
 )
+_GUARDED = frozenset({"jwks_ca_file", "jwks_file"})
+"""Who could write these would be believed."""
 
 
 def load(
@@ -109,6 +120,10 @@ def _keep_files(values: dict[str, Any], problems: list[Problem], seen: Seen) -> 
     for name, issuer in issuers.items() if isinstance(issuers, dict) else ():
         if not isinstance(issuer, dict):
             continue
+        _keep(issuer, "jwks_ca_file", f"issuers.{name}.", MOST_AUTHORITIES_BYTES, problems, seen)
+        bearer = issuer.get("jwks_bearer_token_file")
+        if isinstance(bearer, str):
+            seen.warn_of_open(f"issuers.{name}.jwks_bearer_token_file", Path(bearer))
         path = _keep(issuer, "jwks_file", f"issuers.{name}.", MOST_KEYS_BYTES, problems, seen)
         algorithms = issuer.get("algorithms")
         if path is not None and isinstance(algorithms, list | tuple) and "HS256" in algorithms:
@@ -129,7 +144,7 @@ def _keep(
     path = Path(named)
     seen.note(path)
     try:
-        table[key] = kept(path, most_bytes=most_bytes, guarded=key == "jwks_file")
+        table[key] = kept(path, most_bytes=most_bytes, guarded=key in _GUARDED)
     except ValueError as wrong:
         problems.append(Problem(f"{parents}{key}", f"{path}: {wrong}"))
         table[key] = {"path": named, CONTENT: ""}

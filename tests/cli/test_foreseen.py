@@ -196,7 +196,7 @@ async def test_every_problem_says_where_it_stands(tmp_path: Path) -> None:
     for key, place in {
         "upstream.keepalive_seconds": f"{file}:4",
         "limits.models.gpt-4.1*.max_requests_per_1_day": f"{file}:6",
-        "issuers.login.issuer": f"{file}:7",
+        "issuers.login.audience": f"{file}:7",
         "tenants.acme.enabeld": f"{tmp_path / 'tenants' / 'acme.toml'}:3",
         "edge.keepalive_seconds": "GATEWAY_EDGE__KEEPALIVE_SECONDS",
         "drain_seconds": "--set",
@@ -232,3 +232,64 @@ async def test_terminal_shows_problems_in_lines_that_fit(tmp_path: Path) -> None
     assert "\x1b" not in (await on_terminal("check", "--config", str(file), NO_COLOR="1")).styled.replace(
         "\x1b[1m", ""
     ).replace("\x1b[0m", "")
+
+
+async def test_what_is_wrong_with_subjects_and_with_what_opens_their_keys_says_where(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    file = tmp_path / "gateway.toml"
+    done = await check(
+        tmp_path,
+        f"{SOUND}[issuers.cluster]\n"
+        'issuer = "https://kubernetes.default.svc.cluster.local"\n'
+        'audience = "gateway"\n'
+        'jwks_url = "https://kubernetes.default.svc/openid/v1/jwks"\n'
+        f'jwks_ca_file = "{tmp_path / "ca.pem"}"\n'
+        f'jwks_bearer_token_file = "{tmp_path / "token"}"\n'
+        'scopes = ["inference"]\n'
+        '[issuers.cluster.subjects."system:serviceaccount:search:*"]\n'
+        'tenant = "defautl"\n'
+        'scopes = ["files:read"]\n'
+        '[issuers.cluster.subjects."spiffe://example.org/**"]\n'
+        'tenant = "default"\n',
+    )
+    assert done.code == 1
+    lines = done.stderr.splitlines()
+    cluster, entry = "issuers.cluster", "issuers.cluster.subjects.system:serviceaccount:search:*"
+    for key, said, line in (
+        (f"{cluster}.jwks_ca_file", "cannot be used: it is not one whole certificate", 7),
+        (f"{cluster}.jwks_bearer_token_file", "cannot be read: No such file or directory", 8),
+        (f"{entry}.tenant", "the configuration has no tenant 'defautl'; did you mean default?", 11),
+        (f"{entry}.scopes", "beyond the scopes of the issuer itself: files:read", 12),
+    ):
+        (told,) = (told for told in lines if told.startswith(f"gateway: {key}: "))
+        assert said in told and told.endswith(f" ({file}:{line})")
+    assert not any("example.org" in told for told in lines)
+
+
+async def test_pattern_of_subjects_that_is_none_is_told_by_its_name(tmp_path: Path) -> None:
+    done = await check(
+        tmp_path,
+        f'{SOUND}[issuers.cluster]\nissuer = "i"\naudience = "a"\njwks_url = "https://x.test/k"\n'
+        'scopes = ["inference"]\n'
+        '[issuers.cluster.subjects."a**b"]\ntenant = "default"\n',
+    )
+    assert (done.code, "a**b" in done.stderr, "stands for all that follows" in done.stderr) == (1, True, True)
+
+
+async def test_issuer_says_what_it_lacks_and_what_is_of_no_use(tmp_path: Path) -> None:
+    done = await check(
+        tmp_path,
+        f'{SOUND}[issuers.a]\naudience = "a"\njwks_file = "/nowhere"\njwks_bearer_token_file = "/x"\n'
+        'tenant = "default"\nscopes = ["inference"]\n'
+        '[issuers.b]\nspiffe_trust_domain = "example.org"\naudience = "a"\njwks_url = "http://127.0.0.1:1/k"\n'
+        f'jwks_ca_file = "{tmp_path / "gateway.toml"}"\ntenant = "default"\nscopes = ["inference"]\n'
+        'claims.subject = "azp"\n',
+    )
+    assert done.code == 1
+    for said in (
+        "issuers.a: issuer is missing",
+        "issuers.a: jwks_bearer_token_file is of no use without jwks_url",
+        "issuers.b: jwks_ca_file is of no use for a jwks_url without https",
+        "issuers.b: spiffe_trust_domain is about `sub`",
+    ):
+        assert said in done.stderr, done.stderr

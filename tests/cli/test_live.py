@@ -10,7 +10,7 @@ from aiohttp import web
 
 from tests.cli.checking import check
 from tests.kit.jwks import NEXT, THEIRS, running_jwks_server
-from tests.kit.tls import TlsUpstream
+from tests.kit.tls import TlsUpstream, make_certificate, served_with
 from tests.kit.upstream import Script, ScriptedUpstream, Turn
 
 
@@ -121,3 +121,27 @@ async def test_who_does_not_answer_is_not_waited_for_and_programs_are_told_of_ea
             "issuers.i0": False,
         }
         assert "does not answer in time" in answers["issuers.i0"]["problems"][0]
+
+
+async def test_what_keeps_the_keys_of_a_cluster_from_being_had_is_said_in_words(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    certificate, bearer = make_certificate(tmp_path, "cluster"), tmp_path / "token"
+    bearer.write_text("opens-the-keys")
+    bearer.chmod(0o600)
+    opening = f'jwks_ca_file = "{certificate[0]}"\njwks_bearer_token_file = "{bearer}"\n'
+    async with running_jwks_server(served_with(certificate)) as issuer:
+        issuer.publish(THEIRS)
+        issuer.bearer = "opens-the-keys"
+        text = configuration(upstream.base_url, issuer.url)
+        done = await check(tmp_path, text, "--live")
+        assert (done.code, "self-signed certificate; jwks_ca_file names" in done.stderr) == (1, True)
+        done = await check(tmp_path, text + opening.splitlines()[0] + "\n", "--live")
+        assert (done.code, "status 401: it wants to know who asks" in done.stderr) == (1, True)
+        bearer.write_text("opens-another")
+        done = await check(tmp_path, text + opening, "--live")
+        assert (done.code, "status 403: whoever" in done.stderr) == (1, True)
+        bearer.write_text("opens-the-keys")
+        done = await check(tmp_path, text + opening, "--live")
+        assert (done.code, f"{issuer.url} has keys that can be used: t1" in done.stdout) == (0, True)
+        assert "opens-the-keys" not in done.stdout + done.stderr

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.credentials.claims import claim_path
 from gateway.credentials.configured_issuers import other_issuers
 from gateway.credentials.issue import issue
-from gateway.credentials.issuers import Issuer, claim_path
+from gateway.credentials.issuers import Issuer
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import Algorithm, Key
 from gateway.credentials.principal import (

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from gateway.credentials.jwks import JwksUrl
+from gateway.credentials.key_fetch import MAX_DOCUMENT_BYTES, KeySource
 from gateway.credentials.key_ring import MAX_KEYS_IN_SET, KeyRing
-from gateway.credentials.key_sets import MAX_DOCUMENT_BYTES, Pace, SharedFetch
+from gateway.credentials.key_sets import Pace, SharedFetch
 from gateway.credentials.keys import Algorithm, Key, KeyProblem
 from gateway.credentials.principal import CredentialUndecided
 from gateway.wire.strict_json import strict_object
@@ -50,7 +51,12 @@ class Watched:
         pace = Pace(**{"refresh_seconds": 30, "pause_seconds": PAUSE, "fetch_seconds": 0.5, **times})
         self.fetch = SharedFetch(fetched=lambda _, result: self.results.append(result), pace=pace)
         self.source = JwksUrl(
-            "login", url, fetch=self.fetch, stale_seconds=stale_seconds, changed=self._change, pace=pace
+            "login",
+            KeySource(url),
+            fetch=self.fetch,
+            stale_seconds=stale_seconds,
+            changed=self._change,
+            pace=pace,
         )
 
     async def close(self) -> None:

@@ -12,6 +12,7 @@ import orjson
 import pytest
 from aiohttp import web
 
+from gateway.credentials.key_fetch import KeySource
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.key_sets import AskedFetch, Pace, SharedFetch
 from gateway.credentials.principal import CredentialError
@@ -230,10 +231,10 @@ async def test_without_anybody_who_fetches_what_is_known_holds(server: JwksServe
 async def test_set_too_old_counts_for_no_worker_also_not_for_a_newcomer(server: JwksServer) -> None:
     now = time.monotonic()
     shared = SharedFetch(pace=PACE, clock=lambda: now)
-    first = await shared("login", server.url, max_age_seconds=300.0)
+    first = await shared("login", KeySource(server.url), max_age_seconds=300.0)
     server.behaviour = down
     now += 3600.0
-    later = await shared("login", server.url, max_age_seconds=300.0)
+    later = await shared("login", KeySource(server.url), max_age_seconds=300.0)
     await shared.close()
 
     assert (first.failed, first.age_seconds) == (False, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -39,9 +40,14 @@ def their_credential(key: Key = THEIRS, *, ahead_seconds: int = 0) -> str:
 
 
 class JwksServer:
-    """Serves `document` with status 200 under any path, unless `behaviour` is set."""
+    """Serves `document` with status 200 under any path, unless `behaviour` is set.
 
-    def __init__(self) -> None:
+    With `bearer`, as a cluster does, only to who sends it.
+    """
+
+    def __init__(self, *, is_secure: bool = False) -> None:
+        self.bearer: str | None = None
+        self._scheme = "https" if is_secure else "http"
         self.document = key_set([])
         self.behaviour: Behaviour | None = None
         self.requests: list[web.Request] = []
@@ -50,7 +56,7 @@ class JwksServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/keys.json"
+        return f"{self._scheme}://127.0.0.1:{self.port}/keys.json"
 
     def publish(self, *keys: Key) -> None:
         self.document = key_set(keys)
@@ -59,20 +65,22 @@ class JwksServer:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(request)
         self.asked.set()
+        if self.bearer is not None and request.headers.get("Authorization") != f"Bearer {self.bearer}":
+            return web.Response(status=401 if "Authorization" not in request.headers else 403)
         if self.behaviour is not None:
             return await self.behaviour(request)
         return web.Response(body=self.document, content_type="application/json")
 
 
 @asynccontextmanager
-async def running_jwks_server() -> AsyncIterator[JwksServer]:
-    """Start one on a free port of this machine."""
-    server = JwksServer()
+async def running_jwks_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[JwksServer]:
+    """Start one on a free port of this machine, with `tls` by that alone."""
+    server = JwksServer(is_secure=tls is not None)
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", server.handle)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
     server.port = runner.addresses[0][1]
     try:
         yield server

@@ -60,7 +60,7 @@ def uncommented(file: Path) -> str:
 def with_files(text: str, folder: Path) -> Path:
     """A configuration, beside the files that it names."""
     for name in re.findall(
-        r'^(?:ca_file|jwks_file|tls_certificate|tls_key) = "(.*)"', text, flags=re.MULTILINE
+        r'^(?:(?:jwks_)?ca_file|jwks_file|tls_certificate|tls_key) = "(.*)"', text, flags=re.MULTILINE
     ):
         (folder / Path(name).name).write_text("what it holds")
         text = text.replace(name, str(folder / Path(name).name))
