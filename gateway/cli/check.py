@@ -17,7 +17,15 @@ from gateway.cli.places import Places
 from gateway.cli.stores import account_history, quiet_redis
 from gateway.operations.table import OperationTable
 from gateway.policy.gaps import gaps_in_words
-from gateway.policy.tenants import account_uses, closed_to, registered, tenant_policies, usage_known_of
+from gateway.policy.identities import loudly
+from gateway.policy.tenants import (
+    account_uses,
+    closed_to,
+    registered,
+    tenant_policies,
+    usage_known_of,
+    ways_in_use,
+)
 from gateway.settings.section import Problem
 from gateway.settings.seen import Seen
 from gateway.settings.settings import Settings
@@ -84,6 +92,9 @@ def _look_closer(settings: Settings, found: Findings, *, live: bool) -> None:
     policies = tenant_policies(settings, table, history)
     if trouble is not None:
         found.notes.append(f"What is remembered of upstream accounts cannot be read or kept: {trouble}")
+    found.warnings += loudly(
+        (way.base_url, way.identity) for way in ways_in_use(policies) if way.identity is not None
+    )
     found.notes += closed_to(policies.values())
     found.notes += registered(policies.values())
     found.notes += usage_known_of(policies.values())

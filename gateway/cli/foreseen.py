@@ -21,12 +21,15 @@ from gateway.credentials.revocation_file import RevocationFile
 from gateway.credentials.revocations import RevocationsUnavailable
 from gateway.credentials.trust import unreadable
 from gateway.operations.table import OperationTable
+from gateway.policy.identities import identities_in
 from gateway.policy.tenants import tenant_policies
+from gateway.proxy.identity_endpoint import subject_of
 from gateway.settings.certificates import trusted_certificates
 from gateway.settings.section import Problem, SettingsInvalid, revealed, split_address
 from gateway.settings.served_certificate import served_certificate
 from gateway.settings.settings import Settings
 from gateway.traces.collector import spans_to
+from gateway.wire.token_exchange import SubjectUnusable
 
 
 def foreseen(settings: Settings, known: Iterable[Problem]) -> list[Problem]:
@@ -59,6 +62,11 @@ def foreseen_here(settings: Settings) -> Iterator[str]:
                     listener.bind(where)
         except OSError as error:
             yield f"{key}: {host} is no address of this machine: {error.strerror}"
+    for key, identity in identities_in(settings):
+        try:
+            subject_of(identity.token_file)
+        except SubjectUnusable as unusable:
+            yield f"{key}.token_file: {identity.token_file} {unusable}; until it is there nothing opens that upstream"
 
 
 def unusable_redis(settings: Settings) -> Iterator[Problem]:

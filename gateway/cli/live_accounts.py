@@ -12,10 +12,12 @@ import orjson
 
 from gateway.cli.drawing import shown
 from gateway.policy.accounts import account_said
-from gateway.policy.tenants import TenantPolicy
+from gateway.policy.tenants import TenantPolicy, UpstreamAccess
+from gateway.proxy.identity_endpoint import NothingGranted, WayOut, ask_endpoint
 from gateway.settings.certificates import trusted_certificates
 from gateway.settings.section import revealed
 from gateway.settings.upstream import Upstream
+from gateway.settings.workload_identity import WorkloadIdentity
 
 _AT_ONCE = 8
 _SECONDS = 10.0
@@ -58,19 +60,36 @@ async def ask_all(upstream: Upstream, policies: Mapping[str, TenantPolicy]) -> l
         proxy=revealed(upstream.http_proxy),
     ) as session:
 
-        async def ask(way: TenantPolicy) -> LiveAnswer:
+        async def opened(identity: WorkloadIdentity) -> str | NothingGranted:
             async with turn:
-                return await _ask(session, way)
+                try:
+                    return (await ask_endpoint(identity, WayOut.of(upstream))).key
+                except NothingGranted as nothing:
+                    return nothing
+
+        identities = list({way.access.identity for way in ways if way.access.identity is not None})
+        keys = dict(zip(identities, await asyncio.gather(*map(opened, identities)), strict=True))
+
+        async def ask(way: TenantPolicy) -> LiveAnswer:
+            access = way.access
+            if access.identity is not None:
+                key = keys[access.identity]
+                if isinstance(key, NothingGranted):
+                    return LiveAnswer(way, None, f"nothing opens its upstream: {key}", None, None)
+                access = replace(access, api_key=key)
+            async with turn:
+                return await _ask(session, way, access)
 
         said = {answer.tenant.access: answer for answer in await asyncio.gather(*map(ask, ways))}
     return [replace(said[policy.access], tenant=policy) for policy in enabled]
 
 
-async def _ask(session: aiohttp.ClientSession, way: TenantPolicy) -> LiveAnswer:
-    fields = [(name.decode(), value.decode()) for name, value in way.access.fields]
-    if way.access.authorization is not None:
-        fields.append(("Authorization", way.access.authorization.decode()))
-    url = f"{way.access.base_url}/models"
+async def _ask(session: aiohttp.ClientSession, way: TenantPolicy, access: UpstreamAccess) -> LiveAnswer:
+    """`access`: the tenant's way, with what opens it."""
+    fields = [(name.decode(), value.decode()) for name, value in access.fields]
+    if access.authorization is not None:
+        fields.append(("Authorization", access.authorization.decode()))
+    url = f"{access.base_url}/models"
     try:
         async with session.get(url, headers=fields, allow_redirects=False) as answer:
             project, organization = (

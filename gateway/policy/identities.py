@@ -50,6 +50,17 @@ def identity_problems(settings: Settings) -> Iterator[Problem]:
                 )
 
 
+def identities_in(settings: Settings) -> Iterator[tuple[str, WorkloadIdentity]]:
+    """Every identity of a configuration, by the key of its table."""
+    tables = {"upstream": settings.upstream.workload_identity} | {
+        f"tenants.{tenant_id}.upstream": tenant.upstream.workload_identity
+        for tenant_id, tenant in settings.tenants.items()
+    }
+    for table, identity in tables.items():
+        if identity is not None:
+            yield f"{table}.workload_identity", identity
+
+
 def loudly(identities: Iterable[tuple[str, WorkloadIdentity]]) -> Iterator[str]:
     """What an operator should know of identities, each with the upstream that it opens."""
     for base_url, identity in dict.fromkeys(identities):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from math import nan
 from time import monotonic
 
 from gateway.errors import UpstreamIdentityUnavailable
+from gateway.policy.identities import loudly
 from gateway.policy.tenants import UpstreamAccess
 from gateway.proxy.identity_endpoint import MOST_SECONDS, WayOut
 from gateway.proxy.identity_grants import Grant, Grants, Known
@@ -18,6 +20,8 @@ _FIRST_SECONDS = MOST_SECONDS + 5.0
 """How long a start waits for what is asked first; then it goes on without."""
 
 _SHORTEST_PAUSE_SECONDS = 0.1
+
+_log = logging.getLogger("gateway.identities")
 
 
 @dataclass(slots=True)
@@ -149,6 +153,10 @@ class Identities:
         for identity, called in names.items():
             opening = self._openings.get(identity)
             if opening is None:
+                for sentence in loudly(
+                    (access.base_url, identity) for access in ways if access.identity == identity
+                ):
+                    _log.warning("%s", sentence)
                 opening = self._openings[identity] = _Opening(called[0], set(), now)
                 self._left.pop(identity, None)
                 if identity in found:
