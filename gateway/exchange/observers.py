@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gateway.endings import Ending, GatewayError
 from gateway.policy.reading import Question
 from gateway.wire.answer_head import Head
-from gateway.wire.body_facts import AskedResponse, SocketRequest
+from gateway.wire.body_facts import AskedResponse, Reference, SocketRequest
 from gateway.wire.search import Piece
 
 Watch = Callable[[bytes], object]
@@ -101,6 +101,10 @@ class SessionGate(Protocol):
 
     async def admit(self, asked: AskedResponse) -> bytes | None:
         """Wait until a response may be asked for; or what the client is told in place of it. Raises nothing."""
+
+    async def look_up(self, references: Sequence[Reference], event_id: str | None) -> bytes | None:
+        """Wait until it is known that the client may name these in an event that it calls so; or what it is told in
+        place of that. Raises nothing."""
 
     def end(self) -> None:
         """The session is no longer open: nothing more can be said in it."""

@@ -2,11 +2,11 @@
 
 One file for each link. `standings` belongs to `authenticate`, `admission` to `limit`, `costs` to that and `meter`; to
 `meter` belongs what meters an answer (`answer_meter`), a session (`session_meter`, `session_responses`,
-`session_permits`; `session_requests`, `session_under_way`, `session_objects` and `session_asked` where its events are
-requests) and work
-that reports later (`late_watch`, `late_counting`). Every room above may ask: `app`, which wires it, and `cli.explain`,
-which asks `authenticate` and `record` what they would say. A link decides when, and what becomes of a refusal; the
-rules are in `policy`, the arithmetic in `limits` and `usage`, the bytes in `proxy`.
+`session_permits`, `session_references`; `session_requests`, `session_under_way`, `session_objects` and `session_asked`
+where its events are requests) and work that reports later (`late_watch`, `late_counting`). Every room above may ask:
+`app`, which wires it, and `cli.explain`, which asks `authenticate` and `record` what they would say. A link decides
+when, and what becomes of a refusal; the rules are in `policy`, the arithmetic in `limits` and `usage`, the bytes in
+`proxy`.
 """
 
 from __future__ import annotations

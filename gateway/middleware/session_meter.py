@@ -14,6 +14,7 @@ from gateway.limits.limiter import Limiter
 from gateway.middleware.admission import Decided
 from gateway.middleware.session_objects import SessionObjects
 from gateway.middleware.session_permits import SessionPermits
+from gateway.middleware.session_references import SessionReferences
 from gateway.middleware.session_requests import SessionRequests
 from gateway.middleware.session_responses import SessionResponses
 from gateway.middleware.session_under_way import SessionUnderWay
@@ -65,21 +66,28 @@ class SessionMeter:
             if standing.caller.tenant.scope is not None:
                 exchange.recorder = objects
             exchange.observers.append(under_way)
-        elif standing.metered:
+            return
+        caller = standing.caller
+        if standing.metered:
             quotas = QuotaSet.of(
                 quota for quota in standing.quotas_of(exchange.model) if quota.dimension.is_reported
             )
+            permits = SessionPermits(exchange, limiter, decided, quotas)
             self._followed = exchange.session_gate = responses = SessionResponses(
                 exchange,
-                SessionPermits(exchange, limiter, decided, quotas),
+                permits,
                 quotas,
                 guesses=guesses,
+                references=SessionReferences(registry, caller, permits),
                 unseen_per_second=unseen_per_second,
                 count=self._count,
             )
             exchange.observers.append(responses)
         else:
             exchange.observers.append(_Reports(self))
+            if caller.asks_registry(exchange.operation):
+                permits = SessionPermits(exchange, limiter, decided, QuotaSet.of(()))
+                exchange.session_gate = SessionReferences(registry, caller, permits)
 
     def count(self, used: Usage, model: str | None) -> None:
         """Count what was used of a model, reported or estimated."""

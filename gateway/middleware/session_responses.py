@@ -9,7 +9,7 @@ says that it is done, or with the session. How much it has to read knows the `Co
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
@@ -18,6 +18,7 @@ from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import SessionGate, SessionVoice, StreamObserver
 from gateway.limits.charges import QuotaSet
 from gateway.middleware.session_permits import Reservation, SessionPermits, cancel_event
+from gateway.middleware.session_references import SessionReferences
 from gateway.operations.table import Operation
 from gateway.usage import realtime
 from gateway.usage.conversation import Conversation
@@ -25,7 +26,7 @@ from gateway.usage.cost import Cost
 from gateway.usage.guesses import Guesses
 from gateway.usage.reader import realtime_usage
 from gateway.usage.reported import Usage
-from gateway.wire.body_facts import AskedResponse
+from gateway.wire.body_facts import AskedResponse, Reference
 from gateway.wire.search import Piece
 
 MOST_OPEN = 32
@@ -73,18 +74,20 @@ class SessionResponses(StreamObserver, SessionGate):
         quotas: QuotaSet,
         *,
         guesses: Guesses,
+        references: SessionReferences,
         unseen_per_second: float,
         count: Callable[[Usage], None],
     ) -> None:
-        """`quotas`: what each is charged to; `unseen_per_second`: LLM tokens that an upstream may make unseen.
+        """`quotas`: what each is charged to; `references` knows whose objects are.
 
-        `count` is told what was used.
+        `unseen_per_second`: LLM tokens that an upstream may make unseen; `count` is told what was used.
         """
         self.admits = bool(quotas)
         self._quotas = quotas
         self._exchange = exchange
         self._permits = permits
         self._guesses = guesses
+        self._references = references
         self._unseen_per_second = unseen_per_second
         self._count = count
         self._voice: SessionVoice | None = None
@@ -143,6 +146,10 @@ class SessionResponses(StreamObserver, SessionGate):
         loop = asyncio.get_running_loop()
         response.expires = loop.call_later(ASKED_SECONDS, self._came_to_nothing, response)
         return None
+
+    async def look_up(self, references: Sequence[Reference], event_id: str | None) -> bytes | None:
+        """Wait until it is known whose these are; or what the client is told in place of its event."""
+        return await self._references.look_up(references, event_id)
 
     def request_piece(self, piece: Piece) -> None:
         """Most pieces are one event each."""

@@ -59,7 +59,7 @@ class Examiner:
             return Later.LATER
         facts = read_event(event, self._question)
         reason = refuse_event(self._caller, facts.named)
-        if reason is None and facts.response is not None:
+        if reason is None and (facts.response is not None or facts.named.references):
             return Later.LATER
         if reason is None:
             self._note(facts)
@@ -89,6 +89,11 @@ class Examiner:
             reason = refuse_event(self._caller, facts.named)
             if reason is not None:
                 return FrameRefused(1008, reason)
+            if facts.named.references:
+                assert self._gate is not None, "whoever has to ask the registry has a gate"
+                told = await self._gate.look_up(facts.named.references, facts.event_id)
+                if told is not None:
+                    return Told(told)
             if facts.response is not None and self._gate is not None:
                 refusal = await self._gate.admit(facts.response)
                 return None if refusal is None else Told(refusal)

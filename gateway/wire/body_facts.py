@@ -121,6 +121,9 @@ class EventFacts(NamedTuple):
     prompt: int = 0
     """About how many LLM tokens it adds to what the session's responses read."""
 
+    event_id: str | None = None
+    """What the client calls it, where it names what the registry knows."""
+
 
 NOTHING_SAID = EventFacts()
 
