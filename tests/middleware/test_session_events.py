@@ -14,6 +14,7 @@ from gateway.limits.charges import QuotaSet
 from gateway.limits.limiter import Limiter
 from gateway.limits.memory_buckets import MemoryBuckets
 from gateway.middleware.session_permits import SessionPermits
+from gateway.middleware.session_references import SessionReferences
 from gateway.middleware.session_responses import SessionResponses
 from gateway.middleware.session_under_way import SessionUnderWay
 from gateway.operations.table import OperationTable
@@ -64,11 +65,13 @@ def reading(counted: list[Usage]) -> SessionResponses:
     standing = Standing(caller(), TABLE.by_id("connectRealtime"), until=2e9, tallies=tallies)
     record = exchange(operation=standing.operation, caller=standing.caller, standing=standing)
     limiter = Limiter(MemoryBuckets())
+    permits = SessionPermits(record, limiter, lambda *_: None, QuotaSet.of(()))
     return SessionResponses(
         record,
-        SessionPermits(record, limiter, lambda *_: None, QuotaSet.of(())),
+        permits,
         QuotaSet.of(()),
         guesses=Guesses({}),
+        references=SessionReferences(None, record.caller, permits),
         unseen_per_second=50,
         count=counted.append,
     )
