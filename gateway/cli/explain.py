@@ -16,9 +16,11 @@ from gateway.app.workers import how_many_workers
 from gateway.cli import drawing
 from gateway.cli.options import add_credential, add_settings, add_workers, credential_from, settings_from
 from gateway.cli.stores import account_history
+from gateway.cli.subjects import entry_in_words
 from gateway.credentials.key_ring import KeyRing
-from gateway.credentials.principal import CredentialError, Principal
+from gateway.credentials.principal import CredentialError, CredentialNotAccepted, Principal
 from gateway.credentials.trust import Trust
+from gateway.credentials.verifier import inspect
 from gateway.errors import GatewayError
 from gateway.limits.no_buckets import no_store
 from gateway.limits.terms import Dimension
@@ -159,12 +161,13 @@ class _Asking:
     def credential_verifies(self) -> str:
         """Whose it is."""
         try:
-            principal = asyncio.run(_verified(self._settings, self._credential))
+            principal, entry = asyncio.run(_verified(self._settings, self._credential))
         except CredentialError as error:
             raise credential_refusal(error, "that comes with it") from None
         self._caller = Caller(principal, UNKNOWN_TENANT)
         until = datetime.fromtimestamp(principal.expires_at, UTC).isoformat()
-        return f"{principal.credential_id} of {principal.subject}, valid until {until}"
+        decided = "" if entry is None else f"; {entry}"
+        return f"{principal.credential_id} of {principal.subject}, valid until {until}{decided}"
 
     def tenant_is_known(self) -> str:
         """Who pays."""
@@ -281,7 +284,8 @@ class _Asking:
         return f"{access.name}: {access.base_url}, {key}{project}"
 
 
-async def _verified(settings: Settings, credential: str) -> Principal:
+async def _verified(settings: Settings, credential: str) -> tuple[Principal, str | None]:
+    """Whose it is, and which entry of subjects says so. Raises a credential error, which tells of a near entry."""
     trust = Trust(
         settings.credentials,
         settings.issuers,
@@ -293,6 +297,10 @@ async def _verified(settings: Settings, credential: str) -> Principal:
     )
     await trust.start()
     try:
-        return trust.verifier.verify(credential)
+        found = inspect(credential, trust.verifier)
+        entry = entry_in_words(found, settings)
+        if entry is not None and found.refusal is not None:
+            raise CredentialNotAccepted(entry, found.refusal.check)
+        return trust.verifier.verify(credential), entry
     finally:
         await trust.close()

@@ -13,6 +13,7 @@ import orjson
 
 from gateway.cli.drawing import complain, document, facts, shown
 from gateway.cli.options import add_credential, add_settings, credential_from, date, settings_from
+from gateway.cli.subjects import entry_in_words, short_name
 from gateway.credentials.key_ring import KeyRing
 from gateway.credentials.keys import KeyProblem
 from gateway.credentials.principal import (
@@ -115,17 +116,25 @@ def _said(found: Inspection, settings: Settings) -> Iterator[tuple[str, str]]:
     for name, value in found.claims.items():
         seconds = f" ({date(value)})" if name in _TIMES and type(value) is int else ""
         yield f"  {name}", f"{_json(value)}{seconds}"
-    named = found.claims.get("iss")
-    others = {
-        other.issuer: f"issuers.{short} of the configuration" for short, other in settings.issuers.items()
-    }
-    issuers = {settings.credentials.issuer: "this gateway", **others}
-    yield "issuer", issuers.get(named, "unknown") if isinstance(named, str) else "unknown"
+    yield "issuer", _issuer(found, settings)
     yield "key", "none that is known" if signer is None else f"{signer.kid} ({signer.algorithm})"
 
 
+def _issuer(found: Inspection, settings: Settings) -> str:
+    if found.issuer is None:
+        return "unknown"
+    short = short_name(found.issuer, settings)
+    if short is None:
+        return "this gateway"
+    unnamed = found.claims is not None and "iss" not in found.claims
+    return f"issuers.{short} of the configuration{', by the trust domain of sub' if unnamed else ''}"
+
+
 def _allowed(found: Inspection, settings: Settings, table: OperationTable) -> Iterator[tuple[str, str]]:
-    """What a credential that is accepted may do."""
+    """What a credential that is accepted may do, and which entry of subjects says so."""
+    entry = entry_in_words(found, settings)
+    if entry is not None:
+        yield "subject", entry
     principal = found.principal
     if principal is None:
         return

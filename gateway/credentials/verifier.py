@@ -28,7 +28,6 @@ from gateway.credentials.principal import (
     Principal,
 )
 from gateway.credentials.spiffe import trust_domain_of
-from gateway.credentials.subjects import Grant
 from gateway.operations.scopes import Vocabulary
 from gateway.operations.table import OperationTable
 from gateway.settings.settings import Credentials
@@ -172,11 +171,6 @@ class Verifier:
         self._check_revoked(left)
         return left
 
-    def grant_of(self, principal: Principal) -> Grant | None:
-        """By which of its issuer's grants it was accepted; None where the issuer tells no subjects apart."""
-        issuer = self._issuers[principal.issuer]
-        return None if issuer.subjects is None else issuer.grant(principal.subject)
-
     def _check_revoked(self, principal: Principal) -> None:
         if self._revoked is not None and self._revoked(principal):
             raise CredentialRevoked("revoked")
@@ -221,7 +215,7 @@ class Inspection:
 
     claims: Mapping[str, object] | None
     issuer: Issuer | None
-    """Whose it says to be, where that is somebody who is trusted."""
+    """Who says to have issued it, if that is somebody who is trusted here."""
 
     signer: Key | None
     """The key of its issuer whose signature it carries; None: nothing proves what it says."""

@@ -19,6 +19,7 @@ from tests.kit.asking import ask, credential_of, verdict
 from tests.kit.client import HANDSHAKE
 from tests.kit.command import run_command
 from tests.kit.gateway import running_gateway
+from tests.kit.jwks import LOGIN, THEIRS, running_jwks_server, their_credential
 from tests.kit.redis import RedisServer
 from tests.kit.upstream import ScriptedUpstream
 
@@ -362,3 +363,46 @@ async def test_credential_on_the_command_line_is_refused_and_file_and_input_are_
         assert (done.code, done.stderr) == (0, "")
         assert "Acme Ltd." in done.stdout
         assert credential not in done.stdout
+
+
+async def test_entry_of_subjects_that_decides_is_told_and_one_that_nearly_does(tmp_path: Path) -> None:
+    async with running_jwks_server() as issuer:
+        issuer.publish(THEIRS)
+        file = tmp_path / "gateway.toml"
+        file.write_text(
+            CONFIG
+            + f'[issuers.cluster]\nissuer = "{LOGIN}"\naudience = "gateway"\njwks_url = "{issuer.url}"\n'
+            'scopes = ["inference"]\n'
+            '[issuers.cluster.subjects."system:serviceaccount:search:*"]\n'
+            'tenant = "acme"\nscopes = ["models:read"]\n'
+            '[issuers.cluster.subjects."system:serviceaccount:search:admin"]\n'
+            'tenant = "acme"\nscopes = ["inference"]\n'
+        )
+
+        async def told(verb: tuple[str, ...], subject: str) -> tuple[int, str]:
+            told = await run_command(
+                *verb,
+                *("--config", str(file), "--keys-dir", str(tmp_path / "keys")),
+                GATEWAY_CREDENTIAL=their_credential(subject=subject),
+            )
+            return told.code, told.stdout
+
+        ensure_ring(tmp_path / "keys")
+        where = "issuers.cluster.subjects"
+        decides = f'{where}."system:serviceaccount:search:*" decides'
+        near = (
+            f"none of {where} matches system:serviceaccount:serch:indexer; "
+            "\"system:serviceaccount:search:*\" comes closest, and differs from its 'search:' on"
+        )
+        for verb in (("explain", "GET", "/v1/models"), ("credential", "inspect")):
+            code, said = await told(verb, "system:serviceaccount:search:indexer")
+            assert (code, decides in flat(said)) == (0, True), said
+            code, said = await told(verb, "system:serviceaccount:serch:indexer")
+            assert (code, near in flat(said)) == (1, True), said
+        code, said = await told(("explain", *CHAT), "system:serviceaccount:search:admin")
+        assert 'subjects."system:serviceaccount:search:admin" decides' in flat(said)
+
+
+def flat(said: str) -> str:
+    """Words without the lines into which they were broken."""
+    return " ".join(said.split())

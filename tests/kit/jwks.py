@@ -25,13 +25,13 @@ def key_set(keys: Iterable[Key], *more: object) -> bytes:
     return orjson.dumps({"keys": [*(key.public_jwk() for key in keys), *more]})
 
 
-def their_credential(key: Key = THEIRS, *, ahead_seconds: int = 0) -> str:
+def their_credential(key: Key = THEIRS, *, ahead_seconds: int = 0, subject: str = "bob") -> str:
     """What that issuer gives out for a minute, its clock being ahead."""
     now = int(time.time()) + ahead_seconds
     claims = {
         "iss": LOGIN,
         "aud": "gateway",
-        "sub": "bob",
+        "sub": subject,
         "iat": now,
         "exp": now + 60,
         "scope": "models:read",

@@ -395,6 +395,43 @@ async def test_an_issuer_that_may_say_less_ends_what_runs_on_its_word(
         assert [(close.code, code in close.reason) for close in closes] == [(1008, True)]
 
 
+def issuer_of_subjects(pattern: str = "bob", **members: Any) -> str:
+    """The same issuer, whose subjects alone say what they get."""
+    members = {"tenant": "acme", "scopes": ["inference", "files:*"], "models": ["*"], **members}
+    lines = [f"{name} = {orjson.dumps(value).decode()}" for name, value in members.items()]
+    head = issuer().replace('tenant = "acme"\n', "")
+    return f'{head}\n[issuers.login.subjects."{pattern}"]\n' + "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("beside", "status", "code"),
+    [
+        (issuer_of_subjects("alice"), 401, "invalid_api_key"),
+        (issuer_of_subjects(scopes=["models:read"]), 403, "missing_scope"),
+        (issuer_of_subjects(models=["o3"]), 403, "model_not_allowed"),
+        (issuer_of_subjects(tenant="bystander"), 401, "invalid_api_key"),
+    ],
+    ids=["entry removed", "scopes narrowed", "models narrowed", "another tenant"],
+)
+async def test_an_entry_of_subjects_that_says_less_ends_what_runs_on_its_word(
+    beside: str, status: int, code: str, tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    async with running_site(tmp_path, upstream) as site:
+        write(site.file, beside=issuer_of_subjects("b*"))
+        await until(lambda: LOGIN in site.gateway.app.services.trust.verifier._issuers)
+        running = await site.start(of_login(jti="one"))
+
+        write(site.file, beside=beside)
+        async with asyncio.timeout(SOON_SECONDS + 1):
+            await running.stream.read_body(running.heads["stream"])
+            waiting = await running.waiting.read_answer()
+            told = [seen for seen in await read_to_the_end(running.socket.reader) if seen.opcode == CLOSE]
+
+        assert not running.heads["stream"].clean_end
+        assert_refused(waiting, status, code)
+        assert [close.code for close in told] == [1008]
+
+
 async def test_expiry_ends_no_answer_and_revocation_still_does(
     tmp_path: Path, upstream: ScriptedUpstream
 ) -> None:
