@@ -59,6 +59,16 @@ class Entry(NamedTuple):
     """Unix seconds; the fraction keeps those of one second in the order in which they were recorded."""
 
 
+class Begun(NamedTuple):
+    """What the store knows of a tenant's entries as a whole."""
+
+    mark: str
+    """Made when the first was about to come: another one, and what was there before is gone."""
+
+    lost_since: float | None
+    """Unix seconds; None: nothing is lost, or the operator has acknowledged it."""
+
+
 class ObjectStore(Protocol):
     """Keeps entries and intents. Every method raises StoreUnavailable (of limits) and nothing else."""
 
@@ -68,14 +78,14 @@ class ObjectStore(Protocol):
         The intent is noted only if all may. With nothing named and no intent it only tells that the store is there.
         """
 
-    async def record(self, scope: Scope, made: Sequence[Made], intent_id: str | None = None) -> None:
-        """Make them the tenant's, and forget the intent; doing it again changes nothing."""
+    async def record(self, scope: Scope, made: Sequence[Made], intent_id: str | None = None) -> int:
+        """Make them the tenant's, and forget the intent; how many are new. Doing it again changes nothing."""
 
     async def forget_intent(self, scope: Scope, exchange_id: str) -> None:
         """Nothing was made."""
 
-    async def free(self, scope: Scope, named: Sequence[Named]) -> None:
-        """The upstream has them no longer, or the operator wants the entries gone."""
+    async def free(self, scope: Scope, named: Sequence[Named]) -> int:
+        """The upstream has them no longer, or the operator wants the entries gone; how many there were."""
 
     async def page(
         self, scope: Scope, kind: str, *, after: Entry | None, ascending: bool, count: int
@@ -88,9 +98,15 @@ class ObjectStore(Protocol):
     async def count(self, scope: Scope, kind: str) -> int:
         """How many entries of a kind the tenant has."""
 
-    async def begin(self, scope: Scope, *, recorded: bool) -> None:
-        """The tenant comes into force there. `recorded`: for the first time, and all that it makes is recorded from now
-        on; once said otherwise of a tenant, that stays so."""
+    async def begin(
+        self, scope: Scope, *, recorded: bool | None, mark: str = "", acknowledged: bool = False
+    ) -> Begun:
+        """The tenant comes into force there, or still is.
+
+        `recorded`: for the first time, and all that it makes is recorded from now on; once False was said of a tenant,
+        that stays so. None: it was there before. `mark` is what is remembered of the store: where it has another one,
+        entries are lost, until the operator has `acknowledged` that.
+        """
 
     def intents(self, scope: Scope) -> AsyncIterator[Intent]:
         """Those that are left, oldest first."""

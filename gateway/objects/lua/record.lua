@@ -1,0 +1,69 @@
+-- Make objects a tenant's; what is its own already stays as it is.
+-- ARGV: exchange whose intent is to be forgotten, or ''. Then for each object its kind, 1 where that is listed, its id or
+-- digest, the second of its creation, when the upstream forgets it (unix seconds; 0: never).
+-- Returns how many are new.
+local function clean(bucket)
+  local fields = redis.call('HGETALL', bucket)
+  for n = 1, #fields, 2 do
+    if not counts(fields[n + 1]) then redis.call('HDEL', bucket, fields[n]) end
+  end
+end
+
+local function put(bucket, digest, expires)
+  local day = expires == 0 and 0 or math.floor(expires / DAY) + 1
+  local was_empty = redis.call('EXISTS', bucket) == 0
+  redis.call('HSET', bucket, digest, day)
+  if day == 0 then
+    redis.call('PERSIST', bucket)
+    return
+  end
+  local ends = (day + 1) * DAY
+  local left = redis.call('TTL', bucket)
+  if was_empty or (left >= 0 and now + left < ends) then redis.call('EXPIREAT', bucket, ends) end
+end
+
+local function add_digest(kind, digest, expires)
+  for level = 0, levels_of(kind) - 1 do
+    local bucket = bucket_of(kind, level, digest)
+    local is_full = redis.call('HLEN', bucket) >= FULL
+    -- Which is looked through now and then only: what nobody writes to goes when its last entry has gone.
+    if is_full and (level == levels_of(kind) - 1 or string.byte(digest, 12) % 16 == 0) then
+      clean(bucket)
+      is_full = redis.call('HLEN', bucket) >= FULL
+    end
+    if not is_full then return put(bucket, digest, expires) end
+  end
+  open_level(kind)
+  put(bucket_of(kind, levels_of(kind) - 1, digest), digest, expires)
+end
+
+local cleaned = {}
+local function clean_listed(kind)
+  if cleaned[kind] then return end
+  cleaned[kind] = true
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', base .. ':x:' .. kind, '-inf', now - DAY, 'LIMIT', 0, 100)) do
+    redis.call('ZREM', base .. ':k:' .. kind, id)
+    redis.call('ZREM', base .. ':x:' .. kind, id)
+  end
+end
+
+local function add_listed(kind, id, second, expires)
+  clean_listed(kind)
+  local key = base .. ':k:' .. kind
+  local last = redis.call('ZREVRANGEBYSCORE', key, '(' .. second + 1, second, 'WITHSCORES', 'LIMIT', 0, 1)
+  local score = last[2] and math.min(last[2] + 0.000001, second + 0.999999) or second
+  redis.call('ZADD', key, string.format('%.17g', score), id)
+  if expires ~= 0 then redis.call('ZADD', base .. ':x:' .. kind, expires, id) end
+end
+
+local new = 0
+for at = 2, #ARGV, 5 do
+  local kind, listed, name = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local second, expires = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+  if not has(kind, listed, name) then
+    new = new + 1
+    if listed == '1' then add_listed(kind, name, second, expires) else add_digest(kind, name, expires) end
+  end
+end
+if ARGV[1] ~= '' then redis.call('HDEL', base .. ':i', ARGV[1]) end
+return new
