@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from grafana_foundation_sdk.models import units
 
-from docs.dashboards.kept import KEYS, NOTHING, STORE
+from docs.dashboards.kept import KEYS, NOTHING, OBJECTS, STORE
 from docs.dashboards.page import Page, Row
 from docs.dashboards.panels import lines, number
 from docs.dashboards.queries import Ask, Query
@@ -271,5 +271,5 @@ PAGE = Page(
     "Internals",
     "The gateway itself: workers, time and memory, Redis, keys and configuration, and what should be nothing.",
     ask,
-    [NOW, WORKERS, TIME, STORE, MEMORY, KEYS, NOTHING],
+    [NOW, WORKERS, TIME, STORE, OBJECTS, MEMORY, KEYS, NOTHING],
 )

@@ -89,6 +89,67 @@ STORE = Row(
     ],
 )
 
+_no_objects = "Nobody has asked yet, or no Redis is in use."
+
+OBJECTS = Row(
+    "Stored objects",
+    [
+        lines(
+            "Look-ups",
+            "How often it is asked per second whose stored objects are, by what came of it.",
+            "unknown: a tenant named what it has not made; the log has the exchanges. unavailable: Redis does not "
+            "answer, and requests that name stored objects are refused.",
+            ask.rate("gateway_object_look_ups_total", "result"),
+            unit=units.OpsPerSecond,
+            empty=_no_objects,
+        ),
+        lines(
+            "Look-ups: time",
+            "How long a look-up takes: p99 and the median.",
+            "It runs beside admission, and is part of Overhead.",
+            ask.quantile(0.99, "gateway_object_look_up_seconds").named("p99"),
+            ask.quantile(0.5, "gateway_object_look_up_seconds").named("median"),
+            unit=units.Seconds,
+            empty=_no_objects,
+        ),
+        lines(
+            "What becomes of objects",
+            "Stored objects per second, by what became of them.",
+            "waiting: Redis could not be told in time; until it is they are out of reach. lost: there was no room to "
+            "wait, and the log has each.",
+            ask.rate("gateway_objects_total", "became"),
+            unit=units.OpsPerSecond,
+            empty="Nobody has made any.",
+        ),
+        lines(
+            "Waiting to be recorded",
+            "Answers of which the registry has still to be told, on disk and in memory, by gateway.",
+            "It falls when Redis answers again. Not falling although it does: the log says why.",
+            ask.max("gateway_objects_waiting", "instance"),
+            unit=units.Short,
+            empty="No Redis is in use.",
+        ),
+        lines(
+            "Inference that went through unrecorded",
+            "Exchanges per second that made something while the registry was away, and went through all the same.",
+            "What they made is recorded late. Many: Redis is away.",
+            ask.rate("gateway_objects_unrecorded_inference_total"),
+            unit=units.OpsPerSecond,
+            empty=_no_target,
+        ),
+        lines(
+            "Tenants whose entries are lost",
+            "Tenants in force of whose stored objects Redis has forgotten what it knew.",
+            "`gateway objects import` brings it back; `gateway objects acknowledge` says that it is gone.",
+            ask.max("gateway_objects_lost_tenants", "instance"),
+            unit=units.Short,
+            empty="No Redis is in use.",
+            alarm=1,
+        ),
+    ],
+    collapsed=True,
+)
+
 KEYS = Row(
     "Configuration, keys and revocations",
     [

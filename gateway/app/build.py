@@ -38,6 +38,7 @@ from gateway.middleware.authorize import check_head
 from gateway.middleware.late_counting import LateCounting
 from gateway.middleware.services import Services
 from gateway.middleware.withdrawal import Withdrawal
+from gateway.objects.registry import Registry
 from gateway.operations.table import OperationTable
 from gateway.policy.model_names import configured_models
 from gateway.policy.tenants import ways_in_use
@@ -114,9 +115,11 @@ def build_app(
     )
     redis_url = revealed(settings.redis_url)
     refuse_uncounted(settings, place, shared=redis_url is not None)
+    registry = _registry(redis_url, settings.redis_prefix, keys_dir, metrics)
     tenants = TenantsInForce(
         settings,
         table=table,
+        registry=registry,
         memory=AccountMemory(
             redis_url=redis_url,
             redis_prefix=settings.redis_prefix,
@@ -192,7 +195,7 @@ def build_app(
         late=None
         if stores.late_work is None
         else LateRegister(stores.late_work, heard=late_counting.heard, lost=metrics.late_work_lost.inc),
-        registry=None,
+        registry=registry,
         guesses=Guesses(settings.expected_output, stores.lengths),
         metrics=metrics,
         log=log.ended,
@@ -284,6 +287,15 @@ def _stores(redis_url: str | None, prefix: str, place: Place, observer: Observer
     )
 
 
+def _registry(redis_url: str | None, prefix: str, keys_dir: Path | None, metrics: Metrics) -> Registry | None:
+    if not redis_url:
+        return None
+    from gateway.objects.redis_objects import RedisObjects
+
+    store = RedisObjects(redis_url, prefix=prefix, observer=metrics.faults)
+    return Registry(store, keys_dir=keys_dir, heard=metrics.objects)
+
+
 def _dispatch(services: Services, upstreams: Upstreams, wheel: Wheel) -> Handler:
     """What stands at the end of the middlewares: the gateway itself, a WebSocket, or anything else over HTTP."""
     settings = services.settings
@@ -338,6 +350,9 @@ def _show_state(app: App, upstreams: Upstreams) -> None:
     metrics.limits.late.watch(lambda: state().late_settlements)
     metrics.usage_waiting.watch(lambda: services.ledger.waiting)
     metrics.late_work_waiting.watch(lambda: services.late.waiting if services.late else 0)
+    if (registry := services.registry) is not None:
+        metrics.objects.waiting.watch(lambda: registry.waiting)
+        metrics.objects.lost.watch(lambda: registry.lost)
     metrics.revocations.watch(lambda: len(trust.revocations))
     metrics.revocations_age.watch(trust.revocations_age_seconds)
     show_issuers(services, services.settings)

@@ -162,6 +162,7 @@ class App:
             for tenant in services.tenants.policies.values():
                 await self._upstreams.open(tenant.access)
             for part in (
+                services.registry,  # is told of tenants, and of what late answers made
                 self._tenants,
                 self._upstreams.identities,
                 services.trust,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from gateway.app.account_memory import AccountMemory
 from gateway.limits.terms import OnStoreFailure
+from gateway.objects.registry import Registry
+from gateway.objects.store import Scope
 from gateway.operations.table import OperationTable
+from gateway.policy.accounts import Uses, storage_of
 from gateway.policy.tenants import (
+    StoredObjects,
     TenantBook,
     TenantPolicy,
     account_uses,
@@ -33,10 +37,18 @@ class TenantsInForce:
     SettingsInvalid for a configuration that cannot be in force.
     """
 
-    def __init__(self, settings: Settings, *, table: OperationTable, memory: AccountMemory) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        table: OperationTable,
+        memory: AccountMemory,
+        registry: Registry | None = None,
+    ) -> None:
         self._settings = settings
         self._table = table
         self._memory = memory
+        self._registry = registry
         self._said: list[str] = []
         self._noted: list[str] = []
         self._changed: Callable[[], None] = _nothing
@@ -54,8 +66,8 @@ class TenantsInForce:
 
     async def start(self) -> None:
         """Remember who has which account, and put that in force; then follow it."""
-        await self._memory.remember(account_uses(self.book.policies))
-        self._put(self.book.policies)
+        known = await self._remember(account_uses(self.book.policies))
+        self._put(self.book.policies, known)
         self._follower = asyncio.create_task(self._follow())
 
     async def close(self) -> None:
@@ -71,17 +83,27 @@ class TenantsInForce:
         What is noted of one that is not put in force then stays so: it might have been.
         """
         policies = await asyncio.to_thread(tenant_policies, settings, self._table)
-        await self._memory.remember(account_uses(policies))
+        known = await self._remember(account_uses(policies))
 
         def put() -> None:
             self._settings = settings
-            self._put(policies)
+            self._put(policies, known)
 
         return put
 
-    def _put(self, policies: Mapping[str, TenantPolicy]) -> None:
+    async def _remember(self, uses: Uses) -> Uses:
+        """Note these accounts; returns those that were known before."""
+        if self._registry is not None:
+            await self._memory.look()
+        known = self._memory.history.uses
+        await self._memory.remember(uses)
+        return known
+
+    def _put(self, policies: Mapping[str, TenantPolicy], known: Uses | None = None) -> None:
         has_registry = self._settings.redis_url is not None
         self.book.policies = judged(policies, self._memory.history, has_registry=has_registry)
+        if self._registry is not None:
+            self._registry.in_force(dict(_recorded(self.book.policies, known)))
         sentences = closed_to(self.book.policies.values())
         if sentences != self._said:
             for sentence in sentences or ["Stored objects are closed to no tenant any more."]:
@@ -101,6 +123,19 @@ class TenantsInForce:
                     self._put(self.book.policies)
             except Exception:  # noqa: BLE001 (what is known holds; without further looks nothing new would close)
                 _log.exception("looking at what is remembered of upstream accounts failed")
+
+
+def _recorded(
+    policies: Mapping[str, TenantPolicy], known: Uses | None
+) -> Iterator[tuple[Scope, bool | None]]:
+    """For each tenant whether all that it makes is recorded; None: what was said of it before holds."""
+    for tenant_id, policy in policies.items():
+        scope = policy.scope or Scope(storage_of(policy.access.base_url), tenant_id)
+        if policy.objects in (StoredObjects.OPEN, StoredObjects.REFUSED):
+            yield scope, False
+        else:
+            is_new = known is not None and (tenant_id, policy.account) not in known
+            yield scope, True if is_new else None
 
 
 def _nothing() -> None:

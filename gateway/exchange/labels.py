@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.credentials.principal import Check
+from gateway.objects.heard import Became, Found
 from gateway.usage.counters import TIERS
 
 LABELS = {
@@ -30,7 +31,9 @@ LABELS = {
     "of memory `held` or `most`",
     "result": "of connects `connected`, `failed`, `timeout` or `no_files` (on this machine); of waits "
     "`served`, `refused` or `left`; of loads, and of questions for models, `loaded` or `failed`; of "
-    "fetches `new`, `same` or `failed`",
+    "fetches `new`, `same` or `failed`; of look-ups of stored objects "
+    + ", ".join(f"`{found}`" for found in Found),
+    "became": ", ".join(f"`{became}`" for became in Became),
     "reason": "of refused connections `full`, `peer_share`, or `private` on that listener; of closed ones `idle`, or "
     "`head` with half a head; of bodies `full`, `share` or `never_fits`; of "
     "log lines `sampled` or `budget`; of credentials what is wrong with them: "

@@ -18,6 +18,7 @@ from gateway.exchange.in_flight import InFlight
 from gateway.exchange.instruments import Counts, Gauges, Registry, Rule, Spreads, Sums, Tallies
 from gateway.exchange.limit_metrics import LimitMetrics
 from gateway.exchange.model_metrics import ModelMetrics
+from gateway.exchange.object_metrics import ObjectMetrics
 from gateway.exchange.process_metrics import ProcessMetrics
 from gateway.exchange.tallies import ExchangeTallies
 from gateway.exchange.upstream_metrics import UpstreamMetrics
@@ -89,6 +90,7 @@ class Metrics:
         self.limits = LimitMetrics(registry)
         self.faults = FaultMetrics(registry)
         self.models = ModelMetrics(registry)
+        self.objects = ObjectMetrics(registry)
         self.upstream = UpstreamMetrics(registry, names=self.models.names)
         self.process = ProcessMetrics(registry)
         self.usage = Sums(

@@ -45,7 +45,10 @@ def digest_of(object_id: str) -> bytes:
 
 def is_id(object_id: str) -> bool:
     """Whether it may be the id of something that is recorded."""
-    return 0 < len(_bytes(object_id)) <= MOST_ID_BYTES
+    try:
+        return 0 < len(object_id.encode()) <= MOST_ID_BYTES
+    except UnicodeEncodeError:
+        return False  # half a character
 
 
 def words_of(kinds: StoredKinds, named: Iterable[Named]) -> list[Word]:
@@ -95,7 +98,7 @@ def intent_of(exchange_id: bytes, kept: bytes) -> Intent:
 
 def text_of(object_id: bytes) -> str:
     """An id as it was kept."""
-    return object_id.decode("utf-8", "surrogatepass")
+    return object_id.decode()
 
 
 def slices(words: Sequence[Word], each: int, most: int) -> Iterable[Sequence[Word]]:

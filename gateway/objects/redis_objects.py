@@ -71,7 +71,6 @@ class RedisObjects:
         self._scripts = {name: Script.load(__package__, "places", name) for name in _SCRIPTS}
         self._index = Script.load(__package__, "index")
         self.saw: Callable[[Scope, str], None] = _nobody
-        """Is told, with each look, the mark of what the store has of a tenant; empty: it has nothing."""
 
     async def look(self, scope: Scope, named: Sequence[Named], intent: Intent | None = None) -> list[bool]:
         signs = await self._spared(scope, named)

@@ -6,79 +6,168 @@ Asking fails where the store is away. Telling never does: what the store has not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
 
 from gateway.limits.store import StoreUnavailable
+from gateway.objects.heard import NOBODY, Became, Found, Heard
+from gateway.objects.keys import is_id
+from gateway.objects.marks import Marks
+from gateway.objects.presence import Presence
+from gateway.objects.steps import Step
 from gateway.objects.store import Intent, Made, Named, ObjectStore, Scope
+from gateway.objects.waiting import Waiting, spool_beside
 
-_PAUSE_SECONDS = 1.0
+_PAUSE_SECONDS: Final = 1.0
+_LONGEST_PAUSE_SECONDS: Final = 15.0
+
+_log = logging.getLogger("gateway.objects")
 
 
 class Registry:
-    """Ownership as one process knows and tells it."""
+    """Ownership as one process knows and tells it.
 
-    def __init__(self, store: ObjectStore) -> None:
+    With `keys_dir` what waits survives the process, and the next one there tells it.
+    """
+
+    def __init__(self, store: ObjectStore, *, keys_dir: Path | None = None, heard: Heard = NOBODY) -> None:
         self.store = store
-        self._waiting: list[Callable[[], Awaitable[None]]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._retrying: asyncio.Task[None] | None = None
+        self._heard = heard
+        self._presence = Presence(store, Marks(keys_dir))
+        self._waiting = Waiting(spool_beside(keys_dir), tell=self._tell, lose=self._lose)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._following: asyncio.Task[None] | None = None
+        self._wanted = asyncio.Event()
+        store.saw = self._saw
+
+    @property
+    def waiting(self) -> int:
+        """Answers of which the store has still to be told."""
+        return self._waiting.size
+
+    @property
+    def lost(self) -> int:
+        """Tenants in force whose entries are lost, and nobody has said that this is known."""
+        return self._presence.lost
 
     async def start(self) -> None:
-        """Begin to tell again what waits."""
-        self._retrying = asyncio.create_task(self._retry_for_ever())
+        """Begin to tell what waits, whoever left it here."""
+        await self._presence.start()
+        self._following = asyncio.create_task(self._follow())
 
     async def close(self) -> None:
         """Have what is still to be told confirmed or kept, and let go of the store."""
         if self._tasks:
             await asyncio.wait(self._tasks)
-        if self._retrying is not None:
-            self._retrying.cancel()
-            await asyncio.wait({self._retrying})
-        await self._retry()
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait({self._following})
+        await self._waiting.tell_all()
+        await self._waiting.close()
         await self.store.close()
+
+    def in_force(self, scopes: Mapping[Scope, bool | None]) -> None:
+        """Which tenants there are from now on, and whether all that each makes is recorded from the first.
+
+        None: it was there before, and what was said of it then holds.
+        """
+        self._presence.put(scopes)
+        self._wanted.set()
 
     async def look(self, scope: Scope, named: Sequence[Named], intent: Intent | None = None) -> list[bool]:
         """Whether each may be used; notes the intent if all may. Raises StoreUnavailable."""
-        return await self.store.look(scope, named, intent)
+        began = monotonic()
+        found = Found.UNAVAILABLE
+        try:
+            may = await self.store.look(scope, named, intent)
+            found = Found.OWN if all(may) else Found.UNKNOWN
+        finally:
+            self._heard.looked(found, monotonic() - began)
+        return may
 
     async def record(self, scope: Scope, made: Sequence[Made], intent_id: str | None = None) -> bool:
-        """Make them the tenant's; False: not confirmed yet, they wait and are nobody's meanwhile. Never raises."""
-        return await self._tell(lambda: self.store.record(scope, made, intent_id))
+        """Make them the tenant's; False: not confirmed yet, they wait and are nobody's meanwhile.
+
+        Never raises, and goes on if whoever waits for it does not.
+        """
+        return await asyncio.shield(self._spawn(self._take(_step(scope, made, intent_id))))
 
     def record_soon(self, scope: Scope, made: Sequence[Made], intent_id: str | None = None) -> None:
         """The same, and nobody waits for it."""
-        self._spawn(lambda: self.store.record(scope, made, intent_id))
+        self._spawn(self._take(_step(scope, made, intent_id)))
 
     def free_soon(self, scope: Scope, named: Sequence[Named]) -> None:
         """The upstream has them no longer."""
-        self._spawn(lambda: self.store.free(scope, named))
+        self._spawn(self._take(Step(scope, (), tuple(one for one in named if is_id(one.id)))))
 
     def forget_intent_soon(self, scope: Scope, exchange_id: str) -> None:
         """Nothing was made."""
-        self._spawn(lambda: self.store.forget_intent(scope, exchange_id))
+        self._spawn(self._take(Step(scope, intent_id=exchange_id)))
 
-    async def _tell(self, told: Callable[[], Awaitable[None]]) -> bool:
+    async def _take(self, step: Step) -> bool:
         try:
-            await told()
+            await self._tell(step)
         except StoreUnavailable:
-            self._waiting.append(told)
+            if step.made:
+                self._heard.became(Became.WAITING, len(step.made))
+            await self._waiting.keep(step)
             return False
         return True
 
-    def _spawn(self, told: Callable[[], Awaitable[None]]) -> None:
-        async def tell() -> None:
-            await self._tell(told)
+    async def _tell(self, step: Step) -> None:
+        """Raises StoreUnavailable."""
+        if step.made or step.intent_id is not None:
+            new = await self.store.record(step.scope, step.made, step.intent_id)
+            self._heard.became(Became.RECORDED, new)
+        if step.freed:
+            self._heard.became(Became.FREED, await self.store.free(step.scope, step.freed))
 
-        task = asyncio.get_running_loop().create_task(tell())
+    def _lose(self, step: Step) -> None:
+        """Nothing will come of a step: what `gateway objects import` needs to make up for it is said."""
+        if not step.made:
+            return
+        _log.error(
+            "there is no room to keep what the registry of stored objects could not be told: %s",
+            step.written().decode().rstrip(),
+        )
+        self._heard.became(Became.LOST, len(step.made))
+        self._presence.not_wholly(step.scope)
+
+    def _saw(self, scope: Scope, mark: str) -> None:
+        if self._presence.saw(scope, mark):
+            self._wanted.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, bool]) -> asyncio.Task[bool]:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
-    async def _retry_for_ever(self) -> None:
+    async def _follow(self) -> None:
+        """Tell what waits, and what is in force; less often while the store does not listen."""
+        pause = _PAUSE_SECONDS
         while True:
-            await asyncio.sleep(_PAUSE_SECONDS)
-            await self._retry()
+            self._wanted.clear()
+            try:
+                took = await self._waiting.tell_all()
+                if self._presence.owes:
+                    took = await self._presence.tell() and took
+            except Exception:  # noqa: BLE001 (a defect in telling one thing must not keep all others waiting)
+                _log.exception("telling the registry of stored objects what waits failed")
+                took = False
+            pause = _PAUSE_SECONDS if took else min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wanted.wait()
+            except TimeoutError:
+                pass  # time for the next look
 
-    async def _retry(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for told in waiting:
-            await self._tell(told)
+
+def _step(scope: Scope, made: Sequence[Made], intent_id: str | None) -> Step:
+    ids = tuple(one for one in made if is_id(one.id))
+    if len(ids) < len(made):
+        _log.warning("upstream %s names something that it has made by what is no id", scope.storage)
+    return Step(scope, ids, (), intent_id)

@@ -6,7 +6,7 @@ else; it outlives the tenant's configuration. Entries of one tenant are in one p
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -71,6 +71,9 @@ class Begun(NamedTuple):
 
 class ObjectStore(Protocol):
     """Keeps entries and intents. Every method raises StoreUnavailable (of limits) and nothing else."""
+
+    saw: Callable[[Scope, str], None]
+    """Is told, with each look, the mark of what the store has of a tenant; empty: it has nothing."""
 
     async def look(self, scope: Scope, named: Sequence[Named], intent: Intent | None = None) -> list[bool]:
         """Whether each may be used in this scope, in one round trip that also notes the intent.

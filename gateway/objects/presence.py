@@ -1,0 +1,119 @@
+"""Which tenants are in force, as the store is told; and whether what it had of them is still there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from time import monotonic
+from typing import Final
+
+from gateway.limits.store import StoreUnavailable
+from gateway.objects.marks import Marks
+from gateway.objects.store import Begun, ObjectStore, Scope
+
+LOOK_SECONDS: Final = 30.0
+_AT_ONCE: Final = 32
+
+_log = logging.getLogger("gateway.objects")
+
+
+class Presence:
+    """Tells the store of each tenant in force until it has confirmed, and looks again every half minute."""
+
+    def __init__(self, store: ObjectStore, marks: Marks) -> None:
+        self._store = store
+        self._marks = marks
+        self._in_force: frozenset[Scope] = frozenset()
+        self._owed: dict[Scope, bool | None] = {}
+        self._lost: dict[Scope, float] = {}
+        self._looked_at = monotonic()
+
+    @property
+    def lost(self) -> int:
+        """Tenants in force whose entries are lost, and nobody has said that this is known."""
+        return sum(scope in self._lost for scope in self._in_force)
+
+    @property
+    def owes(self) -> bool:
+        """Whether the store has still to be told of somebody."""
+        return bool(self._owed) or monotonic() - self._looked_at > LOOK_SECONDS
+
+    def put(self, scopes: Mapping[Scope, bool | None]) -> None:
+        """These are in force from now on; whether all that each makes is recorded, from the first; None: as before."""
+        self._in_force = frozenset(map(_place, scopes))
+        for scope, recorded in scopes.items():
+            self._owe(_place(scope), recorded)
+
+    def not_wholly(self, scope: Scope) -> None:
+        """Something that the tenant has made will never be recorded."""
+        self._owe(_place(scope), recorded=False)
+
+    def saw(self, scope: Scope, mark: str) -> bool:
+        """The store has this mark of a tenant in force; whether that has to be looked at."""
+        place = _place(scope)
+        if place not in self._in_force or mark == self._marks.get(place) or place in self._lost:
+            return False
+        self._owe(place, recorded=None)
+        return True
+
+    async def start(self) -> None:
+        """Begin with what was known here last."""
+        await asyncio.to_thread(self._marks.load)
+
+    async def tell(self) -> bool:
+        """Tell the store what it has still to be told; whether it took all."""
+        if monotonic() - self._looked_at > LOOK_SECONDS:
+            self._looked_at = monotonic()
+            for scope in self._in_force:
+                self._owed.setdefault(scope, None)
+        owed = list(self._owed.items())
+        new = dict[Scope, str]()
+        for at in range(0, len(owed), _AT_ONCE):
+            some = owed[at : at + _AT_ONCE]
+            for (scope, recorded), begun in zip(
+                some, await asyncio.gather(*(self._begin(*one) for one in some)), strict=True
+            ):
+                if begun is None:
+                    continue
+                if self._owed.get(scope) is recorded:
+                    self._owed.pop(scope, None)
+                if not self._is_lost(scope, begun) and begun.mark != self._marks.get(scope):
+                    new[scope] = begun.mark
+        if new:
+            await asyncio.to_thread(self._marks.keep, new)
+        return not self._owed
+
+    async def _begin(self, scope: Scope, recorded: bool | None) -> Begun | None:
+        try:
+            return await self._store.begin(scope, recorded=recorded, mark=self._marks.get(scope))
+        except StoreUnavailable:
+            return None
+
+    def _is_lost(self, scope: Scope, begun: Begun) -> bool:
+        if begun.lost_since is None:
+            if self._lost.pop(scope, None) is not None:
+                _log.warning(
+                    "stored objects of %s at %s: the loss is acknowledged", scope.tenant, scope.storage
+                )
+            return False
+        if scope not in self._lost:
+            _log.error(
+                "what was recorded of the stored objects of %s at %s is lost: Redis has forgotten it, and all that it "
+                "made before is closed to it; `gateway objects import` brings it back, `gateway objects acknowledge` "
+                "says that it is gone",
+                scope.tenant,
+                scope.storage,
+            )
+        self._lost[scope] = begun.lost_since
+        return True
+
+    def _owe(self, scope: Scope, recorded: bool | None) -> None:
+        """What was said otherwise of a tenant holds; what is not known is nothing said."""
+        before = self._owed.get(scope)
+        if before is None or recorded is False:
+            self._owed[scope] = recorded
+
+
+def _place(scope: Scope) -> Scope:
+    return scope if scope.others is None else scope._replace(others=None)
