@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from gateway.errors import Ending, GatewayError
 from gateway.exchange.observers import (
+    HELD,
+    READABLE,
     AnswerChange,
     FormGate,
     ObjectRecorder,
@@ -261,9 +263,9 @@ class Exchange:
 
     def choose(self, change: AnswerChange | None) -> None:
         """Have the answer changed so; None: not by you. Two changes of one answer are a defect of the gateway."""
-        if change is None:
+        if change is None or (change is READABLE and self.change is HELD):
             return
-        if self.change is not None:
+        if self.change is not None and self.change is not HELD:
             raise RuntimeError("an answer is changed in one way")
         self.change = change
 

@@ -33,7 +33,7 @@ class ObjectMetrics:
             ["became"],
             registry=registry,
         )
-        self.unrecorded = Counts(
+        self._unasked = Counts(
             "gateway_objects_unrecorded_inference",
             "Inference that went through although the registry was away, so that its answer may be recorded late.",
             registry=registry,
@@ -57,6 +57,10 @@ class ObjectMetrics:
         """Count one look-up."""
         self._look_ups.labels(found.value).inc()
         self._seconds.observe(seconds)
+
+    def went_unasked(self) -> None:
+        """Count inference that went through."""
+        self._unasked.inc()
 
     def became(self, what: Became, objects: int) -> None:
         """Count objects."""

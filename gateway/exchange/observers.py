@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gateway.endings import Ending, GatewayError
+from gateway.operations.stored_kinds import Making
 from gateway.policy.reading import Question
 from gateway.wire.answer_head import Head
 from gateway.wire.body_facts import AskedResponse, Reference, SocketRequest
@@ -54,11 +55,43 @@ class ObjectRecorder(Protocol):
     """Records what answers say was made, while they are held: a client never knows of an object before the registry
     does. Neither method raises for a registry that is away: what could not be recorded waits elsewhere."""
 
+    created: tuple[tuple[str, str], ...] = ()
+    """Kind and id of what has been made, for the log; not of all where it is much."""
+
     async def answered(self, document: object) -> None:
         """A JSON answer, or a part of it that says all that was made; returns when it is recorded."""
 
     async def event(self, document: object) -> None:
         """The same of an event: of a stream, or of a session."""
+
+
+class AnswerRecorder(ObjectRecorder, ABC):
+    """Records what one answer over HTTP says."""
+
+    def __init__(self, makes: Sequence[Making], *, holds: bool) -> None:
+        self.makes = makes
+        """Where the answer may say what was made."""
+
+        self.holds = holds
+        """Whether the answer is held meanwhile."""
+
+        self.is_found = False
+        """Whether the answer has said what the exchange is there to make."""
+
+        self.heard = False
+        """Whether the answer has been read to its end; written by whoever reads it."""
+
+    @abstractmethod
+    def passed(self, document: object, *, in_event: bool = False) -> None:
+        """As `answered` and `event`, of what nobody holds; it is recorded soon."""
+
+    @abstractmethod
+    def says_more(self, document: object) -> bool:
+        """Whether an event says something that has not been recorded."""
+
+    @abstractmethod
+    def unknown(self) -> None:
+        """The upstream does not have what the request's path names."""
 
 
 class FormGate(Protocol):
@@ -187,3 +220,6 @@ class AnswerChange:
 
 READABLE = AnswerChange()
 """Nothing is changed but the encoding: somebody has to read the answer."""
+
+HELD = AnswerChange()
+"""The same, and it is held until what it says was made has been recorded; a change may take its place."""

@@ -8,9 +8,11 @@ from gateway.endings import Ending
 from gateway.exchange.tallies import ExchangeTallies
 from gateway.limits.charges import QuotaSet
 from gateway.limits.terms import Dimension
+from gateway.operations.stored_kinds import StoredKinds, StoredPlace
 from gateway.operations.table import Operation
 from gateway.policy import requests as policy
 from gateway.policy.caller import Caller
+from gateway.policy.reading import Question
 from gateway.usage.counters import Counted, Entry, named, tier_of
 from gateway.usage.reported import Known
 
@@ -37,7 +39,7 @@ class Standing:
 
     __slots__ = (
         *("allowed", "asks_body", "asks_head", "caller", "counts_images", "destination", "lines", "metered"),
-        *("operation", "question", "quotas", "tallies", "until", "_counted", "_of_model", "_sets"),
+        *("operation", "question", "quotas", "stored", "tallies", "until", "_counted", "_of_model", "_sets"),
     )
 
     def __init__(
@@ -71,6 +73,9 @@ class Standing:
 
         self.question = policy.question_of(caller, operation)
         """What has to be known of a body; None where nobody has to look into it."""
+
+        self.stored = _stored(caller, operation, self.question)
+        """What it has to do with what the upstream stores; None where that is nothing, or nobody keeps a record."""
 
         self.metered = caller.metered
         """Whether usage has to be known of every answer."""
@@ -110,3 +115,11 @@ class Standing:
             entry = Entry(named(principal.subject), named(model), self.operation.id, tier_of(tier))
             counted = self._counted[model, tier] = Counted(principal.tenant, entry)
         return counted
+
+
+def _stored(caller: Caller, operation: Operation, question: Question | None) -> StoredPlace | None:
+    if caller.tenant.scope is None or operation.is_administration or operation.is_session:
+        return None
+    place = StoredKinds.load().place_of(operation)
+    names = question is not None and question.stored and caller.asks_registry(operation)
+    return None if place.is_nothing and not names else place

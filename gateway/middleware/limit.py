@@ -22,6 +22,8 @@ from gateway.limits.limiter import Limiter
 from gateway.limits.terms import Dimension
 from gateway.middleware.admission import Admission, Decided
 from gateway.middleware.costs import Costs
+from gateway.middleware.ownership import Ownership
+from gateway.objects.registry import Registry
 from gateway.operations.table import OperationTable
 from gateway.policy import requests as policy
 from gateway.policy.coverage import check_image_tool_covered, check_model_covered
@@ -53,8 +55,11 @@ def limit(
     file_bytes: Callable[[Exchange, str], Awaitable[int | None]],
     decided: Decided,
     memory: BodyMemory,
+    registry: Registry | None,
 ) -> Middleware:
     """Admit the exchange, or refuse it naming the limit; settle it when it has ended, however it ended.
+
+    `registry` knows whose what is that it names, and is asked beside the limits.
 
     `file_bytes` tells the size of a file that the upstream has stored, by its id; None when it does not say.
     """
@@ -70,17 +75,18 @@ def limit(
             admission = Admission(exchange, limiter, decided, guesses)
             room = memory.room_for(caller.tenant.id)
             exchange.body_gone = room.release
+            owning = None if standing.stored is None else Ownership(registry, exchange, standing.stored)
             try:
                 if not whole:
-                    await _admit_by_head(request, exchange, admission, room)
+                    await _admit_by_head(request, exchange, admission, room, owning)
                 else:
                     if body.is_there(request, edge, room):
                         taken: tuple[bytes, ...] = (request.body.read_nowait(),)
                         at_once = is_read_at_once(taken)
-                        if standing.quotas.quotas and not at_once:
-                            await _enter(exchange, admission)  # it may have to wait for its turn to be read
+                        if not at_once and (standing.quotas.quotas or owning is not None):
+                            await _enter(exchange, admission, owning)  # it may have to wait to be read
                     else:
-                        taken = await _take_in(request, exchange, admission, room)
+                        taken = await _take_in(request, exchange, admission, room, owning)
                         at_once = is_read_at_once(taken)
                     # As RequestBody(taken), without its frame: every body that is read becomes one.
                     exchange.body = tuple.__new__(RequestBody, (taken, ()))
@@ -99,11 +105,14 @@ def limit(
                     if quotas.quotas:
                         if quotas.measured:
                             exchange.cost = (
-                                await _batch_cost(exchange, admission, quotas)
+                                await _batch_cost(exchange, admission, quotas, owning)
                                 if exchange.operation.is_batch
                                 else costs.of(exchange)
                             )
-                        await admission.admit(quotas, hold=False)
+                        if owning is None:
+                            await admission.admit(quotas, hold=False)
+                    if owning is not None:
+                        await owning.admit(admission, quotas, hold=False)
                 return await handler(request)
             except GatewayError as refusal:
                 if refusal.ending is Ending.REFUSED and exchange.head_at is None:
@@ -111,13 +120,15 @@ def limit(
                 raise
             finally:
                 admission.settle()
+                if owning is not None:
+                    owning.ended()
                 if room.held_bytes:  # else it went with the body
                     room.release()
 
         return limited
 
     async def _admit_by_head(
-        request: Request, exchange: Exchange, admission: Admission, room: BodyRoom
+        request: Request, exchange: Exchange, admission: Admission, room: BodyRoom, owning: Ownership | None
     ) -> None:
         """Admit what has no body, or one that streams: that by its stated size."""
         head, limits = exchange.head, exchange.caller.tenant.limits
@@ -135,18 +146,20 @@ def limit(
             _check_covered(exchange, quotas)
         if quotas.measured or form_may_cost_more:
             exchange.cost = (
-                await _batch_cost(exchange, admission, quotas)
+                await _batch_cost(exchange, admission, quotas, owning)
                 if exchange.operation.is_batch
                 else costs.of(exchange)
             )
-        if quotas:
+        if owning is not None:
+            await owning.admit(admission, quotas, hold=head.has_body)
+        elif quotas:
             await admission.admit(quotas, hold=head.has_body)
         if head.has_body:
             await room.take_for_stream(exchange.stated_bytes)
             body.invite(request, head)
 
     async def _take_in(
-        request: Request, exchange: Exchange, admission: Admission, room: BodyRoom
+        request: Request, exchange: Exchange, admission: Admission, room: BodyRoom, owning: Ownership | None
     ) -> tuple[bytes, ...]:
         """Read a body that policy must see, and that has not come yet; what is large or slow has to be let in first."""
         head = exchange.head
@@ -158,7 +171,7 @@ def limit(
             if not at_once:
                 exchange.held_seconds += monotonic() - began
         if not at_once:
-            await _enter(exchange, admission)
+            await _enter(exchange, admission, owning)
             await room.take(max(exchange.stated_bytes or 0, request.body.come_bytes))
             body.invite(request, head)
             began = monotonic()
@@ -166,13 +179,14 @@ def limit(
             taken = await body.whole(request, edge, room)
         finally:  # a client that stops, or leaves, has taken that time too
             exchange.held_seconds += monotonic() - began
-        if at_once and not is_read_at_once(taken) and _standing(exchange).quotas:
-            await _enter(exchange, admission)  # it may have to wait for its turn to be read
+        if at_once and not is_read_at_once(taken) and (owning is not None or _standing(exchange).quotas):
+            await _enter(exchange, admission, owning)  # it may have to wait for its turn to be read
         return taken
 
-    async def _enter(exchange: Exchange, admission: Admission) -> None:
+    async def _enter(exchange: Exchange, admission: Admission, owning: Ownership | None) -> None:
         """Take what does not depend on the body."""
-        await admission.enter(_standing(exchange).quotas_of(exchange.model))
+        quotas = _standing(exchange).quotas_of(exchange.model)
+        await (admission.enter(quotas) if owning is None else owning.enter(admission, quotas))
 
     def _judge(exchange: Exchange, standing: Standing, taken: RequestBody) -> None:
         """Let policy decide about a body that it has read; what it names is noted even where it is refused."""
@@ -189,11 +203,15 @@ def limit(
             exchange.model = default
         policy.check_model_of_body(caller, operation, exchange.model)
 
-    async def _batch_cost(exchange: Exchange, admission: Admission, quotas: QuotaSet) -> Cost:
+    async def _batch_cost(
+        exchange: Exchange, admission: Admission, quotas: QuotaSet, owning: Ownership | None
+    ) -> Cost:
         """A batch costs what its input file has, and the upstream knows how much that is; asked where a limit asks."""
         if all(quota.dimension is not Dimension.BATCH_INPUT_TOKENS_PER_DAY for quota in quotas):
             return _NO_COST
-        await _enter(exchange, admission)  # a request that is refused anyway asks the upstream nothing
+        await _enter(
+            exchange, admission, owning
+        )  # a request that is refused anyway asks the upstream nothing
         file_id = exchange.facts.input_file
         size_bytes = None if file_id is None else await file_bytes(exchange, file_id)
         # Of a file that is not there the upstream will make no batch.

@@ -5,14 +5,125 @@ What is another's and what nobody has get one and the same answer, which the ups
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Coroutine, Sequence
+from typing import Any
+from urllib.parse import unquote
 
+from gateway.exchange.exchange import Exchange
+from gateway.exchange.observers import HELD, READABLE
+from gateway.limits.charges import QuotaSet
 from gateway.limits.store import StoreUnavailable
+from gateway.middleware.admission import Admission
+from gateway.middleware.answer_meter import is_readable
+from gateway.middleware.recording import Recorder
 from gateway.objects.registry import Registry
 from gateway.objects.store import Intent, Named
+from gateway.operations.stored_kinds import StoredPlace
 from gateway.policy.caller import Caller
 from gateway.policy.unknown_objects import unavailable, unknown
+from gateway.proxy.recorded_answers import PassingDocument
+from gateway.stored_errors import ObjectsUnavailable, ObjectUnknown
 from gateway.wire.body_facts import Reference
+
+
+class Ownership:
+    """What one exchange has to do with what the upstream stores: what it names, and what it makes."""
+
+    def __init__(self, registry: Registry | None, exchange: Exchange, place: StoredPlace) -> None:
+        self._registry = registry
+        self._exchange = exchange
+        self._place = place
+        self._checks = exchange.caller.asks_registry(exchange.operation)
+        self._in_head = references_in_head(exchange, place) if self._checks or place.is_itself else ()
+        self._entered = False
+        self._recorder: Recorder | None = None
+        self._passing: PassingDocument | None = None
+
+    async def enter(self, admission: Admission, quotas: QuotaSet) -> None:
+        """Take at the door what does not depend on the body, and see whether what the head names may be used."""
+        if not self._checks or not self._in_head or self._entered:
+            await admission.enter(quotas)
+            return
+        self._entered = True
+        await _beside(
+            admission.enter(quotas), check_owned(self._registry, self._exchange.caller, self._in_head)
+        )
+
+    async def admit(self, admission: Admission, quotas: QuotaSet, *, hold: bool) -> None:
+        """Take what the exchange needs, and see whether it may use what it names: one round trip. Then it is recorded
+        what it makes."""
+        exchange, registry = self._exchange, self._registry
+        references = (*self._in_head, *exchange.facts.named.references)
+        recorder = self._recording(references)
+        intent = None if recorder is None else recorder.intend(exchange)
+        if not self._checks or (not references and intent is None):
+            if quotas.quotas:
+                await admission.admit(quotas, hold=hold)
+            return
+        looks = check_owned(registry, exchange.caller, references, intent=intent)
+        try:
+            if quotas.quotas:
+                await _beside(admission.admit(quotas, hold=True), looks)
+            else:
+                await looks
+        except ObjectUnknown:
+            if recorder is not None:
+                recorder.not_intended()
+            raise
+        except ObjectsUnavailable:
+            if registry is None or recorder is None or references or not recorder.makes_answers:
+                raise
+            if exchange.facts.background:
+                raise  # it is of no use to who cannot find it again
+            registry.went_unasked()
+
+    def ended(self) -> None:
+        """The exchange has ended. Never raises and never waits."""
+        if self._passing is not None:
+            self._passing.ended()
+        if self._recorder is not None:
+            self._recorder.ended(self._exchange)
+
+    def _recording(self, references: Sequence[Reference]) -> Recorder | None:
+        """Have recorded what the exchange makes, if it may make something, or free what it names."""
+        exchange, place, scope = self._exchange, self._place, self._exchange.caller.tenant.scope
+        if self._registry is None or scope is None or not (place.makes or place.is_itself):
+            return None
+        recorder = Recorder(
+            self._registry, scope, place, exchange.facts, holds=self._checks, references=references
+        )
+        if not recorder.makes and not place.is_itself:
+            return None
+        exchange.recorder = self._recorder = recorder
+        if not recorder.makes:
+            pass
+        elif recorder.holds:
+            exchange.choose(HELD)
+        else:
+            self._passing = PassingDocument(recorder)
+            exchange.observers.append(self._passing)
+            exchange.choose(None if is_readable(exchange.head) else READABLE)
+        return recorder
+
+
+def references_in_head(exchange: Exchange, place: StoredPlace) -> tuple[Reference, ...]:
+    """What a request's path and query name that is stored."""
+    if place.parent is None or place.parameter is None:
+        return ()
+    return (Reference(place.parent.name, unquote(exchange.params[place.parameter]), ""),)
+
+
+async def _beside(permits: Awaitable[None], looks: Coroutine[Any, Any, None]) -> None:
+    """Wait for both, which go to their stores in the same turn of the loop; what limits say comes first."""
+    looking = asyncio.ensure_future(looks)
+    try:
+        await permits
+    except BaseException:
+        looking.cancel()
+        await asyncio.wait({looking})
+        raise
+    await looking
 
 
 async def check_owned(

@@ -39,12 +39,18 @@ class Heard(Protocol):
     def became(self, what: Became, objects: int) -> None:
         """That has become of so many objects."""
 
+    def went_unasked(self) -> None:
+        """Inference went through although the store could not be asked."""
+
 
 class _Nobody:
     def looked(self, found: Found, seconds: float) -> None:
         pass
 
     def became(self, what: Became, objects: int) -> None:
+        pass
+
+    def went_unasked(self) -> None:
         pass
 
 

@@ -107,6 +107,10 @@ class Registry:
         """Nothing was made."""
         self._spawn(self._take(Step(scope, intent_id=exchange_id)))
 
+    def went_unasked(self) -> None:
+        """Count inference that goes through although the store could not be asked: its answer may be recorded late."""
+        self._heard.went_unasked()
+
     async def _take(self, step: Step) -> bool:
         try:
             await self._tell(step)

@@ -43,6 +43,12 @@ class StoredKind:
     path: str | None = None
     list_path: str | None = None
     unknown_as: Mapping[str, Unknown] = field(default_factory=dict)
+    is_answer: bool = False
+    """Whether it is an answer itself, which is of use also where nobody finds it again."""
+
+    expires: str | None = None
+    """The member that says when the upstream forgets it; None: it does not, whatever its members say."""
+
     kept_seconds: float | None = None
     """After which the upstream has forgotten it in any case."""
 

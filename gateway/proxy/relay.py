@@ -8,8 +8,9 @@ from time import monotonic
 from aiohttp.helpers import rfc822_formatted_time
 
 from gateway.errors import Ending, UpstreamBroken
+from gateway.exchange.exchange import Exchange
 from gateway.exchange.fault_metrics import UPSTREAM_UNREAD
-from gateway.exchange.observers import READABLE, AnswerChange, BodyChange, EventFilter
+from gateway.exchange.observers import READABLE, AnswerChange, BodyChange, EventFilter, AnswerRecorder
 from gateway.proxy.answer import Answer, own_lines, status_line
 from gateway.proxy.answer_sink import AnswerSink
 from gateway.proxy.bites import EVENTS, PACKED
@@ -24,6 +25,8 @@ from gateway.proxy.by_sight import (
 from gateway.proxy.call import Call
 from gateway.proxy.piece_gaps import PieceGaps
 from gateway.proxy.reading import Reading
+from gateway.proxy.recorded_answers import record_document, see_whether_unknown
+from gateway.proxy.recording_sink import RecordingSink
 from gateway.proxy.reply import Reply
 from gateway.proxy.report_sink import hear_report
 from gateway.proxy.request import Request
@@ -140,13 +143,18 @@ class Relay:
         withheld = None if 200 <= head.status < 300 else await read_error(call, head)
         if isinstance(withheld, Unread):
             return await self._answer_unread(request, call, head, withheld)
+        recorder = _recorder_of(exchange)
         change = exchange.change if 200 <= head.status < 300 else None
+        if recorder is not None and head.status == 404 and withheld is None and not codings_of(head):
+            await see_whether_unknown(call.reply, recorder)
         if change is not None and change.body is not None and request.method != "HEAD":
             return await self._answer_changed(request, call, head, change.body)
         without = LENGTH if head.status == 204 else NOTHING_LISTED
         answer: Answer | None = None
         seen = head
-        if in_question(exchange, head):
+        if recorder is not None and recorder.holds and recorder.makes and head.status < 300:
+            seen = await self._recorded(call, head, recorder)
+        elif in_question(exchange, head):
             if change is None or change.events is None or _OF_ITS_CODING.isdisjoint(head.names.first):
                 answer = self._begin_in_pieces(request, call, head, without)
             seen = await seen_as_it_begins(call.reply, head)
@@ -160,6 +168,13 @@ class Relay:
         if answer.waits():
             await answer.taken()
         return _complete(call, answer)
+
+    async def _recorded(self, call: Call, head: Head, recorder: AnswerRecorder) -> Head:
+        """The head, as it ought to be, of an answer that is held; what a document says has been recorded."""
+        seen = await seen_as_it_begins(call.reply, head) if in_question(call.exchange, head) else head
+        if not is_event_stream(seen):
+            await record_document(call, head, recorder, self._reading)
+        return seen
 
     def _begin_in_pieces(self, request: Request, call: Call, head: Head, without: frozenset[bytes]) -> Answer:
         answer = self.begin(request, call, head, without=without)
@@ -193,9 +208,14 @@ class Relay:
         if seconds:
             comments = Comments(going, reply=reply, client=client, seconds=seconds)
             self._wheel.ask(comments, comments.due_at)
+        recorder = _recorder_of(exchange)
+        records = recorder is not None and recorder.makes and events and head.status < 300 and knows(applied)
         client.fed_by(reply)
         try:
-            reply.relay_to(going)
+            if recorder is not None and records:
+                reply.relay_to(RecordingSink(going, reply=reply, recorder=recorder, applied=applied))
+            else:
+                reply.relay_to(going)
             await going.ended()
         except asyncio.CancelledError:
             going.stop()
@@ -245,6 +265,11 @@ class Relay:
         await answer.write_eof(body)
         call.exchange.sent(len(body))
         return _complete(call, answer)
+
+
+def _recorder_of(exchange: Exchange) -> AnswerRecorder | None:
+    recorder = exchange.recorder
+    return recorder if isinstance(recorder, AnswerRecorder) else None
 
 
 def _complete(call: Call, answer: Answer) -> Answer:

@@ -176,6 +176,11 @@ class Reply(UpstreamChannel):
         self._room_bytes = KEPT_BYTES
         return b"".join([piece for piece, _ in self._pieces]) if self._pieces_bytes <= most_bytes else None
 
+    @property
+    def come(self) -> list[bytes]:
+        """What has come of the body, which `read` will still return."""
+        return [piece for piece, _ in self._pieces]
+
     async def begins(self, tells: Callable[[bytes], bool | None]) -> bool:
         """Whether the body begins so, which `read` will still return; waits as long as that cannot be told (None).
 

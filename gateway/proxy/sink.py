@@ -77,6 +77,11 @@ class Awaited:
             self._error = error
             self._settle()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is taken."""
+        return self._over
+
     def stop(self) -> None:
         """Take no more of it: nobody waits any longer."""
         self._over = True

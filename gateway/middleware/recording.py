@@ -1,0 +1,127 @@
+"""Has what an exchange makes recorded, from what the upstream answers and from nothing else.
+
+Of tenants who share an account the answer is held meanwhile (`proxy/recorded_answers.py`), so that a client never knows
+of an object before the registry does; of one that is alone it passes, and is looked at as it goes by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from time import time
+
+from gateway.exchange.exchange import Exchange
+from gateway.exchange.observers import AnswerRecorder
+from gateway.objects.registry import Registry
+from gateway.objects.store import Intent, Made, Named, Scope
+from gateway.operations.stored_kinds import Making, StoredPlace
+from gateway.policy.makings import applying, made_in
+from gateway.wire.body_facts import BodyFacts, Reference
+
+_MOST_LOGGED = 16
+_UNLOGGED = frozenset({"item"})
+"""Kinds of which an answer may have hundreds; each comes with an answer that is logged."""
+
+_FREEING = frozenset({"GET", "DELETE"})
+"""Methods whose 404 can be about nothing but the object; others say so of a model too."""
+
+
+class Recorder(AnswerRecorder):
+    """Records what one exchange has made, each object once."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        scope: Scope,
+        place: StoredPlace,
+        facts: BodyFacts,
+        *,
+        holds: bool,
+        references: Sequence[Reference] = (),
+    ) -> None:
+        """`facts` of its request, which names `references`; `holds`: nobody knows of an object before the registry."""
+        super().__init__(makes=applying(place, facts), holds=holds)
+        self._registry = registry
+        self._scope = scope
+        self._seen: set[tuple[str, str]] = {(reference.kind, reference.id) for reference in references}
+        """What needs not be recorded: what has been, and what the request named."""
+
+        self._intent_id: str | None = None
+        self._kind = self.creates.kind.name if self.creates is not None else None
+        self._itself = next(
+            (Named(one.kind, one.id) for one in references if place.is_itself and not one.member), None
+        )
+
+    @property
+    def creates(self) -> Making | None:
+        """What the exchange is there to make."""
+        return next((making for making in self.makes if not making.is_derived), None)
+
+    def intend(self, exchange: Exchange) -> Intent | None:
+        """What is noted before the upstream is asked; None where nothing is to be made, or nobody waits for it."""
+        if self._kind is None or not self.holds:
+            return None
+        self._intent_id = exchange.id
+        return Intent(exchange.id, self._kind, exchange.caller.principal.subject, time())
+
+    def not_intended(self) -> None:
+        """The intent was not noted."""
+        self._intent_id = None
+
+    @property
+    def makes_answers(self) -> bool:
+        """Whether that is the answer itself, which is of use also where it cannot be found again."""
+        creates = self.creates
+        return creates is not None and creates.kind.is_answer
+
+    async def answered(self, document: object) -> None:
+        await self._record(self._new_in(document))
+
+    async def event(self, document: object) -> None:
+        await self._record(self._new_in(document, in_event=True))
+
+    def passed(self, document: object, *, in_event: bool = False) -> None:
+        made = self._new_in(document, in_event=in_event)
+        if made:
+            self._registry.record_soon(self._scope, made)
+
+    def says_more(self, document: object) -> bool:
+        made = made_in(self.makes, document, now=0.0, in_event=True)
+        return any((one.kind, one.id) not in self._seen for one in made)
+
+    def unknown(self) -> None:
+        if self._itself is not None:
+            self._registry.free_soon(self._scope, [self._itself])
+
+    def ended(self, exchange: Exchange) -> None:
+        """The exchange has ended: what became of its intent, and of what it deleted. Never raises and never waits."""
+        status = exchange.upstream_status if exchange.head_at is not None else None
+        answered = status is not None
+        made = status is not None and 200 <= status < 300
+        if made and exchange.method == "DELETE":
+            self.unknown()
+        if self._intent_id is None:
+            return
+        # Where nobody heard the end of an answer, something may have been made: `orphans` compares.
+        if not exchange.attempts or (answered and not made) or (made and self.heard):
+            self._registry.forget_intent_soon(self._scope, self._intent_id)
+
+    async def _record(self, made: Sequence[Made]) -> None:
+        if not made:
+            return
+        intent_id, self._intent_id = self._intent_id, None
+        # Whoever leaves meanwhile: the upstream has made it.
+        await asyncio.shield(self._registry.record(self._scope, made, intent_id))
+
+    def _new_in(self, document: object, *, in_event: bool = False) -> list[Made]:
+        """What a document says was made, each object once in an exchange."""
+        made: list[Made] = []
+        for one in made_in(self.makes, document, now=time(), in_event=in_event):
+            key = (one.kind, one.id)
+            if key not in self._seen:
+                self._seen.add(key)
+                made.append(one)
+        logged = [(one.kind, one.id) for one in made if one.kind not in _UNLOGGED]
+        self.created += tuple(logged[: _MOST_LOGGED - len(self.created)])
+        self.is_found |= any(one.kind == self._kind for one in made)
+        return made

@@ -1,0 +1,134 @@
+"""Answers that say what was made: read before they pass, so that it is recorded when the client knows of it.
+
+Of a JSON answer that is not held what it says is read as it goes by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import orjson
+
+from gateway.errors import Overloaded, UpstreamFault
+from gateway.exchange.observers import AnswerRecorder, StreamObserver, Watch
+from gateway.policy.makings import is_not_found, outline_of, reduced
+from gateway.proxy.by_sight import codings_of
+from gateway.proxy.call import Call
+from gateway.proxy.reading import AT_ONCE_BYTES, Reading
+from gateway.proxy.reply import Reply
+from gateway.usage.inflating import Inflater, Unreadable, knows
+from gateway.usage.outline import Outliner
+from gateway.wire.answer_head import Head, is_event_stream
+from gateway.wire.codings import decoded
+
+_HELD_BYTES = 8 * 2**20
+"""Of what is longer only that is read which has come by then: objects say who they are before all else."""
+
+_ERROR_BYTES = 64 * 1024
+
+
+async def record_document(call: Call, head: Head, recorder: AnswerRecorder, reading: Reading) -> None:
+    """Wait for a JSON answer, and have recorded what it says; all of it stays to be read.
+
+    Raises the UpstreamFault of one that breaks off, once that is recorded which it has said.
+    """
+    reply, applied = call.reply, codings_of(head)
+    try:
+        body = await reply.peek(_HELD_BYTES)
+    except UpstreamFault:
+        if not applied:
+            await recorder.answered(await _outlined(reply.come, recorder))
+        raise
+    if body is None:
+        if not applied:
+            await recorder.answered(await _outlined(reply.come, recorder))
+        return
+    text: bytes | None = body
+    if applied:
+        text = await asyncio.to_thread(decoded, body, applied, most_bytes=_HELD_BYTES)
+    if text is None:
+        return  # whose it is, nobody knows
+    outline, tenant = outline_of(recorder.makes), call.exchange.caller.tenant.id
+    try:
+        document = await reading.answer(tenant, text, reduced, (outline,))
+    except Overloaded:
+        document = await _outlined((text,), recorder)
+    recorder.heard = True
+    await recorder.answered(document)
+
+
+async def _outlined(pieces: Iterable[bytes], recorder: AnswerRecorder) -> object:
+    """What is asked for of a document, or of its beginning, read without keeping the loop for long."""
+    outliner = Outliner(outline_of(recorder.makes))
+    for piece in pieces:
+        for at in range(0, len(piece), AT_ONCE_BYTES):
+            outliner.feed(piece[at : at + AT_ONCE_BYTES])
+            await asyncio.sleep(0)
+    return outliner.finish()
+
+
+async def see_whether_unknown(reply: Reply, recorder: AnswerRecorder) -> None:
+    """See whether a 404 is the API's own, and not that of something in between."""
+    body = await reply.peek(_ERROR_BYTES)
+    if not body:
+        return
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return
+    if is_not_found(document):
+        recorder.unknown()
+
+
+class PassingDocument(StreamObserver):
+    """Reads a JSON answer that nobody holds for what it says was made."""
+
+    __slots__ = ("_inflater", "_kept", "_outliner", "_recorder")
+
+    def __init__(self, recorder: AnswerRecorder) -> None:
+        self._recorder = recorder
+        self._kept = bytearray()
+        self._outliner: Outliner | None = None
+        self._inflater: Inflater | None = None
+
+    def opened(self, head: Head) -> Watch | None:
+        """Only a success that is no stream, and can be read."""
+        applied = codings_of(head)
+        if not 200 <= head.status < 300 or is_event_stream(head) or not knows(applied):
+            return None
+        if not applied:
+            return self._feed
+        self._inflater = Inflater(applied, self._feed)
+        return self._unpack
+
+    def ended(self) -> None:
+        """The exchange has ended: what has gone by is recorded soon."""
+        if self._outliner is not None:
+            self._recorder.passed(self._outliner.finish())
+        elif self._kept:
+            try:
+                document = orjson.loads(self._kept)
+            except orjson.JSONDecodeError:  # it broke off
+                outliner = Outliner(outline_of(self._recorder.makes))
+                outliner.feed(bytes(self._kept))
+                document = outliner.finish()
+            self._recorder.passed(document)
+
+    def _unpack(self, piece: bytes) -> None:
+        if self._inflater is None:
+            return
+        try:
+            self._inflater.feed(piece)
+        except Unreadable:
+            self._inflater = None
+
+    def _feed(self, piece: bytes) -> None:
+        if self._outliner is not None:
+            self._outliner.feed(piece)
+            return
+        self._kept += piece
+        if len(self._kept) > AT_ONCE_BYTES:
+            self._outliner = Outliner(outline_of(self._recorder.makes))
+            self._outliner.feed(bytes(self._kept))
+            self._kept.clear()
