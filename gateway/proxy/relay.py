@@ -10,7 +10,7 @@ from aiohttp.helpers import rfc822_formatted_time
 from gateway.errors import Ending, UpstreamBroken
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.fault_metrics import UPSTREAM_UNREAD
-from gateway.exchange.observers import READABLE, AnswerChange, BodyChange, EventFilter, AnswerRecorder
+from gateway.exchange.observers import READABLE, AnswerChange, AnswerRecorder, BodyChange, EventFilter
 from gateway.proxy.answer import Answer, own_lines, status_line
 from gateway.proxy.answer_sink import AnswerSink
 from gateway.proxy.bites import EVENTS, PACKED
@@ -143,7 +143,7 @@ class Relay:
         withheld = None if 200 <= head.status < 300 else await read_error(call, head)
         if isinstance(withheld, Unread):
             return await self._answer_unread(request, call, head, withheld)
-        recorder = _recorder_of(exchange)
+        recorder = None if exchange.recorder is None else _recorder_of(exchange)
         change = exchange.change if 200 <= head.status < 300 else None
         if recorder is not None and head.status == 404 and withheld is None and not codings_of(head):
             await see_whether_unknown(call.reply, recorder)
@@ -208,7 +208,7 @@ class Relay:
         if seconds:
             comments = Comments(going, reply=reply, client=client, seconds=seconds)
             self._wheel.ask(comments, comments.due_at)
-        recorder = _recorder_of(exchange)
+        recorder = None if exchange.recorder is None else _recorder_of(exchange)
         records = recorder is not None and recorder.makes and events and head.status < 300 and knows(applied)
         client.fed_by(reply)
         try:
