@@ -20,6 +20,8 @@ from gateway.cli.bench.configuration import chosen_tenant, described, document
 from gateway.cli.bench.measured import AREAS
 from gateway.cli.bench.report import show
 from gateway.limits.terms import MOST_PERMITS
+from gateway.operations.table import OperationTable
+from gateway.policy.tenants import tenant_policies
 from gateway.settings.limits import Limits
 from gateway.settings.settings import Settings
 from gateway.settings.sources import load
@@ -195,6 +197,18 @@ def test_what_is_measured_is_the_configuration_with_limits_that_nobody_reaches(t
         document(settings, "acme", base_url="http://127.0.0.1:9/v1", ca_file="", limited=False)
     )
     assert unlimited.limits_of(unlimited.tenants["acme"]) == Limits()
+
+
+def test_no_identity_is_shown_to_anybody() -> None:
+    identity = {"token_file": "/own/file", "identity_provider_id": "idp_1", "service_account_id": "svc_1"}
+    settings = configured(
+        upstream={"workload_identity": identity},
+        tenants={"acme": {"upstream": {"workload_identity": identity}}},
+    )
+    plain = document(settings, "acme", base_url="http://127.0.0.1:9/v1", ca_file="", limited=True)
+    read = Settings.model_validate(plain)
+    assert read.upstream.workload_identity is read.tenants["acme"].upstream.workload_identity is None
+    assert tenant_policies(read, OperationTable.load())["acme"].access.api_key == "sk-of-the-bench"
 
 
 def test_every_setting_of_production_is_measured_as_it_is() -> None:

@@ -50,6 +50,16 @@ limits.max_tokens_per_1_minute = 6000
 [tenants.measured.limits.models."gpt-image*"]
 max_images_per_1_minute = 5
 """
+KNOWN = """
+[tenants.known]
+scopes = ["*"]
+[tenants.known.upstream]
+base_url = "https://api.openai.com/v1"
+[tenants.known.upstream.workload_identity]
+token_file = "/nowhere/token"
+identity_provider_id = "idp_1"
+service_account_id = "svc_known"
+"""
 CHAT = ("POST", "/v1/chat/completions")
 
 
@@ -187,6 +197,11 @@ def test_what_is_known_of_work_that_reports_later_is_said(
     [
         ("/v1/models", "acme", "shared: http://127.0.0.1:9/v1, with a key"),
         ("/v1/models", "free", "free: http://127.0.0.1:9/v1, with a key, project proj_free"),
+        (
+            "/v1/models",
+            "known",
+            "known: https://api.openai.com/v1, as svc_known by its workload identity",
+        ),
         ("/v1/organization/projects", "acme", "administration: http://127.0.0.1:9/v1, with a key"),
     ],
 )
@@ -195,7 +210,7 @@ def test_upstream_is_said_by_the_name_that_metrics_have_for_it(
 ) -> None:
     text = config.read_text("utf-8").replace('"realtime:mint"', '"org.*"')
     common = '[upstream]\nname = "shared"\nadmin_api_key = "sk-admin"'
-    config.write_text(text.replace("[upstream]", common))
+    config.write_text(text.replace("[upstream]", common) + KNOWN)
     scopes = ("*", "org.*") if tenant == "acme" else ("*",)
     credential = credential_for(ring, Case("GET", target, "", None, tenant, scopes))
     steps = explain(load(config, environ={}), "GET", target, None, credential)

@@ -26,7 +26,7 @@ _OF_THE_RUN = {
     "tls_certificate",
     "tls_key",
 }
-_ELSEWHERE = {"base_url", "api_key", "admin_api_key", "ca_file", "http_proxy"}
+_ELSEWHERE = {"base_url", "api_key", "admin_api_key", "ca_file", "http_proxy", "workload_identity"}
 _SCOPES = {
     "chat": "chat.completions:write",
     "speech": "audio.speech:write",
@@ -92,7 +92,7 @@ def document(
         mode="json", exclude_unset=True, exclude={"upstream", "limits", "stored_objects"}
     )
     own["upstream"] = measured.upstream.model_dump(
-        mode="json", exclude_unset=True, exclude={"base_url", "api_key"}
+        mode="json", exclude_unset=True, exclude={"base_url", "api_key", "workload_identity"}
     )
     own["metering"] = _asks_for_usage(settings, tenant)
     if limited:
