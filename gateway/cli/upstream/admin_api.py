@@ -159,6 +159,8 @@ class AdminApi:
             raise Unavailable(
                 f"the upstream asks to be left alone for {asked:g} seconds: run this again then"
             )
+        if number == _TRIES - 1:
+            return
         seconds = _FIRST_PAUSE_SECONDS * 2**number if asked is None else asked
         if seconds >= 1:
             self._tell(f"the upstream: {why}; asking again in {seconds:g} s")

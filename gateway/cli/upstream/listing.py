@@ -104,8 +104,8 @@ def _judged(tenant: str, project_id: str, who: Access, what: Terms, target: Targ
         key = _of_files(row, who, target, now)
         if target.missing_lines(project_id):
             row.problems.append("the configuration does not lead there")
-        if any(rate_limits.changes(target.limits, one) for one in what.rate_limits):
-            row.notes.append("rate limits are not those of the configuration")
+        if any(rate_limits.too_high(target.limits, one) for one in what.rate_limits):
+            row.notes.append("rate limits are higher than those of the configuration")
         if target.spend_limit_cents is not None and target.spend_limit_cents != what.spend_limit_cents:
             row.notes.append("the spend limit is not that of the configuration")
     if key is not None and key.has_expired(now):

@@ -166,8 +166,10 @@ class Planner:
         target = self._target
         found = await terms(self._api, project_id)
         for row in found.rate_limits:
-            if changes := rate_limits.changes(target.limits, row):
-                plan.steps.append(self._hands.set_rate_limit(project_id, row, changes))
+            if less := rate_limits.too_high(target.limits, row):
+                plan.steps.append(self._hands.lower(project_id, row, less))
+            if more := rate_limits.too_low(target.limits, row):
+                plan.steps.append(self._hands.raise_if_allowed(project_id, row, more))
         plan.remarks += [
             f"not kept by the upstream: {text}"
             for text in rate_limits.not_kept(target.limits, found.rate_limits)

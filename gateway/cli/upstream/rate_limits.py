@@ -24,14 +24,14 @@ _KEPT_UPSTREAM = (
 )
 
 
-def changes(limits: Limits, row: Mapping[str, Any]) -> dict[str, int]:
-    """What of a model's rate limits has to become another; a limit that the model does not have stays away."""
-    wanted = _wanted(limits, str(row.get("model")))
-    return {
-        name: capacity
-        for name, capacity in wanted.items()
-        if row.get(name) is not None and row[name] != capacity
-    }
+def too_high(limits: Limits, row: Mapping[str, Any]) -> dict[str, int]:
+    """What of a model's rate limits has to become less; a limit that the model does not have stays away."""
+    return {name: capacity for name, capacity in _changes(limits, row).items() if capacity < row[name]}
+
+
+def too_low(limits: Limits, row: Mapping[str, Any]) -> dict[str, int]:
+    """What could become more: once lowered, or all that the organization has."""
+    return {name: capacity for name, capacity in _changes(limits, row).items() if capacity > row[name]}
 
 
 def not_kept(limits: Limits, rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -66,6 +66,11 @@ def in_words(limits: Limits) -> str:
         for dimension, capacity in table.capacities().items()
         if dimension in _KEPT_UPSTREAM
     )
+
+
+def _changes(limits: Limits, row: Mapping[str, Any]) -> dict[str, int]:
+    wanted = _wanted(limits, str(row.get("model")))
+    return {name: capacity for name, capacity in wanted.items() if isinstance(row.get(name), int)}
 
 
 def _wanted(limits: Limits, model: str) -> dict[str, int]:

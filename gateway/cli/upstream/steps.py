@@ -38,6 +38,9 @@ class Step:
     looks_again: bool = False
     """Whether what comes next is known only when it is done."""
 
+    is_missing: bool = True
+    """Whether without it something is not as it should be; else it is worth a try."""
+
 
 @dataclass(slots=True)
 class Plan:
@@ -52,7 +55,7 @@ class Plan:
 
 
 async def carry_out(plan: Callable[[], Awaitable[Plan]], *, apply: bool) -> bool:
-    """Look, and do what is missing until nothing is; or only say it. Whether there was anything.
+    """Look, and do what is missing until nothing is; or only say it. Whether anything was missing.
 
     Raises Refused, Unavailable, OSError and ValueError. Whatever ends it, the next look sees how far it came.
     """
@@ -62,7 +65,7 @@ async def carry_out(plan: Callable[[], Awaitable[Plan]], *, apply: bool) -> bool
         planned = await plan()
         remark(*(text for text in planned.remarks if text not in said))
         said.update(planned.remarks)
-        had_steps = had_steps or bool(planned.steps)
+        had_steps = had_steps or any(step.is_missing for step in planned.steps)
         if not apply:
             for number, words in enumerate([*(step.words for step in planned.steps), *planned.then], 1):
                 say(f"{number}. {words}")
@@ -107,22 +110,27 @@ class Hands:
 
         return Step(f"Make the project {name}.", do, looks_again=True)
 
-    def set_rate_limit(self, project_id: str, row: JsonObject, changes: dict[str, int]) -> Step:
-        """Rate limits of one model; that the upstream allows no more is said, and no reason to stop."""
-        model = shown(str(row.get("model")))
+    def lower(self, project_id: str, row: JsonObject, limits: dict[str, int]) -> Step:
+        """Let one model have less."""
+
+        async def do() -> None:
+            await self._api.change(below("projects", project_id, "rate_limits", str(row["id"])), limits)
+
+        return Step(f"Limit {_model(row)}: {_from_to(row, limits)}.", do)
+
+    def raise_if_allowed(self, project_id: str, row: JsonObject, limits: dict[str, int]) -> Step:
+        """Let one model have more, unless the organization has no more itself."""
 
         async def do() -> None:
             try:
-                await self._api.change(below("projects", project_id, "rate_limits", str(row["id"])), changes)
+                await self._api.change(below("projects", project_id, "rate_limits", str(row["id"])), limits)
             except Refused as refused:
                 if refused.status != HTTPStatus.BAD_REQUEST:
                     raise
-                remark(f"{model} keeps its rate limits: {refused}")
+                remark(f"{_model(row)} keeps its rate limits: {refused}")
 
-        return Step(
-            f"Limit {model}: {', '.join(f'{name} from {row[name]} to {n}' for name, n in changes.items())}.",
-            do,
-        )
+        words = f"Raise the limits of {_model(row)}, if the upstream allows it: {_from_to(row, limits)}."
+        return Step(words, do, is_missing=False)
 
     def set_spend_limit(self, project_id: str, cents: int) -> Step:
         """What may be spent in a month."""
@@ -256,6 +264,14 @@ class Hands:
                         return None
         except (aiohttp.ClientError, OSError, TimeoutError):
             return None
+
+
+def _model(row: JsonObject) -> str:
+    return shown(str(row.get("model")))
+
+
+def _from_to(row: JsonObject, limits: dict[str, int]) -> str:
+    return ", ".join(f"{name} from {row[name]} to {n}" for name, n in limits.items())
 
 
 def kept_accounts(keys: Sequence[Key]) -> set[str]:

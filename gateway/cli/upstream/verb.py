@@ -53,7 +53,7 @@ def register(verbs: Any) -> None:
     )
     rotate.add_argument(
         "--keep",
-        type=duration,
+        type=_keep,
         default=_KEEP_SECONDS,
         metavar="5m",
         help="for how long the old key goes on; a gateway reads the file within two seconds, but the file may have to "
@@ -78,6 +78,11 @@ def register(verbs: Any) -> None:
     add_settings(show)
     show.add_argument("--json", action="store_true", help="for programs")
     show.set_defaults(run=_list)
+
+
+def _keep(text: str) -> int:
+    """A duration, which may be none."""
+    return 0 if text in ("0", "0s") else duration(text)
 
 
 def _provision(options: argparse.Namespace) -> int:
