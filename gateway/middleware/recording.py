@@ -19,7 +19,7 @@ from gateway.policy.makings import applying, made_in
 from gateway.wire.body_facts import BodyFacts, Reference
 
 _MOST_LOGGED = 16
-_UNLOGGED = frozenset({"item"})
+UNLOGGED = frozenset({"item"})
 """Kinds of which an answer may have hundreds; each comes with an answer that is logged."""
 
 _FREEING = frozenset({"GET", "DELETE"})
@@ -121,7 +121,7 @@ class Recorder(AnswerRecorder):
             if key not in self._seen:
                 self._seen.add(key)
                 made.append(one)
-        logged = [(one.kind, one.id) for one in made if one.kind not in _UNLOGGED]
+        logged = [(one.kind, one.id) for one in made if one.kind not in UNLOGGED]
         self.created += tuple(logged[: _MOST_LOGGED - len(self.created)])
         self.is_found |= any(one.kind == self._kind for one in made)
         return made

@@ -8,7 +8,7 @@ case, as nobody else can.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from time import time
 from typing import Any
 
@@ -16,15 +16,19 @@ from gateway.errors import GatewayError
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import ObjectRecorder
 from gateway.middleware.ownership import check_owned
+from gateway.middleware.recording import UNLOGGED
 from gateway.middleware.session_asked import Asked
 from gateway.middleware.session_under_way import SessionUnderWay
 from gateway.objects.registry import Registry
-from gateway.objects.store import Intent, Made
+from gateway.objects.store import Intent
 from gateway.operations.stored_kinds import StoredKinds
 from gateway.operations.table import Operation
+from gateway.policy.makings import made_in
 from gateway.stored_errors import ObjectsUnavailable
 from gateway.usage.response_events import ENDS
 from gateway.wire.body_facts import Reference, SocketRequest
+
+_MOST_LOGGED = 1000
 
 
 class SessionObjects(ObjectRecorder):
@@ -74,7 +78,8 @@ class SessionObjects(ObjectRecorder):
             if references:
                 self._under_way.take_back(asked)
                 raise
-            # What is made can be used without being found again.
+            if self._registry is not None:
+                self._registry.went_unasked()  # an answer is of use also where nobody finds it again
         except GatewayError:
             self._under_way.take_back(asked)
             raise
@@ -116,27 +121,14 @@ class SessionObjects(ObjectRecorder):
             response["id"], lane=document["stream_id"], continues=response["previous_response_id"]
         )
         is_kept = asked is None or asked.is_kept
-        created_at = response["created_at"]
-        at = float(created_at) if type(created_at) in (int, float) else time()
-        made = [
-            Made(making.kind.name, object_id, at)
+        makes = [
+            making
             for making in self._place.makes
             if (is_kept or making.condition is None) and (not making.is_last or document["type"] in ENDS)
-            for way in making.in_events
-            for object_id in _texts_at(document, way)
         ]
+        made = list(made_in(makes, document, now=time(), in_event=True))
+        told = dict.fromkeys((one.kind, one.id) for one in made if one.kind not in UNLOGGED)
+        self.created += tuple(one for one in told if one not in self.created)
+        self.created = self.created[:_MOST_LOGGED]
         if made:
             await registry.record(scope, made, None if asked is None else asked.key)
-
-
-def _texts_at(document: object, way: Sequence[str]) -> Iterator[str]:
-    """The texts to which a way leads."""
-    if not way:
-        if isinstance(document, str) and document:
-            yield document
-    elif way[0] == "[]":
-        if isinstance(document, list):
-            for element in document:
-                yield from _texts_at(element, way[1:])
-    elif isinstance(document, dict) and way[0] in document:
-        yield from _texts_at(document[way[0]], way[1:])

@@ -160,6 +160,12 @@ class SessionPermits:
         if not reservation.is_undecided:
             self._settle(reservation)
 
+    def give_back(self, reservation: Reservation) -> None:
+        """What was reserved goes no further: nothing is charged for it."""
+        reservation.is_settled = True
+        if reservation.decision is not None:
+            self._limiter.cancel_soon(reservation.key)
+
     def charge(self, used: Usage, quotas: QuotaSet) -> None:
         """Charge what nothing was reserved for."""
         amounts = used_of(used) | {Dimension.IMAGES_PER_MINUTE: used.images}

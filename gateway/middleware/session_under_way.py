@@ -128,7 +128,9 @@ class SessionUnderWay(StreamObserver):
     def take_back(self, request: Asked) -> None:
         """A request that has been reserved does not go up after all."""
         if request in self._asked:
-            self._came_to_nothing(request)
+            let_rest(request)
+            self._asked.remove(request)
+            self._permits.give_back(request)
         self.nothing_made(request)
 
     async def reserve(self, request: Asked) -> None:

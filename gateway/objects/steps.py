@@ -23,8 +23,8 @@ class Step(NamedTuple):
         document = {
             "tenant": self.scope.tenant,
             "storage": self.scope.storage,
-            "made": self.made,
-            "freed": self.freed,
+            "made": [tuple(one) for one in self.made],
+            "freed": [tuple(one) for one in self.freed],
             "intent": self.intent_id,
         }
         return orjson.dumps(document) + b"\n"

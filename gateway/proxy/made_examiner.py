@@ -12,7 +12,7 @@ from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import ObjectRecorder
 from gateway.proxy.examiner import Judged
 from gateway.proxy.reading import Reading
-from gateway.usage.response_events import made_in, says_made
+from gateway.usage.response_events import said_of_made, says_made
 from gateway.wire.frame_format import Later, Verdict
 
 _MOST_KNOWN = 256
@@ -48,7 +48,7 @@ class MadeExaminer:
     async def verdict_on(self, event: bytes, *, whole: bool) -> Judged:  # noqa: ARG002 (they pass in any case)
         """Have it recorded; the event passes as it came."""
         try:
-            document = await self._reading.answer(self._tenant, event, made_in, ())
+            document = await self._reading.answer(self._tenant, event, said_of_made, ())
             if document is not None:
                 self._know(document["response"]["id"])
                 # What is being recorded does not end with the session.

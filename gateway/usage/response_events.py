@@ -93,7 +93,7 @@ def says_made(text: bytes, known: Container[str]) -> bool:
     return found is None or found[1].decode("utf-8", "replace") not in known
 
 
-def made_in(text: bytes) -> dict[str, Any] | None:
+def said_of_made(text: bytes) -> dict[str, Any] | None:
     """Of an event what says which objects were made: it may be large, for a response has all that it was asked with."""
     try:
         event = orjson.loads(text)

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import get_origin
 
 import pytest
 import yaml
@@ -272,7 +273,8 @@ def paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         if inner is None:
             yield prefix + name
         else:
-            member = f"{generate.MEMBERS.get(name, 'ID')}." if generate.is_by_name(field) else ""
+            is_named = get_origin(field.annotation) is dict
+            member = f"{generate.MEMBERS.get(name, 'ID')}." if is_named else ""
             yield from paths(inner, f"{prefix}{name}.{member}")
 
 
