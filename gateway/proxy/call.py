@@ -240,6 +240,7 @@ async def call_upstream(upstreams: Upstreams, deadlines: DeadlineTable, exchange
     access = upstreams.access_for(exchange.operation, exchange.caller)
     to = standing.destination
     if not isinstance(to, Destination) or to.access is not access:
+        exchange.upstream = access.name
         access = upstreams.identities.opened(access)
         if not isinstance(to, Destination) or to.access is not access:
             to = standing.destination = await _destination(upstreams, deadlines, exchange, access)

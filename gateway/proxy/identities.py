@@ -136,33 +136,31 @@ class Identities:
     def _put(self, way: WayOut, found: dict[WorkloadIdentity, Known]) -> None:
         """Keep those in force, and no others."""
         self._way = way
-        names: dict[WorkloadIdentity, list[str]] = {}
+        opens: dict[WorkloadIdentity, list[UpstreamAccess]] = {}
         ways = tuple(self._ways())
         self._opens_all = all(access.identity is not None for access in ways)
         for access in ways:
             if access.identity is not None:
-                names.setdefault(access.identity, []).append(access.name)
+                opens.setdefault(access.identity, []).append(access)
         now = monotonic()
         self._left = {
             identity: one for identity, one in self._left.items() if one.grant and one.grant.expires_at > now
         }
-        for identity in self._openings.keys() - names.keys():
+        for identity in self._openings.keys() - opens.keys():
             left = self._left[identity] = self._openings.pop(identity)
             if left.keeping is not None:
                 left.keeping.cancel()
-        for identity, called in names.items():
+        for identity, opened in opens.items():
             opening = self._openings.get(identity)
             if opening is None:
-                for sentence in loudly(
-                    (access.base_url, identity) for access in ways if access.identity == identity
-                ):
+                for sentence in loudly((access.base_url, identity) for access in opened):
                     _log.warning("%s", sentence)
-                opening = self._openings[identity] = _Opening(called[0], set(), now)
+                opening = self._openings[identity] = _Opening(opened[0].name, set(), now)
                 self._left.pop(identity, None)
                 if identity in found:
                     self._take(opening, found[identity])
                 opening.keeping = asyncio.create_task(self._keep(identity, opening))
-            opening.names = set(called)
+            opening.names = {access.name for access in opened}
         self._opened = {}
 
     async def _keep(self, identity: WorkloadIdentity, opening: _Opening) -> None:

@@ -27,6 +27,9 @@ _RENEWED_AFTER = 2 / 3
 _EARLIER = 0.05
 """At most by that part of it, so that many gateways that were started together do not ask together for ever."""
 
+_SHORTEST_SECONDS = 1.0
+"""Between two grants, however short they are."""
+
 _FORGET_SECONDS = 900.0
 """After which what nobody has asked for is let go, once it has expired."""
 
@@ -176,7 +179,7 @@ class SharedGrants:
     def _granted(self, name: str, granted: Granted, known: _Asked, began: float) -> None:
         seconds = granted.seconds
         early = random.uniform(1 - _EARLIER, 1)  # noqa: S311 (nothing is kept secret by it)
-        known.due_at = began + seconds * _RENEWED_AFTER * early
+        known.due_at = began + max(_SHORTEST_SECONDS, seconds * _RENEWED_AFTER * early)
         is_first = known.grant is None
         known.grant = Grant(granted.key, began + seconds, known.due_at)
         if known.trouble is not None or is_first:
@@ -222,13 +225,13 @@ class AskedGrants:
         try:
             async with asyncio.timeout(MOST_SECONDS + _SLACK_SECONDS):
                 answer = await self._ask(question)
+            grant = answer["grant"]
+            return Known(None if grant is None else Grant(*grant), answer["trouble"], answer["again_at"])
         except Exception:  # noqa: BLE001 (whoever is asked may be gone)
             _log.warning(
                 "upstream %s: nobody answers who would renew its workload identity; doing it here", name
             )
             return await self._own(name, identity, way, refused=refused)
-        grant = answer["grant"]
-        return Known(None if grant is None else Grant(*grant), answer["trouble"], answer["again_at"])
 
     async def close(self) -> None:
         """End what is under way here."""

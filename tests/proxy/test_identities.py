@@ -287,6 +287,7 @@ async def test_until_something_opens_the_upstream_it_is_not_ready_and_says_why(
     (line,) = await gateway.lines.wait()
     assert line["error"] == "upstream_identity_unavailable"
     assert str(file) in line["detail"]
+    assert line["upstream"] == "default"
     assert endpoint.requests == 0
 
     shown(file, SUBJECT)
