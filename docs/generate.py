@@ -118,7 +118,7 @@ def _section(
                 )
             )
         elif followed is not None:
-            deeper.append((name, inner, f"{MEMBERS[name]}." if get_origin(field.annotation) is dict else ""))
+            deeper.append((name, inner, f"{MEMBERS[name]}." if is_by_name(field) else ""))
     yield f"### {title}"
     yield ""
     if prefix:
@@ -158,6 +158,11 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
         if inspect.isclass(kind) and issubclass(kind, BaseModel):
             return kind
     return None
+
+
+def is_by_name(field: FieldInfo) -> bool:
+    """Whether that is a table of tables whose names the operator chooses."""
+    return get_origin(field.annotation) is dict
 
 
 def descriptions(kind: type) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from docs.generate import section_of
+from docs.generate import is_by_name, section_of
 from gateway.cli import main
 from gateway.settings.document import from_json, to_json
 from gateway.settings.judging import judged
@@ -99,7 +99,7 @@ def mentioned(table: dict[str, Any], model: type[BaseModel]) -> Iterator[tuple[s
         if section is None:
             yield declared(model, name)
         else:
-            for member in [value] if section is field.annotation else value.values():
+            for member in value.values() if is_by_name(field) else [value]:
                 yield from mentioned(member, section)
 
 

@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import get_origin
 
 import pytest
 import yaml
@@ -273,8 +272,7 @@ def paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         if inner is None:
             yield prefix + name
         else:
-            is_named = get_origin(field.annotation) is dict
-            member = f"{generate.MEMBERS.get(name, 'ID')}." if is_named else ""
+            member = f"{generate.MEMBERS.get(name, 'ID')}." if generate.is_by_name(field) else ""
             yield from paths(inner, f"{prefix}{name}.{member}")
 
 
