@@ -79,6 +79,8 @@ from gateway.usage.memory_usage import MemoryUsage
 from gateway.usage.no_usage import NoUsage
 from gateway.wire.cors import Cors
 
+_STANDARD_ERROR = 2
+
 
 def build_app(
     settings: Settings,
@@ -106,7 +108,11 @@ def build_app(
     metrics = Metrics()
     metrics.models.names.configure(configured_models(settings))
     log = ExchangeLog(
-        LogWriter(log_descriptor, dropped=metrics.process.log_lines_dropped.inc),
+        LogWriter(
+            log_descriptor,
+            dropped=metrics.process.log_lines_dropped.inc,
+            instead=LogWriter(_STANDARD_ERROR, dropped=metrics.process.log_lines_dropped.inc),
+        ),
         settings.log,
         encode=encoder(settings.log.format, log_descriptor),
         worker=place.index,

@@ -27,7 +27,7 @@ class ExchangeLog:
 
     Of successes a part has lines, as the settings say. A success is an exchange that is complete, with a status below
     400, asked of the upstream at most once and by its first answer, and not slow. Of refused credentials only so many
-    of one client have lines; all else has one.
+    of one client have lines; all else has one. One that made something to be found again always has.
     """
 
     def __init__(
@@ -60,14 +60,17 @@ class ExchangeLog:
 
     def ended(self, exchange: Exchange, times: Times) -> bool:
         """An exchange is over; whether it has a line, which metrics may name."""
-        error = exchange.error
-        if error is not None:
+        recorder, error = exchange.recorder, exchange.error
+        write = self._write
+        if recorder is not None and recorder.created:
+            write = self._writer.keep  # what is lost of the registry is found again by these
+        elif error is not None:
             if isinstance(error, _BAD_CREDENTIALS) and not self._has_room(exchange, error):
                 return False
         elif self._samples and self._is_one_of_many(exchange, times):
             return False
         try:
-            self._write(self._encode(access_record(exchange, times, worker=self._worker)))
+            write(self._encode(access_record(exchange, times, worker=self._worker)))
         except MemoryError:
             self._dropped(1)
             return False

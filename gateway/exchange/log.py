@@ -78,6 +78,11 @@ def access_record(exchange: Exchange, times: Times, *, worker: int = 0) -> dict[
         record["reserved"] = exchange.reserved
     if exchange.made is not None:
         record["object"] = short(cut(exchange.made, _ID_LIMIT))
+    recorder = exchange.recorder
+    if recorder is not None and recorder.created:
+        record["created"] = recorder.created
+        scope = exchange.caller.tenant.scope
+        record["storage"] = None if scope is None else scope.storage
     if exchange.shown:
         record["object_usage"] = {
             short(cut(one.id, _ID_LIMIT)): one.usage.amounts() for one in exchange.shown

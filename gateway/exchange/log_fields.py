@@ -126,6 +126,22 @@ EXCHANGE_FIELDS: Mapping[str, LogField] = {
         _COUNT,
         rare=True,
     ),
+    "created": LogField(
+        "What the upstream says was made for this tenant, each as its kind and its id; only where something was that "
+        "the registry of stored objects has, or is to have. Not the items of answers, and no more than 2 KiB. Such a "
+        "line is never left out.",
+        {
+            "type": "array",
+            "items": {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2},
+            "minItems": 1,
+        },
+        rare=True,
+    ),
+    "storage": LogField(
+        "Where that is stored, as the registry of stored objects calls it; only beside `created`.",
+        _TEXT,
+        rare=True,
+    ),
     "object": LogField(
         "The id of what it made, or worked on, where that says later what it used.", _TEXT, rare=True
     ),

@@ -21,13 +21,20 @@ FLUSH_SECONDS = 0.05
 class LogWriter:
     """Writes lines to a file descriptor in batches.
 
-    At most `max_pending_bytes` wait; what exceeds that is dropped, and `dropped` told how many lines.
+    At most `max_pending_bytes` wait; what exceeds that is dropped, and `dropped` told how many lines. Of lines that are
+    to be kept as many more may wait, and what exceeds that goes to `instead`.
     """
 
     def __init__(
-        self, descriptor: int, *, dropped: Callable[[int], None], max_pending_bytes: int = 8 * 2**20
+        self,
+        descriptor: int,
+        *,
+        dropped: Callable[[int], None],
+        max_pending_bytes: int = 8 * 2**20,
+        instead: LogWriter | None = None,
     ) -> None:
         self._descriptor = descriptor
+        self._instead = instead
         self._dropped = dropped
         self._max_pending_bytes = max_pending_bytes
         self._lines: list[bytes] = []
@@ -47,6 +54,19 @@ class LogWriter:
         if self._pending_bytes + collected_bytes > self._max_pending_bytes:
             self._dropped(1)
             return
+        self._collect(line, collected_bytes)
+
+    def keep(self, line: bytes) -> None:
+        """Queue one that is to be written even where others are dropped."""
+        collected_bytes = self._collected_bytes + len(line)
+        if self._pending_bytes + collected_bytes <= 2 * self._max_pending_bytes:
+            self._collect(line, collected_bytes)
+        elif self._instead is not None:
+            self._instead.write(line)
+        else:
+            self._dropped(1)
+
+    def _collect(self, line: bytes, collected_bytes: int) -> None:
         self._collected_bytes = collected_bytes
         self._lines.append(line)
         if not self._scheduled:
@@ -99,3 +119,5 @@ class LogWriter:
             self._batches.put(None)
             self._thread.join(timeout_seconds)
             self._thread = None
+        if self._instead is not None:
+            self._instead.close(timeout_seconds)

@@ -26,6 +26,9 @@ from gateway.proxy.recorded_answers import PassingDocument
 from gateway.stored_errors import ObjectsUnavailable, ObjectUnknown
 from gateway.wire.body_facts import Reference
 
+_FREEING = frozenset({"GET", "DELETE"})
+"""Methods whose 404 can be about nothing but the object in the path; others say so of a model too."""
+
 
 class Ownership:
     """What one exchange has to do with what the upstream stores: what it names, and what it makes."""
@@ -88,12 +91,19 @@ class Ownership:
     def _recording(self, references: Sequence[Reference]) -> Recorder | None:
         """Have recorded what the exchange makes, if it may make something, or free what it names."""
         exchange, place, scope = self._exchange, self._place, self._exchange.caller.tenant.scope
-        if self._registry is None or scope is None or not (place.makes or place.is_itself):
+        frees = place.is_itself and exchange.method in _FREEING
+        if self._registry is None or scope is None or not (place.makes or frees):
             return None
         recorder = Recorder(
-            self._registry, scope, place, exchange.facts, holds=self._checks, references=references
+            self._registry,
+            scope,
+            place,
+            exchange.facts,
+            holds=self._checks,
+            references=references,
+            itself=Named(*self._in_head[0][:2]) if frees else None,
         )
-        if not recorder.makes and not place.is_itself:
+        if not recorder.makes and not frees:
             return None
         exchange.recorder = self._recorder = recorder
         if not recorder.makes:

@@ -6,8 +6,7 @@ of an object before the registry does; of one that is alone it passes, and is lo
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from time import time
 
 from gateway.exchange.exchange import Exchange
@@ -18,12 +17,11 @@ from gateway.operations.stored_kinds import Making, StoredPlace
 from gateway.policy.makings import applying, made_in
 from gateway.wire.body_facts import BodyFacts, Reference
 
-_MOST_LOGGED = 16
+_LOGGED_BYTES = 2048
+"""Of ids in one line, which has to arrive whole; it has room for thirty."""
+
 UNLOGGED = frozenset({"item"})
 """Kinds of which an answer may have hundreds; each comes with an answer that is logged."""
-
-_FREEING = frozenset({"GET", "DELETE"})
-"""Methods whose 404 can be about nothing but the object; others say so of a model too."""
 
 
 class Recorder(AnswerRecorder):
@@ -38,19 +36,22 @@ class Recorder(AnswerRecorder):
         *,
         holds: bool,
         references: Sequence[Reference] = (),
+        itself: Named | None = None,
     ) -> None:
-        """`facts` of its request, which names `references`; `holds`: nobody knows of an object before the registry."""
+        """`facts` of its request, which names `references`; `holds`: nobody knows of an object before the registry.
+
+        `itself`: what is gone where the upstream says that it is.
+        """
         super().__init__(makes=applying(place, facts), holds=holds)
         self._registry = registry
         self._scope = scope
         self._seen: set[tuple[str, str]] = {(reference.kind, reference.id) for reference in references}
         """What needs not be recorded: what has been, and what the request named."""
 
+        self._room_bytes = _LOGGED_BYTES
         self._intent_id: str | None = None
         self._kind = self.creates.kind.name if self.creates is not None else None
-        self._itself = next(
-            (Named(one.kind, one.id) for one in references if place.is_itself and not one.member), None
-        )
+        self._itself = itself
 
     @property
     def creates(self) -> Making | None:
@@ -110,8 +111,7 @@ class Recorder(AnswerRecorder):
         if not made:
             return
         intent_id, self._intent_id = self._intent_id, None
-        # Whoever leaves meanwhile: the upstream has made it.
-        await asyncio.shield(self._registry.record(self._scope, made, intent_id))
+        await self._registry.record(self._scope, made, intent_id)
 
     def _new_in(self, document: object, *, in_event: bool = False) -> list[Made]:
         """What a document says was made, each object once in an exchange."""
@@ -121,7 +121,13 @@ class Recorder(AnswerRecorder):
             if key not in self._seen:
                 self._seen.add(key)
                 made.append(one)
-        logged = [(one.kind, one.id) for one in made if one.kind not in UNLOGGED]
-        self.created += tuple(logged[: _MOST_LOGGED - len(self.created)])
+        self.created += tuple(self._logged(made))
         self.is_found |= any(one.kind == self._kind for one in made)
         return made
+
+    def _logged(self, made: Sequence[Made]) -> Iterator[tuple[str, str]]:
+        for one in made:
+            size = len(one.id.encode("utf-8", "replace"))
+            if one.kind not in UNLOGGED and size <= self._room_bytes:
+                self._room_bytes -= size
+                yield one.kind, one.id

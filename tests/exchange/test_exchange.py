@@ -261,6 +261,7 @@ WRITERS = {
     "authorize": {"model"},
     "limit": {"body", "body_gone", "facts", "model", "held_seconds", "form", "cost"},
     "admission": {"cost", "decision", "reserved"},
+    "ownership": {"recorder"},
     "meter": {"usage", "known", "spent"},
     "answer_meter": {"body", "usage"},
     "session_meter": {"model", "session_gate", "usage"},

@@ -1,0 +1,236 @@
+"""What an upstream has made is its tenant's before the client knows of it, and nobody else's ever."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.objects.redis_objects import RedisObjects
+from gateway.objects.store import Intent, Named, Scope
+from gateway.policy.accounts import storage_of
+from tests.kit.asking import form
+from tests.kit.client import FORM, JSON, RawClient
+from tests.kit.gateway import EVERY_SCOPE, Gateway, running_gateway
+from tests.kit.redis import RedisServer
+from tests.kit.upstream import SSE_HEAD, Script, ScriptedUpstream, Turn
+
+RESPONSES, CHAT = "/v1/responses", "/v1/chat/completions"
+STORED = {"model": "gpt-4o", "input": "x"}
+FROZEN_SECONDS = 0.1
+
+
+@dataclass
+class Shared:
+    """Two tenants behind one key."""
+
+    gateway: Gateway
+    upstream: ScriptedUpstream
+    store: RedisObjects
+    redis: RedisServer
+
+    def scope(self, tenant: str) -> Scope:
+        """Where a tenant's objects are."""
+        return Scope(storage_of(self.upstream.base_url), tenant)
+
+    async def owns(self, tenant: str, kind: str, object_id: str) -> bool:
+        """Whether the registry says so."""
+        return (await self.store.look(self.scope(tenant), [Named(kind, object_id)]))[0]
+
+    async def intents(self, tenant: str = "a") -> list[Intent]:
+        """Those that are left."""
+        return [intent async for intent in self.store.intents(self.scope(tenant))]
+
+    async def waits_for_redis(self, reads: asyncio.Task[bytes], gate: str) -> None:
+        """Let the upstream go on, and see that its client reads nothing as long as Redis confirms nothing."""
+        self.redis.freeze()
+        self.upstream.gate(gate).set()
+        await asyncio.wait({reads}, timeout=FROZEN_SECONDS)
+        has_read = reads.done()
+        self.redis.thaw()
+        assert not has_read
+
+    async def connect(self, tenant: str = "a") -> RawClient:
+        """A connection of a tenant's."""
+        credential = self.gateway.credential(tenant=tenant)
+        client = await RawClient.connect(self.gateway.host, self.gateway.port, credential)
+        self.gateway.clients.append(client)
+        return client
+
+
+@asynccontextmanager
+async def sharing(redis: RedisServer, **settings: Any) -> AsyncIterator[Shared]:
+    """A gateway for tenants a and b, who have one key."""
+    async with AsyncExitStack() as stack:
+        upstream = await stack.enter_async_context(ScriptedUpstream())
+        settings = {
+            "upstream": {"base_url": upstream.base_url, "api_key": "sk-shared-by-both"},
+            "redis_url": redis.url,
+            "tenants": {"a": EVERY_SCOPE, "b": EVERY_SCOPE},
+            **settings,
+        }
+        gateway = await stack.enter_async_context(running_gateway(**settings))
+        store = RedisObjects(redis.url)
+        stack.push_async_callback(store.close)
+        yield Shared(gateway, upstream, store, redis)
+
+
+@pytest.fixture
+async def shared(redis: RedisServer) -> AsyncIterator[Shared]:
+    async with sharing(redis) as shared:
+        yield shared
+
+
+def answers(document: object, *, status: str = "200 OK", more: bytes = b"") -> Script:
+    """The script of a JSON answer; its gate `answer` is waited for where the test closes `asked` first."""
+    body = document if isinstance(document, bytes) else orjson.dumps(document)
+
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        turn.open("asked")
+        await turn.wait_for("answer")
+        await turn.send(
+            b"HTTP/1.1 %b\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n%b"
+            % (status.encode(), more, len(body), body)
+        )
+
+    return script
+
+
+def streams(*events: bytes) -> Script:
+    """The script of a stream; each event has a gate of its number."""
+
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        turn.open("asked")
+        await turn.send(SSE_HEAD)
+        for number, event in enumerate(events):
+            await turn.wait_for(f"{number}")
+            await turn.chunk(event)
+        await turn.send(b"0\r\n\r\n")
+
+    return script
+
+
+def event(document: dict[str, Any]) -> bytes:
+    """An event as the API of responses writes it."""
+    kind = document.get("type", "")
+    name = f"event: {kind}\n".encode() if kind else b""
+    return name + b"data: " + orjson.dumps(document) + b"\n\n"
+
+
+def response(response_id: str, **more: Any) -> dict[str, Any]:
+    return {"id": response_id, "object": "response", "created_at": int(time.time()), "output": [], **more}
+
+
+CREATED = event({"type": "response.created", "response": response("resp_1")})
+DELTA = event({"type": "response.output_text.delta", "item_id": "msg_1", "delta": "hello"})
+COMPLETED = event(
+    {
+        "type": "response.completed",
+        "response": response(
+            "resp_1",
+            output=[
+                {"type": "message", "id": "msg_1"},
+                {"type": "code_interpreter_call", "id": "ci_1", "container_id": "cntr_1"},
+            ],
+        ),
+    }
+)
+FILE_FORM = form(("purpose", b"batch"), ("file", b"of A"), file_at=1)
+
+MAKES: dict[str, tuple[str, object, dict[str, Any], tuple[str, str]]] = {
+    "file": ("/v1/files", FILE_FORM, {"id": "file-1", "object": "file"}, ("file", "file-1")),
+    "upload": (
+        "/v1/uploads",
+        {"filename": "a", "purpose": "batch", "bytes": 1, "mime_type": "text/plain"},
+        {"id": "upload_1", "object": "upload"},
+        ("upload", "upload_1"),
+    ),
+    "vector store": ("/v1/vector_stores", {}, {"id": "vs_1"}, ("vector_store", "vs_1")),
+    "response": (RESPONSES, STORED, response("resp_1"), ("response", "resp_1")),
+    "its items": (
+        RESPONSES,
+        STORED,
+        response("resp_1", output=[{"type": "message", "id": "msg_1"}]),
+        ("item", "msg_1"),
+    ),
+    "its container": (
+        RESPONSES,
+        STORED,
+        response("resp_1", output=[{"type": "code_interpreter_call", "id": "c", "container_id": "cntr_1"}]),
+        ("container", "cntr_1"),
+    ),
+    "conversation": ("/v1/conversations", {}, {"id": "conv_1"}, ("conversation", "conv_1")),
+    "container": ("/v1/containers", {"name": "x"}, {"id": "cntr_1"}, ("container", "cntr_1")),
+    "video": ("/v1/videos", {"prompt": "x", "model": "sora-2"}, {"id": "video_1"}, ("video", "video_1")),
+    "chat completion": (
+        CHAT,
+        {"model": "gpt-4o", "messages": [], "store": True},
+        {"id": "chatcmpl-1", "created": int(time.time())},
+        ("chat_completion", "chatcmpl-1"),
+    ),
+    "assistant": ("/v1/assistants", {"model": "gpt-4o"}, {"id": "asst_1"}, ("assistant", "asst_1")),
+    "thread": ("/v1/threads", {}, {"id": "thread_1"}, ("thread", "thread_1")),
+}
+
+
+@pytest.mark.parametrize("kind", MAKES)
+async def test_what_is_made_is_recorded_before_the_client_sees_a_byte_of_it(
+    shared: Shared, kind: str
+) -> None:
+    target, body, document, made = MAKES[kind]
+    raw = body if isinstance(body, bytes) else orjson.dumps(body)
+    sent = orjson.dumps(document)
+    shared.upstream.plays(answers(sent))
+    client = await shared.connect()
+    await client.send(client.request_bytes("POST", target, raw, headers=FORM if raw is body else JSON))
+    await shared.upstream.passed("asked")
+    assert [(one.kind, one.subject) for one in await shared.intents()] == [
+        ("response" if target == RESPONSES else made[0], "tester")
+    ]
+    first = asyncio.create_task(client.reader.read(1))
+    await shared.waits_for_redis(first, "answer")
+    assert await first == b"H"
+    assert await shared.owns("a", *made)
+    assert not await shared.owns("b", *made)
+    assert await shared.intents() == []
+    rest = await client.read_answer()
+    assert rest.body == sent
+    (line,) = await shared.gateway.lines.wait(1)
+    if made[0] != "item":
+        assert list(made) in line["created"]
+
+
+async def test_the_event_that_says_it_waits_for_the_record_and_the_last_for_what_was_made_beside(
+    shared: Shared,
+) -> None:
+    shared.upstream.plays(streams(CREATED, DELTA, COMPLETED))
+    client = await shared.connect()
+    asks = orjson.dumps({**STORED, "stream": True})
+    await client.send(client.request_bytes("POST", RESPONSES, asks, headers=JSON))
+    await shared.upstream.passed("asked")
+    assert (await client.read_head()).status == 200
+
+    first = asyncio.create_task(client.read_chunk())
+    await shared.waits_for_redis(first, "0")
+    assert await first == CREATED
+    assert await shared.owns("a", "response", "resp_1")
+
+    shared.redis.freeze()  # a delta waits for nobody
+    shared.upstream.gate("1").set()
+    assert await client.read_chunk() == DELTA
+    shared.redis.thaw()
+
+    last = asyncio.create_task(client.read_chunk())
+    await shared.waits_for_redis(last, "2")
+    assert await last == COMPLETED
+    assert await shared.owns("a", "item", "msg_1")
+    assert await shared.owns("a", "container", "cntr_1")
+    assert await client.read_chunk() == b""
