@@ -264,7 +264,7 @@ WRITERS = {
     "ownership": {"recorder"},
     "meter": {"usage", "known", "spent"},
     "answer_meter": {"body", "usage"},
-    "session_meter": {"model", "session_gate", "usage"},
+    "session_meter": {"model", "recorder", "session_gate", "usage"},
     "late_watch": {"made", "shown"},
     "form_gate": {"model"},
     "call": {
