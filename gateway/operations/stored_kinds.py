@@ -42,6 +42,9 @@ class StoredKind:
     unknown: Unknown
     path: str | None = None
     list_path: str | None = None
+    below: frozenset[str] = frozenset()
+    """What names a part of it: below it, it decides."""
+
     unknown_as: Mapping[str, Unknown] = field(default_factory=dict)
     is_answer: bool = False
     """Whether it is an answer itself, which is of use also where nobody finds it again."""
@@ -66,6 +69,7 @@ class StoredKind:
             named_by=tuple(columns.pop("named_by")),
             unknown=Unknown(**columns.pop("unknown")),
             list_path=columns.pop("list", None),
+            below=frozenset(columns.pop("below", ())),
             unknown_as={member: Unknown(**words) for member, words in columns.pop("unknown_as", {}).items()},
             kept_seconds=None if kept_days is None else kept_days * DAY_SECONDS,
             **columns,

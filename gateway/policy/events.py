@@ -14,7 +14,13 @@ def question_of(caller: Caller, operation: Operation, *, responses: bool) -> Que
 
     `responses`: somebody has to admit them.
     """
-    return Question(models=caller.restricted, stored=caller.shares(operation), responses=responses)
+    owned = caller.asks_registry(operation)
+    return Question(
+        models=caller.restricted,
+        stored=owned or caller.shares(operation),
+        owned=owned,
+        responses=responses,
+    )
 
 
 def refuse_event(caller: Caller, named: Named) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from gateway.policy import named_models, stored_objects, unnamed_models
+from gateway.policy.references import Told, references_in
 from gateway.usage import realtime
 from gateway.usage.image_tool import offers_images
 from gateway.usage.included import asking_for_usage
@@ -28,6 +29,7 @@ _MOST_ID_CHARACTERS = 512
 _SHOWN_CHARACTERS = 64
 """Of a member's name, in a refusal."""
 
+_NOTHING_TOLD = Told()
 _BOM = b"\xef\xbb\xbf"
 _HALF = Fault(
     "invalid_json",
@@ -53,6 +55,15 @@ class Question(NamedTuple):
 
     stored: bool = False
     """Whether a stored object is named."""
+
+    owned: bool = False
+    """Which: those that the registry could know are told apart from what else is named."""
+
+    below: tuple[str, ...] = ()
+    """What names parts of the object with which the path begins, which decides about them."""
+
+    inside: tuple[str, ...] = ()
+    """The ways to members by which the operation has more made than it is for."""
 
     batch: bool = False
     """Which operation is run, over which file."""
@@ -84,7 +95,7 @@ def read_body(body: bytes, question: Question) -> BodyFacts:
     What is wrong with other names than those that policy reads first is a fault among the facts, so that these are
     known all the same.
     """
-    path, tolerant, models, stored, batch, prompt, default_model, usage, _, answers = question
+    path, tolerant, models, stored, _, _, inside, batch, prompt, default_model, usage, _, answers = question
     document, fields = None, None
     try:
         document = request_fields.parse(body)
@@ -135,9 +146,16 @@ def read_body(body: bytes, question: Question) -> BodyFacts:
             asking,
             images,
             store if type(store) is bool else None,
-            (),
+            tuple(way for way in inside if _is_there(document, way)) if inside else (),
         ),
     )
+
+
+def _is_there(document: object, way: str) -> bool:
+    """Whether something stands at the end of a way through objects."""
+    for name in way.split("."):
+        document = document.get(name) if type(document) is dict else None
+    return document is not None
 
 
 def _read_halves(halves: Readings, question: Question) -> BodyFacts:
@@ -159,7 +177,7 @@ def read_event(event: bytes, question: Question) -> EventFacts:
         return NOTHING_SAID
     named = NOTHING_NAMED
     if models or stored:
-        named = _names_in(event, None, models=models, stored=stored, in_session=True)
+        named = _names_in(event, None, question._replace(models=models, stored=stored), in_session=True)
     response, prompt = realtime.asked_in(event) if asks and named.fault is None else (None, 0)
     return EventFacts(named, response, prompt)
 
@@ -193,14 +211,14 @@ def _named(body: bytes, document: dict[str, Any] | None, question: Question, *, 
     """
     models, stored = question.models, question.stored
     if document is not None and len(body) > _SEARCHED_BYTES and all_distinct(body, document):
-        return _names_of(document, models=models, stored=stored)
+        return _names_of(document, question)
     if (
         known is not None
         and not (models and _may_run_models(body, known=known))
         and not (stored and stored_objects.may_be_named_in(body))
     ):
         return NOTHING_NAMED
-    return _names_in(body, document, models=models, stored=stored)
+    return _names_in(body, document, question)
 
 
 def _may_run_models(text: bytes, *, known: int) -> bool:
@@ -209,7 +227,7 @@ def _may_run_models(text: bytes, *, known: int) -> bool:
 
 
 def _names_in(
-    raw: bytes, document: dict[str, Any] | None, *, models: bool, stored: bool, in_session: bool = False
+    raw: bytes, document: dict[str, Any] | None, question: Question, *, in_session: bool = False
 ) -> Named:
     """All names; `document` is what `raw` means where it has been parsed."""
     try:
@@ -217,21 +235,20 @@ def _names_in(
     except BodyRefused:
         if (halves := readings(raw)) is None:
             return Named(fault=_NOT_STRICT)
-        named, dropped = (
-            _names_in(text, None, models=models, stored=stored, in_session=in_session) for text in halves
-        )
+        named, dropped = (_names_in(text, None, question, in_session=in_session) for text in halves)
         return named if named == dropped else Named(fault=_HALF)
     if not all_distinct(raw, document):
         return Named(fault=_NOT_STRICT)
-    return _names_of(document, models=models, stored=stored, in_session=in_session)
+    return _names_of(document, question, in_session=in_session)
 
 
-def _names_of(document: dict[str, Any], *, models: bool, stored: bool, in_session: bool = False) -> Named:
+def _names_of(document: dict[str, Any], question: Question, *, in_session: bool = False) -> Named:
     """What a document names whose members are all distinct.
 
     What else of a document decides who may do something is found here, by a function of the document.
     """
     found: dict[str, None] = {}
+    models = question.models
     if models:
         try:
             for model in named_models.models_in(document):
@@ -240,11 +257,17 @@ def _names_of(document: dict[str, Any], *, models: bool, stored: bool, in_sessio
                 found[model] = None
         except BodyRefused as refused:
             return Named(tuple(found), fault=refused.fault)
-    member = stored_objects.named_in(document, in_session=in_session) if stored else None
+    told = _NOTHING_TOLD
+    if question.owned:
+        told = references_in(document, below=question.below, in_session=in_session)
+    elif question.stored:
+        told = Told(stored=stored_objects.named_in(document, in_session=in_session))
     return Named(
         tuple(found),
-        None if member is None else member[:_SHOWN_CHARACTERS],
-        unnamed=unnamed_models.unnamed_in(document) if models else (),
+        None if told.stored is None else told.stored[:_SHOWN_CHARACTERS],
+        told.fault,
+        unnamed_models.unnamed_in(document) if models else (),
+        told.references,
     )
 
 

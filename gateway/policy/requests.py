@@ -26,6 +26,7 @@ from gateway.operations.targets import TargetRefused
 from gateway.policy import named_models, stored_objects, unnamed_models
 from gateway.policy.caller import Caller
 from gateway.policy.coverage import check_batch_covered
+from gateway.policy.ownership import check_told_apart, made_inside, parts_below, untold
 from gateway.policy.reading import Question
 from gateway.policy.unknown import check_known, unknown_batch
 from gateway.wire.body_facts import BodyFacts
@@ -143,6 +144,9 @@ def check_named_model(
 
 def check_sharing(caller: Caller, operation: Operation, target: str, *, socket: bool) -> None:
     """Refuse what works on stored objects that other tenants can reach. Raises SharedUpstream."""
+    if caller.asks_registry(operation):
+        check_told_apart(caller, operation, socket=socket, joins=_joins(operation, target))
+        return
     if not caller.shares(operation):
         return
     if operation.is_shared_state or (socket and not operation.is_session):
@@ -175,12 +179,15 @@ def head_matters(caller: Caller, operation: Operation) -> bool:
 
 def question_of(caller: Caller, operation: Operation) -> Question | None:
     """What has to be known of a body of this operation; None where nobody has to look into it."""
-    where, metered = operation.model, caller.metered
+    where, metered, owned = operation.model, caller.metered, caller.asks_registry(operation)
     question = Question(
         where.body,
         operation.is_unlisted and not caller.restricted,
         caller.restricted,
-        caller.shares(operation),
+        owned or caller.shares(operation),
+        owned,
+        parts_below(operation) if owned else (),
+        made_inside(caller, operation),
         operation.is_batch,
         metered and operation.counts_usage and "tokens" in operation.uses,
         default_model(caller, operation) is not None,
@@ -211,6 +218,8 @@ def check_body(caller: Caller, operation: Operation, facts: BodyFacts, table: Op
     for member in named.unnamed:
         if member != operation.model.member or default_model(caller, operation) is None:
             raise ModelNotAllowed(unnamed_models.reason(member), param=member)
+    if named.stored is not None and caller.asks_registry(operation):
+        raise untold(caller, named.stored)
     if named.stored == "store":
         raise caller.closed_to("'store' keeps the answer where other tenants could reach it", named.stored)
     if named.stored is not None:

@@ -65,10 +65,10 @@ def _read(event: bytes, document: dict[str, Any], question: Question) -> SocketR
         raise BodyRefused("invalid_type", "type must say which event this is.", param="type")
     lane = _text(document, "stream_id")
     continues = tuple((name, told) for name in _CONTINUED if (told := _text(document, name)) is not None)
-    body = read_body(event, question)
+    body = read_body(event, question._replace(below=("stream_id",)) if question.owned else question)
     if type(document.get("response")) is dict and body.fields is not None:
         body = body._replace(fields=body.fields._replace(model=_model_in_response(event, document, body)))
-    if body.named.stored is not None and body.named.fault is None:
+    if body.named.stored is not None and body.named.fault is None and not question.owned:
         beside = {name: value for name, value in document.items() if name not in ("stream_id", *_CONTINUED)}
         stored = stored_objects.named_in(beside)
         body = body._replace(

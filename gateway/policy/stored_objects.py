@@ -17,22 +17,26 @@ from gateway.wire.strict_json import hides_names, objects
 
 # They tie a call to its answer, name what is the same for everybody, or are texts of the caller's own that nobody
 # looks up.
-_HARMLESS_IDS = frozenset(
+HARMLESS_IDS = frozenset(
     {
         *("approval_request_id", "call_id", "caller_id", "connector_id", "continuation_id", "event_id"),
         *("group_id", "request_id", "tool_call_id", "tool_use_id"),
     }
 )
-_IDS_OF_THE_SESSION = frozenset({"item_id", "previous_item_id", "response_id"})
+IDS_OF_THE_SESSION = frozenset({"item_id", "previous_item_id", "response_id"})
 
 # Names without the ending whose text is an id.
-_REFERENCES = frozenset({"container", "conversation", "skills", "training_file", "validation_file"})
-_NO_CONVERSATION = frozenset({"auto", "none"})
+REFERENCES = frozenset({"container", "conversation", "skills", "training_file", "validation_file", "video"})
+CONTENT = ("http://", "https://", "data:")
+"""How a text begins that is where a video is found, or the video itself, and no id."""
+
+NO_CONVERSATION = frozenset({"auto", "none"})
 
 # Objects of these names refer by their `id`, whatever else they have.
-_REFERRING = frozenset({"container", "conversation", "prompt", "voice"})
-_ITEMS = frozenset({"input", "items"})
-_CUSTOM_VOICE = "voice_"
+REFERRING = frozenset({"container", "conversation", "prompt", "video", "voice"})
+ITEMS = frozenset({"input", "items"})
+CUSTOM_VOICE = "voice_"
+_STEPS = re.compile(r"[\[\].]+")
 
 # What an item has of its own; without it, its `id` has the upstream look the item up.
 _SUBSTANCE = frozenset(
@@ -58,7 +62,7 @@ def _ending(harmless: Collection[str]) -> re.Pattern[bytes]:
 
 def _name(*more: str) -> re.Pattern[bytes]:
     """The other names that can matter, and a voice's; by their first letters, for few texts begin with those."""
-    texts = sorted([_CUSTOM_VOICE, *(f'{name}"' for name in {*more, *_REFERENCES, "store"})])
+    texts = sorted([CUSTOM_VOICE, *(f'{name}"' for name in {*more, *REFERENCES, "store"})])
     letters = [
         f"[{letter}{letter.upper()}](?i:{'|'.join(text[1:] for text in begun)})"
         for letter, begun in groupby(texts, key=itemgetter(0))
@@ -66,8 +70,8 @@ def _name(*more: str) -> re.Pattern[bytes]:
     return re.compile(f'"(?:{"|".join(letters)})'.encode())
 
 
-_SIGNS = (_ending(_HARMLESS_IDS), _name("id"))
-_SIGNS_IN_SESSION = (_ending(_HARMLESS_IDS | _IDS_OF_THE_SESSION), _name(*_REFERRING))
+_SIGNS = (_ending(HARMLESS_IDS), _name("id"))
+_SIGNS_IN_SESSION = (_ending(HARMLESS_IDS | IDS_OF_THE_SESSION), _name(*REFERRING))
 
 
 def may_be_named_in(body: bytes, *, in_session: bool = False) -> bool:
@@ -81,13 +85,13 @@ def named_in(document: Mapping[str, Any], *, in_session: bool = False) -> str | 
 
     `in_session`: in a realtime event items and responses are those of the session itself.
     """
-    harmless = _HARMLESS_IDS | _IDS_OF_THE_SESSION if in_session else _HARMLESS_IDS
+    harmless = HARMLESS_IDS | IDS_OF_THE_SESSION if in_session else HARMLESS_IDS
     for place, members in objects(document):
         for name, value in members.items():
             meant = name.casefold()
             if meant == "id":
-                if isinstance(value, str) and _refers(place, members, in_session=in_session):
-                    return place if place in _REFERRING else name
+                if isinstance(value, str) and refers(place, members, in_session=in_session):
+                    return place if place in REFERRING else name
             elif meant not in harmless and _names(meant, value):
                 return name
     return None
@@ -95,20 +99,29 @@ def named_in(document: Mapping[str, Any], *, in_session: bool = False) -> str | 
 
 def named_by_field(name: str) -> bool:
     """Whether a form's field of this name, `image[][file_id]` say, names a stored object."""
+    steps = steps_of(name)
+    if len(steps) > 1 and steps[-1] == "id":
+        return True
     return any(
-        step not in _HARMLESS_IDS and (step in _REFERENCES or step.endswith(("_id", "_ids")))
-        for step in re.split(r"[\[\].]+", name.casefold())
+        step not in HARMLESS_IDS and (step in REFERENCES or step.endswith(("_id", "_ids")))
+        for step in steps
+        if step != "video"  # as a field it is the video itself
     )
 
 
-def _refers(place: str, members: Mapping[str, Any], *, in_session: bool) -> bool:
+def steps_of(name: str) -> list[str]:
+    """The names that a field of a form, or a parameter of a query, leads through: `image[][file_id]` has two."""
+    return [step for step in _STEPS.split(name.strip().casefold()) if step]
+
+
+def refers(place: str, members: Mapping[str, Any], *, in_session: bool) -> bool:
     """Whether an object with an `id` is but a reference."""
-    if place in _REFERRING or (place == "audio" and not in_session):
+    if place in REFERRING or (place == "audio" and not in_session):
         return True
     if in_session or place.endswith("safety_checks"):
         return False
     kind = members.get("type")
-    if kind is None and place in _ITEMS:
+    if kind is None and place in ITEMS:
         return True  # the API takes it for an item_reference
     substance = _SUBSTANCE_OF.get(kind, _SUBSTANCE) if isinstance(kind, str) else _SUBSTANCE
     return all(members.get(name) in (None, "", []) for name in substance)
@@ -118,10 +131,13 @@ def _names(name: str, value: object) -> bool:
     if name == "store":
         return value is not None and value is not False
     if name == "voice":
-        return isinstance(value, str) and value.startswith(_CUSTOM_VOICE)
-    if name == "conversation" and isinstance(value, str) and value in _NO_CONVERSATION:
+        return isinstance(value, str) and value.startswith(CUSTOM_VOICE)
+    if isinstance(value, str) and (
+        (name == "conversation" and value in NO_CONVERSATION)
+        or (name == "video" and value.startswith(CONTENT))
+    ):
         return False
-    return (name in _REFERENCES or name.endswith(("_id", "_ids"))) and _is_text(value)
+    return (name in REFERENCES or name.endswith(("_id", "_ids"))) and _is_text(value)
 
 
 def _is_text(value: object) -> bool:
