@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any
-from urllib.parse import unquote
 
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import HELD, READABLE
@@ -21,6 +20,8 @@ from gateway.objects.registry import Registry
 from gateway.objects.store import Intent, Named
 from gateway.operations.stored_kinds import StoredPlace
 from gateway.policy.caller import Caller
+from gateway.policy.ownership import references_in_head
+from gateway.policy.references import is_id
 from gateway.policy.unknown_objects import unavailable, unknown
 from gateway.proxy.recorded_answers import PassingDocument
 from gateway.stored_errors import ObjectsUnavailable, ObjectUnknown
@@ -38,7 +39,10 @@ class Ownership:
         self._exchange = exchange
         self._place = place
         self._checks = exchange.caller.asks_registry(exchange.operation)
-        self._in_head = references_in_head(exchange, place) if self._checks or place.is_itself else ()
+        self._in_head: tuple[Reference, ...] = ()
+        if self._checks or place.is_itself:
+            target = exchange.target if self._checks else ""
+            self._in_head = references_in_head(exchange.caller, place, exchange.params, target)
         self._entered = False
         self._recorder: Recorder | None = None
         self._passing: PassingDocument | None = None
@@ -117,13 +121,6 @@ class Ownership:
         return recorder
 
 
-def references_in_head(exchange: Exchange, place: StoredPlace) -> tuple[Reference, ...]:
-    """What a request's path and query name that is stored."""
-    if place.parent is None or place.parameter is None:
-        return ()
-    return (Reference(place.parent.name, unquote(exchange.params[place.parameter]), ""),)
-
-
 async def _beside(permits: Awaitable[None], looks: Coroutine[Any, Any, None]) -> None:
     """Wait for both, which go to their stores in the same turn of the loop; what limits say comes first."""
     looking = asyncio.ensure_future(looks)
@@ -150,6 +147,9 @@ async def check_owned(
     if not references and intent is None:
         return
     scope = caller.tenant.scope
+    for reference in references:
+        if not is_id(reference.id):
+            raise unknown(reference)
     if registry is None or scope is None:
         raise unavailable()
     named = [Named(reference.kind, reference.id) for reference in references]

@@ -32,7 +32,7 @@ MOST_REFERENCES = 2048
 LONGEST_ID = 512
 ITEM_REFERENCE = "item_reference"
 
-_ID = re.compile(rf"[A-Za-z0-9_.:~-]{{1,{LONGEST_ID}}}")
+_ID = re.compile(rf"(?=[_.:~-]*[A-Za-z0-9])[A-Za-z0-9_.:~-]{{1,{LONGEST_ID}}}")
 _CITATION = ("annotations", "container_file_citation")
 """Where the file of a container stands beside the container, and what says so: the container decides."""
 
