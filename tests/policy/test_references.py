@@ -212,8 +212,8 @@ def test_wherever_it_stands_each_is_named_once(
     names: list[tuple[str, str, list[str]]], escaped: bool
 ) -> None:
     inner: list[object] = []
-    for member, named, places in names:
-        value: object = {member: [named, named] if member.endswith("_ids") else named}
+    for member, one_id, places in names:
+        value: object = {member: [one_id, one_id] if member.endswith("_ids") else one_id}
         for place in places:
             value = {place: [value]}
         inner.append(value)
