@@ -179,7 +179,14 @@ def read_event(event: bytes, question: Question) -> EventFacts:
     if models or stored:
         named = _names_in(event, None, question._replace(models=models, stored=stored), in_session=True)
     response, prompt = realtime.asked_in(event) if asks and named.fault is None else (None, 0)
-    return EventFacts(named, response, prompt)
+    return EventFacts(named, response, prompt, _event_id(event) if named.references else None)
+
+
+def _event_id(event: bytes) -> str | None:
+    """What the client calls an event that names what the registry knows."""
+    halves = readings(event)
+    event_id = request_fields.parse(event if halves is None else halves.replaced).get("event_id")
+    return event_id if isinstance(event_id, str) else None
 
 
 def says_nothing(event: bytes, question: Question) -> bool:
