@@ -16,7 +16,7 @@ from aiohttp import web
 from gateway.simulator.call import Call, Handler, JsonObject, Reply, as_json
 from gateway.simulator.errors import ApiError
 from gateway.simulator.kinds import KINDS
-from gateway.simulator.store import Store, now
+from gateway.simulator.store import MAX_OBJECTS, Store, now
 
 MOST_PROJECTS: Final = 2_000
 _MINTED: Final = "sk-svcacct-simulated-"
@@ -112,7 +112,7 @@ class Organization:
         query = dict(call.request.query)
         if query.get("include_archived") != "true":
             query["status"] = "active"
-        return as_json(self.store.page(_PROJECTS, query))
+        return as_json(self.store.page(_PROJECTS, query, KINDS["project"]))
 
     async def archive_project(self, call: Call) -> Reply:
         """Nothing opens it any more."""
@@ -246,9 +246,9 @@ class Organization:
         self._minted = {value: one for value, one in self._minted.items() if not gone(one)}
 
 
-def stocked(models: Iterable[str]) -> Store:
+def stocked(models: Iterable[str], *, most_objects: int = MAX_OBJECTS) -> Store:
     """A store in which nothing is but the models."""
-    store = Store()
+    store = Store(most_objects=most_objects)
     for name in models:
         store.create("/v1/models", KINDS["model"], {"created": 0}, id=name)
     return store

@@ -31,6 +31,7 @@ from gateway.simulator.call import Call, Handler, Reply, as_json, paced
 from gateway.simulator.errors import ApiError
 from gateway.simulator.faults import Faults
 from gateway.simulator.resources import generic_handlers
+from gateway.simulator.store import Store
 
 MODELS: Final = (
     "gpt-4o",
@@ -58,8 +59,9 @@ def build_simulator(
     admin_api_key: str | None = None,
     most_projects: int = MOST_PROJECTS,
     pace_seconds: float = 0.02,
+    store: Store | None = None,
 ) -> web.Application:
-    """An upstream with an empty store of its own; see the package for what it speaks.
+    """An upstream with an empty store of its own, or with this one; see the package for what it speaks.
 
     With `api_key`, exactly that key is accepted (and `ek_…` on the socket, and keys of projects that were made here)
     and everything else is 401; without, anything is. `admin_api_key` is the one that administers the organization then;
@@ -68,7 +70,7 @@ def build_simulator(
     """
     # No limit: bodies are read part by part, or are the caller's business.
     app = web.Application(client_max_size=sys.maxsize)
-    organization = Organization(api_key, admin_api_key, stocked(MODELS), MODELS, most_projects)
+    organization = Organization(api_key, admin_api_key, store or stocked(MODELS), MODELS, most_projects)
     app.router.add_route("*", "/{path:.*}", _Simulator(organization, pace_seconds).serve)
     return app
 

@@ -21,6 +21,16 @@ class Kind:
     lifetime_seconds: int | None = None
     deleted_name: str | None = None
     page_size: int = 20
+    most_listed: int = 100
+    oldest_first: bool = False
+    """Whether lists begin with the oldest unless they are asked otherwise."""
+
+    ordered: bool = True
+    """Whether lists may be asked for in another order."""
+
+    filters: tuple[str, ...] = ()
+    """Members by whose values lists may be filtered."""
+
     cancelled: str = "cancelled"
 
 
@@ -70,7 +80,9 @@ _FINE_TUNING_JOB: Final = {
 }
 
 KINDS: Final[dict[str, Kind]] = {
-    "model": Kind("", "model", {"owned_by": "simulator"}, deleted_name="model", page_size=1000),
+    "model": Kind(
+        "", "model", {"owned_by": "simulator"}, deleted_name="model", page_size=1000, most_listed=1000
+    ),
     "file": Kind(
         "file-",
         "file",
@@ -78,6 +90,8 @@ KINDS: Final[dict[str, Kind]] = {
         required=("file", "purpose"),
         deleted_name="file",
         page_size=10_000,
+        most_listed=10_000,
+        filters=("purpose",),
     ),
     "upload": Kind(
         "upload_",
@@ -87,10 +101,15 @@ KINDS: Final[dict[str, Kind]] = {
         lifetime_seconds=3600,
     ),
     "upload_part": Kind("part_", "upload.part", required=("data",)),
-    "batch": Kind("batch_", "batch", _BATCH | _METADATA, lifetime_seconds=86_400, cancelled="cancelling"),
+    "batch": Kind(
+        *("batch_", "batch", _BATCH | _METADATA),
+        lifetime_seconds=86_400,
+        ordered=False,
+        cancelled="cancelling",
+    ),
     "assistant": Kind("asst_", "assistant", _ASSISTANT | _SAMPLING, required=("model",)),
     "thread": Kind("thread_", "thread", {"tool_resources": {}} | _METADATA),
-    "message": Kind("msg_", "thread.message", _MESSAGE | _METADATA),
+    "message": Kind("msg_", "thread.message", _MESSAGE | _METADATA, filters=("run_id",)),
     "run": Kind("run_", "thread.run", _RUN | _SAMPLING, lifetime_seconds=600),
     "run_step": Kind("step_", "thread.run.step", {"last_error": None, "usage": None} | _METADATA),
     "vector_store": Kind(
@@ -98,17 +117,19 @@ KINDS: Final[dict[str, Kind]] = {
     ),
     "vector_store_file": Kind("file-", "vector_store.file", {"status": "completed", "attributes": {}}),
     "vector_store_file_batch": Kind("vsfb_", "vector_store.files_batch", {"status": "completed"}),
-    "chat_completion": Kind("chatcmpl-", "chat.completion"),
+    "chat_completion": Kind("chatcmpl-", "chat.completion", oldest_first=True, filters=("model", "metadata")),
     "response": Kind("resp_", "response", deleted_name="response"),
     "conversation": Kind("conv_", "conversation", _METADATA),
-    "container": Kind("cntr_", "container", {"status": "running"}, required=("name",)),
+    "container": Kind("cntr_", "container", {"status": "running"}, required=("name",), filters=("name",)),
     "container_file": Kind("cfile_", "container.file", {"source": "user", "path": "/mnt/data"}),
     "fine_tuning_job": Kind(
         "ftjob-", "fine_tuning.job", _FINE_TUNING_JOB, required=("model", "training_file")
     ),
     "eval": Kind("eval_", "eval", _METADATA),
     "eval_run": Kind("evalrun_", "eval.run", {"status": "queued"} | _METADATA),
-    "project": Kind("proj_", "organization.project", {"status": "active", "archived_at": None}),
+    "project": Kind(
+        *("proj_", "organization.project", {"status": "active", "archived_at": None}), filters=("status",)
+    ),
     "project_service_account": Kind("svcacct_", "organization.project.service_account", {"role": "member"}),
     "project_api_key": Kind("key_", "organization.project.api_key", _PROJECT_API_KEY),
     "project_rate_limit": Kind("rl-", "project.rate_limit", page_size=100),

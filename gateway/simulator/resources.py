@@ -62,7 +62,7 @@ class Resource:
     async def list(self, call: Call) -> Reply:
         self._check_parent(call)
         collection = self.collection.format_map(call.params)
-        return as_json(call.store.page(collection, call.request.query, self.kind.page_size))
+        return as_json(call.store.page(collection, call.request.query, self.kind))
 
     async def update(self, call: Call) -> Reply:
         found = self._found(call)

@@ -18,7 +18,7 @@ from gateway.simulator.kinds import Kind
 # A simulator under load forgets its oldest objects and bytes instead of growing without end.
 MAX_OBJECTS: Final = 2_000
 MAX_CONTENT_BYTES: Final = 64 * 2**20
-_FILTERS: Final = ("purpose", "run_id", "status")
+_METADATA: Final = "metadata"
 
 
 def now() -> int:
@@ -32,7 +32,9 @@ def new_id(prefix: str) -> str:
 class Store:
     """All objects and file contents of one simulator, whoever made them. Objects are handed out live."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, most_objects: int = MAX_OBJECTS) -> None:
+        """`most_objects`: of one collection."""
+        self._most_objects = most_objects
         self._collections: dict[str, dict[str, dict[str, Any]]] = {}
         self._children: dict[str, list[str]] = {}
         self._contents: dict[str, Content] = {}
@@ -61,7 +63,7 @@ class Store:
             objects = self._collections[collection] = {}
             self._children.setdefault(collection.rpartition("/")[0], []).append(collection)
         objects[made["id"]] = made
-        if len(objects) > MAX_OBJECTS:
+        if len(objects) > self._most_objects:
             self.delete(f"{collection}/{next(iter(objects))}")
         return made
 
@@ -93,19 +95,17 @@ class Store:
         """Every object of a collection, oldest first."""
         return list(self._collections.get(collection, {}).values())
 
-    def page(self, collection: str, query: Mapping[str, str], page_size: int = 20) -> dict[str, Any]:
+    def page(self, collection: str, query: Mapping[str, str], kind: Kind) -> dict[str, Any]:
         """One page of a list, as limit, order, after and before ask. Raise ApiError if they make no sense."""
-        wanted = {name: query[name] for name in _FILTERS if name in query}
-        found = [o for o in self.all(collection) if all(o.get(name) == v for name, v in wanted.items())]
-        if query.get("order") != "asc":
+        found = [one for one in self.all(collection) if _is_asked_for(one, query, kind.filters)]
+        if not _begins_with_oldest(query.get("order") if kind.ordered else None, kind):
             found.reverse()
-        limit = _limit(query.get("limit"), page_size)
-        ids = [o["id"] for o in found]
-        start = _place(ids, "after", query["after"]) + 1 if query.get("after") else 0
-        stop = _place(ids, "before", query["before"]) if query.get("before") else len(ids)
+        limit = _limit(query.get("limit"), kind)
+        start = _place(found, "after", query["after"]) + 1 if query.get("after") else 0
+        stop = _place(found, "before", query["before"]) if query.get("before") else len(found)
         window = found[start:stop]
         # The page before a cursor is the one that ends at it.
-        shown = window[-limit:] if start == 0 and stop < len(ids) else window[:limit]
+        shown = window[-limit:] if start == 0 and stop < len(found) else window[:limit]
         return {
             "object": "list",
             "data": shown,
@@ -128,18 +128,36 @@ class Store:
         return self._contents.get(path)
 
 
-def _limit(text: str | None, page_size: int) -> int:
+def _is_asked_for(one: Mapping[str, Any], query: Mapping[str, str], filters: tuple[str, ...]) -> bool:
+    for name in filters:
+        if name in query and one.get(name) != query[name]:
+            return False
+    if _METADATA not in filters:
+        return True
+    given = one.get(_METADATA) or {}
+    return all(
+        given.get(name.removeprefix(f"{_METADATA}[").removesuffix("]")) == value
+        for name, value in query.items()
+        if name.startswith(f"{_METADATA}[")
+    )
+
+
+def _begins_with_oldest(order: str | None, kind: Kind) -> bool:
+    if order not in (None, "asc", "desc"):
+        raise ApiError(400, "Invalid 'order': expected 'asc' or 'desc'.", param="order")
+    return kind.oldest_first if order is None else order == "asc"
+
+
+def _limit(text: str | None, kind: Kind) -> int:
     if text is None:
-        return page_size
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= max(100, page_size):
-        raise ApiError(400, f"Invalid 'limit': expected 1 to {max(100, page_size)}.", param="limit")
+        return kind.page_size
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= kind.most_listed:
+        raise ApiError(400, f"Invalid 'limit': expected 1 to {kind.most_listed}.", param="limit")
     return int(text)
 
 
-def _place(ids: list[str], name: str, cursor: str) -> int:
-    try:
-        return ids.index(cursor)
-    except ValueError:
-        raise ApiError(
-            400, f"Invalid '{name}': no object with id '{cursor}' in this list.", param=name
-        ) from None
+def _place(found: list[dict[str, Any]], name: str, cursor: str) -> int:
+    for at, one in enumerate(found):
+        if one["id"] == cursor:
+            return at
+    raise ApiError(400, f"Invalid '{name}': no object with id '{cursor}' in this list.", param=name)
