@@ -54,6 +54,7 @@ from gateway.proxy.identity_endpoint import WayOut
 from gateway.proxy.identity_grants import AskedGrants, AskGrants, Grants, SharedGrants
 from gateway.proxy.lifecycle import Lifecycle
 from gateway.proxy.model_lists import ModelLists
+from gateway.proxy.owned_lists import list_owned
 from gateway.proxy.piece_gaps import PieceGaps
 from gateway.proxy.reading import Reading
 from gateway.proxy.relay import Relay
@@ -323,6 +324,13 @@ def _dispatch(services: Services, upstreams: Upstreams, wheel: Wheel) -> Handler
         relay=relay,
         lifecycle=services.lifecycle,
     )
+    owned_list = list_owned(
+        upstreams,
+        deadlines=deadlines,
+        relay=relay,
+        reading=services.reading,
+        registry=services.registry,
+    )
     own = own_paths(
         trust=services.trust,
         limiter=services.limiter,
@@ -331,8 +339,11 @@ def _dispatch(services: Services, upstreams: Upstreams, wheel: Wheel) -> Handler
 
     def dispatch(request: Request) -> Awaitable[Answer]:
         exchange = request.exchange
-        if exchange.operation.is_own:
-            return own(request)
+        if exchange.operation.may_be_apart:
+            if exchange.operation.is_own:
+                return own(request)
+            if exchange.standing is not None and exchange.standing.listed is not None:
+                return owned_list(request)
         return socket(request) if exchange.is_socket else http(request)
 
     return dispatch

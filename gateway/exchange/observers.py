@@ -198,8 +198,8 @@ class AnswerChange:
 
     What is changed, or only read, has to be readable: such an answer is asked for without content encoding. The
     rewrites are a closed list (docs/fidelity.md), and nothing else changes a byte of a body. Of these (b) changes a
-    request, (e) replaces an answer by an error, (f) changes its head, (h) and (i) add to a stream and to a session; the
-    others are changes of this kind:
+    request, (e) replaces an answer by an error, (f) changes its head, (g) answers a list out of several,
+    (h) and (i) add to a stream and to a session; the others are changes of this kind:
 
         (a) usage asked for in a stream that would not report it, and taken out again: usage/included.py
         (b) a tenant's default model, in a request body that names none: policy/requests.py
@@ -207,6 +207,7 @@ class AnswerChange:
         (d) the upstream's realtime secrets, replaced by sealed ones: credentials/realtime_secrets.py
         (e) the upstream's refusal of our own key, turned into a 502: proxy/upstream_errors.py
         (f) references into the upstream, led back to the gateway: wire/leading.py
+        (g) lists of stored objects without what is not the tenant's own: proxy/owned_lists.py
         (h) comments in a stream that is silent: proxy/silence.py
         (i) events of our own in a session whose limit is used up: middleware/session_permits.py
     """

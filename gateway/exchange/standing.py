@@ -12,6 +12,7 @@ from gateway.operations.stored_kinds import StoredKinds, StoredPlace
 from gateway.operations.table import Operation
 from gateway.policy import requests as policy
 from gateway.policy.caller import Caller
+from gateway.policy.owned_pages import filtered_kind
 from gateway.policy.reading import Question
 from gateway.usage.counters import Counted, Entry, named, tier_of
 from gateway.usage.reported import Known
@@ -38,8 +39,19 @@ class Standing:
     """
 
     __slots__ = (
-        *("allowed", "asks_body", "asks_head", "caller", "counts_images", "destination", "lines", "metered"),
-        *("operation", "question", "quotas", "stored", "tallies", "until", "_counted", "_of_model", "_sets"),
+        *("allowed", "asks_body", "asks_head", "caller", "counts_images", "destination", "lines", "listed"),
+        *(
+            "metered",
+            "operation",
+            "question",
+            "quotas",
+            "stored",
+            "tallies",
+            "until",
+            "_counted",
+            "_of_model",
+        ),
+        "_sets",
     )
 
     def __init__(
@@ -76,6 +88,10 @@ class Standing:
 
         self.stored = _stored(caller, operation, self.question)
         """What it has to do with what the upstream stores; None where that is nothing, or nobody keeps a record."""
+
+        self.listed = filtered_kind(caller, operation)
+        """What the operation lists, of which the caller may see its tenant's own alone; None: all that the upstream
+        answers."""
 
         self.metered = caller.metered
         """Whether usage has to be known of every answer."""

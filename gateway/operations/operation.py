@@ -127,6 +127,10 @@ class Operation:
     is_own: bool = field(init=False, compare=False)
     """Whether it is one of the gateway's own paths, which no upstream sees."""
 
+    may_be_apart: bool = field(init=False, compare=False)
+    """Whether some callers get something else than what the upstream answers to them: of the gateway's own paths, or of
+    a list."""
+
     is_unlisted: bool = field(init=False, compare=False)
     """Whether the table lacks what was asked for, so that nobody knows what it does."""
 
@@ -145,6 +149,7 @@ class Operation:
             ("is_batch", self.model.in_input_file),
             ("is_administration", self.scope.startswith("org.")),
             ("is_own", self.group == OWN_GROUP),
+            ("may_be_apart", self.group == OWN_GROUP or self.object_action == "list"),
             ("is_unlisted", self.id == UNLISTED_ID),
             ("api_type", next((t for path, t in _API_TYPES.items() if self.path.startswith(path)), None)),
             ("is_among_sessions", self.path.startswith(AMONG_SESSIONS)),

@@ -58,19 +58,24 @@ class StoredKind:
     filters: Mapping[str, str] = field(default_factory=dict)
     most_listed: int = _MOST_LISTED
     usually_listed: int = _USUALLY_LISTED
+    usually_ordered: str = "desc"
 
     @classmethod
-    def read(cls, name: str, row: Mapping[str, Any]) -> Self:
-        """Read a kind of the data. A word that it may not have is a KeyError or TypeError."""
+    def read(cls, name: str, row: Mapping[str, Any], cursors: Mapping[str, Any]) -> Self:
+        """Read a kind of the data, and what is said of cursors where it is listed.
+
+        A word that it may not have is a KeyError or TypeError.
+        """
         columns = dict(row)
         kept_days = columns.pop("kept_days", None)
+        named = (cursors if "list" in columns else {}) | columns.pop("unknown_as", {})
         return cls(
             name=name,
             named_by=tuple(columns.pop("named_by")),
             unknown=Unknown(**columns.pop("unknown")),
             list_path=columns.pop("list", None),
             below=frozenset(columns.pop("below", ())),
-            unknown_as={member: Unknown(**words) for member, words in columns.pop("unknown_as", {}).items()},
+            unknown_as={member: Unknown(**words) for member, words in named.items()},
             kept_seconds=None if kept_days is None else kept_days * DAY_SECONDS,
             **columns,
         )
@@ -146,7 +151,7 @@ class StoredKinds:
     def __init__(self, data: Mapping[str, Any]) -> None:
         """Raise KeyError, TypeError or ValueError for bad data."""
         self.kinds: Mapping[str, StoredKind] = MappingProxyType(
-            {name: StoredKind.read(name, row) for name, row in data["kinds"].items()}
+            {name: StoredKind.read(name, row, data["unknown_cursors"]) for name, row in data["kinds"].items()}
         )
         self.by_member: Mapping[str, StoredKind] = MappingProxyType(
             {member: kind for kind in self.kinds.values() for member in kind.named_by}

@@ -102,6 +102,23 @@ class Call:
             values = (*values, span.lines)
         return way.written % (values if way.places is None else tuple([values[at] for at in way.places]))
 
+    async def ask_for(self, target: str, *, without: frozenset[bytes]) -> Head:
+        """Ask a question of the gateway's own for this exchange; the head of the answer. As `ask`."""
+        self.exchange.asked_at = monotonic()
+        return await self.ask(self._own_head(target, without=without))
+
+    def shows(self, head: Head) -> None:
+        """Of all that the upstream answered to this exchange's questions, this is what the client gets."""
+        exchange, request_id = self.exchange, head.get(b"x-request-id")
+        exchange.upstream_status = head.status
+        exchange.upstream_request_id = None if request_id is None else request_id.decode("latin-1")
+
+    def _own_head(self, target: str, *, without: frozenset[bytes]) -> bytes:
+        """The head of such a question: as the client asks, but for another target."""
+        exchange = self.exchange
+        head = exchange.head.with_values(exchange.own_values)
+        return self._head(head, None, without, b"", asks=("GET", target))
+
     def _way_up(self, head: RequestHead, own: tuple[int, ...]) -> _WayUp:
         """How all heads like this one go up."""
         # No value of a field has such a byte.
@@ -126,16 +143,19 @@ class Call:
         without: frozenset[bytes],
         more: bytes,
         mark: bytes = b"",
+        asks: tuple[str, str] | None = None,
     ) -> bytes:
-        """`mark` is what stands in the place of the exchange's own place in a trace, where it has one."""
+        """`mark` is what stands in the place of the exchange's own place in a trace, where it has one; `asks`: by this
+        method and for this target, in place of the exchange's."""
         exchange, access, pool = self.exchange, self.to.access, self.to.pool
         added = (*access.fields, *pool.proxy_fields, loop_field(head, self.deployment))
         if exchange.span is not None:
             without, added = without | CONTEXT_FIELDS, (*added, (b"traceparent", mark or exchange.span.lines))
+        method, target = asks or (exchange.method, exchange.target)
         return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (
-            exchange.method.encode("ascii"),
+            method.encode("ascii"),
             # aiohttp hands the target on as text in which every byte stands for itself.
-            pool.target(exchange.target.encode("utf-8", "surrogateescape")),
+            pool.target(target.encode("utf-8", "surrogateescape")),
             for_upstream(
                 head,
                 host=pool.host,
@@ -252,4 +272,18 @@ async def call_upstream(upstreams: Upstreams, deadlines: DeadlineTable, exchange
     reply = pool.kept(now) or await pool.made(tenant)
     reply.begin(tenant, to.deadlines, now, no_body=exchange.method == "HEAD")
     exchange.attempts = 1
+    return Call(exchange, to, reply, upstreams.accounts, upstreams.deployment())
+
+
+async def call_beside(upstreams: Upstreams, deadlines: DeadlineTable, exchange: Exchange) -> Call:
+    """As `call_upstream`, for one of several questions that the gateway asks by itself to answer this exchange."""
+    access = upstreams.identities.opened(upstreams.access_for(exchange.operation, exchange.caller))
+    to = await _destination(upstreams, deadlines, exchange, access)
+    exchange.upstream = to.access.name
+    if not to.pool.places.take(to.tenant):
+        await to.pool.wait_for_place(exchange)
+    if exchange.forwarded_at is None:
+        exchange.forwarded_at = monotonic()
+    reply = await to.pool.open(to.tenant, to.deadlines)
+    exchange.attempts += 1
     return Call(exchange, to, reply, upstreams.accounts, upstreams.deployment())

@@ -34,7 +34,7 @@ from gateway.proxy.silence import Comments
 from gateway.proxy.upstream_errors import Unread, read_error
 from gateway.proxy.wheel import Wheel
 from gateway.usage.inflating import knows
-from gateway.wire.answer_head import Head, is_event_stream
+from gateway.wire.answer_head import Head, is_event_stream, plainly
 from gateway.wire.codings import decoded
 from gateway.wire.cors import said_by_upstream
 from gateway.wire.headers import NOTHING_LISTED
@@ -54,17 +54,20 @@ _OF_ITS_CODING = LENGTH | {b"content-encoding"}
 _EVENTS_BEGIN = frozenset(b":deir\xef")
 """What the first byte of a stream of events is."""
 
-_OF_THE_BODY = LENGTH | {
+_OF_THE_CONTENT = _OF_ITS_CODING | {
     b"accept-ranges",
     b"content-digest",
     b"content-md5",
-    b"content-type",
-    b"content-encoding",
-    b"content-language",
     b"etag",
     b"last-modified",
     b"repr-digest",
 }
+"""What speaks of the very bytes of a body that another one takes the place of."""
+
+_OF_ITS_PLACE = frozenset({b"content-range", b"link"})
+"""What says where else there is more of it."""
+
+_OF_THE_BODY = _OF_THE_CONTENT | {b"content-type", b"content-language"}
 
 
 class Relay:
@@ -249,6 +252,20 @@ class Relay:
             call.exchange.body_begins(monotonic())
         await answer.write_eof(changed)
         call.exchange.answer_piece(body, len(changed))
+        return _complete(call, answer)
+
+    async def answer_other(self, request: Request, call: Call, head: Head, body: bytes) -> Answer:
+        """Send a body in place of what the upstream has answered, under the head that it has answered it with.
+
+        What watches the answer sees that body.
+        """
+        length = b"Content-Length: %d\r\n" % len(body)
+        answer = self.begin(request, call, head, without=_OF_THE_CONTENT | _OF_ITS_PLACE, more=length)
+        exchange = call.exchange
+        exchange.opened(plainly(head))
+        exchange.body_begins(monotonic())
+        await answer.write_eof(body)
+        exchange.answer_piece(body, 0 if request.method == "HEAD" else len(body))
         return _complete(call, answer)
 
     async def _answer_unread(self, request: Request, call: Call, head: Head, withheld: Unread) -> Answer:

@@ -227,3 +227,11 @@ def as_event_stream(head: Head) -> Head:
     fields = [(name, value) for name, value in head.fields if name.lower() != b"content-type"]
     fields.append((b"Content-Type", b"text/event-stream"))
     return Head(head.status, head.reason, fields, length=head.length, keeps=head.keeps)
+
+
+def plainly(head: Head) -> Head:
+    """The same head, without a content coding."""
+    if b"content-encoding" not in head.names.first:
+        return head
+    fields = [(name, value) for name, value in head.fields if name.lower() != b"content-encoding"]
+    return Head(head.status, head.reason, fields, keeps=head.keeps)

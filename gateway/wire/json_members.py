@@ -14,6 +14,14 @@ import orjson
 STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
 """A whole string, quotes included."""
 
+
+def _shallow(depth: int) -> bytes:
+    """What matches an array or object in which others are nested so deep at most."""
+    inside = rb'[^\[\]{}"]|' + STRING.pattern + (rb"|" + _shallow(depth - 1) if depth else b"")
+    return rb"[\[{](?:" + inside.replace(rb'[^\[\]{}"]', rb'[^\[\]{}"]++', 1) + rb")*+[\]}]"
+
+
+_SHALLOW = re.compile(_shallow(4))
 _NESTED = re.compile(STRING.pattern + rb"|[\[\]{}]")
 _SCALAR = re.compile(rb"[^ \t\r\n,\]}]+")
 _SPACE = re.compile(rb"[ \t\r\n]*+")
@@ -61,13 +69,20 @@ def members(document: bytes, at: int = 0) -> Iterator[Member]:
     while document[at] != ord("}"):
         name_to = _end(STRING, document, at)
         value_from = _skip(document, _skip(document, name_to) + 1)
-        first = document[value_from]
-        if first in b"{[":
-            value_to = _close(document, value_from)
-        else:
-            value_to = _end(STRING if first == ord('"') else _SCALAR, document, value_from)
+        value_to = _value_end(document, value_from)
         yield Member(orjson.loads(document[at:name_to]), value_from, value_to)
         at = _skip(document, value_to)
+        if document[at] == ord(","):
+            at = _skip(document, at + 1)
+
+
+def elements(document: bytes, at: int) -> Iterator[tuple[int, int]]:
+    """Where the elements of the array begin and end that begins at `at`, in order. As `members`."""
+    at = _skip(document, at + 1)
+    while document[at] != ord("]"):
+        end = _value_end(document, at)
+        yield at, end
+        at = _skip(document, end)
         if document[at] == ord(","):
             at = _skip(document, at + 1)
 
@@ -93,6 +108,15 @@ def place_of(document: bytes, name: str) -> Place:
     at = document.index(b"{") + 1
     is_empty = document[_skip(document, at)] == ord("}")
     return Place(at, at, quoted + b":", b"" if is_empty else b",")
+
+
+def _value_end(document: bytes, at: int) -> int:
+    """The end of the value that begins at `at`."""
+    first = document[at]
+    if first in b"{[":
+        whole = _SHALLOW.match(document, at)
+        return whole.end() if whole is not None else _close(document, at)
+    return _end(STRING if first == ord('"') else _SCALAR, document, at)
 
 
 def _close(document: bytes, at: int) -> int:

@@ -1,0 +1,1 @@
+"""Lists on a shared account have the tenant's own entries, as a private account would show them."""
