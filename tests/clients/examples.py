@@ -1,4 +1,4 @@
-"""The examples of docs/clients.md: code blocks that say which file they are."""
+"""The examples of docs/clients.md and docs/identity.md: code blocks that say which file they are."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "clients.md"
+IDENTITY = DOCUMENT.with_name("identity.md")
 _BLOCK = re.compile(r"^```(?P<language>\w+) (?P<file>[\w.-]+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -27,7 +27,10 @@ def gateways(folder: Path) -> Iterator[dict[str, str]]:
         key.chmod(0o600)
         pair = ("--set", f"tls_certificate={certificate}", "--set", f"tls_key={key}")
         by_tls = running.enter_context(_demo(folder / "demo-tls.log", *pages, *pair))
+        credential = folder / "credential"
+        credential.write_text(plain["OPENAI_API_KEY"] + "\n", "ascii")
         yield {
+            "LLM_CREDENTIAL_FILE": str(credential),
             **{name: plain[name] for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY")},
             "TLS_BASE_URL": by_tls["OPENAI_BASE_URL"],
             "TLS_API_KEY": by_tls["OPENAI_API_KEY"],

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.clients.clients import CLIENTS, FETCHES, RUNTIMES, Client, Command, Runtime
 from tests.clients.elsewhere import Elsewhere
-from tests.clients.examples import examples
+from tests.clients.examples import DOCUMENT, IDENTITY, examples
 from tests.clients.gateways import gateways
 
 _HERE = Path(__file__).parent
@@ -121,10 +121,10 @@ def run_client(client: Client, place: Place) -> Iterator[Result]:
 
 
 def run_examples(names: Iterable[str], place: Place) -> Iterator[Result]:
-    """Run the examples of docs/clients.md that can be run here, each as it stands there."""
+    """Run the examples of the documents that can be run here, each as it stands there."""
     elsewhere = Elsewhere()
     runtimes = {runtime.language: runtime for runtime in RUNTIMES if runtime.language}
-    for example in examples():
+    for example in (*examples(DOCUMENT), *examples(IDENTITY)):
         name = f"docs/{example.file}"
         if not _chosen(name, names):
             continue
@@ -167,7 +167,7 @@ def main() -> int:
             [runtime] = [runtime for runtime in RUNTIMES if runtime.folder == client.runtime]
             missing = _missing((*runtime.needs, *client.needs))
             print(f"{client.name:24} {'needs ' + missing if missing else 'can run here'}")
-        for example in examples():
+        for example in (*examples(DOCUMENT), *examples(IDENTITY)):
             print(f"docs/{example.file}")
         return 0
     options.work.mkdir(parents=True, exist_ok=True)
