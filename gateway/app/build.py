@@ -60,7 +60,7 @@ from gateway.proxy.reading import Reading
 from gateway.proxy.relay import Relay
 from gateway.proxy.request import Request
 from gateway.proxy.sockets import forward_socket
-from gateway.proxy.stored_files import file_bytes
+from gateway.proxy.stored_files import file_bytes, file_pieces
 from gateway.proxy.upstream import Upstreams
 from gateway.proxy.wheel import Wheel
 from gateway.redis.observer import Observer
@@ -224,6 +224,7 @@ def build_app(
         else Tracing(ratio=settings.traces.ratio, write=span_writer.write),
         administers=lambda: upstreams.administers,
         file_bytes=partial(file_bytes, upstreams),
+        file_pieces=partial(file_pieces, upstreams),
     )
     withdrawal = Withdrawal(
         trust=trust,

@@ -1,12 +1,12 @@
 """The order in which an exchange is handled: outermost first, and why each stands where it does.
 
-One file for each link. `standings` belongs to `authenticate`, `admission`, `ownership` and `recording` to `limit`,
-`costs` to that and `meter`; to `meter` belongs what meters an answer (`answer_meter`), a session (`session_meter`,
-`session_responses`, `session_permits`, `session_references`; `session_requests`, `session_under_way`, `session_objects`
-and `session_asked` where its events are requests) and work that reports later (`late_watch`, `late_counting`). Every
-room above may ask: `app`, which wires it, and `cli.explain`, which asks `authenticate` and `record` what they would
-say. A link decides when, and what becomes of a refusal; the rules are in `policy`, the arithmetic in `limits` and
-`usage`, the bytes in `proxy`.
+One file for each link. `standings` belongs to `authenticate`; `admission`, `ownership`, `batch_input` and `recording`
+to `limit`; `costs` to that and `meter`; to `meter` belongs what meters an answer (`answer_meter`), a session
+(`session_meter`, `session_responses`, `session_permits`, `session_references`; `session_requests`,
+`session_under_way`, `session_objects` and `session_asked` where its events are requests) and work that reports later
+(`late_watch`, `late_counting`). Every room above may ask: `app`, which wires it, and `cli.explain`, which asks
+`authenticate` and `record` what they would say. A link decides when, and what becomes of a refusal; the rules are in
+`policy`, the arithmetic in `limits` and `usage`, the bytes in `proxy`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 from gateway.middleware.answer import answer
 from gateway.middleware.authenticate import authenticate
 from gateway.middleware.authorize import authorize
+from gateway.middleware.batch_input import BatchInput
 from gateway.middleware.costs import Costs
 from gateway.middleware.limit import limit
 from gateway.middleware.meter import meter
@@ -76,6 +77,12 @@ def build_middlewares(with_: Services) -> tuple[Middleware, ...]:
             decided=with_.metrics.decided,
             memory=with_.memory,
             registry=with_.registry,
+            batch_input=BatchInput(
+                pieces=with_.file_pieces,
+                reading=with_.reading,
+                table=with_.table,
+                registry=with_.registry,
+            ),
         ),
         # innermost: nothing stands between it and the bytes
         meter(

@@ -21,6 +21,7 @@ from gateway.limits.charges import QuotaSet
 from gateway.limits.limiter import Limiter
 from gateway.limits.terms import Dimension
 from gateway.middleware.admission import Admission, Decided
+from gateway.middleware.batch_input import BatchInput
 from gateway.middleware.costs import Costs
 from gateway.middleware.ownership import Ownership
 from gateway.objects.registry import Registry
@@ -56,10 +57,12 @@ def limit(
     decided: Decided,
     memory: BodyMemory,
     registry: Registry | None,
+    batch_input: BatchInput,
 ) -> Middleware:
     """Admit the exchange, or refuse it naming the limit; settle it when it has ended, however it ended.
 
-    `registry` knows whose what is that it names, and is asked beside the limits.
+    `registry` knows whose what is that it names, and is asked beside the limits; of a batch `batch_input` says what the
+    lines of its input file name.
 
     `file_bytes` tells the size of a file that the upstream has stored, by its id; None when it does not say.
     """
@@ -75,7 +78,11 @@ def limit(
             admission = Admission(exchange, limiter, decided, guesses)
             room = memory.room_for(caller.tenant.id)
             exchange.body_gone = room.release
-            owning = None if standing.stored is None else Ownership(registry, exchange, standing.stored)
+            owning = (
+                None
+                if standing.stored is None
+                else Ownership(registry, exchange, standing.stored, batch_input)
+            )
             try:
                 if not whole:
                     await _admit_by_head(request, exchange, admission, room, owning)
@@ -209,9 +216,10 @@ def limit(
         """A batch costs what its input file has, and the upstream knows how much that is; asked where a limit asks."""
         if all(quota.dimension is not Dimension.BATCH_INPUT_TOKENS_PER_DAY for quota in quotas):
             return _NO_COST
-        await _enter(
-            exchange, admission, owning
-        )  # a request that is refused anyway asks the upstream nothing
+        # A request that is refused anyway asks the upstream nothing.
+        await _enter(exchange, admission, owning)
+        if owning is not None:
+            await owning.check_body()
         file_id = exchange.facts.input_file
         size_bytes = None if file_id is None else await file_bytes(exchange, file_id)
         # Of a file that is not there the upstream will make no batch.

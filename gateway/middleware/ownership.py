@@ -15,6 +15,7 @@ from gateway.limits.charges import QuotaSet
 from gateway.limits.store import StoreUnavailable
 from gateway.middleware.admission import Admission
 from gateway.middleware.answer_meter import is_readable
+from gateway.middleware.batch_input import BatchInput
 from gateway.middleware.recording import Recorder
 from gateway.objects.registry import Registry
 from gateway.objects.store import Intent, Named
@@ -34,10 +35,17 @@ _FREEING = frozenset({"GET", "DELETE"})
 class Ownership:
     """What one exchange has to do with what the upstream stores: what it names, and what it makes."""
 
-    def __init__(self, registry: Registry | None, exchange: Exchange, place: StoredPlace) -> None:
+    def __init__(
+        self,
+        registry: Registry | None,
+        exchange: Exchange,
+        place: StoredPlace,
+        batch_input: BatchInput,
+    ) -> None:
         self._registry = registry
         self._exchange = exchange
         self._place = place
+        self._batch_input = batch_input
         self._checks = exchange.caller.asks_registry(exchange.operation)
         self._in_head: tuple[Reference, ...] = ()
         if self._checks or place.is_itself:
@@ -57,11 +65,16 @@ class Ownership:
             admission.enter(quotas), check_owned(self._registry, self._exchange.caller, self._in_head)
         )
 
+    async def check_body(self) -> None:
+        """See whether the exchange may use what its body names, before somebody looks there."""
+        if self._checks:
+            await check_owned(self._registry, self._exchange.caller, self._named_in_body())
+
     async def admit(self, admission: Admission, quotas: QuotaSet, *, hold: bool) -> None:
         """Take what the exchange needs, and see whether it may use what it names: one round trip. Then it is recorded
         what it makes."""
         exchange, registry = self._exchange, self._registry
-        references = (*self._in_head, *exchange.facts.named.references)
+        references = (*self._in_head, *self._named_in_body())
         recorder = self._recording(references)
         intent = None if recorder is None else recorder.intend(exchange)
         if not self._checks or (not references and intent is None):
@@ -84,6 +97,8 @@ class Ownership:
             if exchange.facts.background:
                 raise  # it is of no use to who cannot find it again
             registry.went_unasked()
+        if exchange.operation.is_batch:
+            await self._batch_input.check(exchange)
 
     def ended(self) -> None:
         """The exchange has ended. Never raises and never waits."""
@@ -91,6 +106,13 @@ class Ownership:
             self._passing.ended()
         if self._recorder is not None:
             self._recorder.ended(self._exchange)
+
+    def _named_in_body(self) -> tuple[Reference, ...]:
+        facts = self._exchange.facts
+        references = facts.named.references
+        if facts.input_file is None:
+            return references
+        return tuple(dict.fromkeys((*references, Reference("file", facts.input_file, "input_file_id"))))
 
     def _recording(self, references: Sequence[Reference]) -> Recorder | None:
         """Have recorded what the exchange makes, if it may make something, or free what it names."""

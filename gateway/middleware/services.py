@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
 from gateway.credentials.trust import Trust
@@ -62,3 +62,6 @@ class Services:
 
     file_bytes: Callable[[Exchange, str], Awaitable[int | None]]
     """The size of a file that the upstream has stored, by its id; None when it does not say."""
+
+    file_pieces: Callable[[Exchange, str], AsyncGenerator[bytes, None]]
+    """What stands in it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +13,14 @@ import orjson
 import pytest
 
 from gateway.objects.redis_objects import RedisObjects
-from gateway.objects.store import Intent, Named, Scope
+from gateway.objects.store import Intent, Made, Named, Scope
 from gateway.policy.accounts import storage_of
-from tests.kit.asking import form
+from tests.kit.asking import error_of, form
 from tests.kit.client import FORM, JSON, RawClient
 from tests.kit.gateway import EVERY_SCOPE, Gateway, running_gateway
 from tests.kit.redis import RedisServer
 from tests.kit.upstream import SSE_HEAD, Script, ScriptedUpstream, Turn
+from tests.kit.waiting import comes_to, found, stays
 
 RESPONSES, CHAT = "/v1/responses", "/v1/chat/completions"
 STORED = {"model": "gpt-4o", "input": "x"}
@@ -116,6 +117,21 @@ def streams(*events: bytes) -> Script:
         await turn.send(b"0\r\n\r\n")
 
     return script
+
+
+async def reset_when_asked(turn: Turn) -> None:
+    """The script of an upstream that is lost with what it was asked for."""
+    await turn.read_body()
+    turn.reset()
+
+
+def nothing_left(shared: Shared) -> Callable[[], Awaitable[bool]]:
+    """Whether no intent is left."""
+
+    async def look() -> bool:
+        return not await shared.intents()
+
+    return look
 
 
 def event(document: dict[str, Any]) -> bytes:
@@ -234,3 +250,147 @@ async def test_the_event_that_says_it_waits_for_the_record_and_the_last_for_what
     assert await shared.owns("a", "item", "msg_1")
     assert await shared.owns("a", "container", "cntr_1")
     assert await client.read_chunk() == b""
+
+
+async def test_what_the_upstream_refuses_leaves_no_intent(shared: Shared) -> None:
+    shared.upstream.plays(answers({"error": {"message": "no", "type": "x"}}, status="400 Bad Request"))
+    shared.upstream.gate("answer").set()
+    client = await shared.connect()
+    answer = await client.request("POST", "/v1/vector_stores", b"{}", headers=JSON)
+    assert answer.status == 400
+    await found(nothing_left(shared))
+
+
+async def test_what_nobody_heard_the_answer_of_leaves_its_intent(shared: Shared) -> None:
+    shared.upstream.plays(reset_when_asked)
+    client = await shared.connect()
+    answer = await client.request("POST", "/v1/vector_stores", b"{}", headers=JSON)
+    assert answer.status == 502
+    assert [intent.kind for intent in await shared.intents()] == ["vector_store"]
+
+
+async def test_a_client_that_leaves_while_its_answer_is_held_has_made_it_all_the_same(shared: Shared) -> None:
+    shared.upstream.plays(streams(CREATED))
+    client = await shared.connect()
+    asks = orjson.dumps({**STORED, "stream": True})
+    await client.send(client.request_bytes("POST", RESPONSES, asks, headers=JSON))
+    await client.read_head()
+    shared.redis.freeze()
+    shared.upstream.gate("0").set()
+    await asyncio.sleep(FROZEN_SECONDS)  # no sign tells that the gateway has read it
+    client.reset()
+    await asyncio.sleep(FROZEN_SECONDS)
+    shared.redis.thaw()
+
+    async def is_owned() -> bool:
+        return await shared.owns("a", "response", "resp_1")
+
+    assert await found(is_owned)
+
+
+async def test_while_redis_is_away_nothing_is_made_that_has_to_be_found_again(shared: Shared) -> None:
+    shared.upstream.plays(answers(response("resp_1")))
+    shared.upstream.gate("answer").set()
+    shared.redis.stop()
+    client = await shared.connect()
+    refused = await client.request("POST", "/v1/vector_stores", b"{}", headers=JSON)
+    assert (refused.status, error_of(refused)["code"]) == (503, "stored_objects_unavailable")
+    in_background = orjson.dumps({**STORED, "background": True})
+    refused = await client.request("POST", RESPONSES, in_background, headers=JSON)
+    assert (refused.status, error_of(refused)["code"]) == (503, "stored_objects_unavailable")
+    assert shared.upstream.requests == []
+
+
+async def test_inference_goes_through_while_redis_is_away_and_is_recorded_when_it_is_back(
+    shared: Shared,
+) -> None:
+    shared.upstream.plays(answers(response("resp_1")))
+    shared.upstream.gate("answer").set()
+    shared.redis.stop()
+    client = await shared.connect()
+    answer = await client.request("POST", RESPONSES, orjson.dumps(STORED), headers=JSON)
+    assert answer.status == 200
+    assert shared.gateway.metric("gateway_objects_unrecorded_inference_total") == 1
+    shared.redis.start()
+
+    async def is_owned() -> bool:
+        return await shared.owns("a", "response", "resp_1")
+
+    assert await found(is_owned)
+
+
+@pytest.mark.parametrize("target", ["/v1/files/file-1", "/v1/files/file-1/content", "/v1/files/nobodys"])
+async def test_what_is_anothers_is_unknown_and_the_upstream_hears_nothing(
+    shared: Shared, target: str
+) -> None:
+    await shared.store.record(shared.scope("a"), [Made("file", "file-1", time.time())])
+    client = await shared.connect("b")
+    refused = await client.request("GET", target)
+    assert refused.status == 404
+    file_id = target.split("/")[3]
+    assert error_of(refused) == {
+        "message": f"No such File object: {file_id}",
+        "type": "invalid_request_error",
+        "param": "id",
+        "code": None,
+    }
+    assert shared.upstream.requests == []
+    owner = await shared.connect("a")
+    assert (await owner.request("GET", "/v1/files/file-1")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "body", "is_freed"),
+    [
+        ("DELETE", "200 OK", {"id": "file-1", "deleted": True}, True),
+        ("DELETE", "500 Internal Server Error", {"error": {"message": "x", "type": "y"}}, False),
+        ("GET", "404 Not Found", {"error": {"message": "x", "type": "y"}}, True),
+        ("GET", "404 Not Found", b"<html>nothing here</html>", False),
+        ("GET", "200 OK", {"id": "file-1"}, False),
+    ],
+)
+async def test_what_the_upstream_has_no_longer_is_freed(
+    shared: Shared, method: str, status: str, body: object, is_freed: bool
+) -> None:
+    await shared.store.record(shared.scope("a"), [Made("file", "file-1", time.time())])
+    shared.upstream.plays(answers(body, status=status))
+    shared.upstream.gate("answer").set()
+    client = await shared.connect()
+    answer = await client.request(method, "/v1/files/file-1")
+    assert answer.status == int(status[:3])
+
+    async def is_owned() -> bool:
+        return await shared.owns("a", "file", "file-1")
+
+    if is_freed:
+        await comes_to(False, is_owned)
+    else:
+        await stays(True, is_owned, for_seconds=0.2)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_who_has_an_account_alone_is_recorded_behind_what_passes(
+    redis: RedisServer, streamed: bool
+) -> None:
+    async with sharing(redis, tenants={"a": EVERY_SCOPE}) as alone:
+        body = orjson.dumps({**STORED, "stream": streamed})
+        if streamed:
+            alone.upstream.plays(streams(CREATED, DELTA, COMPLETED))
+            for number in "012":
+                alone.upstream.gate(number).set()
+        else:
+            alone.upstream.plays(answers(response("resp_1", output=[{"type": "message", "id": "msg_1"}])))
+            alone.upstream.gate("answer").set()
+        alone.redis.freeze()
+        client = await alone.connect()
+        answer = await client.request("POST", RESPONSES, body, headers=JSON)
+        assert answer.status == 200
+        alone.redis.thaw()
+
+        async def both() -> bool:
+            owned = [("response", "resp_1"), ("item", "msg_1")]
+            return all([await alone.owns("a", *one) for one in owned])
+
+        assert await found(both)
+        (line,) = await alone.gateway.lines.wait(1)
+        assert ["response", "resp_1"] in line["created"]
