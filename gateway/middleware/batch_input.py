@@ -28,6 +28,7 @@ _LONGEST_LINE_BYTES = 16 * 2**20
 _MOST_BYTES = 200 * 2**20
 """What the API takes."""
 
+_NOBODY_KNOWS = "the gateway keeps no record of whose it is"
 _MOST_NAMED = 50_000
 _LOOKED_UP_AT_ONCE = 1000
 
@@ -60,7 +61,13 @@ class BatchInput:
         if question is None:
             return  # whatever such a body says, it names nothing
         question = question._replace(
-            model_path=None, models=False, batch=False, prompt=False, default_model=False, usage=False
+            model_path=None,
+            models=False,
+            inside=(),
+            batch=False,
+            prompt=False,
+            default_model=False,
+            usage=False,
         )
         named: dict[Reference, int] = {}
         count = 0
@@ -130,7 +137,7 @@ def _unknown_in(line: int, reference: Reference) -> ObjectUnknown:
 def _line_refused(exchange: Exchange, refused: LineRefused) -> BadRequest | SharedUpstream:
     what = f"line {refused.line} of the input file {refused.why}"
     if refused.names_closed:
-        return exchange.caller.closed_to(what, "input_file_id")
+        return exchange.caller.not_told_apart(what, _NOBODY_KNOWS, "input_file_id")
     return _refused(f"{what[0].upper()}{what[1:]}.")
 
 

@@ -82,7 +82,7 @@ def _named_in(line: bytes, question: Question, endpoint: str) -> tuple[Reference
     if named.fault is not None:
         raise _Refused(f"has a body that cannot be read: {named.fault.message}")
     if named.stored is not None:
-        raise _Refused(f"names by {named.stored!r} what cannot be told to be yours", True)
+        raise _Refused(f"names a stored object by {named.stored!r}", True)
     return named.references
 
 
