@@ -33,11 +33,14 @@ _ENDING_SECONDS = 1.0
 _POLL_SECONDS = 0.005
 _INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "MALLOC_ARENA_MAX", "PATH", "PYTHONHOME", "TZ")
 _KINDS = {
+    ("gateway.policy.batch_lines", "LineRefused"),
+    ("gateway.policy.batch_lines", "LinesRead"),
     ("gateway.usage.reported", "Usage"),
     ("gateway.wire.body_facts", "AskedResponse"),
     ("gateway.wire.body_facts", "BodyFacts"),
     ("gateway.wire.body_facts", "EventFacts"),
     ("gateway.wire.body_facts", "Named"),
+    ("gateway.wire.body_facts", "Reference"),
     ("gateway.wire.body_facts", "SocketRequest"),
     ("gateway.wire.json_members", "Change"),
     ("gateway.wire.json_members", "Place"),

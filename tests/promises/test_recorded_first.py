@@ -5,81 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 import pytest
 
-from gateway.objects.redis_objects import RedisObjects
-from gateway.objects.store import Intent, Made, Named, Scope
-from gateway.policy.accounts import storage_of
+from gateway.objects.store import Made
 from tests.kit.asking import error_of, form
-from tests.kit.client import FORM, JSON, RawClient
-from tests.kit.gateway import EVERY_SCOPE, Gateway, running_gateway
+from tests.kit.client import FORM, JSON
+from tests.kit.gateway import EVERY_SCOPE
 from tests.kit.redis import RedisServer
-from tests.kit.upstream import SSE_HEAD, Script, ScriptedUpstream, Turn
+from tests.kit.upstream import SSE_HEAD, Script, Turn
 from tests.kit.waiting import comes_to, found, stays
+from tests.promises.sharing import FROZEN_SECONDS, Shared, sharing
 
 RESPONSES, CHAT = "/v1/responses", "/v1/chat/completions"
 STORED = {"model": "gpt-4o", "input": "x"}
-FROZEN_SECONDS = 0.1
-
-
-@dataclass
-class Shared:
-    """Two tenants behind one key."""
-
-    gateway: Gateway
-    upstream: ScriptedUpstream
-    store: RedisObjects
-    redis: RedisServer
-
-    def scope(self, tenant: str) -> Scope:
-        """Where a tenant's objects are."""
-        return Scope(storage_of(self.upstream.base_url), tenant)
-
-    async def owns(self, tenant: str, kind: str, object_id: str) -> bool:
-        """Whether the registry says so."""
-        return (await self.store.look(self.scope(tenant), [Named(kind, object_id)]))[0]
-
-    async def intents(self, tenant: str = "a") -> list[Intent]:
-        """Those that are left."""
-        return [intent async for intent in self.store.intents(self.scope(tenant))]
-
-    async def waits_for_redis(self, reads: asyncio.Task[bytes], gate: str) -> None:
-        """Let the upstream go on, and see that its client reads nothing as long as Redis confirms nothing."""
-        self.redis.freeze()
-        self.upstream.gate(gate).set()
-        await asyncio.wait({reads}, timeout=FROZEN_SECONDS)
-        has_read = reads.done()
-        self.redis.thaw()
-        assert not has_read
-
-    async def connect(self, tenant: str = "a") -> RawClient:
-        """A connection of a tenant's."""
-        credential = self.gateway.credential(tenant=tenant)
-        client = await RawClient.connect(self.gateway.host, self.gateway.port, credential)
-        self.gateway.clients.append(client)
-        return client
-
-
-@asynccontextmanager
-async def sharing(redis: RedisServer, **settings: Any) -> AsyncIterator[Shared]:
-    """A gateway for tenants a and b, who have one key."""
-    async with AsyncExitStack() as stack:
-        upstream = await stack.enter_async_context(ScriptedUpstream())
-        settings = {
-            "upstream": {"base_url": upstream.base_url, "api_key": "sk-shared-by-both"},
-            "redis_url": redis.url,
-            "tenants": {"a": EVERY_SCOPE, "b": EVERY_SCOPE},
-            **settings,
-        }
-        gateway = await stack.enter_async_context(running_gateway(**settings))
-        store = RedisObjects(redis.url)
-        stack.push_async_callback(store.close)
-        yield Shared(gateway, upstream, store, redis)
 
 
 @pytest.fixture
@@ -394,3 +335,15 @@ async def test_who_has_an_account_alone_is_recorded_behind_what_passes(
         assert await found(both)
         (line,) = await alone.gateway.lines.wait(1)
         assert ["response", "resp_1"] in line["created"]
+
+
+async def test_what_a_long_body_names_is_looked_up_as_well(shared: Shared) -> None:
+    await shared.store.record(shared.scope("a"), [Made("file", "file-1", time.time())])
+    shared.upstream.plays(answers(response("resp_1")))
+    shared.upstream.gate("answer").set()
+    part = {"type": "input_file", "file_id": "file-1"}
+    body = orjson.dumps({**STORED, "input": [{"role": "user", "content": ["x" * 100_000, part]}]})
+    for tenant, status in (("b", 404), ("a", 200)):
+        client = await shared.connect(tenant)
+        assert (await client.request("POST", RESPONSES, body, headers=JSON)).status == status
+    assert len(shared.upstream.requests) == 1

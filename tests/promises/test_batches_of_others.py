@@ -1,0 +1,121 @@
+"""A batch runs its lines as the account's own: what they name has to be the tenant's, as if it had sent each itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.objects.store import Made
+from tests.kit.asking import error_of
+from tests.kit.client import JSON, RawAnswer
+from tests.kit.gateway import EVERY_SCOPE
+from tests.kit.redis import RedisServer
+from tests.kit.upstream import Turn
+from tests.promises.sharing import Shared, sharing
+
+RESPONSES, CHAT = "/v1/responses", "/v1/chat/completions"
+
+
+def line(body: object, *, url: str = RESPONSES, **more: object) -> bytes:
+    return orjson.dumps({"custom_id": "1", "method": "POST", "url": url, "body": body, **more}) + b"\n"
+
+
+PLAIN = line({"model": "gpt-4o", "input": "x"})
+
+
+@pytest.fixture
+async def shared(redis: RedisServer) -> AsyncIterator[Shared]:
+    async with sharing(redis) as shared:
+        await shared.store.record(
+            shared.scope("a"),
+            [Made("file", "file-in", time.time()), Made("file", "file-own", time.time())],
+        )
+        await shared.store.record(shared.scope("b"), [Made("file", "file-of-b", time.time())])
+        yield shared
+
+
+async def batch_over(shared: Shared, content: bytes, *, tenant: str = "a", **more: Any) -> RawAnswer:
+    """What a tenant is told who wants a batch over this file."""
+
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        body = b'{"id":"batch_1"}'
+        if turn.seen.target == "/v1/files/file-in/content":
+            body = content
+        await turn.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    shared.upstream.plays(script)
+    client = await shared.connect(tenant)
+    asked = {"input_file_id": "file-in", "endpoint": RESPONSES, "completion_window": "24h", **more}
+    return await client.request("POST", "/v1/batches", orjson.dumps(asked), headers=JSON)
+
+
+def made(shared: Shared) -> bool:
+    """Whether the upstream was told to make the batch."""
+    return any(seen.method == "POST" for seen in shared.upstream.requests)
+
+
+OWN = line({"model": "gpt-4o", "input": [{"type": "input_file", "file_id": "file-own"}]})
+FOREIGN = line({"model": "gpt-4o", "input": [{"type": "input_file", "file_id": "file-of-b"}]})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [PLAIN, PLAIN * 3, PLAIN + b"\n" + PLAIN.rstrip(), OWN, b"\xef\xbb\xbf" + PLAIN, PLAIN * 30_000],
+    ids=["one", "several", "no line end", "own", "byte order mark", "many"],
+)
+async def test_a_batch_is_made_whose_lines_name_what_is_the_tenants(shared: Shared, content: bytes) -> None:
+    answer = await batch_over(shared, content)
+    assert (answer.status, answer.body) == (200, b'{"id":"batch_1"}')
+    assert await shared.owns("a", "batch", "batch_1")
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "says"),
+    [
+        (PLAIN + FOREIGN, 404, "Line 2 of the input file, 'file_id': No such File object: file-of-b"),
+        (PLAIN * 30_000 + FOREIGN + PLAIN, 404, "Line 30001 of the input file"),
+        (line({"previous_response_id": "resp_of_b"}), 400, "'previous_response_id'"),
+        (
+            line({"prompt": {"id": "pmpt_1"}}),
+            403,
+            "Line 1 of the input file names a stored object by 'prompt'",
+        ),
+        (line({"model": "gpt-4o"}, url=CHAT), 400, "Line 1 of the input file asks for another 'url'"),
+        (PLAIN + b"{\n", 400, "Line 2 of the input file is no JSON object"),
+        (
+            b'{"url":"/v1/responses","body":{"a":1,"a":2}}',
+            400,
+            "Line 1 of the input file names a member twice",
+        ),
+        (line("x"), 400, "Line 1 of the input file has no 'body'"),
+    ],
+    ids=["another's", "far behind", "response", "prompt", "other url", "broken", "twice", "no object"],
+)
+async def test_a_batch_is_refused_with_the_line_that_names_what_is_not_the_tenants(
+    shared: Shared, content: bytes, status: int, says: str
+) -> None:
+    answer = await batch_over(shared, content)
+    assert answer.status == status, answer.body
+    assert says in error_of(answer)["message"]
+    assert error_of(answer)["param"] == "input_file_id"
+    assert not made(shared)
+
+
+async def test_anothers_input_file_is_unknown_and_is_not_even_asked_for(shared: Shared) -> None:
+    for file_id in ("file-of-b", "file-nobodys"):
+        answer = await batch_over(shared, PLAIN, input_file_id=file_id)
+        assert answer.status == 404
+    assert shared.upstream.requests == []
+
+
+async def test_a_limit_on_batches_asks_nothing_about_anothers_file(redis: RedisServer) -> None:
+    limited = {**EVERY_SCOPE, "limits": {"batch_1_day_max_input_tokens": 1000}}
+    async with sharing(redis, tenants={"a": limited, "b": EVERY_SCOPE}) as shared:
+        answer = await batch_over(shared, PLAIN, input_file_id="file-of-b")
+        assert answer.status == 404
+        assert shared.upstream.requests == []
