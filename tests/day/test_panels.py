@@ -19,6 +19,7 @@ from tests.day.served import Served, gateway_of
 from tests.day.shortened import shortened_query
 from tests.kit.asking import running_simulator
 from tests.kit.client import CHAT
+from tests.kit.identity import running_identity_endpoint, shown
 from tests.kit.jwks import LOGIN, THEIRS, running_jwks_server
 from tests.kit.redis import RedisServer, free_port
 from tests.kit.tls import served_pair
@@ -83,7 +84,7 @@ def _all_chosen(expression: str) -> str:
 
 @asynccontextmanager
 async def eventful(
-    directory: Path, redis: RedisServer, base_url: str, thinking: str, keys_url: str
+    directory: Path, redis: RedisServer, base_url: str, thinking: str, keys_url: str, identity: str
 ) -> AsyncIterator[tuple[Served, Served]]:
     """A gateway whose tenants, upstreams and operators do what they do, and one by TLS that nobody asks."""
     nowhere = f"http://127.0.0.1:{free_port()}/v1"
@@ -124,7 +125,7 @@ scopes = ["*"]
 
 [tenants.thinker.upstream]
 base_url = "{thinking}"
-api_key = "sk-thinker"
+{identity}
 
 [tenants.lost]
 scopes = ["*"]
@@ -213,10 +214,17 @@ async def test_every_query_of_every_panel_has_data(
     async with (
         running_simulator() as simulator,
         running_jwks_server() as keys,
+        running_identity_endpoint() as endpoint,
     ):
         keys.publish(THEIRS)
+        endpoint.seconds = 5
+        shown(file := tmp_path / "of-the-platform", "what.the.platform-says")
+        identity = endpoint.toml("tenants.thinker.upstream", file)
         async with (
-            eventful(tmp_path, redis, simulator.base_url, upstream.base_url, keys.url) as (busy, tls),
+            eventful(tmp_path, redis, simulator.base_url, upstream.base_url, keys.url, identity) as (
+                busy,
+                tls,
+            ),
             watching(tmp_path / "prometheus", {"day": [busy.target], "tls": [tls.target]}) as prometheus,
         ):
             happening = asyncio.create_task(happen(busy, redis))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import orjson
-
 from tests.day.scenes import BUDGETS, Scene, played, scene
 from tests.kit.identity import running_identity_endpoint, shown
 from tests.kit.redis import free_port
@@ -200,11 +198,8 @@ async def an_identity_is_believed_no_more(scene: Scene) -> None:
     shown(file, "what.the.platform-says")
     async with running_identity_endpoint() as endpoint:
         endpoint.seconds = 24
-        own = [f"{key} = {orjson.dumps(value).decode()}" for key, value in endpoint.table(file).items()]
-        table = "[tenants.beta.upstream.workload_identity]\n" + "\n".join(own)
-        served = await scene.gateway(
-            f'{TWO}[tenants.beta.upstream]\nbase_url = "{scene.upstream.base_url}"\n{table}\n'
-        )
+        own = f'[tenants.beta.upstream]\nbase_url = "{scene.upstream.base_url}"\n'
+        served = await scene.gateway(TWO + own + endpoint.toml("tenants.beta.upstream", file))
         async with served.calling("acme"), served.calling("beta"):
             endpoint.believed = set()
             alert = await scene.fires("GatewayUpstreamIdentityNotRenewed", "upstream beta", upstream="beta")

@@ -70,6 +70,13 @@ class IdentityEndpoint:
             **more,
         }
 
+    def toml(self, upstream: str, file: Path, account: str = "svc_a") -> str:
+        """The same as part of a file, for the table of that upstream."""
+        lines = (
+            f"{key} = {orjson.dumps(value).decode()}\n" for key, value in self.table(file, account).items()
+        )
+        return f"[{upstream}.workload_identity]\n{''.join(lines)}"
+
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.requests += 1
         body = await request.read()

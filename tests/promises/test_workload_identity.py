@@ -35,12 +35,6 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def table(name: str, endpoint: IdentityEndpoint, file: Path, account: str = "svc_a") -> str:
-    """A table of the configuration."""
-    own = [f"{key} = {orjson.dumps(value).decode()}" for key, value in endpoint.table(file, account).items()]
-    return f"[{name}.workload_identity]\n" + "\n".join(own) + "\n"
-
-
 def configured(folder: Path, *tables: str) -> tuple[str, str]:
     """Options that name a file with these tables."""
     path = folder / "gateway.toml"
@@ -61,7 +55,7 @@ def keys_seen(upstream: ScriptedUpstream) -> list[str]:
 async def test_all_workers_have_it_from_one_exchange_and_a_successor_from_none(
     tmp_path: Path, upstream: ScriptedUpstream, redis: RedisServer, endpoint: IdentityEndpoint, file: Path
 ) -> None:
-    options = configured(tmp_path, table("upstream", endpoint, file))
+    options = configured(tmp_path, endpoint.toml("upstream", file))
     async with running_workers(tmp_path, upstream.base_url, redis, *options, *AT_ONCE) as workers:
         pids = await workers.all_ready(2)
         for pid in pids:
@@ -84,7 +78,7 @@ async def test_all_workers_have_the_next_one_when_it_is_renewed_or_refused(
     tmp_path: Path, upstream: ScriptedUpstream, redis: RedisServer, endpoint: IdentityEndpoint, file: Path
 ) -> None:
     endpoint.seconds = 6
-    options = configured(tmp_path, table("upstream", endpoint, file))
+    options = configured(tmp_path, endpoint.toml("upstream", file))
     async with running_workers(tmp_path, upstream.base_url, redis, *options, *AT_ONCE) as workers:
         pids = await workers.all_ready(2)
         endpoint.seconds = 3600
@@ -122,7 +116,7 @@ async def test_a_reload_gives_every_worker_an_identity_that_is_new_and_nobody_is
         await ask(workers)
         assert keys_seen(upstream) == ["sk-of-before"]
 
-        configured(tmp_path, table("upstream", endpoint, file))
+        configured(tmp_path, endpoint.toml("upstream", file))
         workers.signal(signal.SIGHUP)
         await until(lambda: endpoint.keys)
 
@@ -147,7 +141,7 @@ async def test_without_anything_to_show_it_is_not_ready_until_there_is(
     tmp_path: Path, upstream: ScriptedUpstream, redis: RedisServer, endpoint: IdentityEndpoint
 ) -> None:
     file = tmp_path / "comes-later"
-    options = configured(tmp_path, table("upstream", endpoint, file))
+    options = configured(tmp_path, endpoint.toml("upstream", file))
     async with running_workers(tmp_path, upstream.base_url, redis, *options, *AT_ONCE) as workers:
         status, document = await workers.page("/readyz")
         assert status == 503
@@ -172,7 +166,7 @@ async def test_a_check_says_what_is_wrong_with_the_file_and_what_the_endpoint_sa
     tmp_path: Path, upstream: ScriptedUpstream, endpoint: IdentityEndpoint, file: Path
 ) -> None:
     base = f'[upstream]\nbase_url = "{upstream.base_url}"\n'
-    text = base + table("upstream", endpoint, file)
+    text = base + endpoint.toml("upstream", file)
 
     done = await check(tmp_path, text)
     assert (done.code, endpoint.requests) == (0, 0)
@@ -208,7 +202,7 @@ async def test_a_check_says_what_is_wrong_with_the_file_and_what_the_endpoint_sa
 async def test_what_a_start_cannot_use_is_a_problem_and_nothing_is_sent(
     tmp_path: Path, endpoint: IdentityEndpoint, file: Path
 ) -> None:
-    official = table("upstream", endpoint, file).replace(endpoint.url, "https://auth.openai.com/oauth/token")
+    official = endpoint.toml("upstream", file).replace(endpoint.url, "https://auth.openai.com/oauth/token")
 
     done = await check(tmp_path, '[upstream]\nbase_url = "https://llm.example.com/v1"\n' + official)
 
