@@ -117,8 +117,10 @@ class Simulator:
 
 
 @asynccontextmanager
-async def running_simulator(*, keys: Iterable[str] = ()) -> AsyncIterator[Simulator]:
-    """The embedded upstream on a free port; with `keys`, those alone open it."""
+async def running_simulator(
+    *, keys: Iterable[str] = (), bodies: list[bytes] | None = None
+) -> AsyncIterator[Simulator]:
+    """The embedded upstream on a free port; with `keys`, those alone open it. `bodies` gets what JSON it is sent."""
     simulator = Simulator("")
     accepted = frozenset(f"Bearer {key}" for key in keys)
 
@@ -126,6 +128,8 @@ async def running_simulator(*, keys: Iterable[str] = ()) -> AsyncIterator[Simula
     async def witness(request: web.Request, handler: Any) -> web.StreamResponse:
         simulator.asked.append((request.method, request.raw_path))
         simulator.headers.append([(name.lower(), value) for name, value in request.headers.items()])
+        if bodies is not None and request.content_type == "application/json":
+            bodies.append(await request.read())
         if accepted and request.headers.get("Authorization") not in accepted:
             return web.json_response({"error": {"message": "Incorrect API key provided."}}, status=401)
         answer: web.StreamResponse = await handler(request)
