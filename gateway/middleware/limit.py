@@ -142,7 +142,9 @@ def limit(
         standing = _standing(exchange)
         counted = standing.counts_images
         admit = admission.admit_form if counted or limits.models else None
-        exchange.form = watch_form(exchange, admit=admit, counted=counted)
+        exchange.form = watch_form(
+            exchange, admit=admit, counted=counted, owned=None if owning is None else owning.of_form
+        )
         quotas = standing.quotas_of(exchange.model)
         form_may_cost_more = exchange.form is not None and bool(limits.models)
         if (

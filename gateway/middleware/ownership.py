@@ -6,7 +6,8 @@ What is another's and what nobody has get one and the same answer, which the ups
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from gateway.exchange.exchange import Exchange
@@ -99,6 +100,11 @@ class Ownership:
             registry.went_unasked()
         if exchange.operation.is_batch:
             await self._batch_input.check(exchange)
+
+    @property
+    def of_form(self) -> Callable[[Sequence[Reference]], Awaitable[None]] | None:
+        """What a form asks whose the objects are that it names; None where nobody has to."""
+        return partial(check_owned, self._registry, self._exchange.caller) if self._checks else None
 
     def ended(self) -> None:
         """The exchange has ended. Never raises and never waits."""

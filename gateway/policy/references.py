@@ -26,7 +26,7 @@ from gateway.policy.stored_objects import (
 )
 from gateway.wire.body_facts import Reference
 from gateway.wire.request_fields import Fault
-from gateway.wire.strict_json import USER_NAMED, objects
+from gateway.wire.strict_json import USER_NAMED, objects, strict_object
 
 MOST_REFERENCES = 2048
 LONGEST_ID = 512
@@ -144,6 +144,10 @@ def _spelled(name: str, meant: str) -> Fault:
     return Fault("bad_request", f"{name[:64]!r} could be read as {meant[:64]!r}. Write it so.", meant[:64])
 
 
+_HOLDERS = frozenset({"image", "images", "input_reference", "mask", "video"})
+"""Fields of forms that hold a file, or else what names one, as JSON maybe."""
+
+
 class FieldName(NamedTuple):
     """What a form's field, or a query's parameter, names by its name."""
 
@@ -173,3 +177,38 @@ def named_by(name: str, below: Collection[str] = ()) -> FieldName | None:
         if step in REFERENCES or step.endswith(("_id", "_ids")):
             return FieldName(kinds.get(step), step, name == name.casefold() and step == steps[-1])
     return None
+
+
+def may_name(name: str, is_file: bool) -> bool:
+    """Whether the part of a form has to be read that is called so: it names something stored, or could hold what does.
+
+    A file that is called as what names something is wanted too, to be refused.
+    """
+    return named_by(name) is not None or (not is_file and bool(_HOLDERS.intersection(steps_of(name)[-1:])))
+
+
+def references_in_field(name: str, text: str, below: Collection[str] = ()) -> Told:
+    """What a form's field says of which `may_name` says that it has to be read."""
+    said = named_by(name, below)
+    if said is not None:
+        if said.kind is None:
+            return Told(stored=said.member)
+        if not said.is_plain:
+            return Told(fault=_spelled(name, said.member))
+        return Told((Reference(said.kind, text[: LONGEST_ID + 1], said.member),))
+    value = text.lstrip("\ufeff \t\r\n")
+    if value.startswith(("{", "[")):
+        holder = steps_of(name)[-1]
+        try:
+            return references_in(strict_object(f'{{"{holder}":{value}}}'.encode()), below=below)
+        except ValueError:
+            return Told(
+                fault=Fault("bad_form", f"The field {name[:64]!r} holds JSON that cannot be read.", name[:64])
+            )
+    if steps_of(name)[-1] == "video" and not value.startswith(CONTENT):
+        return Told(
+            fault=Fault(
+                "bad_form", "Send the video as a file, or name a stored one by 'video[id]'.", name[:64]
+            )
+        )
+    return Told()

@@ -23,13 +23,13 @@ from gateway.operations.table import (
     UsageReport,
 )
 from gateway.operations.targets import TargetRefused
-from gateway.policy import named_models, stored_objects, unnamed_models
+from gateway.policy import named_models, references, stored_objects, unnamed_models
 from gateway.policy.caller import Caller
 from gateway.policy.coverage import check_batch_covered
 from gateway.policy.ownership import check_told_apart, made_inside, parts_below, untold
 from gateway.policy.reading import Question
 from gateway.policy.unknown import check_known, unknown_batch
-from gateway.wire.body_facts import BodyFacts
+from gateway.wire.body_facts import BodyFacts, Reference
 from gateway.wire.request_fields import Fault
 
 # The head
@@ -293,6 +293,16 @@ def check_field(caller: Caller, operation: Operation, name: str, model_field: st
         raise BadRequest(
             f"The field {name[:64]!r} could be read as one that names a model.", code="bad_form", param=name
         )
+
+
+def references_in_field(caller: Caller, operation: Operation, name: str, text: str) -> tuple[Reference, ...]:
+    """What a form's field names that has to be looked up. Raises BadRequest or SharedUpstream."""
+    told = references.references_in_field(name, text, parts_below(operation))
+    if told.stored is not None:
+        raise untold(caller, told.stored)
+    if told.fault is not None:
+        raise bad_request(told.fault)
+    return told.references
 
 
 def check_form_object(caller: Caller, field: str, document: Mapping[str, Any]) -> None:

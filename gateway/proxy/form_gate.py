@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from gateway.errors import BadRequest
@@ -13,7 +13,9 @@ from gateway.policy import unnamed_models
 from gateway.policy.caller import Caller
 from gateway.policy.form_counts import COUNT_FIELD, check_count_field, count_in
 from gateway.policy.named_models import models_in
+from gateway.policy.references import may_name
 from gateway.proxy.body import is_form, refuse_encoding
+from gateway.wire.body_facts import Reference
 from gateway.wire.headers import media_type
 from gateway.wire.multipart import MultipartScanner
 from gateway.wire.part_heads import MultipartRefused, boundary_of
@@ -25,11 +27,18 @@ AdmitForm = Callable[[str | None, int], Awaitable[None]]
 """Takes the permits that a form needs for the model and the number of answers which it has named; raises to refuse."""
 
 
-def watch_form(exchange: Exchange, *, admit: AdmitForm | None, counted: bool) -> FormGate | None:
+CheckOwned = Callable[[Sequence[Reference]], Awaitable[None]]
+"""Asks whose the stored objects are that a form names; raises to refuse."""
+
+
+def watch_form(
+    exchange: Exchange, *, admit: AdmitForm | None, counted: bool, owned: CheckOwned | None
+) -> FormGate | None:
     """Read the model of a form as it goes by; return what holds the form's end back, where what it says matters.
 
     It matters where some models are closed, where some have limits of their own or the answers asked for are limited
-    (`admit` is given; the latter if they are `counted`), and where the form could name what other tenants have stored.
+    (`admit` is given; the latter if they are `counted`), and where the form could name what other tenants have stored,
+    which nobody may, or who may `owned` tells.
     Raises BadRequest, MediaTypeRefused or ModelNotAllowed for a body in which nobody can find that.
     """
     head, operation, caller = exchange.head, exchange.operation, exchange.caller
@@ -38,9 +47,10 @@ def watch_form(exchange: Exchange, *, admit: AdmitForm | None, counted: bool) ->
     if caller.restricted and operation.is_unlisted:
         raise policy.models_unseen("of a form stand where only its own operation knows", "Send JSON")
     where = operation.model.form
-    if where is None and not caller.shares(operation) and not counted:
+    shares = owned is not None or caller.shares(operation)
+    if where is None and not shares and not counted:
         return None
-    judged = caller.restricted or admit is not None or caller.shares(operation)
+    judged = caller.restricted or admit is not None or shares
     if judged:
         refuse_encoding(head)
         if not is_form(head) and media_type(head.content_type).decode("latin-1") in operation.request_types:
@@ -61,9 +71,9 @@ def watch_form(exchange: Exchange, *, admit: AdmitForm | None, counted: bool) ->
         read |= unnamed_models.fields()
     if counted:
         read.add(COUNT_FIELD)
-    scanner = MultipartScanner(boundary, fields=read)
+    scanner = MultipartScanner(boundary, fields=read, every=None if owned is None else may_name)
     if judged:
-        return _Gate(exchange, scanner, _ModelField(name, member), admit, counted=counted)
+        return _Gate(exchange, scanner, _ModelField(name, member), admit, counted=counted, owned=owned)
     if name:
         exchange.observers.append(_Watcher(exchange, scanner, _ModelField(name, member)))
     return None
@@ -110,6 +120,7 @@ class _Gate:
         admit: AdmitForm | None,
         *,
         counted: bool,
+        owned: CheckOwned | None,
     ) -> None:
         self._exchange = exchange
         self._scanner = scanner
@@ -117,11 +128,16 @@ class _Gate:
         self._admit = admit
         self._counted = counted
         self._count = 1
+        self._owned = owned
+        self._references: dict[Reference, None] = {}
         self._seen = 0
         """How many parts and fields the scanner had when policy was asked last."""
 
         self._asked = 0
         """Of how many parts policy has been asked."""
+
+        self._looked = 0
+        """How many of the fields that may name something stored have been looked into."""
 
         self._judged = False
 
@@ -132,8 +148,9 @@ class _Gate:
             going = scanner.feed(piece)
         except MultipartRefused as refused:
             raise _bad_form(refused) from None
-        if len(scanner.parts) + len(scanner.fields) != self._seen:  # else it was more of a file
-            self._seen = len(scanner.parts) + len(scanner.fields)
+        seen = len(scanner.parts) + len(scanner.fields) + len(scanner.every)
+        if seen != self._seen:  # else it was more of a file
+            self._seen = seen
             self._judge()
         return going
 
@@ -149,6 +166,11 @@ class _Gate:
             policy.check_form_text(exchange.caller, name, fields[name])
         if self._counted and COUNT_FIELD in fields:
             self._count = count_in(fields[COUNT_FIELD])
+        for name, told in self._scanner.every[self._looked :]:
+            self._references |= dict.fromkeys(
+                policy.references_in_field(exchange.caller, exchange.operation, name, told)
+            )
+        self._looked = len(self._scanner.every)
         text = fields.get(self._field.name)
         if text is not None and not self._judged:
             self._judged = True
@@ -159,6 +181,8 @@ class _Gate:
     async def finish(self) -> bytes:
         """Return the form's end. Raises BadRequest, ModelNotAllowed, or what admitting says."""
         exchange = self._exchange
+        if self._owned is not None and self._references:
+            await self._owned(tuple(self._references))
         if self._admit is not None:
             await self._admit(exchange.model, self._count)
         if exchange.caller.restricted and self._field.name and exchange.model is None:

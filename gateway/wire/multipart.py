@@ -20,13 +20,14 @@ and the upstream another. Hence strictness wherever parsers are known to differ:
   nothing in it that could be taken for another, and nothing in front of a name could be taken for it;
 - no part has parts of its own;
 - no Content-Transfer-Encoding that changes bytes, no `_charset_`;
-- a field that policy reads occurs once, has no filename (a file to some, a field to others), no charset in
-  which the letters of a model's name are other bytes, and is not larger than `max_field_bytes`.
+- a field that policy reads occurs once, but for those of which it wants every one, has no filename (a file to some, a
+  field to others), no charset in which the letters of a model's name are other bytes, and is not larger than
+  `max_field_bytes`.
 
 Sources: RFC 7578 (form-data), RFC 2046 §5.1 (delimiters).
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import assert_never
@@ -73,17 +74,22 @@ class MultipartScanner:
         boundary: bytes,
         *,
         fields: Collection[str] = ("model",),
+        every: Callable[[str, bool], bool] | None = None,
         max_field_bytes: int = MAX_FIELD_BYTES,
         max_parts: int = MAX_PARTS,
     ) -> None:
         self.fields: dict[str, str] = {}
         """The values of the fields asked for; each appears when its part has ended."""
+
+        self.every: list[tuple[str, str]] = []
+        """Names and values of all of which `every` says, by name and whether it is a file, that they are read."""
         self.parts: list[Part] = []
         self.closed = False
         """Whether the closing delimiter has been seen, and nothing behind it; it is held back."""
 
         self._dash_boundary = b"--" + boundary
         self._wanted = frozenset(fields)
+        self._every = every
         self._max_field_bytes = max_field_bytes
         self._max_parts = max_parts
         self._state = _State.START
@@ -239,7 +245,7 @@ class MultipartScanner:
         head = seen[at:end]
         if self._dash_boundary in head:
             raise MultipartRefused("the boundary occurs in a part's head")
-        part = read_part_head(head, self._wanted)
+        part = read_part_head(head, self._wants)
         self._names_bytes += len(part.name.encode())
         if self._names_bytes > MAX_NAMES_BYTES:
             raise MultipartRefused(f"the names of the parts have more than {MAX_NAMES_BYTES} bytes")
@@ -248,9 +254,14 @@ class MultipartScanner:
             if any(part.name == earlier.name for earlier in self.parts):
                 raise MultipartRefused("the field occurs twice", param=part.name)
             self._value = bytearray()
+        elif self._wants(part.name, part.is_file):
+            self._value = bytearray()
         self.parts.append(part)
         self._state = _State.CONTENT
         return end + 4
+
+    def _wants(self, name: str, is_file: bool) -> bool:
+        return name in self._wanted or (self._every is not None and self._every(name, is_file))
 
     def _read_epilogue(self, seen: bytes, at: int) -> _Wait:
         begin = max(0, at - self._closing_bytes)
@@ -276,7 +287,11 @@ class MultipartScanner:
             return
         name = self.parts[-1].name
         try:
-            self.fields[name] = self._value.decode("utf-8")
+            value = self._value.decode("utf-8")
         except UnicodeDecodeError:
             raise MultipartRefused("the field is not UTF-8", param=name) from None
+        if name in self._wanted:
+            self.fields[name] = value
+        else:
+            self.every.append((name, value))
         self._value = None

@@ -5,7 +5,7 @@ clients have many ways to write it: there it is enough that nobody can find anot
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.wire.headers import PLAIN_CHARSETS
@@ -79,8 +79,8 @@ def boundary_of(content_type: str) -> bytes:
     return boundary
 
 
-def read_part_head(head: bytes, wanted: Collection[str]) -> Part:
-    """Read and judge the header fields of a part; more strictly where its name is one of `wanted`.
+def read_part_head(head: bytes, wanted: Callable[[str, bool], bool]) -> Part:
+    """Read and judge the header fields of a part; more strictly where it is `wanted`, by name and whether it is a file.
 
     Raises MultipartRefused.
     """
@@ -89,7 +89,7 @@ def read_part_head(head: bytes, wanted: Collection[str]) -> Part:
         raise MultipartRefused("a part has a Content-Transfer-Encoding")
     raw, is_file = _read_disposition(headers.get(b"content-disposition", b""))
     name = _read_name(raw)
-    if name in wanted:
+    if wanted(name, is_file):
         if is_file:
             raise MultipartRefused("the field has a filename", param=name)
         if not _is_plain_text(headers.get(b"content-type", b"text/plain")):
