@@ -280,6 +280,35 @@ async def test_whoever_has_stored_it_names_it_in_bodies(situation: Situation) ->
         assert answer.status == 200, (naming, answer)
 
 
+# In forms
+
+FORMS = [
+    operation
+    for operation in TABLE
+    if "multipart/form-data" in operation.request_types
+    and not operation.is_administration
+    and KINDS.place_of(operation).closed is None
+    and operation.is_contained
+]
+
+
+@pytest.mark.parametrize(("kind", "member"), [one for one in NAMING if one[1] not in ("video", "container")])
+async def test_no_field_of_a_form_leads_to_what_is_anothers(
+    situation: Situation, kind: str, member: str
+) -> None:
+    object_id = situation.a.of_kind(kind).encode()
+    verdicts = {}
+    for operation in FORMS:
+        if is_part(operation, member):
+            continue
+        for field in (member, f"{member}[]", f"x[{member}]", f"image[][{member}]"):
+            parts = [("model", b"gpt-4o"), (field, object_id), ("purpose", b"batch"), ("file", b"x")]
+            target = situation.b.target(operation.path)
+            verdicts[operation.id, field] = await situation.no_oracle("POST", target, form(*parts), FORM)
+    assert {place: told for place, told in verdicts.items() if told[1] and told[0] < 400} == {}
+    assert {status for status, _ in verdicts.values()} <= {400, 403, 404}
+
+
 # In queries and header fields
 
 
