@@ -33,6 +33,7 @@ _VERBS = (
     "routes",
     "limits",
     "usage",
+    "objects",
     "upstream",
     "top",
     "bench",
@@ -74,6 +75,8 @@ def _registers(verb: str) -> Callable[[Any], None]:
             from gateway.cli.routes import register
         case "limits":
             from gateway.cli.limits import register
+        case "objects":
+            from gateway.cli.objects.verb import register
         case "upstream":
             from gateway.cli.upstream.verb import register
         case "probe":

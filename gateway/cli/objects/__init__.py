@@ -1,0 +1,1 @@
+"""`gateway objects`: whose each stored object is, said, changed, saved and brought back."""
