@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -83,7 +84,7 @@ class Waiting:
             batch, self._unwritten = self._unwritten, []
             try:
                 await asyncio.to_thread(spool.put, [step for step, _ in batch])
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 (whoever waits for it must hear, whatever the fault)
                 if self._writes:
                     _log.error(
                         "what the registry of stored objects could not be told is kept in memory alone, and would be "
@@ -108,15 +109,19 @@ class Waiting:
 
     async def _tell_memory(self) -> bool:
         while self._memory:
-            steps = [self._memory.popleft() for _ in range(min(_AT_ONCE, len(self._memory)))]
+            steps = list(islice(self._memory, _AT_ONCE))
             left = await self._told(steps)
+            for _ in steps:
+                self._memory.popleft()
             self._memory.extendleft(reversed(left))
             if left:
                 return False
         return True
 
     async def _tell_disk(self, spool: Spool) -> bool:
-        lock = await asyncio.to_thread(spool.lock)
+        lock = (
+            spool.lock()
+        )  # no waiting in it, and what a thread had locked for who was cancelled would stay so
         if lock is None:
             return True
         failed = 0

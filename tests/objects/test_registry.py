@@ -1,0 +1,343 @@
+"""What a process tells the registry: confirmed, or waiting where it survives the process, or said in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import orjson
+import pytest
+
+from gateway.limits.store import StoreUnavailable
+from gateway.objects.heard import Became, Found
+from gateway.objects.registry import Registry
+from gateway.objects.spool import FOLDER, Spool, SpoolFull
+from gateway.objects.steps import Step
+from gateway.objects.store import Intent, Made, Named
+from gateway.objects.waiting import Waiting
+from tests.kit.redis import RedisServer
+from tests.kit.waiting import comes_to, until
+from tests.objects.stores import STORAGE, file, named, somebody, store_on
+
+
+class Told:
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.found = Counter[Found]()
+        self.what = Counter[Became]()
+
+    def looked(self, found: Found, seconds: float) -> None:
+        assert 0 <= seconds < 20
+        self.found[found] += 1
+
+    def became(self, what: Became, objects: int) -> None:
+        self.what[what] += objects
+
+
+@asynccontextmanager
+async def running(
+    redis: RedisServer, keys_dir: Path | None, told: Told | None = None
+) -> AsyncIterator[Registry]:
+    """A registry as a gateway process has it."""
+    registry = Registry(store_on(redis.url, deadline_seconds=1.0), keys_dir=keys_dir, heard=told or Told())
+    await registry.start()
+    yield registry
+    await registry.close()
+
+
+def waiting_in(keys_dir: Path) -> list[Path]:
+    """Files that wait there."""
+    return sorted((keys_dir / FOLDER).glob("*.jsonl"))
+
+
+async def test_what_is_recorded_is_confirmed_and_counted(redis: RedisServer, tmp_path: Path) -> None:
+    told, scope = Told(), somebody()
+    async with running(redis, tmp_path, told) as registry:
+        assert await registry.look(scope, [Named("file", "file-1")], Intent("e", "file", "a", 1.0)) == [False]
+        assert await registry.look(scope, [], Intent("e", "file", "a", 1.0)) == []
+        assert await registry.record(scope, [file("file-1")], "e") is True
+        assert await registry.look(scope, [Named("file", "file-1")]) == [True]
+        registry.free_soon(scope, [Named("file", "file-1")])
+        await comes_to([False], lambda: registry.look(scope, [Named("file", "file-1")]))
+        assert [intent async for intent in registry.store.intents(scope)] == []
+    assert told.what == {Became.RECORDED: 1, Became.FREED: 1}
+    assert told.found[Found.OWN] >= 2
+    assert waiting_in(tmp_path) == []
+
+
+async def test_what_the_store_does_not_take_waits_on_disk_and_is_told_when_it_is_back(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    told, scope = Told(), somebody()
+    async with running(redis, tmp_path, told) as registry:
+        redis.stop()
+        assert await registry.record(scope, [file("file-1")]) is False
+        registry.record_soon(scope, [file("file-2")])
+        await until(lambda: registry.waiting == 2)
+        (first, *_) = waiting_in(tmp_path)
+        assert first.stat().st_mode & 0o777 == 0o600
+        assert first.parent.stat().st_mode & 0o777 == 0o700
+        with pytest.raises(StoreUnavailable):
+            await registry.look(scope, [Named("file", "file-1")])
+        redis.start()
+        await until(lambda: registry.waiting == 0, 30)
+        assert await registry.look(scope, named(file("file-1"), file("file-2"))) == [True, True]
+    assert told.found[Found.UNAVAILABLE] == 1
+    assert told.what == {Became.WAITING: 2, Became.RECORDED: 2}
+    assert waiting_in(tmp_path) == []
+
+
+async def test_who_stops_waiting_stops_no_record(redis: RedisServer, tmp_path: Path) -> None:
+    scope = somebody()
+    async with running(redis, tmp_path) as registry:
+        redis.freeze()
+        recording = asyncio.create_task(registry.record(scope, [file("file-1")]))
+        await asyncio.sleep(0)
+        recording.cancel()
+        await asyncio.wait({recording})
+        redis.thaw()
+        await comes_to([True], lambda: registry.look(scope, [Named("file", "file-1")]))
+
+
+async def test_a_stop_leaves_what_waits_to_the_next_process(redis: RedisServer, tmp_path: Path) -> None:
+    scope = somebody()
+    redis.stop()
+    async with running(redis, tmp_path) as registry:
+        registry.record_soon(scope, [file("file-1")])
+    assert len(waiting_in(tmp_path)) == 1
+    redis.start()
+    async with running(redis, tmp_path) as registry:
+        await until(lambda: not waiting_in(tmp_path))
+        assert await registry.look(scope, [Named("file", "file-1")]) == [True]
+
+
+_DYING = """
+import asyncio, sys
+from pathlib import Path
+from gateway.objects.redis_objects import RedisObjects
+from gateway.objects.registry import Registry
+from gateway.objects.store import Made, Scope
+
+async def main(url, keys_dir, tenant):
+    registry = Registry(RedisObjects(url, deadline_seconds=0.2), keys_dir=Path(keys_dir))
+    await registry.start()
+    for n in range(100_000):
+        assert not await registry.record(Scope("api.openai.com", tenant), [Made("file", f"file-{n}", 1.7e9)])
+        print(n, flush=True)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_a_kill_loses_nothing_that_was_answered_and_two_who_adopt_it_tell_it_once(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    scope = somebody()
+    redis.stop()
+    died = await asyncio.to_thread(_killed_behind, 40, redis.url, str(tmp_path), scope.tenant)
+    assert died >= 40
+    redis.start()
+    told = Told(), Told()
+    async with running(redis, tmp_path, told[0]) as one, running(redis, tmp_path, told[1]) as other:
+        await until(lambda: not waiting_in(tmp_path), 30)
+        asked = [Named("file", f"file-{n}") for n in range(died + 1)]
+        assert await one.look(scope, asked) == [True] * len(asked)
+        assert await other.look(scope, asked) == [True] * len(asked)
+    recorded = told[0].what[Became.RECORDED] + told[1].what[Became.RECORDED]
+    assert len(asked) <= recorded <= len(asked) + 1  # the last may have been kept, and not said so
+
+
+def _killed_behind(answers: int, *arguments: str) -> int:
+    """The last answer of a process that is killed behind so many."""
+    last = -1
+    with subprocess.Popen([sys.executable, "-c", _DYING, *arguments], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if last < answers <= int(line):
+                os.kill(process.pid, signal.SIGKILL)
+            last = int(line)
+    return last
+
+
+async def test_a_keys_dir_that_takes_nothing_keeps_it_in_memory_and_says_so(
+    redis: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scope = somebody()
+    (tmp_path / "keys").write_text("no folder")
+    async with running(redis, tmp_path / "keys") as registry:
+        redis.stop()
+        assert await registry.record(scope, [file("file-1")]) is False
+        assert registry.waiting == 1
+        assert "kept in memory alone" in caplog.text
+        redis.start()
+        await comes_to(0, lambda: _now(registry.waiting), 30)
+        assert await registry.look(scope, [Named("file", "file-1")]) == [True]
+
+
+async def _now(value: int) -> int:
+    return value
+
+
+async def test_what_has_no_room_to_wait_is_said_whole_and_opens_nothing(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    told, scope = Told(), somebody()
+    async with running(redis, None, told) as registry:
+        registry.in_force({scope: True})
+        left = somebody()._replace(others=(scope.tenant,))
+        await comes_to([True], lambda: registry.look(left, [Named("file", "unknown")]))
+        registry._waiting._most = 1
+        redis.freeze()
+        await registry.record(scope, [file("file-1")])
+        await registry.record(scope, [file("file-2")])
+        assert told.what == {Became.WAITING: 2, Became.LOST: 1}
+        (line,) = re.findall(r"could not be told: (.*)", caplog.text)
+        assert Step.read(line.encode()) == Step(scope, (file("file-2"),))
+        redis.thaw()
+
+        async def closed() -> bool:
+            with contextlib.suppress(StoreUnavailable):
+                return await registry.look(left, [Named("file", "unknown")]) == [False]
+            return False
+
+        await comes_to(True, closed, 30)
+
+
+async def test_without_room_or_disk_a_stop_says_what_is_lost(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    scope = somebody()
+    redis.stop()
+    async with running(redis, None) as registry:
+        await registry.record(scope, [file("file-1")])
+    assert '"file-1"' in caplog.text
+
+
+async def test_a_redis_that_lost_its_data_is_noticed_by_who_asks_it(
+    redis: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scope = somebody()
+    async with running(redis, tmp_path) as registry:
+        registry.in_force({scope: True})
+        await until(lambda: (tmp_path / "objects-marks.jsonl").exists())
+        await registry.record(scope, [file("file-1")])
+        redis.command("FLUSHALL")
+        assert await registry.look(scope, [Named("file", "file-1")]) == [False]
+        await until(lambda: registry.lost == 1)
+        assert "is lost" in caplog.text
+    async with running(redis, tmp_path) as registry:
+        registry.in_force({scope: None})
+        await until(lambda: registry.lost == 1)
+        await registry.store.begin(scope, recorded=None, acknowledged=True)
+        registry.in_force({scope: None})
+        await until(lambda: registry.lost == 0)
+
+
+async def test_a_redis_that_lost_its_data_while_nobody_ran_is_noticed_by_the_next(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    scope = somebody()
+    async with running(redis, tmp_path) as registry:
+        registry.in_force({scope: True})
+        await until(lambda: (tmp_path / "objects-marks.jsonl").exists())
+    redis.command("FLUSHALL")
+    left = somebody()._replace(others=(scope.tenant,))
+    async with running(redis, tmp_path) as registry:
+        registry.in_force({scope: True, left: None})
+        await until(lambda: registry.lost == 1)
+        assert await registry.look(left, [Named("file", "unknown")]) == [False], "nothing opens by it"
+
+
+class TestSpool:
+    def test_steps_come_back_as_they_were(self, tmp_path: Path) -> None:
+        spool, scope = Spool(tmp_path), somebody('"ü{}')
+        steps = [
+            Step(
+                scope,
+                (Made("file", "ü\n{}", 1.5, None), Made("item", "i", 2, 3.0)),
+                (Named("file", "f"),),
+                "e",
+            ),
+            Step(scope, intent_id="e"),
+        ]
+        spool.put(steps)
+        (path,) = spool.files()
+        assert spool.read(path) == steps
+        assert spool.waiting() == 2
+        spool.done(path)
+        assert spool.files() == []
+        assert spool.read(path) == []
+
+    def test_it_is_bounded_by_files_and_by_bytes(self, tmp_path: Path) -> None:
+        step = Step(somebody(), (file("file-1"),))
+        few = Spool(tmp_path / "few", most_files=2)
+        few.put([step])
+        few.put([step])
+        with pytest.raises(SpoolFull):
+            few.put([step])
+        small = Spool(tmp_path / "small", most_bytes=len(step.written()) + 1)
+        small.put([step])
+        with pytest.raises(SpoolFull):
+            small.put([step])
+
+    def test_a_file_that_cannot_be_read_is_set_aside_once(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        spool = Spool(tmp_path)
+        spool.put([Step(somebody(), (file("file-1"),))])
+        (path,) = spool.files()
+        path.write_bytes(b'{"tenant": "half')
+        assert spool.read(path) == []
+        assert spool.files() == []
+        assert str(path) in caplog.text
+        assert path.with_suffix(".unreadable").exists()
+
+    def test_one_at_a_time_tells(self, tmp_path: Path) -> None:
+        one, other = Spool(tmp_path), Spool(tmp_path)
+        assert one.lock() is None, "nothing waits"
+        one.put([Step(somebody(), intent_id="e")])
+        lock = one.lock()
+        assert lock is not None
+        assert other.lock() is None
+        one.unlock(lock)
+        again = other.lock()
+        assert again is not None
+        other.unlock(again)
+
+
+async def test_a_thousand_that_wait_take_few_files(tmp_path: Path) -> None:
+    async def away(step: Step) -> None:
+        raise StoreUnavailable("away", sent=False)
+
+    waiting = Waiting(Spool(tmp_path), tell=away, lose=lambda _: None)
+    scope = somebody()
+    began = time.monotonic()
+    await asyncio.gather(*(waiting.keep(Step(scope, (file(f"file-{n}"),))) for n in range(1000)))
+    assert time.monotonic() - began < 10
+    assert waiting.size == 1000
+    assert len(waiting_in(tmp_path)) <= 3
+    assert not await waiting.tell_all()
+    assert waiting.size == 1000
+
+
+def test_a_line_is_one_document() -> None:
+    step = Step(somebody(), (file("a\nb"),))
+    assert step.written().count(b"\n") == 1
+    assert orjson.loads(step.written())["storage"] == STORAGE
+
+
+@pytest.mark.parametrize("line", [b"", b"{}", b"[]", b"1", b'{"tenant":"a","storage":"b","made":[[1]]}'])
+def test_what_is_no_step_is_said(line: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        Step.read(line)
