@@ -44,6 +44,9 @@ class Told:
     def became(self, what: Became, objects: int) -> None:
         self.what[what] += objects
 
+    def went_unasked(self) -> None:
+        raise AssertionError("nobody asks here")
+
 
 @asynccontextmanager
 async def running(

@@ -192,9 +192,9 @@ def _disown(options: argparse.Namespace) -> int:
         for made in _portions(_given(options.id, kind.name)):
             given += len(made)
             freed += await asked.store.free(scope, [Named(kind.name, one.id) for one in made])
-        drawing.say(f"{_many(freed, 'object')} of {shown(scope.tenant)} are nobody's any more.")
+        drawing.say(f"{shown(scope.tenant)} has {_many(freed, 'object')} less at {shown(scope.storage)}.")
         if freed < given:
-            drawing.remark(f"{_many(given - freed, 'object')} were not its own")
+            drawing.remark(f"of {_many(given, 'object')} it had {freed:,}")
         return 0 if freed == given else 1
 
     return answered(options, work)
