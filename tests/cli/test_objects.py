@@ -204,7 +204,7 @@ def test_what_is_exported_comes_back_in_the_same_order(
     redis: RedisServer, objects: Command, tmp_path: Path
 ) -> None:
     many = [Made("file", f"file-{n}", 1_700_000_000 + n // 300) for n in range(1_200)]
-    threads = [Made("thread", f"thread_{n}", 1.0) for n in range(700)]
+    threads = [Made("thread", f"thread_{n}", 1.0) for n in range(700)]  # thread_1 of MADE among them
     record(redis, ACME, *many, *threads, *MADE[2:])
     record(redis, BETA, Made("file", 'odd "ü', 1_700_000_000))
     saved = tmp_path / "saved.jsonl"
@@ -214,7 +214,7 @@ def test_what_is_exported_comes_back_in_the_same_order(
     assert "nothing was changed" in objects("import", str(saved), "--dry-run")
     assert owned(redis, ACME, many[0]) == [False]
     said = objects("import", str(saved))
-    assert "1,904 objects of 2 tenants, 1,904 of which were not known" in said
+    assert "1,903 objects of 2 tenants, 1,903 of which were not known" in said
     assert ", 0 of which were not known" in objects("import", str(saved))
     assert objects.document("list", "acme", "--kind", "file") == before
     assert all(owned(redis, ACME, *many, *threads, *MADE[2:]))
