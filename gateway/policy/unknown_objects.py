@@ -13,7 +13,7 @@ _SHOWN_CHARACTERS = 128
 def unknown(reference: Reference) -> ObjectUnknown:
     """The API's own answer to who names an object that it does not have."""
     words = StoredKinds.load()[reference.kind].unknown_by(reference.member or None)
-    shown = reference.id[:_SHOWN_CHARACTERS].encode("utf-8", "replace").decode()
+    shown = reference.id[:_SHOWN_CHARACTERS].encode("ascii", "replace").decode()
     message = words.message.replace("{id}", shown)
     return ObjectUnknown(message, status=words.status, param=words.param, told_code=words.code)
 

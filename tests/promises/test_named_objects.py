@@ -13,7 +13,8 @@ from gateway.operations.stored_kinds import StoredKinds
 from tests.kit.asking import TABLE, ask, assert_refused, error_of, form, verdict
 from tests.kit.client import FORM, JSON, RawAnswer
 from tests.kit.redis import RedisServer
-from tests.promises.test_recorded_first import Shared, answers, sharing
+from tests.promises.sharing import Shared, sharing
+from tests.promises.test_recorded_first import answers
 
 KINDS = StoredKinds.load()
 OF_A, OF_B, NOBODYS = "of-a_1", "of-b_1", "of-nobody_1"
