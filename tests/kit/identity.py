@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import orjson
@@ -32,6 +33,8 @@ class Asked:
     account: str
     kind: str
     granted: str
+    at: float
+    """By `time.monotonic`."""
 
 
 class IdentityEndpoint:
@@ -39,6 +42,9 @@ class IdentityEndpoint:
 
     def __init__(self) -> None:
         self.seconds: object = 3600
+        self.first_seconds: object = None
+        """Of the first grant, where that is another."""
+
         self.behaviour: Behaviour | None = None
         self.believed: set[str] | None = None
         """The subject tokens that are; None: all."""
@@ -92,13 +98,16 @@ class IdentityEndpoint:
             return refusal("invalid_grant", "The subject token is not accepted.")
         account = members["service_account_id"]
         key = f"granted-{account}-{len(self.asked)}-{secrets.token_hex(8)}"
-        self.asked.append(Asked(subject, account, members["subject_token_type"].rpartition(":")[2], key))
+        seconds = self.seconds if self.asked or self.first_seconds is None else self.first_seconds
+        self.asked.append(
+            Asked(subject, account, members["subject_token_type"].rpartition(":")[2], key, monotonic())
+        )
         return web.json_response(
             {
                 "access_token": key,
                 "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
                 "token_type": "Bearer",
-                "expires_in": self.seconds,
+                "expires_in": seconds,
             }
         )
 

@@ -77,11 +77,10 @@ async def test_all_workers_have_it_from_one_exchange_and_a_successor_from_none(
 async def test_all_workers_have_the_next_one_when_it_is_renewed_or_refused(
     tmp_path: Path, upstream: ScriptedUpstream, redis: RedisServer, endpoint: IdentityEndpoint, file: Path
 ) -> None:
-    endpoint.seconds = 6
+    endpoint.first_seconds = 6
     options = configured(tmp_path, endpoint.toml("upstream", file))
     async with running_workers(tmp_path, upstream.base_url, redis, *options, *AT_ONCE) as workers:
         pids = await workers.all_ready(2)
-        endpoint.seconds = 3600
         await until(lambda: len(endpoint.keys) == 2)
 
         async def newest() -> set[str]:

@@ -117,17 +117,15 @@ async def test_it_asks_as_the_sdk_of_the_public_api_does(
 async def test_it_is_renewed_in_time_from_what_the_file_holds_then_and_the_next_request_has_it(
     start_gateway: StartGateway, upstream: ScriptedUpstream, endpoint: IdentityEndpoint, file: Path
 ) -> None:
-    endpoint.seconds = 1.5
+    endpoint.first_seconds = 3.0
     gateway = await start_gateway(upstream=common(upstream, endpoint, file))
     client = await gateway.connect()
-    began = monotonic()
     await client.request("GET", "/v1/models")
     shown(file, "another.one.of-the-platform")
 
     await until(lambda: len(endpoint.asked) > 1)
 
-    assert 0.8 <= monotonic() - began <= 1.45
-    endpoint.seconds = 3600
+    assert 1.85 <= endpoint.asked[1].at - endpoint.asked[0].at < 3.0
     await until(lambda: asked_times(gateway) > 1)
     await client.request("GET", "/v1/models")
     assert [asked.subject for asked in endpoint.asked[:2]] == [SUBJECT, "another.one.of-the-platform"]
@@ -149,13 +147,13 @@ async def test_no_request_waits_for_an_endpoint_that_hangs_and_the_old_key_count
         assert (await client.request("GET", "/v1/models")).status == 200
         slowest = max(slowest, monotonic() - began)
         assert bearer(upstream) == endpoint.keys[0]
-    assert slowest < 0.5
+    assert slowest < 2.0
     assert overdue(gateway) > 0
 
     await until(lambda: expires(gateway) < 0)
     count, began = len(upstream.requests), monotonic()
     answer = await client.request("POST", "/v1/chat/completions", QUESTION, headers=JSON)
-    assert monotonic() - began < 0.5
+    assert monotonic() - began < 2.0
     assert_refused(answer, 503, "upstream_identity_unavailable")
     assert error_of(answer)["type"] == "server_error"
     assert "not your credential's fault" in error_of(answer)["message"]
