@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, NamedTuple, Protocol, Self
-from urllib.parse import quote
 
 import orjson
 
@@ -38,18 +37,13 @@ class Place(NamedTuple):
     storage: str
     """The server that stores them: ids of different ones say nothing of each other."""
 
-    tenant: str | None
-    """Whose they are; None: of all tenants that have this storage together."""
+    tenant: str
+    """Whose they are: nobody may ask for another's."""
 
     def key(self, kind: str, object_id: str) -> str:
         """Where an object is remembered. All keys of a place share a slot of a cluster."""
-        if self.tenant is None:
-            tag = hashlib.sha256(self.storage.encode()).hexdigest()[:8]
-            place = f"{{{tag}}}:storage={quote(self.storage, safe='')}"
-        else:
-            place = account_key(self.tenant)
         named = "\0".join((self.storage, kind, object_id)).encode("utf-8", "surrogatepass")
-        return f"{place}:object:{hashlib.sha256(named).hexdigest()[:_DIGITS]}"
+        return f"{account_key(self.tenant)}:object:{hashlib.sha256(named).hexdigest()[:_DIGITS]}"
 
 
 class Maker(NamedTuple):

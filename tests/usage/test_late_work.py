@@ -126,7 +126,7 @@ async def test_memory_is_bounded_and_counts_nothing_that_it_may_have_forgotten()
 
 
 def test_keys_tell_tenants_servers_kinds_and_ids_apart() -> None:
-    places = [Place("a", "acme"), Place("a", "beta"), Place("b", "acme"), Place("a", None), Place("b", None)]
+    places = [Place("a", "acme"), Place("a", "beta"), Place("b", "acme")]
     keys = [
         place.key(kind, id_)
         for place in places
@@ -141,7 +141,7 @@ async def test_objects_of_many_tenants_are_told_to_the_nodes_of_a_cluster() -> N
         heard: list[tuple[Step, Found | None]] = []
         store = RedisLateWork(UsageWire(f"redis+cluster://127.0.0.1:{nodes[0].port}", deadline_seconds=5))
         register = LateRegister(store, heard=lambda step, found: heard.append((step, found)))
-        places = [Place("api", f"tenant-{n}") for n in range(20)] + [Place("api", None)]
+        places = [Place("api", f"tenant-{n}") for n in range(20)]
         keys = [place.key("run", "run_1") for place in places]
         for key in keys:
             register.note(note(key=key))
