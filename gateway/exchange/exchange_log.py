@@ -60,17 +60,16 @@ class ExchangeLog:
 
     def ended(self, exchange: Exchange, times: Times) -> bool:
         """An exchange is over; whether it has a line, which metrics may name."""
-        recorder, error = exchange.recorder, exchange.error
-        write = self._write
-        if recorder is not None and recorder.created:
-            write = self._writer.keep  # what is lost of the registry is found again by these
-        elif error is not None:
+        error = exchange.error
+        if error is not None:
             if isinstance(error, _BAD_CREDENTIALS) and not self._has_room(exchange, error):
                 return False
         elif self._samples and self._is_one_of_many(exchange, times):
             return False
         try:
-            write(self._encode(access_record(exchange, times, worker=self._worker)))
+            record = access_record(exchange, times, worker=self._worker)
+            # What is lost of the registry of stored objects is found again by lines that say what was made.
+            self._write(self._encode(record), is_kept="created" in record)
         except MemoryError:
             self._dropped(1)
             return False
@@ -102,6 +101,7 @@ class ExchangeLog:
             or exchange.status >= _FIRST_ERROR_STATUS
             or exchange.detail is not None
             or exchange.attempts > 1
+            or (exchange.recorder is not None and exchange.recorder.created)
             or times.whole > self._slow_seconds
             or int(exchange.id[-_ID_DIGITS:], 16) < self._end_of_sample
         ):

@@ -88,9 +88,11 @@ def access_record(exchange: Exchange, times: Times, *, worker: int = 0) -> dict[
             short(cut(one.id, _ID_LIMIT)): one.usage.amounts() for one in exchange.shown
         }
     error = exchange.error
-    if error is not None:
+    if error is None:
+        detail = exchange.detail
+    else:
         record["error"] = error.code
-    detail = exchange.detail if error is None else error.detail
+        detail = error.detail
     if detail:
         record["detail"] = short(detail)
     return record

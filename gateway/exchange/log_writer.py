@@ -48,25 +48,19 @@ class LogWriter:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def write(self, line: bytes) -> None:
-        """Queue one complete line; called on the event loop's thread."""
+    def write(self, line: bytes, *, is_kept: bool = False) -> None:
+        """Queue one complete line; called on the event loop's thread. `is_kept`: also where others are dropped."""
         collected_bytes = self._collected_bytes + len(line)
         if self._pending_bytes + collected_bytes > self._max_pending_bytes:
-            self._dropped(1)
-            return
-        self._collect(line, collected_bytes)
-
-    def keep(self, line: bytes) -> None:
-        """Queue one that is to be written even where others are dropped."""
-        collected_bytes = self._collected_bytes + len(line)
-        if self._pending_bytes + collected_bytes <= 2 * self._max_pending_bytes:
-            self._collect(line, collected_bytes)
-        elif self._instead is not None:
-            self._instead.write(line)
-        else:
-            self._dropped(1)
-
-    def _collect(self, line: bytes, collected_bytes: int) -> None:
+            if not is_kept:
+                self._dropped(1)
+                return
+            if self._pending_bytes + collected_bytes > 2 * self._max_pending_bytes:
+                if self._instead is None:
+                    self._dropped(1)
+                else:
+                    self._instead.write(line)
+                return
         self._collected_bytes = collected_bytes
         self._lines.append(line)
         if not self._scheduled:

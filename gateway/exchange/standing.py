@@ -46,6 +46,7 @@ class Standing:
             "question",
             "quotas",
             "stored",
+            "stored_if_said",
             "tallies",
             "until",
             "_counted",
@@ -89,6 +90,9 @@ class Standing:
         self.stored = _stored(caller, operation, self.question)
         """What it has to do with what the upstream stores; None where that is nothing, or nobody keeps a record."""
 
+        self.stored_if_said = self.stored is not None and _is_optional(self.stored)
+        """Whether it has to do with that only where a request says so."""
+
         self.listed = filtered_kind(caller, operation)
         """What the operation lists, of which the caller may see its tenant's own alone; None: all that the upstream
         answers."""
@@ -131,6 +135,10 @@ class Standing:
             entry = Entry(named(principal.subject), named(model), self.operation.id, tier_of(tier))
             counted = self._counted[model, tier] = Counted(principal.tenant, entry)
         return counted
+
+
+def _is_optional(place: StoredPlace) -> bool:
+    return place.parent is place.lists is None and all(making.condition == "store" for making in place.makes)
 
 
 def _stored(caller: Caller, operation: Operation, question: Question | None) -> StoredPlace | None:

@@ -23,7 +23,7 @@ from gateway.limits.terms import Dimension
 from gateway.middleware.admission import Admission, Decided
 from gateway.middleware.batch_input import BatchInput
 from gateway.middleware.costs import Costs
-from gateway.middleware.ownership import Ownership
+from gateway.middleware.ownership import Ownership, says_stored
 from gateway.objects.registry import Registry
 from gateway.operations.table import OperationTable
 from gateway.policy import requests as policy
@@ -78,11 +78,9 @@ def limit(
             admission = Admission(exchange, limiter, decided, guesses)
             room = memory.room_for(caller.tenant.id)
             exchange.body_gone = room.release
-            owning = (
-                None
-                if standing.stored is None
-                else Ownership(registry, exchange, standing.stored, batch_input)
-            )
+            stored, owning = standing.stored, None
+            if stored is not None and (not standing.stored_if_said or says_stored(exchange)):
+                owning = Ownership(registry, exchange, stored, batch_input)
             try:
                 if not whole:
                     await _admit_by_head(request, exchange, admission, room, owning)
@@ -104,6 +102,8 @@ def limit(
                             else await reading.body(caller.tenant.id, taken, standing.question)
                         )
                     _judge(exchange, standing, exchange.body)
+                    if stored is not None and owning is None and says_stored(exchange):
+                        owning = Ownership(registry, exchange, stored, batch_input)
                     quotas = standing.quotas_of(exchange.model)
                     if caller.tenant.refuses_unmetered:
                         _check_covered(exchange, quotas)

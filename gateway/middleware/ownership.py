@@ -33,6 +33,12 @@ _FREEING = frozenset({"GET", "DELETE"})
 """Methods whose 404 can be about nothing but the object in the path; others say so of a model too."""
 
 
+def says_stored(exchange: Exchange) -> bool:
+    """Whether a request says more of what is stored than that nothing is to be."""
+    facts = exchange.facts
+    return facts.store is True or bool(facts.named.references) or "?" in exchange.target
+
+
 class Ownership:
     """What one exchange has to do with what the upstream stores: what it names, and what it makes."""
 
