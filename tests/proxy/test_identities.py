@@ -294,6 +294,25 @@ async def test_until_something_opens_the_upstream_it_is_not_ready_and_says_why(
     assert (await chat(gateway)).status == 200
 
 
+async def test_what_finds_the_upstream_shut_takes_nothing_from_a_limit_of_llm_tokens(
+    start_gateway: StartGateway, upstream: ScriptedUpstream, endpoint: IdentityEndpoint, tmp_path: Path
+) -> None:
+    file = tmp_path / "comes-later"
+    limits = {"max_tokens_per_1_minute": 1000}
+    gateway = await start_gateway(
+        upstream=common(upstream, endpoint, file), tenants={"acme": {**EVERY_SCOPE, "limits": limits}}
+    )
+    question = b'{"model":"gpt-4o-mini","max_tokens":600,"messages":[]}'
+    for _ in range(4):
+        answer = await ask(gateway, "POST", "/v1/chat/completions", question, headers=JSON)
+        assert_refused(answer, 503, "upstream_identity_unavailable")
+
+    shown(file, SUBJECT)
+    await until(lambda: gateway.app.health.ready().ok)
+
+    assert (await ask(gateway, "POST", "/v1/chat/completions", question, headers=JSON)).status == 200
+
+
 async def test_a_tenant_whose_identity_is_wrong_keeps_nobody_else_from_being_served(
     start_gateway: StartGateway,
     upstream: ScriptedUpstream,
