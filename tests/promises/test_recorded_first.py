@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -347,3 +348,153 @@ async def test_what_a_long_body_names_is_looked_up_as_well(shared: Shared) -> No
         client = await shared.connect(tenant)
         assert (await client.request("POST", RESPONSES, body, headers=JSON)).status == status
     assert len(shared.upstream.requests) == 1
+
+
+def in_pieces(stream: bytes, size: int) -> Script:
+    """The script of a stream that is cut anywhere, with nothing to wait for."""
+
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(SSE_HEAD)
+        for at in range(0, len(stream), size):
+            await turn.chunk(stream[at : at + size])
+            await asyncio.sleep(0)
+        await turn.send(b"0\r\n\r\n")
+
+    return script
+
+
+LONG_ITEM = {"type": "message", "id": "msg_1", "content": [{"text": "y" * 100_000}]}
+LONG = event({"type": "response.completed", "response": response("resp_1", output=[LONG_ITEM])})
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 10_000, 10**7])
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+async def test_a_stream_passes_byte_for_byte_however_it_is_cut(
+    shared: Shared, size: int, line_end: bytes
+) -> None:
+    last = COMPLETED if size == 1 else LONG
+    stream = b"".join((b": begins\n\n", CREATED, DELTA * 20, last)).replace(b"\n", line_end)
+    shared.upstream.plays(in_pieces(stream, size))
+    client = await shared.connect()
+    asks = orjson.dumps({**STORED, "stream": True})
+    answer = await client.request("POST", RESPONSES, asks, headers=JSON)
+    assert answer.clean_end
+    assert answer.body == stream
+    assert await shared.owns("a", "response", "resp_1")
+    assert await shared.owns("a", "item", "msg_1")
+
+
+async def test_a_stream_that_breaks_off_breaks_off_behind_what_it_has_made(shared: Shared) -> None:
+    async def script(turn: Turn) -> None:
+        await turn.read_body()
+        await turn.send(SSE_HEAD)
+        await turn.chunk(CREATED)
+        turn.close()
+
+    shared.upstream.plays(script)
+    client = await shared.connect()
+    answer = await client.request("POST", RESPONSES, orjson.dumps({**STORED, "stream": True}), headers=JSON)
+    assert (answer.body, answer.clean_end) == (CREATED, False)
+    assert await shared.owns("a", "response", "resp_1")
+
+
+async def test_a_thread_that_comes_with_its_run_is_known_by_the_event_of_the_run(shared: Shared) -> None:
+    thread = b'event: thread.created\ndata: {"id":"thread_1","object":"thread"}\n\n'
+    run = b'event: thread.run.created\ndata: {"id":"run_1","thread_id":"thread_1"}\n\n'
+    shared.upstream.plays(streams(thread, run))
+    await shared.store.record(shared.scope("a"), [Made("assistant", "asst_1", time.time())])
+    client = await shared.connect()
+    body = orjson.dumps({"assistant_id": "asst_1", "stream": True})
+    await client.send(client.request_bytes("POST", "/v1/threads/runs", body, headers=JSON))
+    await client.read_head()
+    first = asyncio.create_task(client.read_chunk())
+    shared.upstream.gate("0").set()
+    await shared.waits_for_redis(first, "1")
+    assert await first == thread
+    assert await shared.owns("a", "thread", "thread_1")
+    assert await client.read_chunk() == run
+
+
+async def test_what_has_its_usage_asked_for_is_recorded_as_well(redis: RedisServer) -> None:
+    limited = {**EVERY_SCOPE, "limits": {"max_tokens_per_1_minute": 100_000}}
+    async with sharing(redis, tenants={"a": limited, "b": EVERY_SCOPE}) as shared:
+        first = b'data: {"id":"chatcmpl-1","choices":[{"delta":{"content":"x"}}],"usage":null}\n\n'
+        added = (
+            b'data: {"id":"chatcmpl-1","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}\n\n'
+        )
+        done = b"data: [DONE]\n\n"
+        shared.upstream.plays(in_pieces(first + added + done, 50))
+        client = await shared.connect()
+        body = orjson.dumps({"model": "gpt-4o", "messages": [], "stream": True, "store": True})
+        answer = await client.request("POST", CHAT, body, headers=JSON)
+        assert answer.body == first + done
+        assert await shared.owns("a", "chat_completion", "chatcmpl-1")
+
+
+@pytest.mark.parametrize("size_bytes", [100, 100_000, 9_000_000])
+async def test_a_document_of_any_size_passes_byte_for_byte_once_it_is_recorded(
+    shared: Shared, size_bytes: int
+) -> None:
+    body = orjson.dumps(response("resp_1", text="é" * (size_bytes // 2)))
+    shared.upstream.plays(answers(body, more=b"X-Of-The-Upstream: 1\r\n"))
+    shared.upstream.gate("answer").set()
+    client = await shared.connect()
+    answer = await client.request("POST", RESPONSES, orjson.dumps(STORED), headers=JSON)
+    assert answer.body == body
+    assert answer.get("content-length") == str(len(body))
+    assert answer.get("x-of-the-upstream") == "1"
+    assert await shared.owns("a", "response", "resp_1")
+    assert await shared.intents() == []
+
+
+async def test_an_answer_in_a_coding_that_nobody_asked_for_is_read_and_passes_as_it_came(
+    shared: Shared,
+) -> None:
+    body = gzip.compress(orjson.dumps(response("resp_1")))
+    shared.upstream.plays(answers(body, more=b"Content-Encoding: gzip\r\n"))
+    shared.upstream.gate("answer").set()
+    client = await shared.connect()
+    answer = await client.request(
+        "POST", RESPONSES, orjson.dumps(STORED), headers=JSON + "Accept-Encoding: gzip\r\n"
+    )
+    assert (answer.body, answer.get("content-encoding")) == (body, "gzip")
+    assert shared.upstream.requests[0].get("accept-encoding") == "identity"
+    assert await shared.owns("a", "response", "resp_1")
+
+
+async def test_nothing_is_recorded_of_an_answer_that_is_not_kept(shared: Shared) -> None:
+    shared.upstream.plays(answers(response("resp_1")))
+    shared.upstream.gate("answer").set()
+    client = await shared.connect()
+    body = orjson.dumps({**STORED, "store": False})
+    assert (await client.request("POST", RESPONSES, body, headers=JSON)).status == 200
+    assert not await shared.owns("a", "response", "resp_1")
+    assert await shared.intents() == []
+
+
+async def test_what_comes_of_a_batch_is_the_tenants_and_in_the_log(shared: Shared) -> None:
+    await shared.store.record(shared.scope("a"), [Made("batch", "batch_1", time.time())])
+    batch = {"id": "batch_1", "output_file_id": "file-out", "error_file_id": None, "completed_at": 1.0}
+    shared.upstream.plays(answers(batch))
+    shared.upstream.gate("answer").set()
+    client = await shared.connect()
+    assert (await client.request("GET", "/v1/batches/batch_1")).status == 200
+    assert await shared.owns("a", "file", "file-out")
+    (line,) = await shared.gateway.lines.wait(1)
+    assert line["created"] == [["file", "file-out"]]
+    assert line["storage"] == shared.scope("a").storage
+
+
+async def test_a_vector_store_of_ones_own_inside_a_thread_is_no_creation(shared: Shared) -> None:
+    await shared.store.record(shared.scope("a"), [Made("vector_store", "vs_own", time.time())])
+    search = {"vector_store_ids": ["vs_own", "vs_new"]}
+    shared.upstream.plays(answers({"id": "thread_1", "tool_resources": {"file_search": search}}))
+    shared.upstream.gate("answer").set()
+    client = await shared.connect()
+    asked = {"tool_resources": {"file_search": {"vector_store_ids": ["vs_own"]}}}
+    await client.request("POST", "/v1/threads", orjson.dumps(asked), headers=JSON)
+    assert not await shared.owns("a", "vector_store", "vs_new")
+    asked = {"tool_resources": {"file_search": {"vector_stores": [{}]}}}
+    await client.request("POST", "/v1/threads", orjson.dumps(asked), headers=JSON)
+    assert await shared.owns("a", "vector_store", "vs_new")
