@@ -65,7 +65,8 @@ async def prepare(
 ) -> Prepared:
     """Judge new settings by all that is known here. Raises SettingsInvalid."""
     await asyncio.to_thread(refuse_itself, settings)
-    put_trust = services.trust.prepare(settings.credentials, settings.issuers)
+    # An issuer may have ten thousand subjects, which are more than a turn of the loop has time for.
+    put_trust = await asyncio.to_thread(services.trust.prepare, settings.credentials, settings.issuers)
     trusted = await asyncio.to_thread(trusted_certificates, settings.upstream.ca_file)
     put_certificate = await certificate.prepare(settings)
     put_tenants = await tenants.prepare(settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 
 from gateway.credentials.claims import ClaimNames, claim_path
 from gateway.credentials.issuers import UNTYPED, Ceiling, Issuer, Keys, short_type
@@ -86,33 +87,41 @@ def _grants(
     problems: list[Problem],
 ) -> Iterator[Grant]:
     """What the subjects of an issuer get. What an entry has beyond the issuer's own is a mistake in one of them."""
-    read: dict[
-        tuple[str, ...], frozenset[str]
-    ] = {}  # thousands of entries have few sets of scopes among them
+    # Thousands of entries have few sets of scopes and models among them.
+    scopes_of = cache(partial(_scopes_within, most=most, vocabulary=vocabulary))
+    models_of = cache(partial(_models_within, most=issuer.models))
     for pattern, grant in issuer.subjects.items():
         key = f"{where}.subjects.{pattern}"
-        scopes = models = None
-        if grant.scopes is not None:
-            try:
-                scopes = read.get(grant.scopes)
-                if scopes is None:
-                    scopes = read[grant.scopes] = expand(grant.scopes, vocabulary.scopes)
-            except ScopeProblem as problem:
-                problems += [Problem(f"{key}.scopes", text) for text in problem.problems]
-                continue
-            if not scopes <= most:
-                beyond = [word for word in grant.scopes if not expand([word], vocabulary.scopes) <= most]
-                problems.append(
-                    Problem(f"{key}.scopes", f"beyond the scopes of the issuer itself: {', '.join(beyond)}")
-                )
-        models = issuer.models if grant.models is None else grant.models
-        if grant.models is not None and issuer.models is not None:
-            for model in grant.models:
-                if not narrowed((model,), issuer.models):
-                    text = f"beyond the models of the issuer itself: {model}"
-                    problems.append(Problem(f"{key}.models", text))
-            models = narrowed(grant.models, issuer.models)
+        scopes, wrong_scopes = scopes_of(grant.scopes)
+        models, wrong_models = models_of(grant.models)
+        problems += [Problem(f"{key}.scopes", text) for text in wrong_scopes]
+        problems += [Problem(f"{key}.models", text) for text in wrong_models]
         yield Grant(pattern, grant.tenant or issuer.tenant, scopes, models)
+
+
+def _scopes_within(
+    words: tuple[str, ...] | None, *, most: frozenset[str], vocabulary: Vocabulary
+) -> tuple[frozenset[str] | None, Sequence[str]]:
+    """The scopes that an entry grants, and what is wrong with them."""
+    if words is None:
+        return None, ()
+    try:
+        scopes = expand(words, vocabulary.scopes)
+    except ScopeProblem as problem:
+        return None, problem.problems
+    beyond = [word for word in words if not expand([word], vocabulary.scopes) <= most]
+    return scopes, [f"beyond the scopes of the issuer itself: {', '.join(beyond)}"] if beyond else ()
+
+
+def _models_within(
+    models: tuple[str, ...] | None, *, most: tuple[str, ...] | None
+) -> tuple[tuple[str, ...] | None, Sequence[str]]:
+    """The models that an entry grants, and what is wrong with them."""
+    if models is None or most is None:
+        return most if models is None else models, ()
+    beyond = [model for model in models if not narrowed((model,), most)]
+    wrong = [f"beyond the models of the issuer itself: {', '.join(beyond)}"] if beyond else ()
+    return narrowed(models, most), wrong
 
 
 def _issuer(
