@@ -103,7 +103,14 @@ class TenantsInForce:
         has_registry = self._settings.redis_url is not None
         self.book.policies = judged(policies, self._memory.history, has_registry=has_registry)
         if self._registry is not None:
-            self._registry.in_force(dict(_recorded(self.book.policies, known)))
+            self._registry.in_force(
+                dict(_recorded(self.book.policies, known)),
+                checked=[
+                    policy.scope
+                    for policy in self.book.policies.values()
+                    if policy.registered and policy.scope is not None
+                ],
+            )
         sentences = closed_to(self.book.policies.values())
         if sentences != self._said:
             for sentence in sentences or ["Stored objects are closed to no tenant any more."]:

@@ -33,6 +33,7 @@ class ObjectMetrics:
             ["became"],
             registry=registry,
         )
+        self._objects.labels(Became.LOST.value)  # which an alert has to see grow from nothing
         self._unasked = Counts(
             "gateway_objects_unrecorded_inference",
             "Inference that went through although the registry was away, so that its answer may be recorded late.",
@@ -47,8 +48,8 @@ class ObjectMetrics:
         )
         self.lost = Gauges(
             "gateway_objects_lost_tenants",
-            "Tenants in force whose entries in the registry of stored objects are gone, until the operator has "
-            "imported them, or acknowledged that.",
+            "Tenants to whom only what is recorded is open, of whom the registry of stored objects has forgotten that, "
+            "until the operator has imported it, or acknowledged that it is gone.",
             rule=Rule.MAX,
             registry=registry,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from time import monotonic
 from typing import Final
 
@@ -13,6 +13,9 @@ from gateway.objects.marks import Marks
 from gateway.objects.store import Begun, ObjectStore, Scope
 
 LOOK_SECONDS: Final = 30.0
+_LOST_LOOK_SECONDS: Final = 3.0
+"""While somebody may be about to bring back what is lost."""
+
 _AT_ONCE: Final = 32
 
 _log = logging.getLogger("gateway.objects")
@@ -25,23 +28,34 @@ class Presence:
         self._store = store
         self._marks = marks
         self._in_force: frozenset[Scope] = frozenset()
+        self._checked: frozenset[Scope] = frozenset()
         self._owed: dict[Scope, bool | None] = {}
         self._lost: dict[Scope, float] = {}
         self._looked_at = monotonic()
 
     @property
     def lost(self) -> int:
-        """Tenants in force whose entries are lost, and nobody has said that this is known."""
-        return sum(scope in self._lost for scope in self._in_force)
+        """Tenants to whom only what is recorded is open, and is lost, until somebody has said that this is known."""
+        return sum(scope in self._lost for scope in self._checked)
 
     @property
     def owes(self) -> bool:
         """Whether the store has still to be told of somebody."""
-        return bool(self._owed) or monotonic() - self._looked_at > LOOK_SECONDS
+        return bool(self._owed) or self._is_time
 
-    def put(self, scopes: Mapping[Scope, bool | None]) -> None:
-        """These are in force from now on; whether all that each makes is recorded, from the first; None: as before."""
-        self._in_force = frozenset(map(_place, scopes))
+    @property
+    def _is_time(self) -> bool:
+        return monotonic() - self._looked_at > (_LOST_LOOK_SECONDS if self._lost else LOOK_SECONDS)
+
+    def put(self, scopes: Mapping[Scope, bool | None], checked: Iterable[Scope]) -> None:
+        """These are in force from now on, and to those that are `checked` only what is recorded is open.
+
+        Whether all that each makes is recorded, from the first; None: as before.
+        """
+        self._in_force = frozenset(
+            _place(scope) for scope, recorded in scopes.items() if recorded is not False
+        )
+        self._checked = frozenset(map(_place, checked))
         for scope, recorded in scopes.items():
             self._owe(_place(scope), recorded)
 
@@ -63,9 +77,9 @@ class Presence:
 
     async def tell(self) -> bool:
         """Tell the store what it has still to be told; whether it took all."""
-        if monotonic() - self._looked_at > LOOK_SECONDS:
+        if self._is_time:
             self._looked_at = monotonic()
-            for scope in self._in_force:
+            for scope in self._in_force if not self._lost else tuple(self._lost):
                 self._owed.setdefault(scope, None)
         owed = list(self._owed.items())
         new = dict[Scope, str]()
@@ -78,7 +92,11 @@ class Presence:
                     continue
                 if self._owed.get(scope) is recorded:
                     self._owed.pop(scope, None)
-                if not self._is_lost(scope, begun) and begun.mark != self._marks.get(scope):
+                if (
+                    scope in self._in_force
+                    and not self._is_lost(scope, begun)
+                    and begun.mark != self._marks.get(scope)
+                ):
                     new[scope] = begun.mark
         if new:
             await asyncio.to_thread(self._marks.keep, new)
@@ -86,7 +104,8 @@ class Presence:
 
     async def _begin(self, scope: Scope, recorded: bool | None) -> Begun | None:
         try:
-            return await self._store.begin(scope, recorded=recorded, mark=self._marks.get(scope))
+            mark = "" if recorded is False else self._marks.get(scope)
+            return await self._store.begin(scope, recorded=recorded, mark=mark)
         except StoreUnavailable:
             return None
 
@@ -99,11 +118,11 @@ class Presence:
             return False
         if scope not in self._lost:
             _log.error(
-                "what was recorded of the stored objects of %s at %s is lost: Redis has forgotten it, and all that it "
-                "made before is closed to it; `gateway objects import` brings it back, `gateway objects acknowledge` "
-                "says that it is gone",
+                "what was recorded of the stored objects of %s at %s is lost: Redis has forgotten it%s; `gateway "
+                "objects import` brings it back, `gateway objects acknowledge` says that it is gone",
                 scope.tenant,
                 scope.storage,
+                ", and all that it made before is closed to it" if scope in self._checked else "",
             )
         self._lost[scope] = begun.lost_since
         return True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -50,7 +50,7 @@ class Registry:
 
     @property
     def lost(self) -> int:
-        """Tenants in force whose entries are lost, and nobody has said that this is known."""
+        """Tenants to whom only what is recorded is open, and is lost, until somebody has said that this is known."""
         return self._presence.lost
 
     async def start(self) -> None:
@@ -69,12 +69,13 @@ class Registry:
         await self._waiting.close()
         await self.store.close()
 
-    def in_force(self, scopes: Mapping[Scope, bool | None]) -> None:
+    def in_force(self, scopes: Mapping[Scope, bool | None], *, checked: Iterable[Scope]) -> None:
         """Which tenants there are from now on, and whether all that each makes is recorded from the first.
 
-        None: it was there before, and what was said of it then holds.
+        None: it was there before, and what was said of it then holds. To those that are `checked` only what is recorded
+        is open.
         """
-        self._presence.put(scopes)
+        self._presence.put(scopes, checked)
         self._wanted.set()
 
     async def look(self, scope: Scope, named: Sequence[Named], intent: Intent | None = None) -> list[bool]:

@@ -1,7 +1,8 @@
 """`python -m tests.day.planted`: the gateway with faults of its own that nobody else could give it in a minute.
 
 Whoever lists files meets a defect. SIGALRM has a thread use up the processor; a second one ends that. MOST_SERIES is
-how many series there may be, MOST_WAITING how many objects may wait for Redis.
+how many series there may be, MOST_WAITING how many objects may wait for Redis, MOST_OBJECTS how many answers for the
+registry of stored objects, on disk and in memory.
 """
 
 from __future__ import annotations
@@ -16,12 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from gateway.exchange import series_room
+from gateway.objects import spool, waiting
 from gateway.usage import late_register
 
 series_room.MOST_SERIES = int(
     os.environ.get("MOST_SERIES", series_room.MOST_SERIES)
 )  # before it is a default
 late_register.MOST_WAITING = int(os.environ.get("MOST_WAITING", late_register.MOST_WAITING))
+
+_most = int(os.environ.get("MOST_OBJECTS", spool.MOST_FILES))
+for keeps, name in ((spool.Spool, "most_files"), (waiting.Waiting, "most")):
+    vars(keeps)["__init__"].__kwdefaults__[name] = _most
 
 main = importlib.import_module("gateway.cli").main
 _busy = threading.Event()

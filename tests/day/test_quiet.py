@@ -6,7 +6,7 @@ import asyncio
 import signal
 from pathlib import Path
 
-from tests.day import test_processes, test_redis, test_tenants, test_upstreams
+from tests.day import test_objects, test_processes, test_redis, test_tenants, test_upstreams
 from tests.day.prometheus import watching
 from tests.day.scenes import every_alert
 from tests.day.served import gateway_of
@@ -83,6 +83,7 @@ def test_every_alert_is_provoked_in_some_scene_of_the_day() -> None:
     scenes = (
         *test_upstreams.SCENES,
         *test_redis.SCENES,
+        *test_objects.SCENES,
         *test_tenants.SCENES,
         *test_processes.SCENES,
     )

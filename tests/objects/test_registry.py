@@ -197,7 +197,7 @@ async def test_what_has_no_room_to_wait_is_said_whole_and_opens_nothing(
 ) -> None:
     told, scope = Told(), somebody()
     async with running(redis, None, told) as registry:
-        registry.in_force({scope: True})
+        registry.in_force({scope: True}, checked=[scope])
         left = somebody()._replace(others=(scope.tenant,))
         await comes_to([True], lambda: registry.look(left, [Named("file", "unknown")]))
         registry._waiting._most = 1
@@ -232,7 +232,7 @@ async def test_a_redis_that_lost_its_data_is_noticed_by_who_asks_it(
 ) -> None:
     scope = somebody()
     async with running(redis, tmp_path) as registry:
-        registry.in_force({scope: True})
+        registry.in_force({scope: True}, checked=[scope])
         await until(lambda: (tmp_path / "objects-marks.jsonl").exists())
         await registry.record(scope, [file("file-1")])
         redis.command("FLUSHALL")
@@ -240,10 +240,10 @@ async def test_a_redis_that_lost_its_data_is_noticed_by_who_asks_it(
         await until(lambda: registry.lost == 1)
         assert "is lost" in caplog.text
     async with running(redis, tmp_path) as registry:
-        registry.in_force({scope: None})
+        registry.in_force({scope: None}, checked=[scope])
         await until(lambda: registry.lost == 1)
         await registry.store.begin(scope, recorded=None, acknowledged=True)
-        registry.in_force({scope: None})
+        registry.in_force({scope: None}, checked=[scope])
         await until(lambda: registry.lost == 0)
 
 
@@ -252,12 +252,12 @@ async def test_a_redis_that_lost_its_data_while_nobody_ran_is_noticed_by_the_nex
 ) -> None:
     scope = somebody()
     async with running(redis, tmp_path) as registry:
-        registry.in_force({scope: True})
+        registry.in_force({scope: True}, checked=[scope])
         await until(lambda: (tmp_path / "objects-marks.jsonl").exists())
     redis.command("FLUSHALL")
     left = somebody()._replace(others=(scope.tenant,))
     async with running(redis, tmp_path) as registry:
-        registry.in_force({scope: True, left: None})
+        registry.in_force({scope: True, left: None}, checked=[scope, left])
         await until(lambda: registry.lost == 1)
         assert await registry.look(left, [Named("file", "unknown")]) == [False], "nothing opens by it"
 
