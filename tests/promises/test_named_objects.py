@@ -253,7 +253,9 @@ async def test_a_cursor_that_could_be_read_in_two_ways_is_refused(named: Shared,
 async def test_a_cursor_that_is_not_ones_own_is_unknown(named: Shared, cursor: str) -> None:
     answer = await asked(named, "GET", f"/v1/files?after={cursor}")
 
-    assert answer.status == 404
+    assert answer.status == 400
+    assert error_of(answer)["param"] == "after"
+    assert "no object with id" in error_of(answer)["message"]
     assert named.upstream.requests == []
 
 
