@@ -79,7 +79,9 @@ def limit(
             room = memory.room_for(caller.tenant.id)
             exchange.body_gone = room.release
             stored, owning = standing.stored, None
-            if stored is not None and (not standing.stored_if_said or says_stored(exchange)):
+            if stored is not None and (
+                not standing.stored_if_said or (head.has_body and not whole) or says_stored(exchange)
+            ):  # what a form names is seen as it goes by
                 owning = Ownership(registry, exchange, stored, batch_input)
             try:
                 if not whole:
