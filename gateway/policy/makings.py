@@ -19,7 +19,7 @@ from gateway.wire.body_facts import BodyFacts
 _MOST_ID_CHARACTERS = 512
 _EACH = "[]"
 _TIMES: Final = ("created_at", "created")
-_ENDED = "completed_at"
+_ENDED: Final = ("completed_at", "cancelled_at", "expired_at", "failed_at")
 """When what is derived from an object came to be, where the object says it."""
 
 _LATEST = 2.0**35
@@ -56,7 +56,7 @@ def made_in(
 
 def _made(making: Making, way: Way, owner: Mapping[str, Any], object_id: str, now: float) -> Made:
     is_itself = way[-1] == "id"
-    said = (owner.get(name) for name in (_TIMES if is_itself else (_ENDED,)))
+    said = (owner.get(name) for name in (_TIMES if is_itself else _ENDED))
     created_at = next(filter(None, map(_time, said)), now)
     expires = making.kind.expires
     return Made(
@@ -96,7 +96,7 @@ def outline_of(makes: Iterable[Making], *, in_events: bool = False) -> Outline:
     outline: dict[str, Any] = {}
     for making in makes:
         for way in making.in_events if in_events else making.at:
-            _add(outline, way, (making.kind.expires, *_TIMES, _ENDED))
+            _add(outline, way, (making.kind.expires, *_TIMES, *_ENDED))
     return outline
 
 

@@ -35,6 +35,8 @@ _LEAST_WALKED: Final = 100
 _MOST_WALKED: Final = 1_000
 """Entries of one of the upstream's pages that is walked through: more would be megabytes at once."""
 
+_ABOUT_SECONDS: Final = 60.0
+
 
 def filtered_kind(caller: Caller, operation: Operation) -> StoredKind | None:
     """The kind whose list an operation is, where the caller may see its own of it alone; None: it passes as it is."""
@@ -216,7 +218,11 @@ class Filling:
         self.absent([entry.id for entry in self._candidates[self._at :] if entry.id not in self._found])
 
     def passed(self, begin: float, end: float) -> None:
-        """The upstream has shown all that it has of the time between these, in unix seconds: the rest is not there."""
+        """The upstream has shown all that it has of the time between these, in unix seconds: the rest is not there.
+
+        When something was made that only another object's answer told of is known about.
+        """
+        begin, end = begin + _ABOUT_SECONDS, end - _ABOUT_SECONDS
         self.absent(
             [
                 entry.id

@@ -108,8 +108,7 @@ async def _relayed(request: Request, relay: Relay, other: AnsweredOtherwise) -> 
 async def _record(recorder: ObjectRecorder, makes: Sequence[Making], kept: Kept) -> None:
     """Have what own entries say to have been made recorded: a batch names its output."""
     told = [document for _, raw in kept if makes and _says(document := orjson.loads(raw), makes)]
-    for document in told:
-        await recorder.answered(document)
+    await asyncio.gather(*map(recorder.answered, told))
 
 
 def _says(document: dict[str, object], makes: Sequence[Making]) -> bool:

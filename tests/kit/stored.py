@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,14 +32,16 @@ class Account:
     asked: list[str] = field(default_factory=list)
     """Method and target of each request."""
 
+    before: Callable[[web.Request], Awaitable[None]] | None = None
+    """What happens before each request is answered."""
+
+    after: Callable[[web.Request, web.Response], Awaitable[web.StreamResponse]] | None = None
+    """What becomes of each answer."""
+
     def put(self, collection: str, objects: Iterable[Mapping[str, Any]]) -> None:
         """Have these in it, as the latest."""
         for one in objects:
             self.store.put(collection, dict(one))
-
-    def listed(self) -> int:
-        """How many pages of lists it was asked for."""
-        return sum("?" in target for target in self.asked)
 
 
 @asynccontextmanager
@@ -47,12 +49,16 @@ async def running_account() -> AsyncIterator[Account]:
     """An upstream account of its own, on loopback."""
     store = stocked(MODELS, most_objects=MOST_OBJECTS)
     app = build_simulator(store=store, pace_seconds=0.0)
-    asked: list[str] = []
+    account = Account("", store)
 
     @web.middleware
     async def noting(request: web.Request, handler: Any) -> web.StreamResponse:
-        asked.append(f"{request.method} {request.raw_path}")
+        account.asked.append(f"{request.method} {request.raw_path}")
+        if account.before is not None:
+            await account.before(request)
         answer: web.StreamResponse = await handler(request)
+        if account.after is not None and isinstance(answer, web.Response):
+            return await account.after(request, answer)
         return answer
 
     app.middlewares.append(noting)
@@ -61,7 +67,8 @@ async def running_account() -> AsyncIterator[Account]:
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         host, port = runner.addresses[0][:2]
-        yield Account(f"http://{host}:{port}/v1", store, asked)
+        account.url = f"http://{host}:{port}/v1"
+        yield account
     finally:
         await runner.cleanup()
 
