@@ -116,8 +116,13 @@ class ListQuery:
 
     @property
     def page_size(self) -> int:
-        """How many entries of the upstream's are asked for at once."""
-        return min(self.kind.most_listed, max(_LEAST_WALKED, min(self.size + 1, _MOST_WALKED)))
+        """How many entries of the upstream's are asked for at once, at first."""
+        return min(self.widest, max(_LEAST_WALKED, self.size + 1))
+
+    @property
+    def widest(self) -> int:
+        """How many are asked for at once where few of them are the tenant's."""
+        return min(self.kind.most_listed, _MOST_WALKED)
 
     @property
     def is_filtered(self) -> bool:

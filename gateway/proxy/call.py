@@ -104,7 +104,10 @@ class Call:
 
     async def ask_for(self, target: str, *, without: frozenset[bytes]) -> Head:
         """Ask a question of the gateway's own for this exchange; the head of the answer. As `ask`."""
-        self.exchange.asked_at = monotonic()
+        exchange = self.exchange
+        if exchange.span is not None:
+            exchange.span.server = self.to.pool.origin
+        exchange.asked_at = monotonic()
         return await self.ask(self._own_head(target, without=without))
 
     def shows(self, head: Head) -> None:

@@ -70,8 +70,18 @@ class ListSource:
         self._reading = reading
         self._tenant = exchange.caller.tenant.id
         self._most_entries = query.page_size
+        self._widest = query.widest
         self.last: tuple[Call, Head] | None = None
         """The last page that was answered."""
+
+    @property
+    def reach(self) -> float:
+        """How many times as long as the last page the next could be."""
+        return self._widest / self._most_entries
+
+    def widen(self) -> None:
+        """Ask for pages that are as long as they can be."""
+        self._most_entries = self._widest
 
     async def page(self, after: str | None, before: str | None, *, own_cursor: bool = False) -> ListPage:
         """A page as the upstream has it.
@@ -92,7 +102,7 @@ class ListSource:
                 break
             if self._most_entries == 1:
                 raise unreadable()
-            self._most_entries = max(1, self._most_entries // _SMALLER)
+            self._most_entries = self._widest = max(1, self._most_entries // _SMALLER)
         self.last = call, head
         places = await self._reading.answer(self._tenant, body, find_page, ())
         if places is None:

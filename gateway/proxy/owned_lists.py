@@ -39,6 +39,9 @@ _MOST_KEPT_BYTES = 32 * 2**20
 _AT_ONCE = 8
 """Objects that are asked for by their ids at the same time."""
 
+_ENOUGH = _AT_ONCE // 2
+"""Of what is missing: pages that show so much are walked through, since they show it for one question."""
+
 _FEW = 4 * _AT_ONCE
 """What is missing is asked for by its ids alone; of more, the upstream's pages may show many."""
 
@@ -242,7 +245,7 @@ class _OwnList(_Walk):
             if filling.wants_more:
                 await self._add(_TURN)
             elif self._cursors and (
-                shown >= _AT_ONCE or not query.is_plain or (query.is_filtered and pages < _MOST_PAGES)
+                self._shows_enough(shown) or not query.is_plain or (query.is_filtered and pages < _MOST_PAGES)
             ):
                 pages += 1
                 shown = await self._walk_on()
@@ -255,6 +258,15 @@ class _OwnList(_Walk):
                     self._cursors, self._run_begin = [jump.id], second_of(jump, 0.0)
                     pages += 1
                     shown = await self._walk_on()
+
+    def _shows_enough(self, shown: int) -> bool:
+        """Whether to walk on behind a page that has shown so much, over longer ones where that takes them."""
+        if shown >= _ENOUGH:
+            return True
+        if shown * self._source.reach < _ENOUGH or len(self._filling.missing(_ENOUGH)) < _ENOUGH:
+            return False
+        self._source.widen()
+        return True
 
     async def _walk_on(self) -> int:
         page = await self._next()

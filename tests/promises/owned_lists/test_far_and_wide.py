@@ -13,7 +13,7 @@ from gateway.proxy import owned_lists
 from tests.kit.gateway import running_gateway
 from tests.kit.redis import RedisServer
 from tests.kit.stored import FIRST_SECOND, files, own, registry_of, running_account, scope_of, sharing
-from tests.kit.waiting import comes_to
+from tests.kit.waiting import comes_to, until
 from tests.promises.owned_lists.conftest import Shared
 
 
@@ -36,8 +36,8 @@ async def test_a_tenant_that_has_nothing_sees_nothing_for_one_question(shared: S
 
 
 async def test_scattered_entries_are_asked_for_by_their_ids_eight_at_once(shared: Shared) -> None:
-    everything = list(files(5_000, in_a_second=50))
-    mine = everything[::200]
+    everything = list(files(10_000, in_a_second=50))
+    mine = everything[::400]
     shared.account.put("/v1/files", everything)
     await own(shared.gateway, "ours", "file", mine)
     under_way, most = 0, 0
@@ -56,6 +56,15 @@ async def test_scattered_entries_are_asked_for_by_their_ids_eight_at_once(shared
     assert len(shared.account.asked) <= 22
     line = (await shared.gateway.lines.wait())[-1]
     assert line["attempts"] == len(shared.account.asked)
+
+
+async def test_few_among_many_are_found_in_longer_pages(shared: Shared) -> None:
+    everything = list(files(5_000, in_a_second=50))
+    mine = everything[::50]
+    shared.account.put("/v1/files", everything)
+    await own(shared.gateway, "ours", "file", mine)
+    assert await shared.listed("/v1/files?limit=20") == ([one["id"] for one in mine[::-1][:20]], True)
+    assert len(shared.account.asked) <= 3
 
 
 async def test_bunches_far_apart_are_taken_from_the_pages_behind_their_first(shared: Shared) -> None:
@@ -199,6 +208,25 @@ async def test_tenants_do_not_wait_for_the_long_lists_of_others(shared: Shared) 
     assert len(ids) == 3
     assert not all(task.done() for task in long)
     assert all(len(found) == 400 for found, _ in await asyncio.gather(*long))
+
+
+@pytest.mark.parametrize("slow", ["/v1/files?", "/v1/files/file-"])
+async def test_a_client_that_leaves_leaves_nothing_open_upstream(shared: Shared, slow: str) -> None:
+    shared.account.put("/v1/files", files(2_000))
+    await own(shared.gateway, "ours", "file", list(files(20)))
+
+    async def wait(request: web.Request) -> None:
+        await asyncio.sleep(30.0 if request.raw_path.startswith(slow) else 0.0)
+
+    shared.account.before = wait
+    client = await shared.gateway.connect()
+    client.credential = shared.gateway.credential(tenant="ours")
+    await client.send(client.request_bytes("GET", "/v1/files?limit=20"))
+    await until(lambda: any(slow in asked for asked in shared.account.asked))
+    client.reset()
+    await until(lambda: shared.gateway.upstream_connections() == 0)
+    line = (await shared.gateway.lines.wait())[-1]
+    assert line["ending"] == "client_left"
 
 
 def test_files_are_made_some_in_each_second() -> None:
