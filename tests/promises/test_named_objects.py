@@ -312,3 +312,24 @@ async def test_large_bodies_are_read_elsewhere_and_judged_alike(named: Shared) -
         body = {"model": "m", "input": "x" * 300_000, "previous_response_id": one}
         assert (await asked(named, "POST", RESPONSES, body)).status == status
     assert len(named.upstream.requests) == 1
+
+
+@pytest.mark.parametrize("target", ["/v1/files", "/v1/batches", "/v1/vector_stores", "/v1/assistants"])
+async def test_a_list_asked_for_by_head_tells_nothing_of_how_much_others_have(
+    named: Shared, target: str
+) -> None:
+    """How long the upstream's own list is says how much everybody has."""
+    answer = await asked(named, "HEAD", target)
+
+    assert answer.get("content-length") != "45"
+
+
+async def test_a_body_of_a_method_that_has_none_is_read_too(named: Shared) -> None:
+    for method, target in (
+        ("GET", "/v1/files"),
+        ("DELETE", f"/v1/files/{OF_B}"),
+        ("GET", f"/v1/threads/{OF_B}"),
+    ):
+        answer = await asked(named, method, target, {"thread_id": OF_A}, headers=JSON)
+        assert answer.status == 404, method
+    assert named.upstream.requests == []
