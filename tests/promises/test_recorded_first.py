@@ -492,7 +492,7 @@ async def test_a_vector_store_of_ones_own_inside_a_thread_is_no_creation(shared:
     shared.upstream.plays(answers({"id": "thread_1", "tool_resources": {"file_search": search}}))
     shared.upstream.gate("answer").set()
     client = await shared.connect()
-    asked = {"tool_resources": {"file_search": {"vector_store_ids": ["vs_own"]}}}
+    asked: dict[str, Any] = {"tool_resources": {"file_search": {"vector_store_ids": ["vs_own"]}}}
     await client.request("POST", "/v1/threads", orjson.dumps(asked), headers=JSON)
     assert not await shared.owns("a", "vector_store", "vs_new")
     asked = {"tool_resources": {"file_search": {"vector_stores": [{}]}}}
