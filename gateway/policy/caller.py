@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from gateway.credentials.principal import Principal
 from gateway.errors import ModelNotAllowed, ScopeMissing, SharedUpstream
 from gateway.limits.terms import Dimension, Quota
+from gateway.objects.store import Scope
 from gateway.operations.model_patterns import allows
 from gateway.operations.scopes import OTHERS_USAGE
 from gateway.operations.table import Operation
@@ -167,4 +168,13 @@ def _reaches_less(before: TenantPolicy, now: TenantPolicy) -> bool:
     """Whether what the upstream stores was open to the tenant, and the same need not be now."""
     if now.shared or not now.registered:
         return now.shared and not before.shared
-    return not before.shared and now.scope != before.scope
+    return not before.shared and _narrower(before.scope, now.scope)
+
+
+def _narrower(was: Scope | None, scope: Scope | None) -> bool:
+    """Whether less is a tenant's own by this scope than by what it was before; None: everything was."""
+    if was is None or scope is None or (was.storage, was.tenant) != (scope.storage, scope.tenant):
+        return True
+    if was.others is None:
+        return False  # only what the registry knows
+    return scope.others is None or not set(scope.others) <= set(was.others)

@@ -11,12 +11,12 @@ import pytest
 
 from gateway.objects.store import Made, Named
 from tests.conftest import StartGateway
-from tests.kit.client import RawClient
+from tests.kit.client import JSON, RawClient
 from tests.kit.faults.faulty_link import FaultyLink
 from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.realtime import Event, Talk
 from tests.kit.redis import RedisServer
-from tests.kit.upstream import ScriptedUpstream, Turn
+from tests.kit.upstream import ScriptedUpstream, Turn, two_events
 from tests.kit.waiting import found, until
 from tests.kit.websocket import (
     MORE,
@@ -392,3 +392,74 @@ async def test_prompts_and_voices_stay_closed_in_a_realtime_session(
     await b.client_says("session.update", session=session)
     closed = await b.close_frame()
     assert closed.code == 1008
+
+
+# Rights that are taken away
+
+ALONE: dict[str, Any] = {"a": EVERY_SCOPE}
+
+
+@pytest.mark.parametrize("target", [RESPONSES, REALTIME])
+@pytest.mark.parametrize(
+    ("before", "then"),
+    [
+        (ALONE, TENANTS),
+        (ALONE, {"a": EVERY_SCOPE | {"stored_objects": "refuse"}}),
+        (TENANTS, {**TENANTS, "a": EVERY_SCOPE | {"stored_objects": "refuse"}}),
+        ({"a": EVERY_SCOPE | {"stored_objects": "own"}}, TENANTS),
+    ],
+    ids=["somebody joins", "alone and refused", "shared and refused", "no longer its own"],
+)
+async def test_no_session_keeps_a_right_to_objects_that_its_tenant_has_no_longer(
+    start_gateway: StartGateway,
+    upstream: ScriptedUpstream,
+    redis: RedisServer,
+    target: str,
+    before: dict[str, Any],
+    then: dict[str, Any],
+) -> None:
+    gateway = await start_gateway(tenants=before, redis_url=redis.url, followed=True)
+    session = await opened(gateway, upstream, "a", target)
+    configuration = gateway.app.configuration
+    assert configuration is not None
+    gateway.settings["tenants"] = then
+    assert await configuration.reload()
+    closed = await session.close_frame()
+    assert closed.code == 1008
+
+
+@pytest.mark.parametrize(
+    "then", [TENANTS | {"c": EVERY_SCOPE}, ALONE], ids=["another joins", "the other leaves"]
+)
+async def test_a_session_of_a_tenant_that_shared_before_runs_on(
+    start_gateway: StartGateway, upstream: ScriptedUpstream, redis: RedisServer, then: dict[str, Any]
+) -> None:
+    gateway = await start_gateway(tenants=TENANTS, redis_url=redis.url, followed=True)
+    session = await opened(gateway, upstream)
+    configuration = gateway.app.configuration
+    assert configuration is not None
+    gateway.settings["tenants"] = then
+    assert await configuration.reload()
+    await makes(session)
+    assert await owns(gateway, "response", "resp_1")
+
+
+async def test_an_answer_that_runs_ends_as_it_began_when_another_tenant_joins(
+    start_gateway: StartGateway, upstream: ScriptedUpstream, redis: RedisServer
+) -> None:
+    gateway = await start_gateway(tenants=ALONE, redis_url=redis.url, followed=True)
+    upstream.plays(two_events)
+    client = await RawClient.connect(gateway.host, gateway.port, gateway.credential(tenant="a"))
+    gateway.clients.append(client)
+    await client.send(
+        client.request_bytes("POST", RESPONSES, orjson.dumps(REQUEST | {"stream": True}), headers=JSON)
+    )
+    assert (await client.read_head()).status == 200
+    assert await client.read_chunk() == b"data: 1\n\n"
+    configuration = gateway.app.configuration
+    assert configuration is not None
+    gateway.settings["tenants"] = TENANTS
+    assert await configuration.reload()
+    upstream.gate("go on").set()
+    assert await client.read_chunk() == b"data: 2\n\n"
+    assert await client.read_chunk() == b""
