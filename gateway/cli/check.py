@@ -14,7 +14,7 @@ from gateway.cli.foreseen import foreseen, foreseen_here
 from gateway.cli.live import Answer, ask_everybody
 from gateway.cli.options import add_settings, add_workers, examined
 from gateway.cli.places import Places
-from gateway.cli.stores import account_history, quiet_redis
+from gateway.cli.stores import account_history, quiet_redis, unkept_objects
 from gateway.operations.table import OperationTable
 from gateway.policy.gaps import gaps_in_words
 from gateway.policy.identities import loudly
@@ -95,6 +95,8 @@ def _look_closer(settings: Settings, found: Findings, *, live: bool) -> None:
     found.warnings += loudly(
         (way.base_url, way.identity) for way in ways_in_use(policies) if way.identity is not None
     )
+    if any(policy.scope is not None for policy in policies.values()):
+        found.warnings += unkept_objects(settings)
     found.notes += closed_to(policies.values())
     found.notes += registered(policies.values())
     found.notes += usage_known_of(policies.values())

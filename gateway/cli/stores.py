@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from gateway.app.account_memory import AccountMemory
+from gateway.objects.spool import Spool
 from gateway.policy.accounts import History, Uses
 from gateway.settings.section import Problem, SettingsInvalid, revealed
 from gateway.settings.settings import Settings
@@ -66,6 +67,17 @@ def account_history(settings: Settings, uses: Uses) -> tuple[History, str | None
             return asyncio.run(recall())
         finally:
             log.disabled = False
+
+
+def unkept_objects(settings: Settings) -> Iterator[str]:
+    """Why what the registry of stored objects cannot be told would not survive a process."""
+    try:
+        Spool(settings.keys_dir).try_to_keep()
+    except OSError as error:
+        yield (
+            f"keys_dir: {error}; what is made while Redis is away would wait to be recorded in memory alone, and end "
+            "with the process"
+        )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.app.account_store import FILE_NAME
 from gateway.credentials.key_ring import REVOCATIONS_FILE, ensure_ring
+from gateway.objects.spool import FOLDER
 from tests.cli import checking
 from tests.kit.command import Completed, running_command
 from tests.kit.gateway import running_gateway
@@ -212,6 +213,18 @@ async def test_says_that_a_start_could_not_keep_what_it_has_to_remember(
     assert "upstream accounts cannot be read or kept" in done.stdout
     own_word = await check(tmp_path, upstream, own("a"))
     assert "closed to" not in own_word.stdout
+
+
+async def test_says_that_what_the_registry_cannot_be_told_would_end_with_the_process(
+    tmp_path: Path, upstream: ScriptedUpstream, redis: RedisServer
+) -> None:
+    keys = tmp_path / "keys"
+    ensure_ring(keys)
+    top = f'redis_url = "{redis.url}"'
+    assert "in memory alone" not in (await check(tmp_path, upstream, "[tenants.a]\n", top=top)).stderr
+    (keys / FOLDER).write_text("in the way")
+    assert "in memory alone" in (await check(tmp_path, upstream, "[tenants.a]\n", top=top)).stderr
+    assert "in memory alone" not in (await check(tmp_path, upstream, own("a"), top=top)).stderr
 
 
 @pytest.mark.parametrize("where", ["redis", "file"])
