@@ -102,7 +102,6 @@ class Spool:
         except OSError:
             os.close(descriptor)
             return None
-        self._sweep_drafts()
         return descriptor
 
     def unlock(self, descriptor: int) -> None:
@@ -129,8 +128,8 @@ class Spool:
             except FileNotFoundError:
                 pass  # told meanwhile
 
-    def _sweep_drafts(self) -> None:
-        """What somebody died writing was promised to nobody."""
+    def sweep(self) -> None:
+        """Take away what somebody died writing: it was promised to nobody."""
         for draft in self.folder.glob(".*"):
             try:
                 if time.time() - draft.stat().st_mtime > _DRAFT_SECONDS:

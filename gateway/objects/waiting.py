@@ -119,13 +119,12 @@ class Waiting:
         return True
 
     async def _tell_disk(self, spool: Spool) -> bool:
-        lock = (
-            spool.lock()
-        )  # no waiting in it, and what a thread had locked for who was cancelled would stay so
+        lock = await self._locked(spool)
         if lock is None:
             return True
         failed = 0
         try:
+            await asyncio.to_thread(spool.sweep)
             for path in await asyncio.to_thread(spool.files):
                 steps = await asyncio.to_thread(spool.read, path)
                 if await self._told(steps):
@@ -142,6 +141,21 @@ class Waiting:
         finally:
             spool.unlock(lock)
         return not failed
+
+    async def _locked(self, spool: Spool) -> int | None:
+        """Be the one who tells; what a thread has locked for who is cancelled is unlocked."""
+        locking = asyncio.ensure_future(asyncio.to_thread(spool.lock))
+
+        def unlock(_: object) -> None:
+            lock = locking.result()
+            if lock is not None:
+                spool.unlock(lock)
+
+        try:
+            return await asyncio.shield(locking)
+        except asyncio.CancelledError:
+            locking.add_done_callback(unlock)
+            raise
 
     async def _told(self, steps: list[Step]) -> list[Step]:
         """Tell the store some; returns those that it did not take."""
