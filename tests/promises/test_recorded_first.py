@@ -495,6 +495,6 @@ async def test_a_vector_store_of_ones_own_inside_a_thread_is_no_creation(shared:
     asked: dict[str, Any] = {"tool_resources": {"file_search": {"vector_store_ids": ["vs_own"]}}}
     await client.request("POST", "/v1/threads", orjson.dumps(asked), headers=JSON)
     assert not await shared.owns("a", "vector_store", "vs_new")
-    asked = {"tool_resources": {"file_search": {"vector_stores": [{}]}}}
-    await client.request("POST", "/v1/threads", orjson.dumps(asked), headers=JSON)
+    making: dict[str, Any] = {"tool_resources": {"file_search": {"vector_stores": [{}]}}}
+    await client.request("POST", "/v1/threads", orjson.dumps(making), headers=JSON)
     assert await shared.owns("a", "vector_store", "vs_new")
