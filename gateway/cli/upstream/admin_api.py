@@ -119,7 +119,7 @@ class AdminApi:
                 await self._rest(number, answer, f"{answer.status}")
                 raise Unclear(f"it answered {answer.status}{_said(answer, self._admin_key)}")
             if not answer.is_busy:
-                return self._object(answer, makes=True)
+                return self._object(path, answer, makes=True)
             await self._rest(number, answer, "it is busy (429)")
         raise Unavailable("the upstream is too busy (429): run this again later")
 
@@ -133,7 +133,7 @@ class AdminApi:
                 await self._rest(number, None, why)
                 continue
             if not answer.is_failure and not answer.is_busy:
-                return self._object(answer, makes=False)
+                return self._object(path, answer, makes=False)
             why = f"it answers {answer.status}{_said(answer, self._admin_key)}"
             await self._rest(number, answer, why)
         raise Unavailable(f"the upstream cannot be asked: {why}. Run this again: it goes on where it is")
@@ -166,7 +166,7 @@ class AdminApi:
             self._tell(f"the upstream: {why}; asking again in {seconds:g} s")
         await asyncio.sleep(seconds)
 
-    def _object(self, answer: _Answer, *, makes: bool) -> JsonObject:
+    def _object(self, path: str, answer: _Answer, *, makes: bool) -> JsonObject:
         said = _said(answer, self._admin_key)
         match answer.status:
             case 200 | 201:
@@ -179,6 +179,8 @@ class AdminApi:
                 )
             case 403:
                 raise Refused(403, f"the admin key may not do this (403){said}")
+            case 404:
+                raise Refused(404, f"{self._root}{path} is not there (404){said}")
             case status:
                 raise Refused(status, f"the upstream refuses it ({status}){said}")
         try:

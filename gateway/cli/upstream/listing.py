@@ -6,15 +6,16 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
 from gateway.cli.options import date, in_words
 from gateway.cli.upstream import rate_limits
-from gateway.cli.upstream.admin_api import AdminApi
+from gateway.cli.upstream.admin_api import AdminApi, Refused
 from gateway.cli.upstream.found import Access, Key, Projects, Terms, access, project_name, projects, terms
 from gateway.cli.upstream.plans import EXPIRES_SOON_SECONDS, Held
 from gateway.cli.upstream.target import Target
 
-_AT_ONCE = 4
+_AT_ONCE = 8
 
 
 @dataclass(slots=True)
@@ -66,9 +67,16 @@ async def rows(api: AdminApi, deployment: str, targets: Mapping[str, Target]) ->
     turn = asyncio.Semaphore(_AT_ONCE)
 
     async def look(tenant: str, project_id: str) -> Row:
+        target = targets.get(tenant)
         async with turn:
-            who = await access(api, project_id, project_name(deployment, tenant))
-            return _judged(tenant, project_id, who, await terms(api, project_id), targets.get(tenant))
+            try:
+                who = await access(api, project_id, project_name(deployment, tenant))
+                what = await terms(api, project_id) if target is not None else None
+            except Refused as refused:
+                if refused.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+                    raise
+                return Row(tenant, project_id, problems=[str(refused)])
+        return _judged(tenant, project_id, who, what, target)
 
     entries = [(tenant, project_id) for tenant, ids in found.by_tenant.items() for project_id in ids]
     looked = await asyncio.gather(*(look(*entry) for entry in entries))
@@ -86,7 +94,7 @@ def _several(found: Projects, looked: list[Row]) -> None:
             )
 
 
-def _judged(tenant: str, project_id: str, who: Access, what: Terms, target: Target | None) -> Row:
+def _judged(tenant: str, project_id: str, who: Access, what: Terms | None, target: Target | None) -> Row:
     row = Row(tenant, project_id, who.keys[0] if who.keys else None)
     if who.strangers:
         row.notes.append(f"keys of others: {', '.join(who.strangers)}")
@@ -100,7 +108,7 @@ def _judged(tenant: str, project_id: str, who: Access, what: Terms, target: Targ
         row.notes.append(f"{len(who.keyless)} service accounts without a key")
     now = time.time()
     key = row.key
-    if target is not None:
+    if target is not None and what is not None:
         key = _of_files(row, who, target, now)
         if target.missing_lines(project_id):
             row.problems.append("the configuration does not lead there")

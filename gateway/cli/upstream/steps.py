@@ -25,7 +25,10 @@ from gateway.cli.upstream.found import Key
 from gateway.cli.upstream.target import Target
 
 _MOST_UNCLEAR = 4
-_ACCEPTED_SECONDS = 30.0
+_SETTLING_SECONDS = 1.0
+"""In which what was made is seen by who looks for it."""
+
+ACCEPTED_SECONDS = 30.0
 """In which a new key is accepted everywhere at the upstream."""
 
 
@@ -79,6 +82,7 @@ async def carry_out(plan: Callable[[], Awaitable[Plan]], *, apply: bool) -> bool
                 if unclear == _MOST_UNCLEAR:
                     raise Unavailable(f"the upstream cannot be asked: {why}. Run this again") from None
                 remark(f"{why}: whether it was done is not known; looking again")
+                await asyncio.sleep(_SETTLING_SECONDS)
                 break
             if step.looks_again:
                 break
@@ -211,9 +215,9 @@ class Hands:
             async def ask() -> bool:
                 return await self.accepts(key, project_id) is True
 
-            if not await keeps_trying(ask, for_seconds=_ACCEPTED_SECONDS):
+            if not await keeps_trying(ask, for_seconds=ACCEPTED_SECONDS):
                 raise Unavailable(
-                    f"{target.base_url} has not accepted the new key within {_ACCEPTED_SECONDS:g} seconds; "
+                    f"{target.base_url} has not accepted the new key within {ACCEPTED_SECONDS:g} seconds; "
                     f"it waits in {target.file.pending_path}, and running this again goes on with it"
                 )
             target.file.put_in_force()

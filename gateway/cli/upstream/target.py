@@ -101,6 +101,10 @@ def target_of(settings: Settings, references: Mapping[str, str], tenant_id: str)
             f"{tenant_id} goes to {own}, and the admin key is asked at {settings.upstream.base_url}: its projects are "
             "others' business"
         )
+    if tenant.upstream.workload_identity is not None:
+        raise ValueError(
+            f"{tenant_id} has a workload_identity in the place of a key: its project is the one of that service account"
+        )
     reference = references.get(f"tenants.{tenant_id}.upstream.api_key")
     path = _path(reference) or _default_path(settings, tenant_id)
     for key, other in references.items():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
+from gateway.cli.upstream import steps
 from gateway.operations.table import OperationTable
 from gateway.policy.tenants import tenant_policies
 from gateway.settings.sources import load
@@ -266,6 +270,49 @@ async def test_a_folder_that_others_can_write_is_refused_before_there_is_a_key(
     assert await organization.keys() == []
 
 
+async def test_what_root_writes_is_whose_the_folder_is(organization: Organization) -> None:
+    owner = 65534 if os.geteuid() == 0 else os.geteuid()
+    organization.key_file.parent.mkdir(mode=0o700)
+    os.chown(organization.key_file.parent, owner, -1)
+    done = await organization.run("provision", *APPLY)
+    assert done.code == 0, done.stderr
+    assert organization.key_file.stat().st_uid == owner
+
+
+async def test_an_upstream_that_is_not_there_is_said_not_to_be(tmp_path: Path) -> None:
+    async with running_organization(tmp_path) as organization:
+        pass
+    done = await organization.run("provision", *APPLY)
+    assert done.code == 1
+    assert "the upstream cannot be asked" in done.stderr
+    assert "Run this again" in done.stderr
+
+
+async def test_a_key_that_is_never_accepted_waits_for_the_next_run(
+    organization: Organization, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "ACCEPTED_SECONDS", 0.5)
+    await organization.run("provision", *APPLY)
+    before = organization.key
+
+    async def unknown(
+        request: web.Request, serve: Callable[[], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        refused = request.path.endswith("/models") and before not in request.headers["Authorization"]
+        return await (answering(401)(request, serve) if refused else serve())
+
+    organization.fault = unknown
+    done = await organization.run("rotate", *APPLY, "--keep", "0")
+    assert done.code == 1
+    assert "has not accepted the new key" in done.stderr
+    assert organization.key == before
+    organization.fault = None
+    assert "a key waits in" in (await organization.run("list")).stdout
+    assert (await organization.run("rotate", *APPLY, "--keep", "0")).code == 0
+    await organization.is_whole()
+    assert organization.key != before
+
+
 async def test_a_key_that_cannot_be_written_is_deleted_at_once(organization: Organization) -> None:
     organization.key_file.parent.mkdir(mode=0o700)
     (organization.key_file.parent / ".acme.key.next").mkdir()
@@ -279,3 +326,16 @@ async def test_a_tenant_that_goes_elsewhere_is_not_given_a_project_here(organiza
     done = await organization.run("provision", *APPLY)
     assert (done.code, organization.calls) == (1, [])
     assert "acme goes to https://other.example.com/v1" in done.stderr
+
+
+async def test_a_tenant_with_an_identity_needs_no_key(organization: Organization) -> None:
+    organization.upstream = (
+        'base_url = "https://api.openai.com/v1"\n[tenants.acme.upstream.workload_identity]\n'
+        'token_file = "/a"\nidentity_provider_id = "b"\nservice_account_id = "c"\n'
+    )
+    file = organization.configuration()
+    file.write_text(file.read_text().replace(organization.base_url, "https://api.openai.com/v1"))
+    command = ("upstream", "provision", "acme", "--config", str(file))
+    done = await run_command(*command, OPENAI_ADMIN_KEY=ADMIN_KEY)
+    assert done.code == 1
+    assert "has a workload_identity in the place of a key" in done.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.cli.upstream.organization import Organization
+from tests.cli.upstream.organization import Organization, answering
 from tests.kit.waiting import until
 
 APPLY = ("acme", "--apply")
@@ -45,6 +45,27 @@ async def test_the_file_that_was_lost_gets_a_new_key_and_the_lost_one_ends(
     assert "last used" in done.stdout
     assert await organization.ask("/models", old) == 401
     await organization.is_whole()
+
+
+async def test_a_rotation_that_was_interrupted_is_ended_without_a_third_key(
+    organization: Organization,
+) -> None:
+    await organization.run("provision", *APPLY)
+    old = organization.key
+    organization.faults = {5: answering(403)}
+    done = await organization.run("rotate", *APPLY, "--keep", "0")
+    assert (done.code, organization.calls[5].partition(" ")[0]) == (1, "DELETE")
+    new = organization.key
+    assert new != old
+    assert "rotate acme" in (await organization.run("provision", "acme")).stderr
+    done = await organization.run("rotate", *APPLY, "--keep", "0")
+    assert done.code == 0
+    assert "no further key is made" in done.stderr
+    assert organization.key == new
+    assert await organization.ask("/models", old) == 401
+    await organization.is_whole()
+    assert (await organization.run("rotate", *APPLY, "--keep", "0")).code == 0
+    assert organization.key != new
 
 
 async def test_keys_of_others_are_named_and_left_alone(organization: Organization) -> None:
