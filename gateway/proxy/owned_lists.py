@@ -14,11 +14,10 @@ from collections.abc import Sequence
 import orjson
 
 from gateway.errors import BadRequest, UpstreamBroken, UpstreamTimeout
-from gateway.exchange.observers import READABLE, ObjectRecorder
+from gateway.exchange.observers import READABLE, AnswerRecorder
 from gateway.limits.store import StoreUnavailable
 from gateway.objects.registry import Registry
 from gateway.objects.store import Entry, Named, Scope
-from gateway.operations.stored_kinds import Making, StoredKinds
 from gateway.policy.owned_pages import AFTER, BEFORE, Filling, ListQuery, second_of, told_order
 from gateway.policy.unknown_objects import unavailable, unknown
 from gateway.proxy.answer import Answer
@@ -30,7 +29,7 @@ from gateway.proxy.relay import Relay
 from gateway.proxy.request import Request
 from gateway.proxy.upstream import Upstreams
 from gateway.wire.body_facts import Reference
-from gateway.wire.list_pages import Envelope, ListedEntry, ListPage
+from gateway.wire.list_pages import DATA, Envelope, ListedEntry, ListPage
 
 SECONDS = 10.0
 _MOST_KEPT_BYTES = 32 * 2**20
@@ -86,8 +85,8 @@ def list_owned(
             return await _relayed(request, relay, other)
         except StoreUnavailable as outage:
             raise unavailable(outage) from outage
-        if exchange.recorder is not None:
-            await _record(exchange.recorder, StoredKinds.load().place_of(exchange.operation).makes, kept)
+        if isinstance(exchange.recorder, AnswerRecorder):
+            await _record(exchange.recorder, kept)
         assert source.last is not None
         call, head = source.last
         call.shows(head)
@@ -108,14 +107,10 @@ async def _relayed(request: Request, relay: Relay, other: AnsweredOtherwise) -> 
     return answer
 
 
-async def _record(recorder: ObjectRecorder, makes: Sequence[Making], kept: Kept) -> None:
+async def _record(recorder: AnswerRecorder, kept: Kept) -> None:
     """Have what own entries say to have been made recorded: a batch names its output."""
-    told = [document for _, raw in kept if makes and _says(document := orjson.loads(raw), makes)]
-    await asyncio.gather(*map(recorder.answered, told))
-
-
-def _says(document: dict[str, object], makes: Sequence[Making]) -> bool:
-    return any(document.get(way[0]) is not None for making in makes for way in making.at)
+    if recorder.makes:
+        await recorder.answered({DATA: [orjson.loads(raw) for _, raw in kept]})
 
 
 class _Walk:

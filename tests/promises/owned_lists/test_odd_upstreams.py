@@ -9,9 +9,10 @@ import orjson
 import pytest
 from aiohttp import web
 
+from tests.kit.gateway import EVERY_SCOPE, running_gateway
 from tests.kit.redis import RedisServer
-from tests.kit.stored import FIRST_SECOND, files, own
-from tests.kit.waiting import until
+from tests.kit.stored import FIRST_SECOND, files, own, registry_of, running_account, scope_of, sharing
+from tests.kit.waiting import comes_to, until
 from tests.promises.owned_lists.conftest import Shared
 
 EVERYTHING = list(files(40))
@@ -204,3 +205,15 @@ async def test_usage_is_counted_of_what_is_shown_and_of_nothing_else(shared: Sha
     assert "batch_1" in shown
     assert "batch_2" in shown
     assert not any(f"batch_{at}" in shown for at in (0, 3, 4, 5))
+
+
+async def test_who_is_alone_has_output_files_of_listed_batches_recorded_too(redis: RedisServer) -> None:
+    async with running_account() as account:
+        settings = sharing(account, ["ours"], redis.url)
+        settings["tenants"] = {"ours": EVERY_SCOPE}
+        async with running_gateway(**settings) as gateway:
+            alone = Shared(gateway, account)
+            account.put("/v1/batches", [{"id": "batch_1", "object": "batch", "output_file_id": "file-out"}])
+            assert await alone.listed("/v1/batches") == (["batch_1"], False)
+            store, scope = registry_of(gateway).store, scope_of(gateway, "ours")
+            await comes_to(1, lambda: store.count(scope, "file"))
