@@ -334,7 +334,7 @@ class Exchange:
         self.observers.clear()
         self.watches = ()
         self.head = NO_HEAD
-        self.body = self.form = self.session_gate = self.change = self.cost = None
+        self.body = self.form = self.session_gate = self.recorder = self.change = self.cost = None
         self.error = self.unreadable = self.observer_failed = self.body_gone = None
 
     def _drop(self, observer: StreamObserver) -> None:

@@ -321,6 +321,27 @@ class TestWriter:
         assert sum(dropped) > 15_000
         assert written + sum(dropped) == 20_000
 
+    async def test_lines_to_be_kept_wait_beyond_the_others_and_then_go_elsewhere(self, pipe: Pipe) -> None:
+        read_end, write_end = os.pipe()
+        dropped: list[int] = []
+        elsewhere = LogWriter(write_end, dropped=dropped.append)
+        writer = LogWriter(
+            pipe.write_end, dropped=dropped.append, max_pending_bytes=100_000, instead=elsewhere
+        )
+        line, kept = b"x" * 99 + b"\n", b"k" * 99 + b"\n"
+        for _ in range(1001):
+            writer.write(line)
+        assert dropped == [1]
+        for _ in range(1002):
+            writer.write(kept, is_kept=True)
+        assert dropped == [1]
+        written = await emptied(pipe, lambda: pipe.drain().count(b"\n") == 2000)
+        await asyncio.to_thread(writer.close)
+        assert written == 2000
+        assert os.read(read_end, 4096) == 2 * kept
+        os.close(read_end)
+        os.close(write_end)
+
     async def test_close_in_another_thread_neither_repeats_nor_loses_what_is_just_being_written(
         self, pipe: Pipe
     ) -> None:
