@@ -188,6 +188,7 @@ class SessionUnderWay(StreamObserver):
         self._late.clear()
         self._open.clear()
         self._made.clear()
+        self.nothing_made = _said_to_nobody  # who is told knows this one
 
     # What the upstream says
 
