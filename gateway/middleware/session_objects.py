@@ -43,7 +43,10 @@ class SessionObjects(ObjectRecorder):
         self._place = StoredKinds.load().place_of(operation)
         self._asks = exchange.caller.asks_registry(operation)
         self._under_way = under_way
-        under_way.nothing_made = self._forget
+
+    def begin(self) -> None:
+        """The session is open."""
+        self._under_way.nothing_made = self._forget
 
     # Before it goes up
 

@@ -60,6 +60,7 @@ class SessionRequests(RequestGate):
     def begin(self, voice: SessionVoice) -> None:
         """The session is open."""
         self._permits.begin(voice)
+        self._objects.begin()
 
     def end(self) -> None:
         """The session is no longer open."""
