@@ -78,6 +78,7 @@ class UpstreamAccess:
     @property
     def authorization(self) -> bytes | None:
         """The Authorization that opens the upstream."""
+        assert self.api_key is not None or self.identity is None, "what an identity opens is opened first"
         return None if self.api_key is None else b"Bearer " + self.api_key.encode("ascii")
 
     @property

@@ -25,12 +25,13 @@ from gateway.wire.passing import loop_field
 _DEADLINES = ReplyDeadlines(first_byte_seconds=30.0, idle_seconds=10.0, total_seconds=30.0)
 _CONTENT_DEADLINES = ReplyDeadlines(first_byte_seconds=30.0, idle_seconds=30.0, total_seconds=180.0)
 _MOST_BYTES = 64 * 1024
+_UNAUTHORIZED = 401
 
 
 async def file_bytes(upstreams: Upstreams, exchange: Exchange, file_id: str) -> int | None:
     """The size of a file, asked for as the exchange's tenant; None when the upstream does not say.
 
-    Raises an UpstreamFault, or Overloaded. The connection is free again before the exchange has one of its own.
+    Raises an UpstreamFault, UpstreamIdentityUnavailable, or Overloaded. The connection is free again before the exchange has one of its own.
     """
     async with _asking(upstreams, exchange, _path(file_id), _DEADLINES) as (reply, head):
         # Behind another head there may be what never ends: a connection that no longer speaks HTTP.
@@ -60,7 +61,7 @@ async def _asking(
     upstreams: Upstreams, exchange: Exchange, path: bytes, deadlines: ReplyDeadlines
 ) -> AsyncIterator[tuple[Reply, Head]]:
     """The head of an answer, behind which its body is to be read; what has not been read then is not waited for."""
-    access = upstreams.access_for(exchange.operation, exchange.caller)
+    access = upstreams.identities.opened(upstreams.access_for(exchange.operation, exchange.caller))
     pool, counts = await upstreams.open(access), upstreams.metrics.of(access.name)
     fields = [(b"Host", pool.host), (b"Accept", b"application/json"), (b"Accept-Encoding", b"identity")]
     if access.authorization is not None:
@@ -87,6 +88,8 @@ async def _asking(
             asked_at = reply.start_clock()
             head = await reply.read_head()
         counts.answered(head, exchange.model, asked_at, monotonic())
+        if head.status == _UNAUTHORIZED:
+            upstreams.identities.refused(access)
         yield reply, head
     except BaseException as error:
         counts.gave_up(error, begun=head is not None)

@@ -96,7 +96,8 @@ def _said(document: object, subject: str) -> str:
         words = [error.get("code"), error.get("message")]
     else:
         words = [error, document.get("error_description")]
-    text = ": ".join(word for word in words if isinstance(word, str) and word)
+    # Cut before it is searched: a long answer must not keep the loop.
+    text = ": ".join(word[:_MOST_WORDS] for word in words if isinstance(word, str) and word)[:_MOST_WORDS]
     if not text:
         return ""
     if _quotes(text, subject):

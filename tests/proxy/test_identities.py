@@ -270,6 +270,37 @@ async def test_sessions_and_the_gateways_own_questions_are_opened_by_it_too(
     assert session.turn.seen.get("openai-project") == "proj_of_ours"
 
 
+async def test_what_the_gateway_asks_about_a_batchs_file_is_opened_by_it_too(
+    start_gateway: StartGateway, upstream: ScriptedUpstream, endpoint: IdentityEndpoint, file: Path
+) -> None:
+    limited = {"limits": {"batch_1_day_max_input_tokens": 1000}}
+    gateway = await start_gateway(
+        upstream=common(upstream, endpoint, file), tenants={"acme": EVERY_SCOPE | limited}
+    )
+
+    async def scripted(turn: Turn) -> None:
+        await turn.read_body()
+        if turn.seen.get("authorization") != f"Bearer {endpoint.keys[-1]}":
+            await turn.send(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+        elif turn.seen.method == "GET":
+            body = b'{"id":"file-1","bytes":400}'
+            await turn.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        else:
+            await turn.send(OK)
+
+    upstream.plays(scripted)
+    batch = orjson.dumps({"input_file_id": "file-1", "endpoint": "/v1/chat/completions"})
+
+    answer = await ask(gateway, "POST", "/v1/batches", batch, headers=JSON)
+
+    assert answer.status == 200, answer.body
+    assert [(seen.method, seen.target) for seen in upstream.requests] == [
+        ("GET", "/v1/files/file-1"),
+        ("POST", "/v1/batches"),
+    ]
+    assert {bearer(upstream, at) for at in (0, 1)} == {endpoint.keys[0]}
+
+
 async def test_until_something_opens_the_upstream_it_is_not_ready_and_says_why(
     start_gateway: StartGateway, upstream: ScriptedUpstream, endpoint: IdentityEndpoint, tmp_path: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+
 import orjson
 import pytest
 from hypothesis import given
@@ -132,3 +134,15 @@ def test_words_have_a_bound() -> None:
     with pytest.raises(ExchangeRefused) as refused:
         granted(400, body, SUBJECT)
     assert len(str(refused.value)) < 350
+
+
+def test_words_without_end_keep_the_loop_for_no_time() -> None:
+    subject = "eyJhbGciOiJSUzI1NiIsImtpZ" * 600
+    body = orjson.dumps({"error": "e", "error_description": "eyJhbGciOiJSUzI1NiIsImt" * 2500})
+    took = []
+    for _ in range(3):
+        began = perf_counter()
+        with pytest.raises(ExchangeRefused):
+            granted(400, body, subject)
+        took.append(perf_counter() - began)
+    assert min(took) < 0.1
