@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 from gateway.policy.accounts import is_public
-from gateway.settings.section import Problem
+from gateway.settings.section import Problem, revealed
 from gateway.settings.settings import Settings
 from gateway.settings.tenant import Tenant
 from gateway.settings.workload_identity import OFFICIAL_ENDPOINT, WorkloadIdentity, by_tls_or_here
@@ -26,15 +26,17 @@ def identity_of(settings: Settings, tenant: Tenant) -> WorkloadIdentity | None:
 def identity_problems(settings: Settings) -> Iterator[Problem]:
     """Identities beside a key, and those that would have what they are granted go where it does not belong."""
     common = settings.upstream
+    proxy = revealed(common.http_proxy)
     if common.workload_identity is not None:
         yield from _of_table(
-            "upstream", common.workload_identity, common.base_url, keyed=common.api_key is not None
+            *("upstream", common.workload_identity, common.base_url, proxy),
+            keyed=common.api_key is not None,
         )
     for tenant_id, tenant in settings.tenants.items():
         table, own = f"tenants.{tenant_id}.upstream", tenant.upstream
         base_url = own.base_url or common.base_url
         if own.workload_identity is not None:
-            yield from _of_table(table, own.workload_identity, base_url, keyed=own.api_key is not None)
+            yield from _of_table(table, own.workload_identity, base_url, proxy, keyed=own.api_key is not None)
             if not own.workload_identity.is_official and own.base_url is None:
                 yield Problem(
                     f"{table}.workload_identity.token_endpoint",
@@ -71,7 +73,9 @@ def loudly(identities: Iterable[tuple[str, WorkloadIdentity]]) -> Iterator[str]:
             )
 
 
-def _of_table(table: str, identity: WorkloadIdentity, base_url: str, *, keyed: bool) -> Iterator[Problem]:
+def _of_table(
+    table: str, identity: WorkloadIdentity, base_url: str, proxy: str | None, *, keyed: bool
+) -> Iterator[Problem]:
     if keyed:
         yield Problem(
             f"{table}.workload_identity",
@@ -94,6 +98,12 @@ def _of_table(table: str, identity: WorkloadIdentity, base_url: str, *, keyed: b
         yield Problem(
             f"{table}.base_url",
             f"{base_url}: what an identity is granted is sent by https only, or on this machine",
+        )
+    elif not all(by_tls_or_here(url, proxy) for url in (base_url, identity.token_endpoint)):
+        yield Problem(
+            "upstream.http_proxy",
+            f"is asked in plain text for what has no https, and would read what {table}.workload_identity shows or is "
+            "granted; use https, or a proxy on this machine",
         )
 
 

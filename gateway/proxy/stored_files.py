@@ -31,7 +31,8 @@ _UNAUTHORIZED = 401
 async def file_bytes(upstreams: Upstreams, exchange: Exchange, file_id: str) -> int | None:
     """The size of a file, asked for as the exchange's tenant; None when the upstream does not say.
 
-    Raises an UpstreamFault, UpstreamIdentityUnavailable, or Overloaded. The connection is free again before the exchange has one of its own.
+    Raises an UpstreamFault, UpstreamIdentityUnavailable, or Overloaded. The connection is free again before the
+    exchange has one of its own.
     """
     async with _asking(upstreams, exchange, _path(file_id), _DEADLINES) as (reply, head):
         # Behind another head there may be what never ends: a connection that no longer speaks HTTP.

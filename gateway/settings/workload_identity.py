@@ -21,10 +21,12 @@ OFFICIAL_ENDPOINT = "https://auth.openai.com/oauth/token"
 _Id = Annotated[str, Field(pattern=r"^[!-~]{1,256}$")]
 
 
-def by_tls_or_here(url: str) -> bool:
-    """Whether what goes to a URL can be read by nobody on the way."""
+def by_tls_or_here(url: str, http_proxy: str | None = None) -> bool:
+    """Whether what goes to a URL can be read by nobody on the way; without TLS it is the proxy that is asked."""
     parts = urlsplit(url)
-    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+    return parts.scheme == "https" or all(
+        is_loopback(urlsplit(asked).hostname or "") for asked in (url, http_proxy) if asked is not None
+    )
 
 
 def _endpoint(value: str) -> str:

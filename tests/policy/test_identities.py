@@ -171,3 +171,26 @@ def test_a_file_below_the_home_is_found(tmp_path: Path, monkeypatch: pytest.Monk
 
     assert settings.upstream.workload_identity is not None
     assert settings.upstream.workload_identity.token_file == tmp_path / "token"
+
+
+@pytest.mark.parametrize("table", ["upstream", "tenant"])
+@pytest.mark.parametrize(
+    ("base_url", "endpoint"),
+    [
+        ("http://127.0.0.1:1/v1", "https://auth.example.com/oauth/token"),
+        ("https://llm.example.com/v1", "http://127.0.0.1:2/token"),
+    ],
+)
+def test_a_proxy_elsewhere_reads_nothing_of_what_is_sent_without_tls(
+    table: str, base_url: str, endpoint: str
+) -> None:
+    own = {"base_url": base_url, "workload_identity": identity(token_endpoint=endpoint)}
+    for proxy, is_problem in (
+        ("http://proxy.example.com:3128", True),
+        ("https://10.0.0.1:3128", True),
+        ("http://127.0.0.1:3128", False),
+    ):
+        common = {"http_proxy": proxy} | (own if table == "upstream" else {"api_key": "sk-common-key"})
+        tenants = {"a": {"upstream": own} if table == "tenant" else {}}
+        problems = problems_of({"upstream": common, "tenants": tenants})
+        assert list(problems) == ["upstream.http_proxy"] * is_problem
