@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
@@ -18,8 +20,8 @@ from gateway.proxy.identity_endpoint import MOST_SECONDS, NothingGranted, WayOut
 from gateway.settings.workload_identity import WorkloadIdentity
 from gateway.wire.token_exchange import Granted
 
-_AT_ONCE = 8
-"""Endpoints that are asked at the same time."""
+_AT_ONCE = 32
+"""Identities for which one endpoint is asked at the same time; one that hangs keeps no other waiting."""
 
 _RENEWED_AFTER = 2 / 3
 """Of the time for which something is granted."""
@@ -32,6 +34,9 @@ _SHORTEST_SECONDS = 1.0
 
 _FORGET_SECONDS = 900.0
 """After which what nobody has asked for is let go, once it has expired."""
+
+_BEHIND_SECONDS = 1.0
+"""For how much longer than an endpoint may take somebody waits for its turn to be asked."""
 
 _SLACK_SECONDS = 3.0
 """By which another process may be later than the endpoint that it asks."""
@@ -81,7 +86,7 @@ class Grants(Protocol):
         """What is known, once the endpoint has been asked if it is time to.
 
         `name` is the upstream's, for log and metrics; `refused`: the upstream refuses this key. Never fails, and takes
-        a little longer than the endpoint may at most.
+        a little longer than the endpoint may at most: of one that is not asked by then nothing new is known.
         """
 
     async def close(self) -> None:
@@ -117,7 +122,8 @@ class SharedGrants:
         self._tell_asked = asked
         self._patience = patience or Patience()
         self._known: dict[WorkloadIdentity, _Asked] = {}
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(partial(asyncio.Semaphore, _AT_ONCE))
+        """By endpoint."""
 
     async def __call__(
         self, name: str, identity: WorkloadIdentity, way: WayOut, *, refused: str | None
@@ -136,7 +142,9 @@ class SharedGrants:
         if now >= known.due_at:
             if known.asking is None:
                 known.asking = asyncio.create_task(self._ask(name, identity, way, known))
-            await asyncio.shield(known.asking)  # others may wait for it, too
+            await asyncio.wait(
+                {known.asking}, timeout=MOST_SECONDS + _BEHIND_SECONDS
+            )  # it goes on for others, too
         again_at = known.due_at
         if known.grant is not None and known.grant.key == refused:
             again_at = min(again_at, max(known.refusals_until, monotonic()))
@@ -164,7 +172,7 @@ class SharedGrants:
 
     async def _ask(self, name: str, identity: WorkloadIdentity, way: WayOut, known: _Asked) -> None:
         try:
-            async with self._turns:
+            async with self._turns[identity.token_endpoint]:
                 began = monotonic()
                 granted = await ask_endpoint(identity, way)
         except NothingGranted as nothing:

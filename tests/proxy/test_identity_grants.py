@@ -170,6 +170,36 @@ async def test_where_nobody_answers_a_process_asks_by_itself(
     await worker.close()
 
 
+async def test_an_endpoint_that_hangs_keeps_no_other_waiting_and_nobody_asks_beside(
+    shared: SharedGrants, endpoint: IdentityEndpoint, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.proxy.identity_grants.MOST_SECONDS", 0.1)
+    beside = SharedGrants(patience=QUICK)
+
+    async def ask(question: Mapping[str, Any]) -> Mapping[str, Any]:
+        return await shared.answer(question)
+
+    worker = AskedGrants(ask, own=beside)
+    endpoint.hold.clear()
+    many = [identity_of(endpoint, file, f"svc_{number}") for number in range(100)]
+    async with running_identity_endpoint() as other:
+        waiting = [asyncio.create_task(worker("one", one, WAY, refused=None)) for one in many]
+        await until(lambda: endpoint.requests)
+        began = monotonic()
+        assert key_of(await worker("other", identity_of(other, file), WAY, refused=None)) == other.keys[0]
+        assert monotonic() - began < 1
+        known = await asyncio.gather(*waiting)
+
+    assert {one.grant for one in known} == {None}
+    assert endpoint.requests < len(many)  # the others wait for their turn still, and only there
+    endpoint.hold.set()
+    for one in many:
+        while (await worker("one", one, WAY, refused=None)).grant is None:
+            await asyncio.sleep(0.01)
+    assert len({asked.account for asked in endpoint.asked}) == len(endpoint.asked) == len(many)
+    await worker.close()
+
+
 async def test_a_proxy_of_the_upstream_is_the_endpoints_too_and_its_login_is_told_nobody(
     upstream: ScriptedUpstream, file: Path
 ) -> None:
