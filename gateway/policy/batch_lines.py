@@ -14,6 +14,9 @@ from gateway.wire.body_facts import Reference
 from gateway.wire.request_fields import BodyRefused, parse
 from gateway.wire.strict_json import all_distinct
 
+_READ = frozenset({"body", "method", "url"})
+"""Members of a line that say what it asks for."""
+
 _SHOWN_CHARACTERS = 64
 _BOM = b"\xef\xbb\xbf"
 
@@ -70,6 +73,14 @@ def _named_in(line: bytes, question: Question, endpoint: str) -> tuple[Reference
         raise _Refused("is no JSON object in UTF-8") from None
     if not all_distinct(line, request):
         raise _Refused("names a member twice")
+    if b"\r" in line.strip():
+        # It can be but space here, and begins another line for many: what stands behind would be a request of its own.
+        raise _Refused("has a carriage return inside, which some take for the end of a line")
+    for name in request:
+        if name not in _READ and name.strip().casefold() in _READ:
+            raise _Refused(f"has {name[:_SHOWN_CHARACTERS]!r}, which could be read as another member")
+    if request.get("method", "POST") != "POST":
+        raise _Refused("asks by another 'method' than POST")
     if request.get("url") != endpoint:
         raise _Refused(f"asks for another 'url' than the batch's endpoint {endpoint[:_SHOWN_CHARACTERS]}")
     body = request.get("body")

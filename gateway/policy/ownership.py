@@ -42,6 +42,17 @@ def check_told_apart(caller: Caller, operation: Operation, *, socket: bool, join
         raise caller.not_told_apart(what, _NOBODY_KNOWS, operation.joined_by)
 
 
+def check_run_by_batch(caller: Caller, operation: Operation) -> None:
+    """Refuse what works on what its path names, or on what nobody could tell, as what a batch runs.
+
+    Raises SharedUpstream.
+    """
+    check_told_apart(caller, operation, socket=False, joins=False)
+    if StoredKinds.load().place_of(operation).parent is not None:
+        what = f"the batch's endpoint is {operation.id}, whose path names a stored object"
+        raise caller.not_told_apart(what, "batches are for what names none there", "endpoint")
+
+
 def untold(caller: Caller, member: str) -> SharedUpstream:
     """The error for a member that names something of no kind which the registry knows."""
     reason = StoredKinds.load().closed_members.get(member.casefold(), _NOBODY_KNOWS)

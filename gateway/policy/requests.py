@@ -26,7 +26,7 @@ from gateway.operations.targets import TargetRefused
 from gateway.policy import named_models, references, stored_objects, unnamed_models
 from gateway.policy.caller import Caller
 from gateway.policy.coverage import check_batch_covered
-from gateway.policy.ownership import check_told_apart, made_inside, parts_below, untold
+from gateway.policy.ownership import check_run_by_batch, check_told_apart, made_inside, parts_below, untold
 from gateway.policy.reading import Question
 from gateway.policy.unknown import check_known, unknown_batch
 from gateway.wire.body_facts import BodyFacts, Reference
@@ -272,6 +272,8 @@ def _check_batch(caller: Caller, endpoint: str, table: OperationTable) -> None:
             "Ask the gateway's operator for a credential that has it.",
             param="endpoint",
         )
+    if caller.asks_registry(operation):
+        check_run_by_batch(caller, operation)
 
 
 def bad_request(fault: Fault) -> BadRequest:

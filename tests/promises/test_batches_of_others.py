@@ -65,8 +65,11 @@ FOREIGN = line({"model": "gpt-4o", "input": [{"type": "input_file", "file_id": "
 
 @pytest.mark.parametrize(
     "content",
-    [PLAIN, PLAIN * 3, PLAIN + b"\n" + PLAIN.rstrip(), OWN, b"\xef\xbb\xbf" + PLAIN, PLAIN * 30_000],
-    ids=["one", "several", "no line end", "own", "byte order mark", "many"],
+    [
+        *(PLAIN, PLAIN * 3, PLAIN + b"\n" + PLAIN.rstrip(), OWN, b"\xef\xbb\xbf" + PLAIN, PLAIN * 30_000),
+        PLAIN.replace(b"\n", b"\r\n") * 3,
+    ],
+    ids=["one", "several", "no line end", "own", "byte order mark", "many", "line ends of two characters"],
 )
 async def test_a_batch_is_made_whose_lines_name_what_is_the_tenants(shared: Shared, content: bytes) -> None:
     answer = await batch_over(shared, content)
@@ -93,8 +96,19 @@ async def test_a_batch_is_made_whose_lines_name_what_is_the_tenants(shared: Shar
             "Line 1 of the input file names a member twice",
         ),
         (line("x"), 400, "Line 1 of the input file has no 'body'"),
+        (
+            PLAIN + b'{"url":"/v1/responses","body":{"metadata":\r' + FOREIGN.rstrip() + b"\r}}\n",
+            400,
+            "Line 2 of the input file has a carriage return inside",
+        ),
+        (line({"model": "gpt-4o"}, method="GET"), 400, "Line 1 of the input file asks by another 'method'"),
+        (line({"model": "gpt-4o"}, URL="/v1/files"), 400, "Line 1 of the input file has 'URL'"),
+        (line({"model": "gpt-4o"}, Body={"file_id": "file-of-b"}), 400, "has 'Body'"),
     ],
-    ids=["another's", "far behind", "response", "prompt", "other url", "broken", "twice", "no object"],
+    ids=[
+        *("another's", "far behind", "response", "prompt", "other url", "broken", "twice", "no object"),
+        *("line in a line", "other method", "other spelling of url", "other spelling of body"),
+    ],
 )
 async def test_a_batch_is_refused_with_the_line_that_names_what_is_not_the_tenants(
     shared: Shared, content: bytes, status: int, says: str
@@ -110,6 +124,22 @@ async def test_anothers_input_file_is_unknown_and_is_not_even_asked_for(shared: 
     for file_id in ("file-of-b", "file-nobodys"):
         answer = await batch_over(shared, PLAIN, input_file_id=file_id)
         assert answer.status == 404
+    assert shared.upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "/v1/responses/resp_of_b/cancel",
+        "/v1/files/file-of-b",
+        "/v1/evals",
+        "/v1/fine_tuning/jobs",
+        "/v1/unheard_of",
+    ],
+)
+async def test_no_batch_runs_what_works_on_what_its_path_names(shared: Shared, endpoint: str) -> None:
+    answer = await batch_over(shared, line({"model": "gpt-4o"}, url=endpoint), endpoint=endpoint)
+    assert answer.status == 403, answer.body
     assert shared.upstream.requests == []
 
 
