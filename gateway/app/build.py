@@ -39,6 +39,7 @@ from gateway.middleware.late_counting import LateCounting
 from gateway.middleware.services import Services
 from gateway.middleware.withdrawal import Withdrawal
 from gateway.objects.registry import Registry
+from gateway.objects.unrecorded import Unrecorded
 from gateway.operations.table import OperationTable
 from gateway.policy.model_names import configured_models
 from gateway.policy.tenants import ways_in_use
@@ -127,6 +128,7 @@ def build_app(
         settings,
         table=table,
         registry=registry,
+        unrecorded=Unrecorded(keys_dir),
         memory=AccountMemory(
             redis_url=redis_url,
             redis_prefix=settings.redis_prefix,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from gateway.app.account_memory import AccountMemory
 from gateway.limits.terms import OnStoreFailure
 from gateway.objects.registry import Registry
 from gateway.objects.store import Scope
+from gateway.objects.unrecorded import Unrecorded
 from gateway.operations.table import OperationTable
 from gateway.policy.accounts import Uses, storage_of
 from gateway.policy.tenants import (
@@ -44,11 +46,14 @@ class TenantsInForce:
         table: OperationTable,
         memory: AccountMemory,
         registry: Registry | None = None,
+        unrecorded: Unrecorded | None = None,
     ) -> None:
         self._settings = settings
         self._table = table
         self._memory = memory
         self._registry = registry
+        self._unrecorded = unrecorded or Unrecorded(None)
+        self._never_recorded: frozenset[Scope] | None = frozenset()
         self._said: list[str] = []
         self._noted: list[str] = []
         self._changed: Callable[[], None] = _nothing
@@ -66,7 +71,9 @@ class TenantsInForce:
 
     async def start(self) -> None:
         """Remember who has which account, and put that in force; then follow it."""
-        known = await self._remember(account_uses(self.book.policies))
+        known = await self._remember(self.book.policies)
+        if self._registry is not None:
+            self._never_recorded = await asyncio.to_thread(self._unrecorded.known)
         self._put(self.book.policies, known)
         self._follower = asyncio.create_task(self._follow())
 
@@ -83,7 +90,7 @@ class TenantsInForce:
         What is noted of one that is not put in force then stays so: it might have been.
         """
         policies = await asyncio.to_thread(tenant_policies, settings, self._table)
-        known = await self._remember(account_uses(policies))
+        known = await self._remember(policies)
 
         def put() -> None:
             self._settings = settings
@@ -91,20 +98,28 @@ class TenantsInForce:
 
         return put
 
-    async def _remember(self, uses: Uses) -> Uses:
-        """Note these accounts; returns those that were known before."""
+    async def _remember(self, policies: Mapping[str, TenantPolicy]) -> Uses:
+        """Note the accounts of these, and that nobody records them where that is so; returns what was known before."""
         if self._registry is not None:
             await self._memory.look()
+        else:
+            await asyncio.to_thread(self._unrecorded.note, map(_scope_of, policies.values()))
         known = self._memory.history.uses
-        await self._memory.remember(uses)
+        await self._memory.remember(account_uses(policies))
         return known
 
     def _put(self, policies: Mapping[str, TenantPolicy], known: Uses | None = None) -> None:
         has_registry = self._settings.redis_url is not None
-        self.book.policies = judged(policies, self._memory.history, has_registry=has_registry)
+        self.book.policies = {
+            tenant_id: _doubted(policy, self._never_recorded)
+            for tenant_id, policy in judged(policies, self._memory.history, has_registry=has_registry).items()
+        }
         if self._registry is not None:
             self._registry.in_force(
-                dict(_recorded(self.book.policies, known)),
+                {
+                    **dict(_recorded(self.book.policies, known)),
+                    **dict.fromkeys(self._never_recorded or (), False),
+                },
                 checked=[
                     policy.scope
                     for policy in self.book.policies.values()
@@ -137,12 +152,28 @@ def _recorded(
 ) -> Iterator[tuple[Scope, bool | None]]:
     """For each tenant whether all that it makes is recorded; None: what was said of it before holds."""
     for tenant_id, policy in policies.items():
-        scope = policy.scope or Scope(storage_of(policy.access.base_url), tenant_id)
+        scope = policy.scope or _scope_of(policy)
         if policy.objects in (StoredObjects.OPEN, StoredObjects.REFUSED):
             yield scope, False
         else:
             is_new = known is not None and (tenant_id, policy.account) not in known
             yield scope, True if is_new else None
+
+
+def _doubted(policy: TenantPolicy, never_recorded: frozenset[Scope] | None) -> TenantPolicy:
+    """The same tenant; what nobody knows is not its own where another had the account while nobody recorded."""
+    scope = policy.scope
+    if scope is None or not scope.others:
+        return policy
+    if never_recorded is not None and not any(
+        Scope(scope.storage, other) in never_recorded for other in scope.others
+    ):
+        return policy
+    return replace(policy, scope=scope._replace(others=None))
+
+
+def _scope_of(policy: TenantPolicy) -> Scope:
+    return Scope(storage_of(policy.access.base_url), policy.id)
 
 
 def _nothing() -> None:

@@ -76,8 +76,8 @@ def _problems(server: ServerSeen, servers: RedisServers) -> Iterator[str]:
     policy = server.facts.get("maxmemory_policy")
     if policy not in (None, "noeviction"):
         yield (
-            f"has maxmemory-policy {policy}: when its memory is full it forgets limits, and who has been revoked; "
-            "set maxmemory-policy to noeviction"
+            f"has maxmemory-policy {policy}: when its memory is full it forgets limits, who has been revoked, and "
+            "whose stored objects are; set maxmemory-policy to noeviction"
         )
     if not servers.shows_who_asks and not _is_local(server.name, servers):
         yield (

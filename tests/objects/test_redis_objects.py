@@ -250,6 +250,10 @@ async def test_a_mark_that_is_another_says_that_entries_are_lost(store: RedisObj
     assert (await store.begin(scope, recorded=None)).lost_since == other.lost_since, "all know of it"
     assert (await store.begin(scope, recorded=None, acknowledged=True)).lost_since is None
     assert (await store.begin(scope, recorded=None, mark="of before")).lost_since is None
+    early = scope._replace(tenant="imported before anybody has noticed")
+    assert (await store.begin(early, recorded=None, acknowledged=True)).lost_since is None
+    assert (await store.begin(early, recorded=True, mark="of before")).lost_since is None
+    assert not await store.is_recorded_wholly(early), "what came back need not be all"
 
 
 async def test_who_has_had_a_storage_is_remembered(store: RedisObjects) -> None:

@@ -37,17 +37,17 @@ class Account:
         await turn.send(head.encode() + body)
 
     @asynccontextmanager
-    async def before(self, *tenants: str) -> AsyncIterator[Gateway]:
+    async def before(self, *tenants: str, has_redis: bool = True) -> AsyncIterator[Gateway]:
         """A gateway with these tenants, which all gateways before and after it know."""
         async with running_gateway(
             upstream={"base_url": self.upstream.base_url, "api_key": "sk-of-all"},
-            redis_url=self.redis.url,
+            redis_url=self.redis.url if has_redis else None,
             keys_dir=self.keys_dir,
             tenants=dict.fromkeys(tenants, EVERY_SCOPE),
         ) as gateway:
             registry = gateway.app.services.registry
-            assert registry is not None
-            await until(lambda: not registry._presence.owes)
+            assert (registry is not None) is has_redis
+            await until(lambda: registry is None or not registry._presence.owes)
             yield gateway
 
     async def make(self, gateway: Gateway, tenant: str) -> str:
@@ -104,3 +104,28 @@ async def test_a_redis_that_lost_its_data_opens_nothing_to_who_is_left(account: 
         assert not await reaches(gateway, "a", "thread_before")
         of_a = await account.make(gateway, "a")
         assert await reaches(gateway, "a", of_a)
+
+
+async def test_what_one_made_while_redis_was_taken_away_is_not_another_ones_afterwards(
+    account: Account,
+) -> None:
+    async with account.before("a") as gateway:
+        await account.make(gateway, "a")
+    async with account.before("a", has_redis=False) as gateway:
+        answer = await ask(gateway, "POST", "/v1/threads", {}, tenant="a")
+        unrecorded = str(orjson.loads(answer.body)["id"])
+    async with account.before("b") as gateway:
+        assert not await reaches(gateway, "b", unrecorded)
+        of_b = await account.make(gateway, "b")
+    (account.keys_dir / "objects-unrecorded.jsonl").unlink()
+    async with account.before("b") as gateway:
+        assert not await reaches(gateway, "b", unrecorded), "Redis knows it by now"
+        assert await reaches(gateway, "b", of_b)
+
+
+async def test_notes_of_who_was_unrecorded_that_cannot_be_read_open_nothing(account: Account) -> None:
+    async with account.before("a") as gateway:
+        await account.make(gateway, "a")
+    (account.keys_dir / "objects-unrecorded.jsonl").write_bytes(b"[")
+    async with account.before("b") as gateway:
+        assert not await reaches(gateway, "b", "thread_before")

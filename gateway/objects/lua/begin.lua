@@ -16,7 +16,10 @@ if ARGV[3] == '0' or (ARGV[3] == '1' and lost) then
 elseif ARGV[3] == '1' then
   redis.call('HSETNX', about, 'recorded', '1')
 end
-if ARGV[4] == '1' and redis.call('HDEL', about, 'lost') == 1 then
+if ARGV[4] == '1' then
+  -- Also before anybody has noticed that something was lost: who remembers another mark comes later.
+  redis.call('HDEL', about, 'lost')
   redis.call('HSET', about, 'acknowledged', now)
+  redis.call('HSETNX', about, 'recorded', '0')
 end
 return {mark, redis.call('HGET', about, 'lost') or ''}
