@@ -11,6 +11,7 @@ import aiohttp
 import orjson
 
 from gateway.cli.drawing import shown
+from gateway.credentials.unasked import unasked
 from gateway.policy.accounts import account_said
 from gateway.policy.tenants import TenantPolicy, UpstreamAccess
 from gateway.proxy.identity_endpoint import NothingGranted, WayOut, ask_endpoint
@@ -106,8 +107,7 @@ async def _ask(session: aiohttp.ClientSession, way: TenantPolicy, access: Upstre
                 _models(body),
             )
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        cause = str(error).replace(" ssl:default", "") or type(error).__name__
-        why = f"the upstream cannot be reached: {cause}"
+        why = f"the upstream cannot be reached: {unasked(error)}"
         return LiveAnswer(way, None, why, None, None)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import aiohttp
 
+from gateway.credentials.unasked import unasked
 from gateway.settings.certificates import trusted_certificates
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.kept_file import KeptFile
@@ -75,7 +76,7 @@ async def fetched(source: KeySource) -> bytes:
     except aiohttp.ClientConnectorCertificateError as error:
         raise FetchFailed(_doubted(error.certificate_error, source)) from None
     except (aiohttp.ClientError, OSError) as error:
-        raise FetchFailed(f"cannot be asked: {error or type(error).__name__}") from None
+        raise FetchFailed(f"cannot be asked: {unasked(error)}") from None
 
 
 def read_bearer(file: Path) -> str:

@@ -11,6 +11,7 @@ import aiohttp
 from pydantic import SecretStr
 from yarl import URL
 
+from gateway.credentials.unasked import unasked
 from gateway.settings.certificates import trusted_certificates
 from gateway.settings.kept_file import KeptFile
 from gateway.settings.section import revealed
@@ -93,8 +94,7 @@ async def ask_endpoint(identity: WorkloadIdentity, way: WayOut) -> Granted:
         raise _failed(identity, f"no answer within {MOST_SECONDS:g} seconds") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
         # Errors of a proxy may have its URL, which may have a login.
-        why = type(error).__name__ if way.http_proxy else str(error).replace(" ssl:default", "")
-        raise _failed(identity, why or type(error).__name__) from None
+        raise _failed(identity, type(error).__name__ if way.http_proxy else unasked(error)) from None
     try:
         return granted(status, answer, subject)
     except ExchangeRefused as refused:

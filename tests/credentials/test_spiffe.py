@@ -62,6 +62,7 @@ def test_svid_without_issuer_is_known_by_the_trust_domain_of_its_subject(typ: ob
 def test_svid_with_an_issuer_is_known_by_that_alone() -> None:
     with_issuer = svid(iss=LOGIN)
     assert refusal(verifier_of(spire()), with_issuer).check is Check.ISSUER
+    assert verifier_of(spire()).verify(svid(iss="spiffe://example.org")).subject == WORKLOAD
     both = verifier_of(spire(issuer=LOGIN))
     assert both.verify(with_issuer).issuer == both.verify(svid()).issuer == LOGIN
     for iss in ("", None, "https://other.example", "example.org", ["spiffe://example.org"]):

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 import aiohttp
 import orjson
 
+from gateway.credentials.unasked import unasked
 from gateway.policy.tenants import TenantPolicy, UpstreamAccess
 from gateway.proxy.identity_endpoint import NothingGranted, WayOut, ask_endpoint
 from gateway.settings.certificates import trusted_certificates
@@ -77,7 +78,7 @@ async def _page(
                 body += more
             document = orjson.loads(body)
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        raise ListUnread(f"{url} cannot be read: {error or type(error).__name__}") from None
+        raise ListUnread(f"{url} cannot be read: {unasked(error)}") from None
     if not isinstance(document, dict):
         raise ListUnread(f"{url} is answered by no list")
     return document

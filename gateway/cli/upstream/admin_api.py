@@ -17,6 +17,7 @@ import aiohttp
 import orjson
 
 from gateway.cli.drawing import shown
+from gateway.credentials.unasked import unasked
 
 JsonObject = dict[str, Any]
 
@@ -220,10 +221,10 @@ def _seconds(retry_after: str | None) -> float | None:
     return seconds if 0 <= seconds < float("inf") else None
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {_ANSWER_SECONDS:g} seconds"
-    return shown(str(error).replace(" ssl:default", "") or type(error).__name__)
+    return shown(unasked(error))
 
 
 def _said(answer: _Answer, secret: str) -> str:
