@@ -13,6 +13,7 @@ from gateway.credentials.unasked import unasked
 from gateway.settings.certificates import trusted_certificates
 from gateway.settings.issuer import IssuerSettings
 from gateway.settings.kept_file import KeptFile
+from gateway.settings.read_anew import read_anew
 from gateway.settings.section import SettingsInvalid
 
 MAX_DOCUMENT_BYTES = 64 * 1024
@@ -82,8 +83,7 @@ async def fetched(source: KeySource) -> bytes:
 def read_bearer(file: Path) -> str:
     """What a file holds at present. Raises FetchFailed, which does not tell it."""
     try:
-        with file.open("rb") as stream:
-            content = stream.read(_MOST_BEARER_BYTES + 1)
+        content = read_anew(file, _MOST_BEARER_BYTES)
     except OSError as error:
         raise FetchFailed(f"{file} cannot be read: {error.strerror}") from None
     if len(content) > _MOST_BEARER_BYTES:

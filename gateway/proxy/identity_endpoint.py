@@ -14,6 +14,7 @@ from yarl import URL
 from gateway.credentials.unasked import unasked
 from gateway.settings.certificates import trusted_certificates
 from gateway.settings.kept_file import KeptFile
+from gateway.settings.read_anew import read_anew
 from gateway.settings.section import revealed
 from gateway.settings.upstream import Upstream
 from gateway.settings.workload_identity import WorkloadIdentity
@@ -104,8 +105,7 @@ async def ask_endpoint(identity: WorkloadIdentity, way: WayOut) -> Granted:
 def subject_of(file: Path) -> str:
     """What a file shows of this workload now. Raises SubjectUnusable, which says what is wrong with the file."""
     try:
-        with file.open("rb") as stream:
-            return subject_in(stream.read(_MOST_FILE_BYTES))
+        return subject_in(read_anew(file, _MOST_FILE_BYTES))
     except OSError as error:
         raise SubjectUnusable(f"cannot be read: {error.strerror}") from None
 

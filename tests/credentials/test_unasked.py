@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -62,3 +63,14 @@ async def test_an_answer_that_is_no_http_is_quoted_nowhere(answer: bytes, tmp_pa
             await fetched(KeySource(f"http://127.0.0.1:{port}/keys", bearer_file=file))
     for told in (str(nothing.value), str(failed.value)):
         assert "canary" not in told
+
+
+async def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    identity = WorkloadIdentity.model_validate(IdentityEndpoint().table(pipe))
+    async with asyncio.timeout(5):
+        with pytest.raises(NothingGranted, match="is empty"):
+            await ask_endpoint(identity, WayOut(None, None))
+        with pytest.raises(FetchFailed, match="is empty"):
+            await fetched(KeySource("http://127.0.0.1:9/keys", bearer_file=pipe))
