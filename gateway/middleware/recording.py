@@ -92,15 +92,15 @@ class Recorder(AnswerRecorder):
 
     def unknown(self) -> None:
         if self._itself is not None:
-            self._registry.free_soon(self._scope, [self._itself])
+            self._registry.unseen_soon(self._scope, [self._itself])
 
     def ended(self, exchange: Exchange) -> None:
         """The exchange has ended: what became of its intent, and of what it deleted. Never raises and never waits."""
         status = exchange.upstream_status if exchange.head_at is not None else None
         answered = status is not None
         made = status is not None and 200 <= status < 300
-        if made and exchange.method == "DELETE":
-            self.unknown()
+        if made and exchange.method == "DELETE" and self._itself is not None:
+            self._registry.free_soon(self._scope, [self._itself])
         if self._intent_id is None:
             return
         # Where nobody heard the end of an answer, something may have been made: `orphans` compares.

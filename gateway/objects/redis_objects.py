@@ -100,9 +100,11 @@ class RedisObjects:
     async def forget_intent(self, scope: Scope, exchange_id: str) -> None:
         await self._record(scope, (), exchange_id)
 
-    async def free(self, scope: Scope, named: Sequence[Named]) -> int:
+    async def free(self, scope: Scope, named: Sequence[Named], *, unseen: bool = False) -> int:
         words = words_of(self._kinds, named)
-        return sum([await self._run("free", scope, *piece) for piece in slices(words, 3, _AT_ONCE)])
+        return sum(
+            [await self._run("free", scope, int(unseen), *piece) for piece in slices(words, 3, _AT_ONCE)]
+        )
 
     async def page(
         self, scope: Scope, kind: str, *, after: Entry | None, ascending: bool, count: int

@@ -104,6 +104,10 @@ class Registry:
         """The upstream has them no longer."""
         self._spawn(self._take(Step(scope, (), tuple(one for one in named if is_id(one.id)))))
 
+    def unseen_soon(self, scope: Scope, named: Sequence[Named]) -> None:
+        """The upstream says that it does not have them, as it may of what it has only just made: these stay."""
+        self._spawn(self._free_unseen(scope, [one for one in named if is_id(one.id)]))
+
     def forget_intent_soon(self, scope: Scope, exchange_id: str) -> None:
         """Nothing was made."""
         self._spawn(self._take(Step(scope, intent_id=exchange_id)))
@@ -111,6 +115,13 @@ class Registry:
     def went_unasked(self) -> None:
         """Count inference that goes through although the store could not be asked: its answer may be recorded late."""
         self._heard.went_unasked()
+
+    async def _free_unseen(self, scope: Scope, named: Sequence[Named]) -> bool:
+        try:
+            self._heard.became(Became.FREED, await self.store.free(scope, named, unseen=True))
+        except StoreUnavailable:
+            return False  # the next one who asks the upstream hears the same of them
+        return True
 
     async def _take(self, step: Step) -> bool:
         try:

@@ -87,8 +87,12 @@ class ObjectStore(Protocol):
     async def forget_intent(self, scope: Scope, exchange_id: str) -> None:
         """Nothing was made."""
 
-    async def free(self, scope: Scope, named: Sequence[Named]) -> int:
-        """The upstream has them no longer, or the operator wants the entries gone; how many there were."""
+    async def free(self, scope: Scope, named: Sequence[Named], *, unseen: bool = False) -> int:
+        """The upstream has them no longer, or the operator wants the entries gone; how many there were.
+
+        `unseen`: the upstream has said no more than that it does not have them. What was recorded a few minutes ago
+        stays, for an upstream may not see at once what it has made; and what goes by itself does.
+        """
 
     async def page(
         self, scope: Scope, kind: str, *, after: Entry | None, ascending: bool, count: int

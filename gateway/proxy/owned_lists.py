@@ -304,7 +304,7 @@ class _OwnList(_Walk):
             else:
                 absent.append(entry.id)
         if gone:
-            self._registry.free_soon(self._scope, gone)
+            self._registry.unseen_soon(self._scope, gone)
         self._filling.absent(absent)
         self._filling.found(found)
         self._kept_bytes += self._filling.newly_found_bytes

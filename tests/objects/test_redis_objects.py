@@ -17,6 +17,7 @@ from gateway.limits.terms import account_key
 from gateway.objects.keys import base_key
 from gateway.objects.redis_objects import RedisObjects
 from gateway.objects.store import Intent, Made, Named, Scope
+from gateway.redis.schema import DEFAULT_PREFIX
 from tests.kit.redis import RedisServer, packaged_executable, running_cluster, running_redis
 from tests.objects.stores import STORAGE, all_pages, cluster_url, file, named, somebody, store_on
 
@@ -60,6 +61,30 @@ async def test_what_is_freed_is_nobodys(store: RedisObjects) -> None:
     await store.record(scope, made)
     assert await store.free(scope, [*named(made[0], made[2]), Named("file", "nothing")]) == 2
     assert await store.look(scope, named(*made)) == [False, True, False]
+
+
+async def test_what_is_unseen_stays_as_long_as_it_may_come_to_be_seen(store: RedisObjects) -> None:
+    scope, now = somebody(), time.time()
+    old, new = file("file-old", now - 3600), file("file-new", now)
+    thread, response = Made("thread", "thread_1", now), Made("response", "resp_1", now - 3600)
+    made = [old, new, thread, response]
+    await store.record(scope, made)
+    assert await store.free(scope, named(*made), unseen=True) == 1
+    assert await store.look(scope, named(*made)) == [False, True, True, True]
+    assert await store.free(scope, named(*made)) == 3
+    assert await store.look(scope, named(*made)) == [False] * 4
+
+
+async def test_what_counts_for_ever_and_is_no_longer_new_goes_where_it_is_unseen(redis: RedisServer) -> None:
+    store, scope = store_on(redis.url), somebody()
+    made = [Made("thread", "thread_1", 1.0), Made("conversation", "conv_1", 1.0)]
+    await store.record(scope, made)
+    key = base_key(DEFAULT_PREFIX, scope) + ":n"
+    left = int(redis.command("TTL", key)[1:])
+    assert 0 < left <= 600
+    redis.command("DEL", key)
+    assert await store.free(scope, named(*made), unseen=True) == 2
+    await store.close()
 
 
 async def test_names_that_look_like_keys_stay_apart(store: RedisObjects) -> None:

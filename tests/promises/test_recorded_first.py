@@ -282,19 +282,22 @@ async def test_what_is_anothers_is_unknown_and_the_upstream_hears_nothing(
 
 
 @pytest.mark.parametrize(
-    ("method", "status", "body", "is_freed"),
+    ("method", "status", "body", "age_seconds", "is_freed"),
     [
-        ("DELETE", "200 OK", {"id": "file-1", "deleted": True}, True),
-        ("DELETE", "500 Internal Server Error", {"error": {"message": "x", "type": "y"}}, False),
-        ("GET", "404 Not Found", {"error": {"message": "x", "type": "y"}}, True),
-        ("GET", "404 Not Found", b"<html>nothing here</html>", False),
-        ("GET", "200 OK", {"id": "file-1"}, False),
+        ("DELETE", "200 OK", {"id": "file-1", "deleted": True}, 0, True),
+        ("DELETE", "500 Internal Server Error", {"error": {"message": "x", "type": "y"}}, 3600, False),
+        ("GET", "404 Not Found", {"error": {"message": "x", "type": "y"}}, 3600, True),
+        ("GET", "404 Not Found", {"error": {"message": "x", "type": "y"}}, 0, False),
+        ("DELETE", "404 Not Found", {"error": {"message": "x", "type": "y"}}, 0, False),
+        ("GET", "404 Not Found", b"<html>nothing here</html>", 3600, False),
+        ("GET", "200 OK", {"id": "file-1"}, 3600, False),
     ],
 )
 async def test_what_the_upstream_has_no_longer_is_freed(
-    shared: Shared, method: str, status: str, body: object, is_freed: bool
+    shared: Shared, method: str, status: str, body: object, age_seconds: float, is_freed: bool
 ) -> None:
-    await shared.store.record(shared.scope("a"), [Made("file", "file-1", time.time())])
+    """But for what is new, which the upstream may not see yet: its owner would never reach it again."""
+    await shared.store.record(shared.scope("a"), [Made("file", "file-1", time.time() - age_seconds)])
     shared.upstream.plays(answers(body, status=status))
     shared.upstream.gate("answer").set()
     client = await shared.connect()

@@ -1,9 +1,12 @@
 -- Where a tenant's entries are, below KEYS[1]: ':m' what is known of them as a whole, ':i' intents, ':k:KIND' those of a
 -- listed kind by creation, ':x:KIND' when the upstream forgets them, ':d:KIND:LEVEL:NUMBER' digests of the others, each
--- with the last day on which it counts (0: for ever). LEVEL has 16 ^ LEVEL buckets, and is opened when one below is full.
+-- with the last day on which it counts (0: for ever), ':n' when those of them came that count for ever and are new. LEVEL
+-- has 16 ^ LEVEL buckets, and is opened when one below is full.
 local base = KEYS[1]
 local DAY = 86400
 local FULL = 100
+-- Seconds in which an upstream may not have what it has just said it has made.
+local NEW = 600
 local clock = redis.call('TIME')
 local now = tonumber(clock[1])
 local today = math.floor(now / DAY)

@@ -15,6 +15,9 @@ local function put(bucket, digest, expires)
   redis.call('HSET', bucket, digest, day)
   if day == 0 then
     redis.call('PERSIST', bucket)
+    redis.call('ZREMRANGEBYSCORE', base .. ':n', '-inf', now - NEW)
+    redis.call('ZADD', base .. ':n', now, digest)
+    redis.call('EXPIRE', base .. ':n', NEW)
     return
   end
   local ends = (day + 1) * DAY
