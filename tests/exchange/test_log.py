@@ -406,6 +406,30 @@ class TestWriter:
 
         assert sum(dropped) == 10
 
+    @pytest.mark.parametrize("is_gone", [True, False])
+    async def test_lines_to_be_kept_that_nobody_reads_go_elsewhere(
+        self, pipe: Pipe, tmp_path: Path, is_gone: bool
+    ) -> None:
+        dropped: list[int] = []
+        with (tmp_path / "elsewhere").open("wb") as file:
+            elsewhere = LogWriter(file.fileno(), dropped=dropped.append)
+            writer = LogWriter(pipe.write_end, dropped=dropped.append, instead=elsewhere)
+            if is_gone:
+                os.close(pipe.read_end)
+                pipe.read_end = os.open(os.devnull, os.O_RDONLY)
+            for number in range(3000):
+                writer.write(b"%090d lost\n" % number)
+                writer.write(b"%090d kept\n" % number, is_kept=True)
+                if number % 1000 == 0:
+                    await asyncio.sleep(0.1)
+            await asyncio.to_thread(writer.close, 0.2)
+        there = {*pipe.drain().splitlines(), *(tmp_path / "elsewhere").read_bytes().splitlines()}
+        assert {line for line in there if line.endswith(b"kept")} == {
+            b"%090d kept" % number for number in range(3000)
+        }
+        assert (sum(dropped) == 3000) is is_gone
+        assert is_gone or not dropped
+
     async def test_line_that_a_full_disk_cut_off_spoils_no_other_and_only_what_is_missing_is_counted(
         self, tmp_path: Path
     ) -> None:
