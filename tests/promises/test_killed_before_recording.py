@@ -1,4 +1,4 @@
-"""A gateway that is killed between the upstream's answer and the record leaves what was made to nobody, and says so."""
+"""A gateway that is killed before it hears what the upstream has made leaves that to nobody, and the operator is told."""
 
 from __future__ import annotations
 

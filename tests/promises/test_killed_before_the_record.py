@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tests.kit.command import running_command
 from tests.kit.faults.fault_proxy import FaultProxy
 from tests.kit.redis import RedisServer
 from tests.kit.upstream import ScriptedUpstream, Turn
+from tests.kit.waiting import until
 
 MADE = b'{"id":"vs_1","object":"vector_store"}'
 SETTINGS = """
@@ -55,9 +55,7 @@ async def test_what_was_made_by_a_gateway_that_is_killed_is_nobodys_and_its_inte
                 link.set("up", swallow=True)
                 upstream.gate("answer").set()
                 await upstream.passed("answered")
-                await asyncio.sleep(
-                    0.1
-                )  # in which the answer has come to the gateway, and it tells Redis in vain
+                await until(lambda: any(b"vs_1" in piece for piece in link.swallowed))
                 gateway.signal(signal.SIGKILL)
                 await gateway.exit_code()
                 assert await client.reader.read() == b""

@@ -57,6 +57,9 @@ class FaultProxy:
         self.refuse = False
         """Reset whoever connects, at once."""
 
+        self.swallowed: list[bytes] = []
+        """What has disappeared, piece by piece, either way."""
+
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -109,6 +112,7 @@ class FaultProxy:
             while piece := await reader.read(65536):
                 faults = self.faults[way]
                 if faults.swallow or link.dead:
+                    self.swallowed.append(piece)
                     continue
                 await self._deliver(link, way, faults, piece, writer)
             if not (self.faults[way].swallow or link.dead):
