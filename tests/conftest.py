@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -14,6 +15,7 @@ import uvloop
 
 from tests.kit.faults.faulty_link import FaultyLink, faulty_link
 from tests.kit.gateway import Gateway, running_gateway
+from tests.kit.identity import SUBJECT, IdentityEndpoint, running_identity_endpoint, shown
 from tests.kit.redis import RedisServer, running_redis
 from tests.kit.upstream import ScriptedUpstream
 
@@ -70,6 +72,21 @@ async def link(redis: RedisServer) -> AsyncIterator[FaultyLink]:
     """The way to that Redis, with faults when the test says so."""
     async with faulty_link(redis.port) as link:
         yield link
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[IdentityEndpoint]:
+    """A provider's endpoint at which workload identities are exchanged."""
+    async with running_identity_endpoint() as running:
+        yield running
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """What the platform says of the gateway, as a workload identity's file has it."""
+    path = tmp_path / "token"
+    shown(path, SUBJECT)
+    return path
 
 
 @pytest.fixture(autouse=True)

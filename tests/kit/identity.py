@@ -16,6 +16,7 @@ import orjson
 from aiohttp import web
 
 PROVIDER = "idp_test"
+SUBJECT = "eyJhbGciOiJSUzI1NiJ9.of-the-platform.canary-of-the-subject"
 _GRANT_TYPE = "urn:ietf:params:oauth:grant-type:token-exchange"
 _TYPES = {f"urn:ietf:params:oauth:token-type:{kind}" for kind in ("jwt", "id_token")}
 _MEMBERS = {

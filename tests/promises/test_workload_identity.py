@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import orjson
-import pytest
 
 from tests.cli.checking import check
 from tests.kit.client import RawAnswer
-from tests.kit.identity import IdentityEndpoint, running_identity_endpoint, shown
+from tests.kit.identity import SUBJECT, IdentityEndpoint, shown
 from tests.kit.redis import RedisServer
 from tests.kit.tls import TlsUpstream
 from tests.kit.upstream import OK, ScriptedUpstream, Turn
 from tests.kit.waiting import comes_to, found, until
 from tests.kit.workers import AT_ONCE, Workers, running_workers
-
-SUBJECT = "eyJhbGciOiJSUzI1NiJ9.of-the-platform.canary-of-the-subject"
-
-
-@pytest.fixture
-async def endpoint() -> AsyncIterator[IdentityEndpoint]:
-    async with running_identity_endpoint() as running:
-        yield running
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "token"
-    shown(path, SUBJECT)
-    return path
 
 
 def configured(folder: Path, *tables: str) -> tuple[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -19,25 +18,10 @@ from tests.conftest import StartGateway
 from tests.kit.asking import ask, assert_refused, assert_upstream_error, error_of
 from tests.kit.client import JSON, QUESTION
 from tests.kit.gateway import EVERY_SCOPE, Gateway
-from tests.kit.identity import PROVIDER, IdentityEndpoint, refusal, running_identity_endpoint, shown
+from tests.kit.identity import PROVIDER, SUBJECT, IdentityEndpoint, refusal, shown
 from tests.kit.upstream import OK, ScriptedUpstream, Turn
 from tests.kit.waiting import until
 from tests.kit.websocket import open_session
-
-SUBJECT = "eyJhbGciOiJSUzI1NiJ9.of-the-platform.canary-of-the-subject"
-
-
-@pytest.fixture
-async def endpoint() -> AsyncIterator[IdentityEndpoint]:
-    async with running_identity_endpoint() as running:
-        yield running
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "token"
-    shown(path, SUBJECT)
-    return path
 
 
 def bearer(upstream: ScriptedUpstream, at: int = -1) -> str | None:

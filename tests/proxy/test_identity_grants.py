@@ -14,25 +14,12 @@ import pytest
 from gateway.proxy.identity_endpoint import NothingGranted, WayOut, ask_endpoint
 from gateway.proxy.identity_grants import AskedGrants, Known, Patience, SharedGrants
 from gateway.settings.workload_identity import WorkloadIdentity
-from tests.kit.identity import IdentityEndpoint, running_identity_endpoint, shown
+from tests.kit.identity import IdentityEndpoint, running_identity_endpoint
 from tests.kit.upstream import ScriptedUpstream, Turn
 from tests.kit.waiting import until
 
 WAY = WayOut(None, None)
 QUICK = Patience(first_seconds=0.05, most_seconds=0.2, refused_seconds=0.4, most_refused_seconds=1.6)
-
-
-@pytest.fixture
-async def endpoint() -> AsyncIterator[IdentityEndpoint]:
-    async with running_identity_endpoint() as running:
-        yield running
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "token"
-    shown(path, "what.the.platform-says")
-    return path
 
 
 @pytest.fixture
