@@ -1,4 +1,4 @@
-"""A gateway that is killed before it hears what the upstream has made leaves that to nobody, and the operator is told."""
+"""A gateway that is killed before it hears what was made upstream leaves that to nobody, and the operator is told."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import orjson
 import pytest
@@ -55,7 +56,7 @@ async def test_what_one_gateway_has_answered_another_knows_at_once_and_for_its_t
     redis: RedisServer, upstream: ScriptedUpstream
 ) -> None:
     upstream.plays(makes_another_each_time)
-    settings = {
+    settings: dict[str, Any] = {
         "upstream": {"base_url": upstream.base_url, "api_key": "sk-shared-by-both"},
         "redis_url": redis.url,
         "tenants": {"a": EVERY_SCOPE, "b": EVERY_SCOPE},
