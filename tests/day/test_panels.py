@@ -159,6 +159,7 @@ api_key = "sk-lost"
             asking("acme", credential="wrong", every_seconds=0.02),
             asking("acme", credential=busy.credential("acme", ttl_seconds=86400)),
             asking("thinker", every_seconds=0.5),
+            asking("acme", "GET", "/v1/files/file-of-nobody", None, every_seconds=0.5),
             *(
                 asking("acme", more={"x-simulate": how}, every_seconds=0.5)
                 for how in ("status=401", "status=429", "status=500", "drop", "cut=9", LIMITS_LEFT)
