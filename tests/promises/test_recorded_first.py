@@ -419,6 +419,27 @@ async def test_a_thread_that_comes_with_its_run_is_known_by_the_event_of_the_run
     assert await client.read_chunk() == run
 
 
+async def test_a_vector_store_that_is_made_for_the_thread_of_a_run_is_known_by_the_event_of_the_thread(
+    shared: Shared,
+) -> None:
+    search = {"vector_store_ids": ["vs_new"]}
+    thread = {"id": "thread_1", "object": "thread", "tool_resources": {"file_search": search}}
+    told = b"event: thread.created\ndata: %b\n\n" % orjson.dumps(thread)
+    run = b'event: thread.run.created\ndata: {"id":"run_1","thread_id":"thread_1"}\n\n'
+    shared.upstream.plays(streams(told, run))
+    await shared.store.record(shared.scope("a"), [Made("assistant", "asst_1", time.time())])
+    client = await shared.connect()
+    for gate in ("0", "1"):
+        shared.upstream.gate(gate).set()
+    asked: dict[str, Any] = {"assistant_id": "asst_1", "stream": True}
+    await client.request("POST", "/v1/threads/runs", orjson.dumps(asked), headers=JSON)
+    assert not await shared.owns("a", "vector_store", "vs_new"), "nobody asked for one"
+    asked["thread"] = {"tool_resources": {"file_search": {"vector_stores": [{}]}}}
+    answer = await client.request("POST", "/v1/threads/runs", orjson.dumps(asked), headers=JSON)
+    assert answer.body == told + run
+    assert await shared.owns("a", "vector_store", "vs_new")
+
+
 async def test_what_has_its_usage_asked_for_is_recorded_as_well(redis: RedisServer) -> None:
     limited = {**EVERY_SCOPE, "limits": {"max_tokens_per_1_minute": 100_000}}
     async with sharing(redis, tenants={"a": limited, "b": EVERY_SCOPE}) as shared:
