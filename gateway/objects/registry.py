@@ -21,6 +21,9 @@ from gateway.objects.steps import Step
 from gateway.objects.store import Intent, Made, Named, ObjectStore, Scope
 from gateway.objects.waiting import Waiting, spool_beside
 
+_FEW: Final = 128
+"""Objects that are asked for whoever else asks."""
+
 _PAUSE_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 15.0
 
@@ -39,6 +42,9 @@ class Registry:
         self._presence = Presence(store, Marks(keys_dir))
         self._waiting = Waiting(spool_beside(keys_dir), tell=self._tell, lose=self._lose)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._turns: dict[str, asyncio.Lock] = {}
+        """Tenants' turns of asking for many at once, for everybody waits for the store meanwhile: one each."""
+
         self._following: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         store.saw = self._saw
@@ -80,6 +86,12 @@ class Registry:
 
     async def look(self, scope: Scope, named: Sequence[Named], intent: Intent | None = None) -> list[bool]:
         """Whether each may be used; notes the intent if all may. Raises StoreUnavailable."""
+        if len(named) <= _FEW:
+            return await self._look(scope, named, intent)
+        async with self._turns.setdefault(scope.tenant, asyncio.Lock()):
+            return await self._look(scope, named, intent)
+
+    async def _look(self, scope: Scope, named: Sequence[Named], intent: Intent | None) -> list[bool]:
         began = monotonic()
         found = Found.UNAVAILABLE
         try:

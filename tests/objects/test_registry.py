@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,10 +20,11 @@ import pytest
 
 from gateway.limits.store import StoreUnavailable
 from gateway.objects.heard import Became, Found
+from gateway.objects.redis_objects import RedisObjects
 from gateway.objects.registry import Registry
 from gateway.objects.spool import FOLDER, Spool, SpoolFull
 from gateway.objects.steps import Step
-from gateway.objects.store import Intent, Made, Named
+from gateway.objects.store import Intent, Made, Named, Scope
 from gateway.objects.waiting import Waiting
 from tests.kit.redis import RedisServer
 from tests.kit.waiting import comes_to, until
@@ -128,6 +129,7 @@ async def test_a_stop_leaves_what_waits_to_the_next_process(redis: RedisServer, 
 _DYING = """
 import asyncio, sys
 from pathlib import Path
+from gateway.objects.redis_objects import RedisObjects
 from gateway.objects.redis_objects import RedisObjects
 from gateway.objects.registry import Registry
 from gateway.objects.store import Made, Scope
@@ -344,3 +346,39 @@ def test_a_line_is_one_document() -> None:
 def test_what_is_no_step_is_said(line: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         Step.read(line)
+
+
+class Crowded(RedisObjects):
+    """Counts how many ask at once for many objects of one tenant."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, deadline_seconds=5.0)
+        self.asking = Counter[Scope]()
+        self.most = Counter[Scope]()
+
+    async def look(self, scope: Scope, named: Sequence[Named], intent: Intent | None = None) -> list[bool]:
+        if len(named) == 1:
+            return await super().look(scope, named, intent)
+        self.asking[scope] += 1
+        self.most[scope] = max(self.most[scope], self.asking[scope])
+        try:
+            return await super().look(scope, named, intent)
+        finally:
+            self.asking[scope] -= 1
+
+
+async def test_a_tenant_asks_for_many_objects_in_turn_and_others_need_not_wait_for_that(
+    redis: RedisServer,
+) -> None:
+    store = Crowded(redis.url)
+    registry = Registry(store)
+    await registry.start()
+    a, b = somebody("a"), somebody("b")
+    many = named(*(file(f"file-{number}") for number in range(2000)))
+    asking = [asyncio.create_task(registry.look(a, many)) for _ in range(8)]
+    await until(lambda: store.asking[a] == 1)
+    assert await registry.look(b, many) == [False] * 2000
+    assert await registry.look(a, many[:1]) == [False]
+    assert await asyncio.gather(*asking) == [[False] * 2000] * 8
+    assert store.most == {a: 1, b: 1}
+    await registry.close()
