@@ -132,3 +132,52 @@ async def test_comments_in_silence_stand_between_events_while_some_are_held(
     assert COMMENT in b"".join(between), answer.body
     assert await slow.owns("a", "response", "resp_1")
     assert await slow.owns("a", "item", "msg_1")
+
+
+CHATS = [{"role": "user", "content": "Whose is this?"}]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"model": "gpt-4o", "messages": CHATS}),
+        ("/v1/chat/completions", {"model": "gpt-4o", "messages": CHATS, "store": False, "stream": True}),
+        ("/v1/embeddings", {"model": "text-embedding-3-small", "input": "text"}),
+        ("/v1/moderations", {"input": "text"}),
+        ("/v1/images/generations", {"model": "gpt-image-1", "prompt": "a cat"}),
+        ("/v1/responses", {"model": "gpt-4o", "input": "text", "store": False}),
+        ("/v1/models", None),
+    ],
+)
+async def test_what_has_nothing_to_do_with_stored_objects_asks_nobody_about_any(
+    redis: RedisServer, path: str, body: dict[str, Any] | None
+) -> None:
+    async with sharing(redis) as shared:
+        shared.upstream.plays(answers_anything)
+        client = await shared.connect()
+        redis.freeze()
+        try:
+            method, sent = ("GET", None) if body is None else ("POST", orjson.dumps(body))
+            answer = await client.request(method, path, sent, headers=JSON)
+        finally:
+            redis.thaw()
+        assert (answer.status, answer.body) == (200, ANYTHING)
+        assert "gateway_object_look_ups_total{" not in shared.gateway.metrics()
+        assert shared.gateway.metric("gateway_objects_unrecorded_inference_total") == 0
+        (line,) = await shared.gateway.lines.wait(1)
+        assert "created" not in line
+
+        await client.request("GET", "/v1/files/file-1")
+        assert "gateway_object_look_ups_total{" in shared.gateway.metrics(), "what has asks"
+
+
+ANYTHING = b'{"id":"made-by-nobody","object":"list","data":[]}'
+
+
+async def answers_anything(turn: Turn) -> None:
+    """The script of an upstream whose answers have an id, as all answers may."""
+    await turn.read_body()
+    await turn.send(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+        % (len(ANYTHING), ANYTHING)
+    )
