@@ -13,7 +13,7 @@ from gateway.exchange.observers import READABLE, StreamObserver, Watch
 from gateway.middleware.answer_meter import is_readable
 from gateway.policy.accounts import storage_of
 from gateway.usage.deltas import Deltas
-from gateway.usage.inflating import Inflater, Unreadable, knows
+from gateway.usage.inflating import knows, unpacking
 from gateway.usage.late_objects import id_of, shown_by
 from gateway.usage.late_reader import ObjectDocument, ObjectEvents
 from gateway.usage.late_register import LateRegister
@@ -46,7 +46,7 @@ def watch_late_work(exchange: Exchange, register: LateRegister, now: Callable[[]
 class LateWatch(StreamObserver):
     """Watches one answer."""
 
-    __slots__ = ("_exchange", "_inflater", "_kind", "_now", "_reader", "_register")
+    __slots__ = ("_exchange", "_kind", "_now", "_reader", "_register")
 
     def __init__(
         self, exchange: Exchange, kind: str, register: LateRegister, now: Callable[[], float]
@@ -57,7 +57,6 @@ class LateWatch(StreamObserver):
         self._register = register
         self._now = now
         self._reader: ObjectDocument | ObjectEvents | None = None
-        self._inflater: Inflater | None = None
 
     def opened(self, head: Head) -> Watch | None:
         """Only what is JSON, or events, of a success that can be read."""
@@ -72,10 +71,7 @@ class LateWatch(StreamObserver):
             self._reader = ObjectDocument()
         else:
             return None
-        if not encodings:
-            return self._reader.feed
-        self._inflater = Inflater(encodings, self._reader.feed)
-        return self._unpack
+        return unpacking(encodings, self._reader.feed)
 
     def read(self) -> Usage | None:
         """The answer has ended: what its client has read of a response whose usage it did not stay to see."""
@@ -112,14 +108,6 @@ class LateWatch(StreamObserver):
             if object_id is not None:
                 self._made(object_id, shown_by(one, self._kind))
                 return
-
-    def _unpack(self, piece: bytes) -> None:
-        if self._inflater is None:
-            return
-        try:
-            self._inflater.feed(piece)
-        except Unreadable:
-            self._inflater = None
 
     def _claim_all(self, shown: Iterable[Shown]) -> None:
         """Others were made before: by whom is remembered, or else by who asks."""

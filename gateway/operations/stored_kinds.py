@@ -93,7 +93,10 @@ class StoredKind:
         if words is not None:
             return words
         return Unknown(
-            self.unknown.status, self.unknown.message, self.unknown.param or member, self.unknown.code
+            self.unknown.status,
+            self.unknown.message,
+            self.unknown.param if self.path is None else member,
+            self.unknown.code,
         )
 
 

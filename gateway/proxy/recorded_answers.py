@@ -17,7 +17,7 @@ from gateway.proxy.by_sight import codings_of
 from gateway.proxy.call import Call
 from gateway.proxy.reading import AT_ONCE_BYTES, Reading
 from gateway.proxy.reply import Reply
-from gateway.usage.inflating import Inflater, Unreadable, knows
+from gateway.usage.inflating import knows, unpacking
 from gateway.usage.outline import Outliner
 from gateway.wire.answer_head import Head, is_event_stream
 from gateway.wire.codings import decoded
@@ -84,23 +84,19 @@ async def see_whether_unknown(reply: Reply, recorder: AnswerRecorder) -> None:
 class PassingDocument(StreamObserver):
     """Reads a JSON answer that nobody holds for what it says was made."""
 
-    __slots__ = ("_inflater", "_kept", "_outliner", "_recorder")
+    __slots__ = ("_kept", "_outliner", "_recorder")
 
     def __init__(self, recorder: AnswerRecorder) -> None:
         self._recorder = recorder
         self._kept = bytearray()
         self._outliner: Outliner | None = None
-        self._inflater: Inflater | None = None
 
     def opened(self, head: Head) -> Watch | None:
         """Only a success that is no stream, and can be read."""
         applied = codings_of(head)
         if not 200 <= head.status < 300 or is_event_stream(head) or not knows(applied):
             return None
-        if not applied:
-            return self._feed
-        self._inflater = Inflater(applied, self._feed)
-        return self._unpack
+        return unpacking(applied, self._feed)
 
     def ended(self) -> None:
         """The exchange has ended: what has gone by is recorded soon."""
@@ -114,14 +110,6 @@ class PassingDocument(StreamObserver):
                 outliner.feed(bytes(self._kept))
                 document = outliner.finish()
             self._recorder.passed(document)
-
-    def _unpack(self, piece: bytes) -> None:
-        if self._inflater is None:
-            return
-        try:
-            self._inflater.feed(piece)
-        except Unreadable:
-            self._inflater = None
 
     def _feed(self, piece: bytes) -> None:
         if self._outliner is not None:

@@ -58,6 +58,24 @@ class Inflater:
             raise Unreadable from error
 
 
+def unpacking(encodings: tuple[bytes, ...], sink: Sink) -> Sink:
+    """What takes the pieces of an answer and tells `sink` what they are; once they cannot be read, nothing more."""
+    return _Unpacking(encodings, sink).feed if encodings else sink
+
+
+class _Unpacking:
+    def __init__(self, encodings: tuple[bytes, ...], sink: Sink) -> None:
+        self._inflater: Inflater | None = Inflater(encodings, sink)
+
+    def feed(self, piece: bytes) -> None:
+        if self._inflater is None:
+            return
+        try:
+            self._inflater.feed(piece)
+        except Unreadable:
+            self._inflater = None
+
+
 def knows(encodings: tuple[bytes, ...]) -> bool:
     """Whether answers that were encoded so can be read."""
     return len(encodings) <= _MOST_CODINGS and all(encoding in _STREAMS for encoding in encodings)

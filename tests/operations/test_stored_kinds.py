@@ -89,3 +89,12 @@ def test_ids_are_found_in_what_the_operation_itself_has_made_or_what_is_its_own(
         ("item", "output.[].id"), ("container", "output.[].container_id"),
         ("vector_store", "tool_resources.file_search.vector_store_ids.[]"),
     }  # fmt: skip
+
+
+def test_the_member_that_names_what_is_unknown_is_the_param_and_of_items_their_place_is() -> None:
+    kinds = StoredKinds.load()
+    assert kinds["file"].unknown_by(None).param == "id"
+    assert kinds["file"].unknown_by("file_ids").param == "file_ids"
+    assert kinds["thread"].unknown_by("thread_id").param == "thread_id"
+    assert kinds["item"].unknown_by("item_reference").param == "input"
+    assert kinds["response"].unknown_by("previous_response_id").code == "previous_response_not_found"
