@@ -375,7 +375,11 @@ async def test_a_realtime_event_that_names_anothers_goes_no_further_and_the_sess
         tolds.append(orjson.dumps(told).replace(object_id.encode(), b""))
     assert tolds[0] == tolds[1]
     error = orjson.loads(tolds[0])["error"]
-    assert (error["event_id"], error["type"], error["param"]) == ("event_c", "invalid_request_error", "file_id")
+    assert (error["event_id"], error["type"], error["param"]) == (
+        "event_c",
+        "invalid_request_error",
+        "file_id",
+    )
     heard = await b.client_tells("conversation.item.create", item={"type": "message", "content": []})
     assert heard["item"]["content"] == []
     a = await opened(gateway, upstream, "a", REALTIME)
