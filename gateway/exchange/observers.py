@@ -52,17 +52,15 @@ class StreamObserver:
 
 
 class ObjectRecorder(Protocol):
-    """Records what answers say was made, while they are held: a client never knows of an object before the registry
-    does. Neither method raises for a registry that is away: what could not be recorded waits elsewhere."""
+    """Records what events say was made, while they are held: a client never knows of an object before the registry
+    does. Does not raise for a registry that is away: what could not be recorded waits elsewhere."""
 
     created: tuple[tuple[str, str], ...] = ()
     """Kind and id of what has been made, for the log; not of all where it is much."""
 
-    async def answered(self, document: object) -> None:
-        """A JSON answer, or a part of it that says all that was made; returns when it is recorded."""
-
     async def event(self, document: object) -> None:
-        """The same of an event: of a stream, or of a session."""
+        """An event of a stream, or of a session, or a part of it that says all that was made; returns when it is
+        recorded."""
 
 
 class AnswerRecorder(ObjectRecorder, ABC):
@@ -80,6 +78,10 @@ class AnswerRecorder(ObjectRecorder, ABC):
 
         self.heard = False
         """Whether the answer has been read to its end; written by whoever reads it."""
+
+    @abstractmethod
+    async def answered(self, document: object) -> None:
+        """As `event`, of a JSON answer."""
 
     @abstractmethod
     def passed(self, document: object, *, in_event: bool = False) -> None:

@@ -110,10 +110,6 @@ class SessionObjects(ObjectRecorder):
 
     # What was made
 
-    async def answered(self, document: object) -> None:
-        """A session has events alone."""
-        raise NotImplementedError
-
     async def event(self, document: object) -> None:
         """An event that says what was made; returns when it is recorded."""
         registry, scope = self._registry, self._exchange.caller.tenant.scope
