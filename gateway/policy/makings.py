@@ -131,6 +131,6 @@ def _reduced(value: object, outline: Outline | tuple[Outline] | None) -> object:
 
 
 def is_not_found(document: object) -> bool:
-    """Whether this is how the API says that it does not have something."""
+    """Whether this is how the API, or who speaks as it does, says that it does not have something."""
     error = document.get("error") if isinstance(document, dict) else None
-    return isinstance(error, dict) and isinstance(error.get("message"), str) and "type" in error
+    return isinstance(error, dict) and isinstance(error.get("message"), str)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -230,6 +231,16 @@ class Call:
     def gave_up(self, error: BaseException) -> None:
         """The exchange ends with this error, and its answer is not whole."""
         self.to.counts.gave_up(error, begun=self.exchange.head_at is not None)
+
+    @contextmanager
+    def ended_by_failure(self) -> Iterator[None]:
+        """Whatever goes wrong meanwhile ends the call and its connection."""
+        try:
+            yield
+        except BaseException as error:
+            self.gave_up(error)
+            self.reply.close()
+            raise
 
     def ended(self) -> float:
         """The upstream's part is over; returns when it was, said for the first time."""

@@ -10,8 +10,6 @@ import asyncio
 from collections.abc import Sequence
 from http import HTTPStatus
 
-import orjson
-
 from gateway.errors import UpstreamBroken
 from gateway.exchange.exchange import Exchange
 from gateway.policy.owned_pages import ListQuery
@@ -19,6 +17,7 @@ from gateway.proxy.by_sight import codings_of, unreadable
 from gateway.proxy.call import Call, call_beside
 from gateway.proxy.deadlines import DeadlineTable
 from gateway.proxy.reading import Reading
+from gateway.proxy.recorded_answers import is_the_apis_own
 from gateway.proxy.upstream import Upstreams
 from gateway.wire.answer_head import Head
 from gateway.wire.codings import decoded
@@ -30,7 +29,6 @@ _MOST_BYTES = 8 * 2**20
 _SMALLER = 4
 """A page that is larger is asked for again, this many times shorter."""
 
-_ERROR_BYTES = 64 * 1024
 _NOT_ASKED = frozenset(
     {b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range", b"range"}
 )
@@ -129,7 +127,7 @@ class ListSource:
 
     async def _object(self, object_id: str) -> bytes | None:
         call, head = await self._ask(self._query.object_target(object_id))
-        if head.status == HTTPStatus.NOT_FOUND and await self._says_so(call):
+        if head.status == HTTPStatus.NOT_FOUND and await self._is_absent(call):
             return None
         if head.status != HTTPStatus.OK:
             raise AnsweredOtherwise(call, head)
@@ -144,24 +142,16 @@ class ListSource:
 
     async def _ask(self, target: str) -> tuple[Call, Head]:
         call = await call_beside(self._upstreams, self._deadlines, self._exchange)
-        try:
+        with call.ended_by_failure():
             head = await call.ask_for(target, without=_NOT_ASKED)
             if head.status != HTTPStatus.OK and 200 <= head.status < 300:
                 raise UpstreamBroken(f"The upstream answered {head.status} where a list was asked for.")
-        except BaseException as error:
-            call.gave_up(error)
-            call.reply.close()
-            raise
         return call, head
 
     async def _body(self, call: Call, head: Head) -> bytes | None:
         """The body of a success, read to its end; None for one that is too long."""
-        try:
+        with call.ended_by_failure():
             body = await call.reply.peek(_MOST_BYTES)
-        except BaseException as error:
-            call.gave_up(error)
-            call.reply.close()
-            raise
         if body is None:
             call.reply.close()
             return None
@@ -173,19 +163,10 @@ class ListSource:
                 raise unreadable()
         return body
 
-    async def _says_so(self, call: Call) -> bool:
-        """Whether it is the API that says that there is no such object, and not what stands in front of it."""
-        try:
-            body = await call.reply.peek(_ERROR_BYTES)
-        except BaseException as error:
-            call.gave_up(error)
-            call.reply.close()
-            raise
-        try:
-            document = orjson.loads(body or b"")
-        except orjson.JSONDecodeError:
-            return False
-        if not isinstance(document, dict) or not isinstance(document.get("error"), dict):
-            return False
-        call.reply.release()
-        return True
+    async def _is_absent(self, call: Call) -> bool:
+        """Whether the upstream's 404 says that there is no such object; then its reply has ended."""
+        with call.ended_by_failure():
+            is_absent = await is_the_apis_own(call.reply)
+        if is_absent:
+            call.reply.release()
+        return is_absent

@@ -97,12 +97,8 @@ def list_owned(
 
 async def _relayed(request: Request, relay: Relay, other: AnsweredOtherwise) -> Answer:
     call, head = other.call, other.head
-    try:
+    with call.ended_by_failure():
         answer = await relay.answer(request, call, head)
-    except BaseException as error:
-        call.gave_up(error)
-        call.reply.close()
-        raise
     call.reply.release()
     return answer
 

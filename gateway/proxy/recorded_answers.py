@@ -68,17 +68,15 @@ async def _outlined(pieces: Iterable[bytes], recorder: AnswerRecorder) -> object
     return outliner.finish()
 
 
-async def see_whether_unknown(reply: Reply, recorder: AnswerRecorder) -> None:
-    """See whether a 404 is the API's own, and not that of something in between."""
+async def is_the_apis_own(reply: Reply) -> bool:
+    """Whether a 404 is the API's own, and not that of something in between; all of it stays to be read."""
     body = await reply.peek(_ERROR_BYTES)
     if not body:
-        return
+        return False
     try:
-        document = orjson.loads(body)
+        return is_not_found(orjson.loads(body))
     except orjson.JSONDecodeError:
-        return
-    if is_not_found(document):
-        recorder.unknown()
+        return False
 
 
 class PassingDocument(StreamObserver):

@@ -25,7 +25,7 @@ from gateway.proxy.by_sight import (
 from gateway.proxy.call import Call
 from gateway.proxy.piece_gaps import PieceGaps
 from gateway.proxy.reading import Reading
-from gateway.proxy.recorded_answers import record_document, see_whether_unknown
+from gateway.proxy.recorded_answers import is_the_apis_own, record_document
 from gateway.proxy.recording_sink import RecordingSink
 from gateway.proxy.reply import Reply
 from gateway.proxy.report_sink import hear_report
@@ -148,8 +148,9 @@ class Relay:
             return await self._answer_unread(request, call, head, withheld)
         recorder = None if exchange.recorder is None else _recorder_of(exchange)
         change = exchange.change if 200 <= head.status < 300 else None
-        if recorder is not None and head.status == 404 and withheld is None and not codings_of(head):
-            await see_whether_unknown(call.reply, recorder)
+        may_be_unknown = head.status == 404 and withheld is None and not codings_of(head)
+        if recorder is not None and may_be_unknown and await is_the_apis_own(call.reply):
+            recorder.unknown()
         if change is not None and change.body is not None and request.method != "HEAD":
             return await self._answer_changed(request, call, head, change.body)
         without = LENGTH if head.status == 204 else NOTHING_LISTED

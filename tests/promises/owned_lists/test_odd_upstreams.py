@@ -143,6 +143,33 @@ async def test_an_error_about_one_object_is_the_lists(shared: Shared) -> None:
     await until(lambda: shared.gateway.upstream_connections() == 0)
 
 
+@pytest.mark.parametrize(
+    ("body", "is_absent"),
+    [
+        (b'{"error": {"message": "Not here.", "code": "404"}}', True),
+        (b'{"message": "no route matched"}', False),
+        (b"<html>nothing here</html>", False),
+    ],
+)
+async def test_an_object_is_left_out_where_the_api_says_that_it_is_gone(
+    shared: Shared, body: bytes, is_absent: bool
+) -> None:
+    """What only stands in front of the API knows nothing of objects: then nobody can tell what the list has."""
+    shared.account.put("/v1/files", files(3_000))
+    await own(shared.gateway, "ours", "file", list(files(12)))
+
+    async def say_gone(request: web.Request, answer: web.Response) -> web.StreamResponse:
+        return answer if "limit" in request.query else web.Response(body=body, status=404)
+
+    shared.account.after = say_gone
+    if is_absent:
+        assert await shared.listed("/v1/files?limit=20") == ([], False)
+        return
+    answer = await shared.ask("/v1/files?limit=20")
+    assert (answer.status, answer.body) == (404, body)
+    await until(lambda: shared.gateway.upstream_connections() == 0)
+
+
 async def test_a_list_with_a_body_is_refused(shared: Shared) -> None:
     client = await shared.gateway.connect()
     client.credential = shared.gateway.credential(tenant="ours")
