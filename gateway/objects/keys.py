@@ -83,11 +83,17 @@ def words_of_digests(kind: StoredKind, digests: Iterable[tuple[bytes, int]]) -> 
     return words
 
 
-def intent_words(intent: Intent | None) -> tuple[Word, Word]:
-    """An intent as it is kept."""
+def intent_words(kinds: StoredKinds, intent: Intent | None) -> tuple[Word, Word, Word]:
+    """An intent as it is kept, and what it may leave."""
     if intent is None:
-        return "", ""
-    return intent.exchange_id, orjson.dumps([intent.kind, intent.subject, intent.at])
+        return "", "", ""
+    kept = orjson.dumps([intent.kind, intent.subject, intent.at])
+    return intent.exchange_id, kept, leaves_of(kinds, [intent.kind])
+
+
+def leaves_of(kinds: StoredKinds, made: Iterable[str]) -> Word:
+    """Kinds of which more may come of objects of such kinds than any answer tells."""
+    return " ".join(dict.fromkeys(left for kind in made for left in kinds[kind].leaves))
 
 
 def intent_of(exchange_id: bytes, kept: bytes) -> Intent:

@@ -25,6 +25,7 @@ from gateway.objects.keys import (
     intent_of,
     intent_words,
     is_id,
+    leaves_of,
     slices,
     text_of,
     words_of,
@@ -91,14 +92,16 @@ class RedisObjects:
 
     async def record(self, scope: Scope, made: Sequence[Made], intent_id: str | None = None) -> int:
         words = words_of_made(self._kinds, made, time.time())
-        return await self._record(scope, words, intent_id or "")
+        leaves = leaves_of(self._kinds, [one.kind for one in made])
+        return await self._record(scope, words, intent_id or "", leaves)
 
     async def record_digests(self, scope: Scope, kind: str, digests: Sequence[tuple[bytes, int]]) -> int:
         """Record some of a kind that is not listed, each by its digest and the last day on which it counts."""
-        return await self._record(scope, words_of_digests(self._kinds[kind], digests), "")
+        words = words_of_digests(self._kinds[kind], digests)
+        return await self._record(scope, words, "", leaves_of(self._kinds, [kind]))
 
     async def forget_intent(self, scope: Scope, exchange_id: str) -> None:
-        await self._record(scope, (), exchange_id)
+        await self._record(scope, (), exchange_id, "")
 
     async def free(self, scope: Scope, named: Sequence[Named], *, unseen: bool = False) -> int:
         words = words_of(self._kinds, named)
@@ -176,7 +179,7 @@ class RedisObjects:
         ]
         replies = await asyncio.gather(
             *(
-                self._look(whose, "0" * len(named[at : at + _AT_ONCE]), words[3 * at : 3 * (at + _AT_ONCE)])
+                self._look(whose, "?" * len(named[at : at + _AT_ONCE]), words[3 * at : 3 * (at + _AT_ONCE)])
                 for whose, at in pieces
             )
         )
@@ -190,15 +193,15 @@ class RedisObjects:
         self, scope: Scope, signs: str, words: Sequence[Word], intent: Intent | None = None
     ) -> tuple[str, bool]:
         found, mark, recorded = await self._run(
-            "look", scope, *intent_words(intent), _MOST_INTENTS, signs, *words
+            "look", scope, *intent_words(self._kinds, intent), _MOST_INTENTS, signs, *words
         )
         self.saw(scope, mark.decode())
         return found.decode(), recorded == b"1"
 
-    async def _record(self, scope: Scope, words: Sequence[Word], intent_id: str) -> int:
+    async def _record(self, scope: Scope, words: Sequence[Word], intent_id: str, leaves: Word) -> int:
         pieces, new = list(slices(words, 5, _AT_ONCE)), 0
         for piece in pieces:
-            new += await self._run("record", scope, intent_id if piece is pieces[-1] else "", *piece)
+            new += await self._run("record", scope, intent_id if piece is pieces[-1] else "", leaves, *piece)
         return new
 
     async def _run(self, script: str, scope: Scope, *arguments: Word) -> Reply:

@@ -55,6 +55,9 @@ class StoredKind:
     kept_seconds: float | None = None
     """After which the upstream has forgotten it in any case."""
 
+    leaves: tuple[str, ...] = ()
+    """Kinds of which more may come of it than any answer tells."""
+
     filters: Mapping[str, str] = field(default_factory=dict)
     most_listed: int = _MOST_LISTED
     usually_listed: int = _USUALLY_LISTED
@@ -77,6 +80,7 @@ class StoredKind:
             below=frozenset(columns.pop("below", ())),
             unknown_as={member: Unknown(**words) for member, words in named.items()},
             kept_seconds=None if kept_days is None else kept_days * DAY_SECONDS,
+            leaves=tuple(columns.pop("leaves", ())),
             **columns,
         )
 

@@ -8,18 +8,22 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
+from operator import attrgetter
 
 import pytest
 from redis.crc import key_slot
 
 from gateway.limits.store import StoreUnavailable
 from gateway.limits.terms import account_key
-from gateway.objects.keys import base_key
+from gateway.objects.keys import base_key, digest_of
 from gateway.objects.redis_objects import RedisObjects
 from gateway.objects.store import Intent, Made, Named, Scope
+from gateway.operations.stored_kinds import StoredKind, StoredKinds
 from gateway.redis.schema import DEFAULT_PREFIX
 from tests.kit.redis import RedisServer, packaged_executable, running_cluster, running_redis
 from tests.objects.stores import STORAGE, all_pages, cluster_url, file, named, somebody, store_on
+
+KINDS = StoredKinds.load()
 
 _SERVERS = ("path", "cluster", *(("6.2",) if sys.version_info < (3, 13) else ()))
 HOSTILE = ("", "{}", "a{b}", "{x}:o:", "ü:\x00\n", "acme:o:", "%7Bx%7D", "a" * 64)
@@ -260,6 +264,46 @@ class TestOnlyOneIsLeft:
         assert await store.look(left, [Named("file", "file-before")]) == [False]
         await store.record(left, [file("file-1")])
         assert await store.look(left, [Named("file", "file-1")]) == [True]
+
+    @pytest.mark.parametrize(
+        "kind", [kind for kind in KINDS.kinds.values() if kind.leaves], ids=attrgetter("name")
+    )
+    @pytest.mark.parametrize("way", ["recorded", "by its digest", "intended"])
+    async def test_what_may_have_come_of_what_another_made_is_not_its_own(
+        self, store: RedisObjects, kind: StoredKind, way: str
+    ) -> None:
+        gone = somebody("gone")
+        left = somebody()._replace(others=(gone.tenant,))
+        await store.begin(gone, recorded=True)
+        asked = [Named(one, "unknown") for one in KINDS.kinds]
+        assert await store.look(left, asked) == [True] * len(asked)
+        match way:
+            case "recorded":
+                await store.record(gone, [Made(kind.name, "one", time.time())])
+            case "by its digest" if not kind.is_listed:
+                await store.record_digests(gone, kind.name, [(digest_of("one"), 0)])
+            case _:
+                intent = Intent("exchange-1", kind.name, "alice", 1.0)
+                assert await store.look(gone, [], intent) == []
+                await store.forget_intent(gone, "exchange-1")
+        assert await store.look(left, asked) == [one.kind not in kind.leaves for one in asked]
+        await store.record(left, [Made(one, "own", time.time()) for one in KINDS.kinds])
+        assert await store.look(left, [Named(one, "own") for one in KINDS.kinds]) == [True] * len(asked)
+
+    @pytest.mark.parametrize("intents", [0, 1, 101])
+    async def test_what_another_may_have_made_unseen_is_not_its_own(
+        self, store: RedisObjects, intents: int
+    ) -> None:
+        gone = somebody("gone")
+        left = somebody()._replace(others=(gone.tenant,))
+        await store.begin(gone, recorded=True)
+        for number in range(intents):
+            await store.look(gone, [], Intent(f"exchange-{number}", "vector_store", "alice", 1.0))
+        asked = ["file", "vector_store"]
+        assert await store.look(left, [Named(one, "unknown") for one in asked]) == [
+            intents <= 100,
+            intents == 0,
+        ]
 
     async def test_with_no_others_all_is_its_own(self, store: RedisObjects) -> None:
         assert await store.look(somebody()._replace(others=()), [Named("file", "any")]) == [True]

@@ -60,6 +60,7 @@ def test_the_data_names_operations_and_members_that_there_are() -> None:
         assert kind.path is None or any(path.startswith(kind.path) for path in paths), kind.name
         assert kind.list_path is None or kind.list_path in paths, kind.name
         assert kind.named_by == tuple(name.casefold() for name in kind.named_by)
+        assert set(kind.leaves) <= KINDS.kinds.keys(), kind.name
         assert set(kind.unknown_as) <= {*kind.named_by, "after", "before"}, kind.name
         for words in (kind.unknown, *kind.unknown_as.values()):
             assert "{id}" in words.message

@@ -1,7 +1,7 @@
--- Where a tenant's entries are, below KEYS[1]: ':m' what is known of them as a whole, ':i' intents, ':k:KIND' those of a
--- listed kind by creation, ':x:KIND' when the upstream forgets them, ':d:KIND:LEVEL:NUMBER' digests of the others, each
--- with the last day on which it counts (0: for ever), ':n' when those of them came that count for ever and are new. LEVEL
--- has 16 ^ LEVEL buckets, and is opened when one below is full.
+-- Where a tenant's entries are, below KEYS[1]: ':m' what is known of them as a whole ('unseen:KIND': there may be some of
+-- which no answer has told), ':i' intents, ':k:KIND' those of a listed kind by creation, ':x:KIND' when the upstream forgets
+-- them, ':d:KIND:LEVEL:NUMBER' digests of the others, each with the last day on which it counts (0: for ever), ':n' when
+-- those of them came that count for ever and are new. LEVEL has 16 ^ LEVEL buckets, and is opened when one below is full.
 local base = KEYS[1]
 local DAY = 86400
 local FULL = 100
@@ -28,6 +28,11 @@ end
 
 local function bucket_of(kind, level, digest)
   return base .. ':d:' .. kind .. ':' .. level .. ':' .. struct.unpack('>I4', digest) % 16 ^ level
+end
+
+-- Of these kinds something may come of which no answer tells.
+local function leave(kinds)
+  for kind in string.gmatch(kinds, '%S+') do redis.call('HSET', base .. ':m', 'unseen:' .. kind, 1) end
 end
 
 local function counts(day)

@@ -1,5 +1,6 @@
 -- Make objects a tenant's; what is its own already stays as it is.
--- ARGV: exchange whose intent is to be forgotten, or ''. Then for each object its kind, 1 where that is listed, its id or
+-- ARGV: exchange whose intent is to be forgotten, or ''; kinds of which more may come of the objects than is told. Then for
+-- each object its kind, 1 where that is listed, its id or
 -- digest, the second of its creation, when the upstream forgets it (unix seconds; 0: never).
 -- Returns how many are new.
 local function clean(bucket)
@@ -60,7 +61,7 @@ local function add_listed(kind, id, second, expires)
 end
 
 local new = 0
-for at = 2, #ARGV, 5 do
+for at = 3, #ARGV, 5 do
   local kind, listed, name = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local second, expires = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
   if not has(kind, listed, name) then
@@ -68,5 +69,6 @@ for at = 2, #ARGV, 5 do
     if listed == '1' then add_listed(kind, name, second, expires) else add_digest(kind, name, expires) end
   end
 end
+if new > 0 then leave(ARGV[2]) end
 if ARGV[1] ~= '' then redis.call('HDEL', base .. ':i', ARGV[1]) end
 return new
