@@ -23,10 +23,12 @@ _SHOWN_CHARACTERS: Final = 64
 _NOBODY_KNOWS: Final = "the gateway keeps no record of whose it is"
 
 
-def check_told_apart(caller: Caller, operation: Operation, *, socket: bool, joins: bool) -> None:
+def check_told_apart(
+    caller: Caller, operation: Operation, *, socket: bool, joins: bool, target: str = ""
+) -> None:
     """Refuse what works on stored objects of which no registry could say whose they are. Raises SharedUpstream.
 
-    `joins`: the query names a session that runs elsewhere.
+    `joins`: the query names a session that runs elsewhere. `target` is that of a socket.
     """
     if operation.is_unlisted:
         what = "what the gateway does not know may work on stored objects"
@@ -40,16 +42,29 @@ def check_told_apart(caller: Caller, operation: Operation, *, socket: bool, join
     if joins:
         what = f"{operation.joined_by!r} joins a call that the upstream holds"
         raise caller.not_told_apart(what, _NOBODY_KNOWS, operation.joined_by)
+    if socket:
+        _check_query_of_session(caller, target)
 
 
-def check_run_by_batch(caller: Caller, operation: Operation) -> None:
-    """Refuse what works on what its path names, or on what nobody could tell, as what a batch runs.
+def _check_query_of_session(caller: Caller, target: str) -> None:
+    """A session's events say what it works on, each looked up; its query has no place for that."""
+    for name, _ in _parameters(target.partition("?")[2]):
+        said = named_by(name)
+        if said is not None:
+            what = f"{said.member[:_SHOWN_CHARACTERS]!r} in the query names a stored object"
+            raise caller.not_told_apart(what, "a session's events are where it names any", said.member)
+
+
+def check_run_by_batch(caller: Caller, operation: Operation, endpoint: str) -> None:
+    """Refuse what works on what its path or query names, or on what nobody could tell, as what a batch runs.
 
     Raises SharedUpstream.
     """
     check_told_apart(caller, operation, socket=False, joins=False)
-    if StoredKinds.load().place_of(operation).parent is not None:
-        what = f"the batch's endpoint is {operation.id}, whose path names a stored object"
+    if endpoint != operation.path:
+        what = (
+            f"the batch's endpoint is {operation.id}, and its path or query names what may be a stored object"
+        )
         raise caller.not_told_apart(what, "batches are for what names none there", "endpoint")
 
 

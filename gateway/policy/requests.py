@@ -145,7 +145,7 @@ def check_named_model(
 def check_sharing(caller: Caller, operation: Operation, target: str, *, socket: bool) -> None:
     """Refuse what works on stored objects that other tenants can reach. Raises SharedUpstream."""
     if caller.asks_registry(operation):
-        check_told_apart(caller, operation, socket=socket, joins=_joins(operation, target))
+        check_told_apart(caller, operation, socket=socket, joins=_joins(operation, target), target=target)
         return
     if not caller.shares(operation):
         return
@@ -273,7 +273,7 @@ def _check_batch(caller: Caller, endpoint: str, table: OperationTable) -> None:
             param="endpoint",
         )
     if caller.asks_registry(operation):
-        check_run_by_batch(caller, operation)
+        check_run_by_batch(caller, operation, endpoint)
 
 
 def bad_request(fault: Fault) -> BadRequest:

@@ -26,14 +26,16 @@ HARMLESS_IDS = frozenset(
 IDS_OF_THE_SESSION = frozenset({"item_id", "previous_item_id", "response_id"})
 
 # Names without the ending whose text is an id.
-REFERENCES = frozenset({"container", "conversation", "skills", "training_file", "validation_file", "video"})
+REFERENCES = frozenset(
+    {"characters", "container", "conversation", "skills", "training_file", "validation_file", "video"}
+)
 CONTENT = ("http://", "https://", "data:")
 """How a text begins that is where a video is found, or the video itself, and no id."""
 
 NO_CONVERSATION = frozenset({"auto", "none"})
 
 # Objects of these names refer by their `id`, whatever else they have.
-REFERRING = frozenset({"container", "conversation", "prompt", "video", "voice"})
+REFERRING = frozenset({"characters", "container", "conversation", "prompt", "video", "voice"})
 ITEMS = frozenset({"input", "items"})
 CUSTOM_VOICE = "voice_"
 _STEPS = re.compile(r"[\[\].]+")

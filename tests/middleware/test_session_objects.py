@@ -467,3 +467,18 @@ async def test_an_answer_that_runs_ends_as_it_began_when_another_tenant_joins(
     upstream.gate("go on").set()
     assert await client.read_chunk() == b"data: 2\n\n"
     assert await client.read_chunk() == b""
+
+
+@pytest.mark.parametrize("target", [f"{RESPONSES}?x=y", REALTIME])
+@pytest.mark.parametrize(
+    "query",
+    ["previous_response_id=resp_of_b", "Conversation[id]=conv_of_b", "x;%66ile_id=file-of-b", "x_id=y"],
+)
+async def test_the_query_of_a_session_names_nothing_stored(
+    gateway: Gateway, upstream: ScriptedUpstream, target: str, query: str
+) -> None:
+    async with await RawClient.connect(gateway.host, gateway.port, gateway.credential(tenant="a")) as client:
+        refused = await shake_hands(client, target=f"{target}&{query}", protocols="")
+    assert refused.status == 403
+    assert upstream.requests == []
+    await opened(gateway, upstream, target=f"{target}&metadata[file_id]=x")

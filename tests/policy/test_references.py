@@ -77,6 +77,8 @@ def test_all_that_is_named_is_a_reference_and_not_missed_by_the_search(
         ),
         ({"tools": [{"environment": {"skills": ["s"]}}]}, "skills"),
         ({"characters": [{"id": "char_1"}]}, "characters"),
+        ({"characters": [{"id": "char_1", "name": "x", "content": "x"}]}, "characters"),
+        ({"characters": ["char_1"]}, "characters"),
         ({"training_file": "file-1"}, "training_file"),
         ({"tools": [{"type": "mcp", "tunnel_id": "tunnel_1"}]}, "tunnel_id"),
         ({"something_of_tomorrow_id": "x"}, "something_of_tomorrow_id"),

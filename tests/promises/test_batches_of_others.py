@@ -135,6 +135,8 @@ async def test_anothers_input_file_is_unknown_and_is_not_even_asked_for(shared: 
         "/v1/evals",
         "/v1/fine_tuning/jobs",
         "/v1/unheard_of",
+        "/v1/responses?previous_response_id=resp_of_b",
+        "/v1/responses?x=y",
     ],
 )
 async def test_no_batch_runs_what_works_on_what_its_path_names(shared: Shared, endpoint: str) -> None:

@@ -135,6 +135,8 @@ async def test_a_form_reaches_its_end_with_ones_own_alone(
         [("file_ids[0]", b"of-b_1")],
         [("prompt[id]", b"pmpt_1")],
         [("something_id", b"x")],
+        [("characters", b'[{"id":"char_1"}]')],
+        [("characters[0][id]", b"char_1")],
         [("input_reference", b'{"file_id":"of-b_1","file_id":"of-a_1"}')],
         [("input_reference", b'{"file_id":')],
         [("video[id]", b"of-b_1"), ("video[id]", b"of-a_1")],
