@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 import sys
 import time
@@ -256,6 +257,50 @@ def test_the_log_brings_back_what_was_made_and_says_what_it_cannot_use(
     made = [Made("file", "file-1", 1), MADE[2], MADE[3], Made("file", "file-waited", 1)]
     assert owned(redis, ACME, *made) == [True] * 4
     assert owned(redis, Scope("vllm:8000/v1", "gone"), Made("file", "file-3", 1)) == [True]
+
+
+def logged(*created: tuple[str, str, str]) -> bytes:
+    """Lines of the log: tenant, kind and id."""
+    at = "2026-11-27T03:00:00.5+00:00"
+    return b"".join(
+        orjson.dumps({"time": at, "tenant": tenant, "storage": STORAGE, "created": [[kind, name]]}) + b"\n"
+        for tenant, kind, name in created
+    )
+
+
+@pytest.mark.parametrize("kind", ["file", "response"])
+def test_a_log_of_before_gives_nobody_back_what_was_given_to_another_since(
+    redis: RedisServer, objects: Command, tmp_path: Path, kind: str
+) -> None:
+    made = Made(kind, "one-of-them", time.time())
+    log = tmp_path / "access.log"
+    log.write_bytes(logged(("acme", kind, made.id), ("beta", kind, "another"), ("gone", kind, "of-the-gone")))
+    objects("import", str(log))
+    assert "no such tenant: gone" in objects.err
+    objects("adopt", "beta", kind, made.id, "--from", "acme")
+    objects("adopt", "acme", kind, "of-the-gone", "--from", "gone")
+    objects("import", str(log))
+    assert "2 of them are another tenant's by now, and stay so" in objects.err
+    assert (owned(redis, ACME, made), owned(redis, BETA, made)) == ([False], [True])
+    assert owned(redis, GONE, Made(kind, "of-the-gone", 1.0)) == [False]
+    twice = tmp_path / "twice.log"
+    twice.write_bytes(logged(("unheard", kind, "strange"), ("never", kind, "strange")))
+    objects("import", str(twice))
+    assert "1 of them are another tenant's" in objects.err
+    assert owned(redis, Scope(STORAGE, "unheard"), Made(kind, "strange", 1.0)) == [True]
+
+
+def test_logs_that_rotation_has_compressed_are_read(
+    redis: RedisServer, objects: Command, tmp_path: Path
+) -> None:
+    log = tmp_path / "access.log.2.gz"
+    content = gzip.compress(logged(*(("acme", "file", f"file-{n}") for n in range(2_500))))
+    log.write_bytes(content)
+    assert "2,500 of which were not known" in objects("import", str(log))
+    assert all(owned(redis, ACME, Made("file", "file-0", 1), Made("file", "file-2499", 1)))
+    log.write_bytes(content[: len(content) // 2])
+    assert objects.code("import", str(log)) == 1
+    assert "cut off or damaged" in objects.err
 
 
 def test_what_redis_has_lost_is_acknowledged_or_imported(

@@ -8,9 +8,10 @@ of the process (`objects/registry.py`), whole.
 from __future__ import annotations
 
 import argparse
+import gzip
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +23,15 @@ from gateway.cli.drawing import shown
 from gateway.cli.objects.asking import Asked, add, answered, scope_of
 from gateway.objects.keys import DIGEST_BYTES, is_id
 from gateway.objects.steps import Step
-from gateway.objects.store import Made, Scope
+from gateway.objects.store import Made, Named, Scope
 from gateway.operations.stored_kinds import StoredKinds
+from gateway.policy.accounts import listed
 
 _AT_ONCE = 1000
 _MOST_SAID = 5
 _STEP = b'{"tenant":'
+_GZIP = b"\x1f\x8b"
+"""How a file begins that log rotation has compressed."""
 
 
 class Portion(NamedTuple):
@@ -104,11 +108,45 @@ def add_to(actions: Any) -> None:
     command.add_argument("--dry-run", action="store_true", help="only count what would be brought back")
 
 
+class Recorder:
+    """Tells the store what lines say, many objects at a time. What is another tenant's by now stays that one's: a log
+    of before does not know who was given something since."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        self._waiting: dict[Scope, list[Made]] = {}
+        self.new = 0
+        self.others = 0
+        """Objects that were left to whom they belong."""
+
+    async def take(self, portion: Portion) -> None:
+        """Record it, now or with more of the same tenant's."""
+        if portion.digests:
+            store = self._asked.store
+            self.new += await store.record_digests(portion.scope, portion.kind, portion.digests)
+        waiting = self._waiting.setdefault(portion.scope, [])
+        waiting += portion.made
+        if len(waiting) >= _AT_ONCE:
+            await self._record(portion.scope)
+
+    async def finish(self) -> None:
+        """Record what is left."""
+        for scope in tuple(self._waiting):
+            await self._record(scope)
+
+    async def _record(self, scope: Scope) -> None:
+        made = self._waiting.pop(scope)
+        owners = await self._asked.owners(scope.storage, [Named(one.kind, one.id) for one in made])
+        free = [one for one, its in zip(made, owners, strict=True) if not its or scope.tenant in its]
+        self.others += len(made) - len(free)
+        self.new += await self._asked.store.record(scope, free)
+
+
 def _import(options: argparse.Namespace) -> int:
     async def work(asked: Asked) -> int:
         storages = {policy.access.name: scope_of(policy).storage for policy in asked.policies.values()}
-        reader = Reader(asked.kinds, storages)
-        lines = portions = objects = new = bad = 0
+        reader, recorder = Reader(asked.kinds, storages), Recorder(asked)
+        lines = portions = objects = bad = 0
         scopes = set[Scope]()
         for where, line in _lines(options.file):
             lines += 1
@@ -125,26 +163,36 @@ def _import(options: argparse.Namespace) -> int:
                 continue
             portions += 1
             objects += len(portion.made) + len(portion.digests)
-            scopes.add(portion.scope)
+            if portion.scope not in scopes:
+                scopes.add(portion.scope)
+                if not options.dry_run:  # from then on it is known who has something there
+                    await asked.store.begin(portion.scope, recorded=None)
             if not options.dry_run:
-                new += await _record(asked, portion)
+                await recorder.take(portion)
+        await recorder.finish()
         for scope in () if options.dry_run else sorted(scopes, key=str):
             await asked.store.begin(scope, recorded=None, acknowledged=True)
         drawing.say(
             f"{lines:,} lines; {portions:,} of them name {objects:,} objects of {len(scopes):,} tenants, "
-            + ("and nothing was changed." if options.dry_run else f"{new:,} of which were not known.")
+            + (
+                "and nothing was changed."
+                if options.dry_run
+                else f"{recorder.new:,} of which were not known."
+            )
         )
+        if recorder.others:
+            drawing.remark(
+                f"{recorder.others:,} of them are another tenant's by now, and stay so; `gateway objects adopt --from` "
+                "would change that"
+            )
+        strangers = sorted({scope.tenant for scope in scopes} - set(asked.policies))
+        if strangers:
+            drawing.remark(f"the configuration has no such tenant: {listed(map(shown, strangers))}")
         if bad:
             drawing.complain(f"{bad:,} lines could not be used")
         return 1 if bad else 0
 
     return answered(options, work)
-
-
-async def _record(asked: Asked, portion: Portion) -> int:
-    if portion.digests:
-        return await asked.store.record_digests(portion.scope, portion.kind, portion.digests)
-    return await asked.store.record(portion.scope, portion.made)
 
 
 def _lines(files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
@@ -153,9 +201,13 @@ def _lines(files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
         for number, line in enumerate(sys.stdin.buffer, 1):
             yield f"line {number:,}", line
     for path in files:
-        with ExitStack() as stack:
-            for number, line in enumerate(stack.enter_context(path.open("rb")), 1):
-                yield f"{path}, line {number:,}", line
+        with path.open("rb") as file:
+            is_compressed = file.peek(2)[:2] == _GZIP
+            try:
+                for number, line in enumerate(gzip.GzipFile(fileobj=file) if is_compressed else file, 1):
+                    yield f"{path}, line {number:,}", line
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise OSError(f"{path}: it is cut off or damaged: {error}") from None
 
 
 def _scope(document: dict[str, Any]) -> Scope:
