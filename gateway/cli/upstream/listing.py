@@ -58,10 +58,10 @@ class Row:
         ]
 
 
-async def rows(api: AdminApi, deployment: str, targets: Mapping[str, Target]) -> tuple[list[Row], int]:
+async def rows(api: AdminApi, deployment: str, targets: Mapping[str, Target | str]) -> tuple[list[Row], int]:
     """Every tenant and every project of a deployment, and how many projects are others'.
 
-    Raises Refused, Unavailable.
+    `targets` says of a tenant that cannot have a project there, why. Raises Refused, Unavailable.
     """
     found = await projects(api, deployment)
     turn = asyncio.Semaphore(_AT_ONCE)
@@ -71,7 +71,7 @@ async def rows(api: AdminApi, deployment: str, targets: Mapping[str, Target]) ->
         async with turn:
             try:
                 who = await access(api, project_id, project_name(deployment, tenant))
-                what = await terms(api, project_id) if target is not None else None
+                what = await terms(api, project_id) if isinstance(target, Target) else None
             except Refused as refused:
                 if refused.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
                     raise
@@ -81,7 +81,9 @@ async def rows(api: AdminApi, deployment: str, targets: Mapping[str, Target]) ->
     entries = [(tenant, project_id) for tenant, ids in found.by_tenant.items() for project_id in ids]
     looked = await asyncio.gather(*(look(*entry) for entry in entries))
     _several(found, looked)
-    without = [_without(target) for tenant, target in targets.items() if tenant not in found.by_tenant]
+    without = [
+        _without(tenant, target) for tenant, target in targets.items() if tenant not in found.by_tenant
+    ]
     return sorted([*looked, *without], key=lambda row: row.tenant), found.others
 
 
@@ -94,12 +96,16 @@ def _several(found: Projects, looked: list[Row]) -> None:
             )
 
 
-def _judged(tenant: str, project_id: str, who: Access, what: Terms | None, target: Target | None) -> Row:
+def _judged(
+    tenant: str, project_id: str, who: Access, what: Terms | None, target: Target | str | None
+) -> Row:
     row = Row(tenant, project_id, who.keys[0] if who.keys else None)
     if who.strangers:
         row.notes.append(f"keys of others: {', '.join(who.strangers)}")
     if target is None:
         row.problems.append("the configuration has no such tenant")
+    if isinstance(target, str):
+        row.problems.append(f"this project is not used: {target}")
     if not who.keys:
         row.problems.append("no key")
     if len(who.keys) > 1:
@@ -108,7 +114,7 @@ def _judged(tenant: str, project_id: str, who: Access, what: Terms | None, targe
         row.notes.append(f"{len(who.keyless)} service accounts without a key")
     now = time.time()
     key = row.key
-    if target is not None and what is not None:
+    if isinstance(target, Target) and what is not None:
         key = _of_files(row, who, target, now)
         if target.missing_lines(project_id):
             row.problems.append("the configuration does not lead there")
@@ -138,10 +144,8 @@ def _of_files(row: Row, who: Access, target: Target, now: float) -> Key | None:
     return row.key
 
 
-def _without(target: Target) -> Row:
-    row = Row(target.tenant, None)
-    row.notes.append("no project")
-    return row
+def _without(tenant: str, target: Target | str) -> Row:
+    return Row(tenant, None, notes=["no project" if isinstance(target, Target) else target])
 
 
 def _rounded(seconds: float) -> int:

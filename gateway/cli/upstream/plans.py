@@ -1,7 +1,8 @@
 """What has to be done for a tenant, decided from what is there: the whole of what these commands know.
 
-A key whose telling was lost, or which was made and not kept, has never been used and is in no file of ours: nobody has
-it, and it goes. One that was used is somebody's: it goes only when it has been replaced.
+A key whose telling was lost, or which was made and not kept, has never been used, is in no file of ours, and was made
+when one was about to be made here: nobody has it, and it goes. One that was used, or that appeared by itself, is
+somebody's, for an upstream may say late that a key is used: it goes only when it has been replaced.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from gateway.cli.drawing import shown
 from gateway.cli.options import date
@@ -22,6 +24,15 @@ from gateway.cli.upstream.target import Target
 EXPIRES_SOON_SECONDS = 14 * 86400
 _UNDER_WAY_SECONDS = 86400
 """A rotation that was interrupted longer ago is no longer under way."""
+
+_UNUSED_SECONDS = 7 * 86400
+"""After which a key that was never used is not about to be."""
+
+_CLOCKS_SECONDS = 300
+"""By which the upstream's clock may differ from ours."""
+
+_MAKING_SECONDS = 600
+"""That it may take to have a key made, at most: an upstream that is busy is asked again."""
 
 _NOBODY = "nobody has it"
 
@@ -37,10 +48,10 @@ class Held:
     """What waits beside the file."""
 
     nobodys: tuple[Key, ...]
-    """Never used, and not in our files; or expired."""
+    """Never used, and not in our files, although made here; or expired."""
 
     others: tuple[Key, ...]
-    """Used, and not in our files: what was in force before, or what somebody else has."""
+    """Others that are not in our files: what was in force before, or what somebody else has."""
 
     @classmethod
     def of(cls, keys: Sequence[Key], file: KeyFile, now: float) -> Held:
@@ -49,7 +60,7 @@ class Held:
         in_force = next((one for one in keys if is_of(key, one.redacted)), None)
         waiting = next((one for one in keys if one != in_force and is_of(pending, one.redacted)), None)
         rest = [one for one in keys if one not in (in_force, waiting)]
-        nobodys = [one for one in rest if one.last_used_at is None or one.has_expired(now)]
+        nobodys = [one for one in rest if _is_nobodys(one, file.about_to_be_made_at(), now)]
         return cls(in_force, waiting, tuple(nobodys), tuple(one for one in rest if one not in nobodys))
 
 
@@ -69,7 +80,7 @@ class Planner:
         project_id = await self._find()
         if project_id is None:
             return self._from_nothing()
-        plan = Plan()
+        plan = Plan(remarks=self._of_another_project(project_id))
         await self._limit(project_id, plan)
         found = await access(self._api, project_id, self._target.project_name)
         now = time.time()
@@ -80,6 +91,7 @@ class Planner:
         plan.steps += self._leftovers(project_id, found, held, held.nobodys)
         if held.in_force is None:
             plan.steps += self._new_key(project_id, held)
+            plan.remarks += self._narrower()
         return plan
 
     async def rotate(self, keep_seconds: float) -> Plan:
@@ -115,6 +127,7 @@ class Planner:
             since, kept = float(in_force.created_at), [in_force]
         else:
             plan.steps += self._new_key(project_id, held)
+            plan.remarks += self._narrower()
             old = [*([in_force] if in_force else []), *old]
             kept = [held.pending] if held.pending else []
         if old:
@@ -145,10 +158,20 @@ class Planner:
         self.project_id = found.of(self._target.tenant, only=only)
         return self.project_id
 
+    def _of_another_project(self, project_id: str | None) -> list[str]:
+        """What is good to know where the configuration leads elsewhere so far."""
+        named = self._target.project_id
+        if named in (None, project_id):
+            return []
+        return [
+            f"the configuration names the project {named}, which is not the one called {self._target.project_name}: "
+            f"that one stays as it is, and what {self._target.tenant} has stored there is not in this one"
+        ]
+
     def _from_nothing(self) -> Plan:
         """What is known before there is a project."""
         target, hands = self._target, self._hands
-        plan = Plan([hands.make_project()])
+        plan = Plan([hands.make_project()], remarks=self._of_another_project(None))
         if kept := rate_limits.in_words(target.limits):
             plan.then.append(
                 f"Limit each of its models that the limits of {target.tenant} are about: {kept}."
@@ -165,11 +188,10 @@ class Planner:
         """Before there is a key, so that none is without them."""
         target = self._target
         found = await terms(self._api, project_id)
-        for row in found.rate_limits:
-            if less := rate_limits.too_high(target.limits, row):
-                plan.steps.append(self._hands.lower(project_id, row, less))
-            if more := rate_limits.too_low(target.limits, row):
-                plan.steps.append(self._hands.raise_if_allowed(project_id, row, more))
+        for rows, less in rate_limits.alike(found.rate_limits, partial(rate_limits.too_high, target.limits)):
+            plan.steps.append(self._hands.lower(project_id, rows, less))
+        for rows, more in rate_limits.alike(found.rate_limits, partial(rate_limits.too_low, target.limits)):
+            plan.steps.append(self._hands.raise_if_allowed(project_id, rows, more))
         plan.remarks += [
             f"not kept by the upstream: {text}"
             for text in rate_limits.not_kept(target.limits, found.rate_limits)
@@ -204,9 +226,9 @@ class Planner:
         if held.others:
             key, tenant = held.others[0], self._target.tenant
             raise ValueError(
-                f"{tenant} has the key {shown(key.id)}, last used {date(key.last_used_at or 0)}, which is not in "
-                f"{self._target.file.path}: another machine may have it. Copy it from there, or make a new one here, "
-                f"which ends that: gateway upstream rotate {tenant}"
+                f"{tenant} has the key {shown(key.id)}, made {date(key.created_at)}, {_used(key)}, which is not in "
+                f"{self._target.file.path}: another machine may have it, or somebody there is about to. Copy it from "
+                f"there, or make a new one here, which ends that: gateway upstream rotate {tenant}"
             )
 
     async def _check_foreign(self) -> None:
@@ -241,10 +263,28 @@ class Planner:
         making = [] if held.pending else [self._hands.make_key(project_id)]
         return [*making, self._hands.put_in_force(project_id)]
 
+    def _narrower(self) -> list[str]:
+        """Said before a key takes the file's place."""
+        words = self._target.file.becomes_narrower()
+        return [] if words is None else [words]
+
     def _delete(self, project_id: str, key: Key, why: str, kept: Sequence[Key]) -> Step:
         with_account = key.account_id not in kept_accounts(kept)
         return self._hands.delete_key(project_id, key, why, with_account=with_account)
 
 
+def _is_nobodys(key: Key, about_to_be_made_at: float | None, now: float) -> bool:
+    if key.has_expired(now):
+        return True
+    if key.last_used_at is not None:
+        return False
+    if now - key.created_at > _UNUSED_SECONDS:
+        return True
+    at = about_to_be_made_at
+    return at is not None and -_CLOCKS_SECONDS <= key.created_at - at <= _MAKING_SECONDS + _CLOCKS_SECONDS
+
+
 def _used(key: Key) -> str:
-    return _NOBODY if key.last_used_at is None else f"last used {date(key.last_used_at)}"
+    if key.last_used_at is None:
+        return "not used yet, as far as the upstream says"
+    return f"last used {date(key.last_used_at)}"

@@ -7,7 +7,7 @@ past the gateway.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from gateway.limits.terms import Dimension
@@ -32,6 +32,18 @@ def too_high(limits: Limits, row: Mapping[str, Any]) -> dict[str, int]:
 def too_low(limits: Limits, row: Mapping[str, Any]) -> dict[str, int]:
     """What could become more: once lowered, or all that the organization has."""
     return {name: capacity for name, capacity in _changes(limits, row).items() if capacity > row[name]}
+
+
+def alike(
+    rows: Iterable[dict[str, Any]], changes: Callable[[dict[str, Any]], dict[str, int]]
+) -> Iterator[tuple[list[dict[str, Any]], dict[str, int]]]:
+    """The models of which the same becomes the same, with what that is."""
+    found: dict[tuple[tuple[str, int, int], ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        if change := changes(row):
+            found.setdefault(tuple((name, row[name], n) for name, n in change.items()), []).append(row)
+    for changed, some in found.items():
+        yield some, {name: n for name, _, n in changed}
 
 
 def not_kept(limits: Limits, rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:

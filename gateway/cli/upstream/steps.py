@@ -23,6 +23,7 @@ from gateway.cli.upstream.admin_api import (
 )
 from gateway.cli.upstream.found import Key
 from gateway.cli.upstream.target import Target
+from gateway.policy.accounts import listed
 
 _MOST_UNCLEAR = 4
 _SETTLING_SECONDS = 1.0
@@ -114,27 +115,39 @@ class Hands:
 
         return Step(f"Make the project {name}.", do, looks_again=True)
 
-    def lower(self, project_id: str, row: JsonObject, limits: dict[str, int]) -> Step:
-        """Let one model have less."""
+    def lower(self, project_id: str, rows: Sequence[JsonObject], limits: dict[str, int]) -> Step:
+        """Let some models have less."""
 
         async def do() -> None:
-            await self._api.change(below("projects", project_id, "rate_limits", str(row["id"])), limits)
+            for row in rows:
+                await self._limit(project_id, row, limits)
 
-        return Step(f"Limit {_model(row)}: {_from_to(row, limits)}.", do)
+        return Step(f"Limit {_models(rows)}: {_from_to(rows[0], limits)}.", do)
 
-    def raise_if_allowed(self, project_id: str, row: JsonObject, limits: dict[str, int]) -> Step:
-        """Let one model have more, unless the organization has no more itself."""
+    def raise_if_allowed(self, project_id: str, rows: Sequence[JsonObject], limits: dict[str, int]) -> Step:
+        """Let some models have more, unless the organization has no more itself."""
 
         async def do() -> None:
-            try:
-                await self._api.change(below("projects", project_id, "rate_limits", str(row["id"])), limits)
-            except Refused as refused:
-                if refused.status != HTTPStatus.BAD_REQUEST:
-                    raise
-                remark(f"{_model(row)} keeps its rate limits: {refused}")
+            kept: list[JsonObject] = []
+            why = ""
+            for row in rows:
+                try:
+                    await self._limit(project_id, row, limits)
+                except Refused as refused:
+                    if refused.status != HTTPStatus.BAD_REQUEST:
+                        raise
+                    kept.append(row)
+                    why = why or str(refused)
+            if kept:
+                remark(f"{_models(kept)}: as before, {why}")
 
-        words = f"Raise the limits of {_model(row)}, if the upstream allows it: {_from_to(row, limits)}."
+        words = (
+            f"Raise the limits of {_models(rows)}, if the upstream allows it: {_from_to(rows[0], limits)}."
+        )
         return Step(words, do, is_missing=False)
+
+    async def _limit(self, project_id: str, row: JsonObject, limits: dict[str, int]) -> None:
+        await self._api.change(below("projects", project_id, "rate_limits", str(row["id"])), limits)
 
     def set_spend_limit(self, project_id: str, cents: int) -> Step:
         """What may be spent in a month."""
@@ -146,12 +159,14 @@ class Hands:
         return Step(f"Limit what it spends in a month to {cents / 100:,.2f} USD.", do)
 
     def drop_pending(self) -> Step:
-        """Forget a key in our file that the upstream does not know."""
+        """Forget a key in our file that the upstream does not know, or that one was about to be made."""
+        file = self._target.file
+        what = "whose key is no longer any" if file.pending() else "left by a command that was interrupted"
 
         async def do() -> None:
-            self._target.file.drop_pending()
+            file.drop_pending()
 
-        return Step(f"Delete {self._target.file.pending_path}, whose key is no longer any.", do)
+        return Step(f"Delete {file.pending_path}, {what}.", do)
 
     def delete_key(self, project_id: str, key: Key, why: str, *, with_account: bool) -> Step:
         """A key and the service account that has it."""
@@ -183,9 +198,13 @@ class Hands:
         path = below("projects", project_id, "service_accounts")
 
         async def do() -> None:
-            target.file.check()
+            target.file.announce()
             body = {"name": target.project_name, "expires_in_seconds": target.lifetime_seconds}
-            made = await self._api.make(path, body)
+            try:
+                made = await self._api.make(path, body)
+            except Refused:
+                target.file.drop_pending()
+                raise
             told = made.get("api_key")
             if not isinstance(told, dict) or not isinstance(told.get("value"), str):
                 raise Unavailable("a service account was made, and no key was told; run this again")
@@ -270,8 +289,8 @@ class Hands:
             return None
 
 
-def _model(row: JsonObject) -> str:
-    return shown(str(row.get("model")))
+def _models(rows: Sequence[JsonObject]) -> str:
+    return listed([shown(str(row.get("model"))) for row in rows])
 
 
 def _from_to(row: JsonObject, limits: dict[str, int]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
 from pydantic import SecretStr
 
 from gateway.cli.options import examined
@@ -55,7 +56,7 @@ class Target:
         if self.project_id != project_id:
             upstream.append(f'project = "{project_id}"')
         if self.reference is None or _path(self.reference) != self.file.path:
-            upstream.append(f'api_key = "{_FILE}{self.file.path}"')
+            upstream.append(f"api_key = {orjson.dumps(f'{_FILE}{self.file.path}').decode()}")
         lines = [f"[tenants.{_key(self.tenant)}.upstream]", *upstream] if upstream else []
         if self.needs_word:
             lines = [

@@ -6,8 +6,9 @@ import argparse
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
@@ -126,13 +127,17 @@ def _retire(options: argparse.Namespace) -> int:
     if not TENANT_ID.fullmatch(tenant):
         raise ValueError(f"{tenant!r} cannot be a tenant's name")
     configured = tenant in settings.tenants
-    target = target_of(settings, references, tenant) if configured else _gone(settings, tenant)
+    target = _to_retire(settings, references, tenant)
     if options.apply and options.confirm != tenant:
         raise ValueError(f"what is stored in the project of {tenant} would be lost: add --confirm {tenant}")
     remark(
         "lost for ever: every file, batch, vector store, response, conversation and fine-tuned model of the project. "
         "What the gateway remembers of accounts and usage stays",
-        *([f"{tenant} is still in the configuration: its requests will fail"] if configured else []),
+        *(
+            [f"{tenant} is still in the configuration: what it asks of this project will fail"]
+            if configured
+            else []
+        ),
     )
 
     async def act(planner: Planner) -> bool:
@@ -150,19 +155,17 @@ def _retire(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     settings, references = settings_of(options)
-    targets: dict[str, Target] = {}
-    impossible: list[Row] = []
+    targets: dict[str, Target | str] = {}
     for tenant in settings.tenants:
         try:
             targets[tenant] = target_of(settings, references, tenant)
         except ValueError as error:
-            impossible.append(Row(tenant, None, notes=[str(error)]))
+            targets[tenant] = str(error)
 
     async def act(api: AdminApi, _: aiohttp.ClientSession) -> tuple[list[Row], int]:
         return await rows(api, settings.provisioning.deployment, targets)
 
     found, others = _asked(settings, act)
-    found += [row for row in impossible if row.tenant not in {one.tenant for one in found}]
     now = time.time()
     if options.json:
         document({"tenants": [row.document(now) for row in found], "other_projects": others})
@@ -183,7 +186,8 @@ def _with_planner(
         return planner, await act(planner)
 
     # Of two at once on one machine both would make what neither has found.
-    with locked(target.file.path.parent) if locks else nullcontext():
+    folder = target.file.path.parent
+    with locked(folder, busy=lambda: remark(_busy(folder))) if locks else nullcontext():
         return _asked(settings, ask)
 
 
@@ -229,8 +233,17 @@ def _only_said(command: str) -> int:
     return 0
 
 
-def _gone(settings: Settings, tenant: str) -> Target:
-    """A tenant that the configuration does not have any more."""
+def _busy(folder: Path) -> str:
+    return f"another command is at work in {folder}, or keeps an old key for a while; waiting for its end"
+
+
+def _to_retire(settings: Settings, references: Mapping[str, str], tenant: str) -> Target:
+    """A tenant that once had a project there, whatever the configuration says of it by now."""
+    if tenant in settings.tenants:
+        try:
+            return target_of(settings, references, tenant)
+        except ValueError:
+            pass  # it has another way by now
     folder = settings.provisioning.key_files_dir or settings.keys_dir.parent / "upstream-keys"
     return Target(
         tenant=tenant,

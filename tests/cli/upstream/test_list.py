@@ -83,6 +83,7 @@ async def test_what_is_strange_is_said(organization: Organization) -> None:
     assert "3 more projects are none of this deployment" in done.stdout
     assert "\x1b" not in done.stdout
     assert (await organization.run("provision", "acme", "--apply")).code == 0
+    assert (await organization.run("rotate", "acme", "--apply", "--keep", "0")).code == 0
     await organization.ask(f"/organization/projects/{rows['nobody']['project']}/archive", method="POST")
     assert (await listed(organization))[0] == 0
 
@@ -92,3 +93,16 @@ async def test_a_list_that_is_none_is_said_to_be(organization: Organization) -> 
     done = await organization.run("list")
     assert done.code == 1
     assert "is it the Admin API?" in done.stderr
+
+
+async def test_a_project_of_a_tenant_that_goes_another_way_by_now_is_said_to_be_unused_and_can_be_retired(
+    organization: Organization,
+) -> None:
+    await organization.run("provision", "acme", "--apply")
+    organization.upstream = 'base_url = "http://127.0.0.1:9/v1"'
+    code, rows = await listed(organization)
+    assert code == 1
+    assert "this project is not used: acme goes to http://127.0.0.1:9/v1" in str(rows["acme"]["problems"])
+    done = await organization.run("retire", "acme", "--apply", "--confirm", "acme")
+    assert done.code == 0, done.stderr
+    assert await organization.projects() == []
