@@ -13,7 +13,7 @@ from gateway.errors import BadRequest, SharedUpstream
 from gateway.operations.operation import Operation
 from gateway.operations.stored_kinds import StoredKinds, StoredPlace
 from gateway.policy.caller import Caller
-from gateway.policy.references import LONGEST_ID, MOST_REFERENCES, named_by
+from gateway.policy.references import LONGEST_ID, named_by
 from gateway.policy.stored_objects import steps_of
 from gateway.wire.body_facts import Reference
 
@@ -102,8 +102,6 @@ def references_in_head(
     query = target.partition("?")[2]
     if query:
         references += dict.fromkeys(_references_in_query(caller, place, query))
-    if len(references) > MOST_REFERENCES:
-        raise BadRequest("The query names too many stored objects.")
     return tuple(references)
 
 
