@@ -144,14 +144,28 @@ def test_a_socket_is_open_where_its_events_are_known_and_joins_nothing() -> None
         check_told_apart(CALLER, TABLE.by_id("listFiles"), socket=True, joins=False)
 
 
-def test_a_batch_runs_neither_what_is_closed_nor_what_its_path_names() -> None:
-    check_run_by_batch(CALLER, TABLE.by_id("createResponse"))
+def test_the_query_of_a_socket_names_nothing_that_is_stored() -> None:
+    realtime = TABLE.match("GET", "/v1/realtime", socket=True).operation
+    check_told_apart(CALLER, realtime, socket=True, joins=False, target="/v1/realtime?model=gpt-realtime")
+
+    for query in ("file_id=file-1", "x=1;File_ID=file-1", "prompt[id]=pmpt_1"):
+        with pytest.raises(SharedUpstream, match="in the query names a stored object"):
+            check_told_apart(CALLER, realtime, socket=True, joins=False, target=f"/v1/realtime?{query}")
+
+
+def run_by_batch(endpoint: str) -> None:
+    check_run_by_batch(CALLER, TABLE.match("POST", endpoint).operation, endpoint)
+
+
+def test_a_batch_runs_neither_what_is_closed_nor_what_path_or_query_name() -> None:
+    run_by_batch("/v1/responses")
 
     with pytest.raises(SharedUpstream, match="evals"):
-        check_run_by_batch(CALLER, TABLE.by_id("createEval"))
-    with pytest.raises(SharedUpstream, match="whose path names a stored object") as refusal:
-        check_run_by_batch(CALLER, TABLE.by_id("createMessage"))
-    assert refusal.value.param == "endpoint"
+        run_by_batch("/v1/evals")
+    for endpoint in ("/v1/threads/thread_1/messages", "/v1/responses?file_id=file-1"):
+        with pytest.raises(SharedUpstream, match="path or query names what may be") as refusal:
+            run_by_batch(endpoint)
+        assert refusal.value.param == "endpoint"
 
 
 @pytest.mark.parametrize(
