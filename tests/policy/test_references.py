@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from gateway.operations.stored_kinds import StoredKinds
 from gateway.policy.reading import Question, read_body
-from gateway.policy.references import LONGEST_ID, MOST_REFERENCES, is_id, named_by, references_in
+from gateway.policy.references import (
+    LONGEST_ID,
+    MOST_REFERENCES,
+    Told,
+    is_id,
+    may_name,
+    named_by,
+    references_in,
+    references_in_field,
+)
 from gateway.policy.stored_objects import may_be_named_in
 from gateway.wire.body_facts import BodyFacts, Reference
 from gateway.wire.request_fields import BodyRefused
@@ -267,7 +276,8 @@ def test_no_text_under_a_name_of_a_kind_is_passed_over(document: dict[str, Any])
         ("video[id]", "video", True), ("video.id", "video", True), ("conversation[id]", "conversation", True),
         ("file_ids[]", "file", True), ("file_ids[0]", "file", False), ("File_ID", "file", False),
         ("container", "container", True), ("prompt[id]", None, True), ("unknown_id", None, True),
-        ("file_id[x]", "file", False),
+        ("file_id[x]", "file", False), ("Video[id]", "video", False), ("video[ID]", "video", False),
+        ("items[][id]", "item", True),
     ],
 )  # fmt: skip
 def test_a_field_names_by_its_steps(name: str, kind: str | None, plain: bool) -> None:
@@ -293,3 +303,72 @@ def test_what_a_body_wants_kept_and_has_made_inside_is_known() -> None:
     assert told({"tool_resources": {}}, OWNED._replace(inside=inside)).makes_inside == ()
     assert told({"tool_resources": [1]}, OWNED._replace(inside=inside)).makes_inside == ()
     assert [told({"store": value}).store for value in (True, False, None, 1)] == [True, False, None, None]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_file", "has_to_be_read"),
+    [
+        ("file_id", False, True), ("image[][file_id]", False, True), ("file_id", True, True),
+        ("video", False, True), ("image[]", False, True), ("input_reference", False, True), ("mask", False, True),
+        ("video", True, False), ("image[]", True, False), ("prompt", False, False), ("purpose", False, False),
+    ],
+)  # fmt: skip
+def test_a_part_of_a_form_is_read_that_names_something_or_could_hold_what_does(
+    name: str, is_file: bool, has_to_be_read: bool
+) -> None:
+    assert may_name(name, is_file) is has_to_be_read
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "references"),
+    [
+        ("file_id", "file-1", [("file", "file-1", "file_id")]),
+        ("image[][file_id]", "file-1", [("file", "file-1", "file_id")]),
+        ("video[id]", "video_1", [("video", "video_1", "video")]),
+        ("video", '{"id": "video_1"}', [("video", "video_1", "video")]),
+        ("video", '\ufeff \r\n{"id": "video_1"}', [("video", "video_1", "video")]),
+        ("image[]", '[{"file_id": "file-1"}]', [("file", "file-1", "file_id")]),
+        ("input_reference", '{"file_id": "file-1"}', [("file", "file-1", "file_id")]),
+        ("video", "https://example.test/video_1", []),
+        ("image", "anything", []),
+        ("file_id", "", [("file", "", "file_id")]),
+    ],
+)
+def test_a_field_names_by_its_name_or_by_the_json_that_it_holds(
+    name: str, text: str, references: list[tuple[str, str, str]]
+) -> None:
+    found = references_in_field(name, text)
+
+    assert (found.stored, found.fault) == (None, None)
+    assert sorted(found.references) == [Reference(*one) for one in references]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "param"),
+    [
+        ("File_ID", "file-1", "file_id"),
+        ("file_ids[0]", "file-1", "file_ids"),
+        ("image", '{"file_id": "file-1", "file_id": "file-2"}', "image"),
+        ("image", '{"file_id": ', "image"),
+        ("image", '{"File_ID": "file-1"}', "file_id"),
+        ("video", "video_1", "video"),
+    ],
+)
+def test_a_field_that_could_be_read_in_two_ways_is_refused(name: str, text: str, param: str) -> None:
+    fault = references_in_field(name, text).fault
+
+    assert fault is not None
+    assert fault.param == param
+
+
+def test_a_field_of_no_kind_is_refused_unless_the_path_decides_about_it() -> None:
+    assert references_in_field("part_ids[]", "part_1").stored == "part_ids"
+    assert references_in_field("part_ids[]", "part_1", ("part_ids",)) == Told()
+    assert references_in_field("image", '{"part_ids": ["part_1"]}', ("part_ids",)) == Told()
+
+
+def test_the_id_in_a_field_that_is_too_long_is_none_and_never_the_beginning_of_it() -> None:
+    (reference,) = references_in_field("file_id", "f" * (LONGEST_ID + 9)).references
+
+    assert not is_id(reference.id)
+    assert len(reference.id) == LONGEST_ID + 1
