@@ -52,6 +52,33 @@ def test_what_says_twice_which_page_is_refused(name: str) -> None:
         asked(f"/v1/files?{plain}=a&{name}=b")
 
 
+@pytest.mark.parametrize("query", ["purpose=a&purpose=b", "metadata[x]=a&metadata[x]=b", "x=a"])
+def test_what_a_filter_says_twice_only_the_upstream_can_tell_of_an_object(query: str) -> None:
+    asked_for = asked(f"/v1/files?{query}")
+    assert not asked_for.is_plain
+    assert asked(f"/v1/files?{query.partition('&')[0]}").is_plain is not query.startswith("x")
+    assert {*asked_for.wanted.values(), *asked_for.metadata.values()} <= {"a"}
+
+
+def test_what_is_shown_twice_counts_once_and_keeps_its_first_bytes() -> None:
+    filling = Filling(2)
+    filling.add([Entry("file-1", 1.0)], are_all=True)
+    assert filling.found([("file-1", b"first"), ("file-of-others", b"no")]) == 1
+    assert filling.newly_found_bytes == 5
+    assert filling.found([("file-1", b"second")]) == 0
+    assert filling.newly_found_bytes == 0
+    assert filling.page() == ([("file-1", b"first")], False)
+
+
+@pytest.mark.parametrize(("limit", "asked_for"), [(1, 100), (100, 101), (500, 501), (5_000, 1_000)])
+def test_pages_that_are_walked_hold_a_hundred_at_least_and_one_more_than_is_wanted(
+    limit: int, asked_for: int
+) -> None:
+    """Most entries are others': a page as short as the client's would show none of its own."""
+    assert asked(f"/v1/files?limit={limit}").page_size == asked_for
+    assert asked("/v1/batches?limit=100", "batch").page_size == 100, "the API's own bound holds"
+
+
 def test_kinds_have_the_apis_own_sizes_and_orders() -> None:
     assert asked("/v1/files").size == 10_000
     assert asked("/v1/batches", "batch").size == 20

@@ -120,6 +120,22 @@ async def test_a_batch_is_refused_with_the_line_that_names_what_is_not_the_tenan
     assert not made(shared)
 
 
+@pytest.mark.parametrize("missing", ["endpoint", "input_file_id"])
+async def test_a_batch_that_does_not_say_what_it_runs_is_refused_by_what_it_lacks(
+    shared: Shared, missing: str
+) -> None:
+    answer = await batch_over(shared, PLAIN, **{missing: None})
+    assert (answer.status, error_of(answer)["param"]) == (400, missing)
+    assert shared.upstream.requests == []
+
+
+async def test_a_line_that_is_too_long_to_be_read_is_refused(shared: Shared) -> None:
+    answer = await batch_over(shared, PLAIN + line({"input": "x" * 17 * 2**20}))
+    assert (answer.status, error_of(answer)["param"]) == (400, "input_file_id")
+    assert "longer than 16 MiB" in error_of(answer)["message"]
+    assert not made(shared)
+
+
 async def test_anothers_input_file_is_unknown_and_is_not_even_asked_for(shared: Shared) -> None:
     for file_id in ("file-of-b", "file-nobodys"):
         answer = await batch_over(shared, PLAIN, input_file_id=file_id)
