@@ -150,14 +150,18 @@ class TenantsInForce:
 def _recorded(
     policies: Mapping[str, TenantPolicy], known: Uses | None
 ) -> Iterator[tuple[Scope, bool | None]]:
-    """For each tenant whether all that it makes is recorded; None: what was said of it before holds."""
+    """For each tenant whether all that it makes is recorded; None: what was said of it before holds.
+
+    Of one that is alone nobody waits for the record, so that a kill, or a client that leaves, can have something made
+    of which nobody hears.
+    """
     for tenant_id, policy in policies.items():
         scope = policy.scope or _scope_of(policy)
         if policy.objects in (StoredObjects.OPEN, StoredObjects.REFUSED):
             yield scope, False
         else:
             is_new = known is not None and (tenant_id, policy.account) not in known
-            yield scope, True if is_new else None
+            yield scope, True if is_new and policy.registered else None
 
 
 def _doubted(policy: TenantPolicy, never_recorded: frozenset[Scope] | None) -> TenantPolicy:

@@ -130,3 +130,17 @@ async def test_what_is_of_no_kind_that_another_could_leave_is_for_who_is_left(
         before = await store_made_unseen(account)
         await leaves(account, MOVES["removed"])
         assert (await account.ask("b", "GET", f"/v1/vector_stores/{before}")).status == 200
+
+
+async def test_what_one_made_alone_while_nobody_waited_for_the_record_is_not_for_who_comes_then(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    async with both(redis, tmp_path, tenants={"a": EVERY_SCOPE}) as account:
+        seen = (await made(account, "a", "/v1/vector_stores", {}))["id"]
+        unseen = await store_made_unseen(account)  # as one of A's whose answer nobody has heard
+        assert (await account.ask("a", "GET", f"/v1/vector_stores/{unseen}")).status == 200
+        await leaves(account, MOVES["removed"])
+        listed = await account.ask("b", "GET", "/v1/vector_stores")
+        assert (listed.status, orjson.loads(listed.body)["data"]) == (200, [])
+        for one in (seen, unseen):
+            assert (await account.ask("b", "DELETE", f"/v1/vector_stores/{one}")).status == 404
