@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from gateway.credentials.principal import Principal
 from gateway.operations.table import OperationTable
-from gateway.policy.accounts import History
+from gateway.policy.accounts import MOST_OTHERS, History
 from gateway.policy.caller import Caller, lost
 from gateway.policy.tenants import StoredObjects, TenantPolicy, account_uses, registered, tenant_policies
 from gateway.settings.sources import load
@@ -74,6 +75,19 @@ def test_who_is_left_of_an_account_has_what_nobody_else_is_known_to_have_made() 
     assert (unknown.objects, unknown.scope and unknown.scope.others) == (REGISTRY, None)
 
 
+def test_so_many_others_that_not_all_are_known_leave_nothing_that_is_unknown_open() -> None:
+    some = [f"n{n}" for n in range(MOST_OTHERS - 1)]
+
+    few, many = (
+        policies({"b": {}}, had_by("b", *others), redis=True)["b"].scope for others in (some, [*some, "z"])
+    )
+
+    assert few is not None
+    assert set(few.others or ()) == set(some)
+    assert many is not None
+    assert many.others is None
+
+
 def test_operators_are_told_once_who_works_by_the_registry() -> None:
     (sentence,) = registered(policies({name: {} for name in "abc"}, redis=True).values())
 
@@ -107,3 +121,19 @@ def test_what_was_judged_by_wider_rules_is_lost_when_they_are_narrower(before: s
     assert (refusal is not None) is ((before, now) in narrower)
     administration = next(operation for operation in TABLE if operation.is_administration)
     assert lost(Caller(principal, MODES[before]), Caller(principal, MODES[now]), administration) is None
+
+
+def test_what_was_judged_by_another_registry_is_lost() -> None:
+    principal = Principal("a", "s", frozenset(), "c", 0.0, 0.0)
+
+    def by(policy: TenantPolicy, **more: Any) -> Caller:
+        assert policy.scope is not None
+        return Caller(principal, replace(policy, scope=policy.scope._replace(**more)))
+
+    for mode in ("left", "strict"):
+        here, elsewhere = by(MODES[mode]), by(MODES[mode], storage="https://other.test:443")
+        assert lost(here, elsewhere, TABLE.by_id("createResponse")) is not None
+        assert lost(here, by(MODES[mode]), TABLE.by_id("createResponse")) is None
+    few, more = by(MODES["left"]), by(MODES["left"], others=("b", "c"))
+    assert lost(few, more, TABLE.by_id("createResponse")) is not None
+    assert lost(more, few, TABLE.by_id("createResponse")) is None
