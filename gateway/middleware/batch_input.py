@@ -18,6 +18,7 @@ from gateway.objects.store import Named
 from gateway.operations.table import OperationTable
 from gateway.policy import requests as policy
 from gateway.policy.batch_lines import LineRefused, LinesRead, read_lines
+from gateway.policy.ownership import why_closed
 from gateway.policy.unknown_objects import unavailable, unknown
 from gateway.proxy.reading import Reading
 from gateway.stored_errors import ObjectUnknown
@@ -28,7 +29,6 @@ _LONGEST_LINE_BYTES = 16 * 2**20
 _MOST_BYTES = 200 * 2**20
 """What the API takes."""
 
-_NOBODY_KNOWS = "the gateway keeps no record of whose it is"
 _MOST_NAMED = 50_000
 _LOOKED_UP_AT_ONCE = 1000
 
@@ -136,8 +136,8 @@ def _unknown_in(line: int, reference: Reference) -> ObjectUnknown:
 
 def _line_refused(exchange: Exchange, refused: LineRefused) -> BadRequest | SharedUpstream:
     what = f"line {refused.line} of the input file {refused.why}"
-    if refused.names_closed:
-        return exchange.caller.not_told_apart(what, _NOBODY_KNOWS, "input_file_id")
+    if refused.closed is not None:
+        return exchange.caller.not_told_apart(what, why_closed(refused.closed), "input_file_id")
     return _refused(f"{what[0].upper()}{what[1:]}.")
 
 

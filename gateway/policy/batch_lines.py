@@ -28,8 +28,8 @@ class LineRefused(NamedTuple):
     """From 1 on."""
 
     why: str
-    names_closed: bool = False
-    """Whether it names what stays closed, or what nobody can look up."""
+    closed: str | None = None
+    """The member by which it names what stays closed, or what nobody can look up."""
 
 
 class LinesRead(NamedTuple):
@@ -63,7 +63,7 @@ def read_lines(lines: bytes, question: Question, endpoint: str, before: int) -> 
 
 
 class _Refused(Exception):
-    """Why, and whether it names what stays closed."""
+    """Why, and by which member it names what stays closed, if that is it."""
 
 
 def _named_in(line: bytes, question: Question, endpoint: str) -> tuple[Reference, ...]:
@@ -93,7 +93,7 @@ def _named_in(line: bytes, question: Question, endpoint: str) -> tuple[Reference
     if named.fault is not None:
         raise _Refused(f"has a body that cannot be read: {named.fault.message}")
     if named.stored is not None:
-        raise _Refused(f"names a stored object by {named.stored!r}", True)
+        raise _Refused(f"names a stored object by {named.stored!r}", named.stored)
     return named.references
 
 

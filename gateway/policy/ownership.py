@@ -70,8 +70,13 @@ def check_run_by_batch(caller: Caller, operation: Operation, endpoint: str) -> N
 
 def untold(caller: Caller, member: str) -> SharedUpstream:
     """The error for a member that names something of no kind which the registry knows."""
-    reason = StoredKinds.load().closed_members.get(member.casefold(), _NOBODY_KNOWS)
-    return caller.not_told_apart(f"{member[:_SHOWN_CHARACTERS]!r} names a stored object", reason, member)
+    what = f"{member[:_SHOWN_CHARACTERS]!r} names a stored object"
+    return caller.not_told_apart(what, why_closed(member), member)
+
+
+def why_closed(member: str) -> str:
+    """Why what this member names is nobody's that the registry could know."""
+    return StoredKinds.load().closed_members.get(member.casefold(), _NOBODY_KNOWS)
 
 
 def parts_below(operation: Operation) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ def test_what_stands_before_a_line_that_is_refused_is_told_beside_it() -> None:
 
     assert found.named == ((1, Reference("file", "file-1", "file_ids")),)
     assert found.refused is not None
-    assert (found.refused.line, found.refused.names_closed) == (2, False)
+    assert (found.refused.line, found.refused.closed) == (2, None)
 
 
 @pytest.mark.parametrize(
@@ -88,15 +88,23 @@ def test_a_line_that_is_no_plain_request_of_the_endpoint_is_refused(text: bytes,
 
     assert refused is not None
     assert refused.why.startswith(why)
-    assert (refused.line, refused.names_closed) == (2, False)
+    assert (refused.line, refused.closed) == (2, None)
 
 
-@pytest.mark.parametrize("body", [{"prompt": {"id": "pmpt_1"}}, {"something_of_tomorrow_id": "x"}])
-def test_a_line_that_names_what_no_registry_knows_is_refused_as_that(body: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("body", "member"),
+    [
+        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+        ({"something_of_tomorrow_id": "x"}, "something_of_tomorrow_id"),
+    ],
+)
+def test_a_line_that_names_what_no_registry_knows_is_refused_as_that(
+    body: dict[str, Any], member: str
+) -> None:
     refused = read(line(body)).refused
 
     assert refused is not None
-    assert refused.names_closed
+    assert refused.closed == member
     assert refused.why.startswith("names a stored object by")
 
 

@@ -86,7 +86,7 @@ async def test_a_batch_is_made_whose_lines_name_what_is_the_tenants(shared: Shar
         (
             line({"prompt": {"id": "pmpt_1"}}),
             403,
-            "Line 1 of the input file names a stored object by 'prompt'",
+            "names a stored object by 'prompt', which is closed to the tenant a: prompts belong to everybody",
         ),
         (line({"model": "gpt-4o"}, url=CHAT), 400, "Line 1 of the input file asks for another 'url'"),
         (PLAIN + b"{\n", 400, "Line 2 of the input file is no JSON object"),
@@ -124,7 +124,8 @@ async def test_a_batch_is_refused_with_the_line_that_names_what_is_not_the_tenan
 async def test_a_batch_that_does_not_say_what_it_runs_is_refused_by_what_it_lacks(
     shared: Shared, missing: str
 ) -> None:
-    answer = await batch_over(shared, PLAIN, **{missing: None})
+    lacking: dict[str, Any] = {missing: None}
+    answer = await batch_over(shared, PLAIN, **lacking)
     assert (answer.status, error_of(answer)["param"]) == (400, missing)
     assert shared.upstream.requests == []
 
