@@ -79,6 +79,9 @@ class AnswerRecorder(ObjectRecorder, ABC):
         self.heard = False
         """Whether the answer has been read to its end; written by whoever reads it."""
 
+        self.refused = False
+        """Whether it says, as a success, that there was an error; written by whoever reads it."""
+
     @abstractmethod
     async def answered(self, document: object) -> None:
         """As `event`, of a JSON answer."""

@@ -20,6 +20,9 @@ from gateway.wire.body_facts import BodyFacts, Reference
 _LOGGED_BYTES = 2048
 """Of ids in one line, which has to arrive whole; it has room for thirty."""
 
+_UNHEARD = frozenset({None, 502, 504})
+"""What is said by whoever stands before an upstream that has not been heard."""
+
 UNLOGGED = frozenset({"item"})
 """Kinds of which an answer may have hundreds; each comes with an answer that is logged."""
 
@@ -97,20 +100,23 @@ class Recorder(AnswerRecorder):
     def ended(self, exchange: Exchange) -> None:
         """The exchange has ended: what became of its intent, and of what it deleted. Never raises and never waits."""
         status = exchange.upstream_status if exchange.head_at is not None else None
-        answered = status is not None
         made = status is not None and 200 <= status < 300
         if made and exchange.method == "DELETE" and self._itself is not None:
             self._registry.free_soon(self._scope, [self._itself])
         if self._intent_id is None:
             return
-        # Where nobody heard the end of an answer, something may have been made: `orphans` compares.
-        if not exchange.attempts or (answered and not made) or (made and self.heard):
+        # Where nobody has heard all that the upstream had to say, something may have been made: `orphans` compares.
+        if made and self.heard and not self.refused:
+            self._registry.made_unseen(self._scope, self._kind)
+        elif not exchange.attempts or (made and self.heard) or not (made or status in _UNHEARD):
             self._registry.forget_intent_soon(self._scope, self._intent_id)
 
     async def _record(self, made: Sequence[Made]) -> None:
         if not made:
             return
-        intent_id, self._intent_id = self._intent_id, None
+        intent_id = None
+        if self.is_found:  # else what was to be made may have been all the same, without being named
+            intent_id, self._intent_id = self._intent_id, None
         await self._registry.record(self._scope, made, intent_id)
 
     def _new_in(self, document: object, *, in_event: bool = False) -> list[Made]:

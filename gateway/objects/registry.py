@@ -27,6 +27,9 @@ _FEW: Final = 128
 _PAUSE_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 15.0
 
+_STOP_SECONDS: Final = 5.0
+"""So long a stop waits for the store, which nobody waits for longer than half a second, and then for the disk."""
+
 _log = logging.getLogger("gateway.objects")
 
 
@@ -44,6 +47,9 @@ class Registry:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._turns: dict[str, asyncio.Lock] = {}
         """Tenants' turns of asking for many at once, for everybody waits for the store meanwhile: one each."""
+
+        self._unseen: set[tuple[str, str | None]] = set()
+        """Storages, with the kind of what was made there without being named."""
 
         self._following: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
@@ -67,11 +73,10 @@ class Registry:
     async def close(self) -> None:
         """Have what is still to be told confirmed or kept, and let go of the store."""
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            await asyncio.wait(self._tasks, timeout=_STOP_SECONDS)
         if self._following is not None:
             self._following.cancel()
             await asyncio.wait({self._following})
-        await self._waiting.tell_all()
         await self._waiting.close()
         await self.store.close()
 
@@ -119,6 +124,16 @@ class Registry:
     def unseen_soon(self, scope: Scope, named: Sequence[Named]) -> None:
         """The upstream says that it does not have them, as it may of what it has only just made: these stay."""
         self._spawn(self._free_unseen(scope, [one for one in named if is_id(one.id)]))
+
+    def made_unseen(self, scope: Scope, kind: str | None) -> None:
+        """The upstream has answered as if it had made something, and has not said by which id: nobody reaches that."""
+        if (scope.storage, kind) not in self._unseen:
+            self._unseen.add((scope.storage, kind))
+            _log.warning(
+                "upstream %s has answered, as to %s, that a %s was made, by no id that could be read: nobody can use "
+                "it, and `gateway objects orphans` has it; this is said once",
+                *(scope.storage, scope.tenant, kind),
+            )
 
     def forget_intent_soon(self, scope: Scope, exchange_id: str) -> None:
         """Nothing was made."""

@@ -14,6 +14,7 @@ import orjson
 from gateway.objects.store import Made
 from gateway.operations.stored_kinds import Making, StoredPlace, Way
 from gateway.usage.answers import Outline
+from gateway.usage.outline import Outliner
 from gateway.wire.body_facts import BodyFacts
 
 _MOST_ID_CHARACTERS = 512
@@ -22,6 +23,7 @@ _TIMES: Final = ("created_at", "created")
 _ENDED: Final = ("completed_at", "cancelled_at", "expired_at", "failed_at")
 """When what is derived from an object came to be, where the object says it."""
 
+_OF_AN_ERROR: Final = ("error", "type")
 _LATEST = 2.0**35
 """In unix seconds: what claims to be later is no time."""
 
@@ -92,8 +94,8 @@ def _found(value: object, way: Sequence[str]) -> Iterator[tuple[Mapping[str, Any
 
 
 def outline_of(makes: Iterable[Making], *, in_events: bool = False) -> Outline:
-    """All that has to be kept of a large document for `made_in` to find the same."""
-    outline: dict[str, Any] = {}
+    """All that has to be kept of a large document for `made_in` and `says_error` to find the same."""
+    outline: dict[str, Any] = dict.fromkeys(_OF_AN_ERROR)
     for making in makes:
         for way in making.in_events if in_events else making.at:
             _add(outline, way, (making.kind.expires, *_TIMES, *_ENDED))
@@ -115,11 +117,13 @@ def _add(outline: dict[str, Any], way: Sequence[str], beside: Iterable[str | Non
 
 
 def reduced(body: bytes, outline: Outline) -> object:
-    """What an outline asks for of a JSON document; None where it is none."""
+    """What an outline asks for of a JSON document, such as clients read that are less strict; None where it is none."""
     try:
         return _reduced(orjson.loads(body), outline)
     except orjson.JSONDecodeError:
-        return None
+        outliner = Outliner(outline)
+        outliner.feed(body)
+        return outliner.finish()
 
 
 def _reduced(value: object, outline: Outline | tuple[Outline] | None) -> object:
@@ -134,3 +138,8 @@ def is_not_found(document: object) -> bool:
     """Whether this is how the API, or who speaks as it does, says that it does not have something."""
     error = document.get("error") if isinstance(document, dict) else None
     return isinstance(error, dict) and isinstance(error.get("message"), str)
+
+
+def says_error(document: object) -> bool:
+    """Whether an answer, or an event, tells of an error and of nothing that was made."""
+    return isinstance(document, dict) and (bool(document.get("error")) or document.get("type") == "error")

@@ -12,7 +12,7 @@ import orjson
 
 from gateway.errors import Overloaded, UpstreamFault
 from gateway.exchange.observers import AnswerRecorder, StreamObserver, Watch
-from gateway.policy.makings import is_not_found, outline_of, reduced
+from gateway.policy.makings import is_not_found, outline_of, reduced, says_error
 from gateway.proxy.by_sight import codings_of
 from gateway.proxy.call import Call
 from gateway.proxy.reading import AT_ONCE_BYTES, Reading
@@ -54,7 +54,7 @@ async def record_document(call: Call, head: Head, recorder: AnswerRecorder, read
         document = await reading.answer(tenant, text, reduced, (outline,))
     except Overloaded:
         document = await _outlined((text,), recorder)
-    recorder.heard = True
+    recorder.heard, recorder.refused = True, says_error(document)
     await recorder.answered(document)
 
 

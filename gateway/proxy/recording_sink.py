@@ -16,7 +16,7 @@ import orjson
 
 from gateway.errors import GatewayError, Internal
 from gateway.exchange.observers import AnswerRecorder
-from gateway.policy.makings import outline_of
+from gateway.policy.makings import outline_of, reduced, says_error
 from gateway.proxy.answer_sink import AnswerSink
 from gateway.proxy.channel import Held
 from gateway.proxy.reply import Reply
@@ -110,7 +110,7 @@ class MakingEvents:
         try:
             return orjson.loads(event.data)
         except orjson.JSONDecodeError:
-            return None
+            return reduced(event.data, self._outline)
 
     def _take_fragment(self, event: SseEvent) -> object:
         if self._fragments is None and not self._ignored:
@@ -235,8 +235,9 @@ class RecordingSink:
         recorder = self._recorder
         saying = [document for document in documents if recorder.says_more(document)]
         if not saying:
-            if any("error" in document for document in documents if isinstance(document, dict)):
+            if any(map(says_error, documents)):
                 self._events.saw_data = False  # nothing will be made
+                recorder.refused = True
             return False
         self._recording = asyncio.get_running_loop().create_task(self._record(saying))
         self._recording.add_done_callback(self._recorded)

@@ -35,6 +35,7 @@ _NO_LEXEMES = bytes(byte for byte in range(256) if byte not in b'"{}[]')
 _BLOCK_BYTES = 256
 _USUAL_DEPTH = 4
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _QUOTE, _BACKSLASH, _CLOSE = b'"\\}'
 _OPENING, _CLOSING = b"{[", b"}]"
 
@@ -177,6 +178,9 @@ class Outliner:
 
     def _begin(self, seen: bytes, at: int) -> int:
         if at < len(seen):
+            mark = seen[at : at + len(_BYTE_ORDER_MARK)]
+            if self._kept is None and _BYTE_ORDER_MARK.startswith(mark):
+                return at + len(mark) if mark == _BYTE_ORDER_MARK else self._wait(seen, at)
             if self._kept is not None or not seen.startswith(b"{", at):
                 return self._end(seen)
             self._places.append(outermost := _Place(self._outline, None))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from gateway.usage.answers import usage_of
+from gateway.usage.answers import Outline, usage_of
 from gateway.usage.json_reader import MAX_WHOLE_BYTES
 from gateway.usage.outline import Outliner
 from gateway.usage.realtime import kind_in_front
@@ -34,6 +34,17 @@ _DELTA, _ANY_DELTA = b".delta", b"response.output_text.delta"
 _LANE = re.compile(rb'"stream_id"\s*+:\s*+"([^"\\]{1,256})"')
 _RESPONSE = re.compile(rb'"response"\s*+:\s*+\{\s*+"id"\s*+:\s*+"([^"\\]{1,256})"')
 _EDGE_BYTES = 1024
+_MADE: Outline = {
+    "type": None,
+    "stream_id": None,
+    "response": {
+        "id": None,
+        "created_at": None,
+        "previous_response_id": None,
+        "output": ({"id": None, "container_id": None},),
+    },
+}
+"""What says what was made."""
 
 
 class Told(NamedTuple):
@@ -98,7 +109,9 @@ def said_of_made(text: bytes) -> dict[str, Any] | None:
     try:
         event = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return None
+        outliner = Outliner(_MADE)
+        outliner.feed(text)
+        event = outliner.finish()
     if type(event) is not dict:
         return None
     response = event.get("response")

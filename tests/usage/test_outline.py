@@ -173,6 +173,16 @@ def test_what_is_no_json_is_read_alike_however_it_is_cut(scrap, cuts):
     assert outlined(raw, list(range(len(raw)))) == outlined(raw, [])
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 100])
+def test_a_byte_order_mark_in_front_is_passed_over_once(step):
+    mark, document = b"\xef\xbb\xbf", b'{"usage":{"total_tokens":7}}'
+    for raw, kept in ((mark + document, {"usage": {"total_tokens": 7}}), (mark[:2] + document, None)):
+        outliner = Outliner()
+        for at in range(0, len(raw), step):
+            outliner.feed(raw[at : at + step])
+        assert outliner.finish() == kept
+
+
 LOGPROBS = [
     {
         "token": "}",
