@@ -35,6 +35,15 @@ class SpoolFull(OSError):
     """As much waits as may."""
 
 
+class Kept(NamedTuple):
+    """What a file holds."""
+
+    path: Path
+    steps: Sequence[Step]
+    is_whole: bool
+    """Whether all in it could be read."""
+
+
 class _Size(NamedTuple):
     at: float
     files: int
@@ -75,33 +84,46 @@ class Spool:
         """How many steps that is, by the names of the files."""
         return sum(_steps_in(path) for path in self.files())
 
-    def read(self, path: Path) -> list[Step]:
-        """What a file says; nothing if it has been told meanwhile. One that cannot be read is set aside, and said."""
+    def read(self, path: Path) -> Kept:
+        """What a file says, as far as it can be read; nothing if it has been told meanwhile. Raises OSError."""
         try:
-            document = read_at_most(path, self._most_bytes) or b""
-            return [Step.read(line) for line in document.splitlines()]
+            document = read_at_most(path, self._most_bytes)
         except FileNotFoundError:
-            return []
-        except (OSError, ValueError) as error:
-            _log.error("%s cannot be read, and is set aside: %s", path, error)
-            path.rename(path.with_suffix(_UNREADABLE))
-            return []
+            return Kept(path, (), is_whole=True)
+        lines = (document or b"").splitlines()
+        steps = [step for line in lines if (step := _step_in(line)) is not None]
+        return Kept(path, steps, is_whole=len(steps) == len(lines) == _steps_in(path))
 
-    def done(self, path: Path) -> None:
-        """All in it has been told."""
-        path.unlink(missing_ok=True)
+    def done(self, kept: Kept) -> None:
+        """All that could be read in it has been told. What could not is set aside, and said. Raises OSError."""
+        path = kept.path
+        if kept.is_whole:
+            path.unlink(missing_ok=True)
+            return
+        aside = path.with_suffix(_UNREADABLE)
+        path.rename(aside)
+        _log.error(
+            "%s says less than the registry of stored objects has to be told: %d of %d answers could be read; "
+            "`gateway objects import` reads it as well once it is mended",
+            *(aside, len(kept.steps), _steps_in(path)),
+        )
 
     def lock(self) -> int | None:
-        """Be the one who tells; returns what to `unlock`, None where somebody else does, or nothing waits."""
+        """Be the one who tells; returns what to `unlock`, None where somebody else does, or nothing waits.
+
+        Raises OSError.
+        """
         try:
             descriptor = os.open(self.folder, os.O_RDONLY)
         except (FileNotFoundError, NotADirectoryError):
             return None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(descriptor)
             return None
+        except OSError:
+            pass  # a disk that knows no locks: to tell twice changes nothing
         return descriptor
 
     def unlock(self, descriptor: int) -> None:
@@ -136,6 +158,13 @@ class Spool:
                     draft.unlink()
             except FileNotFoundError:
                 pass  # its writer lives
+
+
+def _step_in(line: bytes) -> Step | None:
+    try:
+        return Step.read(line)
+    except ValueError:
+        return None
 
 
 def _steps_in(path: Path) -> int:

@@ -34,11 +34,14 @@ class Step(NamedTuple):
         """Raise ValueError for what is no such line."""
         try:
             document: dict[str, Any] = orjson.loads(line)
+            intent_id = document["intent"]
+            if not isinstance(intent_id, str | None):
+                raise TypeError("an intent of no exchange")
             return cls(
                 Scope(str(document["storage"]), str(document["tenant"])),
                 tuple(_made(*one) for one in document["made"]),
                 tuple(Named(str(kind), str(name)) for kind, name in document["freed"]),
-                document["intent"],
+                intent_id,
             )
         except (TypeError, KeyError) as error:
             raise ValueError(f"no step: {error}") from None

@@ -5,23 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from gateway.limits.store import StoreUnavailable
 from gateway.objects.spool import Spool
 from gateway.objects.steps import Step
+from gateway.objects.telling import Fate, SpoolTelling, Tell, told
 
 MOST_IN_MEMORY: Final = 10_000
 _AT_ONCE: Final = 64
-_TRIES: Final = 3
-"""Files that cannot be told, one after another, before it is the store's fault."""
+_DISK_SECONDS: Final = 2.0
+"""So long an answer waits for a disk, and a stop for whatever is slow."""
+
+_TELLING_SECONDS: Final = 30.0
+"""So long other things wait for what is on disk to be told."""
 
 _log = logging.getLogger("gateway.objects")
-Tell = Callable[[Step], Awaitable[None]]
-"""Tells the store; raises StoreUnavailable."""
 
 
 class Waiting:
@@ -37,16 +38,18 @@ class Waiting:
         self._unwritten: list[tuple[Step, asyncio.Future[None]]] = []
         self._memory = deque[Step]()
         self._writing: asyncio.Task[None] | None = None
-        self._on_disk = 0
+        self._on_disk = SpoolTelling(spool, tell) if spool is not None else None
+        self._telling: asyncio.Task[bool] | None = None
         self._writes = True
 
     @property
     def size(self) -> int:
         """Steps that wait, on disk as of the last look at it."""
-        return self._on_disk + len(self._memory) + len(self._unwritten)
+        on_disk = 0 if self._on_disk is None else self._on_disk.waiting
+        return on_disk + len(self._memory) + len(self._unwritten)
 
     async def keep(self, step: Step) -> None:
-        """Return when the step is kept as well as can be: on disk, where that takes it."""
+        """Return when the step is kept as well as can be: on disk, where that takes it, and soon."""
         if self._spool is None:
             self._remember(step)
             return
@@ -54,34 +57,54 @@ class Waiting:
         self._unwritten.append((step, written))
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write(self._spool))
-        await written
+        await asyncio.wait({written}, timeout=_DISK_SECONDS)
 
     async def tell_all(self) -> bool:
         """Tell the store what waits; whether it took all."""
         if self._writing is not None and not self._writing.done():
-            await asyncio.wait({self._writing})
+            await asyncio.wait({self._writing}, timeout=_DISK_SECONDS)
         took = await self._tell_memory()
-        if self._spool is not None:
-            took = await self._tell_disk(self._spool) and took
-            self._on_disk = await asyncio.to_thread(self._spool.waiting)
-        return took
+        if self._on_disk is None:
+            return took
+        # A disk that hangs keeps one thread, however often this is tried.
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.create_task(self._on_disk.tell())
+        await asyncio.wait({self._telling}, timeout=_TELLING_SECONDS)
+        return took and self._telling.done() and self._telling.result()
 
     async def close(self) -> None:
-        """The process ends: what is in memory goes to disk, or is said."""
-        left, self._memory = self._memory, deque()
+        """The process ends, and waits for nobody long: what is in memory is told, or goes to disk, or is said."""
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.wait({self._telling})
+        if self._writing is not None:
+            await asyncio.wait({self._writing}, timeout=_DISK_SECONDS)
+        self._memory.extend(step for step, _ in self._unwritten)
+        if not self._memory:
+            return
+        try:
+            async with asyncio.timeout(_DISK_SECONDS):
+                await self._tell_memory()
+        except TimeoutError:
+            pass  # it is too much, or the store is too slow
+        left = list(self._memory)
         if left and self._spool is not None:
             try:
-                await asyncio.to_thread(self._spool.put, list(left))
+                async with asyncio.timeout(_DISK_SECONDS):
+                    await asyncio.to_thread(self._spool.put, left)
                 return
-            except OSError as error:
-                _log.error("what waits for the registry of stored objects cannot be kept on disk: %s", error)
+            except OSError as error:  # a timeout is one
+                _log.error(
+                    "what waits for the registry of stored objects cannot be kept on disk: %s",
+                    str(error) or "it does not answer",
+                )
         for step in left:
             self._lose(step)
 
     async def _write(self, spool: Spool) -> None:
         """Whatever comes while the disk is busy goes with the next file."""
         while self._unwritten:
-            batch, self._unwritten = self._unwritten, []
+            batch = list(self._unwritten)
             try:
                 await asyncio.to_thread(spool.put, [step for step, _ in batch])
             except Exception as error:  # noqa: BLE001 (whoever waits for it must hear, whatever the fault)
@@ -96,7 +119,9 @@ class Waiting:
                     self._remember(step)
             else:
                 self._writes = True
-                self._on_disk += len(batch)
+                if self._on_disk is not None:
+                    self._on_disk.wrote(len(batch))
+            del self._unwritten[: len(batch)]
             for _, written in batch:
                 if not written.done():
                     written.set_result(None)
@@ -110,67 +135,13 @@ class Waiting:
     async def _tell_memory(self) -> bool:
         while self._memory:
             steps = list(islice(self._memory, _AT_ONCE))
-            left = await self._told(steps)
+            fates = await told(self._tell, steps)
             for _ in steps:
                 self._memory.popleft()
-            self._memory.extendleft(reversed(left))
-            if left:
+            of_each = list(zip(steps, fates, strict=True))
+            self._memory.extendleft(step for step, fate in reversed(of_each) if fate is Fate.LEFT)
+            if Fate.LEFT in fates:
                 return False
-        return True
-
-    async def _tell_disk(self, spool: Spool) -> bool:
-        lock = await self._locked(spool)
-        if lock is None:
-            return True
-        failed = 0
-        try:
-            await asyncio.to_thread(spool.sweep)
-            for path in await asyncio.to_thread(spool.files):
-                steps = await asyncio.to_thread(spool.read, path)
-                if await self._told(steps):
-                    failed += 1
-                    if failed == _TRIES:
-                        return False
-                    continue
-                await asyncio.to_thread(spool.done, path)
-        except OSError as error:
-            _log.error(
-                "what waits for the registry of stored objects cannot be read or taken away: %s", error
-            )
-            return False
-        finally:
-            spool.unlock(lock)
-        return not failed
-
-    async def _locked(self, spool: Spool) -> int | None:
-        """Be the one who tells; what a thread has locked for who is cancelled is unlocked."""
-        locking = asyncio.ensure_future(asyncio.to_thread(spool.lock))
-
-        def unlock(_: object) -> None:
-            lock = locking.result()
-            if lock is not None:
-                spool.unlock(lock)
-
-        try:
-            return await asyncio.shield(locking)
-        except asyncio.CancelledError:
-            locking.add_done_callback(unlock)
-            raise
-
-    async def _told(self, steps: list[Step]) -> list[Step]:
-        """Tell the store some; returns those that it did not take."""
-        left: list[Step] = []
-        for at in range(0, len(steps), _AT_ONCE):
-            some = steps[at : at + _AT_ONCE]
-            took = await asyncio.gather(*map(self._took, some))
-            left += [step for step, one in zip(some, took, strict=True) if not one]
-        return left
-
-    async def _took(self, step: Step) -> bool:
-        try:
-            await self._tell(step)
-        except StoreUnavailable:
-            return False
         return True
 
 

@@ -249,13 +249,20 @@ def test_the_log_brings_back_what_was_made_and_says_what_it_cannot_use(
         {"time": at, "tenant": "acme", "storage": STORAGE, "created": [["file", 7]]},
     ]
     text = "".join(f"{orjson.dumps(line).decode()}\n" for line in lines) + "no JSON\n\n[]\n"
+    text += Step(ACME, (Made("file", "file-aside", 1.7e9),)).written().decode()
     given(monkeypatch, text)
     assert objects.code("import") == 1
-    assert "4 of them name 5 objects of 2 tenants, 5 of which were not known" in objects.out
+    assert "5 of them name 6 objects of 2 tenants, 6 of which were not known" in objects.out
     assert "6 lines could not be used" in objects.err
     assert "line 7" in objects.err
-    made = [Made("file", "file-1", 1), MADE[2], MADE[3], Made("file", "file-waited", 1)]
-    assert owned(redis, ACME, *made) == [True] * 4
+    made = [
+        Made("file", "file-1", 1),
+        MADE[2],
+        MADE[3],
+        Made("file", "file-waited", 1),
+        Made("file", "file-aside", 1),
+    ]
+    assert owned(redis, ACME, *made) == [True] * 5
     assert owned(redis, Scope("vllm:8000/v1", "gone"), Made("file", "file-3", 1)) == [True]
 
 

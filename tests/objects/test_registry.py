@@ -22,7 +22,7 @@ from gateway.limits.store import StoreUnavailable
 from gateway.objects.heard import Became, Found
 from gateway.objects.redis_objects import RedisObjects
 from gateway.objects.registry import Registry
-from gateway.objects.spool import FOLDER, Spool, SpoolFull
+from gateway.objects.spool import FOLDER, Kept, Spool, SpoolFull
 from gateway.objects.steps import Step
 from gateway.objects.store import Intent, Made, Named, Scope
 from gateway.objects.waiting import Waiting
@@ -278,11 +278,12 @@ class TestSpool:
         ]
         spool.put(steps)
         (path,) = spool.files()
-        assert spool.read(path) == steps
+        kept = spool.read(path)
+        assert (kept.steps, kept.is_whole) == (steps, True)
         assert spool.waiting() == 2
-        spool.done(path)
+        spool.done(kept)
         assert spool.files() == []
-        assert spool.read(path) == []
+        assert spool.read(path) == Kept(path, (), is_whole=True)
 
     def test_it_is_bounded_by_files_and_by_bytes(self, tmp_path: Path) -> None:
         step = Step(somebody(), (file("file-1"),))
@@ -296,16 +297,22 @@ class TestSpool:
         with pytest.raises(SpoolFull):
             small.put([step])
 
-    def test_a_file_that_cannot_be_read_is_set_aside_once(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    @pytest.mark.parametrize(
+        ("more", "left"), [(b'{"tenant": "half', 1), (b"\xff\n", 1), (b"[]\n{}\n", 1), (b"", 1), (None, 0)]
+    )
+    def test_what_cannot_be_read_of_a_file_is_set_aside_once_the_rest_is_told(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, more: bytes | None, left: int
     ) -> None:
-        spool = Spool(tmp_path)
-        spool.put([Step(somebody(), (file("file-1"),))])
+        spool, step = Spool(tmp_path), Step(somebody(), (file("file-1"),))
+        spool.put([step, step])
         (path,) = spool.files()
-        path.write_bytes(b'{"tenant": "half')
-        assert spool.read(path) == []
+        path.write_bytes(b"" if more is None else step.written() + more)
+        kept = spool.read(path)
+        assert (kept.steps, kept.is_whole) == ([step][:left], False)
+        assert spool.files() == [path], "it has not been told yet"
+        spool.done(kept)
         assert spool.files() == []
-        assert str(path) in caplog.text
+        assert f"{left} of 2 answers could be read" in caplog.text
         assert path.with_suffix(".unreadable").exists()
 
     def test_one_at_a_time_tells(self, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 A line of the log that names what was made has `created`, pairs of kind and id, beside `tenant`, `time`, and `storage`
 or the name of the `upstream` by which the configuration knows it. What there was no room to keep waiting is in a line
-of the process (`objects/registry.py`), whole.
+of the process (`objects/registry.py`), whole, and what waits is in files of such lines (`objects/spool.py`).
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ class Reader:
             made = [_made(self._known(kind), name, at) for kind, name in document["created"]]
             storage = document.get("storage") or self._storages[document["upstream"]]
             return Portion(Scope(storage, str(document["tenant"])), made)
+        if "made" in document:
+            return self._of_step(line)
         return self._of_process(document)
 
     def _of_process(self, document: dict[str, Any]) -> Portion | None:
@@ -78,7 +80,10 @@ class Reader:
         at = message.find(_STEP.decode())
         if at < 0:
             return None
-        step = Step.read(message[at:].encode())
+        return self._of_step(message[at:].encode())
+
+    def _of_step(self, line: bytes) -> Portion:
+        step = Step.read(line)
         return Portion(step.scope, [one for one in step.made if self._known(one.kind)])
 
     def _kind(self, document: dict[str, Any]) -> str:
