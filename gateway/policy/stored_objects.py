@@ -55,6 +55,10 @@ _SUBSTANCE_OF: Mapping[str, Collection[str]] = {
     "reasoning": ("encrypted_content",),
 }
 
+_ANSWERS_A_CALL = "_output"
+_ANSWERED = ("call_id", "output", "result", "tools")
+"""What an item has of its own that answers a call, be it empty: a call may come to nothing."""
+
 
 def _ending(harmless: Collection[str]) -> re.Pattern[bytes]:
     """What ends a name that names a stored object; a plain first character makes searching cheap."""
@@ -125,6 +129,8 @@ def refers(place: str, members: Mapping[str, Any], *, in_session: bool) -> bool:
     kind = members.get("type")
     if kind is None and place in ITEMS:
         return True  # the API takes it for an item_reference
+    if isinstance(kind, str) and kind.endswith(_ANSWERS_A_CALL):
+        return all(members.get(name) is None for name in _ANSWERED)
     substance = _SUBSTANCE_OF.get(kind, _SUBSTANCE) if isinstance(kind, str) else _SUBSTANCE
     return all(members.get(name) in (None, "", []) for name in substance)
 

@@ -133,6 +133,7 @@ def test_the_file_of_a_citation_is_the_containers_affair_there_alone() -> None:
         {"store": True}, {"store": 1}, {"conversation": None, "previous_response_id": None},
         {"conversation": "none"}, {"metadata": {"file_id": "x"}}, {"video": "https://x.test/a.mp4"},
         {"input": [{"type": "message", "id": "msg_1", "role": "user", "content": "x"}]},
+        {"items": [{"type": "function_call_output", "id": "fco_1", "call_id": "c_2", "output": ""}]},
         {"messages": [{"tool_calls": [{"id": "call_1", "function": {"name": "f", "arguments": "{}"}}]}]},
         {"tools": [{"parameters": {"properties": {"file_id": {"type": "string"}}}}]},
         {"voice": "alloy", "user_id": 7, "file_ids": []},
