@@ -127,7 +127,7 @@ def said_of_made(text: bytes) -> dict[str, Any] | None:
             "created_at": response.get("created_at"),
             "previous_response_id": _id(response.get("previous_response_id")),
             "output": [
-                {name: item[name] for name in ("id", "container_id") if name in item}
+                {name: item[name] for name in ("id", "container_id", "environment") if name in item}
                 for item in items
                 if type(item) is dict
             ],

@@ -118,10 +118,12 @@ async def test_a_client_never_hears_of_what_the_registry_does_not_know(
         items = [
             {"type": "message", "id": f"msg_{number}"},
             {"container_id": f"cntr_{number}", "id": f"ci_{number}"},
+            {"environment": {"container_id": f"cntr_sh_{number}"}, "id": f"sh_{number}"},
         ]
         await session.upstream_tells("response.completed", response={**response, "output": items})
         assert await owns(gateway, "item", f"msg_{number}")
         assert await owns(gateway, "container", f"cntr_{number}")
+        assert await owns(gateway, "container", f"cntr_sh_{number}")
 
 
 @pytest.mark.parametrize("first", ["response.queued", "response.in_progress", "response.made_up"])

@@ -125,6 +125,20 @@ MAKES: dict[str, tuple[str, object, dict[str, Any], tuple[str, str]]] = {
         response("resp_1", output=[{"type": "code_interpreter_call", "id": "c", "container_id": "cntr_1"}]),
         ("container", "cntr_1"),
     ),
+    "the container that a shell ran in": (
+        RESPONSES,
+        STORED,
+        response(
+            "resp_1",
+            output=[
+                {
+                    "type": "shell_call",
+                    "environment": {"type": "container_reference", "container_id": "cntr_1"},
+                }
+            ],
+        ),
+        ("container", "cntr_1"),
+    ),
     "conversation": ("/v1/conversations", {}, {"id": "conv_1"}, ("conversation", "conv_1")),
     "container": ("/v1/containers", {"name": "x"}, {"id": "cntr_1"}, ("container", "cntr_1")),
     "video": ("/v1/videos", {"prompt": "x", "model": "sora-2"}, {"id": "video_1"}, ("video", "video_1")),
