@@ -30,7 +30,8 @@ _IN_WORDS = {
 
 GONE = {
     "shared_objects": "is no setting any more: it let tenants on one upstream account reach each other's stored "
-    "objects, and nothing does. Take it away: with redis_url each tenant may use what it has made itself, and "
+    "objects, and nothing does. Take it away: with redis_url each tenant may use what it makes from now on, and "
+    "what is there is nobody's until `gateway objects adopt` says whose it is; "
     'stored_objects = "registry", "own" or "refuse" under [tenants.ID] says so, or otherwise, of one'
 }
 """Settings of earlier releases, and what is written in their place."""

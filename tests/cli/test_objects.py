@@ -194,6 +194,27 @@ def test_adopt_takes_nothing_from_anybody_unless_told_whose_it_is(
     assert objects.code("adopt", "acme", "file") == 1
 
 
+class AtTerminal(io.TextIOWrapper):
+    """Standard input as a person has it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"), [(["adopt", "acme", "file"], "an id on each line"), (["import"], "of the log")]
+)
+def test_who_sits_at_a_terminal_is_told_what_is_waited_for(
+    objects: Command, monkeypatch: pytest.MonkeyPatch, arguments: list[str], what: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", AtTerminal(io.BytesIO(), encoding="utf-8"))
+    objects(*arguments)
+    assert f"{what} from standard input; Ctrl-D ends it" in objects.err
+    given(monkeypatch, "")
+    objects(*arguments)
+    assert objects.err == ""
+
+
 def test_disown_has_it_be_nobodys(redis: RedisServer, objects: Command) -> None:
     record(redis, ACME, *MADE)
     objects("disown", "acme", "response", "resp_1")

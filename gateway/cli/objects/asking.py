@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from gateway.cli.drawing import complain
+from gateway.cli.drawing import complain, remark
 from gateway.cli.options import add_settings, check_tenant, settings_from
 from gateway.cli.stores import PATIENCE_SECONDS, quiet_redis
 from gateway.limits.store import StoreUnavailable
@@ -96,6 +97,13 @@ def kind_of(name: str) -> StoredKind:
     if name not in kinds:
         raise ValueError(f"{name!r} is no kind of stored objects; there are {', '.join(kinds)}")
     return kinds[name]
+
+
+def lines_of_input(what: str) -> TextIO:
+    """Standard input; who sits at a terminal is told that it is read."""
+    if sys.stdin.isatty():
+        remark(f"reading {what} from standard input; Ctrl-D ends it")
+    return sys.stdin
 
 
 @asynccontextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -20,7 +19,7 @@ import orjson
 
 from gateway.cli import drawing
 from gateway.cli.drawing import shown
-from gateway.cli.objects.asking import Asked, add, answered, scope_of
+from gateway.cli.objects.asking import Asked, add, answered, lines_of_input, scope_of
 from gateway.objects.keys import DIGEST_BYTES, is_id
 from gateway.objects.steps import Step
 from gateway.objects.store import Made, Named, Scope
@@ -203,7 +202,7 @@ def _import(options: argparse.Namespace) -> int:
 def _lines(files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
     """Each line, and where it stands. Raises OSError."""
     if not files:
-        for number, line in enumerate(sys.stdin.buffer, 1):
+        for number, line in enumerate(lines_of_input("lines of an export, or of the log").buffer, 1):
             yield f"line {number:,}", line
     for path in files:
         with path.open("rb") as file:

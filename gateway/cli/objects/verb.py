@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from gateway.cli import drawing
 from gateway.cli.drawing import shown
 from gateway.cli.objects import exporting, importing, orphans
-from gateway.cli.objects.asking import Asked, add, answered, kind_of
+from gateway.cli.objects.asking import Asked, add, answered, kind_of, lines_of_input
 from gateway.cli.options import date
 from gateway.objects.keys import is_id
 from gateway.objects.store import Entry, Made, Named, Scope
@@ -223,7 +222,7 @@ def _acknowledge(options: argparse.Namespace) -> int:
 def _given(ids: Sequence[str], kind: str) -> Iterator[Made]:
     """The objects that a command is about. Raises ValueError."""
     now = time.time()
-    for line in ids or sys.stdin:
+    for line in ids or lines_of_input("an id on each line"):
         words = line.split()
         if not words:
             continue

@@ -179,7 +179,7 @@ class AdminApi:
                     "settings, and is no project's key: see upstream.admin_api_key",
                 )
             case 403:
-                raise Refused(403, f"the admin key may not do this (403){said}")
+                raise Refused(403, f"the admin key may not do this: {self._root}{path} is answered 403{said}")
             case 404:
                 raise Refused(404, f"{self._root}{path} is not there (404){said}")
             case status:

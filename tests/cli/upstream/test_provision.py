@@ -304,7 +304,7 @@ async def test_limits_that_become_others_follow_and_what_cannot_is_said(organiza
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [(401, "does not accept the admin key (401)"), (403, "the admin key may not do this (403)")],
+    [(401, "does not accept the admin key (401)"), (403, "is answered 403")],
 )
 async def test_an_admin_key_that_will_not_do_is_named_and_not_told(
     organization: Organization, status: int, words: str
