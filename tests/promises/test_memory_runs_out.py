@@ -25,8 +25,6 @@ OVERLOADED = (503, "overloaded")
 CUT = (0, None)
 """Where there was no memory even for what came next over the connection."""
 
-TEXT = orjson.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "é" * 10 * MIB}]})
-
 
 @pytest.fixture
 async def served(upstream: ScriptedUpstream, tmp_path: Path) -> AsyncIterator[tuple[RunningCommand, str]]:
@@ -69,14 +67,15 @@ async def test_a_failed_allocation_is_503_for_who_asks_for_much_and_nothing_for_
             await asyncio.sleep(0.01)
 
     upstream.plays(slow)
-    assert await ask("POST", CHAT, TEXT, JSON) == (200, None)
+    text = orjson.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "é" * 10 * MIB}]})
+    assert await ask("POST", CHAT, text, JSON) == (200, None)
     limit_bytes = memory_bytes(gateway, "VmSize") + ROOM_BYTES
     resource.prlimit(gateway.process.pid, resource.RLIMIT_AS, (limit_bytes, limit_bytes))
 
     beside = asyncio.create_task(others())
     large: Counter[tuple[int, str | None]] = Counter()
     for _ in range(3):
-        large.update(await asyncio.gather(*(ask("POST", CHAT, TEXT, JSON) for _ in range(CROWD))))
+        large.update(await asyncio.gather(*(ask("POST", CHAT, text, JSON) for _ in range(CROWD))))
     beside.cancel()
 
     assert gateway.process.returncode is None

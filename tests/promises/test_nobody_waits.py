@@ -6,7 +6,7 @@ import asyncio
 import re
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,23 +32,26 @@ metering = true
 max_tokens_per_1_minute = 30000000000
 """
 LARGE = 60 * MIB
-BODIES = {
-    "one string": b'{"model":"m","stream":true,"input":"' + b"a" * LARGE + b'"}',
-    "without a model": b'{"stream":true,"input":"' + b"a" * LARGE + b'"}',
-    "escaped quotes": b'{"model":"m","input":"' + b'\\"' * (LARGE // 2) + b'"}',
-    "backslashes": b'{"model":"m","input":"' + b"\\\\" * (LARGE // 2) + b'"}',
-    "escaped letters": b'{"model":"m","input":"' + b"\\u0061" * (LARGE // 6) + b'"}',
-    "underscores": b'{"model":"m","input":"' + b"_id" * (LARGE // 3) + b'"}',
-    "objects": b'{"model":"m","input":[' + b'{"model":"m"},' * 99_000 + b"1]}",
-    "members": b'{"model":"m","input":{' + b",".join(b'"k%d_id":7' % n for n in range(190_000)) + b"}}",
-    "numbers": b'{"model":"m","input":[' + b"1.5e-300," * 1_999_000 + b"1]}",
-    "strings": b'{"model":"m","input":[' + b'"abcdefghijabcdefghi\\n",' * 1_999_000 + b'""]}',
-    "nesting": b'{"model":"m","input":[' + (b"[" * 900 + b"]" * 900 + b",") * 200 + b"1]}",
-    "digits": b'{"model":"m","temperature":1.' + b"1" * LARGE + b"}",
-    "names of megabytes": b'{"model":"m","' + b"a" * 20 * MIB + b'":[' + b"{}," * 190_000 + b"1]}",
-    "too complex": b'{"model":"m","input":[' + b"[]," * 10_000_000 + b"1]}",
-    "middling objects": b'{"model":"m","input":[' + b"{}," * 21_000 + b"1]}",
+BODIES: dict[str, Callable[[], bytes]] = {
+    "one string": lambda: b'{"model":"m","stream":true,"input":"' + b"a" * LARGE + b'"}',
+    "without a model": lambda: b'{"stream":true,"input":"' + b"a" * LARGE + b'"}',
+    "escaped quotes": lambda: b'{"model":"m","input":"' + b'\\"' * (LARGE // 2) + b'"}',
+    "backslashes": lambda: b'{"model":"m","input":"' + b"\\\\" * (LARGE // 2) + b'"}',
+    "escaped letters": lambda: b'{"model":"m","input":"' + b"\\u0061" * (LARGE // 6) + b'"}',
+    "underscores": lambda: b'{"model":"m","input":"' + b"_id" * (LARGE // 3) + b'"}',
+    "objects": lambda: b'{"model":"m","input":[' + b'{"model":"m"},' * 99_000 + b"1]}",
+    "members": lambda: (
+        b'{"model":"m","input":{' + b",".join(b'"k%d_id":7' % n for n in range(190_000)) + b"}}"
+    ),
+    "numbers": lambda: b'{"model":"m","input":[' + b"1.5e-300," * 1_999_000 + b"1]}",
+    "strings": lambda: b'{"model":"m","input":[' + b'"abcdefghijabcdefghi\\n",' * 1_999_000 + b'""]}',
+    "nesting": lambda: b'{"model":"m","input":[' + (b"[" * 900 + b"]" * 900 + b",") * 200 + b"1]}",
+    "digits": lambda: b'{"model":"m","temperature":1.' + b"1" * LARGE + b"}",
+    "names of megabytes": lambda: b'{"model":"m","' + b"a" * 20 * MIB + b'":[' + b"{}," * 190_000 + b"1]}",
+    "too complex": lambda: b'{"model":"m","input":[' + b"[]," * 10_000_000 + b"1]}",
+    "middling objects": lambda: b'{"model":"m","input":[' + b"{}," * 21_000 + b"1]}",
 }
+"""Each is made when it is sent: half a gigabyte would burden every process that looks for tests here."""
 
 
 @dataclass
@@ -130,7 +133,7 @@ async def crowd(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Crowd
 
 @pytest.mark.parametrize("name", BODIES)
 async def test_for_a_body(crowd: Crowd, name: str) -> None:
-    status = await asyncio.to_thread(crowd.status_of, BODIES[name])
+    status = await asyncio.to_thread(crowd.status_of, BODIES[name]())
 
     assert status == (413 if name == "too complex" else 200)
     assert await asyncio.to_thread(crowd.longest_turn_seconds) < LONGEST_SECONDS
