@@ -109,7 +109,7 @@ class TenantsInForce:
         return known
 
     def _put(self, policies: Mapping[str, TenantPolicy], known: Uses | None = None) -> None:
-        has_registry = self._settings.redis_url is not None
+        has_registry = self._registry is not None  # whatever the settings say: they count at a restart
         self.book.policies = {
             tenant_id: _doubted(policy, self._never_recorded)
             for tenant_id, policy in judged(policies, self._memory.history, has_registry=has_registry).items()

@@ -242,14 +242,14 @@ def without_ids(text: bytes, ids: Iterable[str]) -> bytes:
 
 
 @asynccontextmanager
-async def one_account(redis_url: str, **settings: Any) -> AsyncIterator[Account]:
+async def one_account(redis_url: str | None, **settings: Any) -> AsyncIterator[Account]:
     """A gateway whose tenants `a` and `b` share one account; nobody has stored anything yet."""
     bodies: list[bytes] = []
     async with running_simulator(keys=[ACCOUNT_KEY], bodies=bodies) as simulator:
         shared: dict[str, Any] = {
             "upstream": {"base_url": simulator.base_url, "api_key": ACCOUNT_KEY},
             "tenants": {"a": EVERY_SCOPE, "b": EVERY_SCOPE},
-            "redis_url": redis_url,
+            **({} if redis_url is None else {"redis_url": redis_url}),
         }
         async with running_gateway(**shared | settings) as gateway:
             account = Account(simulator, gateway, bodies)

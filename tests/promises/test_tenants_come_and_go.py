@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from gateway.credentials.key_ring import ensure_ring
-from tests.kit.asking import form
+from tests.kit.asking import error_of, form
 from tests.kit.client import FORM
 from tests.kit.gateway import EVERY_SCOPE
 from tests.kit.one_account import Account, one_account
@@ -129,3 +129,33 @@ async def test_who_is_given_the_name_of_one_that_is_gone_has_what_that_one_had_a
         account.gateway.settings["tenants"] = {"a": EVERY_SCOPE}
         assert await configuration.reload()
         await kept.stays_open(account, "a")
+
+
+async def test_a_redis_that_is_taken_out_of_the_configuration_is_asked_until_a_restart(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    async with one_account(
+        redis.url, followed=True, keys_dir=tmp_path, ring=ensure_ring(tmp_path)[0]
+    ) as account:
+        kept = await Kept.made(account)
+        configuration = account.gateway.app.configuration
+        assert configuration is not None
+        account.gateway.settings.pop("redis_url")
+        assert await configuration.reload()
+        await kept.stays_open(account, "a")
+        await kept.stays_open(account, "b")
+        await kept.stays_closed(account, "b")
+
+
+async def test_a_redis_that_is_written_into_the_configuration_opens_nothing_before_a_restart(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    async with one_account(None, followed=True, keys_dir=tmp_path, ring=ensure_ring(tmp_path)[0]) as account:
+        configuration = account.gateway.app.configuration
+        assert configuration is not None
+        for redis_url in (None, redis.url):
+            if redis_url is not None:
+                account.gateway.settings["redis_url"] = redis_url
+                assert await configuration.reload()
+            answer = await account.ask("a", "GET", "/v1/files")
+            assert (answer.status, error_of(answer)["code"]) == (403, "shared_upstream")
