@@ -13,7 +13,7 @@ from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import AnswerRecorder
 from gateway.objects.registry import Registry
 from gateway.objects.store import Intent, Made, Named, Scope
-from gateway.operations.stored_kinds import Making, StoredPlace
+from gateway.operations.stored_kinds import StoredPlace, purpose_of
 from gateway.policy.makings import applying, made_in
 from gateway.wire.body_facts import BodyFacts, Reference
 
@@ -53,13 +53,9 @@ class Recorder(AnswerRecorder):
 
         self._room_bytes = _LOGGED_BYTES
         self._intent_id: str | None = None
-        self._kind = self.creates.kind.name if self.creates is not None else None
+        self._creates = purpose_of(self.makes)
+        self._kind = None if self._creates is None else self._creates.kind.name
         self._itself = itself
-
-    @property
-    def creates(self) -> Making | None:
-        """What the exchange is there to make."""
-        return next((making for making in self.makes if not making.is_derived), None)
 
     def intend(self, exchange: Exchange) -> Intent | None:
         """What is noted before the upstream is asked; None where nothing is to be made, or nobody waits for it."""
@@ -74,9 +70,8 @@ class Recorder(AnswerRecorder):
 
     @property
     def makes_answers(self) -> bool:
-        """Whether that is the answer itself, which is of use also where it cannot be found again."""
-        creates = self.creates
-        return creates is not None and creates.kind.is_answer
+        """Whether it makes the answer itself, which is of use also where it cannot be found again."""
+        return self._creates is not None and self._creates.kind.is_answer
 
     async def answered(self, document: object) -> None:
         await self._record(self._new_in(document))

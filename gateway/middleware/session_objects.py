@@ -21,7 +21,7 @@ from gateway.middleware.session_asked import Asked
 from gateway.middleware.session_under_way import SessionUnderWay
 from gateway.objects.registry import Registry
 from gateway.objects.store import Intent
-from gateway.operations.stored_kinds import StoredKinds
+from gateway.operations.stored_kinds import StoredKinds, purpose_of
 from gateway.operations.table import Operation
 from gateway.policy.makings import made_in
 from gateway.stored_errors import ObjectsUnavailable
@@ -97,7 +97,7 @@ class SessionObjects(ObjectRecorder):
         ]
 
     def _intent(self, asked: Asked) -> Intent | None:
-        creates = self._place.creates
+        creates = purpose_of(self._place.makes)
         if creates is None:
             return None
         return Intent(asked.key, creates.kind.name, self._exchange.caller.principal.subject, time())

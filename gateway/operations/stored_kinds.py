@@ -120,6 +120,11 @@ class Making:
     is_derived: bool
 
 
+def purpose_of(makes: Iterable[Making]) -> Making | None:
+    """What an operation is there to make, of all that it makes."""
+    return next((making for making in makes if not making.is_derived), None)
+
+
 @dataclass(frozen=True, slots=True)
 class StoredPlace:
     """What an operation has to do with stored objects, beside what bodies and queries name."""
@@ -137,11 +142,6 @@ class StoredPlace:
     makes: tuple[Making, ...] = ()
     closed: str | None = None
     """Why it stays closed to tenants who share an account."""
-
-    @property
-    def creates(self) -> Making | None:
-        """What the operation is there to make."""
-        return next((making for making in self.makes if not making.is_derived), None)
 
     @property
     def is_nothing(self) -> bool:

@@ -137,6 +137,25 @@ async def test_a_line_that_is_too_long_to_be_read_is_refused(shared: Shared) -> 
     assert not made(shared)
 
 
+async def test_what_lines_name_behind_a_thousand_others_is_looked_up_as_well(shared: Shared) -> None:
+    own = [f"file-{number}" for number in range(1_200)]
+    await shared.store.record(shared.scope("a"), [Made("file", one, time.time()) for one in own])
+    naming_own = line({"file_ids": own})
+    answer = await batch_over(shared, naming_own)
+    assert answer.status == 200, answer.body
+    answer = await batch_over(shared, naming_own + FOREIGN)
+    assert answer.status == 404
+    assert "Line 2 of the input file" in error_of(answer)["message"]
+
+
+async def test_lines_that_name_more_than_is_looked_up_for_one_batch_are_refused(shared: Shared) -> None:
+    lines = [line({"file_ids": [f"file-{at}-{n}" for n in range(2_000)]}) for at in range(26)]
+    answer = await batch_over(shared, b"".join(lines))
+    assert (answer.status, error_of(answer)["param"]) == (400, "input_file_id")
+    assert "more than 50000 stored objects" in error_of(answer)["message"]
+    assert not made(shared)
+
+
 async def test_anothers_input_file_is_unknown_and_is_not_even_asked_for(shared: Shared) -> None:
     for file_id in ("file-of-b", "file-nobodys"):
         answer = await batch_over(shared, PLAIN, input_file_id=file_id)
