@@ -17,7 +17,7 @@ from tests.kit.gateway import EVERY_SCOPE, Gateway
 from tests.kit.realtime import Event, Talk
 from tests.kit.redis import RedisServer
 from tests.kit.upstream import ScriptedUpstream, Turn, two_events
-from tests.kit.waiting import found, until
+from tests.kit.waiting import comes_to, found, until
 from tests.kit.websocket import (
     MORE,
     PING,
@@ -338,6 +338,14 @@ async def test_what_is_refused_costs_nothing(
     await goes_up(b)
     told = await is_told(b, **REQUEST)
     assert told["status"] == 429
+    registry, scope = gateway.app.services.registry, gateway.app.services.tenants.get("b").scope
+    assert registry is not None
+    assert scope is not None
+
+    async def intents() -> int:
+        return len([intent async for intent in registry.store.intents(scope)])
+
+    await comes_to(2, intents)  # of what has gone up, and of nothing that was refused
 
 
 async def test_without_the_store_what_names_something_is_refused_and_the_rest_goes_on(
@@ -350,6 +358,7 @@ async def test_without_the_store_what_names_something_is_refused_and_the_rest_go
     assert (told["status"], told["error"]["code"]) == (503, "stored_objects_unavailable")
     # What this connection made needs nobody's word, and what is made now is made all the same.
     await makes(session, "resp_2", previous_response_id="resp_1")
+    assert gateway.metric("gateway_objects_unrecorded_inference_total") == 1
     redis.start()
 
 

@@ -257,6 +257,14 @@ async def test_while_redis_is_away_nothing_is_made_that_has_to_be_found_again(sh
     assert shared.upstream.requests == []
 
 
+async def test_what_the_path_names_is_judged_before_a_large_body_is_read(shared: Shared) -> None:
+    client = await shared.connect()
+    headers = JSON + "Content-Length: 1000000\r\nExpect: 100-continue\r\n"
+    await client.send(client.request_bytes("POST", "/v1/threads/thread_of_b/messages", headers=headers))
+    assert (await client.read_head()).status == 404
+    assert shared.upstream.requests == []
+
+
 async def test_inference_goes_through_while_redis_is_away_and_is_recorded_when_it_is_back(
     shared: Shared,
 ) -> None:
