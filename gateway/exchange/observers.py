@@ -10,16 +10,13 @@ from typing import Any, Protocol
 from gateway.endings import Ending, GatewayError
 from gateway.operations.stored_kinds import Making
 from gateway.policy.reading import Question
+from gateway.usage.likeness import Takes
 from gateway.wire.answer_head import Head
 from gateway.wire.body_facts import AskedResponse, Reference, SocketRequest
 from gateway.wire.search import Piece
 
 Watch = Callable[[bytes], object]
 """Is shown every piece of an answer's body as the upstream sent it, once it has been forwarded."""
-
-
-Takes = Callable[[bytes], bool]
-"""Takes a piece of the usual kind, of which there is nothing more to be seen or done; False: it is another."""
 
 
 class StreamObserver:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from time import monotonic
 
 from gateway.exchange.exchange import Exchange
-from gateway.exchange.observers import READABLE, AnswerChange, EventFilter, StreamObserver, Takes, Watch
+from gateway.exchange.observers import READABLE, AnswerChange, EventFilter, StreamObserver, Watch
 from gateway.middleware.costs import Costs
 from gateway.operations.table import UsageReport
 from gateway.usage.cost import Cost
 from gateway.usage.inflating import READABLE_CODINGS
+from gateway.usage.likeness import Takes
 from gateway.usage.reader import UsageReader
 from gateway.usage.reported import BYTES_PER_LLM_TOKEN, Known, Usage, divided, filled
 from gateway.wire.answer_head import Head

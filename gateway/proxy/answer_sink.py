@@ -7,13 +7,14 @@ from time import monotonic
 
 from gateway.errors import GatewayError, UpstreamBroken
 from gateway.exchange.exchange import Exchange
-from gateway.exchange.observers import EventFilter, Takes
+from gateway.exchange.observers import EventFilter
 from gateway.proxy.answer import Answer
 from gateway.proxy.channel import Channel
 from gateway.proxy.piece_gaps import Pace
 from gateway.proxy.sink import Awaited, Passes
+from gateway.usage.likeness import Takes
 from gateway.wire.search import Piece
-from gateway.wire.whole_chunks import chunk_at, whole_chunk
+from gateway.wire.whole_chunks import WHOLE, begin_of_whole, chunk_at
 
 _BLANK_LINES = (b"\n\n", b"\r\r", b"\r\n\r\n", b"\n\r\n")
 _LINE_ENDS = b"\r\n"
@@ -139,17 +140,16 @@ class AnswerSink(Awaited):
         client, takes = self._client.transport, self._takes
         if client is None or takes is None:
             return 0
-        passed, body = len(data), whole_chunk(data)
-        if not body:
+        size = len(data)
+        begin = WHOLE.get(size) or begin_of_whole(size)
+        if not takes(data, begin):
             return self._pass_several(data, client, takes)
-        if not takes(body):
-            return 0
         client.write(data)
-        self._exchange.bytes_out += len(body)
-        return passed
+        self._exchange.bytes_out += size - len(begin) - 2
+        return size
 
     def _pass_several(self, data: bytes, client: asyncio.Transport, takes: Takes) -> int:
-        """As `_pass_usual`, for a piece that is not just one chunk."""
+        """As `_pass_usual`, for a piece that is not just one usual chunk."""
         passed = body_bytes = 0
         while (body := chunk_at(data, passed)) and takes(body):
             size = len(body)

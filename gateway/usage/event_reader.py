@@ -4,14 +4,13 @@ Of the usual piece, whole events that report nothing, nothing but a few words is
 """
 
 import re
-from collections.abc import Callable
 from enum import Enum, auto
 
 from gateway.usage.answers import Report, from_sse_event, report_of
 from gateway.usage.deltas import Deltas
 from gateway.usage.included import is_added_usage
 from gateway.usage.json_reader import BEGINNING_BYTES, MAX_WHOLE_BYTES
-from gateway.usage.likeness import Likeness, ends_something
+from gateway.usage.likeness import Likeness, Takes, ends_something
 from gateway.usage.outline import EventOutliner
 from gateway.usage.reported import BYTES_PER_LLM_TOKEN, Usage
 from gateway.usage.written import SOUND_BYTES_PER_LLM_TOKEN
@@ -115,7 +114,7 @@ class EventReader:
                 self.deltas.add(passing)
         return passing + b"".join([self._take(event) for event in events]) if events else passing
 
-    def usual(self) -> Callable[[bytes], bool] | None:
+    def usual(self) -> Takes | None:
         """What takes, from now on, the pieces of which nothing can be held back or reported, and leaves others."""
         if self._likeness.is_known and self._splitter.between_events and self._fragments is None:
             return self._likeness.took

@@ -6,6 +6,7 @@ of it is looked at.
 
 import re
 from itertools import pairwise
+from typing import Protocol
 
 import orjson
 
@@ -26,6 +27,13 @@ _MOST_LOOKS = 8
 """So many pieces of a stream are looked at for one that the others may be like."""
 
 
+class Takes(Protocol):
+    """Takes a piece of the usual kind, of which there is nothing more to be seen or done; False: it is another."""
+
+    def __call__(self, piece: bytes, begin: bytes = b"") -> bool:
+        """`begin`: what a chunk begins with of which the piece is the body; it is given as it came, framing and all."""
+
+
 class Likeness:
     """What the pieces of one stream have in common: most differ in nothing but what the model wrote.
 
@@ -37,6 +45,7 @@ class Likeness:
         "_behind",
         "_between",
         "_fixed_bytes",
+        "_framed_behind",
         "_looks",
         "_written_at",
         "count",
@@ -50,7 +59,7 @@ class Likeness:
         self.size_bytes = 0
         """How many bytes were written in those."""
 
-        self._before = self._behind = b""
+        self._before = self._behind = self._framed_behind = b""
         self._between: list[bytes] = []
         """What stands between the gaps, of which there is one more."""
 
@@ -65,15 +74,21 @@ class Likeness:
         """Whether there is anything that others may be like."""
         return self._fixed_bytes > 0
 
-    def took(self, piece: bytes) -> bool:
-        """Count a piece that is like the others; False: it is not."""
-        written = piece.removeprefix(self._before).removesuffix(self._behind)
-        others_bytes = 0
+    def took(self, piece: bytes, begin: bytes = b"") -> bool:
+        """Count a piece that is like the others; False: it is not. As `Takes` says."""
+        fixed_bytes = self._fixed_bytes
+        if begin:
+            # All at once: the length tells whether each of them was there to be taken away.
+            written = piece.removeprefix(begin).removeprefix(self._before).removesuffix(self._framed_behind)
+            fixed_bytes += len(begin) + 2
+        else:
+            written = piece.removeprefix(self._before).removesuffix(self._behind)
         if self._between:
             written, others_bytes = self._gaps(written)
+            fixed_bytes += others_bytes
         size = len(written)
         if (
-            size + others_bytes + self._fixed_bytes != len(piece)
+            size + fixed_bytes != len(piece)
             or not size
             or _QUOTE in written
             or _LF in written
@@ -122,6 +137,7 @@ class Likeness:
         self._written_at = gaps.index(written)
         fixed = [piece[end:begin] for (_, end), (begin, _) in pairwise(((0, 0), *gaps, (len(piece), 0)))]
         self._before, *self._between, self._behind = fixed
+        self._framed_behind = self._behind + b"\r\n"
         self._fixed_bytes = sum(map(len, fixed))
 
 

@@ -15,6 +15,7 @@ from gateway.usage.deltas import Deltas, NoDeltas
 from gateway.usage.event_reader import EventReader
 from gateway.usage.inflating import Inflater, Unreadable, knows
 from gateway.usage.json_reader import MAX_WHOLE_BYTES, JsonReader
+from gateway.usage.likeness import Takes
 from gateway.usage.outline import Outliner
 from gateway.usage.reported import Usage
 from gateway.wire.codings import codings
@@ -78,7 +79,7 @@ class UsageReader:
             return None
         return self._reader.feed if self._inflater is None else self._unpack
 
-    def usual(self) -> Callable[[bytes], bool] | None:
+    def usual(self) -> Takes | None:
         """What takes, from now on, pieces that report nothing and are no more than that, and leaves others."""
         reader = self._reader
         return reader.usual() if self._inflater is None and isinstance(reader, EventReader) else None

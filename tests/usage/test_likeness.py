@@ -43,3 +43,22 @@ def test_what_comes_first_may_be_several_events_or_another_one() -> None:
     likeness.learn(b'data: {"x":1}\n\ndata: {"content":"a"}\n\ndata: {"content":"b"}\n\n')
 
     assert likeness.took(b'data: {"content":"c"}\n\n')
+
+
+def test_a_chunk_is_known_by_its_body_and_only_with_all_of_its_framing() -> None:
+    likeness = Likeness()
+    likeness.learn(b'data: {"content":"word"}\n\n')
+    event = b'data: {"content":"words"}\n\n'
+    begin = b"%x\r\n" % len(event)
+
+    assert likeness.took(begin + event + b"\r\n", begin)
+    assert (likeness.count, likeness.size_bytes) == (1, 5)
+    for other in (
+        event,
+        begin + event,
+        event + b"\r\n",
+        b"1a\r\n" + event + b"\r\n",
+        begin + event + b"\n\n",
+    ):
+        assert not likeness.took(other, begin)
+    assert not likeness.took(begin + b"x" * len(event) + b"\r\n", begin)
