@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from bisect import bisect_left
 from math import inf
 from time import monotonic
 
+from gateway.exchange.instruments import Spread
 from gateway.proxy.bites import Turns
 from gateway.proxy.readable import LATE_SECONDS
 
@@ -19,9 +20,9 @@ REMEMBERED_SECONDS = 60.0
 class LoopLag:
     """Notes by how much each of its beats comes too late: as long as the loop was blocked, less one beat at most."""
 
-    def __init__(self, observe: Callable[[float], None], turns: Turns) -> None:
-        """`turns` is told when the loop is late."""
-        self._observe = observe
+    def __init__(self, lags: Spread, turns: Turns) -> None:
+        """`lags` counts each; `turns` is told when the loop is late."""
+        self._lags = lags
         self._turns = turns
         self._loop: asyncio.AbstractEventLoop
         self._timer: asyncio.TimerHandle | None = None
@@ -43,7 +44,7 @@ class LoopLag:
     async def start(self) -> None:
         """Begin to beat."""
         self._loop = asyncio.get_running_loop()
-        self._arm()
+        self._arm(monotonic())
 
     async def close(self) -> None:
         """Stop."""
@@ -51,19 +52,25 @@ class LoopLag:
             self._timer.cancel()
         self._turns.late_at = inf
 
-    def _arm(self) -> None:
-        self._due = monotonic() + BEAT_SECONDS
-        self._turns.late_at = self._due + LATE_SECONDS
+    def _arm(self, now: float) -> None:
+        self._due = due = now + BEAT_SECONDS
+        self._turns.late_at = due + LATE_SECONDS
         self._timer = self._loop.call_later(BEAT_SECONDS, self._beat)
 
     def _beat(self) -> None:
+        # Fifty times a second, whatever else there is to do: so it calls little.
         now = self._turned_at = monotonic()
-        lag = max(0.0, now - self._due)
-        self._observe(lag)
+        lag = now - self._due
+        if lag < 0.0:
+            lag = 0.0
+        lags = self._lags
+        lags.counts[bisect_left(lags.bounds, lag)] += 1
+        lags.sum += lag
         if now - self._since > REMEMBERED_SECONDS:
             self._since, self._longest_before, self._longest = now, self._longest, 0.0
-        self._longest = max(self._longest, lag)
-        self._arm()
+        if lag > self._longest:
+            self._longest = lag
+        self._arm(now)
         if lag > LATE_SECONDS:
             # What the loop reads when it looks next may have come meanwhile.
             self._turns.late_at = 0.0

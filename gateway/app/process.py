@@ -84,7 +84,7 @@ class App:
         self.services = services
         self.handler = handler
         self.server: EdgeServer | None = None
-        self.loop_lag = lag = LoopLag(services.metrics.process.loop_lag.observe, turns)
+        self.loop_lag = lag = LoopLag(services.metrics.process.loop_lag, turns)
         lifecycle, trust = services.lifecycle, services.trust
         self.health = OwnHealth(
             lifecycle,

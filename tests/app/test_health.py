@@ -17,7 +17,7 @@ from gateway.app.exposition import exposition_of_one
 from gateway.app.health import Condition, MachineHealth, OwnHealth, Reason, State, WorkerState
 from gateway.app.loop_lag import LoopLag
 from gateway.app.private_listener import PrivateListener
-from gateway.exchange.instruments import Registry
+from gateway.exchange.instruments import Registry, Spread
 from gateway.proxy.bites import Turns
 from gateway.proxy.lifecycle import Lifecycle
 from tests.kit.waiting import until
@@ -132,7 +132,7 @@ def ask(port: int, path: str) -> tuple[int, dict[str, Any]]:
 
 async def test_a_process_whose_loop_is_blocked_says_so_itself() -> None:
     """The loop is blocked by what blocks loops; the listener's thread answers all the same."""
-    lag = LoopLag(lambda _: None, Turns())
+    lag = LoopLag(Spread(()), Turns())
     await lag.start()
     lifecycle = Lifecycle()
     lifecycle.started = True
