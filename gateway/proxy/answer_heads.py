@@ -25,8 +25,9 @@ _MOST_SHAPED_BYTES = 4096
 """Of a head whose shape is kept."""
 
 _MOST_SHAPES = 32
-_COMES_AGAIN = 16
-"""So often a head has to have come before it is worth what it takes to make out its shape: milliseconds."""
+_COMES_AGAIN = 64
+"""So often a head has to have come before it is worth what it takes to make out its shape: as long as to read seventy
+without."""
 
 _COMES_OFTEN = 1024
 """The same where another shape has to make way for it."""

@@ -129,7 +129,7 @@ async def test_an_answer_names_the_allowed_origin_that_asks_and_no_other(
     upstream.plays(its_own)
     client = await gateway.connect()
 
-    for _ in range(40):  # of heads that come again the shape is known in the end
+    for _ in range(80):  # of heads that come again the shape is known in the end
         answer = await client.request("POST", CHAT, QUESTION, headers=JSON + origin(asking))
         assert allowed(answer) == expected
         assert answer.get("x-request-id") == "req_upstream"

@@ -227,7 +227,7 @@ async def test_a_head_is_read_as_aiohttps_parser_reads_it_with_a_body_to_come(
                 read(head)
         return
     heads = AnswerHeads()
-    for before in (OK, head, *[head] * 20):  # what has been read before, and how often, does not matter
+    for before in (OK, head, *[head] * 40):  # what has been read before, and how often, does not matter
         heads.whole(before)
         for read in (heads.whole, HeadInPieces().feed):
             found = read(head + b"rest")
@@ -276,7 +276,7 @@ def _says(heads: AnswerHeads, data: bytes) -> object:
 
 def test_heads_that_come_again_with_other_values_are_read_as_if_they_came_for_the_first_time() -> None:
     known = AnswerHeads()
-    for _ in range(40):
+    for _ in range(100):
         known.whole(COMES_AGAIN)
     for at in range(len(COMES_AGAIN)):
         for letter in (b"\r", b"\n", b"\0", b" ", b"\t", b":", b"9", b"e", b"\xc3\xa9", b"\x80", b""):
@@ -292,7 +292,7 @@ def test_heads_of_more_kinds_than_are_kept_are_read_all_the_same() -> None:
     heads = AnswerHeads()
     for _ in range(3):
         for kind in range(50):
-            for length in range(20):
+            for length in range(80):
                 fields = b"Server-%d: s\r\nContent-Length: %d\r\n" % (kind, length)
                 found = heads.whole(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n{")
                 assert found is not None
@@ -303,7 +303,7 @@ def test_heads_of_more_kinds_than_are_kept_are_read_all_the_same() -> None:
 
 def test_what_came_with_a_head_is_not_kept_as_long_as_that() -> None:
     heads = AnswerHeads()
-    for _ in range(20):
+    for _ in range(80):
         found = heads.whole(COMES_AGAIN + bytes(100_000))
     assert found is not None
     head, rest = found
