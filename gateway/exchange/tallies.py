@@ -5,8 +5,9 @@ Where nothing is told apart by operation, those of one tenant share it.
 
 from __future__ import annotations
 
-from operator import add
-from typing import Protocol
+from collections.abc import Sequence
+from itertools import compress
+from typing import Any, Protocol
 
 from gateway.endings import Ending
 from gateway.exchange.fault_metrics import FaultMetrics
@@ -15,8 +16,9 @@ from gateway.exchange.instruments import Spread, Spreads, Sums, Tallies, Tally
 from gateway.exchange.model_metrics import ModelMetrics
 from gateway.settings.section import OTHER_TENANT
 from gateway.usage.counters import DEFAULT_TIER, OTHER, tier_of
-from gateway.usage.reported import Usage
+from gateway.usage.reported import NUMBERS, Usage
 
+_KINDS = range(NUMBERS)
 NO_OPERATION = "none"
 """Stands for the operation where a request names none, and in histograms for all that nobody known has asked for."""
 
@@ -100,8 +102,11 @@ class ExchangeTallies:
         used = self.usage.get(usage.tier) or self.used_by(usage.tier)
         models = self._families.models
         by_model = (models.named.get(model) or models.of(model)).usage
-        used[:] = map(add, used, usage)  # the numbers: what else there is stands behind
-        by_model[:] = map(add, by_model, usage)
+        amounts: Sequence[Any] = usage
+        for kind in compress(_KINDS, amounts):  # most are not used
+            amount = amounts[kind]
+            used[kind] += amount
+            by_model[kind] += amount
 
     def was_granted(self) -> Tally:
         """What the limiter granted the tenant, whatever the operation."""

@@ -80,8 +80,8 @@ def limit(
             exchange.body_gone = room.release
             stored, owning = standing.stored, None
             if stored is not None and (
-                not standing.stored_if_said or (head.has_body and not whole) or says_stored(exchange)
-            ):  # what a form names is seen as it goes by
+                not standing.stored_if_said or (head.has_body and not whole) or "?" in exchange.target
+            ):  # what a form names is seen as it goes by, what a body does when it has been read
                 owning = Ownership(registry, exchange, stored, batch_input)
             try:
                 if not whole:
