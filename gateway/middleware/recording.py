@@ -49,8 +49,9 @@ class Recorder(AnswerRecorder):
         self._registry = registry
         self._scope = scope
         self._seen: set[tuple[str, str]] = {(reference.kind, reference.id) for reference in references}
-        """What needs not be recorded: what has been, and what the request named."""
+        """What needs not be recorded: what has been, and what the request named or brought along."""
 
+        self._seen.update(("item", given) for given in facts.named.given)
         self._room_bytes = _LOGGED_BYTES
         self._intent_id: str | None = None
         self._creates = purpose_of(self.makes)

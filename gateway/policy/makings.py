@@ -13,6 +13,7 @@ import orjson
 
 from gateway.objects.store import Made
 from gateway.operations.stored_kinds import Making, StoredPlace, Way
+from gateway.policy.references import is_id
 from gateway.usage.answers import Outline
 from gateway.usage.outline import Outliner
 from gateway.wire.body_facts import BodyFacts
@@ -41,6 +42,8 @@ def _applies(making: Making, facts: BodyFacts) -> bool:
             return facts.store is True
         case "not store false":
             return facts.store is not False
+        case "plain ids":
+            return all(map(is_id, facts.named.given))
         case member:
             return member in facts.makes_inside
 

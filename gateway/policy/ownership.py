@@ -18,7 +18,7 @@ from gateway.policy.stored_objects import steps_of
 from gateway.wire.body_facts import Reference
 
 CURSORS: Final = ("after", "before")
-_CONDITIONS_OF_STORE: Final = frozenset({"store", "not store false"})
+_OTHER_CONDITIONS: Final = frozenset({"store", "not store false", "plain ids"})
 _SHOWN_CHARACTERS: Final = 64
 _NOBODY_KNOWS: Final = "the gateway keeps no record of whose it is"
 
@@ -90,7 +90,7 @@ def made_inside(caller: Caller, operation: Operation) -> tuple[str, ...]:
     if caller.tenant.scope is None or operation.is_administration:
         return ()
     conditions = {making.condition for making in StoredKinds.load().place_of(operation).makes}
-    return tuple(sorted(way for way in conditions - _CONDITIONS_OF_STORE if way is not None))
+    return tuple(sorted(way for way in conditions - _OTHER_CONDITIONS if way is not None))
 
 
 def references_in_head(

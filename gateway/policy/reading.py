@@ -275,6 +275,7 @@ def _names_of(document: dict[str, Any], question: Question, *, in_session: bool 
         told.fault,
         unnamed_models.unnamed_in(document) if models else (),
         told.references,
+        told.given,
     )
 
 

@@ -48,6 +48,9 @@ class Told(NamedTuple):
 
     fault: Fault | None = None
 
+    given: tuple[str, ...] = ()
+    """The ids of items that come whole: an answer that has them has said nothing new."""
+
 
 def is_id(text: str) -> bool:
     """Whether a text is made of what ids are made of. Any other is nobody's: no reader could make another id of it."""
@@ -69,6 +72,7 @@ def references_in(
     kinds, closed = _names_of_kinds(), StoredKinds.load().closed_members
     harmless = HARMLESS_IDS.union(below, IDS_OF_THE_SESSION if in_session else ())
     found: dict[Reference, None] = {}
+    given: list[str] = []
     for place, members in objects(document):
         cited = place == _CITATION[0] and members.get("type") == _CITATION[1] and "container_id" in members
         for name, value in members.items():
@@ -76,7 +80,11 @@ def references_in(
             if meant == "id":
                 if type(value) is list:
                     return Told(fault=_no_id(name))
-                if type(value) is not str or not refers(place, members, in_session=in_session):
+                if type(value) is not str:
+                    continue
+                if not refers(place, members, in_session=in_session):
+                    if place in ITEMS:
+                        given.append(value)
                     continue
                 member = ITEM_REFERENCE if place in ITEMS else place
                 texts: list[str] | None = [value]
@@ -104,7 +112,7 @@ def references_in(
                 found[Reference(kind, text[: LONGEST_ID + 1], member)] = None
             if len(found) > MOST_REFERENCES:
                 return Told(fault=_TOO_MANY)
-    return Told(tuple(found))
+    return Told(tuple(found), given=tuple(given))
 
 
 def _texts(name: str, value: object, *, of_kind: bool) -> list[str] | None:

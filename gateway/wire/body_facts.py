@@ -36,6 +36,9 @@ class Named(NamedTuple):
     references: tuple[Reference, ...] = ()
     """What it names of kinds that the registry knows, each once; `stored` is what else it names."""
 
+    given: tuple[str, ...] = ()
+    """The ids of items that come whole."""
+
 
 NOTHING_NAMED = Named()
 

@@ -87,7 +87,7 @@ def test_ids_are_found_in_what_the_operation_itself_has_made_or_what_is_its_own(
     assert derived == {
         ("file", "file.id"), ("file", "output_file_id"), ("file", "error_file_id"),
         ("file", "data.[].output_file_id"), ("file", "data.[].error_file_id"),
-        ("item", "output.[].id"), ("container", "output.[].container_id"),
+        ("item", "output.[].id"), ("item", "data.[].id"), ("container", "output.[].container_id"),
         ("container", "output.[].environment.container_id"),
         ("vector_store", "tool_resources.file_search.vector_store_ids.[]"),
     }  # fmt: skip

@@ -427,6 +427,39 @@ async def test_a_stream_that_breaks_off_breaks_off_behind_what_it_has_made(share
     assert await shared.owns("a", "response", "resp_1")
 
 
+def message(message_id: str | None = None) -> dict[str, Any]:
+    """An item as it is given, or as it is answered."""
+    named = {} if message_id is None else {"id": message_id}
+    return {"type": "message", "role": "user", "content": "x", **named}
+
+
+async def test_items_of_a_conversation_are_known_but_for_those_that_came_with_an_id(shared: Shared) -> None:
+    items = "/v1/conversations/conv_1/items"
+    await shared.store.record(shared.scope("a"), [Made("conversation", "conv_1", time.time())])
+    await shared.store.record(shared.scope("b"), [Made("item", "msg_of_b", time.time())])
+    client = await shared.connect()
+
+    async def adds(given: list[dict[str, Any]], *answered: str) -> None:
+        shared.upstream.plays(answers({"object": "list", "data": [message(one) for one in answered]}))
+        shared.upstream.gate("answer").set()
+        answer = await client.request("POST", items, orjson.dumps({"items": given}), headers=JSON)
+        assert answer.status == 200, answer
+
+    await adds([message(), message("msg_of_b"), message("fco_1")], "msg_1", "msg_of_b", "fco_1")
+    await adds([message(), message(" msg_of_b")], "msg_2", "msg_of_b")
+    await adds([message("msg_1")], "msg_1")
+
+    assert await shared.owns("a", "item", "msg_1"), "the upstream named it"
+    for echo in ("msg_of_b", "fco_1", "msg_2"):
+        assert not await shared.owns("a", "item", echo)
+    # An SDK sends a message of a session again without its type, as a reference would come.
+    shared.upstream.plays(answers(response("resp_1")))
+    for named, status in (("msg_1", 200), ("msg_of_b", 404)):
+        again = {"id": named, "role": "user", "content": "x"}
+        body = orjson.dumps({"model": "gpt-4o", "input": [again]})
+        assert (await client.request("POST", RESPONSES, body, headers=JSON)).status == status
+
+
 async def test_a_thread_that_comes_with_its_run_is_known_by_the_event_of_the_run(shared: Shared) -> None:
     thread = b'event: thread.created\ndata: {"id":"thread_1","object":"thread"}\n\n'
     run = b'event: thread.run.created\ndata: {"id":"run_1","thread_id":"thread_1"}\n\n'
