@@ -203,7 +203,7 @@ class SharedGrants:
         patience = self._patience
         pause = known.pause_seconds or patience.first_seconds
         known.pause_seconds = min(2 * pause, patience.most_seconds)
-        known.due_at = monotonic() + pause * random.uniform(0.8, 1)  # noqa: S311
+        known.due_at = monotonic() + pause * random.uniform(0.8, 1)  # noqa: S311 (nothing is kept secret by it)
         if why != known.trouble:  # one line per trouble, not per attempt
             known.trouble = why
             _log.warning("upstream %s: its workload identity cannot be renewed: %s", name, why)

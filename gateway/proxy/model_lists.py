@@ -177,7 +177,7 @@ class ModelLists:
                     name,
                     why,
                 )
-        return seconds * random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311
+        return seconds * random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311 (nothing is kept secret by it)
 
     async def _asked(self, access: UpstreamAccess, tenant: str) -> str | None:
         """Learn an upstream's list; or why there is none. Raises a GatewayError."""

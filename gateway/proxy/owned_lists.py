@@ -264,9 +264,7 @@ class _OwnList(_Walk):
         if page is not None:
             return self._take(page)
         if not self._query.is_plain:
-            raise UpstreamBroken(
-                "The upstream's list changed so much while it was read that nobody can tell what is in it."
-            )
+            raise _changed()
         return 0
 
     def _take(self, page: ListPage) -> int:
