@@ -9,7 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.objects.store import Made, Named
+from gateway.objects.registry import Registry
+from gateway.objects.store import Made, Named, Scope
 from tests.conftest import StartGateway
 from tests.kit.client import JSON, RawClient
 from tests.kit.faults.faulty_link import FaultyLink
@@ -81,12 +82,22 @@ async def makes(session: Talk, response_id: str = "resp_1", *output: Event, **as
 
 async def owns(gateway: Gateway, kind: str, object_id: str, tenant: str = "a") -> bool:
     """Whether the registry says that it is the tenant's."""
-    registry = gateway.app.services.registry
-    scope = gateway.app.services.tenants.get(tenant).scope
-    assert registry is not None
-    assert scope is not None
+    registry, scope = registry_of(gateway, tenant)
     [owned] = await registry.look(scope, [Named(kind, object_id)])
     return owned
+
+
+async def intents(gateway: Gateway, tenant: str = "a") -> int:
+    """How many of the tenant's intents are left."""
+    registry, scope = registry_of(gateway, tenant)
+    return len([intent async for intent in registry.store.intents(scope)])
+
+
+def registry_of(gateway: Gateway, tenant: str) -> tuple[Registry, Scope]:
+    registry, scope = gateway.app.services.registry, gateway.app.services.tenants.get(tenant).scope
+    assert registry is not None
+    assert scope is not None
+    return registry, scope
 
 
 # What is made
@@ -124,6 +135,20 @@ async def test_a_client_never_hears_of_what_the_registry_does_not_know(
         assert await owns(gateway, "item", f"msg_{number}")
         assert await owns(gateway, "container", f"cntr_{number}")
         assert await owns(gateway, "container", f"cntr_sh_{number}")
+
+
+async def test_items_are_those_that_an_answer_ends_with_and_none_that_it_began_with(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    session = await opened(gateway, upstream)
+    await goes_up(session)
+    began = {"id": "resp_1", "output": [{"id": "msg_0", "container_id": "cntr_0"}]}
+    await session.upstream_tells("response.created", response=began)
+    await session.upstream_tells("response.completed", response={"id": "resp_1", "output": [{"id": "msg_1"}]})
+    assert await owns(gateway, "item", "msg_1")
+    assert not await owns(gateway, "item", "msg_0")
+    assert not await owns(gateway, "container", "cntr_0")
+    await comes_to(0, lambda: intents(gateway))
 
 
 @pytest.mark.parametrize("first", ["response.queued", "response.in_progress", "response.made_up"])
@@ -205,6 +230,7 @@ async def test_a_response_that_is_not_kept_is_not_recorded_and_its_connection_go
     await goes_up(session, previous_response_id="resp_1", store=False)
     assert not await owns(gateway, "response", "resp_1")
     assert not await owns(gateway, "item", "msg_1")
+    assert await intents(gateway) == 0
 
 
 async def test_large_answers_are_recorded_too(gateway: Gateway, upstream: ScriptedUpstream) -> None:
@@ -338,14 +364,7 @@ async def test_what_is_refused_costs_nothing(
     await goes_up(b)
     told = await is_told(b, **REQUEST)
     assert told["status"] == 429
-    registry, scope = gateway.app.services.registry, gateway.app.services.tenants.get("b").scope
-    assert registry is not None
-    assert scope is not None
-
-    async def intents() -> int:
-        return len([intent async for intent in registry.store.intents(scope)])
-
-    await comes_to(2, intents)  # of what has gone up, and of nothing that was refused
+    await comes_to(2, lambda: intents(gateway, "b"))  # of what has gone up, and of nothing that was refused
 
 
 async def test_without_the_store_what_names_something_is_refused_and_the_rest_goes_on(
