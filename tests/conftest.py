@@ -48,6 +48,12 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes test, begin with the scripted day: who came to its long tests last would be waited for."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not item.nodeid.startswith("tests/day/"))
+
+
 StartGateway = Callable[..., Awaitable[Gateway]]
 
 
