@@ -49,7 +49,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several processes test, begin with the scripted day: who came to its long tests last would be waited for."""
+    """Where several processes test, begin with the scripted day: who came to its long tests last would run alone."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: not item.nodeid.startswith("tests/day/"))
 
