@@ -48,19 +48,20 @@ class StreamObserver:
         """A whole text message of the upstream's came over a WebSocket."""
 
 
-class ObjectRecorder(Protocol):
+class ObjectRecorder(ABC):
     """Records what events say was made, while they are held: a client never knows of an object before the registry
     does. Does not raise for a registry that is away: what could not be recorded waits elsewhere."""
 
     created: tuple[tuple[str, str], ...] = ()
     """Kind and id of what has been made, for the log; not of all where it is much."""
 
+    @abstractmethod
     async def event(self, document: object) -> None:
         """An event of a stream, or of a session, or a part of it that says all that was made; returns when it is
         recorded."""
 
 
-class AnswerRecorder(ObjectRecorder, ABC):
+class AnswerRecorder(ObjectRecorder):
     """Records what one answer over HTTP says."""
 
     def __init__(self, makes: Sequence[Making], *, holds: bool) -> None:

@@ -6,9 +6,8 @@ What is another's and what nobody has get one and the same answer, which the ups
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
 
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import HELD, READABLE
@@ -68,9 +67,8 @@ class Ownership:
             await admission.enter(quotas)
             return
         self._entered = True
-        await _beside(
-            admission.enter(quotas), check_owned(self._registry, self._exchange.caller, self._in_head)
-        )
+        look = Look(self._registry, self._exchange.caller, self._in_head)
+        await look.beside(admission.enter(quotas))
 
     async def check_body(self) -> None:
         """See whether the exchange may use what its body names, before somebody looks there."""
@@ -88,12 +86,12 @@ class Ownership:
             if quotas.quotas:
                 await admission.admit(quotas, hold=hold)
             return
-        looks = check_owned(registry, exchange.caller, references, intent=intent)
+        look = Look(registry, exchange.caller, references, intent)
         try:
             if quotas.quotas:
-                await _beside(admission.admit(quotas, hold=True), looks)
+                await look.beside(admission.admit(quotas, hold=True))
             else:
-                await looks
+                await look.check()
         except ObjectUnknown:
             if recorder is not None:
                 recorder.not_intended()
@@ -155,42 +153,60 @@ class Ownership:
         return recorder
 
 
-async def _beside(permits: Awaitable[None], looks: Coroutine[Any, Any, None]) -> None:
-    """Wait for both, which go to their stores in the same turn of the loop; what limits say comes first."""
-    looking = asyncio.ensure_future(looks)
-    try:
-        await permits
-    except BaseException:
-        looking.cancel()
-        await asyncio.wait({looking})
-        raise
-    await looking
+class Look:
+    """Whether a caller's tenant has what somebody names: asked in the turn of the loop in which this is made."""
+
+    __slots__ = ("_asked", "_references")
+
+    def __init__(
+        self,
+        registry: Registry | None,
+        caller: Caller,
+        references: Sequence[Reference],
+        intent: Intent | None = None,
+    ) -> None:
+        """`intent` is noted if the tenant has all of these. A reference whose member is empty is what the path begins
+        with."""
+        self._references = references
+        self._asked: asyncio.Future[list[bool]] | None = None
+        scope = caller.tenant.scope
+        if registry is not None and scope is not None and all(is_id(one.id) for one in references):
+            named = [Named(reference.kind, reference.id) for reference in references]
+            self._asked = registry.look(scope, named, intent)
+
+    async def beside(self, permits: Awaitable[None]) -> None:
+        """Wait for permits too; what limits say comes first. Raises what `check` does."""
+        try:
+            await permits
+        except BaseException:
+            self.drop()
+            raise
+        await self.check()
+
+    async def check(self) -> None:
+        """Raise ObjectUnknown unless the tenant has all; ObjectsUnavailable where nobody can say."""
+        asked = self._asked
+        if asked is None:
+            for reference in self._references:
+                if not is_id(reference.id):
+                    raise unknown(reference)
+            raise unavailable()
+        try:
+            owned = await asked
+        except StoreUnavailable as outage:
+            # Without its frames, which know the future that keeps it.
+            raise unavailable(outage) from outage.with_traceback(None)
+        for reference, may in zip(self._references, owned, strict=True):
+            if not may:
+                raise unknown(reference)
+
+    def drop(self) -> None:
+        """Nobody wants to know any more; the intent may have been noted all the same."""
+        if self._asked is not None:
+            self._asked.cancel()
 
 
-async def check_owned(
-    registry: Registry | None,
-    caller: Caller,
-    references: Sequence[Reference],
-    *,
-    intent: Intent | None = None,
-) -> None:
-    """Raise ObjectUnknown unless the caller's tenant has all of these; notes the intent if it has.
-
-    Raises ObjectsUnavailable where nobody can say. A reference whose member is empty is what the path begins with.
-    """
-    if not references and intent is None:
-        return
-    scope = caller.tenant.scope
-    for reference in references:
-        if not is_id(reference.id):
-            raise unknown(reference)
-    if registry is None or scope is None:
-        raise unavailable()
-    named = [Named(reference.kind, reference.id) for reference in references]
-    try:
-        owned = await registry.look(scope, named, intent)
-    except StoreUnavailable as outage:
-        raise unavailable(outage) from outage
-    for reference, may in zip(references, owned, strict=True):
-        if not may:
-            raise unknown(reference)
+async def check_owned(registry: Registry | None, caller: Caller, references: Sequence[Reference]) -> None:
+    """Raise ObjectUnknown unless the caller's tenant has all of these; ObjectsUnavailable where nobody can say."""
+    if references:
+        await Look(registry, caller, references).check()

@@ -6,7 +6,7 @@ of an object before the registry does; of one that is alone it passes, and is lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from time import time
 
 from gateway.exchange.exchange import Exchange
@@ -119,17 +119,19 @@ class Recorder(AnswerRecorder):
         """What a document says was made, each object once in an exchange."""
         made: list[Made] = []
         for one in made_in(self.makes, document, now=time(), in_event=in_event):
-            key = (one.kind, one.id)
-            if key not in self._seen:
-                self._seen.add(key)
-                made.append(one)
-        self.created += tuple(self._logged(made))
-        self.is_found |= any(one.kind == self._kind for one in made)
+            kind, object_id, *_ = one
+            if (kind, object_id) in self._seen:
+                continue
+            self._seen.add((kind, object_id))
+            made.append(one)
+            if kind == self._kind:
+                self.is_found = True
+            if kind not in UNLOGGED:
+                self._log(kind, object_id)
         return made
 
-    def _logged(self, made: Sequence[Made]) -> Iterator[tuple[str, str]]:
-        for one in made:
-            size = len(one.id.encode("utf-8", "replace"))
-            if one.kind not in UNLOGGED and size <= self._room_bytes:
-                self._room_bytes -= size
-                yield one.kind, one.id
+    def _log(self, kind: str, object_id: str) -> None:
+        size = len(object_id.encode("utf-8", "replace"))
+        if size <= self._room_bytes:
+            self._room_bytes -= size
+            self.created += ((kind, object_id),)

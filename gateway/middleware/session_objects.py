@@ -7,15 +7,15 @@ case, as nobody else can.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from time import time
 from typing import Any
 
 from gateway.errors import GatewayError
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import ObjectRecorder
-from gateway.middleware.ownership import check_owned
+from gateway.middleware.ownership import Look, check_owned
 from gateway.middleware.recording import UNLOGGED
 from gateway.middleware.session_asked import Asked
 from gateway.middleware.session_under_way import SessionUnderWay
@@ -62,21 +62,19 @@ class SessionObjects(ObjectRecorder):
         if not references and intent is None:
             await self._under_way.reserve(asked)
             return
-        look = asyncio.ensure_future(
-            check_owned(self._registry, self._exchange.caller, references, intent=intent)
-        )
+        look = Look(self._registry, self._exchange.caller, references, intent)
         try:
             await self._under_way.reserve(asked)
         except GatewayError:
-            await asyncio.wait({look})
-            if look.exception() is None:
+            with suppress(GatewayError):
+                await look.check()
                 self._forget(asked)
             raise
         except BaseException:
-            look.cancel()
+            look.drop()
             raise
         try:
-            await look
+            await look.check()
         except ObjectsUnavailable:
             if references:
                 self._under_way.take_back(asked)

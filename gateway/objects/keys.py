@@ -6,6 +6,7 @@ import base64
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Final
 
 import orjson
@@ -19,9 +20,11 @@ MOST_ID_BYTES: Final = 512
 DIGEST_BYTES: Final = 12
 _SCOPE_DIGEST_BYTES: Final = 9
 _AHEAD_SECONDS: Final = 86_400
+_REMEMBERED = 4096
 Word = str | bytes | int
 
 
+@lru_cache(_REMEMBERED)
 def base_key(prefix: str, scope: Scope) -> str:
     """Where all of a tenant's entries are, in the slot of a cluster that its limits have (`limits.terms`).
 

@@ -26,7 +26,7 @@ class Marks:
 
     def get(self, scope: Scope) -> str:
         """What is remembered; empty: nothing."""
-        return self._known.get(scope._replace(others=None), "")
+        return self._known.get(scope if scope.others is None else scope._replace(others=None), "")
 
     def load(self) -> None:
         """Begin with what was known here last."""

@@ -35,11 +35,12 @@ from gateway.objects.keys import (
 from gateway.objects.store import Begun, Entry, Intent, Made, Named, Scope
 from gateway.operations.stored_kinds import StoredKinds
 from gateway.redis.cluster import open_wire
-from gateway.redis.line import RedisUnavailable, Reply
+from gateway.redis.line import Argument, RedisUnavailable, Reply
 from gateway.redis.observer import NOBODY, Observer
 from gateway.redis.schema import DEFAULT_PREFIX
 from gateway.redis.script import Script
 from gateway.redis.servers import RedisServers
+from gateway.redis.wire import Awaited
 
 DEADLINE_SECONDS: Final = 0.5
 """Of one call. Whoever waits is a request."""
@@ -50,6 +51,7 @@ _AT_ONCE: Final = 1000
 _MOST_INTENTS: Final = 10_000
 _BUCKETS_AT_ONCE: Final = 256
 _SCRIPTS: Final = ("about", "begin", "buckets", "count", "free", "look", "page", "record")
+_MAY: Final = ord("1")
 
 
 class RedisObjects:
@@ -73,7 +75,25 @@ class RedisObjects:
         self._index = Script.load(__package__, "index")
         self.saw: Callable[[Scope, str], None] = _nobody
 
-    async def look(self, scope: Scope, named: Sequence[Named], intent: Intent | None = None) -> list[bool]:
+    def look(
+        self, scope: Scope, named: Sequence[Named], intent: Intent | None = None
+    ) -> asyncio.Future[list[bool]]:
+        if (named and scope.others is not None) or len(named) > _AT_ONCE:
+            return asyncio.ensure_future(self._look_in_pieces(scope, named, intent))
+        key = base_key(self._prefix, scope)
+        words = (
+            1,
+            key,
+            *intent_words(self._kinds, intent),
+            _MOST_INTENTS,
+            "0" * len(named),
+            *words_of(self._kinds, named),
+        )
+        return self._made(_Look(words, self._scripts["look"], scope, self.saw), key)
+
+    async def _look_in_pieces(
+        self, scope: Scope, named: Sequence[Named], intent: Intent | None
+    ) -> list[bool]:
         signs = await self._spared(scope, named)
         words = words_of(self._kinds, named)
         if len(named) <= _AT_ONCE:
@@ -90,18 +110,20 @@ class RedisObjects:
                 await self._look(scope, "", (), intent)
         return [sign == "1" for sign in found]
 
-    async def record(self, scope: Scope, made: Sequence[Made], intent_id: str | None = None) -> int:
+    def record(self, scope: Scope, made: Sequence[Made], intent_id: str | None = None) -> asyncio.Future[int]:
         words = words_of_made(self._kinds, made, time.time())
         leaves = leaves_of(self._kinds, [one.kind for one in made])
-        return await self._record(scope, words, intent_id or "", leaves)
+        if len(made) > _AT_ONCE:
+            return asyncio.ensure_future(self._record_in_pieces(scope, words, intent_id or "", leaves))
+        return self._begun("record", scope, intent_id or "", leaves, *words)
 
     async def record_digests(self, scope: Scope, kind: str, digests: Sequence[tuple[bytes, int]]) -> int:
         """Record some of a kind that is not listed, each by its digest and the last day on which it counts."""
         words = words_of_digests(self._kinds[kind], digests)
-        return await self._record(scope, words, "", leaves_of(self._kinds, [kind]))
+        return await self._record_in_pieces(scope, words, "", leaves_of(self._kinds, [kind]))
 
     async def forget_intent(self, scope: Scope, exchange_id: str) -> None:
-        await self._record(scope, (), exchange_id, "")
+        await self.record(scope, (), exchange_id)
 
     async def free(self, scope: Scope, named: Sequence[Named], *, unseen: bool = False) -> int:
         words = words_of(self._kinds, named)
@@ -198,24 +220,62 @@ class RedisObjects:
         self.saw(scope, mark.decode())
         return found.decode(), recorded == b"1"
 
-    async def _record(self, scope: Scope, words: Sequence[Word], intent_id: str, leaves: Word) -> int:
+    async def _record_in_pieces(
+        self, scope: Scope, words: Sequence[Word], intent_id: str, leaves: Word
+    ) -> int:
         pieces, new = list(slices(words, 5, _AT_ONCE)), 0
         for piece in pieces:
             new += await self._run("record", scope, intent_id if piece is pieces[-1] else "", leaves, *piece)
         return new
 
     async def _run(self, script: str, scope: Scope, *arguments: Word) -> Reply:
+        return await self._begun(script, scope, *arguments)
+
+    def _begun(self, script: str, scope: Scope, *arguments: Word) -> asyncio.Future[Reply]:
         key = base_key(self._prefix, scope)
-        return await self._call(self._scripts[script], key, arguments)
+        return self._made(_Asked((1, key, *arguments), self._scripts[script]), key)
 
     async def _indexed(self, member: bytes) -> Reply:
-        return await self._call(self._index, index_key(self._prefix), [member])
+        key = index_key(self._prefix)
+        return await self._made(_Asked((1, key, member), self._index), key)
 
-    async def _call(self, script: Script, key: str, arguments: Sequence[Word]) -> Reply:
-        try:
-            return await self._wire.run(script, [key], arguments)
-        except RedisUnavailable as error:
-            raise StoreUnavailable(str(error), sent=error.sent) from error
+    def _made(self, call: Awaited, key: str) -> asyncio.Future[Reply]:
+        """Make a call, which leaves with all others of this turn of the loop; what becomes of it."""
+        self._wire.call(call, key)
+        self._wire.flush_soon()
+        return call.reply
+
+
+class _Asked(Awaited):
+    """A call whose failure is that of the store."""
+
+    __slots__ = ()
+
+    def failed(self, unavailable: RedisUnavailable) -> None:
+        """Wake who waits with the failure."""
+        if not self.reply.done():
+            outage = StoreUnavailable(str(unavailable), sent=unavailable.sent)
+            outage.__cause__ = unavailable
+            self.reply.set_exception(outage)
+
+
+class _Look(_Asked):
+    """A look-up that tells what it saw."""
+
+    __slots__ = ("_saw", "_scope")
+
+    def __init__(
+        self, words: Sequence[Argument], script: Script, scope: Scope, saw: Callable[[Scope, str], None]
+    ) -> None:
+        super().__init__(words, script)
+        self._scope = scope
+        self._saw = saw
+
+    def answered(self, reply: Reply) -> None:
+        """Wake who waits with whether each may be used."""
+        found, mark, _ = reply
+        self._saw(self._scope, mark.decode())
+        super().answered([sign == _MAY for sign in found])
 
 
 def _entries(reply: Sequence[bytes]) -> list[Entry]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -44,7 +45,9 @@ class Registry:
         self._heard = heard
         self._presence = Presence(store, Marks(keys_dir))
         self._waiting = Waiting(spool_beside(keys_dir), tell=self._tell, lose=self._lose)
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._under_way: set[asyncio.Future[Any]] = set()
+        """What the store is being told, or the disk."""
+
         self._turns: dict[str, asyncio.Lock] = {}
         """Tenants' turns of asking for many at once, for everybody waits for the store meanwhile: one each."""
 
@@ -72,8 +75,9 @@ class Registry:
 
     async def close(self) -> None:
         """Have what is still to be told confirmed or kept, and let go of the store."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_STOP_SECONDS)
+        ends_at = monotonic() + _STOP_SECONDS
+        while self._under_way and (left_seconds := ends_at - monotonic()) > 0:
+            await asyncio.wait(self._under_way, timeout=left_seconds)
         if self._following is not None:
             self._following.cancel()
             await asyncio.wait({self._following})
@@ -89,33 +93,51 @@ class Registry:
         self._presence.put(scopes, checked)
         self._wanted.set()
 
-    async def look(self, scope: Scope, named: Sequence[Named], intent: Intent | None = None) -> list[bool]:
-        """Whether each may be used; notes the intent if all may. Raises StoreUnavailable."""
+    def look(
+        self, scope: Scope, named: Sequence[Named], intent: Intent | None = None
+    ) -> asyncio.Future[list[bool]]:
+        """Whether each may be used; notes the intent if all may. Raises StoreUnavailable.
+
+        It leaves in this turn of the loop, unless that is much. Who cancels it may be too late for the intent.
+        """
         if len(named) <= _FEW:
-            return await self._look(scope, named, intent)
+            return self._look(scope, named, intent)
+        return asyncio.ensure_future(self._look_in_turn(scope, named, intent))
+
+    async def _look_in_turn(self, scope: Scope, named: Sequence[Named], intent: Intent | None) -> list[bool]:
         async with self._turns.setdefault(scope.tenant, asyncio.Lock()):
             return await self._look(scope, named, intent)
 
-    async def _look(self, scope: Scope, named: Sequence[Named], intent: Intent | None) -> list[bool]:
-        began = monotonic()
-        found = Found.UNAVAILABLE
-        try:
-            may = await self.store.look(scope, named, intent)
-            found = Found.OWN if all(may) else Found.UNKNOWN
-        finally:
-            self._heard.looked(found, monotonic() - began)
-        return may
+    def _look(
+        self, scope: Scope, named: Sequence[Named], intent: Intent | None
+    ) -> asyncio.Future[list[bool]]:
+        looking = self.store.look(scope, named, intent)
+        looking.add_done_callback(partial(self._looked, monotonic()))
+        return looking
 
-    async def record(self, scope: Scope, made: Sequence[Made], intent_id: str | None = None) -> bool:
+    def _looked(self, began: float, looking: asyncio.Future[list[bool]]) -> None:
+        if looking.cancelled():
+            return  # nobody wants to know any more
+        if looking.exception() is not None:
+            found = Found.UNAVAILABLE
+        else:
+            found = Found.OWN if all(looking.result()) else Found.UNKNOWN
+        self._heard.looked(found, monotonic() - began)
+
+    def record(
+        self, scope: Scope, made: Sequence[Made], intent_id: str | None = None
+    ) -> asyncio.Future[bool]:
         """Make them the tenant's; False: not confirmed yet, they wait and are nobody's meanwhile.
 
         Never raises, and goes on if whoever waits for it does not.
         """
-        return await asyncio.shield(self._spawn(self._take(_step(scope, made, intent_id))))
+        told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._begin(_step(scope, made, intent_id), told)
+        return told
 
     def record_soon(self, scope: Scope, made: Sequence[Made], intent_id: str | None = None) -> None:
         """The same, and nobody waits for it."""
-        self._spawn(self._take(_step(scope, made, intent_id)))
+        self._begin(_step(scope, made, intent_id))
 
     def free_soon(self, scope: Scope, named: Sequence[Named]) -> None:
         """The upstream has them no longer."""
@@ -137,28 +159,47 @@ class Registry:
 
     def forget_intent_soon(self, scope: Scope, exchange_id: str) -> None:
         """Nothing was made."""
-        self._spawn(self._take(Step(scope, intent_id=exchange_id)))
+        self._begin(Step(scope, intent_id=exchange_id))
 
     def went_unasked(self) -> None:
         """Count inference that goes through although the store could not be asked: its answer may be recorded late."""
         self._heard.went_unasked()
 
-    async def _free_unseen(self, scope: Scope, named: Sequence[Named]) -> bool:
+    async def _free_unseen(self, scope: Scope, named: Sequence[Named]) -> None:
         try:
             self._heard.became(Became.FREED, await self.store.free(scope, named, unseen=True))
         except StoreUnavailable:
-            return False  # the next one who asks the upstream hears the same of them
-        return True
+            pass  # the next one who asks the upstream hears the same of them
 
-    async def _take(self, step: Step) -> bool:
+    def _begin(self, step: Step, told: asyncio.Future[bool] | None = None) -> None:
+        """Have it recorded, or kept if the store does not take it; `told` hears of either."""
+        recording = self.store.record(step.scope, step.made, step.intent_id)
+        self._under_way.add(recording)
+        recording.add_done_callback(partial(self._recorded, step, told))
+
+    def _recorded(
+        self, step: Step, told: asyncio.Future[bool] | None, recording: asyncio.Future[int]
+    ) -> None:
+        self._under_way.discard(recording)
+        if recording.cancelled() or recording.exception() is not None:
+            self._spawn(self._keep(step, told))
+            return
+        self._heard.became(Became.RECORDED, recording.result())
+        if told is not None and not told.done():
+            told.set_result(True)
+
+    async def _keep(self, step: Step, told: asyncio.Future[bool] | None = None) -> None:
+        if step.made:
+            self._heard.became(Became.WAITING, len(step.made))
+        await self._waiting.keep(step)
+        if told is not None and not told.done():
+            told.set_result(False)
+
+    async def _take(self, step: Step) -> None:
         try:
             await self._tell(step)
         except StoreUnavailable:
-            if step.made:
-                self._heard.became(Became.WAITING, len(step.made))
-            await self._waiting.keep(step)
-            return False
-        return True
+            await self._keep(step)
 
     async def _tell(self, step: Step) -> None:
         """Raises StoreUnavailable."""
@@ -183,11 +224,10 @@ class Registry:
         if self._presence.saw(scope, mark):
             self._wanted.set()
 
-    def _spawn(self, work: Coroutine[Any, Any, bool]) -> asyncio.Task[bool]:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
 
     async def _follow(self) -> None:
         """Tell what waits, and what is in force; less often while the store does not listen."""

@@ -6,6 +6,7 @@ else; it outlives the tenant's configuration. Entries of one tenant are in one p
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -70,18 +71,24 @@ class Begun(NamedTuple):
 
 
 class ObjectStore(Protocol):
-    """Keeps entries and intents. Every method raises StoreUnavailable (of limits) and nothing else."""
+    """Keeps entries and intents. Every method raises StoreUnavailable (of limits) and nothing else.
+
+    What is looked up or recorded leaves in the turn of the loop in which that is asked for, unless it is much.
+    """
 
     saw: Callable[[Scope, str], None]
     """Is told, with each look, the mark of what the store has of a tenant; empty: it has nothing."""
 
-    async def look(self, scope: Scope, named: Sequence[Named], intent: Intent | None = None) -> list[bool]:
+    def look(
+        self, scope: Scope, named: Sequence[Named], intent: Intent | None = None
+    ) -> asyncio.Future[list[bool]]:
         """Whether each may be used in this scope, in one round trip that also notes the intent.
 
         The intent is noted only if all may. With nothing named and no intent it only tells that the store is there.
+        Who cancels it does not stop what has left.
         """
 
-    async def record(self, scope: Scope, made: Sequence[Made], intent_id: str | None = None) -> int:
+    def record(self, scope: Scope, made: Sequence[Made], intent_id: str | None = None) -> asyncio.Future[int]:
         """Make them the tenant's, and forget the intent; how many are new. Doing it again changes nothing."""
 
     async def forget_intent(self, scope: Scope, exchange_id: str) -> None:

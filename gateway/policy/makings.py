@@ -6,7 +6,7 @@ it was made, and not if the request named it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -25,6 +25,7 @@ _ENDED: Final = ("completed_at", "cancelled_at", "expired_at", "failed_at")
 """When what is derived from an object came to be, where the object says it."""
 
 _OF_AN_ERROR: Final = ("error", "type")
+_Found = tuple[Mapping[str, Any], object]
 _LATEST = 2.0**35
 """In unix seconds: what claims to be later is no time."""
 
@@ -48,28 +49,28 @@ def _applies(making: Making, facts: BodyFacts) -> bool:
             return member in facts.makes_inside
 
 
-def made_in(
-    makes: Iterable[Making], document: object, *, now: float, in_event: bool = False
-) -> Iterator[Made]:
+def made_in(makes: Iterable[Making], document: object, *, now: float, in_event: bool = False) -> list[Made]:
     """What a JSON answer, or an event, says was made."""
+    made = []
     for making in makes:
         for way in making.in_events if in_event else making.at:
-            for owner, value in _found(document, way):
+            found: list[_Found] = []
+            _find(document, way, 0, found)
+            for owner, value in found:
                 if type(value) is str and 0 < len(value) <= _MOST_ID_CHARACTERS:
-                    yield _made(making, way, owner, value, now)
+                    made.append(_made(making, way, owner, value, now))
+    return made
 
 
 def _made(making: Making, way: Way, owner: Mapping[str, Any], object_id: str, now: float) -> Made:
-    is_itself = way[-1] == "id"
-    said = (owner.get(name) for name in (_TIMES if is_itself else _ENDED))
-    created_at = next(filter(None, map(_time, said)), now)
-    expires = making.kind.expires
-    return Made(
-        making.kind.name,
-        object_id,
-        created_at,
-        _time(owner.get(expires)) if is_itself and expires is not None else None,
-    )
+    is_itself, kind = way[-1] == "id", making.kind
+    created_at = now
+    for name in _TIMES if is_itself else _ENDED:
+        if name in owner and (said := _time(owner[name])) is not None:
+            created_at = said
+            break
+    expires_at = _time(owner.get(kind.expires)) if is_itself and kind.expires is not None else None
+    return Made(kind.name, object_id, created_at, expires_at)
 
 
 def _time(value: object) -> float | None:
@@ -78,22 +79,22 @@ def _time(value: object) -> float | None:
     return None
 
 
-def _found(value: object, way: Sequence[str]) -> Iterator[tuple[Mapping[str, Any], object]]:
-    """What stands at the end of a way, with the object that has it as a member."""
-    if not isinstance(value, dict):
+def _find(value: object, way: Way, at: int, found: list[_Found]) -> None:
+    """Add what stands at the end of a way from its step `at` on, with the object that has it as a member."""
+    if not isinstance(value, dict) or way[at] not in value:
         return
-    name, *rest = way
-    inner = value.get(name)
-    if not rest:
-        yield value, inner
-    elif rest[0] != _EACH:
-        yield from _found(inner, rest)
+    inner, at = value[way[at]], at + 1
+    if at == len(way):
+        found.append((value, inner))
+    elif way[at] != _EACH:
+        _find(inner, way, at, found)
     elif isinstance(inner, list):
+        at += 1
         for item in inner:
-            if len(rest) == 1:
-                yield value, item
+            if at == len(way):
+                found.append((value, item))
             else:
-                yield from _found(item, rest[1:])
+                _find(item, way, at, found)
 
 
 def outline_of(makes: Iterable[Making], *, in_events: bool = False) -> Outline:

@@ -11,11 +11,12 @@ from collections.abc import Iterable
 import orjson
 
 from gateway.errors import Overloaded, UpstreamFault
+from gateway.exchange.exchange import Exchange
 from gateway.exchange.observers import AnswerRecorder, StreamObserver, Watch
 from gateway.policy.makings import is_not_found, outline_of, reduced, says_error
-from gateway.proxy.by_sight import codings_of
+from gateway.proxy.by_sight import codings_of, in_question
 from gateway.proxy.call import Call
-from gateway.proxy.reading import AT_ONCE_BYTES, Reading
+from gateway.proxy.reading import AT_ONCE_BYTES, Reading, is_read_at_once
 from gateway.proxy.reply import Reply
 from gateway.usage.inflating import knows, unpacking
 from gateway.usage.outline import Outliner
@@ -26,6 +27,16 @@ _HELD_BYTES = 8 * 2**20
 """Of what is longer only that is read which has come by then: objects say who they are before all else."""
 
 _ERROR_BYTES = 64 * 1024
+
+
+def is_plain_document(exchange: Exchange, head: Head) -> bool:
+    """Whether an answer says what it says in a document, which can be read as it comes."""
+    return (
+        200 <= head.status < 300
+        and b"content-encoding" not in head.names.first
+        and not is_event_stream(head)
+        and not in_question(exchange, head)
+    )
 
 
 async def record_document(call: Call, head: Head, recorder: AnswerRecorder, reading: Reading) -> None:
@@ -49,9 +60,19 @@ async def record_document(call: Call, head: Head, recorder: AnswerRecorder, read
         text = await asyncio.to_thread(decoded, body, applied, most_bytes=_HELD_BYTES)
     if text is None:
         return  # whose it is, nobody knows
-    outline, tenant = outline_of(recorder.makes), call.exchange.caller.tenant.id
+    await record_whole(call.exchange.caller.tenant.id, text, recorder, reading)
+
+
+async def record_whole(tenant: str, text: bytes, recorder: AnswerRecorder, reading: Reading) -> None:
+    """Have recorded what a JSON answer says, all of which is there."""
+    document: object
     try:
-        document = await reading.answer(tenant, text, reduced, (outline,))
+        if is_read_at_once((text,)):
+            document = orjson.loads(text)
+        else:
+            document = await reading.answer(tenant, text, reduced, (outline_of(recorder.makes),))
+    except orjson.JSONDecodeError:
+        document = reduced(text, outline_of(recorder.makes))
     except Overloaded:
         document = await _outlined((text,), recorder)
     recorder.heard, recorder.refused = True, says_error(document)

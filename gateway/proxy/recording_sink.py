@@ -48,7 +48,7 @@ class MakingEvents:
         "_fragments",
         "_ignored",
         "_looked_at",
-        "_outline",
+        "_makes",
         "_splitter",
         "awaits_first",
         "reads_ends",
@@ -64,7 +64,7 @@ class MakingEvents:
         """Whether an event, or some of one, has come that has data."""
 
         self._looked_at = 0
-        self._outline = outline_of(recorder.makes, in_events=True)
+        self._makes = recorder.makes
         self._splitter = SseSplitter(max_event_bytes=_PARSED_BYTES)
         self._fragments: EventOutliner | None = None
         """Of an event that is too large to be kept."""
@@ -110,13 +110,13 @@ class MakingEvents:
         try:
             return orjson.loads(event.data)
         except orjson.JSONDecodeError:
-            return reduced(event.data, self._outline)
+            return reduced(event.data, outline_of(self._makes, in_events=True))
 
     def _take_fragment(self, event: SseEvent) -> object:
         if self._fragments is None and not self._ignored:
             self.saw_data = True
             if self.awaits_first or _ENDS.search(event.raw, 0, _BEGINNING_BYTES):
-                self._fragments = EventOutliner(self._outline)
+                self._fragments = EventOutliner(outline_of(self._makes, in_events=True))
             else:
                 self._ignored = True
         if self._fragments is not None:

@@ -10,7 +10,7 @@ from aiohttp.helpers import rfc822_formatted_time
 from gateway.errors import Ending, UpstreamBroken
 from gateway.exchange.exchange import Exchange
 from gateway.exchange.fault_metrics import UPSTREAM_UNREAD
-from gateway.exchange.observers import READABLE, AnswerChange, AnswerRecorder, BodyChange, EventFilter
+from gateway.exchange.observers import HELD, READABLE, AnswerChange, AnswerRecorder, BodyChange, EventFilter
 from gateway.proxy.answer import Answer, own_lines, status_line
 from gateway.proxy.answer_sink import AnswerSink
 from gateway.proxy.bites import EVENTS, PACKED
@@ -25,7 +25,12 @@ from gateway.proxy.by_sight import (
 from gateway.proxy.call import Call
 from gateway.proxy.piece_gaps import PieceGaps
 from gateway.proxy.reading import Reading
-from gateway.proxy.recorded_answers import is_the_apis_own, record_document
+from gateway.proxy.recorded_answers import (
+    is_plain_document,
+    is_the_apis_own,
+    record_document,
+    record_whole,
+)
 from gateway.proxy.recording_sink import RecordingSink
 from gateway.proxy.reply import Reply
 from gateway.proxy.report_sink import hear_report
@@ -121,8 +126,13 @@ class Relay:
     async def answer(self, request: Request, call: Call, head: Head) -> Answer:
         """Send the upstream's answer to the client, piece by piece, or in one where all of it is there."""
         exchange, change = call.exchange, call.exchange.change
-        passes = 200 <= head.status < 300 and (change is None or change is READABLE)
-        body = call.reply.whole() if passes else None
+        body = None
+        if change is None or change is READABLE:
+            body = call.reply.whole() if 200 <= head.status < 300 else None
+        elif change is HELD and (recorder := _recorder_of(exchange)) is not None:
+            body = call.reply.whole() if is_plain_document(exchange, head) else None
+            if body is not None:
+                await record_whole(exchange.caller.tenant.id, body, recorder, self._reading)
         if body is None:
             return await self._answer_in_pieces(request, call, head)
         answer = self.begin(request, call, head)

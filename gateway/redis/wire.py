@@ -65,13 +65,13 @@ class Scripts(ABC):
         writes: bool = True,
     ) -> Reply:
         """Run one script and wait for its reply."""
-        call = _Awaited((len(keys), *keys, *arguments), script, writes=writes)
+        call = Awaited((len(keys), *keys, *arguments), script, writes=writes)
         self.call(call, keys[0])
         self.flush_soon()
         return await call.reply
 
 
-class _Awaited(Call):
+class Awaited(Call):
     """A call whose maker waits for it."""
 
     __slots__ = ("_words", "reply")
@@ -147,7 +147,7 @@ class Wire(Scripts):
 
     async def ask(self, *words: Argument) -> Reply:
         """Run a command that changes nothing, whatever the breaker says and without telling it."""
-        call = _Awaited(words)
+        call = Awaited(words)
         self._put(call)
         self.flush_soon()
         return await call.reply

@@ -106,7 +106,11 @@ async def test_who_stops_waiting_stops_no_record(redis: RedisServer, tmp_path: P
     scope = somebody()
     async with running(redis, tmp_path) as registry:
         redis.freeze()
-        recording = asyncio.create_task(registry.record(scope, [file("file-1")]))
+
+        async def waits() -> None:
+            await registry.record(scope, [file("file-1")])
+
+        recording = asyncio.create_task(waits())
         await asyncio.sleep(0)
         recording.cancel()
         await asyncio.wait({recording})
@@ -363,15 +367,15 @@ class Crowded(RedisObjects):
         self.asking = Counter[Scope]()
         self.most = Counter[Scope]()
 
-    async def look(self, scope: Scope, named: Sequence[Named], intent: Intent | None = None) -> list[bool]:
-        if len(named) == 1:
-            return await super().look(scope, named, intent)
-        self.asking[scope] += 1
-        self.most[scope] = max(self.most[scope], self.asking[scope])
-        try:
-            return await super().look(scope, named, intent)
-        finally:
-            self.asking[scope] -= 1
+    def look(
+        self, scope: Scope, named: Sequence[Named], intent: Intent | None = None
+    ) -> asyncio.Future[list[bool]]:
+        looking = super().look(scope, named, intent)
+        if len(named) > 1:
+            self.asking[scope] += 1
+            self.most[scope] = max(self.most[scope], self.asking[scope])
+            looking.add_done_callback(lambda _: self.asking.subtract([scope]))
+        return looking
 
 
 async def test_a_tenant_asks_for_many_objects_in_turn_and_others_need_not_wait_for_that(
@@ -382,7 +386,7 @@ async def test_a_tenant_asks_for_many_objects_in_turn_and_others_need_not_wait_f
     await registry.start()
     a, b = somebody("a"), somebody("b")
     many = named(*(file(f"file-{number}") for number in range(2000)))
-    asking = [asyncio.create_task(registry.look(a, many)) for _ in range(8)]
+    asking = [registry.look(a, many) for _ in range(8)]
     await until(lambda: store.asking[a] == 1)
     assert await registry.look(b, many) == [False] * 2000
     assert await registry.look(a, many[:1]) == [False]

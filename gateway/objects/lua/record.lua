@@ -10,9 +10,9 @@ local function clean(bucket)
   end
 end
 
-local function put(bucket, digest, expires)
+-- Into a bucket that has had so many until now.
+local function put(bucket, size, digest, expires)
   local day = expires == 0 and 0 or math.floor(expires / DAY) + 1
-  local was_empty = redis.call('EXISTS', bucket) == 0
   redis.call('HSET', bucket, digest, day)
   if day == 0 then
     redis.call('PERSIST', bucket)
@@ -22,23 +22,24 @@ local function put(bucket, digest, expires)
     return
   end
   local ends = (day + 1) * DAY
-  local left = redis.call('TTL', bucket)
-  if was_empty or (left >= 0 and now + left < ends) then redis.call('EXPIREAT', bucket, ends) end
+  local left = size > 0 and redis.call('TTL', bucket) or 0
+  if left >= 0 and now + left < ends then redis.call('EXPIREAT', bucket, ends) end
 end
 
 local function add_digest(kind, digest, expires)
   for level = 0, levels_of(kind) - 1 do
     local bucket = bucket_of(kind, level, digest)
-    local is_full = redis.call('HLEN', bucket) >= FULL
+    local size = redis.call('HLEN', bucket)
     -- Which is looked through now and then only: what nobody writes to goes when its last entry has gone.
-    if is_full and (level == levels_of(kind) - 1 or string.byte(digest, 12) % 16 == 0) then
+    if size >= FULL and (level == levels_of(kind) - 1 or string.byte(digest, 12) % 16 == 0) then
       clean(bucket)
-      is_full = redis.call('HLEN', bucket) >= FULL
+      size = redis.call('HLEN', bucket)
     end
-    if not is_full then return put(bucket, digest, expires) end
+    if size < FULL then return put(bucket, size, digest, expires) end
   end
   open_level(kind)
-  put(bucket_of(kind, levels_of(kind) - 1, digest), digest, expires)
+  local bucket = bucket_of(kind, levels_of(kind) - 1, digest)
+  put(bucket, redis.call('HLEN', bucket), digest, expires)
 end
 
 local cleaned = {}
