@@ -65,6 +65,12 @@ def waiting_in(keys_dir: Path) -> list[Path]:
     return sorted((keys_dir / FOLDER).glob("*.jsonl"))
 
 
+def reads_of(redis: RedisServer) -> int:
+    """How often the server has read what came."""
+    [reads] = re.findall(r"\btotal_reads_processed:(\d+)", redis.command("INFO", "stats"))
+    return int(reads)
+
+
 async def test_what_is_recorded_is_confirmed_and_counted(redis: RedisServer, tmp_path: Path) -> None:
     told, scope = Told(), somebody()
     async with running(redis, tmp_path, told) as registry:
@@ -100,6 +106,30 @@ async def test_what_the_store_does_not_take_waits_on_disk_and_is_told_when_it_is
     assert told.found[Found.UNAVAILABLE] == 1
     assert told.what == {Became.WAITING: 2, Became.RECORDED: 2}
     assert waiting_in(tmp_path) == []
+
+
+async def test_a_look_up_that_nobody_wants_any_more_is_no_outage_and_is_not_sent(redis: RedisServer) -> None:
+    told, scope = Told(), somebody()
+    async with running(redis, None, told) as registry:
+        await registry.look(scope, [])
+        registry.look(scope, [], Intent("unwanted", "file", "a", 1.0)).cancel()
+        assert await registry.look(scope, [], Intent("wanted", "file", "a", 1.0)) == []
+        assert [intent.exchange_id async for intent in registry.store.intents(scope)] == ["wanted"]
+    assert told.found == {Found.OWN: 2}
+
+
+async def test_what_is_asked_and_told_in_one_turn_leaves_in_one_write(redis: RedisServer) -> None:
+    scope = somebody()
+    async with running(redis, None) as registry:
+        assert await registry.record(scope, [file("file-0")])  # from now on the server knows both scripts
+        assert await registry.look(scope, [Named("file", "file-0")]) == [True]
+        many = [file(f"file-{number}") for number in range(1, 21)]
+        before = reads_of(redis)
+        telling = [registry.record(scope, [one]) for one in many]
+        asking = [registry.look(scope, named(one)) for one in many]
+        assert await asyncio.gather(*telling) == [True] * 20
+        assert await asyncio.gather(*asking) == [[True]] * 20, "each behind what was told before"
+        assert reads_of(redis) - before <= 5  # with what this asks of the server itself
 
 
 async def test_who_stops_waiting_stops_no_record(redis: RedisServer, tmp_path: Path) -> None:
