@@ -22,7 +22,7 @@ and the upstream another. Hence strictness wherever parsers are known to differ:
 - no Content-Transfer-Encoding that changes bytes, no `_charset_`;
 - a field that policy reads occurs once, but for those of which it wants every one, has no filename (a file to some, a
   field to others), no charset in which the letters of a model's name are other bytes, and is not larger than
-  `max_field_bytes`.
+  `max_field_bytes`; nor is a part of its name a file by a filename alone that is encoded, empty or in doubt.
 
 Sources: RFC 7578 (form-data), RFC 2046 §5.1 (delimiters).
 """

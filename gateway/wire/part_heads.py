@@ -21,6 +21,7 @@ _NOTHING_MORE = re.compile(rb"[ \t]*+(?:;[ \t]*+)?\Z")
 _NAME_FIRST = re.compile(
     rb'form-data[ \t]*;[ \t]*name=(?:"([^"\\]*)"|(' + _BARE + rb"))[ \t]*;", re.IGNORECASE
 )
+_FILENAME_NEXT = re.compile(rb'[ \t]*filename="[^"]', re.IGNORECASE)
 # What a parser takes for a name, or a boundary, that looks for the first that is written, wherever it stands.
 _ANY_NAME = re.compile(rb"(?<![0-9A-Za-z_])name[*0-9]*[ \t]*=", re.IGNORECASE)
 _ANY_BOUNDARY = re.compile(rb"boundary[*0-9]*[ \t]*=", re.IGNORECASE)
@@ -87,9 +88,9 @@ def read_part_head(head: bytes, wanted: Callable[[str, bool], bool]) -> Part:
     headers = _read_headers(head)
     if headers.get(b"content-transfer-encoding", b"binary").lower() not in _PLAIN_ENCODINGS:
         raise MultipartRefused("a part has a Content-Transfer-Encoding")
-    raw, is_file = _read_disposition(headers.get(b"content-disposition", b""))
+    raw, is_file, is_surely = _read_disposition(headers.get(b"content-disposition", b""))
     name = _read_name(raw)
-    if wanted(name, is_file):
+    if wanted(name, is_file) or (not is_surely and wanted(name, False)):
         if is_file:
             raise MultipartRefused("the field has a filename", param=name)
         if not _is_plain_text(headers.get(b"content-type", b"text/plain")):
@@ -99,8 +100,8 @@ def read_part_head(head: bytes, wanted: Callable[[str, bool], bool]) -> Part:
     return Part(name, is_file)
 
 
-def _read_disposition(value: bytes) -> tuple[bytes, bool]:
-    """The name of a part, and whether it is a file."""
+def _read_disposition(value: bytes) -> tuple[bytes, bool, bool]:
+    """The name of a part, whether it is a file, and whether every parser takes it for that."""
     form_data = _FORM_DATA.match(value)
     if form_data is None:
         raise MultipartRefused("a part has no Content-Disposition of form-data")
@@ -111,12 +112,15 @@ def _read_disposition(value: bytes) -> tuple[bytes, bool]:
         first = _NAME_FIRST.match(value)
         if first is None or _ANY_NAME.search(value, first.end()):
             raise
-        return first[2] if first[1] is None else first[1], True
+        name = first[2] if first[1] is None else first[1]
+        return name, True, _FILENAME_NEXT.match(value, first.end()) is not None
     if len(_ANY_NAME.findall(value)) > 1 and _NAME_FIRST.match(value) is None:
         raise MultipartRefused("a part has what could be taken for another name")
     if any(b"*" in name and name != b"filename*" for name in parameters):
         raise MultipartRefused("a part's name is encoded")
-    return parameters.get(b"name", b""), b"filename" in parameters or b"filename*" in parameters
+    # An empty name is none to some, and an encoded one is unknown to some.
+    is_file = b"filename" in parameters or b"filename*" in parameters
+    return parameters.get(b"name", b""), is_file, not is_file or bool(parameters.get(b"filename"))
 
 
 def _read_headers(head: bytes) -> dict[bytes, bytes]:

@@ -160,6 +160,39 @@ async def test_a_file_that_is_called_as_what_names_one_is_refused(named: Shared)
     assert (await asked(named, "POST", "/v1/videos/edits", body, headers=FORM)).status == 400
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        "; filename*=utf-8''x",
+        '; filename=""',
+        '; x="',
+        "; x=y z",
+        "; filename*=utf-8''x; x=y z",
+        '; x="a;" filename="b"',
+    ],
+)
+async def test_a_field_that_some_take_for_a_file_is_refused_where_it_could_name_something(
+    named: Shared, more: str
+) -> None:
+    head = f'Content-Disposition: form-data; name="input_reference"{more}'
+    body = form(("prompt", b"x"), ("input_reference", b'{"file_id":"of-a_1"}'))
+    plain = b'Content-Disposition: form-data; name="input_reference"'
+    assert plain in body
+    answer = await asked(named, "POST", "/v1/videos", body.replace(plain, head.encode()), headers=FORM)
+
+    assert (answer.status, error_of(answer)["code"]) == (400, "bad_form")
+    assert all(b"of-a_1" not in sent.body for sent in named.upstream.requests)
+
+
+@pytest.mark.parametrize("filename", ["x.png", 'x "y".png', "x;y.png", "ü.png"])
+async def test_a_picture_is_a_file_however_it_is_called(named: Shared, filename: str) -> None:
+    body = form(("prompt", b"x"), ("input_reference", b"{png"))
+    head = f'name="input_reference"; filename="{filename}"'
+    body = body.replace(b'name="input_reference"', head.encode())
+
+    assert (await asked(named, "POST", "/v1/videos", body, headers=FORM)).status == 200
+
+
 async def test_an_uploaded_video_is_a_file_like_any_other(named: Shared) -> None:
     body = form(("prompt", b"x"), ("video", b"\0" * 100_000), file_at=1)
 
