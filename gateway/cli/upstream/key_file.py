@@ -26,7 +26,7 @@ class KeyFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._real = path.resolve()
+        self._real = Path(os.path.realpath(path))  # `resolve` fails for links that lead in a circle
         self.pending_path = self._real.with_name(f".{self._real.name}.next")
 
     def key(self) -> str | None:
@@ -99,7 +99,14 @@ class KeyFile:
         if os.geteuid() == 0 and owner.st_uid != 0:
             os.chown(self.pending_path, owner.st_uid, owner.st_gid)
         if before is not None and before.st_mode & (stat.S_IRGRP | stat.S_IROTH) == stat.S_IRGRP:
-            os.chown(self.pending_path, -1, before.st_gid)
+            try:
+                os.chown(self.pending_path, -1, before.st_gid)
+            except PermissionError:
+                self.drop_pending()
+                raise ValueError(
+                    f"group {before.st_gid} can read {self.path}, and could not read what takes its place; run this as "
+                    "a member of that group, or as root"
+                ) from None
             self.pending_path.chmod(0o640)
 
     def _before(self) -> os.stat_result | None:

@@ -46,3 +46,21 @@ def test_a_file_of_something_else_is_no_key(tmp_path: Path) -> None:
         file.key()
     file.path.write_bytes(b"\n")
     assert file.key() is None
+
+
+def test_a_link_that_leads_in_a_circle_is_an_error_like_others(tmp_path: Path) -> None:
+    (tmp_path / "a.key").symlink_to("a.key")
+    with pytest.raises(OSError, match=r"symbolic links.*a\.key"):
+        KeyFile(tmp_path / "a.key").key()
+
+
+def test_a_key_that_was_about_to_be_made_is_remembered_until_it_is_there(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "a.key")
+    assert file.about_to_be_made_at() is None
+    file.announce()
+    assert file.about_to_be_made_at() is not None
+    assert (file.key(), file.pending()) == (None, None)
+    file.keep(KEY)
+    assert (file.about_to_be_made_at(), file.pending()) == (None, KEY)
+    file.put_in_force()
+    assert (file.about_to_be_made_at(), file.pending(), file.key()) == (None, None, KEY)
