@@ -257,6 +257,22 @@ async def test_while_redis_is_away_nothing_is_made_that_has_to_be_found_again(sh
     assert shared.upstream.requests == []
 
 
+async def test_what_a_request_names_is_not_told_as_made_by_its_answer(shared: Shared) -> None:
+    await shared.store.record(shared.scope("a"), [Made("container", "cntr_own", time.time())])
+    used = [
+        {"type": "code_interpreter_call", "id": f"ci_{name}", "container_id": f"cntr_{name}"}
+        for name in ("own", "new")
+    ]
+    shared.upstream.plays(answers(response("resp_1", output=used)))
+    shared.upstream.gate("answer").set()
+    client = await shared.connect()
+    tools = [{"type": "code_interpreter", "container": "cntr_own"}]
+    answer = await client.request("POST", RESPONSES, orjson.dumps({**STORED, "tools": tools}), headers=JSON)
+    assert answer.status == 200
+    (line,) = await shared.gateway.lines.wait(1)
+    assert sorted(line["created"]) == [["container", "cntr_new"], ["response", "resp_1"]]
+
+
 async def test_what_the_path_names_is_judged_before_a_large_body_is_read(shared: Shared) -> None:
     client = await shared.connect()
     headers = JSON + "Content-Length: 1000000\r\nExpect: 100-continue\r\n"
