@@ -22,6 +22,7 @@ class Marks:
     def __init__(self, keys_dir: Path | None) -> None:
         self._path = None if keys_dir is None else keys_dir / FILE_NAME
         self._known: dict[Scope, str] = {}
+        self._written: dict[Scope, str] = {}
         self._has_said = False
 
     def get(self, scope: Scope) -> str:
@@ -31,11 +32,30 @@ class Marks:
     def load(self) -> None:
         """Begin with what was known here last."""
         if self._path is not None:
-            self._known = {**self._read(self._path), **self._known}
+            self._written = self._read(self._path)
+            self._known = {**self._written, **self._known}
+
+    def follow(self, scope: Scope, mark: str) -> bool:
+        """Remember a mark in this process if it only says that more has come; whether it is known now."""
+        place = scope._replace(others=None)
+        known = self._known.get(place, "")
+        if mark == known:
+            return True
+        word, made = _parts(known)
+        word_now, made_now = _parts(mark)
+        if not known or word != word_now or made_now < made:
+            return False
+        self._known[place] = mark
+        return True
+
+    def is_kept(self, scope: Scope) -> bool:
+        """Whether what is remembered outlives this process, as well as can be."""
+        return self._known.get(scope) == self._written.get(scope)
 
     def keep(self, marks: dict[Scope, str]) -> None:
         """Remember these from now on."""
         self._known |= marks
+        self._written |= marks
         if self._path is None:
             return
         try:
@@ -62,3 +82,9 @@ class Marks:
                 "%s cannot be read: a registry that lost its data would not be noticed: %s", path, error
             )
             return {}
+
+
+def _parts(mark: str) -> tuple[str, int]:
+    """The word of a mark, and how many objects had been recorded."""
+    word, _, made = mark.rpartition("-")
+    return (word, int(made)) if word and made.isdecimal() else (mark, 0)

@@ -64,9 +64,11 @@ class Presence:
         self._owe(_place(scope), recorded=False)
 
     def saw(self, scope: Scope, mark: str) -> bool:
-        """The store has this mark of a tenant in force; whether that has to be looked at."""
+        """The store has this mark of a tenant, which is in force or once was; whether that has to be looked at."""
+        if self._marks.follow(scope, mark):
+            return False
         place = _place(scope)
-        if place not in self._in_force or mark == self._marks.get(place) or place in self._lost:
+        if place in self._lost or not (place in self._in_force or self._marks.get(place)):
             return False
         self._owe(place, recorded=None)
         return True
@@ -92,11 +94,10 @@ class Presence:
                     continue
                 if self._owed.get(scope) is recorded:
                     self._owed.pop(scope, None)
-                if (
-                    scope in self._in_force
-                    and not self._is_lost(scope, begun)
-                    and begun.mark != self._marks.get(scope)
-                ):
+                # Who is in force no more has nobody who would miss it, and nothing opens by it.
+                if scope in self._in_force and self._is_lost(scope, begun):
+                    continue
+                if not (self._marks.follow(scope, begun.mark) and self._marks.is_kept(scope)):
                     new[scope] = begun.mark
         if new:
             await asyncio.to_thread(self._marks.keep, new)

@@ -9,6 +9,7 @@ says it has made for somebody is theirs.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -42,6 +43,8 @@ from gateway.redis.script import Script
 from gateway.redis.servers import RedisServers
 from gateway.redis.wire import Awaited
 
+_log = logging.getLogger("gateway.objects")
+
 DEADLINE_SECONDS: Final = 0.5
 """Of one call. Whoever waits is a request."""
 
@@ -73,7 +76,9 @@ class RedisObjects:
         )
         self._scripts = {name: Script.load(__package__, "places", name) for name in _SCRIPTS}
         self._index = Script.load(__package__, "index")
-        self.saw: Callable[[Scope, str], None] = _nobody
+        self.saw: Callable[[Scope, str], bool] = _nobody
+        self._evicting: set[Scope] = set()
+        """Tenants whose server may drop entries, so that what nobody knows may be anybody's."""
 
     def look(
         self, scope: Scope, named: Sequence[Named], intent: Intent | None = None
@@ -165,7 +170,10 @@ class RedisObjects:
     ) -> Begun:
         await self._indexed(orjson.dumps([scope.tenant, scope.storage]))
         word = "" if recorded is None else int(recorded)
-        found, lost = await self._run("begin", scope, secrets.token_hex(8), mark, word, int(acknowledged))
+        found, lost, policy = await self._run(
+            "begin", scope, secrets.token_hex(8), mark, word, int(acknowledged)
+        )
+        self._note_policy(scope._replace(others=None), policy.decode())
         return Begun(found.decode(), float(lost) if lost else None)
 
     async def scopes(self) -> list[Scope]:
@@ -190,10 +198,23 @@ class RedisObjects:
     async def close(self) -> None:
         await self._wire.close()
 
+    def _note_policy(self, place: Scope, policy: str) -> None:
+        if policy in ("", "noeviction"):
+            self._evicting.discard(place)
+            return
+        if not self._evicting:
+            _log.error(
+                "Redis may drop whose stored objects are when its memory is full (maxmemory-policy %s): what is "
+                "dropped is closed to its owner, and until that is noeviction nobody who is left alone on an account "
+                "has what nobody knows",
+                policy,
+            )
+        self._evicting.add(place)
+
     async def _spared(self, scope: Scope, named: Sequence[Named]) -> str:
         """A sign for each: 1 where it may be used although nobody knows it."""
         others = scope.others
-        if others is None or not named:
+        if others is None or not named or self._evicting:
             return "0" * len(named)
         words = words_of(self._kinds, named)
         pieces = [
@@ -217,8 +238,8 @@ class RedisObjects:
         found, mark, recorded = await self._run(
             "look", scope, *intent_words(self._kinds, intent), _MOST_INTENTS, signs, *words
         )
-        self.saw(scope, mark.decode())
-        return found.decode(), recorded == b"1"
+        is_doubted = self.saw(scope, mark.decode())
+        return found.decode(), recorded == b"1" and not is_doubted
 
     async def _record_in_pieces(
         self, scope: Scope, words: Sequence[Word], intent_id: str, leaves: Word
@@ -282,5 +303,6 @@ def _entries(reply: Sequence[bytes]) -> list[Entry]:
     return [Entry(text_of(name), float(score)) for name, score in zip(reply[::2], reply[1::2], strict=True)]
 
 
-def _nobody(scope: Scope, mark: str) -> None:
+def _nobody(scope: Scope, mark: str) -> bool:  # noqa: ARG001 (who remembers nothing doubts nothing)
     """Nobody wants to know."""
+    return False

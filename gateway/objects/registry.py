@@ -220,9 +220,12 @@ class Registry:
         self._heard.became(Became.LOST, len(step.made))
         self._presence.not_wholly(step.scope)
 
-    def _saw(self, scope: Scope, mark: str) -> None:
-        if self._presence.saw(scope, mark):
+    def _saw(self, scope: Scope, mark: str) -> bool:
+        """Whether the store is not what it was, which is looked at soon."""
+        is_doubted = self._presence.saw(scope, mark)
+        if is_doubted:
             self._wanted.set()
+        return is_doubted
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

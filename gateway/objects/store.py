@@ -64,7 +64,7 @@ class Begun(NamedTuple):
     """What the store knows of a tenant's entries as a whole."""
 
     mark: str
-    """Made when the first was about to come: another one, and what was there before is gone."""
+    """Made when the first was about to come, and how many have: another one, or fewer, and entries are gone."""
 
     lost_since: float | None
     """Unix seconds; None: nothing is lost, or the operator has acknowledged it."""
@@ -76,8 +76,9 @@ class ObjectStore(Protocol):
     What is looked up or recorded leaves in the turn of the loop in which that is asked for, unless it is much.
     """
 
-    saw: Callable[[Scope, str], None]
-    """Is told, with each look, the mark of what the store has of a tenant; empty: it has nothing."""
+    saw: Callable[[Scope, str], bool]
+    """Is told, with each look, the mark of what the store has of a tenant; empty: it has nothing. Says whether that is
+    not what is remembered, so that what the store does not know may be what it has lost."""
 
     def look(
         self, scope: Scope, named: Sequence[Named], intent: Intent | None = None

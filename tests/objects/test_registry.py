@@ -26,8 +26,8 @@ from gateway.objects.spool import FOLDER, Kept, Spool, SpoolFull
 from gateway.objects.steps import Step
 from gateway.objects.store import Intent, Made, Named, Scope
 from gateway.objects.waiting import Waiting
-from tests.kit.redis import RedisServer
-from tests.kit.waiting import comes_to, until
+from tests.kit.redis import RedisServer, running_redis
+from tests.kit.waiting import PATIENCE_SECONDS, comes_to, stays, until
 from tests.objects.stores import STORAGE, file, named, somebody, store_on
 
 
@@ -296,6 +296,75 @@ async def test_a_redis_that_lost_its_data_while_nobody_ran_is_noticed_by_the_nex
         registry.in_force({scope: True, left: None}, checked=[scope, left])
         await until(lambda: registry.lost == 1)
         assert await registry.look(left, [Named("file", "unknown")]) == [False], "nothing opens by it"
+
+
+async def asked(registry: Registry, scope: Scope, file_id: str) -> bool:
+    """Whether a tenant may use a file, as soon as somebody can say."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            with contextlib.suppress(StoreUnavailable):
+                return (await registry.look(scope, [Named("file", file_id)]))[0]
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("checked", [True, False])
+async def test_a_redis_that_has_lost_the_last_moments_is_noticed_and_opens_nothing_of_them(
+    tmp_path: Path, *, checked: bool
+) -> None:
+    """It was restarted from an older file, or a replica that lagged took its place."""
+    scope = somebody()
+    left = somebody()._replace(others=(scope.tenant,))
+    with running_redis() as redis:
+        async with running(redis, tmp_path) as registry:
+            registry.in_force({scope: True, left: None}, checked=[scope])
+            await until(lambda: (tmp_path / "objects-marks.jsonl").exists())
+            await registry.record(scope, [file("file-1")])
+            assert await asked(registry, scope, "file-1")
+            redis.command("SAVE")
+            redis.stop()
+            redis.start()
+            assert await asked(registry, scope, "file-1")
+            assert await asked(registry, left, "unknown")
+            await stays(0, lambda: _now(registry.lost), for_seconds=0.2)
+
+            await registry.record(scope, [file("file-2")])
+            assert await asked(registry, scope, "file-2")
+            if not checked:
+                registry.in_force({left: None}, checked=[])
+            redis.stop()
+            redis.start()
+            assert not await asked(registry, left, "file-2"), "not even for a moment"
+            assert await asked(registry, scope, "file-1")
+            if checked:
+                await until(lambda: registry.lost == 1)
+            await comes_to(False, lambda: registry.store.is_recorded_wholly(scope))  # type: ignore[attr-defined]
+            await registry.store.begin(scope, recorded=None, acknowledged=True)
+            registry.in_force({scope: None}, checked=[scope])
+            await until(lambda: registry.lost == 0)
+        async with running(redis, tmp_path) as registry:
+            registry.in_force({scope: None, left: None}, checked=[scope])
+            await stays(0, lambda: _now(registry.lost), for_seconds=0.2)
+            assert not await asked(registry, left, "file-2")
+
+
+async def test_a_redis_that_may_drop_entries_is_said_and_opens_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scope = somebody()
+    left = somebody()._replace(others=(scope.tenant,))
+    with running_redis("--maxmemory-policy", "allkeys-lru") as redis:
+        async with running(redis, tmp_path) as registry:
+            registry.in_force({scope: True, left: None}, checked=[scope])
+            await until(lambda: (tmp_path / "objects-marks.jsonl").exists())
+            assert await asked(registry, left, "unknown"), "it has as much memory as it likes"
+            redis.command("CONFIG", "SET", "maxmemory", "100mb")
+            for _ in range(2):
+                await registry.store.begin(scope, recorded=None)
+            assert not await asked(registry, left, "unknown")
+            assert caplog.text.count("maxmemory-policy allkeys-lru") == 1
+            redis.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+            await registry.store.begin(scope, recorded=None)
+            assert await asked(registry, left, "unknown")
 
 
 class TestSpool:

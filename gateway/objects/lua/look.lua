@@ -49,5 +49,5 @@ if all and ARGV[1] ~= '' then
     end
   end
 end
-local known = redis.call('HMGET', base .. ':m', 'mark', 'recorded')
-return {table.concat(signs), known[1] or '', known[2] or ''}
+local known = redis.call('HMGET', base .. ':m', 'mark', 'recorded', 'made')
+return {table.concat(signs), known[1] and known[1] .. '-' .. (known[3] or '0') or '', known[2] or ''}

@@ -35,6 +35,10 @@ local function leave(kinds)
   for kind in string.gmatch(kinds, '%S+') do redis.call('HSET', base .. ':m', 'unseen:' .. kind, 1) end
 end
 
+local function made_so_far()
+  return tonumber(redis.call('HGET', base .. ':m', 'made') or 0)
+end
+
 local function counts(day)
   return day and (day == '0' or tonumber(day) >= today)
 end

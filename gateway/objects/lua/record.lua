@@ -70,6 +70,9 @@ for at = 3, #ARGV, 5 do
     if listed == '1' then add_listed(kind, name, second, expires) else add_digest(kind, name, expires) end
   end
 end
-if new > 0 then leave(ARGV[2]) end
+if new > 0 then
+  leave(ARGV[2])
+  redis.call('HINCRBY', base .. ':m', 'made', new)
+end
 if ARGV[1] ~= '' then redis.call('HDEL', base .. ':i', ARGV[1]) end
 return new
