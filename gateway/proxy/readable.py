@@ -32,8 +32,9 @@ def age_seconds(sock: Any) -> float:
     if sock is None or not _IS_LINUX:
         return 0.0
     try:
-        # uvloop's own way makes a socket of Python's each time, which takes several times as long.
-        asked = socket.SocketType(sock.family, socket.SOCK_STREAM, 0, sock.fileno())
+        # uvloop's own way makes a socket of Python's each time, which takes several times as long. The family does not
+        # matter: this is asked of TCP.
+        asked = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, sock.fileno())
     except (OSError, ValueError):
         return 0.0
     try:
