@@ -286,7 +286,7 @@ class _Look(_Asked):
     __slots__ = ("_saw", "_scope")
 
     def __init__(
-        self, words: Sequence[Argument], script: Script, scope: Scope, saw: Callable[[Scope, str], None]
+        self, words: Sequence[Argument], script: Script, scope: Scope, saw: Callable[[Scope, str], bool]
     ) -> None:
         super().__init__(words, script)
         self._scope = scope
