@@ -41,6 +41,8 @@ def made(
         ("createResponse", {"store": True}, {"response", "item", "container"}),
         ("createResponse", {"store": None}, {"response", "item", "container"}),
         ("createResponse", {"store": False}, {"container"}),
+        ("getResponse", {}, {"item", "container"}),
+        ("cancelResponse", {}, {"item", "container"}),
         ("createChatCompletion", {}, set()),
         ("createChatCompletion", {"store": False}, set()),
         ("createChatCompletion", {"store": True}, {"chat_completion"}),
