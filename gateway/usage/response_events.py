@@ -41,7 +41,7 @@ _MADE: Outline = {
         "id": None,
         "created_at": None,
         "previous_response_id": None,
-        "output": ({"id": None, "container_id": None},),
+        "output": ({"id": None, "container_id": None, "environment": {"container_id": None}},),
     },
 }
 """What says what was made."""

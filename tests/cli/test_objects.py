@@ -370,10 +370,6 @@ def test_help_has_every_action(objects: Command, capsys: pytest.CaptureFixture[s
     )
 
 
-NOW = int(time.time()) // 10 * 10
-BEGAN = NOW - 7_200
-
-
 @asynccontextmanager
 async def listing(*pages: list[tuple[str, int]]) -> AsyncIterator[tuple[ScriptedUpstream, list[str]]]:
     """An upstream that lists batches, page by page, newest first."""
@@ -400,20 +396,22 @@ async def listing(*pages: list[tuple[str, int]]) -> AsyncIterator[tuple[Scripted
 async def test_orphans_names_what_appeared_then_and_is_nobodys(
     redis: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    now = int(time.time())
+    began = now - 7_200
     pages = (
-        [("batch_young", NOW - 60), ("batch_late", BEGAN + 2_000), ("batch_orphan", BEGAN + 2)],
-        [("batch_owned", BEGAN + 1), ("batch_old", BEGAN - 3_000)],
-        [("batch_older", BEGAN - 9_000)],
+        [("batch_young", now - 60), ("batch_late", began + 2_000), ("batch_orphan", began + 2)],
+        [("batch_owned", began + 1), ("batch_old", began - 3_000)],
+        [("batch_older", began - 9_000)],
     )
     async with listing(*pages) as (upstream, targets):
         config = written(tmp_path, redis, upstream.base_url)
         storage = upstream.base_url.removeprefix("http://")
         acme, beta = Scope(storage, "acme"), Scope(storage, "beta")
         store = store_on(redis.url)
-        await store.look(acme, [], Intent("exchange-1", "batch", "alice", float(BEGAN)))
-        await store.look(acme, [], Intent("exchange-2", "thread", "alice", float(BEGAN)))
-        await store.look(acme, [], Intent("exchange-3", "batch", "alice", float(NOW)))
-        await store.record(beta, [Made("batch", "batch_owned", BEGAN + 1)])
+        await store.look(acme, [], Intent("exchange-1", "batch", "alice", float(began)))
+        await store.look(acme, [], Intent("exchange-2", "thread", "alice", float(began)))
+        await store.look(acme, [], Intent("exchange-3", "batch", "alice", float(now)))
+        await store.record(beta, [Made("batch", "batch_owned", began + 1)])
         run = Command(config, capsys)
         code = await asyncio.to_thread(run.code, "orphans", "--json")
         assert code == 1
@@ -437,11 +435,10 @@ async def test_orphans_says_what_it_could_not_ask(
 ) -> None:
     config = written(tmp_path, redis, "http://127.0.0.1:1/v1")
     store = store_on(redis.url)
-    await store.look(
-        Scope("127.0.0.1:1/v1", "acme"), [], Intent("exchange-1", "batch", "alice", float(BEGAN))
-    )
+    began = time.time() - 7_200
+    await store.look(Scope("127.0.0.1:1/v1", "acme"), [], Intent("exchange-1", "batch", "alice", began))
     await store.begin(Scope(STORAGE, "gone"), recorded=False)
-    await store.look(Scope(STORAGE, "gone"), [], Intent("exchange-2", "file", "bob", float(BEGAN)))
+    await store.look(Scope(STORAGE, "gone"), [], Intent("exchange-2", "file", "bob", began))
     run = Command(config, capsys)
     assert await asyncio.to_thread(run.code, "orphans") == 1
     assert "cannot be read" in run.out
