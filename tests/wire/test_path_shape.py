@@ -13,7 +13,8 @@ def test_long_paths_are_shown_alike_and_nothing_is_kept_of_them() -> None:
         before = tracemalloc.get_traced_memory()[0]
         for number in range(600):
             assert path_shape(f"/v1/things/{number}{'x' * 8000}?key={'s' * 8000}") == "/v1/things/*"
-        assert tracemalloc.get_traced_memory()[0] - before < 500_000
+        # They are 9.6 MB; what other threads of these tests allocate meanwhile is counted with them.
+        assert tracemalloc.get_traced_memory()[0] - before < 2_000_000
     finally:
         tracemalloc.stop()
 

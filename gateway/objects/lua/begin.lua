@@ -1,7 +1,8 @@
 -- A tenant is in force. ARGV: a mark, in case that there is none; the mark that is remembered, or ''; 1: all that it makes
 -- has been recorded and will be, 0: not all, '': whatever is known of that; 1: what was lost is acknowledged.
--- Returns the mark, since when entries are lost, or '', and what the server does when its memory is full, or ''. A mark is a word, and behind a dash how many objects have ever
--- been recorded since it was made: of less than are remembered, the last have been lost.
+-- Returns the mark, since when entries are lost, or '', and what the server does when its memory is full, or ''. A mark is
+-- a word, and behind a dash how many objects have ever been recorded since it was made: of less than are remembered, the
+-- last have been lost.
 local about = base .. ':m'
 local mark, acknowledged = unpack(redis.call('HMGET', about, 'mark', 'acknowledged'))
 local remembered, before = string.match(ARGV[2], '^(.*)%-(%d+)$')
