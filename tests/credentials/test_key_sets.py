@@ -229,7 +229,7 @@ async def test_without_anybody_who_fetches_what_is_known_holds(server: JwksServe
 
 
 async def test_set_too_old_counts_for_no_worker_also_not_for_a_newcomer(server: JwksServer) -> None:
-    now = time.monotonic()
+    now = float(int(time.monotonic()))  # sums of it are exact
     shared = SharedFetch(pace=PACE, clock=lambda: now)
     first = await shared("login", KeySource(server.url), max_age_seconds=300.0)
     server.behaviour = down
